@@ -1,4 +1,4 @@
-//! Who may come in, and what they may do: an authenticator, and what belongs to a connection as a type.
+//! Admission and roles: an authenticator, and a connection's state as a type.
 //!
 //! ```sh
 //! cargo run --example auth -- --listen 127.0.0.1:8080
@@ -7,7 +7,7 @@
 //! npx wscat -c 'ws://127.0.0.1:8080/news?access_token=press-agency-token'
 //! ```
 //!
-//! Passwords and tokens go over the network as they are: put TLS in front, and keep them in a file of settings or a
+//! Passwords and tokens go over the network unencrypted, so put TLS in front. Keep them in a settings file or a
 //! database instead of the source.
 
 use std::{collections::HashMap, error::Error, net::SocketAddr};
@@ -25,7 +25,7 @@ struct News {
     roles: HashMap<&'static str, Role>,
 }
 
-/// What belongs to one connection. It lives on the connection's shard: no lock, no `Send`.
+/// The state of a connection. It stays on the connection's shard, so it needs neither a lock nor `Send`.
 #[derive(Default)]
 struct Member {
     name: String,
@@ -43,8 +43,8 @@ enum Role {
 impl Handler for News {
     type State = Member;
 
-    /// The route's authenticator has said who it is, or has answered 401. It may still be nobody we know. Since this is
-    /// asynchronous, it may ask a database.
+    /// Admits users with a role. The route's authenticator has already identified the user, or has answered 401. This
+    /// method is asynchronous, so it could ask a database.
     async fn opening(&self, request: &OpeningRequest) -> Result<Accept<Member>, Response> {
         let name = request.identity().map(|identity| identity.name.clone()).unwrap_or_default();
         let Some(&role) = self.roles.get(&*name) else {
@@ -63,7 +63,7 @@ impl Handler for News {
     fn on_message(&self, connection: &mut Connection<'_, Member>, message: Message<'_>) {
         let member = connection.state_mut();
         if member.role != Role::Editor {
-            // It is closing already if it has sent several at once.
+            // The call fails if the connection is already closing, since the client has sent several messages at once.
             _ = connection.close(CloseCode::POLICY_VIOLATION, "readers only read");
             return;
         }

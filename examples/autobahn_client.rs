@@ -1,7 +1,7 @@
-//! Sends back whatever the Autobahn testsuite's fuzzing server sends: one connection for each of its cases.
+//! Sends back the messages of the Autobahn testsuite's fuzzing server, on one connection for each of its cases.
 //!
-//! It takes the server's address, the number of cases and its own name from `AUTOBAHN_URL`, `AUTOBAHN_CASES` and
-//! `AUTOBAHN_AGENT`. `tests/run` runs it.
+//! The server's address, the number of cases and the client's name come from `AUTOBAHN_URL`, `AUTOBAHN_CASES` and
+//! `AUTOBAHN_AGENT`. `tests/run` runs this program.
 
 use std::{env, error::Error};
 
@@ -21,8 +21,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// By callback, so that a message is answered before the next frame is looked at: the suite wants the answers to what
-/// came before a violation.
+/// Runs one case by a callback, so that a message is answered before the next frame is read. The suite expects answers
+/// to all messages before a violation.
 async fn echo(url: &str) -> Result<(), Box<dyn Error>> {
     let bytes_max = 16 << 20;
     let message = MessageLimits { frame_bytes_max: bytes_max, message_bytes_max: bytes_max, ..MessageLimits::DEFAULT };

@@ -7,8 +7,8 @@
 //! curl -d '{"order":17}' http://127.0.0.1:8081/orders/eu
 //! ```
 //!
-//! Each server has an address of its own, since a shard accepts its connections itself. A proxy in front puts both
-//! under one name: the paths below `/t/` belong to the hub.
+//! Each server has its own address, since a shard accepts its connections itself. A proxy in front can put both under
+//! one name: the paths below `/t/` belong to the hub.
 
 use std::{error::Error, net::SocketAddr};
 
@@ -25,7 +25,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// Takes an order, and publishes it to the subscribers of its region. The answer is the message's place in the topic.
+/// Takes an order, and publishes it to the subscribers of its region. Answers with the message's place in the topic.
 async fn order(
     State(hub): State<Hub>,
     Path(region): Path<String>,

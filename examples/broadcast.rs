@@ -1,4 +1,4 @@
-//! Kore's WebSocket example, as it is written here: what a client sends, all others get.
+//! Kore's WebSocket example, written for this library: all other clients get what a client sends.
 //!
 //! ```sh
 //! cargo run --example broadcast -- --listen 127.0.0.1:8080 --workers 2
@@ -6,8 +6,8 @@
 //! npx wscat -c ws://127.0.0.1:8080/connect/local    # to those of the same worker: WEBSOCKET_BROADCAST_LOCAL
 //! ```
 //!
-//! A worker is a thread here, called a shard. All of them see one server: nobody gets a message twice, and who sent it
-//! does not get it, with either scope.
+//! A worker is a thread here, called a shard. All shards together are one server: with either scope no client gets a
+//! message twice, and the sender does not get it.
 
 use std::{error::Error, net::SocketAddr, time::Duration};
 
@@ -21,7 +21,7 @@ struct Broadcast {
 }
 
 impl Handler for Broadcast {
-    /// What `c->hdlr_extra` points to. There is nothing to keep here.
+    /// The data that `c->hdlr_extra` points to. This example keeps none.
     type State = ();
 
     /// `void onconnect(struct connection *c)`
@@ -33,7 +33,8 @@ impl Handler for Broadcast {
 
     /// `void onmessage(struct connection *c, u_int8_t op, void *data, size_t len)`
     fn on_message(&self, connection: &mut Connection<'_, ()>, message: Message<'_>) {
-        // `kore_websocket_broadcast(c, op, data, len, WEBSOCKET_BROADCAST_GLOBAL)`; `None` is its NULL: to everybody.
+        // `kore_websocket_broadcast(c, op, data, len, WEBSOCKET_BROADCAST_GLOBAL)`; A source of `None`, as NULL in
+        // Kore, would include the sender.
         let source = Some(connection.id());
         connection.broadcast(source, message, self.scope);
     }
@@ -49,7 +50,7 @@ struct Arguments {
     /// Address and port to listen on; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// Threads that serve connections. Kore's `workers`.
+    /// Threads that serve connections, as Kore's `workers`.
     #[arg(long, default_value_t = 1)]
     workers: usize,
 }
@@ -58,7 +59,7 @@ struct Arguments {
 async fn main() -> Result<(), Box<dyn Error>> {
     let Arguments { listen, workers } = Arguments::parse();
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    // `websocket_maxframe` is a limit of each route, `websocket_timeout` one of the server.
+    // `websocket_maxframe` is here a limit of each route, `websocket_timeout` a limit of the server.
     let options = RouteOptions::new().max_frame(16_384).max_message(16_384);
     let mut running = Server::builder()
         .listen([listen])

@@ -1,12 +1,12 @@
-//! A chat: rooms, names, who comes and goes, and a word in private.
+//! A chat: rooms, names, notices of arrivals and departures, and private messages.
 //!
 //! ```sh
 //! cargo run --example chat -- --listen 127.0.0.1:8080
 //! npx wscat -c 'ws://127.0.0.1:8080/rooms/lobby?name=anna'
 //! ```
 //!
-//! What a client sends goes to everybody else in its rooms; `/join ROOM` and `/leave ROOM` change them, and
-//! `/to ID TEXT` tells only the one whose id was shown when they came.
+//! A client's messages go to everybody else in its rooms. `/join ROOM` and `/leave ROOM` change its rooms. `/to ID
+//! TEXT` sends a message only to the client with this id, which is shown when that client comes.
 
 use std::{error::Error, net::SocketAddr};
 
@@ -21,11 +21,11 @@ struct Chat {
     hub: Hub,
 }
 
-/// What belongs to one connection.
+/// The state of a connection.
 #[derive(Default)]
 struct Member {
     name: String,
-    /// Kept here too: when `on_close` is called, the connection has no subscriptions any more.
+    /// The rooms are kept here too, since in `on_close` the connection has no subscriptions any more.
     rooms: Vec<TopicName>,
 }
 
@@ -65,7 +65,8 @@ impl Handler for Chat {
 }
 
 impl Chat {
-    /// The other's shard may be another one, so the hub is asked and this goes on when it has answered.
+    /// Sends a private message. The receiver may be on another shard, so this asks the hub, and goes on when the hub
+    /// has answered.
     fn whisper(&self, connection: &mut Connection<'_, Member>, rest: &str) {
         let (id, text) = rest.split_once(' ').unwrap_or((rest, ""));
         let id: ConnectionId = match id.parse() {
@@ -111,7 +112,7 @@ fn leave(connection: &mut Connection<'_, Member>, room: &str) {
     connection.publish(&room, Publication::text(&news), Scope::Server);
 }
 
-/// Encoded once, whoever and however many are in the rooms.
+/// Publishes a text to all rooms of the connection. The text is encoded once, for any number of members.
 fn tell_rooms(connection: &mut Connection<'_, Member>, text: &str) {
     let message = Publication::text(text);
     for room in connection.state().rooms.clone() {

@@ -1,11 +1,11 @@
-//! Prints what a topic brings, and comes back when its connection is lost:
+//! Prints the messages of a topic, and reconnects when its connection is lost:
 //!
 //! ```sh
 //! cargo run --example client_tail -- ws://127.0.0.1:6455/t/news
 //! ```
 //!
-//! Messages go to standard output, one on each line; everything else goes to standard error. It ends when the server
-//! does not want it any more, or with Ctrl-C.
+//! Messages go to standard output, one on each line; everything else goes to standard error. The program ends with
+//! Ctrl-C, or at a close or refusal after which the client does not reconnect.
 
 use std::{env, error::Error, process::ExitCode};
 

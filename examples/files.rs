@@ -1,10 +1,10 @@
-//! A site and its WebSocket on one port: whoever has the page open sees what anybody writes.
+//! A site and its WebSocket on one port: everybody who has the page open sees what anybody writes.
 //!
 //! ```sh
 //! cargo run --example files -- --listen 127.0.0.1:8080     # then open http://127.0.0.1:8080/ in two windows
 //! ```
 //!
-//! Files are read beside the shards, so a slow disk keeps no message waiting.
+//! Shards do not read files, so a slow disk delays no message.
 
 use std::{error::Error, net::SocketAddr, path::PathBuf};
 
@@ -17,7 +17,8 @@ struct Wall;
 impl Handler for Wall {
     type State = ();
 
-    /// To everybody, its sender included: a page shows what the server has accepted, in the order that all see.
+    /// Broadcasts a message to everybody, including its sender. So each page shows the messages that the server has
+    /// accepted, in the same order.
     fn on_message(&self, connection: &mut Connection<'_, ()>, message: Message<'_>) {
         connection.broadcast(None, message, Scope::Server);
     }
@@ -37,7 +38,7 @@ struct Arguments {
 async fn main() -> Result<(), Box<dyn Error>> {
     let Arguments { listen, site } = Arguments::parse();
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    // A site of your own adds `.origins(...)`, or other people's pages may write on the wall too.
+    // A real site needs `.origins(...)`; without it pages of other sites may write on the wall too.
     let mut running = Server::builder()
         .listen([listen])
         .documents("/", Documents::new(site)?)

@@ -1,4 +1,4 @@
-//! Devices send JSON, dashboards see it: typed messages, and precise answers to what is none.
+//! Devices send JSON, and dashboards see it: typed messages, and precise errors for invalid ones.
 //!
 //! ```sh
 //! cargo run --example json_telemetry -- --listen 127.0.0.1:8080
@@ -6,7 +6,7 @@
 //! npx wscat -c ws://127.0.0.1:8080/devices/boiler       # then: {"celsius":71.5,"battery":93}
 //! ```
 //!
-//! Who sends something else is told what is wrong with it and is closed with 1008.
+//! A client that sends something else gets an error message, and is closed with 1008.
 
 use std::{
     error::Error,
@@ -22,7 +22,7 @@ use ringhub::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What a device sends.
+/// The message of a device.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Reading {
@@ -31,7 +31,7 @@ struct Reading {
     battery: u8,
 }
 
-/// What dashboards get of it.
+/// The message that dashboards get of a reading.
 #[derive(Serialize)]
 struct Report<'a> {
     device: &'a str,
@@ -40,7 +40,7 @@ struct Report<'a> {
     is_low: bool,
 }
 
-/// What a dashboard sends.
+/// The message of a dashboard.
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Wish {
@@ -48,13 +48,13 @@ enum Wish {
     Ignore(String),
 }
 
-/// What it gets when it does.
+/// The answer to a dashboard that watches a device.
 #[derive(Serialize)]
 struct Watching<'a> {
     watching: &'a str,
 }
 
-/// What whoever sends something else gets.
+/// The answer to an invalid message.
 #[derive(Serialize)]
 struct Fault<'a> {
     error: &'a str,
@@ -119,14 +119,14 @@ impl Handler for Dashboards {
         }
     }
 
-    /// From here on it sees every reading.
+    /// Tells the dashboard that it gets every reading from now on.
     fn on_subscribed(&self, connection: &mut Connection<'_, ()>, topic: &TopicName) {
         let watching = topic.as_str().strip_prefix(PREFIX).unwrap_or_default();
         connection.send_json(&Watching { watching }).expect("a struct of text is JSON");
     }
 }
 
-/// Devices and topics are named alike.
+/// Returns the topic of a device.
 fn topic_of(device: &str) -> Result<TopicName, String> {
     TopicName::new(&format!("{PREFIX}{device}")).map_err(|error| format!("{device:?} is no device: {error}"))
 }
@@ -138,7 +138,7 @@ fn read<T: DeserializeOwned>(message: &Message<'_>) -> Result<T, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
-/// The whole error as a message, and as much of it as a close frame takes.
+/// Sends the whole error as a message, then a close frame with as much of it as fits.
 fn refuse<S: 'static>(connection: &mut Connection<'_, S>, error: &str) {
     let told = connection.send_json(&Fault { error }).expect("a struct of text is JSON");
     let closed = connection.close(CloseCode::POLICY_VIOLATION, truncate_reason(error));

@@ -1,12 +1,12 @@
-//! A ticker: prices for whoever listens, a thousand a second, each encoded once.
+//! A ticker: a thousand prices a second for all subscribers, each encoded once.
 //!
 //! ```sh
 //! cargo run --release --example ticker -- --listen 127.0.0.1:8080
 //! npx wscat -c ws://127.0.0.1:8080/ticks
 //! ```
 //!
-//! The prices come from an ordinary thread, which knows the server only by its [`Hub`]; that needs no runtime. What
-//! takes part in a server's own turns, such as a clock for each client, belongs into `Connection::spawn` instead.
+//! The prices come from an ordinary thread, which reaches the server by its [`Hub`] and needs no runtime. Work for one
+//! connection, such as a timer for each client, belongs into `Connection::spawn` instead.
 
 use std::{
     error::Error,
@@ -22,7 +22,7 @@ use ringhub::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Everybody who connects subscribes; what clients send is not asked for.
+/// Subscribes every connection to the prices, and answers messages with an error.
 struct Ticks {
     topic: TopicName,
 }
@@ -39,14 +39,14 @@ impl Handler for Ticks {
     }
 }
 
-/// Publishes until the server has ended. If it was late it does not wait until it has caught up.
+/// Publishes until the server has ended. A late ticker publishes without pauses until it has caught up.
 fn tick(hub: &Hub, topic: &TopicName, rate: u32) -> Result<(), HubError> {
     let (begin, period) = (Instant::now(), Duration::from_secs(1) / rate);
     let mut price = 100.0;
     for number in 1.. {
         price += f64::from(number * 7 % 11) - 5.0;
         let message = Publication::text(&format!(r#"{{"tick":{number},"price":{price}}}"#));
-        // The answer is the message's place in its topic: it is in the order, not yet at every client.
+        // The answer is the message's place in its topic. The message is ordered, but not yet at every client.
         let published = Hub::wait(hub.publish(topic, &message))?;
         if number % rate == 0 {
             let open = hub.count(Counter::ConnectionsOpen);

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::proto::Millis;
 
-/// The clock that all threads of a server share. The time of the machine's calendar has no part in it.
+/// The clock that all threads of a server share. The machine's wall clock has no part in it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock {
     /// The start of the server.

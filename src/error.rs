@@ -6,7 +6,7 @@ use crate::sys::uring::probe::ProbeError;
 
 /// An error of the settings: the setting, the fault, and the source of the value.
 ///
-/// Its text never repeats a token.
+/// The error's text never repeats a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     setting: Option<&'static str>,

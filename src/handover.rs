@@ -82,12 +82,12 @@ impl Count {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Subtracts `count` permits that were counted on after [`CountPermit::keep`].
+    /// Subtracts `count` permits whose numbers the caller has kept by [`CountPermit::keep`].
     pub(crate) fn give_back(&self, count: usize) {
         self.0.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Returns a permit again that was counted on after [`CountPermit::keep`].
+    /// Returns a permit for a number that the caller has kept by [`CountPermit::keep`].
     pub(crate) fn counted(&self) -> CountPermit {
         CountPermit(Some(Arc::clone(&self.0)))
     }

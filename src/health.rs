@@ -16,15 +16,14 @@ use ringhub::config::{Flags, Given, LogFormat, Settings, parse_address};
 /// The server to ask.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Health {
-    /// The server's address [default: where the settings of variables and the file say]. One that stands for all
-    /// addresses means the loopback.
+    /// The server's address [default: the first address of listen, by variables and the file]. An unspecified address,
+    /// such as 0.0.0.0, means the loopback.
     #[arg(long, value_name = "ADDRESS")]
     address: Option<String>,
     /// The server's file of settings [default: the one that RINGHUB_CONFIG names].
     #[arg(long, value_name = "FILE", conflicts_with = "address")]
     config: Option<PathBuf>,
-    /// The form of a failure: text, or JSON like the server's logs [default: as the settings of variables and the file
-    /// say].
+    /// The form of a failure: text, or JSON like the server's logs [default: log_format, by variables and the file].
     #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"])]
     log_format: Option<String>,
 }
@@ -103,7 +102,7 @@ fn first_listened(
 ) -> Result<SocketAddr, Box<dyn std::error::Error>> {
     let given = Given::read_one("listen", flags, variables);
     given.check_sources()?;
-    // A given list of addresses has one at least.
+    // A given list has at least one address.
     let first = given.settings.listen.first().cloned().unwrap_or_else(|| Settings::default().listen.remove(0));
     // The server listens on all addresses of a name, so also on the first.
     let resolved = by(deadline, move || first.resolve());

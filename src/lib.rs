@@ -1,7 +1,7 @@
 //! A WebSocket broadcast hub for Linux on io_uring: a server, a library for your own servers, and a client.
 //!
-//! A server is built of routes, each with a [`Handler`] whose methods are all optional. It runs on its own threads, one
-//! *shard* for each CPU, within any program. This is a complete server:
+//! A server is built of routes, each with a [`Handler`] whose methods are all optional. A server runs on its own
+//! threads, one *shard* for each CPU, within any program. This is a complete server:
 //!
 //! ```no_run
 //! use ringhub::{
@@ -38,15 +38,15 @@
 //! | --- | --- |
 //! | [`Server`], [`server`] | building a server, starting and stopping it |
 //! | [`Handler`], [`handler`] | what a route does with opening requests and messages, by a [`Connection`] |
-//! | [`Hub`] | the same for all connections at once, from any thread |
-//! | [`Publication`] | a message that is published, encoded once for everybody who gets it |
-//! | [`PreparedMessage`] | the same for messages to single connections, pings and fragments |
-//! | [`TopicName`], [`Scope`], [`Place`], [`ConnectionId`] | who gets a message, and its place in the topic |
-//! | [`auth`], [`documents`] | who is let in; the files of a folder |
+//! | [`Hub`] | acts on all connections of a server, from any thread |
+//! | [`Publication`] | a message that is published, encoded once for all its subscribers |
+//! | [`PreparedMessage`] | a message to single connections, a ping or a fragment, encoded once |
+//! | [`TopicName`], [`Scope`], [`Place`], [`ConnectionId`] | who gets a message, and the message's place in its topic |
+//! | [`auth`], [`documents`] | which requests are admitted; the files of a folder |
 //! | [`client`] | a WebSocket client for any tokio runtime |
 //! | [`config`], [`error`], [`metrics`] | every setting, the errors of settings and of the start, every counter |
 //! | [`logs`] | logs that never wait for their reader |
-//! | [`proto`] | RFC 6455 without sockets, which all the others use |
+//! | [`proto`] | RFC 6455 without sockets |
 //!
 #![cfg_attr(
     any(doc, doctest),

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Lets one line of a kind into the log in each interval, and counts those that it suppresses.
+/// Lets one line of a kind into the log in each interval, and counts the lines that it suppresses.
 ///
 /// Threads that share a throttle write one line in each interval together.
 #[derive(Debug)]
@@ -33,8 +33,8 @@ impl LogThrottle {
         Self::new(LIMIT_INTERVAL)
     }
 
-    /// Returns the number of lines that were suppressed since the last one, if the interval since that one is over.
-    /// Otherwise suppresses a line.
+    /// Allows a line if an interval has passed since the last allowed line, and returns how many lines were suppressed
+    /// in between. Otherwise suppresses the line, and returns `None`.
     pub(crate) fn allow(&self, now: Instant) -> Option<u64> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.allowed.is_some_and(|allowed| now.duration_since(allowed) < self.interval) {

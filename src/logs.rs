@@ -78,7 +78,8 @@ impl Logs {
             .with_env_filter(filter.to_filter())
             .with_writer(move || stream.clone())
             .with_ansi(io::stderr().is_terminal())
-            // The thread that logs would write internal errors to standard error itself, and panic if that fails.
+            // Otherwise a thread that logs would itself write internal errors to standard error, and panic if that
+            // fails.
             .log_internal_errors(false);
         match format {
             LogFormat::Text => events.finish().try_init(),

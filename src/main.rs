@@ -122,8 +122,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Parses the command line. clap's errors repeat stray arguments. Behind a flag for tokens these may be tokens, so they
-/// are hidden.
+/// Parses the command line. clap's errors repeat stray arguments. After a flag for tokens a stray argument may be a
+/// token, so it is hidden.
 fn parse() -> Arguments {
     Arguments::try_parse().unwrap_or_else(|error| {
         if !error.use_stderr() {
@@ -369,7 +369,8 @@ impl StartReport {
     }
 }
 
-/// Serves until a signal: the first begins a graceful shutdown, the second ends at once.
+/// Serves until the server has ended. The first SIGTERM, SIGINT or SIGQUIT begins a graceful shutdown, the second ends
+/// the process at once; SIGUSR1 prints the counters.
 async fn until_signal(mut running: Running, signals: Signals, logs: &Logs) -> Result<(), Box<dyn std::error::Error>> {
     let mut manager = ServiceManager::begin(&running);
     let Signals { mut terminate, mut interrupt, mut quit, mut report, mut hangup, mut user } = signals;

@@ -108,7 +108,8 @@ counters! {
     Opened "opened_total" "connections" Counter Shard;
     /// Established connections that have ended, for whatever reason.
     Ended "ended_total" "connections" Counter Shard;
-    /// Requests refused because there were as many connections as allowed (503).
+    /// Requests refused because a limit of the server was reached: connections, bodies in memory, or files being sent
+    /// (503).
     RefusedLimit "refused_total{cause=\"limit\"}" "requests" Counter ShardAndControl;
     /// Sockets refused because their address had as many as allowed (429).
     RefusedAddress "refused_total{cause=\"address\"}" "requests" Counter Shard;
@@ -116,9 +117,9 @@ counters! {
     RefusedLeaving "refused_total{cause=\"leaving\"}" "requests" Counter ShardAndControl;
     /// Requests refused because they were malformed: heads, handshakes, queries, topics, bodies (400, 431, 501, 505).
     RefusedMalformed "refused_total{cause=\"malformed\"}" "requests" Counter ShardAndControl;
-    /// Requests refused because they showed no valid token (401).
+    /// Requests refused because they showed no valid token or password (401).
     RefusedToken "refused_total{cause=\"token\"}" "requests" Counter ShardAndControl;
-    /// Requests refused because of their origin, or because their token is for something else (403).
+    /// Requests refused because of their origin or their network, or because their token is for something else (403).
     RefusedForbidden "refused_total{cause=\"forbidden\"}" "requests" Counter ShardAndControl;
     /// Requests refused because nothing is at their path (404).
     RefusedNotFound "refused_total{cause=\"not_found\"}" "requests" Counter ShardAndControl;
@@ -148,7 +149,7 @@ counters! {
     HttpRequests "http_requests_total" "requests" Counter ShardAndControl;
     /// Idle HTTP connections that gave way to new ones.
     HttpDisplaced "http_displaced_total" "connections" Counter ShardAndControl;
-    /// HTTP connections given up because their client took an answer too slowly.
+    /// HTTP connections reset because their client took an answer too slowly.
     HttpTooSlow "http_too_slow_total" "connections" Counter Control;
     /// Connections that the control thread gave back to a shard, for a WebSocket.
     HttpReturned "http_returned_total" "connections" Counter Control;
@@ -178,17 +179,16 @@ counters! {
     MessageTimeout "message_timeout_total" "connections" Counter Shard;
     /// Connections closed with 1013 because all messages whose end had not arrived held too much memory.
     UnfinishedClosed "unfinished_closed_total" "connections" Counter Shard;
-    /// Panics of handlers, each of which has closed its connection with 1011, and of authenticators, each of which has
-    /// refused a request with 500.
+    /// Panics of handlers and authenticators. Each has closed a connection with 1011, or refused a request with 500.
     HandlerPanics "handler_panics_total" "panics" Counter ShardAndControl;
     /// Connections closed with 1008 by their handler, or because they subscribe to too many topics.
     PolicyClosed "policy_closed_total" "connections" Counter Shard;
     /// Pings sent to silent clients.
     PingsSent "pings_sent_total" "pings" Counter Shard;
-    /// Connections given up because no sign of life followed a ping, or because their clients took nothing of their
+    /// Connections ended because no sign of life followed a ping, or because their clients took nothing of their
     /// backlogs.
     PongTimeout "pong_timeout_total" "connections" Counter Shard;
-    /// Connections given up because the closing handshake did not end in time.
+    /// Connections dropped because the closing handshake did not end in time.
     CloseTimeout "close_timeout_total" "connections" Counter Shard;
     /// Connections reset at their end, because their clients had not taken all output, or had sent on after it.
     Reset "reset_total" "connections" Counter Shard;
@@ -201,7 +201,7 @@ counters! {
     /// Connections dropped while the server leaves: at their `close_timeout`, or at `drain_timeout`.
     DrainDropped "drain_dropped_total" "connections" Counter Shard;
     /// Shards that closed connections although messages from before the server began to leave could still be on their
-    /// way, since a quarter of `drain_timeout` was over.
+    /// way: the time for these messages, a quarter or half of `drain_timeout`, was over.
     BarrierTimeout "barrier_timeout_total" "shards" Counter Shard;
     /// Turns in which receiving paused because too much waited to be sent.
     ReceivePaused "receive_paused_total" "turns" Counter Shard;
@@ -314,7 +314,7 @@ impl Counters {
     pub fn count_turn(&self, length: Duration) {
         let ns = length.as_nanos() as u64;
         let bucket = TURN_BOUNDS_US.iter().position(|bound| ns <= bound * 1_000).unwrap_or(TURN_BOUNDS_US.len());
-        // Relaxed, as above.
+        // Relaxed, as in `Counters::set`.
         let add = |number: &AtomicU64, count| number.store(number.load(Ordering::Relaxed) + count, Ordering::Relaxed);
         add(&self.turns[bucket], 1);
         add(&self.turns_ns, ns);
@@ -326,7 +326,7 @@ static PROCESS: Counters = Counters::new();
 
 /// Adds to a counter of the whole process. Any thread may call this.
 pub(crate) fn add_for_process(counter: Counter, count: u64) {
-    // Relaxed, as above.
+    // Relaxed, as in `Counters::set`.
     PROCESS.numbers[counter as usize].fetch_add(count, Ordering::Relaxed);
 }
 

@@ -73,8 +73,8 @@ fn allow(names: &[&str], comment: &str) -> Value {
     json!({ "names": names, "action": ALLOW, "comment": comment })
 }
 
-/// Completes a profile so that it allows the calls of io_uring. Rules that treat them otherwise lose their names, since
-/// a runtime refuses two rules for one call.
+/// Completes a profile so that it allows the calls of io_uring. Rules that treat these calls otherwise lose their
+/// names, since a runtime refuses two rules for one call.
 fn with_io_uring(mut base: Value) -> Result<Value, String> {
     let profile = base.as_object_mut().ok_or("it is no object")?;
     let default = text(profile, "defaultAction").ok_or("defaultAction is no text")?;
@@ -159,7 +159,7 @@ mod tests {
         let rest = json!({ "names": ["bdflush"], "action": ERRNO, "errnoRet": 1 });
         let added = allow(&["io_uring_setup", "io_uring_enter"], IO_URING.purpose);
         check(base(&[refused.clone(), alone, of_root, allowed.clone()]), base(&[rest.clone(), allowed, added]));
-        // Where all is allowed that no rule names, a rule that allows is an error.
+        // If the profile allows every call that no rule names, a further rule that allows a call is an error.
         let open = |rules: &[Value]| json!({ "defaultAction": ALLOW, "syscalls": rules });
         check(open(&[refused]), open(&[rest]));
     }

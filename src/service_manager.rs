@@ -114,7 +114,7 @@ impl ServiceManager {
     }
 }
 
-/// Sends states to the manager. One that cannot be told now may be told by the next look.
+/// Sends states to the manager. If they cannot be told, a later look tells newer ones.
 fn tell(states: &[NotifyState<'_>]) {
     if states.is_empty() {
         return;

@@ -1,6 +1,7 @@
-//! Limits in bytes are limits of memory: what waits is weighed as an allocator counts it.
+//! Limits in bytes are limits of memory: runs, backlogs and waiting entries weigh as much as the allocator counts for
+//! them.
 //!
-//! This is a binary of its own, since the allocator counts what all threads of the process allocate.
+//! These tests are a separate binary, since the allocator counts for all threads of the process.
 
 use std::{
     alloc::System,
@@ -21,20 +22,20 @@ use ringhub::{
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 
-/// One test at a time: the allocator counts for all of them.
+/// Lets only one test run at a time, since the allocator counts for all of them.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// How many bytes dropping it gives back.
+/// Returns how many bytes the drop of a value frees.
 fn freed<T>(what: T) -> usize {
     let before = ALLOCATOR.allocated();
     drop(what);
     before - ALLOCATOR.allocated()
 }
 
-/// A message as a shard receives it: in a receive buffer, or in one that has doubled with it.
+/// Returns a message as a shard receives it: in a receive buffer, or in one that has doubled until the message fits.
 fn received(length: usize) -> Publication {
     let mut frame = Vec::new();
     encode_masked(OpCode::Binary, Fin::Set, &vec![7; length], [1, 2, 3, 4], &mut frame);
@@ -68,7 +69,7 @@ impl Shard {
         Shard { hub, topic, subscribers }
     }
 
-    /// Publishes one message after the other, then hands all of them to everybody's backlog.
+    /// Publishes one message after the other, then adds all of them to each backlog.
     fn publish(&mut self, messages: &[Publication], backlogs: &mut [Backlog]) {
         for message in messages {
             self.hub.publish_by_name(&self.topic, None, message.clone(), Scope::Server);
@@ -87,7 +88,7 @@ impl Shard {
     }
 }
 
-/// Whatever the size of messages, and however many are gathered together: a backlog keeps what it is charged.
+/// A backlog keeps as many bytes as it is charged, for messages of any size, however many are gathered together.
 #[test]
 fn a_backlog_is_charged_what_it_keeps() {
     let _alone = alone();
@@ -101,7 +102,7 @@ fn a_backlog_is_charged_what_it_keeps() {
                 let messages: Vec<Publication> = (0..together).map(|_| received(length)).collect();
                 shard.publish(&messages, &mut backlogs);
                 count += together;
-                // One run, however large, may go beyond the limit.
+                // A further run could go far beyond the limit.
                 if together > 1 && backlogs[0].bytes() > limit / 2 {
                     break;
                 }
@@ -110,13 +111,13 @@ fn a_backlog_is_charged_what_it_keeps() {
             let kept = freed(backlogs);
             let what = format!("{count} messages of {length}, {together} at a time: charged {charged}, kept {kept}");
             assert!((charged * 9 / 10..charged * 11 / 10).contains(&kept), "{what}");
-            // And there is little in it but messages.
+            // A backlog keeps little besides the messages.
             assert!(length < 17 || kept <= count * (length + 14) * 11 / 10 + 70_000, "{what}");
         }
     }
 }
 
-/// Two of the largest messages fit into a limit of two of them, whatever small stands beside them.
+/// Two of the largest messages fit into a limit of two of them, with small messages beside them.
 #[test]
 fn two_of_the_largest_messages_fit() {
     let _alone = alone();
@@ -131,9 +132,9 @@ fn two_of_the_largest_messages_fit() {
     }
 }
 
-/// Many slow consumers of one topic keep its messages once, which each of them is charged.
+/// Many slow consumers of one topic keep its messages only once, although each backlog is charged for them.
 #[test]
-fn what_many_keep_is_kept_once() {
+fn messages_of_many_backlogs_are_kept_once() {
     let _alone = alone();
     const COUNT: usize = 50;
     for (length, together) in [(1_000, 50), (16_384, 2), (65_536, 1), (1 << 20, 1)] {
@@ -150,14 +151,14 @@ fn what_many_keep_is_kept_once() {
     }
 }
 
-/// A run weighs its frames, what large ones pin, its pieces and its exclusions.
+/// The weight of a run includes its frames, the buffers that large frames pin, its pieces and its exclusions.
 #[test]
 fn a_run_weighs_what_it_takes() {
     let _alone = alone();
     let check = |what: &str, run: &dyn Fn() -> Run| {
         let run = run();
         let weight = run.weight();
-        // The walk that it becomes counts before it is allocated.
+        // The weight includes the walk that the run becomes, so the test allocates a box for the run.
         let taken = freed(Box::new(run));
         assert!((taken * 9 / 10..taken * 13 / 10 + 1_024).contains(&weight), "{what}: weighs {weight}, takes {taken}");
     };
@@ -173,8 +174,8 @@ fn a_run_weighs_what_it_takes() {
     check("messages with tags", &|| with_tags(17, 10_000));
     check("a message whose buffer has grown", &|| of(300_000, 5, &|_| None));
     check("a message whose buffer has doubled", &|| of(524_300, 5, &|_| None));
-    check("two who take turns", &|| of(0, 100_000, &|number| Some(number as u32 % 2)));
-    check("each from another one", &|| of(0, 100_000, &|number| Some(number as u32)));
+    check("two sources that alternate", &|| of(0, 100_000, &|number| Some(number as u32 % 2)));
+    check("each from another source", &|| of(0, 100_000, &|number| Some(number as u32)));
 }
 
 fn with_tags(length: usize, count: u64) -> Run {
@@ -184,7 +185,7 @@ fn with_tags(length: usize, count: u64) -> Run {
     run
 }
 
-/// A backlog is charged the tags that it keeps when their run has gone.
+/// A backlog is charged for the tags that it keeps after their run has gone.
 #[test]
 fn a_backlog_is_charged_its_tags() {
     let _alone = alone();
@@ -196,13 +197,13 @@ fn a_backlog_is_charged_its_tags() {
             run.owed(1).into_iter().for_each(|piece| backlog.push(piece, Some(&topic)));
         }
         let (labels, charged) = (backlog.labels().count(), backlog.bytes());
-        // The name is charged to each label, and exists once.
+        // Each label is charged for the topic's name, which exists only once.
         let kept = freed(backlog) + labels * 33;
         assert!((charged * 9 / 10..charged * 11 / 10).contains(&kept), "charged {charged}, kept {kept}");
     }
 }
 
-/// What waits for room beside the lanes weighs at least what it takes, however small its messages.
+/// Entries that wait beside the lanes weigh at least the memory that they take, however small their messages are.
 #[test]
 fn entries_weigh_what_they_take() {
     let _alone = alone();
@@ -213,9 +214,9 @@ fn entries_weigh_what_they_take() {
         send(&mut ends);
         let taken = ALLOCATOR.allocated() - before;
         let weight = ends[0].waiting_bytes();
-        // The first two of each lane stand in it.
+        // The first two entries of each lane are in the lane.
         assert!(weight >= taken * 98 / 100, "{what}: weighs {weight}, takes {taken}");
-        // What several share is charged to each.
+        // Entries that share a message are each charged for it.
         assert!(weight <= taken * (2 * ends.len() - 1), "{what}: weighs {weight}, takes {taken}");
     };
     let topic = TopicName::new("t").expect("a name");

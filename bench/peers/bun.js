@@ -2,8 +2,8 @@
 //
 //   bun bench/peers/bun.js HOST:PORT
 //
-// GET /t/{topic} + Upgrade subscribes; what a client sends is published as it is. ?mode=sub|pub and ?echo=true as in
-// the hub. Nothing that costs time while messages flow is switched on: no compression, no pings, no idle time-out.
+// GET /t/{topic} with an Upgrade subscribes; a client's messages are published unchanged. ?mode=sub|pub and ?echo=true
+// mean the same as for the hub. Options that cost time are off: compression, pings, idle timeout.
 
 const address = process.argv[2] ?? "127.0.0.1:6456";
 const colon = address.lastIndexOf(":");

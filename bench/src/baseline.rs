@@ -1,7 +1,7 @@
-//! The hub of another commit, built beside this one.
+//! Builds the hub of another commit.
 //!
-//! The commit is checked out into a git worktree below [`OUTPUT`] and built in release into a target folder of its own,
-//! by the toolchain and with the flags that build this tree. Both folders stay, so that the next run builds nothing.
+//! The commit is checked out into a git worktree below [`OUTPUT`], and built in release into its own target folder.
+//! Toolchain and flags are those of this tree. Both folders are kept, so the next run need not build again.
 
 use crate::record::git;
 use crate::tools::{OUTPUT, cargo, succeed};
@@ -10,22 +10,23 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A hub to compare this one with.
+/// The hub of another commit, to be compared with.
 #[derive(Serialize)]
 pub(crate) struct Baseline {
-    /// What was asked for: a revision, or a file whose first word is one.
+    /// The user's choice: a revision, or a file whose first word is one.
     asked: String,
     commit: String,
     pub(crate) program: PathBuf,
-    /// `two_topics.rs` with the library of that commit, where a scenario needs it.
+    /// The program of `two_topics.rs` with the library of that commit, if a scenario needs it.
     pub(crate) two_topics: Option<PathBuf>,
 }
 
 impl Baseline {
-    /// Checks out and builds what `asked` names. With `build` unset the program of the last time is taken.
+    /// Checks out and builds the commit that `asked` names. Without `build` it takes the program of the last build.
     ///
     /// # Errors
-    /// When git or the commit is missing, the kept checkout was changed, or the commit does not build.
+    /// An error is returned if git or the commit is missing, if the kept checkout was changed, or if the commit does
+    /// not build.
     pub(crate) fn prepare(asked: &str, build: bool) -> Result<Baseline, Box<dyn Error>> {
         let commit = commit_of(asked)?;
         let tree = folder_of(&commit).join("tree");
@@ -36,13 +37,14 @@ impl Baseline {
         Ok(Baseline { asked: asked.to_owned(), commit, program, two_topics: None })
     }
 
-    /// Builds the server whose subscribers have two topics, with the library of the baseline. With `build` unset the
-    /// program of the last time is taken.
+    /// Builds the server whose subscribers have two topics, with the library of the baseline. Without `build` it takes
+    /// the program of the last build.
     ///
     /// # Errors
-    /// When the library of that commit does not have what the server needs.
+    /// An error is returned if the library of that commit lacks something that the server needs.
     pub(crate) fn prepare_two_topics(&mut self, build: bool) -> Result<(), Box<dyn Error>> {
-        // Cargo finds it there and builds it with the dependencies, the profile and the lock file of the baseline.
+        // Cargo finds the source there, and builds it with the dependencies, the profile and the lock file of the
+        // baseline.
         let source = folder_of(&self.commit).join("tree").join(TWO_TOPICS_SOURCE);
         if build && fs::read_to_string(&source).ok().as_deref() != Some(TWO_TOPICS) {
             fs::create_dir_all(source.parent().ok_or("a source has a folder")?)?;
@@ -52,7 +54,7 @@ impl Baseline {
         Ok(())
     }
 
-    /// One line for people.
+    /// Returns a line for people.
     pub(crate) fn line(&self) -> String {
         let Baseline { asked, commit, program, .. } = self;
         let asked = if asked == commit { String::new() } else { format!(" ({asked})") };
@@ -60,18 +62,18 @@ impl Baseline {
     }
 }
 
-/// Returns the folder that a baseline is kept in.
+/// Returns the folder of a baseline.
 fn folder_of(commit: &str) -> PathBuf {
     Path::new(OUTPUT).join("baseline").join(commit)
 }
 
-/// Returns a program of a baseline that is checked out, and builds it if `build` is set.
+/// Returns a program of a baseline that is checked out, and builds it first if `build`.
 fn program(commit: &str, name: &str, build: bool) -> Result<PathBuf, Box<dyn Error>> {
     let (tree, target) = (folder_of(commit).join("tree"), folder_of(commit).join("target"));
     let program = target.join("release").join(name);
     if build {
         eprintln!("building {name} of the baseline {commit} into {}", target.display());
-        // Run from here, since the folder decides which toolchain and which configuration cargo takes.
+        // Cargo runs from this folder, since the folder decides which toolchain and configuration cargo uses.
         let mut build = cargo();
         build.args(["build", "--release", "--locked", "--quiet", "-p", "ringhub", "--bin", name]);
         build.arg("--manifest-path").arg(tree.join("Cargo.toml")).arg("--target-dir").arg(&target);
@@ -80,7 +82,7 @@ fn program(commit: &str, name: &str, build: bool) -> Result<PathBuf, Box<dyn Err
     if program.exists() { Ok(program) } else { Err(format!("{} is not built", program.display()).into()) }
 }
 
-/// The revision that `asked` is, or that it holds where it is a file.
+/// Returns the revision `asked`, or the first word of the file `asked`.
 fn revision(asked: &str) -> Result<String, String> {
     if !Path::new(asked).is_file() {
         return Ok(asked.to_owned());
@@ -106,13 +108,13 @@ fn commit_of(asked: &str) -> Result<String, String> {
 fn check_out(commit: &str, tree: &Path) -> Result<(), String> {
     let path = tree.to_str().ok_or("the target folder's name is not UTF-8")?;
     if !tree.exists() {
-        // Forced, since git still lists a worktree whose folder was removed.
+        // `--force` is needed, since git still lists a worktree whose folder was removed.
         git(&["worktree", "add", "--force", "--detach", path, commit])
             .map_err(|why| format!("the baseline cannot be checked out: {why}"))?;
         return Ok(());
     }
     let head = git(&["-C", path, "rev-parse", "HEAD"]);
-    // The one file that a build adds is written anew if it is another one.
+    // The file that `prepare_two_topics` adds is no change; it is written again if it differs.
     let but_ours = format!(":(exclude){TWO_TOPICS_SOURCE}");
     let changes = git(&["-C", path, "status", "--porcelain", "--untracked-files=all", "--", ".", &but_ours]);
     if head.as_deref() != Ok(commit) || changes.as_deref() != Ok("") {
@@ -140,7 +142,7 @@ const TWO_TOPICS_SOURCE: &str = "src/bin/two_topics.rs";
 mod tests {
     use super::*;
 
-    /// The unit tests run in the package's folder.
+    /// The path from the package's folder, in which unit tests run.
     const ANCHOR: &str = "ANCHOR";
 
     #[test]
@@ -148,7 +150,7 @@ mod tests {
         let anchor = revision(ANCHOR).unwrap();
         assert!(anchor.len() == 40 && anchor.bytes().all(|byte| byte.is_ascii_hexdigit()), "{anchor}");
         assert_eq!(revision("HEAD~3").as_deref(), Ok("HEAD~3"));
-        // A folder is no file.
+        // A folder is not read as a file.
         assert_eq!(revision("src").as_deref(), Ok("src"));
     }
 
@@ -168,7 +170,7 @@ mod tests {
         let has_repository = git(&["rev-parse", "--git-dir"]).is_ok();
         let expected = if has_repository { "names no commit" } else { "needs a git repository" };
         assert!(why.contains(expected), "{why}");
-        // An option is a revision that does not exist.
+        // An option is taken as a revision, which does not exist.
         assert!(commit_of("--all").is_err());
     }
 }

@@ -1,11 +1,11 @@
-//! Plain WebSocket connections for loads that the generator does not know.
+//! Plain WebSocket connections for loads that the generator does not offer.
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-/// The request that opens a WebSocket at `target`, a path and a query.
+/// Returns the request that opens a WebSocket at `target`, a path with a query.
 pub(crate) fn opening_request(address: SocketAddr, target: &str) -> Vec<u8> {
     format!(
         "GET {target} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -14,10 +14,10 @@ pub(crate) fn opening_request(address: SocketAddr, target: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// What an answer to it begins with.
+/// The beginning of an answer that accepts an opening request.
 pub(crate) const ACCEPTED: &[u8] = b"HTTP/1.1 101 ";
 
-/// A WebSocket that is open, with nothing read behind the answer.
+/// Opens a WebSocket. Nothing after the answer has been read.
 pub(crate) fn open(address: SocketAddr, target: &str) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
@@ -44,17 +44,18 @@ pub(crate) fn metrics_of(address: SocketAddr) -> io::Result<String> {
     Ok(answer)
 }
 
-/// What one look at a socket gave.
+/// The result of one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Received {
-    /// So many bytes.
+    /// This number of bytes.
     Bytes(u64),
     Nothing,
     /// The peer has ended its side.
     End,
 }
 
-/// Lets the kernel drop what one read would find; `nothing` is where the bytes would be put.
+/// Lets the kernel drop the bytes that one read would return. `nothing` is the buffer of the read, which the kernel
+/// does not fill.
 pub(crate) fn drop_received(stream: &TcpStream, nothing: &mut [u8]) -> io::Result<Received> {
     match recv(stream, nothing, RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
         Ok((_, 0)) => Ok(Received::End),
@@ -64,7 +65,7 @@ pub(crate) fn drop_received(stream: &TcpStream, nothing: &mut [u8]) -> io::Resul
     }
 }
 
-/// Sends what the socket takes now; returns how many bytes.
+/// Sends as many bytes as the socket takes now, and returns their number.
 pub(crate) fn send_some(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     match send(stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
         Ok(count) => Ok(count),
@@ -73,5 +74,5 @@ pub(crate) fn send_some(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
-/// Bytes that are dropped at once.
+/// The most bytes that are dropped at once.
 pub(crate) const DROP_BYTES: usize = 256 * 1_024;

@@ -1,4 +1,4 @@
-//! Interleaved rounds of every scenario against every server, and the ratios of the medians.
+//! Runs every scenario against every server in interleaved rounds, and computes the ratios of the medians.
 
 use crate::baseline::Baseline;
 use crate::client::metrics_of;
@@ -21,31 +21,31 @@ pub(crate) struct Options {
     /// Rounds; each runs every server in every scenario once.
     #[arg(long, default_value_t = 9)]
     rounds: usize,
-    /// Who takes part. [default: hub,bun,k2; with --baseline hub,baseline]
+    /// The servers to compare. [default: hub,bun,k2; with --baseline hub,baseline]
     #[arg(long, value_enum, value_delimiter = ',')]
     servers: Vec<Peer>,
-    /// A commit, or a file whose first word is one: its hub is built beside this one and takes part as `baseline`.
-    /// [default: bench/ANCHOR where --servers names baseline]
+    /// A commit, or a file whose first word is one: its hub is built and takes part as `baseline`. [default:
+    /// bench/ANCHOR if --servers names baseline]
     #[arg(long, value_name = "REV")]
     baseline: Option<String>,
-    /// Which scenarios. [default: rate-100,in-flight-16,in-flight-128; where baseline takes part all]
+    /// The scenarios to run. [default: rate-100,in-flight-16,in-flight-128; all if baseline takes part]
     #[arg(long, value_delimiter = ',',
           value_parser = PossibleValuesParser::new(SCENARIOS.iter().map(|scenario| scenario.name)))]
     scenarios: Vec<String>,
     /// Length of each measured window.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=20))]
     seconds: u64,
-    /// CPUs that may be busy with something else during a run; a run beyond it is disturbed.
+    /// CPUs that may be busy with other programs during a run; with more the run is disturbed.
     #[arg(long, default_value_t = 0.1)]
     others_max: f64,
-    /// How often a disturbed run is tried again.
+    /// How often a disturbed run is repeated.
     #[arg(long, default_value_t = 2)]
     retries: usize,
     #[command(flatten)]
     tools: Flags,
 }
 
-/// What the flags ask for, together.
+/// The choice that the flags make together.
 #[derive(Debug, PartialEq, Eq)]
 struct Choice<'a> {
     servers: Vec<Peer>,
@@ -83,19 +83,18 @@ struct Run {
     server: Peer,
     server_command: String,
     load_command: String,
-    /// What went wrong; `None` when it was exact.
+    /// The reason why the run was not exact, if so.
     failure: Option<String>,
-    /// Whether the machine did something else meanwhile. Such a run must be exact all the same, but its figures do not
-    /// count.
+    /// Whether other programs used the machine meanwhile. Such a run must still be exact, but its figures do not count.
     disturbed: bool,
-    /// From CPU to CPU before and after the run.
+    /// The time of a hop from CPU to CPU, before and after the run.
     hops_ns: [f64; 2],
     placement: Placement,
-    /// Of the generator.
+    /// The report of the generator.
     report: Option<Report>,
-    /// Where each subscriber had several topics.
+    /// The sends per delivery, if each subscriber had several topics.
     sends_per_delivery: Option<f64>,
-    /// Where requests of HTTP were the load.
+    /// The figures of HTTP requests, if these were the load.
     requests: Option<post::Figures>,
 }
 
@@ -106,7 +105,7 @@ impl Run {
         deliveries.or(self.requests.as_ref().map(Measured::Requests))
     }
 
-    /// Whether its figures may be compared with those of others in the same placement.
+    /// Returns whether the run's figures may be compared with those of other runs in the same placement.
     fn counts(&self) -> bool {
         self.failure.is_none() && !self.disturbed
     }
@@ -119,19 +118,20 @@ struct Record<'a> {
     bars: &'a [Judged],
 }
 
-/// A bar and what came of it.
+/// A bar and its result.
 #[derive(Serialize)]
 struct Judged {
     scenario: &'static str,
     metric: &'static str,
     against: Peer,
     line: String,
-    /// `None` when a side has no run that counts.
+    /// `None` if a side has no run that counts.
     ratio: Option<f64>,
     met: bool,
 }
 
-/// Runs the comparison, prints it and keeps a record; whether all runs were exact and all bars judged and met.
+/// Runs and prints the comparison, and writes a record. Returns whether all runs were exact, and all bars were judged
+/// and met.
 pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     let Choice { servers, scenarios, baseline } = options.choice()?;
     let mut tools = Tools::prepare(&options.tools, servers.contains(&Peer::Bun), baseline)?;
@@ -168,7 +168,7 @@ pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     print_bars(&judged);
     let disturbed = runs.iter().filter(|run| run.disturbed).count();
     if disturbed > 0 {
-        println!("\n{disturbed} of {} runs were disturbed by something else and left out", runs.len());
+        println!("\n{disturbed} of {} runs were disturbed and left out", runs.len());
     }
     let failures: Vec<&Run> = runs.iter().filter(|run| run.failure.is_some()).collect();
     for run in &failures {
@@ -184,7 +184,8 @@ pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     Ok(failures.is_empty() && judged.iter().all(|bar| bar.met))
 }
 
-/// The items beginning with another one in each round, so that nobody always runs after the same neighbour's noise.
+/// Returns the items, beginning with another one in each round, so that noise of other programs does not always hit the
+/// same item.
 fn rotated<T>(items: &[T], round: usize) -> impl Iterator<Item = &T> {
     let (front, back) = items.split_at(if items.is_empty() { 0 } else { round % items.len() });
     back.iter().chain(front)
@@ -225,7 +226,7 @@ fn run_once(
     Ok(run)
 }
 
-/// What a load made of a server.
+/// The result of a load on a server.
 struct Driven {
     command: String,
     failure: Option<String>,
@@ -253,7 +254,7 @@ fn drive(tools: &Tools, server: &Running, scenario: &Scenario, seconds: u64) -> 
         flags.extend([flag.to_owned(), value]);
     }
     let done = Load::run(tools, server, &flags)?;
-    // Each connection's opening answer is a send too.
+    // The opening answer of each connection is a send too, so these sends are left out.
     let sends_per_delivery = match topics {
         1 => None,
         _ => Some(
@@ -275,13 +276,13 @@ fn counted(address: SocketAddr, counter: &str) -> Result<f64, Box<dyn Error>> {
     let values = metrics.lines().filter(|line| line.starts_with(&begin));
     let values: Vec<f64> = values.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
     if values.is_empty() {
-        Err(format!("the server does not tell its {counter}").into())
+        Err(format!("the server's metrics do not have {counter}").into())
     } else {
         Ok(values.iter().sum())
     }
 }
 
-/// Why a run does not count, if so.
+/// Returns the reason for which a run does not count, if there is one.
 fn failure_of(report: &Report, exact_messages: Option<u64>) -> Option<String> {
     let published = report.counts.published;
     match report.outcome {
@@ -316,8 +317,8 @@ fn progress(run: &Run, rounds: usize) -> String {
     )
 }
 
-/// One table for each placement in which every server has runs that count; the bars are held against the one with most
-/// of them.
+/// Prints a table for each placement in which every server has runs that count. The bars are judged by the table with
+/// most runs.
 fn print_scenario(scenario: &'static Scenario, servers: &[Peer], runs: &[Run], judged: &mut Vec<Judged>) {
     println!("\n{}", scenario.line());
     let tables: Vec<Table<'_>> = [Placement::Near, Placement::Apart, Placement::Far]
@@ -358,7 +359,7 @@ fn print_scenario(scenario: &'static Scenario, servers: &[Peer], runs: &[Run], j
     }
 }
 
-/// Every bar of every scenario in one table.
+/// Prints a table with every bar of every scenario.
 fn print_bars(judged: &[Judged]) {
     if judged.is_empty() {
         return;
@@ -380,7 +381,7 @@ struct Table<'a> {
 }
 
 impl Table<'_> {
-    /// How many runs the server with the fewest has.
+    /// Returns the number of runs of the server with the fewest.
     fn depth(&self) -> usize {
         let runs_of = |server: &Peer| self.runs.iter().filter(|run| run.server == *server).count();
         self.servers.iter().map(runs_of).min().unwrap_or(0)
@@ -419,7 +420,7 @@ impl Table<'_> {
     }
 }
 
-/// Three digits that matter.
+/// Formats a value with three significant digits.
 fn number(value: Option<f64>) -> String {
     match value {
         None => "–".to_owned(),

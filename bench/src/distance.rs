@@ -1,9 +1,9 @@
-//! How far apart the two CPUs are at the moment.
+//! Measures how far apart the two CPUs are at the moment.
 //!
-//! In a virtual machine the host may move a CPU from the other's core to another chip and back within minutes. Server
-//! and generator pass every byte through their caches, so the same server then costs twice or three times as much. A
-//! figure from one placement must not be divided by a figure from the other; so each run measures the distance before
-//! and after.
+//! In a virtual machine the two CPUs may share a core, and the host may move one of them to another chip and back
+//! within minutes. Server and generator exchange every byte through their caches, so the same server costs two or three
+//! times as much in another placement. Figures of different placements must not be compared, so each run measures the
+//! distance before and after.
 
 use core_affinity::{CoreId, set_for_current};
 use std::hint::spin_loop;
@@ -11,20 +11,20 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Instant;
 
-/// Where the two CPUs are.
+/// The placement of the two CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Placement {
-    /// They share a core: a cache line crosses in some 25 ns.
+    /// They share a core: a cache line crosses in about 25 ns.
     Near,
     /// They share a chip's last-level cache.
     Apart,
-    /// They share less than that.
+    /// They do not even share this cache.
     Far,
 }
 
 impl Placement {
-    /// The placement that a hop of so many nanoseconds speaks of.
+    /// Returns the placement for a hop of this number of nanoseconds.
     pub(crate) fn of(hop_ns: f64) -> Placement {
         match hop_ns {
             ..NEAR_MAX_NS => Placement::Near,
@@ -42,14 +42,15 @@ impl Placement {
     }
 }
 
-/// Nanoseconds that a cache line needs from one CPU to the other: the median of many short rallies, so that a neighbour
-/// who interrupts a few of them does not matter.
+/// Returns the nanoseconds that a cache line needs from one CPU to the other. It is the median of many short rallies,
+/// so a few interrupted ones do not matter.
 pub(crate) fn hop_ns(one: usize, other: usize) -> f64 {
     let ball = AtomicU32::new(0);
     thread::scope(|scope| {
         scope.spawn(|| {
             set_for_current(CoreId { id: other });
-            // Even: here. Odd: on the other side. Acquire and Release pair with those below.
+            // An even number means that the ball is on this side, an odd one on the other. Acquire and Release pair
+            // with those below.
             for hit in 0..RALLIES * HITS {
                 await_ball(&ball, 2 * hit + 1);
                 ball.store(2 * hit + 2, Ordering::Release);
@@ -82,10 +83,10 @@ fn await_ball(ball: &AtomicU32, value: u32) {
 const RALLIES: u32 = 61;
 const HITS: u32 = 500;
 
-/// Between the 20–30 ns of one core and the 40–60 ns of one chip.
+/// The limit between the 20–30 ns of one core and the 40–60 ns of one chip.
 const NEAR_MAX_NS: f64 = 35.0;
 
-/// Between the latter and the 150–300 ns of two chips.
+/// The limit between the 40–60 ns of one chip and the 150–300 ns of two chips.
 const APART_MAX_NS: f64 = 100.0;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The crowd of `tests/hostile`, which a seed draws: flooders, crawlers, hoarders, droppers, stallers and forgers.
+//! The crowd of `tests/hostile`, drawn from a seed: flooders, crawlers, hoarders, droppers, stallers and forgers.
 
 #[path = "../../tests/hostile/crowd/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests use more of a crowd")]
@@ -12,8 +12,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-/// Leads so many visitors at the lowest priority until standard input ends, and prints their results, in which a
-/// visit counts as a frame.
+/// Runs `visitors` visitors at the lowest priority until standard input ends. Prints their results, in which a visit
+/// counts as a frame.
 pub(crate) fn drawn(address: SocketAddr, seed: u64, visitors: usize) -> Result<bool, Box<dyn Error>> {
     rustix::process::nice(NICE)?;
     let scene =
@@ -48,5 +48,5 @@ const MESSAGE_MAX: usize = 1 << 20;
 /// The longest time for which a visitor holds its connection, in milliseconds.
 const PATIENCE_MS: usize = 5_000;
 
-/// Addresses that the visitors share.
+/// The number of addresses that the visitors share.
 const ADDRESSES: u8 = 4;

@@ -1,7 +1,8 @@
-//! What a flood of the smallest frames does to the server's memory.
+//! Measures how a flood of the smallest frames affects the server's memory.
 //!
-//! Six bytes make a message, and whatever a server keeps for one is more than that. Each shape of the flood sends the
-//! same bytes to a fresh server; what its resident memory grew at its peak is compared with a limit.
+//! A message can have six bytes, and what a server keeps for a message is larger. Each shape of the flood sends the
+//! same number of bytes to a new server. The growth of the server's resident memory at its peak is compared with a
+//! limit.
 
 use crate::client::{DROP_BYTES, Received, drop_received, metrics_of, open, send_some};
 use crate::peers::Running;
@@ -24,16 +25,16 @@ pub(crate) struct Options {
     /// Rounds; each starts a server for every shape.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
-    /// What the flood looks like.
+    /// The shapes of the flood.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "heard,unheard,pings,alternating")]
     shapes: Vec<Shape>,
-    /// What is sent in all.
+    /// MiB to send in all.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=1_024))]
     mebibytes: u64,
-    /// Connections that send it; 16 at most where they are subscribers too.
+    /// Connections that send; at most 16 if they are subscribers too.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=4_096))]
     connections: u64,
-    /// Subscribers of the topic, at least; there are more if a shard is still without one.
+    /// The fewest subscribers of the topic; there are more if a shard has none yet.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=4_096))]
     subscribers: u64,
     /// Shards of the server, all on one CPU.
@@ -49,11 +50,11 @@ pub(crate) struct Options {
 enum Shape {
     /// Empty messages by `mode=pub` to a topic with subscribers on all shards.
     Heard,
-    /// The same to a topic that has none.
+    /// Empty messages by `mode=pub` to a topic without subscribers.
     Unheard,
     /// Pings by `mode=pub`, whose senders read the pongs.
     Pings,
-    /// Empty messages of subscribers without echo, who take turns.
+    /// Empty messages of subscribers without echo, which send one after the other.
     Alternating,
 }
 
@@ -76,19 +77,19 @@ impl Shape {
         [opcode, 0x80, 0, 0, 0, 0]
     }
 
-    /// Of so many connections as were asked for, how many send. Those that take turns are subscribers, so that each
-    /// message is delivered to all of them.
+    /// Returns how many of the `asked` connections send. Senders that alternate are subscribers, so each message is
+    /// delivered to all of them.
     fn senders(self, asked: u64) -> u64 {
         if self == Shape::Alternating { asked.min(ALTERNATING_MAX) } else { asked }
     }
 
-    /// Bytes that a sender gives its socket before it is the next one's turn.
+    /// Returns how many bytes a sender writes before the next sender's turn.
     fn portion(self) -> usize {
         if self == Shape::Alternating { FRAME_LENGTH } else { CHUNK_FRAMES * FRAME_LENGTH }
     }
 }
 
-/// One flood of one server.
+/// The measurement of one flood.
 #[derive(Serialize)]
 struct Point {
     round: u64,
@@ -97,7 +98,7 @@ struct Point {
     subscribers: usize,
     /// Resident bytes before the flood.
     before: u64,
-    /// And at most from then on.
+    /// The most resident bytes since then.
     peak: u64,
     seconds: f64,
 }
@@ -107,8 +108,8 @@ struct Record<'a> {
     points: &'a [Point],
 }
 
-/// Measures, prints and keeps a record; whether every growth was below the limit. A connection that the server ends, or
-/// a delivery that is lost or invented, is an error.
+/// Measures, prints and writes a record. Returns whether every growth was below the limit. It is an error if the server
+/// ends a connection, or if a delivery is lost or invented.
 pub(crate) fn empty(options: &Options) -> Result<bool, Box<dyn Error>> {
     let tools = Tools::prepare(&options.tools, false, None)?;
     let circumstances = Circumstances::now();
@@ -164,7 +165,7 @@ struct Flood {
     shape: Shape,
     senders: Vec<Sender>,
     subscribers: Vec<(TcpStream, u64)>,
-    /// Many frames.
+    /// Bytes of many frames.
     chunk: Vec<u8>,
     nothing: Vec<u8>,
     deadline: Instant,
@@ -172,7 +173,7 @@ struct Flood {
 
 struct Sender {
     stream: TcpStream,
-    /// Bytes to send, and sent.
+    /// The number of bytes to send; `sent` of them have been sent.
     total: usize,
     sent: usize,
     received: u64,
@@ -233,7 +234,7 @@ impl Flood {
         Ok(())
     }
 
-    /// Waits until everybody has everything, and listens a moment for what should not come.
+    /// Waits until every subscriber has everything, then a moment for deliveries that must not come.
     fn await_deliveries(&mut self) -> Result<(), Box<dyn Error>> {
         if self.shape.has_subscribers() {
             while self.missing() > 0 {
@@ -254,7 +255,8 @@ impl Flood {
         Ok(())
     }
 
-    /// Bytes that are owed and have not come, over all connections; below 0 there are too many.
+    /// Returns the number of bytes that are owed and have not come, over all connections. A negative number is that of
+    /// excess bytes.
     fn missing(&self) -> i64 {
         let all: usize = self.senders.iter().map(|sender| sender.total).sum();
         let owed = |of_others: usize| (of_others / FRAME_LENGTH * DELIVERY_LENGTH) as i64;
@@ -262,12 +264,12 @@ impl Flood {
         let is_owed = self.shape == Shape::Alternating;
         let senders = self.senders.iter().filter(|_| is_owed);
         let missing = subscribers.chain(senders.map(|sender| owed(all - sender.total) - sender.received as i64));
-        // What one has too much does not make up for what another lacks.
+        // Excess bytes of one connection do not make up for missing bytes of another.
         let (too_few, too_many): (Vec<i64>, Vec<i64>) = missing.partition(|missing| *missing > 0);
         if too_few.is_empty() { too_many.iter().sum() } else { too_few.iter().sum() }
     }
 
-    /// Closes the senders and waits until the server has read all of them to their ends.
+    /// Closes the senders, and waits until the server has read all their bytes.
     fn close(&mut self) -> Result<(), Box<dyn Error>> {
         for sender in &mut self.senders {
             sender.stream.set_nonblocking(false)?;
@@ -280,7 +282,7 @@ impl Flood {
         Ok(())
     }
 
-    /// Drops what has come, and returns how many bytes that was.
+    /// Drops the bytes that have come, and returns their number.
     fn receive(&mut self) -> Result<u64, Box<dyn Error>> {
         let Flood { senders, subscribers, nothing, deadline, .. } = self;
         let senders = senders.iter_mut().map(|sender| (&sender.stream, &mut sender.received));
@@ -314,7 +316,7 @@ impl Flood {
     }
 }
 
-/// Open WebSockets of each shard, by the server's own count.
+/// Returns the number of open WebSockets of each shard, by the server's count.
 fn connections_by_shard(address: SocketAddr) -> Result<Vec<u64>, Box<dyn Error>> {
     let answer = metrics_of(address)?;
     let counts = answer.lines().filter(|line| line.starts_with("ringhub_connections_open{shard="));
@@ -329,26 +331,27 @@ fn mebibytes(bytes: u64) -> f64 {
 /// A masked frame without a payload.
 const FRAME_LENGTH: usize = 6;
 
-/// Senders that are subscribers.
+/// The most senders that are subscribers.
 const ALTERNATING_MAX: u64 = 16;
 
-/// What a subscriber receives of it.
+/// The bytes of the unmasked frame that a subscriber receives.
 const DELIVERY_LENGTH: usize = 2;
 
-/// Frames of a write.
+/// The frames of one write.
 const CHUNK_FRAMES: usize = 10_922;
 
-/// What 16 MiB of input may add to the memory of a server.
+/// How much 16 MiB of input may add to the memory of a server.
 const GROWTH_MAX_MEBIBYTES: f64 = 64.0;
 
-/// Beyond it a shard still has no subscriber, which the kernel's spreading makes all but impossible.
+/// The most subscribers before it is an error that a shard has none. The kernel spreads connections, so this is very
+/// unlikely.
 const SUBSCRIBERS_MAX: usize = 4_096;
 
 /// How long a flood may take.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// How long to listen for what should not come.
+/// How long to wait for deliveries that must not come.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// Longest sleep.
+/// The longest sleep.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };

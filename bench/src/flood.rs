@@ -1,7 +1,7 @@
-//! Clients without manners: connections that send one kind of frame as fast as the server reads, for ever.
+//! Flooders: connections that send one kind of frame as fast as the server reads, without end.
 //!
-//! Each kind floods from a process of its own at nice 19, so that who is measured beside it gets the CPU first. A
-//! process says `ready` when everybody is connected, floods until its standard input ends, and prints what it has done.
+//! Each kind has its own process at nice 19, so that measured clients get the CPU first. The process prints `ready`
+//! when every flooder has been connected, floods until its standard input ends, and prints its counts.
 
 use crate::client::{ACCEPTED, DROP_BYTES, Received, drop_received, opening_request, send_some};
 use clap::ValueEnum;
@@ -27,34 +27,34 @@ pub(crate) enum Kind {
     Small,
     /// Binary messages of 16 KiB.
     Large,
-    /// Binary messages of 1 MiB, to many subscribers that read nothing.
+    /// Binary messages of 1 MiB, to many subscribers that do not read.
     Unread,
     /// Fragments of one byte, of a message that never ends.
     Fragments,
     /// Pings of 125 bytes.
     Pings,
-    /// Pongs without a payload that nobody asked for.
+    /// Unsolicited pongs without a payload.
     Pongs,
-    /// A frame that breaks the protocol, then noise; no close frame, but a new connection as soon as the server
-    /// answers.
+    /// A frame that breaks the protocol, then noise. The client sends no close frame, and connects again as soon as the
+    /// server has answered.
     Garbage,
 }
 
-/// What a flood came to.
+/// The counts of a flood.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Done {
     /// Bytes that the server's sockets took.
     pub(crate) bytes: u64,
-    /// Frames in them, about.
+    /// The approximate number of frames in these bytes.
     pub(crate) frames: u64,
     /// Opening handshakes that were accepted.
     pub(crate) opened: u64,
-    /// Those that were refused, and connections that failed.
+    /// Opening handshakes that were refused, and connections that failed.
     pub(crate) refused: u64,
 }
 
 impl Done {
-    /// The sum of two floods.
+    /// Returns the sum of two floods.
     pub(crate) fn and(self, other: Done) -> Done {
         Done {
             bytes: self.bytes + other.bytes,
@@ -80,7 +80,7 @@ impl Kind {
         }
     }
 
-    /// How many subscribers the topic that is heard has, and whether they read.
+    /// Returns how many subscribers the topic with subscribers has, and whether they read.
     fn subscribers(self) -> (usize, bool) {
         match self {
             Kind::Unread => (UNREADING, false),
@@ -107,7 +107,7 @@ impl Kind {
                 0
             }
             Kind::Garbage => {
-                // A reserved bit. The noise behind it is the same each time.
+                // The first frame has a reserved bit. The noise after it is always the same.
                 first.extend([0xc1, 0x80, 0, 0, 0, 0]);
                 let noise = |at: u32| (at.wrapping_mul(0x9e37_79b9) >> 24) as u8;
                 frame.extend((0..16 << 10).map(noise));
@@ -119,16 +119,16 @@ impl Kind {
     }
 }
 
-/// What a flooder writes: `first`, then `chunk` again and again.
+/// The bytes of a flooder: `first`, then `chunk` again and again.
 struct Stream {
     first: Vec<u8>,
-    /// Whole frames.
+    /// A number of whole frames.
     chunk: Vec<u8>,
     frame_length: usize,
 }
 
 impl Stream {
-    /// What follows the first `sent` bytes.
+    /// Returns bytes that follow the first `sent` bytes.
     fn rest(&self, sent: usize) -> &[u8] {
         match sent.checked_sub(self.first.len()) {
             None => &self.first[sent..],
@@ -137,7 +137,7 @@ impl Stream {
     }
 }
 
-/// Floods from `connections` connections, half of them to a topic that has subscribers, until standard input ends.
+/// Floods from `connections` connections, half of them to a topic with subscribers, until standard input ends.
 pub(crate) fn flood(address: SocketAddr, kind: Kind, connections: usize) -> Result<bool, Box<dyn Error>> {
     rustix::process::nice(NICE)?;
     let mut crowd = Crowd::new(address, kind, connections);
@@ -162,13 +162,13 @@ struct Crowd {
     stream: Stream,
     kind: Kind,
     flooders: Vec<Flooder>,
-    /// Where the kernel would put what it drops.
+    /// A buffer for dropped bytes, which the kernel does not fill.
     nothing: Vec<u8>,
     done: Done,
     is_over: bool,
 }
 
-/// One connection and its successors.
+/// A client with one connection after the other.
 struct Flooder {
     target: String,
     is_subscriber: bool,
@@ -178,7 +178,7 @@ struct Flooder {
 }
 
 enum State {
-    /// To be connected.
+    /// The flooder must connect again.
     Gone,
     Opening {
         socket: TcpStream,
@@ -219,7 +219,7 @@ impl Crowd {
         }
     }
 
-    /// Waits until a socket is ready, then lets everybody go on.
+    /// Waits until a socket is ready, then lets all flooders go on.
     fn wait_and_step(&mut self, input: &io::Stdin) -> Result<(), Box<dyn Error>> {
         for flooder in &mut self.flooders {
             if let State::Gone = flooder.state {
@@ -265,7 +265,7 @@ impl Flooder {
         }
     }
 
-    /// Reads and writes what is possible. An error means that this connection is over.
+    /// Reads and writes as much as possible. An error means that the connection has ended.
     fn step(&mut self, stream: &Stream, kind: Kind, nothing: &mut [u8], done: &mut Done) -> io::Result<()> {
         match &mut self.state {
             State::Gone => Ok(()),
@@ -273,7 +273,7 @@ impl Flooder {
                 if *sent < request.len() {
                     match send_some(socket, &request[*sent..]) {
                         Ok(count) => *sent += count,
-                        // It is not connected yet.
+                        // The socket is not connected yet.
                         Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
                         Err(error) => return Err(error),
                     }
@@ -297,14 +297,14 @@ impl Flooder {
                 }
                 Ok(())
             }
-            // The server resets it when it has waited long enough.
+            // The server resets this connection after its timeout.
             State::Open { socket, .. } if !self.reads => socket.take_error()?.map_or(Ok(()), Err),
             State::Open { socket, sent } => {
                 loop {
                     match drop_received(socket, nothing)? {
                         Received::Nothing => break,
                         Received::End => return Err(io::ErrorKind::UnexpectedEof.into()),
-                        // It can only be the close frame.
+                        // These bytes can only be the close frame.
                         Received::Bytes(_) if kind == Kind::Garbage && !self.is_subscriber => {
                             return Err(io::ErrorKind::ConnectionAborted.into());
                         }
@@ -324,7 +324,7 @@ impl Flooder {
     }
 }
 
-/// A socket on its way to the server. If nobody will read from it, it has little room.
+/// Returns a socket that is connecting to the server. A socket that will not be read has a small receive buffer.
 fn connect(address: SocketAddr, is_read: bool) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
@@ -337,26 +337,27 @@ fn connect(address: SocketAddr, is_read: bool) -> io::Result<TcpStream> {
     }
 }
 
-/// The line that says that everybody is connected.
+/// The line that says that every flooder has been connected.
 pub(crate) const READY: &str = "ready";
 
 /// The lowest priority.
 pub(crate) const NICE: i32 = 19;
 
-/// Subscribers of the topic that is heard. They read all they can, which may not be enough.
+/// The number of reading subscribers. They read as fast as they can, which may be too slow.
 const SUBSCRIBERS: usize = 4;
 
-/// Subscribers that read nothing, and what their own sockets take. Those of the server take some MiB each.
+/// The number of subscribers that do not read, and the size of their receive buffers. The server's socket of each takes
+/// some MiB.
 const UNREADING: usize = 128;
 const UNREAD_BYTES: usize = 32 << 10;
 
-/// Bytes of a write, if a frame has no more.
+/// The bytes of one write, unless a frame is larger.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// How long nothing may happen before standard input is looked at.
+/// The longest wait for sockets before the next look at standard input.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
-/// Any key but zero: with that one a server need not unmask.
+/// The key is not zero: with a key of zero a server need not unmask.
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 const FIN: u8 = 0x80;
 const CONTINUATION: u8 = 0;

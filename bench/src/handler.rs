@@ -1,4 +1,4 @@
-//! The hub as an embedder would write it: topics by a handler of one's own, which is called for every message.
+//! A hub as an embedder would write it: a handler serves the topics, and is called for every message.
 
 use ringhub::handler::{Accept, Connection, Handler, OpeningRequest, Response};
 use ringhub::hub::{Scope, SubscribeOptions, TopicName};

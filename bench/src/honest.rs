@@ -1,9 +1,9 @@
-//! Clients with manners: one publisher at a steady pace and subscribers that read each message at once.
+//! Honest clients: one publisher at a steady rate, and subscribers that read each message at once.
 //!
 //! A message's time begins when the publisher gives it to its socket and ends when the kernel receives its last byte
-//! for a subscriber (`SO_TIMESTAMPNS`). So the measure contains what the server and the network took, and nothing of
-//! how long this process waited for its CPU beside a crowd. Where the kernel has merged two messages before the first
-//! was read, both have the later one's time.
+//! for a subscriber (`SO_TIMESTAMPNS`). So it contains the time of the server and of the network, but not the time for
+//! which this process waited for its CPU beside a crowd. If the kernel has merged two messages before the first was
+//! read, both have the time of the second.
 
 use crate::client::{open, send_some};
 use crate::statistics::Summary;
@@ -21,21 +21,21 @@ use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 
-/// What the honest ones do.
+/// The plan of the honest clients.
 #[derive(Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) subscribers: usize,
     /// Messages per second.
     pub(crate) rate: u64,
-    /// Before the measured window.
+    /// The time before the measured window.
     pub(crate) warmup_ns: u64,
-    /// The measured window.
+    /// The length of the measured window.
     pub(crate) window_ns: u64,
     /// How long the last deliveries may take.
     pub(crate) drain_ns: u64,
 }
 
-/// From the publisher's send to the kernel's receipt, over all deliveries of the window, in milliseconds.
+/// The time from the publisher's send to the kernel's receipt, over all deliveries of the window, in milliseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Latency {
     pub(crate) p50_ms: f64,
@@ -49,11 +49,11 @@ pub(crate) struct Honest {
     plan: Plan,
     publisher: TcpStream,
     template: Template,
-    /// What the publisher's socket has not taken yet.
+    /// The bytes that the publisher's socket has not taken yet.
     unsent: Vec<u8>,
     subscribers: Vec<Subscriber>,
     published: u64,
-    /// When the clock of the stamps began, on the kernel's clock.
+    /// The time on the kernel's clock at which the clock of the stamps began.
     begin_ns: u64,
     latencies_ns: Vec<u64>,
 }
@@ -63,12 +63,12 @@ struct Subscriber {
     frames: FrameReader,
     checker: SequenceChecker,
     received: u64,
-    /// Messages that are not the publisher's.
+    /// Messages of other publishers.
     foreign: u64,
 }
 
 impl Honest {
-    /// Connects everybody.
+    /// Connects the publisher and the subscribers.
     pub(crate) fn open(address: SocketAddr, plan: Plan) -> io::Result<Honest> {
         let subscriber = |_| {
             let stream = open(address, &format!("{TOPIC}?mode=sub"))?;
@@ -92,10 +92,10 @@ impl Honest {
         })
     }
 
-    /// Publishes for the warm-up and the window and waits for the last delivery.
+    /// Publishes during the warm-up and the window, then waits for the last delivery.
     ///
     /// # Errors
-    /// When a connection ends, or a message is lost, repeated, reordered or invented.
+    /// An error is returned if a connection ends, or if a message is lost, repeated, reordered or invented.
     pub(crate) fn run(mut self) -> Result<Latency, String> {
         self.begin_ns = clock_ns();
         let end_ns = self.plan.warmup_ns + self.plan.window_ns;
@@ -130,7 +130,7 @@ impl Honest {
         self.published += 1;
     }
 
-    /// Sends what waits and reads what comes, waiting at most `patience_ns` for it.
+    /// Sends waiting bytes and reads arriving ones; waits at most `patience_ns` for them.
     fn step(&mut self, patience_ns: u64) -> Result<(), String> {
         let closed = |error: io::Error| format!("the honest publisher's connection: {error}");
         if !self.unsent.is_empty() {
@@ -159,7 +159,7 @@ impl Honest {
     fn receive(&mut self, index: usize) -> Result<(), String> {
         let Honest { subscribers, latencies_ns, begin_ns, plan, .. } = self;
         let Subscriber { stream, frames, checker, received, foreign } = &mut subscribers[index];
-        // One message at a time, since a read has one time.
+        // Each read takes one message, since a read has only one time.
         let mut buffer = [0; server_frame_length(SIZE)];
         let mut control = cmsg_space!(TimeSpec);
         loop {
@@ -195,7 +195,7 @@ impl Honest {
                 }
                 match arrived_ns {
                     Some(arrived_ns) => latencies_ns.push(arrived_ns.saturating_sub(*begin_ns + sent_ns)),
-                    None => problem = Some("the kernel tells no time of receipt"),
+                    None => problem = Some("the kernel gives no time of receipt"),
                 }
             });
             read.map_err(|error| error.to_string())?;
@@ -229,7 +229,7 @@ impl Honest {
     }
 }
 
-/// The medians of several runs.
+/// Returns the medians of several runs.
 pub(crate) fn medians(runs: &[Latency]) -> Option<Latency> {
     let median = |figure: fn(&Latency) -> f64| Some(Summary::of(runs.iter().map(figure))?.median);
     Some(Latency {
@@ -240,7 +240,7 @@ pub(crate) fn medians(runs: &[Latency]) -> Option<Latency> {
     })
 }
 
-/// The clock that the kernel stamps with.
+/// Returns the time of the clock that the kernel's stamps have.
 fn clock_ns() -> u64 {
     let now = clock_gettime(ClockId::Realtime);
     now.tv_sec as u64 * NANOS + now.tv_nsec as u64
@@ -253,10 +253,10 @@ const SIZE: usize = 128;
 const KEY: [u8; 4] = [0x6b, 0x8b, 0x45, 0x67];
 const NANOS: u64 = 1_000_000_000;
 
-/// Longest sleep.
+/// The longest sleep.
 const NAP_NS: u64 = 10_000_000;
 
-/// How long to listen for what should not come.
+/// How long to wait for deliveries that must not come.
 const SETTLE_NS: u64 = 200_000_000;
 
 #[cfg(test)]
@@ -267,7 +267,7 @@ mod tests {
     use std::net::TcpListener;
     use std::thread;
 
-    /// What the server does to the message at [`AT`].
+    /// The server's mistake with message [`AT`].
     #[derive(Clone, Copy, PartialEq)]
     enum Fault {
         None,
@@ -310,7 +310,7 @@ mod tests {
                 Fault::Invent => [b"\x81\x02hi", &message[..]].concat(),
                 Fault::Close => return,
             };
-            // The subscriber may have left with a complaint.
+            // The subscriber may have ended its connection with an error.
             subscriber.write_all(&bytes).unwrap_or_default();
         }
     }

@@ -1,4 +1,4 @@
-//! Honest clients beside a crowd of flooders, and alone: what a crowd can do to others.
+//! Measures honest clients beside a crowd of flooders and alone, to see how a crowd affects others.
 
 use crate::flood::{Done, Kind, READY};
 use crate::honest::{Honest, Latency, Plan, medians};
@@ -22,7 +22,7 @@ pub(crate) struct Options {
     /// Pairs of a quiet and a hostile run for each crowd.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pairs: u64,
-    /// What the crowd sends, all of it at once with `mixed`, and with `drawn` what `--seed` draws.
+    /// What the crowds send; `mixed` is all kinds at once, `drawn` is drawn from `--seed`.
     #[arg(long, value_delimiter = ',', default_values_t = crowds(), value_parser = PossibleValuesParser::new(crowds()))]
     floods: Vec<String>,
     /// Flooders in a crowd.
@@ -40,20 +40,20 @@ pub(crate) struct Options {
     /// Length of each measured window.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
-    /// Decides what the drawn crowd of the first pair sends; each further pair has the next seed.
+    /// Seed of the drawn crowd in the first pair; each further pair has the next seed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
     tools: Flags,
 }
 
-/// The names of all crowds.
+/// Returns the names of all crowds.
 fn crowds() -> Vec<String> {
     let kinds = Kind::value_variants().iter().map(|kind| kind.name());
     iter::once(MIXED).chain(kinds).chain([DRAWN]).map(str::to_owned).collect()
 }
 
-/// The kinds of frames in a crowd.
+/// Returns the kinds of frames that a crowd sends.
 fn kinds(crowd: &str) -> Vec<Kind> {
     Kind::value_variants().iter().copied().filter(|kind| crowd == MIXED || crowd == kind.name()).collect()
 }
@@ -66,7 +66,7 @@ struct Run {
     is_hostile: bool,
     server_command: String,
     flood_commands: Vec<String>,
-    /// Why the honest clients were not served as promised, if so.
+    /// The reason if the honest clients were not served as promised.
     failure: Option<String>,
     latency: Option<Latency>,
     flood: Done,
@@ -75,7 +75,7 @@ struct Run {
     server_cores: f64,
 }
 
-/// What came of a crowd's pairs.
+/// The result of a crowd's pairs.
 #[derive(Serialize)]
 struct Judged {
     crowd: String,
@@ -90,14 +90,14 @@ struct Record<'a> {
     crowds: &'a [Judged],
 }
 
-/// Measures, prints and keeps a record; whether nobody was hurt.
+/// Measures, prints and writes a record. Returns whether every crowd met the bar.
 pub(crate) fn hostile(options: &Options) -> Result<bool, Box<dyn Error>> {
     let tools = Tools::prepare(&options.tools, false, None)?;
     let circumstances = Circumstances::now();
     let mut runs = Vec::new();
     for pair in 0..options.pairs {
         for crowd in &options.floods {
-            // Whoever goes first in one pair goes second in the next.
+            // The order of the two runs alternates between pairs.
             for is_hostile in [pair % 2 == 1, pair % 2 == 0] {
                 let run = run_once(&tools, options, pair, crowd, is_hostile)?;
                 eprintln!("{}", progress(&run, options.pairs));
@@ -150,7 +150,7 @@ fn run_once(tools: &Tools, options: &Options, pair: u64, crowd: &str, is_hostile
         let name = one.name;
         let done = one.end()?;
         if done.frames == 0 {
-            failure = failure.or_else(|| Some(format!("nobody flooded with {name}")));
+            failure = failure.or_else(|| Some(format!("no client flooded with {name}")));
         }
         flood = flood.and(done);
     }
@@ -183,14 +183,14 @@ fn start_crowd(
     }
     let kinds = kinds(crowd);
     let start = |(index, kind): (usize, &Kind)| {
-        // As many of each kind as the crowd has, the first kinds one more.
+        // The flooders are divided equally among the kinds; the first kinds may have one more.
         let connections = flooders / kinds.len() + usize::from(index < flooders % kinds.len());
         Flood::start(tools, server, kind.name(), &["flood", "--kind", kind.name()], connections)
     };
     kinds.iter().enumerate().map(start).collect()
 }
 
-/// Runs the honest clients where the flooders are, so that the server has its CPU for itself.
+/// Runs the honest clients on the flooders' CPU, so that the server has its own CPU.
 fn on_the_loads_cpu<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
     let pinned = || {
         if !core_affinity::set_for_current(core_affinity::CoreId { id: LOAD_CPU }) {
@@ -201,7 +201,7 @@ fn on_the_loads_cpu<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) ->
     thread::scope(|scope| scope.spawn(pinned).join()).unwrap_or_else(|_| Err("the honest clients panicked".to_owned()))
 }
 
-/// A process that floods until it is ended. It also dies with this process if that is killed.
+/// A process that floods until it is ended. If this process is killed, the kernel ends that process too.
 struct Flood {
     name: &'static str,
     child: Child,
@@ -304,13 +304,13 @@ fn print_table(judged: &[Judged], runs: &[Run]) {
 /// The crowd that has all kinds.
 const MIXED: &str = "mixed";
 
-/// The crowd that a seed draws.
+/// The crowd that is drawn from a seed.
 const DRAWN: &str = "drawn";
 
-/// What a crowd may add to the honest p99.
+/// How much a crowd may add to the honest clients' p99.
 const MARGIN_MS: f64 = 10.0;
 
-/// What the honest clients do before their times count.
+/// How long the honest clients run before their times count.
 const WARMUP: Duration = Duration::from_secs(1);
 
 /// How long the last deliveries may take.

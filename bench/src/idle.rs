@@ -15,7 +15,7 @@ pub(crate) struct Options {
     /// Rounds; each starts every server twice, for few and for many connections.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Who takes part. The bars are the hub's.
+    /// The servers to measure. The bars are for the hub.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "hub")]
     servers: Vec<Peer>,
     /// Seconds between the last handshake and the measurement.
@@ -25,7 +25,7 @@ pub(crate) struct Options {
     tools: Flags,
 }
 
-/// A server with so many idle subscribers.
+/// The measurement of a server with a number of idle subscribers.
 #[derive(Serialize)]
 struct Point {
     round: usize,
@@ -41,7 +41,7 @@ struct Record<'a> {
     points: &'a [Point],
 }
 
-/// Measures, prints and keeps a record; whether the hub met its bars.
+/// Measures, prints and writes a record. Returns whether the hub met its bars.
 pub(crate) fn idle(options: &Options) -> Result<bool, Box<dyn Error>> {
     let baseline = options.servers.contains(&Peer::Baseline).then_some(ANCHOR);
     let tools = Tools::prepare(&options.tools, options.servers.contains(&Peer::Bun), baseline)?;
@@ -55,7 +55,7 @@ pub(crate) fn idle(options: &Options) -> Result<bool, Box<dyn Error>> {
         }
     }
     println!("{}", circumstances.line());
-    println!("user-space memory, medians of {} rounds; the kernel's sockets and polls are not in it", options.rounds);
+    println!("user-space memory, medians of {} rounds; without the kernel's sockets and polls", options.rounds);
     let mut met = true;
     for &server in &options.servers {
         let median = |connections: usize, bytes: fn(&Memory) -> Option<u64>| {
@@ -111,7 +111,7 @@ fn measure(
 const FEW: usize = 1_000;
 const MANY: usize = 15_000;
 
-/// Bytes per connection.
+/// The bar in bytes per connection.
 const SLOPE_MAX: f64 = 512.0;
 const TOTAL_MAX_MEBIBYTES: f64 = 32.0;
 const MEBIBYTE: f64 = 1_048_576.0;

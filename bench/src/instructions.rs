@@ -1,8 +1,8 @@
-//! Instructions of one delivery and one publish, counted by callgrind.
+//! Counts the instructions of one delivery and one publish with callgrind.
 //!
-//! Unlike times, these hardly differ between two runs, so a kept file can say what they are: [`KEPT`]. They depend on
-//! the compiler and the architecture, which the file names too; with others nothing is compared. System calls count as
-//! the few instructions that enter them.
+//! Unlike times, instructions hardly differ between two runs, so the file [`KEPT`] can record them. They depend on the
+//! compiler and the architecture, which the file names too; with others nothing is compared. A system call counts as
+//! the few instructions that enter it.
 
 use crate::client::{DROP_BYTES, Received, drop_received, open};
 use crate::peers::Running;
@@ -21,14 +21,14 @@ use std::time::{Duration, Instant};
 /// Flags of `instructions`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Write what was counted into the kept file, instead of comparing it with that.
+    /// Write the counted figures into the recorded file, instead of comparing them.
     #[arg(long)]
     write: bool,
     #[command(flatten)]
     tools: Flags,
 }
 
-/// What is counted.
+/// The counted instructions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Figures {
     delivery: f64,
@@ -41,7 +41,8 @@ impl Figures {
     }
 }
 
-/// Counts, prints, and compares with the kept file. Returns whether every figure is within [`SLACK`] of it.
+/// Counts, prints, and compares with the recorded file. Returns whether every figure is within [`SLACK`] of the file's
+/// figure.
 pub(crate) fn instructions(options: &Options) -> Result<bool, Box<dyn Error>> {
     let tools = Tools::prepare(&options.tools, false, None)?;
     let toolchain = toolchain()?;
@@ -70,8 +71,7 @@ pub(crate) fn instructions(options: &Options) -> Result<bool, Box<dyn Error>> {
     Ok(is_within)
 }
 
-/// Returns the instructions of a server for one message that a client publishes and receives, and so do as many
-/// subscribers.
+/// Returns the instructions of a server for one message, which the publisher and `subscribers` subscribers receive.
 fn count(tools: &Tools, subscribers: usize, messages: usize) -> Result<f64, Box<dyn Error>> {
     let out = Path::new(OUTPUT).join("callgrind.out");
     let dump = out.with_extension("out.1");
@@ -86,7 +86,7 @@ fn count(tools: &Tools, subscribers: usize, messages: usize) -> Result<f64, Box<
         if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into()) }
     };
     let mut clients = Clients::open(server.address, subscribers)?;
-    // Tables have grown, buffers have been allocated.
+    // After these messages, tables have grown and buffers have been allocated.
     clients.publish(messages)?;
     control("-z")?;
     clients.publish(messages)?;
@@ -106,7 +106,7 @@ fn count(tools: &Tools, subscribers: usize, messages: usize) -> Result<f64, Box<
 }
 
 struct Clients {
-    /// Receives its own messages.
+    /// The publisher, which receives its own messages.
     publisher: TcpStream,
     subscribers: Vec<TcpStream>,
     frame: Vec<u8>,
@@ -124,11 +124,11 @@ impl Clients {
         Ok(Clients { publisher, subscribers, frame })
     }
 
-    /// Publishes messages, each when everybody has received the one before.
+    /// Publishes messages, each after every client has received the one before.
     fn publish(&mut self, messages: usize) -> Result<(), Box<dyn Error>> {
         let mut nothing = vec![0; DROP_BYTES];
         for _ in 0..messages {
-            // The server's threads sleep again by then, so each message wakes them.
+            // After the pause the server's threads sleep again, so each message wakes them.
             thread::sleep(PAUSE);
             self.publisher.write_all(&self.frame)?;
             self.publisher.read_exact(&mut [0; FRAME_BYTES])?;
@@ -148,7 +148,7 @@ impl Clients {
     }
 }
 
-/// Allows a descriptor for each subscriber.
+/// Raises the limit of descriptors, so that each subscriber can have one.
 fn raise_descriptors() -> Result<(), Box<dyn Error>> {
     let limits = getrlimit(Resource::Nofile);
     let wanted = limits.maximum.map_or(DESCRIPTORS, |maximum| maximum.min(DESCRIPTORS));
@@ -158,7 +158,7 @@ fn raise_descriptors() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The compiler that builds this tree, and for which machine.
+/// Returns the version of the compiler, and the architecture of this program.
 fn toolchain() -> Result<String, Box<dyn Error>> {
     let output = Command::new("rustc").arg("--version").output()?;
     Ok(format!("{} {}", String::from_utf8(output.stdout)?.trim(), std::env::consts::ARCH))
@@ -172,7 +172,7 @@ fn kept_text(toolchain: &str, figures: &Figures) -> String {
     text
 }
 
-/// The figures of a kept file. `None` if they are of another toolchain, or it is no such file.
+/// Returns the figures of a recorded file; `None` if they are of another toolchain, or if the text is no such file.
 fn kept_figures(text: &str, toolchain: &str) -> Option<Figures> {
     let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     let count = |name: &str| value(name)?.parse().ok();
@@ -182,19 +182,19 @@ fn kept_figures(text: &str, toolchain: &str) -> Option<Figures> {
     Some(Figures { delivery: count("delivery")?, publish: count("publish")? })
 }
 
-/// Where the figures are kept.
+/// The file of the recorded figures.
 const KEPT: &str = "bench/INSTRUCTIONS";
 
-/// How far a figure may be from the kept one.
+/// How far a figure may be from the recorded one.
 const SLACK: f64 = 0.02;
 
 const SUBSCRIBERS: usize = 1_000;
 
-/// Enough that what the server does by the clock disappears beside them.
+/// The numbers of messages are so large that the work of the server's timers does not matter.
 const MESSAGES: usize = 40;
 const ALONE_MESSAGES: usize = 2_000;
 
-/// Between two messages.
+/// The pause between two messages.
 const PAUSE: Duration = Duration::from_millis(2);
 
 const PAYLOAD_BYTES: usize = 128;
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_is_found() {
+    fn recorded_figures_are_found() {
         let figures = Figures { delivery: 300.0, publish: 4_000.0 };
         let text = kept_text("rustc 1.0 x86_64", &figures);
         assert_eq!(kept_figures(&text, "rustc 1.0 x86_64"), Some(figures));

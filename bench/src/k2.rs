@@ -1,8 +1,8 @@
-//! The bare batched-send loop: what the hub's own system calls cost with nothing around them.
+//! The bare loop of batched sends: it shows the cost of the hub's system calls alone.
 //!
-//! It uses the hub's ring and nothing else of it: readiness, one receive for each publisher that is ready, then
-//! everything received goes to every subscriber in synchronous batches. No topics, no limits, no timers, no shards, no
-//! backlog. The distance between this and the hub is what the hub's own code costs.
+//! The loop uses only the hub's ring: it waits for readiness, receives once from each ready publisher, and sends
+//! everything received to every subscriber in synchronous batches. It has no topics, limits, timers, shards or
+//! backlogs. The difference between the hub and this loop is the cost of the hub's own code.
 
 use bytes::{Buf, BytesMut};
 use ringhub::sys::{HotRing, Io, Key, Readiness, Receive, SendEntry, Transport, Unsent};
@@ -46,11 +46,11 @@ pub(crate) fn serve(listen: SocketAddr, cpu: Option<usize>) -> io::Result<bool> 
 
 struct Bare {
     ring: HotRing,
-    /// By slot; a slot is used once.
+    /// The connections by slot; a slot is used only once.
     connections: Vec<Option<Connection>>,
-    /// Slots of those that receive.
+    /// The slots of the connections that receive.
     subscribers: Vec<usize>,
-    /// Frames that every subscriber is owed.
+    /// The frames that every subscriber is owed.
     run: Vec<u8>,
 }
 
@@ -67,7 +67,7 @@ impl Bare {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             };
-            // Somebody who only looks whether the port is open has no handshake to offer.
+            // A client that only checks whether the port is open sends no handshake.
             let Ok(receives) = shake_hands(&stream) else { continue };
             let slot = self.connections.len();
             let socket = Transport::from(OwnedFd::from(stream));
@@ -142,7 +142,7 @@ impl Bare {
             let sent = match sent {
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-                // The next receive finds out that it is gone.
+                // The next receive reports that the connection has ended.
                 Err(_) => continue,
             };
             insist(batch[index].socket, &self.run[sent..]);
@@ -151,15 +151,15 @@ impl Bare {
     }
 }
 
-/// A descriptor that is readable when the ring has completions. The ring only hands one to a runtime, so there is one
-/// for as long as that takes; the loop itself runs on none.
+/// Returns a descriptor that is readable when the ring has completions. The ring gives one only to a runtime, so a
+/// runtime exists during this call; the loop itself uses none.
 fn descriptor(ring: &HotRing) -> io::Result<OwnedFd> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let _entered = runtime.enter();
     Ok(ring.watch()?.into_inner())
 }
 
-/// Waits until one of the two is readable; whether the second one is.
+/// Waits until one of the two is readable. Returns whether the second is.
 fn wait(mut waiting: [PollFd<'_>; 2]) -> io::Result<bool> {
     match poll(&mut waiting, None) {
         Ok(_) => Ok(!waiting[1].revents().is_empty()),
@@ -168,8 +168,8 @@ fn wait(mut waiting: [PollFd<'_>; 2]) -> io::Result<bool> {
     }
 }
 
-/// Sends the rest to a socket that is full while everybody else waits: a bare loop has no backlog, and must still lose
-/// nothing.
+/// Sends the rest to a full socket, while all other connections wait. The bare loop has no backlog, but must not lose
+/// anything.
 fn insist(socket: &Transport, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
@@ -181,7 +181,7 @@ fn insist(socket: &Transport, mut bytes: &[u8]) {
     }
 }
 
-/// Answers the opening handshake of the generator, which always sends the key of RFC 6455 section 1.3; whether the
+/// Answers the opening handshake of the generator, which always sends the key of RFC 6455 1.3. Returns whether the
 /// client wants to receive.
 fn shake_hands(mut stream: &TcpStream) -> io::Result<bool> {
     stream.set_nonblocking(false)?;
@@ -205,7 +205,7 @@ fn shake_hands(mut stream: &TcpStream) -> io::Result<bool> {
     Ok(!head.lines().next().is_some_and(|line| line.contains("mode=pub")))
 }
 
-/// Moves whole masked frames from `input` to `run`, unmasked; false when the connection should end.
+/// Moves whole masked frames from `input` to `run`, unmasked. Returns false if the connection must end.
 fn unmask_frames(input: &mut BytesMut, run: &mut Vec<u8>) -> bool {
     loop {
         let &[first, second, ref rest @ ..] = &input[..] else { return true };

@@ -1,10 +1,10 @@
 //! Compares the hub with its peers on one machine, the server on one CPU and the load on another.
 //!
-//! `compare` runs every scenario against every server in interleaved rounds and holds the ratios of the medians against
-//! the project's bars, with `--baseline` beside the hub of another commit; `idle` does the same for the memory of idle
-//! connections; `post` measures publishing by HTTP; `instructions` counts those of a delivery and a publish; `hostile`
-//! and `empty` what a crowd can do to others and to the server's memory; `k2` is the peer that shows what the hub's own
-//! system calls cost with nothing around them. Run it from the repository root; `bench/run` builds what is needed.
+//! `compare` runs every scenario against every server in interleaved rounds, and compares the ratios of the medians
+//! with the project's bars. With `--baseline` the hub of another commit takes part. `idle` measures the memory of idle
+//! connections, `post` publishing by HTTP, and `instructions` the instructions of a delivery and a publish. `hostile`
+//! measures how a crowd affects other clients, and `empty` how it affects the server's memory. `k2` is a peer that
+//! shows the cost of the hub's system calls alone. Run it from the repository root; `bench/run` builds the programs.
 
 mod baseline;
 mod client;
@@ -45,41 +45,41 @@ enum Command {
     Compare(compare::Options),
     /// User-space memory of idle subscribers; exit status 1 when a bar is missed.
     Idle(idle::Options),
-    /// Instructions of one delivery and one publish; exit status 1 when one is not what the kept file says.
+    /// Instructions of one delivery and one publish; exit status 1 when one differs from the recorded figure.
     Instructions(instructions::Options),
-    /// Publishing by HTTP: requests per second, what each costs, how long it takes.
+    /// Publishing by HTTP: requests per second, cost and time of a request.
     Post(post::Options),
-    /// Honest clients beside a crowd of flooders; exit status 1 when they wait longer or miss anything.
+    /// Honest clients beside a crowd of flooders; exit status 1 when their messages are late or missing.
     Hostile(hostile::Options),
-    /// What a flood of empty frames does to the server's memory; exit status 1 when it grows too much.
+    /// The server's memory in a flood of empty frames; exit status 1 when it grows too much.
     Empty(empty::Options),
     /// A crowd that sends one kind of frame until standard input ends, at nice 19.
     Flood {
-        /// Where the server is.
+        /// Address of the server.
         #[arg(long)]
         address: SocketAddr,
-        /// What to send.
+        /// Kind of frames to send.
         #[arg(long, value_enum)]
         kind: flood::Kind,
-        /// How many of them.
+        /// Number of connections.
         #[arg(long)]
         connections: usize,
     },
-    /// A crowd that a seed draws, until standard input ends, at nice 19.
+    /// A crowd that is drawn from a seed, until standard input ends, at nice 19.
     Drawn {
-        /// Where the server is.
+        /// Address of the server.
         #[arg(long)]
         address: SocketAddr,
-        /// What decides what they send.
+        /// Seed of the crowd.
         #[arg(long)]
         seed: u64,
-        /// How many of them.
+        /// Number of connections.
         #[arg(long)]
         connections: usize,
     },
-    /// The bare batched-send loop, as a server.
+    /// The bare loop of batched sends, as a server.
     K2 {
-        /// Where to listen.
+        /// Address to listen on.
         #[arg(long)]
         listen: SocketAddr,
         /// Pin it to this CPU.
@@ -88,7 +88,7 @@ enum Command {
     },
     /// The hub with a handler that publishes, as a server.
     Handler {
-        /// Where to listen.
+        /// Address to listen on.
         #[arg(long)]
         listen: SocketAddr,
         /// Pin its shard to this CPU.
@@ -97,7 +97,7 @@ enum Command {
     },
     /// The hub with subscribers of two topics each, as a server.
     TwoTopics {
-        /// Where to listen.
+        /// Address to listen on.
         #[arg(long)]
         listen: SocketAddr,
         /// Pin its shard to this CPU.

@@ -1,4 +1,4 @@
-//! The servers that are compared, each started on a port of its own and ended for certain.
+//! Starts the servers that are compared, each on its own port, and ends them.
 
 use crate::tools::{BUN_SERVER, OUTPUT, Tools, command_line, pinned};
 use clap::ValueEnum;
@@ -25,9 +25,9 @@ pub(crate) enum Peer {
     Bun,
     /// The bare batched-send loop.
     K2,
-    /// This project with two shards on the one CPU: what the mesh costs.
+    /// This project with two shards on the one CPU, which shows the cost of the mesh.
     Shards2,
-    /// This project with a handler that publishes each message: what calling one costs.
+    /// This project with a handler that publishes each message, which shows the cost of its calls.
     Handler,
 }
 
@@ -43,7 +43,7 @@ impl Peer {
         }
     }
 
-    /// Whether it publishes what it is sent by POST.
+    /// Returns whether this server publishes messages that are sent by POST.
     pub(crate) fn takes_posts(self) -> bool {
         matches!(self, Peer::Hub | Peer::Baseline | Peer::Shards2)
     }
@@ -98,7 +98,7 @@ impl Peer {
     }
 }
 
-/// A hub with all its shards on the server's CPU.
+/// Returns the command of a hub with all its shards on the server's CPU.
 fn hub(program: &Path, address: SocketAddr, shards: usize) -> Command {
     let mut command = pinned(SERVER_CPU, program);
     command.args(["serve", "--listen", &address.to_string(), "--cpus", &SERVER_CPU.to_string()]);
@@ -106,7 +106,7 @@ fn hub(program: &Path, address: SocketAddr, shards: usize) -> Command {
     command
 }
 
-/// A server that runs until this is dropped. It also dies with this process if that is killed.
+/// A running server, which a drop ends. If this process is killed, the kernel ends the server too.
 pub(crate) struct Running {
     child: Child,
     pub(crate) address: SocketAddr,
@@ -126,13 +126,13 @@ impl Running {
         Running::spawn(peer.name(), peer.command_of_two_topics(tools, address)?, address)
     }
 
-    /// Starts the hub of this tree with so many shards, all of them on one CPU.
+    /// Starts the hub of this tree with this number of shards, all of them on one CPU.
     pub(crate) fn start_hub(tools: &Tools, shards: usize) -> Result<Running, Box<dyn Error>> {
         let address = free_address()?;
         Running::spawn(Peer::Hub.name(), hub(&tools.hub, address, shards), address)
     }
 
-    /// Starts a server by a command that `--listen` and an address are added to.
+    /// Starts a server by a command, with `--listen` and an address added.
     pub(crate) fn start_other(name: &str, mut command: Command) -> Result<Running, Box<dyn Error>> {
         let address = free_address()?;
         command.args(["--listen", &address.to_string()]);
@@ -165,7 +165,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // An error means that it is gone already, which the wait below finds out.
+        // An error means that the server has ended, which the wait below finds.
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap_or_default();
         let deadline = Instant::now() + STOP_DEADLINE;
         while let Ok(None) = self.child.try_wait() {
@@ -180,10 +180,10 @@ impl Drop for Running {
     }
 }
 
-/// One run of the generator.
+/// A run of the generator.
 pub(crate) struct Load {
     pub(crate) command_line: String,
-    /// Or why there is none.
+    /// The report, or the reason why there is none.
     pub(crate) report: Result<Report, String>,
 }
 
@@ -203,7 +203,7 @@ impl Load {
     }
 }
 
-/// A port that was free a moment ago.
+/// Returns an address whose port was free a moment ago.
 fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0")?.local_addr()
 }

@@ -1,7 +1,7 @@
-//! Publishing by HTTP: requests on connections that are kept alive, one at a time on each.
+//! Measures publishing by HTTP: requests on kept connections, one at a time on each.
 //!
-//! The load spins over non-blocking sockets and lets the kernel drop what subscribers receive: it shall not be the
-//! bottleneck, nor shall the server pay for waking it.
+//! The load spins over non-blocking sockets, and lets the kernel drop what subscribers receive. So the load is not the
+//! bottleneck, and the server does not pay for waking it.
 
 use crate::client::{DROP_BYTES, Received, drop_received, open};
 use crate::distance::{Placement, hop_ns};
@@ -40,7 +40,7 @@ pub(crate) struct Options {
     tools: Flags,
 }
 
-/// What is published.
+/// The plan of a load.
 #[derive(Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) connections: usize,
@@ -51,28 +51,28 @@ pub(crate) struct Plan {
     pub(crate) seconds: u64,
 }
 
-/// One window.
+/// The figures of one window.
 #[derive(Clone, Copy, Serialize)]
 pub(crate) struct Figures {
     requests: u64,
     pub(crate) requests_per_second: f64,
-    /// Of the server, per request: on the shard and on the control thread.
+    /// The server's CPU time per request on the shard; `control_cpu_ns` is that on the control thread.
     shard_cpu_ns: f64,
     control_cpu_ns: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
-    /// CPUs busy with anything but the server and the load.
+    /// CPUs that were busy with other programs than the server and the load.
     pub(crate) other_cores: f64,
 }
 
 impl Figures {
-    /// Nanoseconds of the whole server.
+    /// Returns the CPU time of the whole server per request, in nanoseconds.
     pub(crate) fn cpu_ns(&self) -> f64 {
         self.shard_cpu_ns + self.control_cpu_ns
     }
 }
 
-/// One window and its circumstances.
+/// The figures of one window, with its circumstances.
 #[derive(Serialize)]
 struct Point {
     round: usize,
@@ -89,7 +89,8 @@ struct Record<'a> {
     points: &'a [Point],
 }
 
-/// Measures, prints and keeps a record. A request that is not accepted, or a delivery lost or invented, is an error.
+/// Measures, prints and writes a record. It is an error if a request is not accepted, or if a delivery is lost or
+/// invented.
 pub(crate) fn post(options: &Options) -> Result<bool, Box<dyn Error>> {
     let tools = Tools::prepare(&options.tools, false, None)?;
     let circumstances = Circumstances::now();
@@ -140,7 +141,7 @@ fn measure(tools: &Tools, options: &Options, round: usize, subscribers: usize) -
 /// Publishes to a server from a thread on the load's CPU.
 ///
 /// # Errors
-/// When a request is not accepted, or a delivery is lost or invented.
+/// An error is returned if a request is not accepted, or if a delivery is lost or invented.
 pub(crate) fn drive(server: &Running, plan: Plan) -> Result<Figures, String> {
     let on_its_cpu = || {
         if !core_affinity::set_for_current(core_affinity::CoreId { id: LOAD_CPU }) {
@@ -170,12 +171,12 @@ fn publish(server: &Running, plan: Plan) -> Result<Figures, Box<dyn Error>> {
         control_cpu_ns: control_ns / requests as f64,
         p50_us: quantile(0.5),
         p99_us: quantile(0.99),
-        // The load spins, so it had a CPU for itself.
+        // The load spins, so it used one CPU all the time.
         other_cores: ((busy_ns - shard_ns - control_ns) / elapsed - 1.0).max(0.0),
     })
 }
 
-/// CPU time of a server's threads so far, in nanoseconds.
+/// The CPU time of a server's threads until now, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default)]
 struct Threads {
     control: u64,
@@ -198,12 +199,12 @@ impl Threads {
 
 struct Load {
     request: Vec<u8>,
-    /// Each with what was sent last and when, and what has come of the answer.
+    /// Each publisher with the time of its last request, and the part of the answer that has come.
     publishers: Vec<(TcpStream, Instant, Vec<u8>)>,
     subscribers: Vec<(TcpStream, u64)>,
-    /// The subscriber to look at next.
+    /// The subscriber to read from next.
     next: usize,
-    /// Where the kernel would put what it drops.
+    /// A buffer for dropped bytes, which the kernel does not fill.
     nothing: Vec<u8>,
     latencies: Vec<u64>,
     accepted: u64,
@@ -240,7 +241,8 @@ impl Load {
         })
     }
 
-    /// Keeps one request in flight on each connection for so long, and waits for the last answers. Returns how many.
+    /// Keeps one request in flight on each connection for this time, then waits for the last answers. Returns the
+    /// number of accepted requests.
     fn run(&mut self, time: Duration) -> Result<u64, Box<dyn Error>> {
         let (accepted, ends) = (self.accepted, Instant::now() + time);
         for (stream, sent, _) in &mut self.publishers {
@@ -293,13 +295,13 @@ impl Load {
         Ok(())
     }
 
-    /// Every subscriber has received every message that was accepted, and nothing else.
+    /// Waits until every subscriber has received every accepted message, and checks that nothing else has come.
     fn check_deliveries(&mut self) -> Result<(), Box<dyn Error>> {
         let (expected, deadline) = (self.accepted * self.frame_bytes, Instant::now() + DELIVERY_DEADLINE);
         while self.subscribers.iter().any(|(_, bytes)| *bytes != expected) {
             if Instant::now() > deadline {
                 let counts: Vec<u64> = self.subscribers.iter().map(|(_, bytes)| *bytes).collect();
-                return Err(format!("{expected} bytes were to be delivered to each: {counts:?}").into());
+                return Err(format!("{expected} bytes must be delivered to each subscriber: {counts:?}").into());
             }
             self.drop_deliveries(self.subscribers.len())?;
         }
@@ -315,7 +317,7 @@ fn is_whole(answer: &[u8]) -> bool {
     lengths.next().and_then(|length| length.parse().ok()).is_none_or(|length: usize| body.len() >= length)
 }
 
-/// Subscribers looked at between two looks at the publishers.
+/// How many subscribers are read from between two looks at the publishers.
 const SUBSCRIBERS_PER_ROUND: usize = 32;
 
 /// How long the last deliveries may take.

@@ -1,4 +1,4 @@
-//! What is kept of a comparison, so that its numbers can be questioned later.
+//! The record of a comparison, with which its numbers can be checked later.
 
 use crate::tools::OUTPUT;
 use serde::Serialize;
@@ -19,7 +19,7 @@ pub(crate) struct Circumstances {
     kernel: String,
     cpu_model: String,
     cpus: usize,
-    /// One minute's load before the start.
+    /// The load average of the minute before the start.
     load_average: String,
 }
 
@@ -39,7 +39,7 @@ impl Circumstances {
         }
     }
 
-    /// One line for people.
+    /// Returns a line for people.
     pub(crate) fn line(&self) -> String {
         let commit = self.commit.as_deref().map_or("unknown", |commit| &commit[..commit.len().min(12)]);
         let modified = if self.modified == Some(true) { " modified" } else { "" };
@@ -48,7 +48,7 @@ impl Circumstances {
     }
 }
 
-/// Writes `{circumstances, ...record}` and returns where.
+/// Writes `{circumstances, ...record}` to a file, and returns its path.
 pub(crate) fn write(name: &str, circumstances: &Circumstances, record: &impl Serialize) -> io::Result<PathBuf> {
     #[derive(Serialize)]
     struct Record<'a, R> {
@@ -63,7 +63,7 @@ pub(crate) fn write(name: &str, circumstances: &Circumstances, record: &impl Ser
     Ok(path)
 }
 
-/// What git says, or what it complains about.
+/// Returns the output of git, or its error.
 pub(crate) fn git(arguments: &[&str]) -> Result<String, String> {
     let output = Command::new("git").args(arguments).output().map_err(|error| format!("git does not run: {error}"))?;
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();

@@ -4,11 +4,11 @@ use crate::peers::Peer;
 use crate::post;
 use ringhub_loadgen::Figures;
 
-/// One kind of load, its exact outcome, and what the hub must reach under it.
+/// A load, and the bars that the hub must reach under it.
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) subscribers: usize,
-    /// Topics of each subscriber, with a publisher each; 1 or 2.
+    /// The number of each subscriber's topics, 1 or 2. Each topic has a publisher.
     pub(crate) topics: usize,
     /// Payload bytes.
     pub(crate) size: usize,
@@ -20,24 +20,24 @@ pub(crate) struct Scenario {
 pub(crate) enum Load {
     /// Open loop, messages per second.
     Rate(u64),
-    /// Closed loop, messages not yet delivered to all.
+    /// Closed loop, the number of messages that are not yet delivered to all.
     InFlight(u64),
-    /// As fast as the server reads, so many messages for each second that a window has. The server moves them in walks
-    /// of many milliseconds, so a window of messages is exact where one of seconds would cut walks in two.
+    /// As fast as the server reads, this number of messages for each second of the window. A walk takes many
+    /// milliseconds, and a window of seconds would end within a walk. So the window is a number of messages.
     Unthrottled(u64),
-    /// Requests of HTTP, one in flight on each of so many connections.
+    /// HTTP requests, one in flight on each of this number of connections.
     Post(usize),
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Clone, Copy)]
 pub(crate) enum Measured<'a> {
-    /// And the sends for each delivery, where the server was asked for them.
+    /// The figures of deliveries, and the sends per delivery if the server was asked for its counters.
     Deliveries(&'a Figures, Option<f64>),
     Requests(&'a post::Figures),
 }
 
-/// A limit on the ratio of two medians, the hub's over a peer's.
+/// A limit on the ratio of two medians, the hub's divided by a peer's.
 #[derive(Clone, Copy)]
 pub(crate) struct Bar {
     pub(crate) metric: Metric,
@@ -55,8 +55,8 @@ pub(crate) enum Limit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Metric {
     CpuPerDelivery,
-    /// The time that all CPUs were busy, without the generator's own. Where a server saturates its CPU, the kernel
-    /// books up to 10 % of that CPU's time to no process, unequally over runs; this figure includes it.
+    /// The busy time of all CPUs without that of the generator. If a server saturates its CPU, the kernel accounts up
+    /// to 10 % of this CPU's time to no process, differently in each run. This figure includes that time.
     BusyPerDelivery,
     DeliveriesPerSecond,
     CpuPerRequest,
@@ -64,11 +64,11 @@ pub(crate) enum Metric {
     P50,
     P99,
     MessagesPerRead,
-    /// By the server's own count.
+    /// The sends per delivery, by the server's counters.
     SendsPerDelivery,
-    /// The generator's time to spare; near 0 it was the bottleneck.
+    /// The generator's time to spare; near 0 the generator was the bottleneck.
     Spare,
-    /// CPUs busy with something else meanwhile; the more, the less the rest is worth.
+    /// CPUs that were busy with other programs. The higher this is, the less reliable the other figures are.
     Others,
 }
 
@@ -82,7 +82,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         bars: &[
             Bar { metric: Metric::CpuPerDelivery, against: Peer::Bun, limit: Limit::AtMost(0.85) },
             Bar { metric: Metric::CpuPerDelivery, against: Peer::K2, limit: Limit::AtMost(1.12) },
-            // Two shards cost at most 1.15 times as much as one, a handler 1.05 times as much as a raw topic.
+            // Two shards cost at most 1.15 times as much as one; a handler costs at most 1.05 times as much as a raw
+            // topic.
             Bar { metric: Metric::CpuPerDelivery, against: Peer::Shards2, limit: Limit::AtLeast(1.0 / 1.15) },
             Bar { metric: Metric::CpuPerDelivery, against: Peer::Handler, limit: Limit::AtLeast(1.0 / 1.05) },
             Bar { metric: Metric::P99, against: Peer::Bun, limit: Limit::AtMost(1.05) },
@@ -127,16 +128,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         topics: 2,
         size: 128,
         load: Load::InFlight(16),
-        // The shares of both topics leave in one send.
+        // The shares of both topics must leave in one send.
         bars: &[Bar { metric: Metric::SendsPerDelivery, against: Peer::Baseline, limit: Limit::AtMost(0.5) }],
     },
 ];
 
-/// What `compare` runs where nothing else is asked for.
+/// The default scenarios of `compare`.
 pub(crate) const USUAL: [&str; 3] = ["rate-100", "in-flight-16", "in-flight-128"];
 
 impl Scenario {
-    /// Those of `servers` that can do this.
+    /// Returns those of `servers` that can take part in this scenario.
     pub(crate) fn servers(&self, servers: &[Peer]) -> Vec<Peer> {
         let can = |server: &Peer| match self.load {
             Load::Post(_) => server.takes_posts(),
@@ -145,7 +146,7 @@ impl Scenario {
         servers.iter().copied().filter(can).collect()
     }
 
-    /// Its own bars, and those that every scenario has beside the baseline.
+    /// Returns the scenario's bars, and those that every scenario has against a baseline.
     pub(crate) fn bars(&self) -> impl Iterator<Item = Bar> {
         let [cost, speed] = self.load.headline();
         let against = Peer::Baseline;
@@ -156,13 +157,13 @@ impl Scenario {
         self.bars.iter().copied().chain(beside_baseline)
     }
 
-    /// The columns of its table.
+    /// Returns the columns of the scenario's table.
     pub(crate) fn metrics(&self) -> Vec<Metric> {
         let sends = (self.topics > 1).then_some(Metric::SendsPerDelivery);
         self.load.metrics().iter().copied().chain(sends).collect()
     }
 
-    /// One line for people.
+    /// Returns a line for people.
     pub(crate) fn line(&self) -> String {
         let Scenario { name, subscribers, topics, size, load, .. } = self;
         let load = match load {
@@ -177,7 +178,7 @@ impl Scenario {
 }
 
 impl Load {
-    /// The generator's flags for a window of so many seconds; none where another load drives the server.
+    /// Returns the generator's flags for a window of `seconds`; none if the load is not the generator.
     pub(crate) fn flags(&self, warmup_seconds: u64, seconds: u64) -> Vec<String> {
         let timed = |flag: &str, value: u64| {
             [
@@ -200,7 +201,7 @@ impl Load {
         }
     }
 
-    /// How many messages a run publishes, where that does not depend on the server.
+    /// Returns the number of messages that a run publishes, if it does not depend on the server.
     pub(crate) fn exact_messages(&self, warmup_seconds: u64, seconds: u64) -> Option<u64> {
         match self {
             Load::Rate(rate) => Some(rate * (warmup_seconds + seconds)),
@@ -209,7 +210,7 @@ impl Load {
         }
     }
 
-    /// What is asked first: the server's cost for each message, and how many it moves.
+    /// Returns the two main figures: the server's cost per delivery or request, and how many it handles.
     pub(crate) fn headline(&self) -> [Metric; 2] {
         match self {
             Load::Post(_) => [Metric::CpuPerRequest, Metric::RequestsPerSecond],
@@ -218,7 +219,7 @@ impl Load {
         }
     }
 
-    /// The figures that every scenario with it has.
+    /// Returns the figures that every scenario with this load has.
     fn metrics(&self) -> &'static [Metric] {
         match self {
             Load::Post(_) => {
@@ -239,7 +240,7 @@ impl Load {
 }
 
 impl Metric {
-    /// Those that the line about a single run shows, as far as its load has them.
+    /// The figures in the line about a single run, if its load has them.
     pub(crate) const SHOWN: [Metric; 7] = [
         Metric::CpuPerDelivery,
         Metric::DeliveriesPerSecond,
@@ -250,12 +251,12 @@ impl Metric {
         Metric::SendsPerDelivery,
     ];
 
-    /// Whether it says something about the server. The others say how far the measurement can be trusted.
+    /// Returns whether the figure is about the server. The other figures show how reliable the measurement is.
     pub(crate) fn is_compared(self) -> bool {
         !matches!(self, Metric::Spare | Metric::Others)
     }
 
-    /// Name and unit, as the head of a column.
+    /// Returns the name and unit, as the head of a column.
     pub(crate) fn title(self) -> &'static str {
         match self {
             Metric::CpuPerDelivery => "CPU/delivery ns",
@@ -272,7 +273,7 @@ impl Metric {
         }
     }
 
-    /// This figure in the unit of its column.
+    /// Returns this figure of a run, in the unit of its column.
     pub(crate) fn of(self, measured: Measured<'_>) -> Option<f64> {
         match measured {
             Measured::Deliveries(_, sends_per_delivery) if self == Metric::SendsPerDelivery => sends_per_delivery,
@@ -315,11 +316,11 @@ impl Metric {
     }
 }
 
-/// Whether a bar was reached.
+/// The verdict about a bar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Met,
-    /// Beyond the bar by no more than [`TOLERANCE`], which is noise and counts as met.
+    /// The bar is missed by no more than [`TOLERANCE`], which is noise and counts as met.
     WithinNoise,
     Missed,
 }
@@ -370,7 +371,7 @@ mod tests {
             assert!(beside.iter().all(|bar| bar.against == Peer::Baseline));
             assert_eq!(beside.iter().map(|bar| bar.metric).collect::<Vec<_>>(), scenario.load.headline());
             assert!(scenario.bars().all(|bar| scenario.metrics().contains(&bar.metric)), "{}", scenario.name);
-            // Within 3 % is met, beyond it is not, in the direction that is worse.
+            // A ratio that is worse by up to 3 % meets the bar, one beyond that does not.
             assert_eq!(
                 beside.iter().map(|bar| bar.limit.judge(1.04)).collect::<Vec<_>>(),
                 [Verdict::Missed, Verdict::Met]

@@ -1,6 +1,6 @@
-//! Medians and spreads of a handful of runs.
+//! Medians and extremes of a few runs.
 
-/// The middle of some values and how far they reach.
+/// The median and the extremes of some values.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub(crate) struct Summary {
     pub(crate) median: f64,
@@ -10,7 +10,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// `None` of no values.
+    /// Returns the summary of the values; `None` if there are none.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Summary> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_unstable_by(f64::total_cmp);

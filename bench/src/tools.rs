@@ -1,4 +1,4 @@
-//! The programs that a comparison needs, built or installed first, and how they are run.
+//! Builds or installs the programs that a comparison needs, and runs them.
 
 use crate::baseline::Baseline;
 use std::error::Error;
@@ -7,34 +7,34 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Where everything is.
+/// The paths of the programs.
 pub(crate) struct Tools {
     pub(crate) hub: PathBuf,
-    /// The hub of another commit, where it takes part.
+    /// The hub of another commit, if it takes part.
     pub(crate) baseline: Option<Baseline>,
     pub(crate) loadgen: PathBuf,
-    /// This program, which is also the bare loop.
+    /// This program, which also contains the bare loop.
     pub(crate) bench: PathBuf,
-    /// Installed only when it takes part.
+    /// Bun, if it takes part.
     pub(crate) bun: Option<PathBuf>,
 }
 
-/// What a comparison leaves behind, below the repository root.
+/// The folder for the files of comparisons, below the repository root.
 pub(crate) const OUTPUT: &str = "target/bench";
 
-/// Flags that say where the programs come from.
+/// Flags for the origin of the programs.
 #[derive(clap::Args)]
 pub(crate) struct Flags {
     /// Compare this `ringhub` instead of the one of this working tree.
     #[arg(long)]
     hub: Option<PathBuf>,
-    /// Use the programs as they were built last, beside this one.
+    /// Use the programs of the last build, beside this one.
     #[arg(long)]
     no_build: bool,
 }
 
 impl Tools {
-    /// Builds the hub and the generator, installs Bun and builds a baseline, each only if wanted.
+    /// Builds the hub and the generator, installs Bun and builds a baseline, each only if it is needed.
     pub(crate) fn prepare(flags: &Flags, with_bun: bool, baseline: Option<&str>) -> Result<Tools, Box<dyn Error>> {
         if !Path::new(BUN_SERVER).exists() {
             return Err("run this from the repository root".into());
@@ -74,12 +74,12 @@ impl Tools {
     }
 }
 
-/// The cargo that runs this, or the one on the path.
+/// Returns the cargo that runs this program, or that on the path.
 pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// Bun from npm, below [`OUTPUT`].
+/// Installs Bun from npm below [`OUTPUT`], and returns its path.
 fn install_bun() -> Result<PathBuf, Box<dyn Error>> {
     if let Some(bun) = find_bun() {
         return Ok(bun);
@@ -89,8 +89,8 @@ fn install_bun() -> Result<PathBuf, Box<dyn Error>> {
     find_bun().ok_or_else(|| "npm installed a Bun that does not run here".into())
 }
 
-/// The package's postinstall script puts the program in place of `bun`; where npm runs no such scripts, the platform's
-/// own package still has it.
+/// Returns a Bun that runs. The postinstall script of the package puts the program in place of `bun`; if npm does not
+/// run scripts, the platform's package has the program.
 fn find_bun() -> Option<PathBuf> {
     let modules = Path::new(OUTPUT).join("node_modules");
     let platform_packages = fs::read_dir(modules.join("@oven")).into_iter().flatten().flatten();
@@ -102,28 +102,28 @@ fn find_bun() -> Option<PathBuf> {
     std::iter::once(modules.join(".bin/bun")).chain(programs).find(runs)
 }
 
-/// A command that dies with this process, however that ends, pinned to one CPU.
+/// Returns a command that is pinned to one CPU, and that the kernel kills at the end of this process.
 pub(crate) fn pinned(cpu: usize, program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "taskset", "-c", &cpu.to_string()]).arg(program).stdin(Stdio::null());
     command
 }
 
-/// The command as one would type it.
+/// Returns the command as it would be typed.
 pub(crate) fn command_line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-/// Runs a command whose output nobody needs.
+/// Runs a command, whose output goes to standard error.
 pub(crate) fn succeed(command: &mut Command) -> Result<(), Box<dyn Error>> {
     let line = command_line(command);
     let status = command.stdout(io::stderr()).status().map_err(|error| format!("{line}: {error}"))?;
     if status.success() { Ok(()) } else { Err(format!("{line}: {status}").into()) }
 }
 
-/// Names the commit that is compared with where no other is named.
+/// The file with the commit of the default baseline.
 pub(crate) const ANCHOR: &str = "bench/ANCHOR";
 
-/// The peer's program.
+/// The program of the peer Bun.
 pub(crate) const BUN_SERVER: &str = "bench/peers/bun.js";

@@ -1,6 +1,7 @@
 //! A hub whose subscribers have two topics each, as an embedder would write it.
 //!
-//! The file names nothing that the library has renamed since the commit in `bench/ANCHOR`: a baseline compiles it too.
+//! A baseline compiles this file too, so it uses only names that the library has had since the commit in
+//! `bench/ANCHOR`.
 
 use ringhub::handler::{Accept, Handler, OpeningRequest, Response, RouteOptions};
 use ringhub::hub::TopicName;
@@ -22,8 +23,8 @@ pub(crate) fn serve(listen: SocketAddr, cpu: usize) -> Result<bool, Box<dyn Erro
     Ok(true)
 }
 
-/// Subscribes each client to both topics, except publishers (`mode=pub`), who take turns: the first publishes to the
-/// first topic, the next to the second, and so on.
+/// Subscribes each client to both topics, except publishers (`mode=pub`). The first publisher publishes to the first
+/// topic, the next to the second topic, and so on alternately.
 #[derive(Default)]
 struct TwoTopics {
     publishers: AtomicUsize,

@@ -1,4 +1,4 @@
-//! The fuzz targets that compare the product with the libraries of others, whose bodies are the tests' own.
+//! The fuzz targets that compare the product with other libraries or with a model. Tests share their bodies.
 
 #[path = "../../tests/conformance/bodies/mod.rs"]
 #[allow(dead_code, reason = "the tests print more of the tables of differences")]

@@ -1,4 +1,4 @@
-//! One connection: how it is opened, what it reads, and what it still has to write.
+//! One connection: its opening, the messages that it reads, and the bytes that it has yet to write.
 
 use crate::frame::{self, Frame, FrameReader, opcode};
 use crate::options::Request;
@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 use std::os::fd::OwnedFd;
 
-/// A socket and what is known about it. The socket is gone once the connection ended.
+/// A connection and its state. Its socket is `None` when the connection has ended.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) socket: Option<OwnedFd>,
@@ -21,19 +21,19 @@ pub(crate) struct Connection {
 
 #[derive(Debug)]
 pub(crate) enum State {
-    /// Before the 101: the answer as far as it arrived.
+    /// The opening handshake is under way; `answer` has the part of the answer that has arrived.
     Opening { requested: bool, answer: Vec<u8> },
-    /// Every frame is read.
+    /// The connection reads every frame.
     Reading(Box<Reading>),
-    /// The kernel drops what arrives; only its length is known.
+    /// The kernel drops arriving bytes; only their number is known.
     Dropping { bytes: u64 },
 }
 
-/// What a connection that reads every frame has seen.
+/// The state of a connection that reads every frame.
 #[derive(Debug, Default)]
 pub(crate) struct Reading {
     frames: FrameReader,
-    /// One for each publisher; none where no message may arrive.
+    /// One checker for each publisher; none if no message may arrive.
     pub(crate) checkers: Vec<SequenceChecker>,
     /// Messages that are not of this run.
     pub(crate) foreign: u64,
@@ -41,26 +41,26 @@ pub(crate) struct Reading {
     pub(crate) corrupt: u64,
     /// A digest of the order in which messages arrived.
     pub(crate) order: u64,
-    /// Set by a close frame: code 1005 when it carried none, RFC 6455 section 7.1.5.
+    /// The code of a close frame; 1005 if the frame had none (RFC 6455 7.1.5).
     pub(crate) close_code: Option<u16>,
 }
 
-/// What makes a message a right one, and where its latency goes.
+/// Decides whether a message is correct, and records its latency.
 #[derive(Debug)]
 pub(crate) struct Judge {
     pub(crate) run: u16,
     pub(crate) opcode: u8,
-    /// How messages of the run's size are stamped.
+    /// The form of the stamps in the run's messages.
     pub(crate) form: Form,
     pub(crate) padding: Vec<u8>,
     pub(crate) publishers_receive: bool,
-    /// Messages due inside it count for the latency, whenever they arrive.
+    /// The latency of messages that are due inside this window is recorded, whenever they arrive.
     pub(crate) window: Option<Window>,
     pub(crate) latency: Histogram<u64>,
 }
 
 impl Reading {
-    /// For a connection on which messages of this many publishers may arrive.
+    /// Makes the state for a connection on which messages of `count` publishers may arrive.
     pub(crate) fn of_publishers(count: usize) -> Reading {
         Reading { checkers: vec![SequenceChecker::default(); count], ..Reading::default() }
     }
@@ -72,17 +72,17 @@ impl Connection {
         Connection { socket: Some(socket), state, outgoing: Vec::new(), written: 0 }
     }
 
-    /// Bytes that wait for the socket.
+    /// Returns the number of bytes that wait for the socket.
     pub(crate) fn unsent(&self) -> usize {
         self.outgoing.len() - self.written
     }
 
-    /// Appends to what will be written; [`Self::flush`] writes it.
+    /// Appends bytes to be written by [`Self::flush`].
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.outgoing.extend_from_slice(bytes);
     }
 
-    /// Writes what the socket takes now.
+    /// Writes as many bytes as the socket takes now.
     pub(crate) fn flush(&mut self) -> Result<(), Errno> {
         let Some(socket) = &self.socket else { return Ok(()) };
         while self.written < self.outgoing.len() {
@@ -98,8 +98,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes bytes of an open connection; returns how many messages they completed, and an account of what ended the
-    /// connection.
+    /// Takes bytes of an open connection. Returns the number of messages that they completed, and an error with the
+    /// reason if the connection has ended.
     pub(crate) fn take(&mut self, bytes: &[u8], now_ns: u64, judge: &mut Judge) -> (u64, Result<(), String>) {
         let reading = match &mut self.state {
             State::Reading(reading) => reading,
@@ -170,7 +170,7 @@ impl Judge {
     }
 }
 
-/// RFC 6455 section 4.1, with the key of the RFC's own example, whose answer is known.
+/// Returns an opening request (RFC 6455 4.1) with the key of the RFC's example, whose answer is known.
 pub(crate) fn opening_request(request: &Request) -> Vec<u8> {
     format!(
         "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -180,7 +180,8 @@ pub(crate) fn opening_request(request: &Request) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Looks for the end of the server's answer: `Ok(None)` when it is not there yet, else where the first frame begins.
+/// Checks the server's answer to the opening request. Returns where the first frame begins; `None` if the answer is not
+/// whole yet.
 pub(crate) fn opening_answer(answer: &[u8]) -> Result<Option<usize>, String> {
     let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else {
         return if answer.len() > ANSWER_MAX { Err("an endless answer".to_owned()) } else { Ok(None) };
@@ -206,7 +207,7 @@ pub(crate) fn opening_answer(answer: &[u8]) -> Result<Option<usize>, String> {
     Ok(Some(end + 4))
 }
 
-/// RFC 6455 asks for an unpredictable key, which protects proxies; there is none in front of a server under test.
+/// RFC 6455 demands an unpredictable key to protect proxies. There is no proxy in front of a server under test.
 const PONG_KEY: [u8; 4] = [0x5a, 0xc3, 0x96, 0x0f];
 const ANSWER_MAX: usize = 16 << 10;
 

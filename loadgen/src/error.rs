@@ -1,26 +1,26 @@
-//! Why a run could not take place.
+//! The errors for which a run could not take place.
 
 use std::fmt;
 use std::io;
 
-/// Not a verdict about the server: the run did not happen.
+/// The reason why a run did not take place; it is no verdict about the server.
 #[derive(Debug)]
 pub enum Error {
     /// Flags that contradict each other or cannot be met.
     Options(String),
-    /// No connection, or an answer that is not RFC 6455 section 4.2.2.
+    /// A connection failed, or the server's answer does not follow RFC 6455 4.2.2.
     Connect(String),
-    /// The operating system refused something.
+    /// A system call failed.
     System {
         /// What was attempted.
         attempt: &'static str,
-        /// Its answer.
+        /// The error of the system call.
         error: io::Error,
     },
 }
 
 impl Error {
-    /// For `map_err` around a system call.
+    /// Returns a function for `map_err` that makes an error of a failed system call.
     pub(crate) fn system<E: Into<io::Error>>(attempt: &'static str) -> impl FnOnce(E) -> Error {
         move |error| Error::System { attempt, error: error.into() }
     }

@@ -1,4 +1,4 @@
-//! RFC 6455 section 5.2, the two halves that a client needs: reading unmasked server frames and writing masked ones.
+//! The frames of RFC 6455 5.2 that a client needs: reads unmasked frames of a server, and writes masked ones.
 
 use std::fmt;
 
@@ -25,17 +25,17 @@ pub struct Frame<'a> {
     pub payload: &'a [u8],
 }
 
-/// Cuts a byte stream from a server into frames. Holds bytes only between the parts of a frame that arrived in pieces.
+/// Splits a byte stream from a server into frames. It keeps bytes only while a frame has arrived in part.
 #[derive(Debug, Default)]
 pub struct FrameReader {
     partial: Vec<u8>,
 }
 
 impl FrameReader {
-    /// Calls `each` for every frame that `input` completes and keeps the rest for the next call.
+    /// Calls `each` for every frame that `input` completes, and keeps the rest for the next call.
     ///
     /// # Errors
-    /// When the bytes are not what a server may send; the stream cannot be read any further then.
+    /// An error is returned if a server must not send these bytes. Then the stream cannot be read any further.
     pub fn read(&mut self, input: &[u8], mut each: impl FnMut(Frame<'_>)) -> Result<(), FrameError> {
         let mut rest = input;
         while !self.partial.is_empty() {
@@ -66,22 +66,22 @@ impl FrameReader {
         Ok(())
     }
 
-    /// Whether the stream stands between two frames.
+    /// Returns whether the stream is between two frames.
     pub fn is_at_boundary(&self) -> bool {
         self.partial.is_empty()
     }
 }
 
-/// Bytes that a server of single-frame messages never sends.
+/// An error in the bytes of a server, which must send each message as one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameError {
     /// RFC 6455 section 5.1: a server must not mask.
     Masked,
-    /// A reserved bit or opcode although no extension was negotiated.
+    /// A reserved bit or opcode, although no extension was negotiated.
     Reserved,
-    /// A message in fragments. Every message here is published in one frame and expected in one.
+    /// A message in fragments. Messages are published in one frame, and expected in one.
     Fragmented,
-    /// A payload beyond [`PAYLOAD_MAX`].
+    /// A payload larger than [`PAYLOAD_MAX`].
     TooLarge,
 }
 
@@ -96,7 +96,7 @@ impl fmt::Display for FrameError {
     }
 }
 
-/// Bytes of an unmasked frame around `payload_length` bytes.
+/// Returns the bytes of an unmasked frame with a payload of `payload_length` bytes.
 pub const fn server_frame_length(payload_length: usize) -> usize {
     let header = match payload_length {
         0..=125 => 2,
@@ -127,7 +127,7 @@ pub fn write_masked(opcode: u8, key: [u8; 4], payload: &[u8], out: &mut Vec<u8>)
     start
 }
 
-/// RFC 6455 section 5.3, for bytes that begin at a payload offset divisible by four.
+/// Masks bytes (RFC 6455 5.3) whose offset in the payload is divisible by four.
 pub fn mask(key: [u8; 4], bytes: &mut [u8]) {
     for (index, byte) in bytes.iter_mut().enumerate() {
         *byte ^= key[index % 4];

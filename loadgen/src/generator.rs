@@ -1,7 +1,8 @@
-//! The generator's event loop: all connections behind one epoll, edge-triggered, read until they are empty.
+//! The generator's event loop: one edge-triggered epoll watches all connections, and each ready one is read until it is
+//! empty.
 //!
-//! It spins by default. A generator that sleeps has to be woken, and the server pays for that inside its own send; so
-//! the ranking of two servers would depend on how often each happens to find the generator asleep.
+//! It spins by default. A sleeping generator has to be woken, and the server pays for the wake-up inside its own send.
+//! So the comparison of two servers would depend on how often each finds the generator asleep.
 
 use crate::connection::{Connection, Judge, Reading, State, opening_answer, opening_request};
 use crate::error::Error;
@@ -16,7 +17,7 @@ use rustix::net::RecvFlags;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// Every connection, and what they have seen together. Subscribers come first, publishers after them.
+/// All connections, and what they have received together. Subscribers come first, then publishers.
 pub(crate) struct Generator<'a> {
     pub(crate) plan: &'a Plan,
     epoll: OwnedFd,
@@ -25,7 +26,7 @@ pub(crate) struct Generator<'a> {
     /// Connections whose handshake is done.
     pub(crate) opened: usize,
     pub(crate) disconnected: u64,
-    /// The first few reasons.
+    /// The reasons of the first few disconnections.
     pub(crate) disconnections: Vec<String>,
     pub(crate) received: Received,
     pub(crate) judge: Judge,
@@ -34,21 +35,21 @@ pub(crate) struct Generator<'a> {
     clock: Instant,
 }
 
-/// What all subscribers together have received.
+/// The sums of what all subscribers have received.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Received {
     /// Messages of the subscribers that read their frames.
     messages: u64,
-    /// Bytes of the others.
+    /// Bytes of the other subscribers.
     dropped_bytes: u64,
-    /// Reads by either that found something.
+    /// Reads that found bytes, of all subscribers.
     pub(crate) reads: u64,
 }
 
 impl<'a> Generator<'a> {
     pub(crate) fn new(plan: &'a Plan) -> Result<Generator<'a>, Error> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::system("create an epoll"))?;
-        // Sixty seconds in nanoseconds; anything slower is recorded as that.
+        // The highest value is sixty seconds in nanoseconds; a longer latency is recorded as this.
         let latency = Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("valid histogram bounds");
         let judge = Judge {
             run: std::process::id() as u16,
@@ -75,17 +76,18 @@ impl<'a> Generator<'a> {
         })
     }
 
-    /// Nanoseconds since this generator was made.
+    /// Returns the nanoseconds since this generator was made.
     pub(crate) fn now_ns(&self) -> u64 {
         self.clock.elapsed().as_nanos() as u64
     }
 
-    /// Messages delivered to subscribers; of those whose bytes were dropped, as many as the bytes amount to.
+    /// Returns the number of messages delivered to subscribers. For dropped bytes it is their number divided by a
+    /// frame's length.
     pub(crate) fn deliveries(&self, received: &Received) -> u64 {
         received.messages + received.dropped_bytes / self.frame_length
     }
 
-    /// Takes over a socket whose connection is being established.
+    /// Adds a socket that is connecting.
     pub(crate) fn adopt(&mut self, socket: OwnedFd) -> Result<(), Error> {
         let interest =
             epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
@@ -95,7 +97,7 @@ impl<'a> Generator<'a> {
         Ok(())
     }
 
-    /// Handles what is ready, after waiting for it at most `patience`; returns how many connections were ready.
+    /// Waits at most `patience` for ready connections, and handles them. Returns their number.
     pub(crate) fn poll(&mut self, patience: Duration) -> Result<usize, Error> {
         let patience = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
         self.events.clear();
@@ -126,7 +128,7 @@ impl<'a> Generator<'a> {
         Ok(())
     }
 
-    /// Goes on with an opening handshake; whether it is done.
+    /// Goes on with an opening handshake, and returns whether it is done.
     fn open(&mut self, index: usize) -> Result<bool, Error> {
         let connection = &mut self.connections[index];
         let State::Opening { requested, answer } = &mut connection.state else { return Ok(true) };
@@ -171,13 +173,13 @@ impl<'a> Generator<'a> {
         State::Reading(Box::new(Reading::of_publishers(publishers)))
     }
 
-    /// Reads a connection until it is empty, or to its end when that was announced.
+    /// Reads a connection until it has no more bytes, or to its end if `to_the_end`.
     fn receive(&mut self, index: usize, to_the_end: bool) {
         loop {
             let connection = &self.connections[index];
             let Some(socket) = &connection.socket else { return };
             let dropping = matches!(connection.state, State::Dropping { .. });
-            // With TRUNC the kernel frees the bytes instead of copying them, and still tells their number.
+            // With TRUNC the kernel frees the bytes instead of copying them, and still returns their number.
             let flags = if dropping { RecvFlags::DONTWAIT | RecvFlags::TRUNC } else { RecvFlags::DONTWAIT };
             let count = match rustix::net::recv(socket, &mut self.buffer[..], flags) {
                 Ok((_, 0)) => return self.end(index, "closed by the server without a close frame"),
@@ -218,7 +220,7 @@ impl<'a> Generator<'a> {
         }
     }
 
-    /// Writes what waits for this connection, as far as it takes it.
+    /// Writes the bytes that wait for this connection, as many as its socket takes.
     pub(crate) fn flush(&mut self, index: usize) {
         if let Err(error) = self.connections[index].flush() {
             self.end(index, &error.to_string());
@@ -237,13 +239,14 @@ impl<'a> Generator<'a> {
     }
 }
 
-/// Connections handled between two looks at the clock and the schedule.
+/// The most connections that are handled between two looks at the clock and the schedule.
 const EVENTS_MAX: usize = 128;
 
-/// Bytes of one read. Large, so that one read empties a socket and with it the number of reads means something.
+/// The bytes of one read. The number is large, so that one read empties a socket, and the number of reads shows the
+/// number of sends.
 const READ_MAX: usize = 1 << 20;
 
 const ANSWER_READ_MAX: usize = 4 << 10;
 
-/// Reasons kept for the report; the number of disconnections is always exact.
+/// The most reasons that are kept for the report; the count of disconnections is always exact.
 pub(crate) const REASONS_MAX: usize = 8;

@@ -1,13 +1,13 @@
-//! A load generator for WebSocket broadcast servers that tells the truth.
+//! A load generator for WebSocket broadcast servers that checks every delivery.
 //!
-//! One thread opens every subscriber and publisher, publishes stamped messages and accounts for each delivery: a run
-//! that lost, repeated, reordered or invented one says so in its exit status, and a run whose figures cannot be trusted
-//! is *void* and presents none.
+//! One thread opens every subscriber and publisher, publishes stamped messages and checks each delivery. If a delivery
+//! is lost, repeated, out of order or invented, the exit status says so. A run whose figures cannot be trusted is
+//! *void*, and shows no figures.
 //!
-//! The life of a run: [`Options`] are checked into a [`Plan`]; [`run`] connects everything (`open`), publishes while it
-//! reads (`run`), waits for what is still on its way, and returns a [`Report`].
+//! The life of a run: [`Options`] are checked into a [`Plan`]; [`run`] opens all connections (`open`), publishes and
+//! reads (`run`), waits for deliveries on their way, and returns a [`Report`].
 //!
-//! **Invariant:** nothing here comes from the hub's own crate, so that a mistake in its codec cannot hide itself.
+//! **Invariant:** nothing here uses the hub's crate, since a shared codec would hide its own mistakes.
 
 pub mod frame;
 pub mod payload;

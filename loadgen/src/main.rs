@@ -1,4 +1,4 @@
-//! `ringhub-loadgen`: flags in, one report out, the verdict as exit status.
+//! `ringhub-loadgen`: reads flags, prints one report, and returns the verdict as exit status.
 
 use clap::Parser;
 use ringhub_loadgen::{Options, Outcome, run};
@@ -6,7 +6,7 @@ use std::fmt;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-/// Exit status when the run could not take place: bad flags, no server, a refused handshake.
+/// The exit status if the run could not take place: bad flags, no server, a refused handshake.
 const EXIT_ERROR: u8 = 1;
 
 fn main() -> ExitCode {
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Ok(report) => {
             let text = if json { format!("{}\n", report.to_json()) } else { report.to_string() };
             match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
-                // Whoever has read enough, such as `head`, still learns the verdict from the status.
+                // If a reader such as `head` has closed the pipe, the status still has the verdict.
                 Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(format_args!("the report: {error}")),
                 _ => ExitCode::from(match report.outcome {
                     Outcome::Exact => 0,
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 }
 
 fn fail(why: fmt::Arguments<'_>) -> ExitCode {
-    // There is nobody to tell if standard error is closed too.
+    // If standard error is closed too, the error is lost.
     drop(writeln!(io::stderr(), "ringhub-loadgen: {why}"));
     ExitCode::from(EXIT_ERROR)
 }

@@ -1,4 +1,4 @@
-//! Opening every connection, subscribers before publishers.
+//! Opens every connection, subscribers before publishers.
 
 use crate::error::Error;
 use crate::generator::Generator;
@@ -9,10 +9,10 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 impl Generator<'_> {
-    /// Connects everything and returns when the last handshake is done.
+    /// Opens all connections, and returns when the last handshake is done.
     ///
     /// # Errors
-    /// When a connection is refused or nothing moves for [`PROGRESS_DEADLINE_NS`].
+    /// An error is returned if a connection is refused, or if no handshake ends for [`PROGRESS_DEADLINE_NS`].
     pub(crate) fn open_all(&mut self) -> Result<(), Error> {
         let plan = self.plan;
         let total = plan.subscribers + plan.publishers;
@@ -36,14 +36,14 @@ impl Generator<'_> {
             if progress.0 != self.opened {
                 progress = (self.opened, now_ns);
             } else if now_ns - progress.1 > PROGRESS_DEADLINE_NS {
-                let why = format!("{} of {total} connections opened, then nothing happened", self.opened);
+                let why = format!("{} of {total} connections opened, then no more", self.opened);
                 return Err(Error::Connect(why));
             }
         }
         Ok(())
     }
 
-    /// A socket on its way to the server.
+    /// Returns a socket that is connecting to the server.
     fn socket(&self, index: usize) -> Result<OwnedFd, Error> {
         let target = self.plan.target;
         let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), Some(Protocol::TCP))
@@ -79,7 +79,7 @@ fn raise_descriptor_limit(sockets: usize) -> Result<(), Error> {
 /// Handshakes under way at once, below any usual listen backlog.
 const OPENING_MAX: usize = 100;
 
-/// Standard streams, epoll, and files of `/proc` while they are read.
+/// Descriptors for the standard streams, epoll, and files of `/proc` while they are read.
 const SPARE_DESCRIPTORS: usize = 16;
 
 const PROGRESS_DEADLINE_NS: u64 = 10_000_000_000;

@@ -1,4 +1,4 @@
-//! Flags, and the checked plan they become.
+//! The flags, and the checked plan that they become.
 
 use crate::error::Error;
 use crate::frame::{PAYLOAD_MAX, opcode};
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 /// Publishes to a WebSocket broadcast server and counts every delivery.
 ///
-/// Exit status: 0 everything arrived once and in order, 1 the run could not take place, 2 something was lost, repeated,
-/// reordered, corrupted or disconnected, 3 the run is void.
+/// Exit status: 0 every message arrived once and in order, 1 the run could not take place, 2 a message was lost,
+/// repeated, reordered or corrupted, or a connection ended, 3 the run is void.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "ringhub-loadgen", version)]
 pub struct Options {
@@ -20,7 +20,7 @@ pub struct Options {
     /// Connections that receive.
     #[arg(long, default_value_t = 1_000)]
     pub subscribers: usize,
-    /// Connections that publish, taking turns.
+    /// Connections that publish, one after the other.
     #[arg(long, default_value_t = 1)]
     pub publishers: usize,
     /// Query of the subscribers' request; empty for none.
@@ -35,28 +35,28 @@ pub struct Options {
     /// Whole path and query of the publishers' request, for other servers.
     #[arg(long)]
     pub publish_path: Option<String>,
-    /// The publishers receive as well; what they receive is ignored instead of being reported as foreign.
+    /// The publishers receive messages too; these are ignored instead of being reported as foreign.
     #[arg(long)]
     pub publishers_receive: bool,
-    /// Payload bytes of each message, at least 17. Below 32 there is no room for a time, hence no latency.
+    /// Payload bytes of each message, at least 17. Below 32 there is no room for a time, so no latency is measured.
     #[arg(long, default_value_t = 128)]
     pub size: usize,
     /// Send binary messages instead of text.
     #[arg(long)]
     pub binary: bool,
-    /// Open loop: messages per second over all publishers; latency counts from the time each was due.
+    /// Open loop: messages per second over all publishers; latency counts from the time at which a message was due.
     #[arg(long, conflicts_with = "in_flight")]
     pub rate: Option<u64>,
-    /// Closed loop: messages published and not yet delivered to all.
+    /// Closed loop: the number of messages that are published and not yet delivered to all subscribers.
     #[arg(long)]
     pub in_flight: Option<u64>,
-    /// Publish whenever the server reads, as much as it takes.
+    /// Publish as fast as the server reads.
     #[arg(long, conflicts_with_all = ["rate", "in_flight"])]
     pub unthrottled: bool,
     /// Length of the measured window, such as 4, 4s, 500ms or 2m.
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     pub duration: Duration,
-    /// Publishing before the measured window; by default 1s, none with --messages.
+    /// Time of publishing before the measured window; by default 1s, none with --messages.
     #[arg(long, value_parser = parse_duration)]
     pub warmup: Option<Duration>,
     /// Publish this many messages instead of for a duration; the window ends when all are delivered.
@@ -65,23 +65,23 @@ pub struct Options {
     /// How long to wait for the last deliveries.
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     pub drain: Duration,
-    /// Which subscribers read every frame. With `sample` the kernel drops the bytes of the others and only their number
-    /// is checked.
+    /// Which subscribers read every frame. With `sample` the kernel drops the bytes of the other subscribers, and only
+    /// the number of bytes is checked.
     #[arg(long, value_enum, default_value_t = VerifyFlag::All)]
     pub verify: VerifyFlag,
     /// Subscribers that read every frame with --verify sample, spread evenly over the connection order.
     #[arg(long, default_value_t = 16)]
     pub sample: usize,
-    /// Also demand that all subscribers see the messages of different publishers in the same order.
+    /// Also check that all subscribers get the messages of different publishers in the same order.
     #[arg(long)]
     pub total_order: bool,
-    /// Only connect the subscribers and stay idle this long, answering pings.
+    /// Only connect the subscribers, and stay idle for this time; pings are answered.
     #[arg(long, value_parser = parse_duration, conflicts_with_all = ["rate", "in_flight", "unthrottled", "messages"])]
     pub hold: Option<Duration>,
     /// New connections per second; 0 for no limit.
     #[arg(long, default_value_t = 0)]
     pub connect_rate: u64,
-    /// Process id of the server, for its CPU time and memory.
+    /// Process id of the server, to report its CPU time and memory.
     #[arg(long)]
     pub server_pid: Option<u32>,
     /// Spread the connections over this many source addresses 127.0.0.x; by default one for each 25 000.
@@ -98,16 +98,16 @@ pub struct Options {
     pub json: bool,
 }
 
-/// How closely deliveries are looked at.
+/// How deliveries are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum VerifyFlag {
     /// Every subscriber reads every frame.
     All,
-    /// Some do, the others count bytes.
+    /// Some subscribers read every frame, the others count bytes.
     Sample,
 }
 
-/// What a run will do; everything in it is possible.
+/// The plan of a run, without contradictions.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub(crate) target: SocketAddr,
@@ -142,37 +142,38 @@ pub(crate) enum Activity {
     Publish { load: Load, span: Span, warmup_ns: u64 },
 }
 
-/// What decides when the next message is published.
+/// The rule for when the next message is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
-    /// Messages per second, on a schedule of their own.
+    /// Messages per second, on a fixed schedule.
     Rate(u64),
-    /// At most this many that not everybody has yet.
+    /// At most this many messages that have not reached all subscribers.
     InFlight(u64),
-    /// As much as the publishers' sockets take.
+    /// As many messages as the publishers' sockets take.
     Unthrottled,
 }
 
-/// When publishing ends.
+/// The end of publishing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Span {
-    /// After nanoseconds.
+    /// After this number of nanoseconds.
     Time(u64),
-    /// After messages.
+    /// After this number of messages.
     Messages(u64),
 }
 
-/// How closely deliveries are looked at.
+/// How deliveries are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verify {
     /// Every subscriber reads every frame.
     All,
-    /// This many do, the others count bytes.
+    /// This many subscribers read every frame, the others count bytes.
     Sample(usize),
 }
 
 impl Verify {
-    /// Whether subscriber `index` of `count` reads every frame. A sample lies evenly over the connection order.
+    /// Returns whether subscriber `index` of `count` reads every frame. A sample is spread evenly over the connection
+    /// order.
     pub fn reads_frames(&self, index: usize, count: usize) -> bool {
         match *self {
             Verify::All => true,
@@ -185,7 +186,7 @@ impl Options {
     /// Checks the flags against each other.
     ///
     /// # Errors
-    /// The first contradiction, in words for the person who typed them.
+    /// The first contradiction is returned, as a text for the user.
     pub fn plan(&self) -> Result<Plan, Error> {
         let wrong = |why: &str| Err(Error::Options(why.to_owned()));
         let url = Url::parse(&self.url)?;
@@ -248,7 +249,7 @@ impl Options {
         })
     }
 
-    /// Empty when the system may choose the source address.
+    /// Returns the source addresses; none if the system may choose.
     fn source_addresses(&self, target: SocketAddr, sockets: usize) -> Result<Vec<Ipv4Addr>, Error> {
         let loopback = target.ip().is_loopback() && target.is_ipv4();
         let needed = sockets.div_ceil(SOCKETS_PER_ADDRESS);
@@ -303,7 +304,7 @@ impl Url {
     }
 }
 
-/// Seconds, or a number with `ms`, `s` or `m`.
+/// Parses a number of seconds, or a number with `ms`, `s` or `m`.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let scale = match &text[digits.len()..] {
@@ -320,7 +321,7 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Below the usual 28 232 ephemeral ports of one source address.
+/// The sockets of one source address, fewer than its usual 28 232 ephemeral ports.
 const SOCKETS_PER_ADDRESS: usize = 25_000;
 
 #[cfg(test)]

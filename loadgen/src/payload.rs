@@ -1,4 +1,4 @@
-//! What every published message says about itself: a stamp of fixed width that is valid text, then printable padding.
+//! The payload of every published message: a stamp of fixed width that is valid text, then printable padding.
 //!
 //! ```text
 //! rh  run   publisher  sequence    due           padding             digits of 4 bits
@@ -10,42 +10,42 @@
 
 use crate::frame;
 
-/// The identity of a message and the time it should have been sent.
+/// The identity of a message and the time at which it was due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// Tells this run's messages from those of another generator on the same topic.
+    /// The run's number, which distinguishes its messages from those of another generator on the same topic.
     pub run: u16,
     /// Index of the publisher.
     pub publisher: u16,
     /// Counts a publisher's messages from 0; 40 bits.
     pub sequence: u64,
-    /// Nanoseconds of the run's clock at which the schedule wanted it sent, however late it really was; 48 bits, three
-    /// days. A short stamp has no room for it and loses it.
+    /// The time of the run's clock at which the message was due by the schedule, in nanoseconds; 48 bits, three days.
+    /// It does not depend on when the message was sent. A short stamp has no room for it.
     pub due_ns: Option<u64>,
 }
 
-/// How a stamp is written, which the size of the payload decides.
+/// The form of a stamp, which depends on the size of the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// With the time at which the message was due.
     Timed,
-    /// Without, in [`SHORT_STAMP_LENGTH`] bytes.
+    /// Without this time, in [`SHORT_STAMP_LENGTH`] bytes.
     Short,
 }
 
-/// Bytes of a stamp with a time.
+/// The bytes of a stamp with a time.
 pub const STAMP_LENGTH: usize = 32;
 
-/// Bytes of a stamp without a time, hence the smallest payload.
+/// The bytes of a stamp without a time, which is also the smallest payload.
 pub const SHORT_STAMP_LENGTH: usize = 17;
 
 impl Form {
-    /// The form that payloads of `size` bytes have room for.
+    /// Returns the form for payloads of `size` bytes.
     pub fn of(size: usize) -> Form {
         if size < STAMP_LENGTH { Form::Short } else { Form::Timed }
     }
 
-    /// Bytes of a stamp.
+    /// Returns the number of bytes of a stamp.
     pub fn length(self) -> usize {
         match self {
             Form::Timed => STAMP_LENGTH,
@@ -76,7 +76,7 @@ impl Stamp {
         }
     }
 
-    /// Reads the stamp of this form at the start of `payload`; `None` when there is none.
+    /// Reads the stamp of this form at the start of `payload`; `None` if there is no stamp.
     pub fn decode(form: Form, payload: &[u8]) -> Option<Stamp> {
         match form {
             Form::Timed => {
@@ -101,12 +101,12 @@ impl Stamp {
     }
 }
 
-/// The padding that follows the stamp in a payload of `size` bytes.
+/// Returns the padding that follows the stamp in a payload of `size` bytes.
 pub fn padding(size: usize) -> Vec<u8> {
     (b'a'..=b'z').cycle().take(size.saturating_sub(Form::of(size).length())).collect()
 }
 
-/// A publisher's masked frame, built once; only the stamp is encoded again for each message.
+/// A publisher's masked frame. It is built once; for each message only the stamp is encoded again.
 #[derive(Debug)]
 pub struct Template {
     form: Form,
@@ -116,7 +116,7 @@ pub struct Template {
 }
 
 impl Template {
-    /// A frame of `opcode` around `size` payload bytes, of which at least [`SHORT_STAMP_LENGTH`] are needed.
+    /// Makes a frame with `opcode` and `size` bytes of payload, at least [`SHORT_STAMP_LENGTH`].
     pub fn new(opcode: u8, key: [u8; 4], size: usize) -> Template {
         let form = Form::of(size);
         let mut payload = vec![0; form.length()];
@@ -126,7 +126,7 @@ impl Template {
         Template { form, key, frame, payload_start }
     }
 
-    /// The frame with this stamp.
+    /// Returns the frame with this stamp.
     pub fn stamped(&mut self, stamp: &Stamp) -> &[u8] {
         let place = &mut self.frame[self.payload_start..][..self.form.length()];
         stamp.encode(self.form, place);
@@ -135,7 +135,7 @@ impl Template {
     }
 }
 
-/// Writes `value` with [`DIGITS`] of `BITS` bits each, as many as `out` has room for.
+/// Fills `out` with `value` in [`DIGITS`] of `BITS` bits each.
 fn put_digits<const BITS: u32>(out: &mut [u8], mut value: u64) {
     for digit in out.iter_mut().rev() {
         *digit = DIGITS[(value & ((1 << BITS) - 1)) as usize];
@@ -201,7 +201,7 @@ mod tests {
         }
         assert_eq!(Stamp::decode(Form::Timed, &text(Form::Short, &STAMP)), None);
         assert_eq!(Stamp::decode(Form::Timed, b"rhbeeg0007123456789afedcba987654"), None);
-        // Digits that make more than 16 bits.
+        // These digits give more than 16 bits.
         assert_eq!(Stamp::decode(Form::Short, b"rs___000000000000"), None);
     }
 

@@ -1,25 +1,25 @@
-//! What `/proc` tells about a process: CPU time and user-space memory.
+//! Reads CPU time and user-space memory of a process from `/proc`.
 
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 
-/// CPU time of a whole process, all its threads, since it started.
+/// The CPU time of all threads of a process since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cpu {
-    /// In user space, nanoseconds, in steps of a clock tick (10 ms).
+    /// Nanoseconds in user space, in steps of a clock tick (10 ms).
     pub user_ns: u64,
-    /// In the kernel, nanoseconds, in steps of a clock tick (10 ms).
+    /// Nanoseconds in the kernel, in steps of a clock tick (10 ms).
     pub system_ns: u64,
 }
 
 impl Cpu {
-    /// User and kernel together.
+    /// Returns the sum of both times in nanoseconds.
     pub fn total_ns(&self) -> u64 {
         self.user_ns + self.system_ns
     }
 
-    /// What was used since `earlier`.
+    /// Returns the CPU time since `earlier`.
     pub fn since(&self, earlier: Cpu) -> Cpu {
         Cpu {
             user_ns: self.user_ns.saturating_sub(earlier.user_ns),
@@ -28,12 +28,12 @@ impl Cpu {
     }
 }
 
-/// User-space memory of a process, bytes. `None` where the kernel does not let us see it.
+/// User-space memory of a process in bytes; `None` for values that the kernel does not show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     /// All resident pages, shared libraries included.
     pub rss: Option<u64>,
-    /// The most that `rss` ever was, or was since [`reset_peak`].
+    /// The highest `rss` since the process started, or since [`reset_peak`].
     #[serde(default)]
     pub rss_peak: Option<u64>,
     /// Resident anonymous pages: heap and stacks.
@@ -42,28 +42,28 @@ pub struct Memory {
     pub pss: Option<u64>,
 }
 
-/// CPU time of process `pid` from `/proc/PID/stat`.
+/// Returns the CPU time of process `pid`, from `/proc/PID/stat`.
 ///
 /// # Errors
-/// When there is no such process.
+/// An error is returned if there is no such process.
 pub fn cpu_of(pid: u32) -> io::Result<Cpu> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     parse_stat(&stat, rustix::param::clock_ticks_per_second())
         .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not readable as proc(5) has it")))
 }
 
-/// Time that all CPUs together spent busy since the machine started, on whatever, nanoseconds. What a hypervisor took
+/// Returns the busy time of all CPUs together since the machine started, in nanoseconds. Time that a hypervisor took
 /// away counts as busy.
 ///
 /// # Errors
-/// When `/proc/stat` cannot be read.
+/// An error is returned if `/proc/stat` cannot be read.
 pub fn machine_busy_ns() -> io::Result<u64> {
     let stat = fs::read_to_string("/proc/stat")?;
     parse_machine_stat(&stat, rustix::param::clock_ticks_per_second())
         .ok_or_else(|| io::Error::other("/proc/stat is not readable as proc(5) has it"))
 }
 
-/// Memory of process `pid` from `/proc/PID/status` and `smaps_rollup`.
+/// Returns the memory of process `pid`, from `/proc/PID/status` and `smaps_rollup`.
 pub fn memory_of(pid: u32) -> Memory {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
@@ -75,15 +75,16 @@ pub fn memory_of(pid: u32) -> Memory {
     }
 }
 
-/// Lets [`Memory::rss_peak`] of process `pid` begin anew at what is resident now.
+/// Resets [`Memory::rss_peak`] of process `pid` to its current resident memory.
 ///
 /// # Errors
-/// When the process is somebody else's or gone.
+/// An error is returned if the process belongs to another user or has ended.
 pub fn reset_peak(pid: u32) -> io::Result<()> {
     fs::write(format!("/proc/{pid}/clear_refs"), "5")
 }
 
-/// Fields 14 and 15 of proc(5) `stat`, counted after the command, which may itself contain spaces and parentheses.
+/// Reads fields 14 and 15 of `stat` (proc(5)). They are counted from the end of the command, which may contain spaces
+/// and parentheses.
 fn parse_stat(stat: &str, ticks_per_second: u64) -> Option<Cpu> {
     let (_, after_command) = stat.rsplit_once(')')?;
     let mut fields = after_command.split_ascii_whitespace().skip(11);
@@ -93,8 +94,8 @@ fn parse_stat(stat: &str, ticks_per_second: u64) -> Option<Cpu> {
     Some(Cpu { user_ns: user * tick_ns, system_ns: system * tick_ns })
 }
 
-/// The first line of proc(5) `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal, and two that are
-/// contained in the first two.
+/// Reads the first line of `/proc/stat` (proc(5)): user, nice, system, idle, iowait, irq, softirq, steal, then guest
+/// and guest_nice, which user and nice include.
 fn parse_machine_stat(stat: &str, ticks_per_second: u64) -> Option<u64> {
     let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace();
     let ticks: Vec<u64> = fields.take(8).map(str::parse).collect::<Result<_, _>>().ok()?;

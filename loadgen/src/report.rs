@@ -1,20 +1,20 @@
-//! What a run found, for people and for programs.
+//! The report of a run, for people and for programs.
 
 use crate::process::{Cpu, Memory};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The verdict, its evidence, and the figures if they can be trusted.
+/// The verdict, its reasons, and the figures if they can be trusted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// The verdict.
     pub outcome: Outcome,
     /// Whether the figures are missing because they would mean nothing.
     pub void: bool,
-    /// The first few reasons why.
+    /// The first few reasons for which the run is void.
     pub void_reasons: Vec<String>,
-    /// The first few connections that the server ended, and how.
+    /// The first few connections that the server ended, each with the way in which it ended.
     pub disconnections: Vec<String>,
     /// Connections that received.
     pub subscribers: usize,
@@ -26,13 +26,13 @@ pub struct Report {
     pub load: String,
     /// Subscribers that read every frame; of the others only bytes were counted.
     pub verified_subscribers: usize,
-    /// What was counted from the first connection to the last delivery.
+    /// The counts from the first connection to the last delivery.
     pub counts: Counts,
-    /// What was measured inside the window. `None` when the run is void.
+    /// The measurements inside the window; `None` if the run is void.
     pub figures: Option<Figures>,
     /// The server's memory before the first connection.
     pub memory_before: Option<Memory>,
-    /// The server's memory at the end, everything still connected.
+    /// The server's memory at the end, while all connections are still open.
     pub memory_after: Option<Memory>,
 }
 
@@ -42,56 +42,56 @@ pub struct Report {
 pub enum Outcome {
     /// Everything arrived once and in order.
     Exact,
-    /// Something was lost, repeated, reordered, corrupted or disconnected.
+    /// A message was lost, repeated, reordered or corrupted, or a connection ended.
     Broken,
-    /// A subscriber whose bytes were only counted did not get the right number of them.
+    /// A subscriber whose bytes were only counted got a wrong number of bytes.
     Void,
 }
 
-/// Exact counts over all subscribers that read their frames. All but the first two are 0 in a good run.
+/// Exact counts over all subscribers that read their frames. All counts but the first two are 0 in a good run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Messages published.
     pub published: u64,
-    /// Deliveries these should have made, to all subscribers.
+    /// Expected deliveries of these messages to all subscribers.
     pub expected: u64,
-    /// Never arrived.
+    /// Deliveries that never arrived.
     pub lost: u64,
-    /// Arrived again.
+    /// Deliveries that arrived again.
     pub duplicated: u64,
-    /// Arrived after a later one.
+    /// Deliveries that arrived after a later one.
     pub reordered: u64,
-    /// Were not published in this run, or not meant for who received them.
+    /// Messages that were not published in this run, or were not for the connection that received them.
     pub foreign: u64,
-    /// Arrived changed.
+    /// Messages that arrived changed.
     pub corrupt: u64,
     /// Connections that the server ended.
     pub disconnected: u64,
-    /// Orders of arrival besides the first, if one order for all was demanded.
+    /// Orders of arrival besides the first, if `total_order` is checked.
     pub other_orders: u64,
 }
 
-/// What was measured inside the window.
+/// The measurements inside the window.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Figures {
-    /// Length of the window.
+    /// The length of the window.
     pub seconds: f64,
-    /// Messages that arrived inside it, over all subscribers.
+    /// Messages that arrived inside the window, over all subscribers.
     pub deliveries: u64,
-    /// The same, per second.
+    /// These deliveries per second.
     pub deliveries_per_second: f64,
-    /// Messages that one read found on average: how many the server put into one send.
+    /// The mean number of messages that one read found, which shows how many the server put into one send.
     pub messages_per_read: f64,
-    /// Of messages that were due inside the window, at subscribers that read their frames. `None` when there was none,
-    /// or when the messages are too small to carry a time.
+    /// The latency of messages that were due inside the window, at subscribers that read their frames. `None` if there
+    /// was no such message, or if messages are too small for a time.
     pub latency: Option<Latency>,
-    /// The generator itself.
+    /// The generator's own figures.
     pub generator: GeneratorFigures,
-    /// The server, if its process is known.
+    /// The server's figures, if its process is known.
     pub server: Option<ServerFigures>,
 }
 
-/// From due time to the subscriber's read, nanoseconds.
+/// The time from a message's due time to the subscriber's read, in nanoseconds.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "percentiles")]
 pub struct Latency {
@@ -100,7 +100,7 @@ pub struct Latency {
     pub p99_ns: u64,
     pub p99_9_ns: u64,
     pub max_ns: u64,
-    /// Deliveries recorded.
+    /// The number of recorded deliveries.
     pub count: u64,
 }
 
@@ -121,31 +121,31 @@ impl Latency {
     }
 }
 
-/// Whether the generator could have been the bottleneck.
+/// Figures that show whether the generator could have been the bottleneck.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct GeneratorFigures {
-    /// CPU time inside the window; all of it when spinning.
+    /// CPU time inside the window; a spinning generator uses the whole window.
     pub cpu_ns: u64,
     /// Fraction of the window in which there was nothing to read and nothing to publish.
     pub spare: f64,
 }
 
-/// What the server used inside the window.
+/// The server's CPU time inside the window.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ServerFigures {
     /// CPU time of the whole process.
     pub cpu: Cpu,
-    /// The same, in CPUs.
+    /// This CPU time as a number of CPUs.
     pub cores: f64,
-    /// The same, for each delivery.
+    /// This CPU time per delivery.
     pub cpu_ns_per_delivery: f64,
-    /// CPUs busy with anything but the server and the generator, time taken by a hypervisor included. The more, the
-    /// less the other figures are worth.
+    /// CPUs that were busy with other programs than the server and the generator, or taken by a hypervisor. The higher
+    /// this is, the less reliable the other figures are.
     pub other_cores: f64,
 }
 
 impl Report {
-    /// One JSON object on one line.
+    /// Returns the report as one JSON object on one line.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a report of plain fields serialises")
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 /// Carries out a plan.
 ///
 /// # Errors
-/// When the run could not take place; what the server did wrong during it is in the report instead.
+/// An error is returned if the run could not take place. Mistakes of the server are in the report instead.
 pub fn run(plan: &Plan) -> Result<Report, Error> {
     if let Some(id) = plan.cpu
         && !core_affinity::set_for_current(core_affinity::CoreId { id })
@@ -77,7 +77,7 @@ fn hold(generator: &mut Generator<'_>, hold_ns: u64) -> Result<[Edge; 2], Error>
     }
 }
 
-/// The publishers at work.
+/// The state while publishers publish.
 struct Publishing<'g, 'a> {
     generator: &'g mut Generator<'a>,
     load: Load,
@@ -85,7 +85,7 @@ struct Publishing<'g, 'a> {
     rate: Option<Rate>,
     window: Window,
     templates: Vec<Template>,
-    /// Messages of each publisher.
+    /// The number of messages of each publisher.
     published: Vec<u64>,
     total: u64,
     idle_ns: u64,
@@ -102,7 +102,7 @@ impl<'g, 'a> Publishing<'g, 'a> {
         let window = Window::after(begin_ns, warmup_ns, duration_ns);
         generator.judge.window = Some(window);
         let template = |publisher: usize| {
-            // Any key but zero, another one for each publisher.
+            // Each publisher has a different key, which is not zero.
             let key = (publisher as u32).wrapping_mul(0x9e37_79b9) ^ 0x6b8b_4567;
             Template::new(plan.opcode, key.to_be_bytes(), plan.size)
         };
@@ -155,7 +155,8 @@ impl<'g, 'a> Publishing<'g, 'a> {
         Ok(Run { edges: [start, end], published: self.published })
     }
 
-    /// Publishes what is due and reads what is there. Time in which there was neither is the generator's time to spare.
+    /// Publishes due messages and reads arrived ones. If there were none of either, the time counts as the generator's
+    /// time to spare.
     fn step(&mut self, now_ns: u64) -> Result<(), Error> {
         let published = self.publish(now_ns);
         let patience = if self.generator.plan.sleep { self.nap(now_ns) } else { Duration::ZERO };
@@ -166,7 +167,7 @@ impl<'g, 'a> Publishing<'g, 'a> {
         Ok(())
     }
 
-    /// Time until the next thing that is known to happen.
+    /// Returns the time until the next due message or the next edge of the window.
     fn nap(&self, now_ns: u64) -> Duration {
         let edge_ns = if now_ns < self.window.start_ns { self.window.start_ns } else { self.window.end_ns };
         let next_ns = self.rate.map_or(edge_ns, |rate| rate.due_ns(self.total).min(edge_ns));
@@ -212,7 +213,7 @@ impl<'g, 'a> Publishing<'g, 'a> {
         done
     }
 
-    /// Waits until everything is delivered, at most as long as the plan says; returns when it was.
+    /// Waits until everything is delivered, at most for the plan's drain time. Returns the time of the end.
     fn drain(&mut self) -> Result<u64, Error> {
         let plan = self.generator.plan;
         let expected = self.total * plan.subscribers as u64;
@@ -230,7 +231,7 @@ impl<'g, 'a> Publishing<'g, 'a> {
         }
     }
 
-    /// Listens a little longer, for what should not come.
+    /// Reads a little longer, for messages that must not come.
     fn settle(&mut self) -> Result<(), Error> {
         let end_ns = self.generator.now_ns() + SETTLE_NS;
         while self.generator.now_ns() < end_ns {
@@ -240,7 +241,7 @@ impl<'g, 'a> Publishing<'g, 'a> {
     }
 }
 
-/// What is left when everything stopped.
+/// The result of publishing, after everything has stopped.
 struct Run {
     edges: [Edge; 2],
     published: Vec<u64>,
@@ -282,7 +283,8 @@ impl Run {
         }
     }
 
-    /// Counts what every subscriber missed or should not have seen; and what makes the run void.
+    /// Counts the messages that subscribers missed or must not have got. Returns these counts, and the reasons for
+    /// which the run is void.
     fn verdict(&self, generator: &Generator<'_>) -> (Counts, Vec<String>) {
         let plan = generator.plan;
         let published: u64 = self.published.iter().sum();
@@ -368,14 +370,14 @@ impl Run {
     }
 }
 
-/// Longest sleep of a generator that sleeps.
+/// The longest sleep of a generator with `--sleep`.
 const NAP_MAX: Duration = Duration::from_millis(100);
 
-/// Messages published between two looks at the sockets.
+/// The most messages that are published between two looks at the sockets.
 const PUBLISH_MAX: u64 = 1_024;
 
-/// Bytes that may wait for a publisher's socket. Beyond it messages stay due, and their latency grows.
+/// The most bytes that may wait for a publisher's socket. Beyond this, messages stay due, and their latency grows.
 const UNSENT_MAX: usize = 1 << 20;
 
-/// How long to listen for duplicates and inventions once everything expected is there.
+/// How long the generator waits for duplicates and foreign messages after all expected deliveries.
 const SETTLE_NS: u64 = 100_000_000;

@@ -1,17 +1,17 @@
-//! Whether one subscriber saw every message of one publisher once and in order.
+//! Checks whether one subscriber saw every message of one publisher once and in order.
 
 use std::ops::Range;
 
-/// What became of a publisher's messages at a subscriber.
+/// Counts of what went wrong with a publisher's messages at a subscriber.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Published and never seen.
+    /// Messages that were published and never seen.
     pub lost: u64,
-    /// Seen again.
+    /// Messages that were seen again.
     pub duplicated: u64,
-    /// Seen after a later one.
+    /// Messages that were seen after a later one.
     pub reordered: u64,
-    /// Seen although never published.
+    /// Messages that were seen, but never published.
     pub invented: u64,
 }
 
@@ -25,8 +25,8 @@ impl Tally {
     }
 }
 
-/// Follows the sequence numbers of one publisher. A gap is provisional: a number that arrives late after all counts as
-/// reordered, not as lost.
+/// Follows the sequence numbers of one publisher. A gap is provisional: a number that arrives late counts as reordered,
+/// not as lost.
 #[derive(Clone, Debug, Default)]
 pub struct SequenceChecker {
     next: u64,
@@ -48,7 +48,7 @@ impl SequenceChecker {
         }
     }
 
-    /// The final count, once `published` messages were sent and no more will arrive.
+    /// Returns the final counts, after `published` messages were sent and no more will arrive.
     pub fn finish(&self, published: u64) -> Tally {
         let mut tally = self.tally;
         let open = |gap: &Range<u64>| gap.end.min(published).saturating_sub(gap.start);
@@ -80,8 +80,8 @@ impl SequenceChecker {
     }
 }
 
-/// Gaps remembered at once. Beyond it the oldest is given up as lost, and what would still fill it counts as
-/// duplicated.
+/// The most gaps that are remembered. Beyond this number the oldest gap counts as lost, and messages that arrive for it
+/// count as duplicated.
 pub const GAPS_MAX: usize = 1_024;
 
 #[cfg(test)]

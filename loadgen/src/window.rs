@@ -1,16 +1,16 @@
-//! When to publish, and which part of the run is measured. Plain arithmetic over nanoseconds of the run's clock.
+//! Computes when to publish, and which part of the run is measured, in nanoseconds of the run's clock.
 
-/// An open loop: message `k` is due at `start + k / rate`, whatever the server does.
+/// An open loop: message `k` is due at `start + k / rate`, independently of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
-    /// When the first message is due.
+    /// The time at which the first message is due.
     pub start_ns: u64,
     /// Messages per second over all publishers, above 0.
     pub per_second: u64,
 }
 
 impl Rate {
-    /// How many messages are due by `now_ns`.
+    /// Returns the number of messages that are due by `now_ns`.
     pub fn due_count(&self, now_ns: u64) -> u64 {
         match now_ns.checked_sub(self.start_ns) {
             Some(elapsed) => (u128::from(elapsed) * u128::from(self.per_second) / NANOS) as u64 + 1,
@@ -18,35 +18,36 @@ impl Rate {
         }
     }
 
-    /// When message `index` is due; the first moment at which [`Self::due_count`] includes it.
+    /// Returns the time at which message `index` is due: the first at which [`Self::due_count`] includes the message.
     pub fn due_ns(&self, index: u64) -> u64 {
         self.start_ns + (u128::from(index) * NANOS).div_ceil(u128::from(self.per_second)) as u64
     }
 }
 
-/// How many messages a closed loop may publish now: it keeps `published − ⌊deliveries / subscribers⌋` at `in_flight`.
+/// Returns how many messages a closed loop may publish now, so that `published − ⌊deliveries / subscribers⌋` becomes
+/// `in_flight`.
 pub fn permits(in_flight: u64, published: u64, deliveries: u64, subscribers: u64) -> u64 {
     let delivered_to_all = deliveries / subscribers.max(1);
     in_flight.saturating_sub(published.saturating_sub(delivered_to_all))
 }
 
-/// The measured part of a run, `start_ns` included, `end_ns` not.
+/// The measured part of a run, including `start_ns` and excluding `end_ns`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// First measured moment.
+    /// The first measured moment.
     pub start_ns: u64,
-    /// First moment after it.
+    /// The first moment after the window.
     pub end_ns: u64,
 }
 
 impl Window {
-    /// The window after a warm-up.
+    /// Returns the window after a warm-up.
     pub fn after(begin_ns: u64, warmup_ns: u64, duration_ns: u64) -> Window {
         let start_ns = begin_ns.saturating_add(warmup_ns);
         Window { start_ns, end_ns: start_ns.saturating_add(duration_ns) }
     }
 
-    /// Whether `moment_ns` is measured.
+    /// Returns whether `moment_ns` is in the window.
     pub fn contains(&self, moment_ns: u64) -> bool {
         (self.start_ns..self.end_ns).contains(&moment_ns)
     }

@@ -1,4 +1,4 @@
-//! The whole generator against a small broadcast server, which does it right or makes exactly one mistake.
+//! Runs the whole generator against a small broadcast server that makes no mistake, or exactly one.
 
 use ringhub_loadgen::{Counts, Outcome, Report};
 use std::io::{Read, Write};
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// What the server does to message [`AT`] on its way to subscriber [`VICTIM`].
+/// The server's mistake with message [`AT`] to subscriber [`VICTIM`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     None,
@@ -17,19 +17,19 @@ enum Fault {
     Swap,
     /// Changes the last byte.
     Corrupt,
-    /// Sends something of its own before it.
+    /// Sends a foreign message before it.
     Invent,
-    /// Sends a ping before it, which is no mistake.
+    /// Sends a ping before the message, which is no mistake.
     Ping,
-    /// Sends a close frame instead, and hangs up.
+    /// Sends a close frame instead, and ends the connection.
     Close,
-    /// Hangs up without a word.
+    /// Ends the connection without a close frame.
     HangUp,
     /// Refuses every handshake.
     NotFound,
 }
 
-/// The second subscriber; a sample of one reads the last.
+/// The second subscriber, which a sample of one does not read.
 const VICTIM: usize = 1;
 const AT: usize = 5;
 
@@ -54,7 +54,7 @@ fn everything_arrives_in_every_way_of_running() {
 }
 
 #[test]
-fn the_smallest_messages_carry_no_time_and_are_counted_all_the_same() {
+fn the_smallest_messages_have_no_time_and_are_counted() {
     let flags = "--unthrottled --messages 20 --size 17";
     let (status, report) = run(Fault::None, flags);
     let report = report.unwrap();
@@ -64,7 +64,7 @@ fn the_smallest_messages_carry_no_time_and_are_counted_all_the_same() {
         let (status, report) = run(fault, &format!("{flags} --drain 300ms"));
         let Counts { lost: found, corrupt: changed, foreign, duplicated, .. } = report.unwrap().counts;
         let is_repeated = u64::from(fault == Fault::Repeat);
-        // The last digit of the sequence changes into none.
+        // The last digit of the sequence becomes an invalid one.
         let foreigners = u64::from(fault == Fault::Corrupt);
         assert_eq!((status, found, changed, foreign, duplicated), (2, lost, corrupt, foreigners, is_repeated));
     }
@@ -108,7 +108,7 @@ fn a_sample_is_void_when_the_bytes_of_the_others_do_not_fit() {
 }
 
 #[test]
-fn a_ping_is_answered_and_no_mistake() {
+fn a_ping_is_answered_and_is_no_mistake() {
     let (status, report) = run(Fault::Ping, "--in-flight 16 --messages 20");
     assert_eq!(status, 0, "{}", report.unwrap());
 }
@@ -131,7 +131,7 @@ fn a_server_process_is_measured() {
 }
 
 #[test]
-fn what_cannot_run_is_status_one() {
+fn a_run_that_cannot_take_place_has_status_one() {
     assert_eq!(run(Fault::NotFound, "--rate 1").0, 1);
     assert_eq!(run(Fault::None, "--rate 1 --size 16").0, 1);
     assert_eq!(run(Fault::None, "--no-such-flag").0, 1);
@@ -139,9 +139,9 @@ fn what_cannot_run_is_status_one() {
     assert_eq!(generator(&format!("--rate 1 --url ws://{free}/t/x")).0, 1);
 }
 
-/// `ringhub-loadgen ... | head -1`, where `head` is done before the report begins; and where the disk is full.
+/// Standard output is closed before the report, as in `ringhub-loadgen ... | head -1`, or its disk is full.
 #[test]
-fn a_report_that_nobody_reads_is_no_panic() {
+fn a_report_without_a_reader_is_no_panic() {
     let check = |flags: &str, stdout: Stdio, status: i32, complaint: &str| {
         let address = start(Fault::None);
         let output = Command::new(env!("CARGO_BIN_EXE_ringhub-loadgen"))
@@ -168,14 +168,14 @@ fn a_report_that_nobody_reads_is_no_panic() {
     check("", full.into(), 1, complaint);
 }
 
-/// Runs the generator, four subscribers unless `flags` say otherwise, against a fresh server.
+/// Runs the generator against a new server, with four subscribers unless `flags` set another number.
 fn run(fault: Fault, flags: &str) -> (i32, Option<Report>) {
     let address = start(fault);
     let subscribers = if flags.contains("--subscribers") { "" } else { "--subscribers 4" };
     generator(&format!("--url ws://{address}/t/x {subscribers} {flags}"))
 }
 
-/// A fresh server.
+/// Starts a new server.
 fn start(fault: Fault) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -193,8 +193,8 @@ fn generator(flags: &str) -> (i32, Option<Report>) {
     (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).ok())
 }
 
-/// The subscribers with their place in the order of connecting, how many messages were broadcast, and one held back for
-/// a swap.
+/// The subscribers with their places in the order of connecting, the number of broadcast messages, and a frame held
+/// back for a swap.
 #[derive(Default)]
 struct Topic {
     subscribers: Vec<(usize, TcpStream)>,
@@ -206,7 +206,7 @@ fn serve(listener: &TcpListener, fault: Fault) {
     let topic = Arc::new(Mutex::new(Topic::default()));
     for (place, stream) in listener.incoming().enumerate() {
         let topic = Arc::clone(&topic);
-        // A reset by the generator at its end is no failure of a test.
+        // The generator may reset its connections at its end, which is no failure.
         thread::spawn(move || drop(converse(stream.unwrap(), place, &topic, fault)));
     }
 }

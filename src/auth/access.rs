@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use crate::proto::RequestHead;
 
-    /// What a request with this target and these header lines is told.
+    /// Checks the answer to a request with this target and these header lines.
     fn check(target: &str, lines: &[&str], rights: &[Right], expected: Result<(), u16>) {
         let tokens = |tokens: &[&str]| Tokens::new(tokens.iter().map(ToString::to_string).collect()).unwrap();
         let access =
@@ -130,7 +130,7 @@ mod tests {
         check("/", &[], &[Publish], Err(401));
         check("/", &[], &[Metrics], Ok(()));
         check("/", &[], &[], Ok(()));
-        // A proxy in front may have judged another of several.
+        // A proxy in front may have judged another one of several header lines.
         check("/", &["Bearer pub", "Bearer pub"], &[Publish], Err(401));
     }
 

@@ -40,9 +40,8 @@ impl Basic {
     /// Admits these users, at least one, each with a password, or with its SHA-256 as `sha256:` and 64 hexadecimal
     /// digits.
     ///
-    /// A SHA-256 hides a password from a glance at the settings. A SHA-256 is computed quickly, as a check on a shard's
-    /// thread must be quick, so it does not protect a password that can be guessed. To compare slow hashes, use a
-    /// handler's opening.
+    /// A SHA-256 hides a password from a glance at the settings. It is quick to compute, so it does not protect a
+    /// password that can be guessed. A slow hash would delay the shard; compare slow hashes in a handler's opening.
     ///
     /// # Errors
     ///

@@ -44,7 +44,7 @@ type Judge = dyn Fn(&str) -> Result<Identity, TokenFault> + Send + Sync;
 pub enum TokenFault {
     /// The token is unknown, expired or revoked: 401.
     Invalid,
-    /// The token is valid, and for something else: 403.
+    /// The token is valid, but for something else: 403.
     InsufficientScope,
 }
 

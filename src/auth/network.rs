@@ -81,7 +81,7 @@ fn network(text: &str) -> Result<IpNet, String> {
     if network != network.trunc() {
         return Err(is_none(&network.trunc().to_string()));
     }
-    // An IPv4 network that is written as IPv6. The addresses that are judged are never written so.
+    // An IPv4 network in the notation of IPv6. The addresses that are judged never have this notation.
     let mapped = match network {
         IpNet::V6(network) if network.prefix_len() >= 96 => network.addr().to_ipv4_mapped().map(|addr| (network, addr)),
         _ => None,
@@ -113,7 +113,7 @@ mod tests {
         {
             check(&network, Some(stranger), None);
         }
-        // Nobody knows where one is that has gone.
+        // The address of a client that has gone is not known.
         check(&network, None, None);
     }
 

@@ -2,7 +2,7 @@
 
 use crate::proto::{Refusal, RequestHead};
 
-/// The origins whose pages may use the hub (RFC 6454); by default, all may.
+/// The origins whose pages may use the hub (RFC 6454). By default, the pages of all origins may.
 ///
 /// A browser names the origin of a page in `Origin`: always in an opening handshake and in a POST, and in a GET whose
 /// answer a page of another origin is to read (CORS). A GET for an element of a page, such as a script or a picture,

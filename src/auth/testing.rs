@@ -3,8 +3,8 @@
 use super::{Authenticator, Credentials};
 use crate::proto::{Refusal, RequestHead};
 
-/// Who an authenticator says it is that sends these header lines from there, or what it answers: the status and all
-/// challenges.
+/// Returns the name of the sender that an authenticator finds for these header lines and this address, or the status
+/// and all challenges of its refusal.
 pub(super) fn judge(
     authenticator: &dyn Authenticator,
     target: &str,

@@ -240,12 +240,14 @@ fn required(setting: &'static str, duration: Duration) -> Result<Duration, Clien
     optional(duration).ok_or(ClientBuildError::Zero(setting))
 }
 
-/// Returns `None` for 0, which turns a setting off. [`FOREVER`] bounds the rest, so that it can be added to a time.
+/// Returns `None` for 0, which turns a setting off. [`FOREVER`] bounds all other durations, so that each can be added
+/// to a time.
 fn optional(duration: Duration) -> Option<Duration> {
     (!duration.is_zero()).then(|| duration.min(FOREVER))
 }
 
-/// The headers of HTTP that decide where a message ends or what a connection is, and those of the handshake.
+/// The headers that a caller may not add, in addition to those of the handshake: they frame messages, manage the
+/// connection, or hold the credentials for a proxy.
 const RESERVED_HEADERS: &[&str] =
     &["Host", "Upgrade", "Connection", "Content-Length", "Transfer-Encoding", "TE", "Trailer", "Proxy-Authorization"];
 

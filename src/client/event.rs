@@ -31,7 +31,7 @@ pub enum ClientEvent {
     Pong(Bytes),
     /// The connection has ended, and the client does not open it again.
     Closed(ConnectionEnd),
-    /// The connection has ended, and the client is going to open it again.
+    /// The connection has ended. The client opens it again, unless the attempts are used up.
     Lost(ConnectionEnd),
     /// The next attempt to open a lost connection begins after `delay`.
     Reconnecting {
@@ -39,7 +39,7 @@ pub enum ClientEvent {
         attempt: u32,
         /// The time from this event to the attempt.
         delay: Duration,
-        /// The error of the previous attempt; `None` before the first attempt.
+        /// The error of the previous attempt; `None` if there was none, or it opened a connection.
         error: Option<ConnectError>,
     },
     /// A lost connection was opened again. It is a new connection for the server, so the caller must send again
@@ -55,7 +55,7 @@ pub struct ConnectionEnd {
     pub code: CloseCode,
     /// The reason in the server's close frame.
     pub reason: String,
-    /// True if both sides have sent a close frame, which completes the closing handshake.
+    /// Whether both sides have sent a close frame, which completes the closing handshake.
     pub is_clean: bool,
     /// The cause of the end.
     pub cause: Cause,
@@ -92,8 +92,8 @@ pub enum Cause {
     Io(io::Error),
     /// The server refused a reconnect for good, see [`Reconnect`](super::Reconnect).
     Refused(ConnectError),
-    /// The attempts to reconnect are used up. The error is the one of the last attempt, or `None` if every attempt
-    /// opened a connection that was soon lost again.
+    /// The attempts to reconnect are used up. The error is the one of the last attempt, or `None` if that opened a
+    /// connection that was soon lost again.
     GaveUp(Option<ConnectError>),
 }
 

@@ -138,7 +138,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`SendError::ControlTooLong`] beyond 125 bytes, [`SendError::NotOpen`].
+    /// [`SendError::ControlTooLong`] beyond 125 bytes, [`SendError::NotOpen`], [`SendError::TooLarge`].
     pub async fn ping(&self, payload: impl Into<Bytes>) -> Result<(), SendError> {
         self.send_control(OpCode::Ping, payload.into()).await
     }

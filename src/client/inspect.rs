@@ -78,7 +78,7 @@ impl Pulse {
     }
 
     pub(super) fn beat(&self) {
-        // The same task reads it, so no ordering is needed.
+        // The task that stores the time is the one that reads it, so no ordering is needed.
         self.last_ms.store(self.begin.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 

@@ -15,8 +15,9 @@ use crate::proto::CloseCode;
 /// the server refuses with `Retry-After` in seconds, the next delay is at least as long as `Retry-After` says, but at
 /// most `delay_max`.
 ///
-/// These ends are final: a close that the caller requested, a close with 1008 or 4000-4999, and an answer to an attempt
-/// with a status 400-499 other than 408, 425 and 429, such as 401, 403 or 404.
+/// These ends are final: a close that the caller requested, a close with 1008 or 4000-4999, and the server's answer to
+/// an attempt with a status 400-499 other than 408, 425 and 429, such as 401, 403 or 404. A refusal by the proxy is not
+/// final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reconnect {
     /// The longest delay before the first attempt. 500 ms by default.

@@ -13,7 +13,7 @@ pub struct Stats {
     pub connections: u64,
     /// Connections opened again after one was lost.
     pub reconnects: u64,
-    /// Attempts to open a connection that failed.
+    /// Attempts to open a connection that failed, and calls of `connect` that were cancelled while they opened one.
     pub failures: u64,
     /// Messages accepted by a send method. A message that was neither sent nor is queued was lost with a connection.
     pub messages_accepted: u64,

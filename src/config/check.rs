@@ -28,7 +28,7 @@ impl Config {
         Config::with_folders(settings, descriptors, 0)
     }
 
-    /// Checks settings like [`Config::new`], for a server that serves so many folders of files. Each folder has a
+    /// Checks settings like [`Config::new`], for a server that serves `folders` folders of files. Each folder takes a
     /// descriptor.
     pub(crate) fn with_folders(settings: &Settings, descriptors: u64, folders: usize) -> Result<Config, ConfigErrors> {
         let mut faults = Faults(Vec::new());
@@ -243,7 +243,7 @@ fn connections_max(settings: &Settings, (descriptors, reserved): (u64, u64)) -> 
     Err(ConfigError::of("max_connections", what))
 }
 
-/// Returns the limit of open descriptors if nothing else limits the connections, to fewer than are useful.
+/// Returns the limit of open descriptors if it alone limits the connections, and leaves fewer than are useful.
 fn few_descriptors(settings: &Settings, limits: &Limits, descriptors: u64) -> Option<u64> {
     let are_few = settings.max_connections.is_none() && limits.connections_max < descriptors::CONNECTIONS_USEFUL;
     are_few.then_some(descriptors)
@@ -267,7 +267,7 @@ fn gathered_bytes_max(settings: &Settings, message: u64) -> Result<u64, ConfigEr
     size_within("max_gathered", gathered, message, 2 * Limits::MESSAGE_BYTES_MAX)
 }
 
-/// Returns the limit of unfinished messages. A message of a route has at most half a backlog, and its buffer at most
+/// Returns the limit of unfinished messages. A message is at most half as large as a backlog, and its buffer at most
 /// doubles as it fills, so two backlogs for each shard suffice.
 fn unfinished_bytes_max(settings: &Settings, shards: usize, backlog: u64) -> Result<u64, ConfigError> {
     let least = 2 * backlog * shards as u64;

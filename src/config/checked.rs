@@ -47,7 +47,7 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// The number of folders of files. Each has a descriptor.
     pub(crate) folders: usize,
-    /// The limit of open descriptors, if it alone limits the connections, to fewer than are useful.
+    /// The limit of open descriptors, if it alone limits the connections, and leaves fewer than are useful.
     pub(crate) few_descriptors: Option<u64>,
 }
 
@@ -61,7 +61,8 @@ pub struct Http {
     /// incomplete body with the highest bytes × age is answered 503.
     pub bodies_bytes_max: usize,
     /// Bytes of an answer that a client has to take in a second, on average over [`Http::body_timeout`], while the
-    /// server waits for it. Below it the connection is reset; with 0 one byte in that time is enough.
+    /// server waits for the client. Below it the connection is reset; with 0, one byte in each `body_timeout` is
+    /// enough.
     pub rate_min: u64,
     /// The longest time for a head; on a connection that was kept alive, from the first byte of the head on.
     pub header_timeout: Duration,
@@ -87,21 +88,22 @@ pub struct Limits {
     pub connections_per_address_max: usize,
     /// The limits of one message. Beyond them the connection is failed with 1009.
     pub message: MessageLimits,
-    /// Bytes of memory that a slow subscriber's backlog may keep alive: its messages, within a tenth, and the queue
-    /// that they stand in, with a label at each change of topic. Beyond it the connection is closed with 1008.
+    /// Bytes of memory that a slow subscriber's backlog may keep alive: its messages, which are counted to within a
+    /// tenth, and their queue, with a label at each change of topic. Beyond it the connection is closed with 1008.
     ///
     /// At worst every connection has such a backlog. Memory that several backlogs share exists once and is charged to
     /// each of them. The limit is never below two of the largest messages, so that one message can always be on its way
-    /// while the next is published; 4 KiB more are for small frames. A single run does not close a subscriber whose
-    /// backlog was empty; so a backlog may be as large as [`Limits::gathered_bytes_max`], if that is more.
+    /// while the next is published; the backlog may have 4 KiB more for small frames. A single run does not close a
+    /// subscriber whose backlog was empty; so a backlog may be as large as [`Limits::gathered_bytes_max`], if that is
+    /// more.
     pub backlog_bytes_max: usize,
     /// Messages of a slow subscriber's backlog. Beyond it the connection is closed with 1008.
     pub backlog_messages_max: u64,
-    /// Bytes of memory of the messages that a shard gathers for its subscribers, of the notes about messages that
-    /// single subscribers do not get, and of the buffers that large messages keep. A quarter is for messages of other
-    /// shards and of the control thread, which are not taken beyond it; beyond the rest the shard stops receiving until
-    /// walks have ended. The message with which the limit is exceeded is gathered too, and so are all messages that a
-    /// handler publishes in one call.
+    /// Bytes of memory of the messages that a shard gathers for its subscribers, of their exclusions, and of the
+    /// buffers that large messages keep. A quarter is for messages of other shards and of the control thread: beyond
+    /// the quarter the shard takes none. Three quarters are for messages of the shard's own clients: beyond them the
+    /// shard does not receive until walks have ended. The message with which the limit is exceeded is gathered too, and
+    /// so are all messages that a handler publishes in one call.
     pub gathered_bytes_max: usize,
     /// Bytes of two kinds of buffers, over all connections: buffers with messages whose end has not arrived, and
     /// buffers with input that came with an opening request and is not parsed yet. Each shard has an equal part of the

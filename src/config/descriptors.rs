@@ -81,7 +81,7 @@ pub(super) fn sum(parts: &[DescriptorPart]) -> u64 {
     parts.iter().map(|part| part.count).sum()
 }
 
-/// Returns the ways to raise the limit of open descriptors, for a server whose own descriptors are so many.
+/// Returns the ways to raise the limit of open descriptors, for a server that needs `reserved` descriptors itself.
 pub(super) fn remedy(reserved: u64) -> String {
     let enough = (reserved + 2 * CONNECTIONS_USEFUL as u64).next_power_of_two();
     format!(
@@ -90,15 +90,15 @@ pub(super) fn remedy(reserved: u64) -> String {
     )
 }
 
-/// The fewest connections with which a server starts, unless `max_connections` is set: with fewer it would look as if
-/// it served, and refuse nearly everybody.
+/// The fewest connections with which a server starts, unless `max_connections` is set: with fewer, a server would seem
+/// to work and would refuse nearly every client.
 pub(super) const CONNECTIONS_NEEDED: usize = 64;
 
 /// The number of connections below which a server warns of the limit of descriptors, unless `max_connections` is set.
 pub(super) const CONNECTIONS_USEFUL: usize = 1_024;
 
-/// Standard streams, the runtimes of the main thread and of control, descriptors from before the start, and others: a
-/// file of settings while it is read, the folders that an embedder adds to a checked configuration.
+/// Standard streams, the runtimes of the main thread and of the control thread, descriptors from before the start, and
+/// others: a file of settings while it is read, the folders that an embedder adds to a checked configuration.
 const PROCESS: usize = 48;
 
 /// Seven descriptors of one shard: three for its two rings, two epolls, one eventfd, and the runtime's end of the

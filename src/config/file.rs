@@ -109,5 +109,5 @@ fn unknown_key(key: &str) -> String {
     }
 }
 
-/// The most bytes of a file of settings: more than any file has, and little memory.
+/// The most bytes of a file of settings: no real file has more, and it is little memory.
 const FILE_BYTES_MAX: u64 = 1 << 20;

@@ -177,7 +177,7 @@ impl Given {
         let key = rest.to_lowercase();
         let known = SETTINGS.iter().map(|setting| setting.key).chain([FILE_ARGUMENT]);
         let Some((nearest, distance)) = nearest(&key, known) else { return };
-        // A misspelled name differs in at most one letter of four, and in two at most.
+        // A misspelled name differs from the key in at most a quarter of its letters, and in two at most.
         if distance <= (key.len().max(nearest.len()) / 4).min(2) {
             let nearest = nearest.to_uppercase();
             let what = format!("there is no such setting; did you mean {VARIABLE_PREFIX}{nearest}?");
@@ -239,7 +239,7 @@ impl Given {
         Err(in_order(errors))
     }
 
-    /// Checks that every source could be read and that each value is valid for itself, for a program that needs a
+    /// Checks that every source could be read and that each value is valid by itself, for a program that needs a
     /// setting and no server.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use super::{
     quantities::Size,
 };
 use crate::{
-    hub::{MeshLimits, SPARE_RUN_BYTES_MAX},
+    hub::{LARGE_PIECE_PINS, MeshLimits, SPARE_RUN_BYTES_MAX},
     proto::HEAD_BYTES_MAX,
 };
 
@@ -14,14 +14,16 @@ use crate::{
 pub struct MemoryPart {
     /// The use of the memory.
     pub name: &'static str,
-    /// The most bytes, but 1 EiB at most, so that the sum of all parts does not overflow.
+    /// An upper bound in bytes, cut off at 1 EiB so that the sum of all parts does not overflow.
     pub bytes: u64,
     /// The limits from which the number follows.
     pub follows_from: String,
 }
 
 impl Config {
-    /// Returns the worst case of the server's memory, part by part, without the kernel's socket buffers.
+    /// Returns the worst case of the server's memory, part by part, without the kernel's socket buffers and without
+    /// what an embedder's code allocates: states of handlers, their subscriptions beyond one for each connection,
+    /// spawned work, and messages that a `Hub` publishes.
     ///
     /// ```
     /// use ringhub::config::{Config, Settings};
@@ -41,19 +43,22 @@ impl Config {
         // A single run may become the backlog of a subscriber whose backlog was empty.
         let backlog = gathered.max(limits.backlog_bytes_max as u64);
         let unfinished = limits.unfinished_bytes_max as u64;
-        // Connections that have given way exist for a while longer, and monitors are served without room.
+        // Connections that have given way exist for a while longer, and connections that ask a full server for the
+        // metrics are served beyond `max_connections`.
         let farewells = Limits::FAREWELLS_MAX as u64;
         let monitors = Limits::MONITORS_MAX as u64;
-        let http_connections = (http.connections_max as u64).saturating_add(farewells).min(connections) + monitors;
+        let of_metrics = if self.metrics_listen.is_some() { METRICS_CONNECTIONS } else { 0 };
+        let of_port = (http.connections_max as u64).saturating_add(farewells).min(connections);
+        let http_connections = of_port + monitors + of_metrics;
         let mesh = MeshLimits::default();
-        // The control thread is an end of the mesh too; what it sends is counted as bodies.
+        // The control thread is an end of the mesh too. The bodies that it publishes are counted as bodies.
         let (ends, lane_memory) = (shards + 1, mesh.lane_memory(self.shards + 1) as u64);
         let between_shards = mesh.message_bytes_max as u64 * shards * (shards - 1) / (shards * ends);
         // Deliveries and requests each have this limit.
         let overflow = if shards > 1 { 2 * shards * mesh.overflow_bytes_max as u64 } else { 0 };
-        // A lane takes one message of any size, and one more waits beside it.
+        // A lane takes one message of any size, and one more waits beside the lane.
         let between_shards = between_shards + 2 * shards * (shards - 1) * message;
-        // This limit may be any number.
+        // `max_idle_topics` may be any number.
         let topics = shards.saturating_mul(limits.topics_idle_max as u64).saturating_add(connections);
         let rows = [
             (
@@ -71,6 +76,11 @@ impl Config {
                 "received input",
                 shards * Limits::RECEIVED_BYTES_MAX as u64,
                 format!("{shards} (shards) × {}", Size(Limits::RECEIVED_BYTES_MAX as u64)),
+            ),
+            (
+                "input that waits",
+                connections * WAITING_INPUT,
+                format!("{connections} (max_connections) × {}, not received from", Size(WAITING_INPUT)),
             ),
             (
                 "runs",
@@ -96,7 +106,8 @@ impl Config {
                 "HTTP connections",
                 http_connections * HTTP_CONNECTION,
                 format!(
-                    "{http_connections} (max_http_connections + {farewells}, up to max_connections; {monitors}) × {}",
+                    "({of_port} (max_http_connections + {farewells}, up to max_connections) + {monitors} for metrics \
+                     of a full server + {of_metrics} of metrics_listen) × {}",
                     Size(HTTP_CONNECTION)
                 ),
             ),
@@ -134,8 +145,15 @@ pub(super) fn mib(bytes: u64) -> f64 {
 const PART_BYTES_MAX: u64 = 1 << 60;
 
 /// One connection whose opening request is being read: its task, and a head in a buffer that doubles. An open
-/// connection takes less: its slot and places (some 300 bytes), and a small buffer for input that waits to be parsed.
+/// connection takes less, its slot and places: some 300 bytes. Its input that is not parsed is [`WAITING_INPUT`].
 const CONNECTION: u64 = 2 * HEAD_BYTES_MAX as u64 + 4 * 1_024;
+
+/// Input that is not parsed, of one connection that the shard does not receive from: at most what one receive has
+/// taken.
+const WAITING_INPUT: u64 = LARGE_PIECE_PINS as u64;
+
+/// The connections of the address for metrics.
+const METRICS_CONNECTIONS: u64 = (Limits::METRICS_CONNECTIONS_MAX + Limits::METRICS_FAREWELLS_MAX) as u64;
 
 /// One HTTP connection: its task, and the buffers in front of hyper and within.
 const HTTP_CONNECTION: u64 = 112 * 1_024;
@@ -191,6 +209,11 @@ mod tests {
         assert_eq!(part(&settings(|s| s.max_backlog = Some(Size(8 << 20))), "backlogs"), 10 * (8 << 20));
         assert_eq!(part(&settings(|s| s.max_unfinished = Some(Size(9 << 20))), "unfinished messages"), 9 << 20);
         assert_eq!(part(&settings(|s| s.max_bodies = Some(Size(9 << 20))), "bodies"), 10 << 20);
+        assert_eq!(part(&settings(|_| {}), "input that waits"), 10 * (64 << 10));
+        let http = |change: fn(&mut Settings)| part(&settings(change), "HTTP connections") / HTTP_CONNECTION;
+        assert_eq!(http(|_| {}), 10 + 16, "all connections may speak HTTP");
+        assert_eq!(http(|s| s.max_connections = Some(5_000)), 1_024 + 64 + 16);
+        assert_eq!(http(|s| s.metrics_listen = Some("127.0.0.1:9".parse().unwrap())), 10 + 16 + 64 + 16);
         let lanes = |shards| part(&Settings { shards: Some(shards), ..Settings::default() }, "lanes between shards");
         assert!(
             lanes(1) < 1 << 20 && lanes(2) > 64 << 20 && lanes(64) < 9 << 30,

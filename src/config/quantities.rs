@@ -69,7 +69,7 @@ impl FromStr for Time {
     }
 }
 
-/// Writes a time in seconds, or milliseconds where it is not whole seconds; beyond two minutes also in minutes and
+/// Writes a time in the largest unit of which it is a multiple: milliseconds, seconds, minutes from two minutes on, or
 /// hours.
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

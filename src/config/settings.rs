@@ -140,7 +140,7 @@ fn bytes(count: usize) -> Vec<String> {
     one(Size(count as u64))
 }
 
-/// Returns the error about an item that is no number; it names the range of the setting.
+/// Checks that each item is a number. The error names the range of the setting.
 fn check_numbers(items: &[&str], least: u64, most: u64) -> Result<(), Fault> {
     let no_number = items.iter().position(|item| item.trim().parse::<u64>().is_err());
     no_number.map_or(Ok(()), |item| {
@@ -176,7 +176,7 @@ macro_rules! settings {
             doc: concat!($($doc),+),
         },)+)+];
 
-        /// The given settings, each valid for itself. [`Config::new`] checks them against each other.
+        /// The given settings, each valid by itself. [`Config::new`] checks them against each other.
         ///
         /// ```
         /// use ringhub::config::{Config, Settings, Size};
@@ -205,7 +205,7 @@ settings! {
         /// the server starts.
         listen: Vec<ListenAddress>, ADDRESS, Is("127.0.0.1:6455");
 
-        /// Connections that a listener on the address :: takes: only those of IPv6, or dual, those of IPv4 too.
+        /// Connections that a listener on the address :: takes: only (those of IPv6) or dual (those of IPv4 too).
         listen_ipv6: ListenIpv6, WHICH, Is("only");
 
         /// Another address and port for /metrics, which is then not served on the addresses of listen.
@@ -214,8 +214,8 @@ settings! {
     }
 
     "Access" {
-        /// Origins whose pages may use the hub, such as https://example.org; the hub's own page at / needs
-        /// its origin among them. Others are answered 403.
+        /// Origins whose pages may use the hub, such as https://example.org; the hub's own page at / needs the hub's
+        /// own origin among them. Pages of other origins are answered 403.
         allowed_origins: Option<Vec<String>>, ORIGIN,
         Otherwise { words: "any", example: "https://example.org", effective: UNSET };
 
@@ -224,7 +224,7 @@ settings! {
         publish_tokens: Option<Secrets>, TOKEN,
         Otherwise { words: "none needed", example: "choose-one", effective: UNSET };
 
-        /// Bearer tokens of which one is needed to subscribe. A token in both lists admits to both.
+        /// Bearer tokens of which one is needed to subscribe. A token that is also one of publish_tokens allows both.
         subscribe_tokens: Option<Secrets>, TOKEN,
         Otherwise { words: "none needed", example: "choose-another", effective: UNSET };
 
@@ -234,8 +234,8 @@ settings! {
     }
 
     "CPUs" {
-        /// Shards: threads that each serve their share of the connections. From 1 to 256; fewer than CPUs under a
-        /// cgroup quota.
+        /// Shards, 1 to 256: threads that each serve their share of the connections. A cgroup quota of fewer CPUs
+        /// lowers the default.
         shards: Option<usize>, COUNT ["1 to 256"] (from 1 to Limits::SHARDS_MAX),
         Otherwise { words: "one for each CPU", example: "2", effective: |config| one(config.shards) };
 
@@ -247,8 +247,8 @@ settings! {
             effective: |config| config.cpus.iter().map(ToString::to_string).collect(),
         };
 
-        /// Keep each shard on its CPU: auto, on or off. With auto a shard is kept unless a cgroup quota is smaller than
-        /// the affinity mask and no CPUs are given.
+        /// Keep each shard on its CPU: auto, on or off. With auto a shard is kept, unless no CPUs are given and a
+        /// cgroup quota is smaller than the affinity mask.
         pin: Pin, WHEN, Is("auto");
 
         /// The kernel's interface to sockets: auto, uring or epoll. With auto it is io_uring, or epoll where the kernel
@@ -297,9 +297,9 @@ settings! {
         /// Messages in the backlog of a slow consumer. Beyond it: close 1008.
         max_backlog_messages: u64, COUNT ["0 or more"], Is("65536");
 
-        /// Memory of messages that wait to be sent, over all topics of a shard. One topic may have a quarter of it;
-        /// beyond that its publishers wait. Beyond three quarters the shard does not receive, and a quarter is for
-        /// messages of other shards.
+        /// Memory of messages that wait to be sent, over all topics of a shard. One topic alone may have a quarter of
+        /// it; beyond that its publishers wait. A quarter is for messages of other shards; when messages of its own
+        /// clients fill the rest, the shard does not receive.
         max_gathered: Option<Size>, SIZE ["max_message to 2GiB"],
         Otherwise {
             words: "4MiB, or two of the largest messages",
@@ -316,7 +316,7 @@ settings! {
             effective: |config| bytes(config.limits.unfinished_bytes_max),
         };
 
-        /// Topics without a connection whose offsets each shard remembers.
+        /// Topics that no connection uses, but whose offsets each shard remembers.
         max_idle_topics: usize, COUNT ["0 or more"], Is("10000");
 
         /// Send buffer of each connection's socket (SO_SNDBUF).
@@ -337,7 +337,7 @@ settings! {
         max_http_connections: usize, COUNT ["1 or more"] (from 1 to usize::MAX), Is("1024");
 
         /// Bytes of an answer that a client has to take in a second, on average over --body-timeout, while the server
-        /// waits for it. Below it the connection is reset; with 0 one byte in that time is enough.
+        /// waits for the client. Below it the connection is reset; with 0, one byte in each --body-timeout is enough.
         min_rate: Size, SIZE ["0 or more"], Is("1KiB");
     }
 

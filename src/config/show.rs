@@ -77,8 +77,8 @@ fn descriptors_reserved(config: &Config) -> String {
     text
 }
 
-/// Returns the worst case of memory, part by part and as a sum, as comments of TOML, with a warning if it is more than
-/// the machine has, which is usual for a server with as many connections as descriptors.
+/// Returns the worst case of memory, part by part and as a sum, as comments of TOML. A warning follows if the sum is
+/// more than the machine has, as is usual for a server with as many connections as descriptors.
 fn memory(config: &Config, available: Option<Available>) -> String {
     let mut text = String::new();
     line(&mut text, "# An upper bound, with every limit reached at the same time; the real figure is far below it.");
@@ -123,39 +123,40 @@ fn comment(text: &mut String, words: &str) {
 }
 
 const EXAMPLE_HEAD: &str = "\
-# Settings of ringhub: every one with its default, or else with a value that it could have. Made
-# by `ringhub example-config`. Take the # away before what you change, name the file by
-# --config FILE or RINGHUB_CONFIG, and let `ringhub check-config FILE` look at it.
+# All settings of ringhub, each with its default, or with an example if the default has no fixed
+# value. `ringhub example-config` prints this file. Remove the # in front of what you change, name
+# the file by --config FILE or RINGHUB_CONFIG, and check it by `ringhub check-config FILE`.
 #
-# The flag --max-message wins over the variable RINGHUB_MAX_MESSAGE, and that over the key
-# max_message here; so it is with all of them.
+# A flag (--max-message) wins over its variable (RINGHUB_MAX_MESSAGE), and the variable wins over
+# the key in this file (max_message).
 #
 # Sizes are bytes: 65536, \"64KiB\", \"32MiB\", \"1GiB\", or \"64kB\", \"32MB\", \"1GB\" in powers of ten.
-# Times have a unit: \"500ms\", \"10s\", \"2m\", \"1h\". A list with one value may do without brackets.
+# Times have a unit: \"500ms\", \"10s\", \"2m\", \"1h\". A list of one value needs no brackets.
 ";
 
 const EXAMPLE_ROUTES: &str = r#"
 # ---- Routes ----
 
-# What is served where. These have to stand at the end of the file, and only here: there are no
-# flags and variables for them. Without any, the hub is at /t/{topic...} and its page at /; with
-# some, they are all there is beside /healthz, /readyz and /metrics, but for the page: without a
-# route of its own it is at / where a hub is at /t/{topic...} and nothing else is at /.
+# The paths of the server. Routes stand at the end of the file, and have no flags and no variables.
+# Without routes, the hub is at /t/{topic...} and its page at /. With routes, the server has only
+# their paths, /healthz, /readyz and /metrics. If a hub is at /t/{topic...}, and no route has the
+# page or is at /, the page is still at /.
 #
 # match is a path: {name} stands for one segment of it, {name...} for the rest. handler is "hub"
-# (the topic is {topic} or {topic...}, behind topic_prefix if there is one), "echo", "page" (which
+# (the topic is {topic} or {topic...}, after topic_prefix if there is one), "echo", "page" (which
 # watches the topics at /t/), or "files" with the folder that documents names, relative to this
 # file; files are served at the path and below it.
 #
-# basic (users and passwords), bearer (tokens) and network (addresses) say who is let in. All that
-# are given must admit, or one of them with admit = "any". A password may be its SHA-256, as
-# "sha256:" and 64 hexadecimal digits. Where several routes of the hub lead to one topic, all of
-# them must admit, whichever path is taken. What basic and network let in, any page in that
-# person's browser may use, unless allowed_origins names the origins of your own pages.
+# basic (users and passwords), bearer (tokens) and network (addresses) are authenticators. All that
+# are given must admit a request; with admit = "any" one of them is enough. A password may be given
+# as its SHA-256: "sha256:" and 64 hexadecimal digits. Where several routes of the hub lead to one
+# topic, all of them must admit a request, whichever path it takes. With basic or network, any page
+# in the browser of an admitted person may use the route, unless allowed_origins names the origins
+# of your own pages.
 #
-# allowed_origins, max_message, max_frame, max_fragments, ping_interval and pong_timeout are as
-# above where they are not given. protocols are subprotocols, the best first; ping_payload is what
-# pings carry, to 125 bytes; check_utf8 = false takes text as it comes.
+# allowed_origins, max_message, max_frame, max_fragments, ping_interval and pong_timeout are those
+# above where they are not given. protocols are subprotocols, the best first; ping_payload is the
+# payload of pings, at most 125 bytes; with check_utf8 = false, texts need not be UTF-8.
 #[[routes]]
 #match = "/t/{topic...}"
 #handler = "hub"

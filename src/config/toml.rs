@@ -32,7 +32,7 @@ impl TomlFile {
         match value.get_ref() {
             // An empty list could mean "none" or "any", and is probably a list that was never filled.
             DeValue::Array(items) if shape.is_list && items.is_empty() => {
-                let what = "the list is empty; leave the key away if nothing is to be said".into();
+                let what = "the list is empty; remove the key if it has no values".into();
                 Err(ConfigError::of(shape.key, what).from(self.origin(value.span().start)))
             }
             DeValue::Array(items) if shape.is_list => {

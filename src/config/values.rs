@@ -20,7 +20,7 @@ pub(super) trait Value: Sized {
     /// The type of an item, for the error about an item of another type.
     const EXPECTED: &'static str;
 
-    /// Reads items. A type that can be unset is unset without items.
+    /// Reads items. An optional type is unset if there are none.
     fn read(items: &[&str]) -> Result<Self, Fault>;
 
     /// Returns the items of the value, masked if they are secret; none if it is not set.

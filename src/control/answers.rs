@@ -41,7 +41,7 @@ pub(super) fn refuse(shared: &Shared, refusal: &Refusal) -> Answer {
     answer
 }
 
-/// Returns the answer of a surface's endpoint. One that is a failure is counted as a refusal.
+/// Returns the answer of a surface's endpoint. An answer with a status from 400 on is counted as a refusal.
 pub(super) fn of_surface(shared: &Shared, response: handler::Response) -> Answer {
     let handler::Response { status, headers, body } = response;
     let mut answer = Answer::new(Either::Left(Full::new(body)));
@@ -66,7 +66,7 @@ pub(super) fn response(status: StatusCode, content_type: &'static str, body: imp
 /// password (WHATWG Fetch, CORS). The preflight itself has neither, so the answer does not depend on credentials. The
 /// caller adds the header lines that depend on the page's origin.
 ///
-/// Pages may send `Authorization` and `Content-Type`, and these further header lines.
+/// Pages may send `Authorization`, `Content-Type` and the header lines of `page_headers`.
 pub(super) fn preflight(methods: &str, page_headers: &[&str]) -> Answer {
     let mut answer = Response::new(Either::Left(Full::default()));
     *answer.status_mut() = StatusCode::NO_CONTENT;
@@ -78,10 +78,19 @@ pub(super) fn preflight(methods: &str, page_headers: &[&str]) -> Answer {
 }
 
 /// Appends header lines. Control characters in values become spaces, as in the answers of shards.
-pub(super) fn append(headers: &mut HeaderMap, lines: &[(impl AsRef<str>, String)]) {
+pub(super) fn append(headers: &mut HeaderMap, lines: &[(impl AsRef<str>, impl AsRef<str>)]) {
     for (name, value) in lines {
-        let value: Vec<u8> = value.bytes().map(|octet| if octet.is_ascii_control() { b' ' } else { octet }).collect();
-        if let (Ok(name), Ok(value)) = (name.as_ref().parse::<HeaderName>(), HeaderValue::from_bytes(&value)) {
+        let value = value.as_ref();
+        let value = if value.bytes().any(|octet| octet.is_ascii_control()) {
+            HeaderValue::from_str(&value.replace(|character: char| character.is_ascii_control(), " "))
+        } else {
+            HeaderValue::from_str(value)
+        };
+        let name = match name.as_ref() {
+            "Content-Type" => Ok(header::CONTENT_TYPE),
+            name => name.parse::<HeaderName>(),
+        };
+        if let (Ok(name), Ok(value)) = (name, value) {
             headers.append(name, value);
         }
     }

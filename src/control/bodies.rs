@@ -43,7 +43,7 @@ pub(super) struct Incomplete {
     number: u64,
 }
 
-/// The room of a complete body, given back when it is dropped.
+/// The room of a complete body. Its drop gives the room back.
 #[derive(Debug)]
 pub(super) struct Room {
     bodies: Bodies,
@@ -76,7 +76,7 @@ impl Bodies {
         Ok(Room { bodies: self.clone(), bytes })
     }
 
-    /// Begins a body. Its reader ends when the body has given way.
+    /// Begins a body. The second value resolves when the body has given way.
     pub(super) fn begin(&self) -> (Incomplete, GivenWay) {
         let (gives_way, given_way) = oneshot::channel();
         let mut table = self.lock();
@@ -216,7 +216,7 @@ mod tests {
         body.grow(6).unwrap();
         drop((body, given_way));
         assert_eq!(kept(), (0, 0));
-        // One that has given way has nothing to give back, whether its reader knows of that or not.
+        // A body that has given way has nothing to give back, whether its reader knows of that or not.
         let start = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
         let (body, given_way) = bodies.begin();
         bodies.lock().incomplete.get_mut(&body.number).unwrap().since = start;
@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(kept(), (0, 0));
     }
 
-    /// A body loses its room only to one that finds it.
+    /// A body loses its room only if another body then finds room.
     #[test]
     fn nothing_gives_way_in_vain() {
         let bodies = Bodies::new(10);
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(bodies.lock().bytes, 0);
     }
 
-    /// The one that has kept most for longest, and never one that is complete.
+    /// The incomplete body with the highest bytes times age gives way, and never a complete one.
     #[test]
     fn the_dearest_body_gives_way() {
         let bodies = Bodies::new(10);

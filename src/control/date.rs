@@ -1,4 +1,4 @@
-//! The date of answers (RFC 9110 6.6.1), by the wall clock in whichever direction it is set.
+//! The date of answers (RFC 9110 6.6.1), by the wall clock, even if that is set back.
 //!
 //! hyper adds a date too, but keeps it until the wall clock shows a later second. If the clock is set back by a day,
 //! hyper's date stands still for a day.

@@ -37,7 +37,7 @@ use crate::{
     },
 };
 
-/// A socket and how far it was read.
+/// A connection that speaks HTTP, for hyper to read and write.
 #[derive(Debug)]
 pub(super) struct HttpConnection {
     stream: BoundedClose<Transport<Arc<TcpStream>>>,
@@ -46,7 +46,7 @@ pub(super) struct HttpConnection {
     has_large_buffer: bool,
     /// The number of received bytes that hyper may read.
     released: usize,
-    /// The state after the released bytes.
+    /// The part of the input that comes after the released bytes.
     next: Next,
     header_timeout: Duration,
     idle_timeout: Duration,
@@ -170,8 +170,9 @@ impl HttpConnection {
     }
 
     /// Gives up the permit and finishes our side. Then drops the bytes that still arrive and waits until the peer has
-    /// taken the answer, for a moment: closing at once could destroy the answer on its way (RFC 9112 9.6). The permit
-    /// of its address may go to another connection meanwhile, which does not end the wait: farewells have a limit, too.
+    /// taken the answer, for at most [`LINGER`]: closing at once could destroy the answer on its way (RFC 9112 9.6).
+    /// The permit of the address may go to another connection meanwhile, but the wait goes on: farewells have a limit
+    /// of their own.
     pub(super) async fn finish(mut self) {
         self.permit = None;
         if !self.shut_down().await {
@@ -188,7 +189,7 @@ impl HttpConnection {
             }
             until_taken(self.stream.socket()).await;
         };
-        // After that the connection ends, even if the client has not taken the answer.
+        // After this time the connection ends, even if the client has not taken the answer.
         drop(timeout(LINGER, rest).await);
     }
 

@@ -104,9 +104,9 @@ const READING_THREADS_MAX: usize = 8;
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
     let Start { outside, clock, woken, requests, publisher, endpoints, backend, .. } = start;
-    // Dropped when all connections are to finish.
+    // A change tells the connections that the server leaves, and the end of the sender that they are to finish.
     let (finish, finishing) = watch::channel(());
-    let task = PublisherTask::new(outside, clock, woken, Arc::clone(&counters), leaving.clone(), requests);
+    let task = PublisherTask::new(outside, clock, Arc::clone(&woken), Arc::clone(&counters), leaving.clone(), requests);
     let mut publishing = tokio::spawn(task.run(finishing.clone()));
     let bodies = Bodies::new(config.http.bodies_bytes_max);
     let waits = Waits::new(config.shards, config.http.connections_max, config.http.bodies_bytes_max);
@@ -136,11 +136,14 @@ async fn serve(start: Start) -> io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         connections.spawn(port::serve_metrics(Arc::clone(&shared), listener, finishing.clone()));
     }
-    let mut ends_by = None;
+    let (mut has_left, mut ends_by) = (false, None);
     loop {
         tokio::select! {
-            () = shared.has_left(), if ends_by.is_none() => {
+            () = shared.has_left(), if !has_left => {
+                has_left = true;
                 ends_by = Instant::now().checked_add(shared.config.drain_timeout);
+                woken.notify_one();
+                finish.send_replace(());
             }
             arrival = arrivals.recv() => {
                 let Some(handed_off) = arrival else { break };
@@ -157,6 +160,7 @@ async fn serve(start: Start) -> io::Result<()> {
         }
     }
     drop(finish);
+    woken.notify_one();
     // No shard is left to publish to, so requests that were not published are answered 503.
     let rest = async { while connections.join_next().await.is_some() {} };
     let left = ends_by.map_or(FINISH, |ends_by| ends_by.saturating_duration_since(Instant::now()));

@@ -97,7 +97,7 @@ impl Output {
     ///
     /// # Errors
     ///
-    /// The same.
+    /// Those of [`Output::write`].
     pub(super) fn flush(&mut self, stream: &Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match stream.flush_now() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -111,7 +111,7 @@ impl Output {
     ///
     /// # Errors
     ///
-    /// The same, or the error of `shutdown(2)`.
+    /// Those of [`Output::write`], or the error of `shutdown(2)`.
     pub(super) fn finish(&mut self, stream: &Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match stream.finish_now() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -121,7 +121,7 @@ impl Output {
         }
     }
 
-    /// Tries `act` as long as the socket reports room, and gives up a peer that is too slow.
+    /// Tries `act` as long as the socket reports room. Fails with `TimedOut` if the peer is too slow.
     fn with_room<T>(
         &mut self,
         stream: &Stream,

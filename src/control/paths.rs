@@ -1,6 +1,6 @@
 //! Answers requests at the paths of routes: the checks in front of every endpoint, and then the endpoint.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{future::ready, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -14,6 +14,7 @@ use super::{
 use crate::{
     auth::{Credentials, Identity},
     endpoints::{BodyLimit, Commands, Endpoint, HttpEndpoint, HttpRequest, Intent, PublishGrant, Publishing},
+    handler::Parameters,
     hub::{Publication, TopicName},
     proto::{HandshakeError, Refusal, RequestHead},
 };
@@ -38,8 +39,8 @@ pub(super) struct Admitted {
 ///
 /// # Errors
 ///
-/// 503 while the server leaves, the refusal of the judge, 426 for a request that could have asked for a WebSocket, and
-/// 405 for a method that the path does not have.
+/// 503 while the server leaves, the refusal of a query or of the judge, 426 for a request that could have asked for a
+/// WebSocket, and 405 for a method that the path does not have.
 pub(super) fn begin(
     shared: &Shared,
     number: usize,
@@ -67,7 +68,8 @@ pub(super) fn begin(
         return Err(Refusal::not_allowed(&path.allowed()));
     }
     if let Some(read_intent) = path.openings.and_then(|openings| openings.intent) {
-        // A browser hides the response to a failed opening handshake from its page; this request has the same answer.
+        // A browser hides the response to a failed opening handshake from its page, so the page can ask by this
+        // request.
         shared.authorize(sender, read_intent(head)?, endpoint)?;
     }
     Err(HandshakeError::Upgrade.refusal())
@@ -78,7 +80,7 @@ pub(super) struct EndpointCall {
     row: &'static HttpEndpoint,
     /// The limit of the body; `None` if the endpoint wants none.
     body_max: Option<BodyMax>,
-    request: HttpRequest,
+    request: Box<HttpRequest>,
     body: Incoming,
 }
 
@@ -102,19 +104,19 @@ impl EndpointCall {
             BodyLimit::Bytes(bytes) => Some(BodyMax { bytes, what: "the largest body that this path takes" }),
         };
         let granted = endpoints.granted(intent, &endpoint);
-        let (path, parameters) = (&endpoints.served_paths()[number], endpoints.parameters(number, &head));
-        let request = HttpRequest {
+        let path = &endpoints.served_paths()[number];
+        let request = Box::new(HttpRequest {
             head,
-            parameters,
-            topic: endpoint.topic().cloned(),
+            topic: endpoint.into_topic(),
             granted,
             identity,
             peer,
             body: Bytes::new(),
             values: Arc::clone(&path.values),
+            path: number,
             route: path.route,
             commands: Arc::clone(shared) as Arc<dyn Commands>,
-        };
+        });
         EndpointCall { row, body_max, request, body }
     }
 
@@ -136,6 +138,10 @@ impl EndpointCall {
 }
 
 impl Commands for Shared {
+    fn parameters(&self, path: usize, head: &RequestHead) -> Parameters {
+        self.endpoints.parameters(path, head)
+    }
+
     fn topic(&self, route: usize, name: &str) -> Result<TopicName, Refusal> {
         self.endpoints.topic(route, name)
     }
@@ -144,16 +150,21 @@ impl Commands for Shared {
         self.refused(self.endpoints.authorize_publish(sender, route, topic))
     }
 
-    fn publish(self: Arc<Self>, grant: PublishGrant, message: Publication) -> Publishing {
-        Box::pin(async move {
-            grant.check(&message)?;
-            let place = self.publisher.publish_body(grant.topic().clone(), message).await;
-            place.map_err(|reason| match reason {
-                NotPublished::Leaving => Refusal::leaving(),
-                NotPublished::HomeIsBehind => Refusal::not_now(
-                    "the shard of this topic is behind, and as many requests wait for it as this server allows",
-                ),
-            })
-        })
+    fn publish(&self, grant: PublishGrant, message: Publication) -> Publishing {
+        if let Err(refusal) = grant.check(&message) {
+            return Box::pin(ready(Err(refusal)));
+        }
+        let publishing = self.publisher.publish_body(grant.into_topic(), message);
+        Box::pin(async move { publishing.await.map_err(refused) })
+    }
+}
+
+/// Returns the refusal of a message that was not published.
+fn refused(reason: NotPublished) -> Refusal {
+    match reason {
+        NotPublished::Leaving => Refusal::leaving(),
+        NotPublished::HomeIsBehind => Refusal::not_now(
+            "the shard of this topic is behind, and as many requests wait for it as this server allows",
+        ),
     }
 }

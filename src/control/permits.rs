@@ -1,6 +1,6 @@
 //! Limits the connections that are served at the same time, and chooses the connection that gives way to a new one.
 //!
-//! HTTP allows a server to end a connection between two requests at any time (RFC 9112 9.6). So a connection that is
+//! HTTP allows a server to end a connection between two requests at any time (RFC 9112 9.5). So a connection that is
 //! idle holds its permit only until another connection needs it; a connection whose request has begun to arrive holds
 //! its permit until the request is answered and the client has taken all but `LEFT_TO_KERNEL_MAX` bytes of the answer.
 
@@ -184,11 +184,11 @@ const IDLE_SLACK: usize = 64;
 
 /// Connections without a permit, which get one answer (a refusal or the metrics), or time to read their last one.
 ///
-/// The oldest farewell gives way to a newer one, so no client can hold such a connection for long.
+/// If `farewells_max` are under way, the oldest gives way to a new one.
 #[derive(Debug)]
 pub(super) struct Farewells {
     farewells_max: usize,
-    /// The senders of the farewells under way. A farewell ends when its sender is dropped.
+    /// The sending half of a channel for each farewell under way. Dropping it ends the farewell.
     under_way: Mutex<VecDeque<oneshot::Sender<()>>>,
 }
 
@@ -238,7 +238,7 @@ mod tests {
             for at in [1, 0, 2] {
                 assert!(rest(&mut held, at));
             }
-            // A connection that stays idle keeps its age; one that was busy in between becomes younger.
+            // A connection that stays idle keeps its age; the age of one that was busy in between begins anew.
             assert!(rest(&mut held, 1));
             held[0].set_busy();
             assert!(rest(&mut held, 0));
@@ -328,7 +328,8 @@ mod tests {
             assert!(held[0].set_idle(&connections[0].0, Waker::noop()));
             let newer = permits.admit(|| {}).expect("the first one is idle again");
             assert!(!held[0].is_held() && held[1].is_held());
-            // A connection that went straight from answering to idle may give way too.
+            // So may a connection that becomes idle without a call of `set_busy`: the look at its input had made it
+            // busy.
             assert_eq!(rustix::io::read(&*connections[1].0, &mut [0; 8]), Ok(1));
             assert!(held[1].set_idle(&connections[1].0, Waker::noop()));
             let newest = permits.admit(|| {}).expect("the second one is idle again");

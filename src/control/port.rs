@@ -164,7 +164,7 @@ pub(super) async fn serve_metrics(shared: Arc<Shared>, listener: TcpListener, mu
                 }
             },
             Some(_) = connections.join_next() => continue,
-            _ = finishing.changed() => return,
+            Err(_) = finishing.changed() => return,
         };
         let (shared, port, finishing) = (Arc::clone(&shared), Arc::clone(&port), finishing.clone());
         let caller = Caller { stream: Arc::new(stream).into(), received: BytesMut::new(), of_address: None };
@@ -200,16 +200,15 @@ async fn converse(
         .max_buf_size(BUFFER_BYTES_MAX)
         .max_headers(HEADERS_MAX);
     let mut serving = builder.serve_connection(connection, service);
-    let mut has_noticed = false;
     let outcome = loop {
         tokio::select! {
+            biased;
             outcome = &mut serving => break outcome,
-            // When the server leaves or is gone, the connection checks again whether it may go on.
-            () = shared.has_left(), if !has_noticed => has_noticed = true,
-            _ = finishing.changed() => {
+            // After a change the server leaves, and the connection checks again whether it may go on.
+            changed = finishing.changed() => if changed.is_err() {
                 Pin::new(&mut serving).graceful_shutdown();
                 break (&mut serving).await;
-            }
+            },
         }
     };
     let connection = serving.into_parts().io;
@@ -252,12 +251,13 @@ async fn take_leave(shared: &Shared, connection: HttpConnection, reason: Option<
 /// wait ([`FINISH`](super::FINISH)).
 ///
 /// No end is missed. The sender is a local variable of the control thread, which drops it when every shard has dropped
-/// its `ControlHandoff`. A shard has it only on its own thread, on the stack or in values that a panic drops. The same
-/// is true for the control thread and the sender.
+/// its `ControlHandoff`. A shard has its `ControlHandoff` only on its own thread, on the stack or in values that a
+/// panic drops. The control thread has the sender in the same way.
 async fn end_of_shards(mut finishing: watch::Receiver<()>) {
-    if finishing.has_changed().is_err() || finishing.changed().await.is_ok() {
+    if finishing.has_changed().is_err() {
         std::future::pending::<()>().await;
     }
+    while finishing.changed().await.is_ok() {}
 }
 
 /// Counts an open connection until this value is dropped.
@@ -287,7 +287,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 mod tests {
     use super::*;
 
-    /// However the thread ends that has the sender.
+    /// The end is noticed, however the thread that has the sender ends.
     #[test]
     fn the_end_of_the_shards_is_noticed() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -303,7 +303,7 @@ mod tests {
                 });
                 assert_eq!(thread.join().is_err(), panics);
                 tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it is noticed").unwrap();
-                // An answer that is given later has the time that its own end bounds.
+                // The wait for an answer that is sent later is not bounded here.
                 let later = tokio::spawn(end_of_shards(finishing));
                 tokio::task::yield_now().await;
                 assert!(!later.is_finished());

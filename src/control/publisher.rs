@@ -2,15 +2,19 @@
 
 use std::{
     collections::HashMap,
-    future::poll_fn,
-    pin::pin,
+    future::{Future, poll_fn},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{
+    Notify,
+    mpsc::{self, error::TrySendError},
+    oneshot, watch,
+};
 
-use super::waits::{HomeIsBehind, Waits};
+use super::waits::{HomeIsBehind, Wait, Waits};
 use crate::{
     clock::Clock,
     hub::{Command, ConnectionId, ExternalEnd, Place, Publication, Reply, TopicName, home},
@@ -94,50 +98,52 @@ impl Publisher {
         source: Option<ConnectionId>,
         publication: Publication,
     ) -> Option<Place> {
-        self.place_of(ShardRequest::Publish { topic, source, publication, body_bytes: None }).await
+        self.request(ShardRequest::Publish { topic, source, publication, body_bytes: None }).await.and_then(placed)
     }
 
-    /// Publishes a message that came as the body of a request. The body is counted when its topic's home has given it a
-    /// place, even if the caller has been dropped meanwhile.
+    /// Publishes a message that came as the body of a request to a server that has started. The body is counted when
+    /// its topic's home has given it a place, even if the returned future has been dropped meanwhile.
     ///
     /// # Errors
     ///
     /// See [`NotPublished`].
-    pub(super) async fn publish_body(&self, topic: TopicName, publication: Publication) -> Result<Place, NotPublished> {
-        let bytes = publication.payload().len() as u64;
-        let queues = self.queues().await.ok_or(NotPublished::Leaving)?;
-        let home = home(&topic, queues.len() as u16);
-        let wait = self.waits.begin(home, bytes as usize);
-        let _wait = wait.map_err(|HomeIsBehind| NotPublished::HomeIsBehind)?;
-        let publish = ShardRequest::Publish { topic, source: None, publication, body_bytes: Some(bytes) };
-        self.place_of(publish).await.ok_or(NotPublished::Leaving)
-    }
-
-    /// Publishes, and returns the place that the topic's home has given.
-    async fn place_of(&self, publish: ShardRequest) -> Option<Place> {
-        match self.request(publish).await? {
-            Reply::Published(place) => Some(place),
-            _ => None,
+    pub(super) fn publish_body(
+        &self,
+        topic: TopicName,
+        publication: Publication,
+    ) -> impl Future<Output = Result<Place, NotPublished>> + Send + use<> {
+        let begun = self.begin_body(topic, publication);
+        async move {
+            let (_wait, requested) = begun?;
+            requested.reply().await.and_then(placed).ok_or(NotPublished::Leaving)
         }
     }
 
-    /// Sends a command to a shard, and waits for the reply. `None` if the server has ended meanwhile.
+    fn begin_body(&self, topic: TopicName, publication: Publication) -> Result<(Wait, Requested), NotPublished> {
+        let queues = self.queues.borrow();
+        let queues = queues.as_ref().ok_or(NotPublished::Leaving)?;
+        let home = home(&topic, queues.len() as u16);
+        let bytes = publication.payload().len();
+        let wait = self.waits.begin(home, bytes).map_err(|HomeIsBehind| NotPublished::HomeIsBehind)?;
+        let publish = ShardRequest::Publish { topic, source: None, publication, body_bytes: Some(bytes as u64) };
+        Ok((wait, Requested::of(&queues[usize::from(home)], publish)))
+    }
+
+    /// Sends a command to a shard, and waits for the reply. Returns `None` if the server has ended meanwhile.
     pub(crate) async fn command(&self, shard: u16, command: Command) -> Option<Reply> {
         self.request(ShardRequest::Command { shard, command }).await
     }
 
     async fn request(&self, request: ShardRequest) -> Option<Reply> {
-        let (answer, answered) = oneshot::channel();
         let queues = self.queues().await?;
         let shard = match &request {
             ShardRequest::Publish { topic, .. } => home(topic, queues.len() as u16),
             ShardRequest::Command { shard, .. } => *shard,
         };
-        queues[usize::from(shard)].send(Submission { request, answer }).await.ok()?;
-        answered.await.ok()
+        Requested::of(&queues[usize::from(shard)], request).reply().await
     }
 
-    /// Returns the queues of all shards once the server has started; `None` if it never does.
+    /// Returns the queues of all shards once the server has started, or `None` if it never does.
     async fn queues(&self) -> Option<Queues> {
         if let Some(queues) = &*self.queues.borrow() {
             return Some(Arc::clone(queues));
@@ -145,6 +151,41 @@ impl Publisher {
         let mut started = self.queues.clone();
         started.wait_for(Option::is_some).await.ok()?.clone()
     }
+}
+
+/// A request to a shard that is in the shard's queue, or waits for room in it.
+struct Requested {
+    answered: oneshot::Receiver<Reply>,
+    /// The wait for room.
+    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl Requested {
+    fn of(queue: &mpsc::Sender<Submission>, request: ShardRequest) -> Requested {
+        let (answer, answered) = oneshot::channel();
+        let waiting = match queue.try_send(Submission { request, answer }) {
+            // Without the task at its other end, the queue drops the request, which then has no reply.
+            Ok(()) | Err(TrySendError::Closed(_)) => None,
+            Err(TrySendError::Full(submission)) => {
+                let queue = queue.clone();
+                Some(Box::pin(async move { drop(queue.send(submission).await) }) as Pin<Box<_>>)
+            }
+        };
+        Requested { answered, waiting }
+    }
+
+    /// Waits for the reply. Returns `None` if the server ends meanwhile, or leaves and does not publish the message.
+    async fn reply(self) -> Option<Reply> {
+        if let Some(waiting) = self.waiting {
+            waiting.await;
+        }
+        self.answered.await.ok()
+    }
+}
+
+/// Returns the place in the reply to a publish.
+fn placed(reply: Reply) -> Option<Place> {
+    if let Reply::Published(place) = reply { Some(place) } else { None }
 }
 
 /// The other side of all [`Publisher`]s.
@@ -235,12 +276,11 @@ impl PublisherTask {
     }
 
     /// Works until all shards have ended, or until no [`Publisher`] is left.
-    pub(super) async fn run(mut self, mut finishing: watch::Receiver<()>) {
+    ///
+    /// The owner notifies `woken` after `leaving` has changed, and after the sender of `finishing` is dropped: a
+    /// registration with each of the two channels in every round would cost more than the round.
+    pub(super) async fn run(mut self, finishing: watch::Receiver<()>) {
         let woken = Arc::clone(&self.woken);
-        // Each of these is registered with its channel once, not in every round.
-        let mut left = pin!(has_left(self.leaving.clone()));
-        let mut finished = pin!(finishing.changed());
-        let mut is_left = false;
         loop {
             // Once the barrier is sent, `submit` refuses every publish, so none follows it.
             self.send_barrier();
@@ -254,16 +294,18 @@ impl PublisherTask {
             self.take_answers();
             self.counters.set(Counter::LaneOverflow, self.outside.overflowed());
             if self.outside.may_sleep() {
+                if finishing.has_changed().is_err() {
+                    // Collect the replies already in the lanes. Dropping the remaining senders answers all others with
+                    // `None`.
+                    return self.take_answers();
+                }
                 tokio::select! {
-                    () = woken.notified() => {}
+                    biased;
                     submission = poll_fn(|context| self.poll_requests(context)) => {
                         let Some(submission) = submission else { return };
                         self.submit(submission);
                     }
-                    _ = &mut left, if !is_left => is_left = true,
-                    // Collect the replies already in the lanes. Dropping the remaining senders answers all others with
-                    // `None`.
-                    _ = &mut finished => return self.take_answers(),
+                    () = woken.notified() => {}
                 }
             } else {
                 // Lets other tasks run, which may publish too.
@@ -289,11 +331,12 @@ impl PublisherTask {
         self.ticket += 1;
         let mut body_bytes = None;
         match request {
-            // No publish follows the barrier, which is sent after `leaving` is set.
-            ShardRequest::Publish { .. } if *self.leaving.borrow() => return,
-            ShardRequest::Publish { topic, source, publication, body_bytes: bytes } => {
+            // No publish follows the barrier.
+            ShardRequest::Publish { .. } if self.has_sent_barrier => return,
+            ShardRequest::Publish { topic, source, mut publication, body_bytes: bytes } => {
                 body_bytes = bytes;
-                self.outside.submit(topic, source, publication.stamp(self.clock.now()), self.ticket);
+                publication.stamp(self.clock.now());
+                self.outside.submit(topic, source, publication, self.ticket);
             }
             ShardRequest::Command { shard, command } => self.outside.command(shard, command, self.ticket),
         }
@@ -314,16 +357,7 @@ impl PublisherTask {
     }
 }
 
-/// Waits until the server leaves.
-///
-/// # Errors
-///
-/// If the server has ended without leaving.
-async fn has_left(mut leaving: watch::Receiver<bool>) -> Result<(), watch::error::RecvError> {
-    leaving.wait_for(|&is_leaving| is_leaving).await.map(drop)
-}
-
-/// The most requests that wait to be sent, over all connections and handles, on up to 64 shards. Each shard has an
+/// The most requests that wait to be sent, over all connections and handles, with up to 64 shards. Each shard has an
 /// equal part, of at least `REQUESTS_MIN`; when the part is used up, further callers wait.
 const REQUESTS_MAX: usize = 1_024;
 
@@ -350,7 +384,7 @@ mod tests {
         let task = PublisherTask::new(
             outside,
             Clock::new(),
-            woken,
+            Arc::clone(&woken),
             Arc::clone(&counters),
             watch::Sender::new(false).subscribe(),
             requests,
@@ -378,6 +412,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
             drop(finish);
+            woken.notify_one();
             task.await.unwrap();
             // A message that an embedder's code publishes was not received.
             assert_eq!(other.await.unwrap().map(|published| published.offset), Some(2));
@@ -385,8 +420,8 @@ mod tests {
         });
     }
 
-    /// While the task sleeps or its lanes are full: the shards get the barrier after every publish that was submitted,
-    /// and no publish after it.
+    /// The shards get the barrier after every publish that was submitted, and no publish after it, also if the task
+    /// sleeps or its lanes are full.
     #[test]
     fn the_barrier_stands_behind_every_publish() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -401,7 +436,14 @@ mod tests {
             hub.send_barrier();
             let leaving = watch::Sender::new(false);
             let (publisher, requests) = Publisher::new();
-            let task = PublisherTask::new(outside, Clock::new(), woken, Arc::default(), leaving.subscribe(), requests);
+            let task = PublisherTask::new(
+                outside,
+                Clock::new(),
+                Arc::clone(&woken),
+                Arc::default(),
+                leaving.subscribe(),
+                requests,
+            );
             let topic = || TopicName::new("x").unwrap();
             let publish = || {
                 let publisher = publisher.clone();
@@ -419,6 +461,7 @@ mod tests {
                 let_all_run().await;
                 assert!(!hub.has_passed_barrier());
                 leaving.send_replace(true);
+                woken.notify_one();
                 for _ in 0..1_000 {
                     hub.take_request(&mut Vec::new());
                     hub.send_out();
@@ -537,7 +580,7 @@ mod tests {
             ends.into_iter().map(|mesh| ShardHub::new(mesh, HubLimits::default(), 1)).collect();
         let (publisher, requests) = Publisher::new();
         let leaving = watch::Sender::new(false).subscribe();
-        let task = PublisherTask::new(outside, Clock::new(), woken, Arc::default(), leaving, requests);
+        let task = PublisherTask::new(outside, Clock::new(), Arc::clone(&woken), Arc::default(), leaving, requests);
         runtime.block_on(async {
             let (finish, finishing) = watch::channel(());
             let task = tokio::spawn(task.run(finishing));
@@ -600,6 +643,7 @@ mod tests {
                 }
             }
             drop(finish);
+            woken.notify_one();
             task.await.unwrap();
         });
     }
@@ -614,9 +658,10 @@ mod tests {
             let outside = ExternalEnd::new(ends.pop().unwrap());
             let mut hub: ShardHub = ShardHub::new(ends.pop().unwrap(), HubLimits::default(), 1);
             let (publisher, requests) = Publisher::new();
+            let woken: Arc<Notify> = Arc::default();
             let task = {
                 let leaving = watch::Sender::new(false).subscribe();
-                PublisherTask::new(outside, Clock::new(), Arc::default(), Arc::default(), leaving, requests)
+                PublisherTask::new(outside, Clock::new(), Arc::clone(&woken), Arc::default(), leaving, requests)
             };
             runtime.block_on(async {
                 let (finish, finishing) = watch::channel(());
@@ -632,6 +677,7 @@ mod tests {
                     hub.send_out();
                 }
                 drop(finish);
+                woken.notify_one();
                 assert_eq!(waiting.await.unwrap().map(|published| published.offset), is_taken.then_some(1));
                 task.await.unwrap();
             });

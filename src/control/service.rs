@@ -1,4 +1,4 @@
-//! Answers requests.
+//! Answers the requests that hyper reads.
 
 use std::{convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
@@ -47,7 +47,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
-    /// Begins to answer a request. Only a body to read or a file takes longer than this call.
+    /// Begins to answer a request. Only an endpoint of a surface and a file take longer than this call.
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let shared = &self.shared;
         shared.counters.add(Counter::HttpRequests, 1);
@@ -127,7 +127,7 @@ impl RequestFacts {
 enum Begun {
     Answered(Answer),
     /// An endpoint of a surface is called when its body has been read.
-    Call(Box<EndpointCall>),
+    Call(EndpointCall),
     /// A file is read.
     Read {
         request: Box<Request<()>>,
@@ -189,8 +189,8 @@ impl Service {
             Endpoint::Path { path, .. } => match paths::begin(shared, *path, &credentials, &endpoint)? {
                 AtPath::Preflight(answer) => Ok(Begun::Answered(answer)),
                 AtPath::Call(admitted) => {
-                    let call = EndpointCall::new(shared, admitted, head, endpoint, peer, request.into_body());
-                    Ok(Begun::Call(Box::new(call)))
+                    let body = request.into_body();
+                    Ok(Begun::Call(EndpointCall::new(shared, admitted, head, endpoint, peer, body)))
                 }
             },
             Endpoint::Files { mount, below } => {

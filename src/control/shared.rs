@@ -107,7 +107,7 @@ impl Shared {
         }
     }
 
-    /// Gives a connection to a shard, each in turn.
+    /// Gives a connection back to a shard. The shards take turns.
     pub(super) async fn hand_back(&self, handed_off: HandedOff) {
         // Relaxed: any shard will do.
         let at = self.returned.fetch_add(1, Ordering::Relaxed) % self.returns.len();

@@ -25,13 +25,13 @@ pub(super) struct Wait {
     bytes: usize,
 }
 
-/// The error of a body for a home for which too many wait.
+/// The error of a body if too many bodies wait for its home.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct HomeIsBehind;
 
 impl Waits {
-    /// Returns the waits of a server of so many shards, which has room for so many bodies with so many bytes. The
-    /// bodies for one home may have half of that; where there is only one home, all of it.
+    /// Returns the waits of a server with room for `bodies_max` bodies that have `bytes_max` bytes together. The bodies
+    /// for one home may have half of both; where there is only one home, all.
     pub(super) fn new(shards: usize, bodies_max: usize, bytes_max: usize) -> Waits {
         let part = if shards == 1 { 1 } else { 2 };
         let most_of_a_home = Bound { bodies: bodies_max / part, bytes: bytes_max / part };

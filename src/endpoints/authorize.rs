@@ -31,12 +31,12 @@ impl Endpoints {
     ///
     /// The access to a topic depends on the topic, not on the path in the request or on its spelling. The gates of all
     /// routes whose topics include this topic must admit the request, not only the gate of the request's own route.
-    /// Then the request needs the server's tokens.
+    /// Then the request must show a token for each right of its intent for which the server requires one.
     ///
     /// # Errors
     ///
-    /// 403 for a page of another origin or a token for another right, 401 for a missing or wrong token, and the refusal
-    /// of an authenticator.
+    /// 403 for a page of another origin or a token for another right, 401 for a missing or wrong token, the refusal of
+    /// an authenticator, and [`Denied::Panicked`] (500).
     pub(crate) fn authorize(
         &self,
         credentials: &Credentials<'_>,
@@ -62,7 +62,7 @@ impl Endpoints {
         self.judge(credentials, intent, self.other_gates(route, topic)).map(drop)
     }
 
-    /// Judges as [`Endpoints::authorize_topic`] does whether a request may publish to a topic, and returns its leave.
+    /// Judges whether a request may publish to a topic, as [`Endpoints::authorize_topic`] does, and returns the grant.
     ///
     /// # Errors
     ///
@@ -77,7 +77,8 @@ impl Endpoints {
         Ok(PublishGrant::new(topic.clone(), self.topic_bytes_max(topic)))
     }
 
-    /// Returns the leave that a request has by its path: it was admitted there with this intent.
+    /// Returns the grant of a request whose path names a topic, if the request was admitted there with
+    /// [`Intent::Publish`].
     pub(crate) fn granted(&self, intent: Intent, endpoint: &Endpoint) -> Option<PublishGrant> {
         let Endpoint::Path { topic: Some(topic), .. } = endpoint else { return None };
         (intent == Intent::Publish).then(|| PublishGrant::new(topic.clone(), self.topic_bytes_max(topic)))
@@ -120,14 +121,15 @@ impl Endpoints {
     ///
     /// - `Access-Control-Allow-Origin` lets a page of an allowed origin read the answer, where its request names the
     ///   origin (CORS).
-    /// - `Access-Control-Allow-Credentials` lets it do so with the visitor's password (`credentials: "include"`), where
-    ///   lists name the origin. `null` is the origin of any page's sandboxed frame, so it gets no credentials even if a
-    ///   list has it.
-    /// - `Cross-Origin-Resource-Policy` keeps the answer from the elements of other pages where origins are restricted.
-    ///   Pages of allowed origins need no exception: browsers ignore the line for requests with CORS, and `same-site`
-    ///   would let in pages of other origins too.
-    /// - `Content-Security-Policy: frame-ancestors` (CSP 3, 6.4.2) keeps the answer from frames and objects of other
-    ///   pages, which are navigations and ignore the line above; `X-Frame-Options` does so in older browsers.
+    /// - `Access-Control-Allow-Credentials` lets the page do this with the visitor's password (`credentials:
+    ///   "include"`), where every list of allowed origins that holds here names the origin. `null` is the origin of any
+    ///   page's sandboxed frame, so it gets no credentials even if a list has it.
+    /// - `Cross-Origin-Resource-Policy` keeps the answer out of elements (scripts, pictures) of other pages, where
+    ///   origins are restricted. Pages of allowed origins need no exception: browsers ignore the line for requests with
+    ///   CORS, and `same-site` would let in pages of other origins too.
+    /// - `Content-Security-Policy: frame-ancestors` (CSP 3, 6.4.2) keeps the answer out of frames and objects of other
+    ///   pages: a browser loads them by navigation, to which the line above does not apply. `X-Frame-Options` does the
+    ///   same in older browsers.
     /// - `Vary` keeps a cache from giving the answer to a page of another origin. It names every line by which
     ///   `Origins::check` judges.
     pub(crate) fn page_lines(&self, origin: Option<&[u8]>, endpoint: Option<&Endpoint>) -> Vec<(&'static str, String)> {

@@ -79,11 +79,11 @@ fn found(table: &Endpoints, head: &RequestHead) -> String {
     }
 }
 
-/// The model: every entry with its segments. Of two that are as precise the first has a path.
+/// The model: every entry with its segments. Of two equally precise entries the first one has a path.
 #[derive(Default)]
 struct Plain {
     entries: Vec<(Vec<Part>, String)>,
-    /// Folders without their documents. They clash with no entry and come behind all others.
+    /// The paths of the folders themselves. They clash with no entry, and come after all entries.
     folders: Vec<(Vec<Part>, String)>,
 }
 
@@ -211,5 +211,5 @@ impl Handler for Nobody {
     type State = ();
 }
 
-/// More entries and targets make a run longer and find nothing else.
+/// More entries and targets make a run longer and find no further faults.
 const LINES_MAX: usize = 40;

@@ -16,9 +16,9 @@ use crate::{
 
 /// An HTTP endpoint that a surface registers at a path.
 ///
-/// The control thread answers everything else by itself: preflights, methods that the path does not have, requests
-/// that the judge does not admit, bodies that are too large or too slow, and requests to a server that leaves. Only
-/// then it calls `answer`.
+/// The control thread answers everything else by itself: preflights, methods that the path does not have, requests that
+/// `intent` or the judge refuses, bodies that are broken, too large, too slow or without room, and requests to a server
+/// that leaves. For all other requests it calls `answer`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HttpEndpoint {
     /// The methods, in the order in which `Allow` names them. HEAD is answered as GET is; OPTIONS cannot be among them.
@@ -28,7 +28,7 @@ pub(crate) struct HttpEndpoint {
     pub(crate) body: BodyLimit,
     /// Further header lines that a page of another origin may send beside `Authorization` and `Content-Type`.
     pub(crate) page_headers: &'static [&'static str],
-    pub(crate) answer: fn(HttpRequest) -> Answering,
+    pub(crate) answer: fn(Box<HttpRequest>) -> Answering,
 }
 
 /// The largest body of a request to an endpoint. Beyond it the answer is 413.
@@ -45,14 +45,12 @@ pub(crate) enum BodyLimit {
 /// The work that ends with the answer to a request.
 pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Response, Refusal>> + Send>>;
 
-/// A request to an endpoint: judged by the intent of its head, its body whole.
+/// A request to an endpoint, which the judge has admitted by its head, and whose body has arrived.
 pub(crate) struct HttpRequest {
     pub(crate) head: RequestHead,
-    /// The values of the parameters in the path.
-    pub(crate) parameters: Parameters,
     /// The topic that the path names.
     pub(crate) topic: Option<TopicName>,
-    /// The leave to publish to the topic of the path, if the request was admitted with this intent.
+    /// The permission to publish to the topic of the path, if the request was admitted with this intent.
     pub(crate) granted: Option<PublishGrant>,
     /// The identity that the authenticator of the route has found.
     pub(crate) identity: Option<Identity>,
@@ -60,12 +58,14 @@ pub(crate) struct HttpRequest {
     pub(crate) body: Bytes,
     /// The values of the route's own keys.
     pub(crate) values: Arc<RouteValues>,
+    /// The number of the path.
+    pub(crate) path: usize,
     /// The number of the route.
     pub(crate) route: usize,
     pub(crate) commands: Arc<dyn Commands>,
 }
 
-/// The leave to publish to a topic, which only the judge gives.
+/// The permission to publish to a topic, which only the judge gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PublishGrant {
     topic: TopicName,
@@ -73,15 +73,15 @@ pub(crate) struct PublishGrant {
 }
 
 impl PublishGrant {
-    /// Returns the leave to publish messages of at most `bytes_max` bytes to a topic, for which the judge has admitted
-    /// [`Intent::Publish`](super::Intent::Publish).
+    /// Returns the permission to publish messages of at most `bytes_max` bytes to a topic, for which the judge has
+    /// admitted [`Intent::Publish`](super::Intent::Publish).
     pub(super) fn new(topic: TopicName, bytes_max: u32) -> PublishGrant {
         PublishGrant { topic, bytes_max }
     }
 
-    /// Returns the topic.
-    pub(crate) fn topic(&self) -> &TopicName {
-        &self.topic
+    /// Returns the topic, and gives the permission up.
+    pub(crate) fn into_topic(self) -> TopicName {
+        self.topic
     }
 
     /// Checks the size of a message against the limit of the topic.
@@ -101,6 +101,9 @@ impl PublishGrant {
 
 /// The commands of an endpoint to the hub. The control thread implements them.
 pub(crate) trait Commands: Send + Sync {
+    /// Returns the values of the parameters in the path of a request.
+    fn parameters(&self, path: usize, head: &RequestHead) -> Parameters;
+
     /// Returns the topic of a name that a request to a route has in its body.
     ///
     /// # Errors
@@ -120,14 +123,20 @@ pub(crate) trait Commands: Send + Sync {
     ///
     /// # Errors
     ///
-    /// 413 for a message that is too large, 503 if the server leaves and has not published the message.
-    fn publish(self: Arc<Self>, grant: PublishGrant, message: Publication) -> Publishing;
+    /// 413 for a message that is too large; 503 if too many bodies wait for the topic's home, or if the server leaves
+    /// and has not published the message.
+    fn publish(&self, grant: PublishGrant, message: Publication) -> Publishing;
 }
 
 /// The work that ends with the place of a message.
 pub(crate) type Publishing = Pin<Box<dyn Future<Output = Result<Place, Refusal>> + Send>>;
 
 impl HttpRequest {
+    /// Returns the values of the parameters in the path.
+    pub(crate) fn parameters(&self) -> Parameters {
+        self.commands.parameters(self.path, &self.head)
+    }
+
     /// Returns the topic of a name in the body. It begins with the prefix of the route's topics, as a topic of a path
     /// does.
     ///
@@ -138,8 +147,8 @@ impl HttpRequest {
         self.commands.topic(self.route, name)
     }
 
-    /// Returns the leave to publish to a topic. The judge is asked about the topic, whatever topic the path names,
-    /// unless the request was admitted to publish to that topic already.
+    /// Returns the permission to publish to a topic. The judge is asked about the topic, unless it has already admitted
+    /// the request to publish to this topic by the path.
     ///
     /// # Errors
     ///
@@ -155,8 +164,9 @@ impl HttpRequest {
     ///
     /// # Errors
     ///
-    /// 413 for a message that is too large, 503 if the server leaves and has not published the message.
+    /// 413 for a message that is too large; 503 if too many bodies wait for the topic's home, or if the server leaves
+    /// and has not published the message.
     pub(crate) fn publish(&self, grant: PublishGrant, message: Publication) -> Publishing {
-        Arc::clone(&self.commands).publish(grant, message)
+        self.commands.publish(grant, message)
     }
 }

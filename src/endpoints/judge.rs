@@ -10,8 +10,8 @@ use crate::{auth::Credentials, handler::OpeningRequest, hub::TopicName, proto::R
 /// The judge of topics that clients name in their messages. A handler gets it before the table of endpoints exists. A
 /// clone is another handle to the same judge.
 ///
-/// A handler of a surface has to ask it about every topic that a client names, by the opening request of the client's
-/// connection.
+/// A handler of a surface has to ask the judge about every topic that a client names, and gives it the opening request
+/// of the client's connection.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Judge(Arc<OnceLock<Weak<Endpoints>>>);
 
@@ -45,7 +45,7 @@ impl Judge {
         decided(self.endpoints()?.authorize_topic(&sender(opening), intent, opening.route, topic))
     }
 
-    /// Returns the leave of a client to publish to a topic.
+    /// Returns the permission of a client to publish to a topic.
     ///
     /// # Errors
     ///

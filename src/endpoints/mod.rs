@@ -4,10 +4,10 @@
 //! or by the control thread. No other code interprets a path.
 //!
 //! If the patterns of several endpoints match a path, the endpoint with the most precise pattern has the path. Patterns
-//! are compared segment by segment from the front: a fixed segment is more precise than `{name}`, and that than
-//! `{name...}`. The server's own endpoints (`/healthz`, `/readyz`, `/metrics`, and its page at `/`) have patterns of
-//! fixed segments. Files at `/site` have the paths that `/site/{name...}` matches, and `/site` itself unless a route
-//! has exactly that path.
+//! are compared segment by segment from the front: a fixed segment is more precise than `{name}`, and `{name}` is more
+//! precise than `{name...}`. The server's own endpoints (`/healthz`, `/readyz`, `/metrics`, and its page at `/`) have
+//! patterns of fixed segments. Files at `/site` have the paths that `/site/{name...}` matches, and `/site` itself
+//! unless a route has exactly that path.
 
 #![forbid(unsafe_code)]
 
@@ -41,8 +41,8 @@ pub(crate) enum Endpoint {
     /// A path of a route: the WebSockets of its handler, and the HTTP endpoints of its surface. The topic is the one
     /// that the path names.
     Path { path: usize, topic: Option<TopicName> },
-    /// Files: the number of the folder, and the segments below it; no segments for the folder without a slash behind
-    /// it.
+    /// Files: the number of the folder, and the segments below it; no segments for the folder's own path without a
+    /// slash at its end.
     Files { mount: usize, below: Vec<String> },
     /// The page that watches topics: the number of a route's page, or `None` for the server's own.
     Page { page: Option<usize> },
@@ -60,6 +60,11 @@ impl Endpoint {
     /// Returns the topic that the path names.
     pub(crate) fn topic(&self) -> Option<&TopicName> {
         if let Endpoint::Path { topic, .. } = self { topic.as_ref() } else { None }
+    }
+
+    /// Returns the topic that the path names, and drops the rest.
+    pub(crate) fn into_topic(self) -> Option<TopicName> {
+        if let Endpoint::Path { topic, .. } = self { topic } else { None }
     }
 
     /// Returns the answer about the server's health, for every thread: a text, or a refusal. `None` if the endpoint is
@@ -245,7 +250,8 @@ impl Endpoints {
         topics.topic(name).map_err(|error| Refusal::new(400, error.to_string()))
     }
 
-    /// Returns the values of a pattern's parameters in the path of a request that was resolved to that one.
+    /// Returns the values of the pattern's parameters in the path of a request. `number` is that of the path to which
+    /// the request was resolved.
     pub(crate) fn parameters(&self, number: usize, head: &RequestHead) -> Parameters {
         head.segments().map_or_else(|_| Parameters::new(), |path| self.paths[number].pattern.parameters_of(path))
     }

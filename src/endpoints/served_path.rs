@@ -18,8 +18,8 @@ pub(crate) struct Openings {
     /// The methods that a 405 names for the openings. A request with one of them, or HEAD instead of GET, that does not
     /// ask for a WebSocket is answered 426, unless an HTTP endpoint of the path has the method.
     pub(crate) methods: &'static [&'static str],
-    /// Reads the intent of an opening request. Without it the intent is [`Intent::Use`], and no thread but the shard
-    /// of the connection judges the request, just before it calls the handler.
+    /// Reads the intent of an opening request. Without this function the intent is [`Intent::Use`], and only the
+    /// connection's shard judges the request, just before the shard calls the handler.
     pub(crate) intent: Option<ReadIntent>,
 }
 
@@ -91,7 +91,7 @@ pub(crate) struct ServedRoute {
     pub(crate) values: Arc<RouteValues>,
 }
 
-/// A path of a route that has no number yet.
+/// A path of a route, before the route has a number.
 #[derive(Debug, Clone)]
 pub(crate) struct NewPath {
     pub(crate) pattern: Pattern,

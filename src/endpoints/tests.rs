@@ -146,7 +146,7 @@ fn no_two_have_the_same_paths() {
     assert!(table(&["/", "/site"], &["/site", "/"], false).is_ok());
 }
 
-/// The table again, in one line for each thing that can be at a path, without patterns.
+/// The model of the table: one line for each endpoint that can be at a path, without patterns.
 fn plainly(target: &str) -> String {
     if target.contains(['<', '>', '"']) || target.split('?').next().unwrap().contains('`') {
         return "400".into();
@@ -188,7 +188,7 @@ fn plainly(target: &str) -> String {
     }
 }
 
-/// Of pieces that paths are made of, and that readers have differed about.
+/// Targets of pieces that paths consist of, and of pieces that readers of HTTP understand differently.
 fn odd_target() -> impl Strategy<Value = String> {
     let pieces = [
         "/", "//", "t", "a", "e", "s", "p", "healthz", "readyz", "metrics", "%74", "%2F", "%2f", "%2e", ".", "..", "%",

@@ -1,5 +1,7 @@
 //! Answers to an opening request.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use crate::{
@@ -118,7 +120,7 @@ impl<S> Accept<S> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
     pub(crate) status: u16,
-    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
     pub(crate) body: Bytes,
 }
 
@@ -133,7 +135,7 @@ impl Response {
     /// use ringhub::handler::Response;
     /// let response = Response::new(402, "text/plain", "pay first").header("Retry-After", "60");
     /// ```
-    pub fn new(status: u16, content_type: &str, body: impl Into<Bytes>) -> Self {
+    pub fn new(status: u16, content_type: impl Into<Cow<'static, str>>, body: impl Into<Bytes>) -> Self {
         assert!(is_status(status), "{status} is no status of an answer");
         Response { status, headers: vec![("Content-Type".into(), content_type.into())], body: body.into() }
     }
@@ -156,7 +158,7 @@ impl Response {
     pub fn header(mut self, name: &str, value: &str) -> Self {
         assert!(is_token(name), "{name:?} is no header name");
         assert!(!is_ours(name), "{name} belongs to the server");
-        self.headers.push((name.into(), value.into()));
+        self.headers.push((name.to_owned().into(), value.to_owned().into()));
         self
     }
 
@@ -196,7 +198,7 @@ pub(crate) fn sendable(mut refusal: Refusal) -> Refusal {
     if is_status(refusal.status) {
         return refusal;
     }
-    tracing::error!(status = refusal.status, "a refusal has a status that cannot be sent, instead of which 500 is");
+    tracing::error!(status = refusal.status, "a refusal has a status that cannot be sent; 500 is sent instead");
     Refusal::new(500, "this server has refused the request with a status that cannot be sent")
 }
 

@@ -16,7 +16,7 @@ pub struct Closed {
     pub code: CloseCode,
     /// The reason in the peer's close frame.
     pub reason: String,
-    /// Whether both sides have finished the closing handshake (RFC 6455 7.1.4).
+    /// Whether the peer has sent its close frame (RFC 6455 7.1.4). The server's answer to it may not have left yet.
     pub is_clean: bool,
 }
 

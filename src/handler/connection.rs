@@ -422,7 +422,7 @@ impl<S: 'static> Connection<'_, S> {
         self.shard.facts(self.id).map(|facts| facts.limits)
     }
 
-    /// Returns the ids of all open connections of this shard, this one included.
+    /// Returns the ids of all open connections of this shard, with this one while it is open.
     #[must_use]
     pub fn connections_on_shard(&self) -> Vec<ConnectionId> {
         self.shard.connections()

@@ -70,8 +70,9 @@ use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 
 /// Serves the connections of a route. Every method has a default: an implementation has only the methods that it needs.
 ///
-/// A panic in a method closes that connection with 1011 and is logged; the shard goes on. A slow method delays all
-/// connections of the shard: give long work to [`Connection::spawn`].
+/// A panic in a method closes that connection with 1011, a panic in `opening` answers the request with 500, and either
+/// is logged; the shard goes on. A slow method delays all connections of the shard: give long work to
+/// [`Connection::spawn`].
 ///
 /// Each method is called in a `tracing` span `connection` with the fields `id` and `peer`. Only `opening`, before there
 /// is an id, is called in a span `opening` with `request`, `peer` and `path`. Events that are logged in a method have

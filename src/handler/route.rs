@@ -50,7 +50,7 @@ impl Pattern {
         let mut names: Vec<&str> = Vec::new();
         for part in path.split('/') {
             if let Some(Segment::Rest(name)) = segments.last() {
-                return Err(error(&format!("has something behind {{{name}...}}, which takes the rest")));
+                return Err(error(&format!("has something after {{{name}...}}, which takes the rest")));
             }
             let Some(inner) = part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) else {
                 if part.contains(['{', '}']) {

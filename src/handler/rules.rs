@@ -40,7 +40,7 @@ impl RouteOptions {
         RouteOptions::default()
     }
 
-    /// Restricts the route to pages of these origins; others are answered 403.
+    /// Restricts the route to pages of these origins; pages of other origins are answered 403.
     #[must_use]
     pub fn origins(mut self, origins: Origins) -> Self {
         self.gate.origins = Some(origins);

@@ -83,7 +83,7 @@ pub(crate) trait ShardApi {
 pub(crate) struct Facts {
     /// The state of the connection's session.
     pub(crate) state: State,
-    /// The session's protocol has pings and pongs.
+    /// Whether the session's protocol has pings and pongs.
     pub(crate) has_pings: bool,
     pub(crate) message_length: usize,
     /// The bytes that the connection's socket has not taken, and their limit.

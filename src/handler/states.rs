@@ -31,7 +31,7 @@ impl<S: 'static> States<S> {
         Rc::new(States(RefCell::new(Table { entries: Vec::new(), free: Vec::new() })))
     }
 
-    /// Keeps a state under a key, which is returned.
+    /// Keeps a state, and returns its key.
     pub(super) fn insert(&self, state: S, profile: Option<Box<Profile>>) -> u32 {
         let mut table = self.0.borrow_mut();
         let entry = Some(Entry { state, profile });
@@ -67,7 +67,8 @@ pub(super) struct Out<'a, S> {
 }
 
 impl<'a, S> Out<'a, S> {
-    /// Takes the entry of a key out of its table. `None` if the connection has ended, or is out already.
+    /// Takes the entry of a key out of its table. Returns `None` if the connection has ended, or if the entry is out
+    /// already.
     pub(super) fn take(states: &'a States<S>, key: u32) -> Option<Self> {
         let entry = states.0.borrow_mut().entries.get_mut(key as usize)?.take()?;
         Some(Out { states, key, entry: Some(entry) })

@@ -1,4 +1,5 @@
-//! A connection that waits for its next request, as the holders of limits see it.
+//! A connection that waits for its next request, as the two tables of permits see it: the table of all HTTP
+//! connections, and the table of addresses.
 
 use std::{
     mem::MaybeUninit,
@@ -25,15 +26,15 @@ impl IdleConnection {
         IdleConnection { stream: Arc::downgrade(stream), waker: waker.clone() }
     }
 
-    /// Returns the connection with the waker of its task. It is made the first time that the connection is idle, and
-    /// `known` afterwards.
+    /// Returns the connection with the waker of its task: `known`, or a new value when the connection is idle for the
+    /// first time.
     pub(crate) fn renewed(known: Option<IdleConnection>, stream: &Arc<TcpStream>, waker: &Waker) -> IdleConnection {
         let Some(mut known) = known else { return IdleConnection::new(stream, waker) };
         known.set_waker(waker);
         known
     }
 
-    /// Sets the waker of the connection's task, which is mostly the same.
+    /// Sets the waker of the connection's task, which is usually the same as before.
     pub(crate) fn set_waker(&mut self, waker: &Waker) {
         self.waker.clone_from(waker);
     }
@@ -78,7 +79,7 @@ mod tests {
         }
     }
 
-    /// A connection that is idle once more wakes the task that it has then.
+    /// A connection that has been idle several times wakes the task of its last waker.
     #[test]
     fn the_last_waker_is_woken() {
         run(|listener| {

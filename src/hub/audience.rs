@@ -10,7 +10,7 @@ use super::{
     walk::{VACANT, Walk},
 };
 
-/// The id of an audience on one shard. It is valid as long as its topic's.
+/// The id of an audience on one shard, valid as long as the id of its topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AudienceId {
     /// The topic.
@@ -19,11 +19,12 @@ pub struct AudienceId {
     pub(crate) format: Format,
 }
 
-/// The subscribers of a topic, on one shard, that want one format. A connection stands in one audience of a topic.
+/// The subscribers of a topic, on one shard, that want one format. A connection stands in at most one audience of each
+/// topic.
 #[derive(Debug, Default)]
 pub(super) struct Audience {
-    /// The slots of the subscribers, dense, in no order. During a walk no member moves: the place of one that leaves
-    /// becomes [`VACANT`].
+    /// The slots of the subscribers, dense, in no order. During a walk no member moves: the place of a member that
+    /// leaves becomes [`VACANT`].
     pub(super) members: Vec<u32>,
     /// The slots of subscribers that have joined during the walk.
     pub(super) joining: Vec<u32>,
@@ -31,8 +32,8 @@ pub(super) struct Audience {
     pub(super) vacant: u32,
     /// The pass over the members that is under way.
     pub(super) walk: Option<Box<Walk>>,
-    /// The publications that were gathered since the last walk began. If they are of several epochs, each epoch has a
-    /// run and a walk of its own; this is the latest run, and each has the one before it as [`Run::earlier`].
+    /// The publications that no walk hands out yet. Each epoch has a run, and later a walk, of its own. This is the
+    /// latest run, and [`Run::earlier`] is the run before it.
     pub(super) run: Option<Box<Run>>,
     /// Decides where the next walk begins, so that no subscriber is always the last.
     pub(super) rotation: u32,
@@ -91,7 +92,8 @@ impl Audience {
         self.joining = Vec::new();
     }
 
-    /// Fills a vacant place of the members with the last member. Returns the place and the member, if it is one.
+    /// Fills the first vacant place of the members, from index `from` on, with the last member. Returns `None` if no
+    /// place is vacant.
     pub(super) fn fill_vacant(&mut self, from: usize) -> Option<Filled> {
         // At the end of nearly every walk nobody has left, and then no member is looked at.
         if self.vacant == 0 {
@@ -109,12 +111,12 @@ impl Audience {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Filled {
     pub(super) index: usize,
-    /// The member that stands there now; `None` if the place is vacant again, or is no more.
+    /// The member that stands there now; `None` if the place is still vacant, or was the last place and is removed.
     pub(super) moved: Option<u32>,
 }
 
-/// The audiences of a topic. Nearly every topic has subscribers of one format only, so the first costs nothing beside
-/// the topic.
+/// The audiences of a topic. Nearly every topic has subscribers of the raw format only, so the raw audience needs no
+/// allocation of its own.
 #[derive(Debug, Default)]
 pub(super) struct Audiences {
     raw: Audience,
@@ -123,7 +125,7 @@ pub(super) struct Audiences {
 }
 
 impl Audiences {
-    /// Returns the audience of a format; `None` if there has been no subscriber that wants it.
+    /// Returns the audience of a format; `None` if the topic has none of that format.
     #[inline]
     pub(super) fn get(&self, format: Format) -> Option<&Audience> {
         if format == Format::RAW {
@@ -132,7 +134,7 @@ impl Audiences {
         self.others.iter().find(|(other, _)| *other == format).map(|(_, audience)| audience)
     }
 
-    /// Returns the audience of a format; `None` if there has been no subscriber that wants it.
+    /// Returns the audience of a format; `None` if the topic has none of that format.
     #[inline]
     pub(super) fn get_mut(&mut self, format: Format) -> Option<&mut Audience> {
         if format == Format::RAW {
@@ -171,13 +173,14 @@ impl Audiences {
         wanted.fold(DearFormats::default(), |dear, (format, _)| dear.union(encodings.dear(*format)))
     }
 
-    /// Returns whether there is an audience beside that of [`Format::RAW`].
+    /// Returns whether there is an audience of another format than [`Format::RAW`].
     #[inline]
     pub(super) fn has_others(&self) -> bool {
         !self.others.is_empty()
     }
 
-    /// Frees the memory of all lists of members, which must be empty, and forgets the audiences that nothing is owed.
+    /// Frees the memory of all lists of members, which must be empty, and removes the audiences that are owed nothing,
+    /// except the raw one.
     pub(super) fn forget_members(&mut self) {
         self.raw.forget_members();
         self.others_mut().for_each(|(_, audience)| audience.forget_members());

@@ -1,4 +1,4 @@
-//! The backlog of a slow consumer: the output that its socket has not taken.
+//! The backlog of a connection: the output that is queued until its socket takes it.
 
 use std::{collections::VecDeque, mem};
 
@@ -12,8 +12,8 @@ use super::{
 };
 use crate::proto::Millis;
 
-/// The bytes that a socket did not take, in order. Many pieces are references into runs and large frames, so the memory
-/// that they keep alive counts against the limit. Little pieces are copied one after the other.
+/// The output that is queued for a socket, in order. Most pieces are references into runs and large frames. A piece is
+/// charged for the memory that it keeps alive. Little pieces, below 4 KiB, are copied one after the other.
 ///
 /// Every piece is a sequence of whole frames; only the first may have been sent in part.
 #[derive(Debug, Default)]
@@ -32,8 +32,8 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Bytes by which a connection's output may exceed its limit: for places in queues, frame headers, answers to
-    /// pings. So a limit of the size of two messages allows two messages.
+    /// Bytes by which a connection's output may exceed its limit: for places in queues, frame headers and pongs. So a
+    /// limit of the size of two messages allows two messages.
     pub const BESIDES: usize = 4 * 1_024;
 
     /// Appends a piece: messages of `topic`, or frames for the connection alone.
@@ -58,7 +58,7 @@ impl Backlog {
     ///
     /// # Panics
     ///
-    /// If there are fewer.
+    /// If fewer bytes are owed.
     pub fn advance(&mut self, count: usize) {
         self.advance_pieces(count);
         self.labels.advance(count, self.messages);
@@ -86,20 +86,20 @@ impl Backlog {
         self.was_refused = false;
     }
 
-    /// Notes that the socket did not take all that it was offered.
+    /// Notes that the socket did not take all bytes that it was offered.
     pub fn refuse(&mut self) {
         self.was_refused = true;
     }
 
-    /// Returns whether the socket has refused any of the backlog. If not, the connection has kept up until now: the
-    /// backlog began with shares of topics that the connection left before their walks visited the connection.
+    /// Returns whether the socket has refused a part of the backlog. If not, the connection has kept up until now: its
+    /// backlog began with the last shares of topics that it has left.
     #[must_use]
     pub fn was_refused(&self) -> bool {
         self.was_refused
     }
 
-    /// Returns the bytes to send next: at most `pieces_max` pieces, of at most `bytes_max` bytes together. The last of
-    /// them may be a part of a piece.
+    /// Returns the bytes to send next: at most `pieces_max` pieces, of at most `bytes_max` bytes together. The last
+    /// slice may be a part of a piece.
     pub fn unsent(&self, pieces_max: usize, bytes_max: usize) -> impl Iterator<Item = &[u8]> {
         let mut skip = self.sent;
         let mut left = bytes_max;
@@ -113,15 +113,15 @@ impl Backlog {
         })
     }
 
-    /// Gives up everything after the first piece, and returns its labels. Bytes that are appended next start at a
-    /// frame's boundary.
+    /// Drops everything after the first piece, and returns the labels of the dropped bytes. Bytes that are appended
+    /// next start at a frame's boundary. If all output stands in the tail, nothing is dropped.
     ///
     /// The first piece stays even if nothing of it was sent: it may be the answer of the opening handshake, which no
     /// frame may overtake.
     pub fn truncate(&mut self) -> Vec<Label> {
         let Some(first) = self.pieces.pop_front() else { return Vec::new() };
         let (sent, was_refused, messages) = (self.sent, self.was_refused, u64::from(first.messages));
-        // Messages that no label counts any more were sent, and stood in this piece.
+        // The messages that no label counts any more stood in this piece and have been sent.
         let ended = self.messages - self.labels.messages();
         let mut labels = mem::take(&mut self.labels);
         let given_up = labels.truncate(first.bytes.len() - sent, messages - ended);
@@ -150,8 +150,8 @@ impl Backlog {
         self.messages
     }
 
-    /// Returns the labels of the unsent bytes, in order. Neighbours of one topic have one label, unless the topic asks
-    /// for tags.
+    /// Returns the labels of the unsent bytes, in order. Neighbouring pieces of one topic have one label, unless the
+    /// topic asks for tags.
     pub fn labels(&self) -> impl Iterator<Item = &Label> {
         self.labels.iter()
     }
@@ -165,7 +165,7 @@ impl Backlog {
     fn append(&mut self, piece: Piece) {
         self.charged += piece.charge;
         if self.pieces.len() == self.pieces.capacity() {
-            // A quarter more, not twice as many: empty places count against the limit.
+            // The queue grows by a quarter and does not double, since empty places count against the limit.
             self.pieces.reserve_exact((self.pieces.len() / 4).max(4));
         }
         self.pieces.push_back(piece);
@@ -207,7 +207,7 @@ impl Backlog {
     }
 }
 
-/// Little pieces are gathered in buffers that double between these sizes.
+/// The buffers of little pieces double, from the first of these sizes to the second, in bytes.
 const TAIL_MIN: usize = 64;
 const TAIL_MAX: usize = 32 * 1_024;
 

@@ -96,9 +96,8 @@ pub enum Reply {
     Published(Place),
     /// The outcome of [`Command::Send`].
     Sent(Sent),
-    /// The outcome of the other commands for connections: whether the connection of a [`Command::Close`] was open, or
-    /// whether the connection of a [`Command::KeepAlive`] exists; `true` for a [`Command::KeepAlive`] of all
-    /// connections.
+    /// The outcome of a [`Command::Close`]: whether the connection was open. Or the outcome of a
+    /// [`Command::KeepAlive`]: whether the connection exists; `true` if the command is for all connections.
     Done(bool),
     /// The shard's open connections.
     Connections(Box<[ConnectionId]>),

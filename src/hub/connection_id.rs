@@ -76,7 +76,7 @@ impl FromStr for ConnectionId {
     }
 }
 
-/// Reads a number of digits only: `u32::from_str` would take a sign.
+/// Reads a number that consists of digits: `u32::from_str` would also accept a sign.
 fn number(text: &str) -> Option<u32> {
     text.bytes().all(|octet| octet.is_ascii_digit()).then(|| text.parse().ok())?
 }

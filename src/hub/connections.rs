@@ -6,10 +6,10 @@ use super::{
     connection_id::ConnectionId, format::Format, publication::Scope, subscriptions::Subscriptions, topic_id::TopicId,
 };
 
-/// The data that the owner of a hub keeps of each connection, in addition to the data that the hub keeps.
+/// The data that the owner of a hub keeps for each connection, in addition to the data that the hub keeps.
 pub trait Attachment {
-    /// The owner's data of a connection with several subscriptions, which may be in several walks at a time. The note
-    /// stands with the subscriptions, so that other connections have no memory for it.
+    /// The owner's data for a connection that may be in several walks, because it has several subscriptions. The note
+    /// is stored with the subscriptions, so that other connections take no memory for it.
     type Note: fmt::Debug + Default;
 
     /// Returns the form in which the connection gets publications.
@@ -18,11 +18,11 @@ pub trait Attachment {
         Format::RAW
     }
 
-    /// Returns whether the connection's protocol may still be sent messages.
+    /// Returns whether the connection's protocol still lets messages be sent.
     fn is_open(&self) -> bool;
 }
 
-/// Nothing, for a hub whose connections have no protocol: they are open until they are removed.
+/// No data: the connections of such a hub have no protocol, and are open until they are removed.
 impl Attachment for () {
     type Note = ();
 
@@ -41,13 +41,13 @@ pub struct HubConnection<T: Attachment = ()> {
     /// The topic of the client's messages, if they are published as they are. Otherwise the connection's handler gets
     /// them.
     pub publishes: Option<Publishing>,
-    /// Nothing may be sent to the connection yet: its opening answer waits until all its subscriptions can go live,
-    /// which they do together. [`ShardHub::release`](super::hub::ShardHub::release) ends the wait.
+    /// Whether nothing may be sent to the connection yet: its opening answer waits until all its subscriptions can go
+    /// live together. [`ShardHub::release`](super::hub::ShardHub::release) ends the wait.
     pub is_held: bool,
-    /// The connection's socket takes nothing more, and the connection subscribes to nothing. The input that has arrived
-    /// is still handled.
+    /// Whether a send to the connection has failed. Its socket takes nothing more, and the connection has no
+    /// subscription. The input that has arrived is still handled.
     pub is_lost: bool,
-    /// The connection has published a message that another shard orders.
+    /// Whether the connection has published a message that another shard orders.
     pub(super) has_published_elsewhere: bool,
     /// The slot's generation.
     generation: u32,
@@ -77,16 +77,15 @@ impl<T: Attachment> HubConnection<T> {
         }
     }
 
-    /// Returns whether the connection has several subscriptions, and so may be in several walks. A connection with one
-    /// subscription left still counts as one with several while its share of that topic's walk is taken, that is, until
-    /// the walk passes.
+    /// Returns whether the connection has several subscriptions, and so may be in several walks. The last subscription
+    /// still counts as several while its share of the topic's walk is taken, until that walk passes.
     #[inline]
     #[must_use]
     pub fn has_several(&self) -> bool {
         self.subscriptions.are_several()
     }
 
-    /// Returns whether the connection may be sent messages: its protocol may, and its socket has not failed.
+    /// Returns whether messages may be sent to the connection: its protocol lets them, and its socket has not failed.
     #[inline]
     #[must_use]
     pub fn is_open(&self) -> bool {
@@ -106,14 +105,14 @@ pub struct Connections<T: Attachment = ()> {
     slots: Vec<Slot<T>>,
     /// Slots without an owner; the slot that has been free for longest is used first.
     free: VecDeque<u32>,
-    /// How many free slots rest before one is used again, as long as the table may grow. Without rest, a server with
-    /// few clients that come and go would use one slot for all of them, and use up its generations within hours.
+    /// How many free slots rest before one is used again, as long as the table may grow. Without this rest, a few
+    /// clients that come and go would all get the same slot, and would use up its generations within hours.
     resting: usize,
 }
 
 #[derive(Debug)]
 enum Slot<T: Attachment> {
-    /// The slot has no owner; the next one gets this generation.
+    /// The slot has no owner; the next owner gets this generation.
     Free { generation: u32 },
     /// The slot has an owner, which holds the generation: a field next to the owner would make the slot larger.
     Taken(HubConnection<T>),
@@ -207,7 +206,8 @@ impl<T: Attachment> Connections<T> {
         }
     }
 
-    /// Returns the slot's present owner. For topics only: their members leave before the slots get other owners.
+    /// Returns the slot's present owner. The slot must be that of a topic's member: members leave before their slots
+    /// get other owners.
     pub fn at_mut(&mut self, slot: u32) -> Option<&mut HubConnection<T>> {
         match self.slots.get_mut(slot as usize)? {
             Slot::Taken(owner) => Some(owner),
@@ -228,7 +228,7 @@ impl<T: Attachment> Connections<T> {
 }
 
 /// Slots that rest before one is used again. With a thousand new connections a second an id then comes back after half
-/// a year; the slots themselves stay in the nearest caches.
+/// a year; the slots themselves stay in the CPU's nearest caches.
 const RESTING: usize = 1_024;
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ impl Due {
     }
 }
 
-/// Entries that an empty queue has room for.
+/// Entries that an empty queue keeps room for.
 const QUEUE_KEPT: usize = 64;
 
 #[cfg(test)]

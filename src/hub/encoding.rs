@@ -2,8 +2,9 @@
 //!
 //! A publication arrives as an unmasked frame, so the first encoding, [`Format::RAW`], costs nothing: its bytes are the
 //! publication's own. Each other encoding is a function that is registered before the hub starts. A shard calls it once
-//! for each publication, however many subscribers want the format, and not at all if none does. What is dear to make,
-//! such as a compressed payload, a *dear* encoding has its topic's home make: once for all shards.
+//! for each publication, however many subscribers want the format, and not at all if none does. An encoding is *dear*
+//! if a part of its form is expensive to make, such as a compressed payload. The topic's home makes this part, once for
+//! all shards.
 
 use std::fmt;
 
@@ -15,23 +16,23 @@ use super::{
     topic_name::TopicName,
 };
 
-/// A publication, with all that its encoded form may tell.
+/// A publication, with all that its encoded form may contain.
 #[derive(Debug, Clone, Copy)]
 pub struct Encodable<'a> {
     /// The topic.
     pub topic: &'a TopicName,
     /// The publication.
     pub publication: &'a Publication,
-    /// The publication's place in the topic's order; `None` if it is for this shard alone.
+    /// The publication's place in the topic's order; `None` if the publication is for this shard alone.
     pub place: Option<Place>,
     /// The part that the topic's home has made for a dear encoding. `None` for any other encoding, for a publication
-    /// that has no place, and where the home did not know yet that a subscriber wants the format: the function then
-    /// makes the part itself.
+    /// without a place, and if the home did not know yet that a subscriber wants the format. In the last two cases the
+    /// function makes the part itself.
     pub prepared: Option<&'a Bytes>,
 }
 
-/// Appends a publication in one form to a buffer, which is empty. The function is total: it has a form for every
-/// publication, and the form has at least one byte.
+/// Appends the form of a publication to an empty buffer. The function is total: it has a form for every publication,
+/// and each form has at least one byte.
 pub type Encode = fn(&Encodable<'_>, &mut BytesMut);
 
 /// Makes the part of a publication's form that is dear to make.
@@ -42,7 +43,7 @@ pub type Prepare = fn(&Publication) -> Bytes;
 pub struct DearFormats(u8);
 
 impl DearFormats {
-    /// The most dear formats of a server.
+    /// How many dear formats a server may have.
     pub const MAX: usize = 8;
 
     /// Returns the formats of both sets.
@@ -61,7 +62,7 @@ impl DearFormats {
 /// The table of the encodings of a server, which all of its shards share.
 #[derive(Clone, Default)]
 pub struct Encodings {
-    /// The row of [`Format::RAW`] is not in the list.
+    /// The rows of all formats but [`Format::RAW`].
     others: Vec<Row>,
 }
 
@@ -70,7 +71,7 @@ pub struct Encodings {
 struct Row {
     name: &'static str,
     encode: Encode,
-    /// The function for a dear encoding.
+    /// The function that makes the dear part; `None` if the encoding is not dear.
     prepare: Option<Prepare>,
 }
 
@@ -102,7 +103,7 @@ impl Encodings {
         Format(u8::try_from(self.others.len()).expect("a server has at most 256 encodings"))
     }
 
-    /// Returns the set that has this format alone if it is dear, and no format otherwise.
+    /// Returns the set with this format alone if the format is dear, else the empty set.
     pub(super) fn dear(&self, format: Format) -> DearFormats {
         let Some(index) = usize::from(format.0).checked_sub(1) else { return DearFormats::default() };
         let dear = |row: &&Row| row.prepare.is_some();

@@ -9,7 +9,7 @@ pub enum EndRole {
     Shard,
     /// The control thread: it publishes, sends commands and takes the answers.
     Control,
-    /// An engine: it gives the publications of some topics their places, in the stead of the topics' homes.
+    /// An engine: it gives the publications of some topics their places, instead of the topics' homes.
     Engine,
 }
 
@@ -28,6 +28,7 @@ impl EndRole {
 pub struct EngineTopics {
     /// The engine's end of the mesh.
     pub end: u16,
-    /// Returns whether the engine orders the topic of that name. It gives the same answer whenever it is called.
+    /// Returns whether the engine orders the topic of that name. The function gives the same answer whenever it is
+    /// called.
     pub has: fn(&TopicName) -> bool,
 }

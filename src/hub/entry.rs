@@ -1,4 +1,4 @@
-//! The entries of the lanes between shards, and their weights.
+//! The entries of the lanes between ends, and their weights.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{
     topic_name::TopicName,
 };
 
-/// A request of an end of the mesh to a shard.
+/// A request from one end of the mesh to another: to a shard or to an engine.
 #[derive(Debug, Clone)]
 pub enum Request {
     /// The topic's home gives this publication the next place and sends it to each interested shard.
@@ -30,24 +30,25 @@ pub enum Request {
         /// The number that goes back with the answer.
         ticket: u64,
     },
-    /// From now on the requesting shard has this interest in the topic, in place of the one announced before.
+    /// From now on the requesting shard has this interest in the topic, instead of the interest announced before.
     Interest {
         /// The topic.
         topic: TopicName,
-        /// The requesting shard's number for this announcement; larger than those before it.
+        /// The requesting shard's number for this announcement, larger than all its earlier numbers.
         number: u64,
         /// The interest.
         interest: Interest,
     },
-    /// An engine gives this publication, whose topic has its home at the requesting shard, a place, and returns it as
-    /// [`Request::Distribute`].
+    /// An engine gives this publication a place, and returns it as [`Request::Distribute`]. The requesting shard is the
+    /// home of the publication's topic.
     Order(Box<Unplaced>),
-    /// The topic's home sends this publication, which an engine has given a place, to each interested shard.
+    /// The topic's home sends this publication to each interested shard. An engine has given the publication its place.
     Distribute(Box<Placed>),
     /// No request from before the drain follows.
     Barrier,
-    /// The shard returns the mark as [`Delivery::Mark`] to the shard of the connection, which waits until then. An
-    /// engine returns the mark to the home.
+    /// The home returns the mark as [`Delivery::Mark`] to the shard of the connection, whose close frame waits for the
+    /// mark. If there is an engine, the home passes the mark on to the engine first, and the engine returns it to the
+    /// home.
     Mark {
         /// The connection.
         id: ConnectionId,
@@ -103,7 +104,7 @@ pub enum Delivery {
         /// The answer.
         reply: Reply,
     },
-    /// Every message of the topic from here on comes down this lane.
+    /// Every later message of the topic comes down this lane.
     Acknowledged {
         /// The topic.
         topic: TopicName,
@@ -112,8 +113,8 @@ pub enum Delivery {
     },
     /// No message from before the drain follows.
     Barrier,
-    /// The answer to a [`Request::Mark`]: every message that was requested before the mark has been ordered, and comes
-    /// down this lane before it.
+    /// The answer to a [`Request::Mark`]: every message that was requested before the mark has been ordered, and its
+    /// delivery stands in this lane before this answer.
     Mark {
         /// The connection that waits.
         id: ConnectionId,
@@ -127,7 +128,8 @@ pub(super) trait Weight: Sized {
     /// exists.
     fn kept(&self) -> usize;
 
-    /// Returns the weight of the entry. It counts two places, since a queue that doubles has up to two for each entry.
+    /// Returns the weight of the entry. The weight counts two places, since a queue that doubles has up to two for each
+    /// entry.
     fn weight(&self) -> usize {
         2 * size_of::<Self>() + self.kept()
     }

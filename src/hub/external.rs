@@ -14,16 +14,17 @@ use super::{
 /// An end of the mesh that is no shard. It has no connections and no topics.
 ///
 /// The owner calls [`ExternalEnd::submit`] and [`ExternalEnd::command`] for shards that are not behind
-/// ([`ExternalEnd::is_behind`]), then [`ExternalEnd::send_out`]; takes the answers by [`ExternalEnd::next_answer`]; and
-/// calls [`ExternalEnd::may_sleep`] before it sleeps.
+/// ([`ExternalEnd::is_behind`]), and then [`ExternalEnd::send_out`]. The owner takes the answers by
+/// [`ExternalEnd::next_answer`], and calls [`ExternalEnd::may_sleep`] before it sleeps.
 #[derive(Debug)]
 pub struct ExternalEnd {
     mesh: MeshEnd,
-    /// Shards whose barrier has come to this engine.
+    /// How many shards have sent their barrier to this engine.
     barriers: u16,
 }
 
-/// A publication that an engine is to give a place, and the topic's home, to which the engine returns it.
+/// A publication that an engine is to give a place, and the home of its topic, to which the engine returns the
+/// publication.
 #[derive(Debug)]
 pub struct Order {
     /// The publication.
@@ -43,7 +44,8 @@ impl ExternalEnd {
         ExternalEnd { mesh, barriers: 0 }
     }
 
-    /// Publishes to all subscribers of the topic, except `source`. The publication's place comes back with the ticket.
+    /// Publishes to all subscribers of the topic; to `source` only if it has subscribed with echo. The publication's
+    /// place comes back with the ticket.
     pub fn submit(&mut self, topic: TopicName, source: Option<ConnectionId>, publication: Publication, ticket: u64) {
         let home = home(&topic, self.mesh.shards());
         let posted = Arc::new(Posted { topic, source, publication });
@@ -100,14 +102,14 @@ impl ExternalEnd {
         }
     }
 
-    /// Returns an ordered publication to its topic's home, with its place. Within an epoch, offsets grow.
+    /// Returns an ordered publication to its topic's home, with its place. Within an epoch, the offsets must grow.
     pub fn distribute(&mut self, order: Order, place: Place) {
         let Order { unplaced, home } = order;
         self.mesh.request(home, Request::Distribute(Box::new(Placed { unplaced, place })));
     }
 
-    /// Returns whether the barriers of all shards have come: nothing is left to be ordered. The engine answers with
-    /// [`ExternalEnd::send_barrier`].
+    /// Returns whether the barriers of all shards have come: no further publication comes to be ordered. The engine
+    /// answers with [`ExternalEnd::send_barrier`].
     #[must_use]
     pub fn has_all_barriers(&self) -> bool {
         self.barriers == self.mesh.shards()
@@ -130,7 +132,7 @@ impl ExternalEnd {
         self.mesh.send_out();
     }
 
-    /// Notes that the owner is about to sleep. Returns whether it may: an answer may have come just now.
+    /// Notes that the owner is about to sleep. Returns whether the owner may sleep: an answer may have come just now.
     #[must_use]
     pub fn may_sleep(&self) -> bool {
         self.mesh.about_to_sleep();
@@ -142,7 +144,7 @@ impl ExternalEnd {
         self.mesh.awake();
     }
 
-    /// Returns whether nothing is on its way to this end, or waits for room on its way from it.
+    /// Returns whether no mail waits for this end, and no request of this end waits for room.
     #[cfg(test)]
     pub(super) fn is_quiet(&self) -> bool {
         !self.mesh.has_mail() && self.mesh.has_sent_all()

@@ -9,7 +9,7 @@ use super::{
     audience::{Audience, AudienceId, Filled},
     connection_id::ConnectionId,
     connections::{Attachment, Connections},
-    encoding::{Encodable, Encode},
+    encoding::{Encodable, Encode, Encodings},
     format::Format,
     hub::ShardHub,
     piece::Owed,
@@ -24,7 +24,7 @@ use super::{
 use crate::proto::LARGE_FRAME;
 
 impl<T: Attachment> ShardHub<T> {
-    /// Gathers the publication for the topic's subscribers on this shard: for each audience in its format.
+    /// Gathers the publication for the topic's subscribers on this shard, for each audience in the audience's format.
     pub(super) fn gather(
         &mut self,
         topic: TopicId,
@@ -32,22 +32,10 @@ impl<T: Attachment> ShardHub<T> {
         publication: &Publication,
         place: Option<Place>,
     ) {
-        let subscription = source.and_then(|id| self.connections.get(id)?.subscriptions.get(topic));
-        let excluded = subscription
-            .filter(|own| !own.echo && own.membership != Membership::Pending)
-            .and_then(|own| Some((own.format, source?.slot())));
+        let excluded = source.and_then(|id| self.excluded(topic, id));
         let except = |format| excluded.filter(|(own, _)| *own == format).map(|(_, slot)| slot);
-        let entry = &mut self.topics[topic];
-        let mut gathering = Gathering {
-            topic,
-            tags: entry.rules.tags,
-            tag: Tag { place, time: publication.time() },
-            gathered_bytes: &mut self.gathered_bytes,
-            spare: &mut self.spare,
-            dirty: &mut self.dirty,
-            last_gathered: &mut self.last_gathered,
-            from_mail: self.takes_mail.then_some(&mut self.gathered_from_mail),
-        };
+        let tag = Tag { place, time: publication.time() };
+        let (entry, mut gathering) = self.gathering(topic, &tag);
         let raw = entry.audiences.raw_mut();
         if raw.has_members() {
             gathering.append(Format::RAW, raw, publication.frame(), except(Format::RAW));
@@ -60,10 +48,46 @@ impl<T: Attachment> ShardHub<T> {
             if audience.has_members() {
                 let prepared = publication.prepared(format);
                 let encodable = Encodable { topic: name, publication, place, prepared };
-                let frame = encoded(self.encodings.get(format), &encodable, &mut self.encoded);
+                let frame = encoded(gathering.encodings.get(format), &encodable, gathering.encoded);
                 gathering.append(format, audience, &frame, except(format));
             }
         }
+    }
+
+    /// Gathers a copy of a raw frame for the topic's subscribers on this shard, all of which want raw frames.
+    pub(super) fn gather_copy(&mut self, topic: TopicId, source: ConnectionId, frame: &[u8], tag: Tag) {
+        let excluded = self.excluded(topic, source).filter(|(own, _)| *own == Format::RAW).map(|(_, slot)| slot);
+        let (entry, mut gathering) = self.gathering(topic, &tag);
+        let raw = entry.audiences.raw_mut();
+        if raw.has_members() {
+            gathering.add(Format::RAW, raw, |run, tag| run.append_copy(frame, excluded, tag));
+        }
+    }
+
+    /// Returns the format and the slot of a publisher that is to get none of its own publications.
+    #[inline]
+    fn excluded(&self, topic: TopicId, source: ConnectionId) -> Option<(Format, u32)> {
+        let own = self.connections.get(source)?.subscriptions.get(topic)?;
+        (!own.echo && own.membership != Membership::Pending).then_some((own.format, source.slot()))
+    }
+
+    /// Returns a topic, and the parts of the hub that gathering for its audiences changes.
+    #[inline]
+    fn gathering<'a>(&'a mut self, topic: TopicId, tag: &'a Tag) -> (&'a mut Topic, Gathering<'a>) {
+        let entry = &mut self.topics[topic];
+        let gathering = Gathering {
+            topic,
+            tags: entry.rules.tags,
+            tag,
+            gathered_bytes: &mut self.gathered_bytes,
+            spare: &mut self.spare,
+            dirty: &mut self.dirty,
+            last_gathered: &mut self.last_gathered,
+            from_mail: self.takes_mail.then_some(&mut self.gathered_from_mail),
+            encodings: &self.encodings,
+            encoded: &mut self.encoded,
+        };
+        (entry, gathering)
     }
 
     /// Begins a walk for every audience that has a run and no walk: freezes the run, and adds the audience to `walks`.
@@ -75,7 +99,8 @@ impl<T: Attachment> ShardHub<T> {
             let before = run.weight();
             let run = run.freeze();
             self.gathered_bytes = self.gathered_bytes - before + run.weight();
-            // A step that shares no divisor with most lengths: over many walks every subscriber is early and late.
+            // The step shares no divisor with most numbers of members, so over many walks every subscriber is early and
+            // late.
             audience.rotation = audience.rotation.wrapping_add(ROTATION_STEP);
             audience.walk = Some(Box::new(Walk::new(run, audience.members.len() as u32, audience.rotation)));
         }
@@ -86,15 +111,15 @@ impl<T: Attachment> ShardHub<T> {
     ///
     /// # Panics
     ///
-    /// If the audience has no walk. The same holds for the methods below, up to [`ShardHub::step_back`].
+    /// If the audience has no walk. The methods below, up to [`ShardHub::step_back`], panic in the same case.
     #[inline]
     #[must_use]
     pub fn run(&self, audience: AudienceId) -> &FrozenRun {
         &self.topics[audience].walk.as_ref().expect(WALKING).run
     }
 
-    /// Returns the share of the subscriber at `slot` in the run of the audience's walk, as pieces that may be kept for
-    /// long.
+    /// Returns the share of the subscriber at `slot` in the run of the audience's walk, as pieces that a backlog may
+    /// keep.
     #[must_use]
     pub fn owed_by_walk(&mut self, audience: AudienceId, slot: u32) -> Owed {
         let pieces = self.topics[audience].walk.as_mut().expect(WALKING).run.owed(slot);
@@ -112,8 +137,8 @@ impl<T: Attachment> ShardHub<T> {
         self.topics[audience].walk.as_mut().expect(WALKING).step_back();
     }
 
-    /// Adds to `ahead` the audiences whose walks still owe the connection a share: the walk has yet to come to the
-    /// connection, which has not got the share from another visit. `walks` are the audiences of all walks under way.
+    /// Adds to `ahead` the audiences whose walks still owe the connection a share: such a walk has yet to come to the
+    /// connection, and no other visit has handed out the share. `walks` are the audiences of all walks under way.
     /// Returns how many walks or subscriptions were looked at.
     pub fn walks_ahead(
         &self,
@@ -124,7 +149,7 @@ impl<T: Attachment> ShardHub<T> {
         let Some(connection) = self.connections.get(id) else { return 0 };
         let subscriptions = &connection.subscriptions;
         let is_owed = |own: &&Subscription| self.walk_owing(own).is_some();
-        // A connection with a thousand topics may meet two walks, and one with two topics a thousand walks.
+        // The shorter list is searched: either list may have two entries while the other has a thousand.
         if walks.len() < subscriptions.len() {
             let looked_at = walks.len();
             let own_of = |walk: AudienceId| subscriptions.get(walk.topic).filter(|own| own.format == walk.format);
@@ -140,7 +165,7 @@ impl<T: Attachment> ShardHub<T> {
     ///
     /// # Panics
     ///
-    /// If the connection has one subscription only, or does not wait for that share.
+    /// If the connection has one subscription only, or is not owed that share.
     pub fn take_share(&mut self, id: ConnectionId, AudienceId { topic, .. }: AudienceId) {
         let connection = self.connections.get(id).filter(|connection| connection.has_several());
         let own = connection.and_then(|connection| connection.subscriptions.get(topic));
@@ -150,20 +175,20 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Returns whether the connection, to which the topic's walk comes now, has got its share before. Clears the note
-    /// of [`ShardHub::take_share`].
+    /// Returns whether the connection, to which the audience's walk comes now, has already got its share. Clears the
+    /// note of [`ShardHub::take_share`].
     pub fn passes(&mut self, id: ConnectionId, walk: AudienceId) -> bool {
         self.connections.get_mut(id).is_some_and(|connection| connection.subscriptions.pass(walk.topic))
     }
 
-    /// Returns the topic's walk if it still owes this subscription its share.
+    /// Returns the audience's walk if it still owes this subscription its share.
     fn walk_owing(&self, own: &Subscription) -> Option<&Walk> {
         let Membership::Member(index) = own.membership else { return None };
         self.topics[own.audience()].walk.as_deref().filter(|walk| walk.has_yet_to_visit(index) && !own.is_taken)
     }
 
-    /// Ends the audience's walk: vacant places of members are filled, joining subscriptions become members, and the
-    /// audience is dirty if publications were gathered meanwhile.
+    /// Ends the audience's walk: vacant places of members are filled, joining subscribers become members, and the
+    /// audience becomes dirty if it has a further run.
     pub fn end_walk(&mut self, id: AudienceId) {
         let audience = &mut self.topics[id];
         let run = audience.walk.take().expect(WALKING).run;
@@ -209,7 +234,7 @@ impl<T: Attachment> ShardHub<T> {
             if audience.walk.is_some() { Membership::Joining(index) } else { Membership::Member(index) };
     }
 
-    /// Removes the connection, whose subscription this has been, from the members of its audience.
+    /// Removes the connection from the members of its audience. The subscription has ended before.
     pub(super) fn remove_member(&mut self, id: ConnectionId, subscription: &Subscription) {
         let membership = subscription.membership;
         let audience = &mut self.topics[subscription.audience()];
@@ -253,7 +278,7 @@ impl<T: Attachment> ShardHub<T> {
         owed
     }
 
-    /// Returns the number of messages of [`ShardHub::owed`].
+    /// Returns the number of messages that [`ShardHub::owed`] would return.
     pub(super) fn owed_messages(&self, id: ConnectionId, subscriptions: &[Subscription]) -> u64 {
         let of_topic = |subscription: &Subscription| {
             let audience = &self.topics[subscription.audience()];
@@ -271,20 +296,28 @@ struct Gathering<'a> {
     topic: TopicId,
     /// Whether the topic's runs keep tags.
     tags: Tags,
-    tag: Tag,
+    tag: &'a Tag,
     gathered_bytes: &'a mut usize,
     spare: &'a mut Vec<BytesMut>,
     dirty: &'a mut Vec<AudienceId>,
     last_gathered: &'a mut Option<TopicId>,
-    /// The weight of all messages that have come by lanes, if this is one of them.
+    /// The weight of all messages that have come by lanes, if this message has come by a lane.
     from_mail: Option<&'a mut usize>,
+    encodings: &'a Encodings,
+    encoded: &'a mut BytesMut,
 }
 
 impl Gathering<'_> {
-    /// Appends a frame to the run of an audience. The subscriber at slot `except` is not owed it.
-    // Each publication comes here: the call would cost as much as the rest.
-    #[inline(always)]
+    /// Appends a frame to the run of an audience. The frame is not owed to the subscriber at slot `except`.
+    #[inline]
     fn append(&mut self, format: Format, audience: &mut Audience, frame: &Bytes, except: Option<u32>) {
+        self.add(format, audience, |run, tag| run.append(frame, except, tag.copied()));
+    }
+
+    /// Lets `append` append a frame to the run of an audience.
+    // Each publication comes here, and a call would cost as much as the body of this function.
+    #[inline(always)]
+    fn add(&mut self, format: Format, audience: &mut Audience, append: impl FnOnce(&mut Run, Option<&Tag>)) {
         let epoch = self.tag.place.map(|place| place.epoch);
         if !audience.run.as_ref().is_some_and(|run| run.takes_epoch(epoch)) {
             let mut run = Box::new(Run::new(self.spare.pop().unwrap_or_default(), self.tags));
@@ -297,7 +330,7 @@ impl Gathering<'_> {
         if let Some(run) = &mut audience.run {
             run.note_epoch(epoch);
             let before = *self.gathered_bytes;
-            change(self.gathered_bytes, run, |run| run.append(frame, except, Some(self.tag)));
+            change(self.gathered_bytes, run, |run| append(run, Some(self.tag)));
             *self.last_gathered = Some(self.topic);
             if let Some(from_mail) = &mut self.from_mail {
                 let weight = self.gathered_bytes.saturating_sub(before);
@@ -308,7 +341,7 @@ impl Gathering<'_> {
     }
 }
 
-/// Returns a publication as this function encodes it. `buffer` keeps its memory unless the frame is large.
+/// Returns the form that `encode` gives to a publication. `buffer` keeps its memory unless the frame is large.
 fn encoded(encode: Option<Encode>, encodable: &Encodable<'_>, buffer: &mut BytesMut) -> Bytes {
     let encode = encode.expect("every format but the raw one has a function");
     buffer.reserve(encodable.publication.frame().len());
@@ -317,7 +350,7 @@ fn encoded(encode: Option<Encode>, encodable: &Encodable<'_>, buffer: &mut Bytes
     if buffer.len() < LARGE_FRAME { buffer.split().freeze() } else { mem::take(buffer).freeze() }
 }
 
-/// Notes the new place among an audience's members in the subscription of the connection at `slot`.
+/// Notes, in a subscription of the connection at `slot`, its new place among the members of the audience.
 fn note_membership<T: Attachment>(connections: &mut Connections<T>, slot: u32, topic: TopicId, membership: Membership) {
     let connection = connections.at_mut(slot).expect("a member is a connection");
     connection.subscriptions.get_mut(topic).expect("a member has a subscription").membership = membership;
@@ -334,16 +367,16 @@ fn change<R>(gathered_bytes: &mut usize, run: &mut Run, change: impl FnOnce(&mut
 
 const WALKING: &str = "the audience has a walk";
 
-/// About the golden ratio of 2³², and odd.
+/// About 2³² divided by the golden ratio, and odd.
 const ROTATION_STEP: u32 = 0x9e37_79b1;
 
 const _: () = assert!(!ROTATION_STEP.is_multiple_of(2), "walks over 2ⁿ members begin at each of them");
 
-/// Memory kept for runs to come: a few small buffers.
+/// The memory that is kept for later runs: a few buffers, and the most bytes of each.
 const SPARE_BUFFERS_MAX: usize = 16;
 const SPARE_BYTES_MAX: usize = 256 * 1_024;
 
-/// The most bytes of buffers that are kept for runs to come.
+/// The most bytes, in all, of the buffers that are kept for later runs.
 pub const SPARE_RUN_BYTES_MAX: usize = SPARE_BUFFERS_MAX * SPARE_BYTES_MAX;
 
 #[cfg(test)]

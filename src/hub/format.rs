@@ -1,7 +1,7 @@
 //! Formats: the numbers of encodings.
 
 /// The form in which a subscriber gets the publications of a topic: an encoding, and the options that change its bytes.
-/// It is the number of a row of [`Encodings`](super::Encodings).
+/// A format is the number of a row of [`Encodings`](super::Encodings).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Format(pub(crate) u8);
 

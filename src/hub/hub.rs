@@ -28,12 +28,13 @@ use crate::proto::Millis;
 /// Limits of one hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HubLimits {
-    /// Subscriptions of one connection. Each takes 20 bytes, and its topic some 300 once.
+    /// The most subscriptions of one connection. Each takes 20 bytes; a topic takes some 300 bytes once for all
+    /// subscriptions.
     pub subscriptions_max: usize,
-    /// Topics that the hub remembers although no connection of any shard subscribes or publishes to them.
+    /// The most topics that the hub remembers although no connection of any shard subscribes or publishes to them.
     pub topics_idle_max: usize,
-    /// Memory of gathered messages: three quarters of it for those that the shard's clients publish, see
-    /// [`ShardHub::is_full`], and a quarter for those that come by lanes, see [`ShardHub::has_room_for_mail`].
+    /// Bytes of gathered messages. Three quarters are for messages that the shard's clients publish (see
+    /// [`ShardHub::is_full`]), and a quarter is for messages that come by lanes (see [`ShardHub::has_room_for_mail`]).
     pub gathered_bytes_max: usize,
 }
 
@@ -43,14 +44,14 @@ impl Default for HubLimits {
     }
 }
 
-/// The homes that a client's messages go to, or the topic.
+/// The homes, or the topic, that a client's messages may have to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Homes {
     /// The home of one topic, to which the messages are published as they are.
     One(u16),
     /// Any home: a handler chooses the topic of each message.
     Any,
-    /// A topic whose messages gather here for its subscribers, whichever shard orders them.
+    /// A topic whose messages gather on this shard, whichever shard orders them.
     Topic(TopicId),
 }
 
@@ -60,8 +61,8 @@ pub enum Homes {
 /// [`ShardHub::remove`] as input demands; then [`ShardHub::begin_walks`] freezes the runs that have gathered messages,
 /// [`ShardHub::next_member`] is called until it returns `None`, and [`ShardHub::end_walk`] ends each walk. A walk may
 /// last several turns; messages that arrive meanwhile gather in the topic's next run. A connection with several
-/// subscriptions may get its shares of [`ShardHub::walks_ahead`] with the visit of one walk; the other walks then pass
-/// the connection.
+/// subscriptions may get its shares of several walks ([`ShardHub::walks_ahead`]) in one visit; the other walks then
+/// pass the connection.
 #[derive(Debug)]
 pub struct ShardHub<T: Attachment = ()> {
     /// The connections of the shard.
@@ -69,26 +70,26 @@ pub struct ShardHub<T: Attachment = ()> {
     /// The limits of this hub.
     pub limits: HubLimits,
     pub(super) topics: Topics,
-    /// Audiences whose run is not empty and that have no walk; each once.
+    /// The audiences that have a run and no walk, each once.
     pub(super) dirty: Vec<AudienceId>,
     pub(super) encodings: Arc<Encodings>,
     /// The weight of all runs, filling and frozen.
     pub(super) gathered_bytes: usize,
     /// The part of that weight that has come by lanes.
     pub(super) gathered_from_mail: usize,
-    /// An entry of a lane is being handled.
+    /// Whether an entry of a lane is being handled.
     pub(super) takes_mail: bool,
-    /// The topic that has gathered a message last, until [`ShardHub::take_behind`].
+    /// The topic that gathered the last message since the last call of [`ShardHub::take_behind`].
     pub(super) last_gathered: Option<TopicId>,
-    /// Memory of runs that have been sent, for runs to come.
+    /// The buffers of earlier runs, for later runs.
     pub(super) spare: Vec<BytesMut>,
-    /// Scratch for encoding, empty between uses.
+    /// A buffer for encoding, empty between uses.
     pub(super) encoded: BytesMut,
     pub(super) mesh: MeshEnd,
     /// Topics whose interest has found no room in the lane to their home.
     pub(super) due: Due,
-    /// The number of the last interest that was announced, over all topics. So a topic that was forgotten and has come
-    /// back never has the number of an old acknowledgement.
+    /// The number of the last interest that was announced, over all topics. So a topic that was forgotten and comes
+    /// back never gets the number of an old acknowledgement.
     pub(super) interest_number: u64,
     pub(super) barriers: Barriers,
     /// The marks that have come back, and that [`ShardHub::take_marks`] has not taken.
@@ -136,7 +137,7 @@ impl<T: Attachment> ShardHub<T> {
         self
     }
 
-    /// Lets an engine order the topics that are its own. The hub must not know any of them yet.
+    /// Lets an engine order its topics. The hub must not know any of them yet.
     #[must_use]
     pub fn with_engine(mut self, engine: EngineTopics) -> Self {
         assert_eq!(self.mesh.role(engine.end), EndRole::Engine, "end {} is no engine", engine.end);
@@ -167,8 +168,8 @@ impl<T: Attachment> ShardHub<T> {
         self.now
     }
 
-    /// Calls `step` with the topic of that name. An unknown topic is added, and is forgotten in time unless `step` puts
-    /// it to use.
+    /// Calls `step` with the topic of that name. An unknown topic is added, and is forgotten later unless `step` puts
+    /// the topic to use.
     pub(super) fn with_topic<R>(&mut self, name: &TopicName, step: impl FnOnce(&mut Self, TopicId) -> R) -> R {
         let topic = self.topics.find_or_add(name);
         let result = step(self, topic);
@@ -253,20 +254,20 @@ impl<T: Attachment> ShardHub<T> {
         self.mesh.overflowed()
     }
 
-    /// Returns whether some home may be behind, or some topic: [`ShardHub::is_behind`] may hold only then.
+    /// Returns whether a home or a topic may be behind. Otherwise [`ShardHub::is_behind`] is `false` for all of them.
     #[inline]
     #[must_use]
     pub fn has_waiting(&self) -> bool {
-        // A topic that is behind weighs more than the rest of the room, so both together are more than half of it.
+        // A topic that is behind weighs more than the room that is left, so more than half of the room is taken.
         self.mesh.has_waiting() || self.gathered_bytes > self.room() / 2
     }
 
     /// Returns whether a message that goes to these homes must wait, because earlier requests or deliveries wait for
-    /// room, or whether a message of this topic must wait, because the messages that it has gathered weigh more than
-    /// the rest of the room.
+    /// room. For a topic: whether a message must wait, because the messages that the topic has gathered weigh more than
+    /// the room that is left.
     ///
-    /// So one topic may have half of the room, each of `n` topics one part of `n` + 1, and a topic that has gathered
-    /// nothing always has some: only those who publish to a topic wait for its walks.
+    /// So one topic may take half of the room, and each of `n` topics a part of 1 / (`n` + 1). A topic that has
+    /// gathered nothing is never behind: only publishers to a topic wait for its walks.
     #[must_use]
     pub fn is_behind(&self, homes: Homes) -> bool {
         match homes {
@@ -276,16 +277,16 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Takes the home that has had no room for a request since the last call; of several, the one with the most
-    /// requests waiting. If that home is not behind any more, takes the topic that has gathered a message last, if it
-    /// is behind.
+    /// Takes the home that has had no room for a request since the last call; of several such homes, the home with the
+    /// most requests waiting. If no such home is behind any more, takes the topic that gathered the last message, if
+    /// that topic is behind.
     pub fn take_behind(&mut self) -> Option<Homes> {
         let home = self.mesh.take_behind().map(Homes::One);
         let topic = self.last_gathered.take().map(Homes::Topic);
         home.into_iter().chain(topic).find(|&homes| self.is_behind(homes))
     }
 
-    /// Returns the home that a client's messages go to; `None` if they stay on this shard.
+    /// Returns the home, or the engine, that orders a client's messages; `None` if the messages stay on this shard.
     #[must_use]
     pub fn homes_of(&self, Publishing { topic, scope }: Publishing) -> Option<Homes> {
         match (scope, &self.topics[topic].role) {
@@ -295,8 +296,8 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Returns the memory that all topics share for the messages of the shard's clients. The rest, up to
-    /// [`ShardHub::is_full`], is for the messages that come at the same time, each of which may be large.
+    /// Returns the room: the bytes that all topics share for the messages of the shard's clients. The rest, up to the
+    /// limit of [`ShardHub::is_full`], is for messages that come at the same time, each of which may be large.
     #[inline]
     fn room(&self) -> usize {
         self.limits.gathered_bytes_max / 2

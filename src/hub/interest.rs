@@ -2,8 +2,7 @@
 //!
 //! A shard announces [`Interest::Messages`] when a topic gets its first subscriber on the shard, and withdraws the
 //! interest when the last subscriber leaves. Where connections only publish, the shard announces [`Interest::Offsets`].
-//! Each announcement has a number. An announcement that finds no room in the lane to the home waits as the topic's
-//! latest interest, not as a queue of interests.
+//! Each announcement has a number. Of each topic only the latest interest waits for room in the lane to the home.
 
 use std::mem;
 
@@ -16,15 +15,15 @@ use super::{
 };
 
 impl<T: Attachment> ShardHub<T> {
-    /// Detaches one connection from the topic. A topic that nothing uses any more is forgotten in time.
+    /// Detaches one connection from the topic. A topic that is not used any more is forgotten later.
     pub(super) fn detach(&mut self, topic: TopicId) {
         self.topics.detach(topic);
         self.announce(topic);
         self.topics.notice_unused(topic);
     }
 
-    /// Announces the shard's interest in the topic to the home, if the interest has changed. Unless the topic is put to
-    /// use, [`Topics::notice_unused`](super::topics::Topics::notice_unused) must follow.
+    /// Announces the shard's interest in the topic to the home, if the interest has changed. Unless a connection is
+    /// attached to the topic, [`Topics::notice_unused`](super::topics::Topics::notice_unused) must follow.
     pub(super) fn announce(&mut self, id: TopicId) {
         let Topic { role, audiences, attached, .. } = &mut self.topics[id];
         let TopicRole::Remote(remote) = role else { return };
@@ -45,7 +44,7 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Sends the interests that wait for room, as far as there is room. Returns whether all of them are sent.
+    /// Sends the interests that wait, to each home that has room. Returns whether no interest waits any more.
     pub(super) fn send_due(&mut self) -> bool {
         let mut due = mem::take(&mut self.due);
         due.retry(|id| {

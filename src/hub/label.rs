@@ -1,4 +1,4 @@
-//! Labels: what the bytes of a backlog are.
+//! Labels: the notes about the parts of a backlog.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -11,7 +11,7 @@ use super::{
     topic_name::TopicName,
 };
 
-/// A label of a backlog: its next bytes are messages of one topic, or frames for the connection alone.
+/// The note that a part of a backlog is messages of one topic, or frames for the connection alone.
 #[derive(Debug, Clone)]
 pub struct Label {
     /// The bytes that have not been sent.
@@ -36,35 +36,36 @@ impl Label {
         self.bytes
     }
 
-    /// Returns how many messages have not been sent whole. Without tags, nobody knows where in a piece a message ends:
-    /// the messages of a piece that was sent in part then count all.
+    /// Returns how many messages have not been sent whole. Without tags the ends of messages are unknown, so all
+    /// messages of a piece that was sent in part count.
     #[must_use]
     pub fn messages(&self) -> u32 {
         self.messages
     }
 
-    /// Returns the tag of each message that has not been sent whole, behind the number of unsent bytes up to the
-    /// message's end. A label of a topic that asks for no tags has none.
+    /// Returns, for each message that has not been sent whole, the number of unsent bytes up to its end, and its tag. A
+    /// label of a topic that asks for no tags has none.
     pub fn tags(&self) -> impl Iterator<Item = (usize, Tag)> {
         let sent = self.sent();
         let messages = self.tags.iter().flat_map(|tags| tags.messages());
         messages.skip(self.first as usize).map(move |message| (message.end - sent, message.tag))
     }
 
-    /// Returns the memory that the label takes beside its place in the queue.
+    /// Returns the memory that the label takes in addition to its place in the queue.
     fn memory(&self) -> usize {
         // The name may outlive its topic. Names and tags that several labels share are charged to each.
         let name = self.topic.as_ref().map_or(0, |topic| NAME + topic.as_str().len());
         name + self.tags.as_ref().map_or(0, |tags| tags.memory())
     }
 
-    /// Returns how many bytes of the piece that the tags are of have been sent.
+    /// Returns how many bytes of the tagged piece have been sent.
     fn sent(&self) -> usize {
         let last = self.tags.as_ref().and_then(|tags| tags.messages().last());
         last.map_or(0, |last| last.end - self.bytes)
     }
 
-    /// Marks bytes as sent, but not all. Returns how many messages ended with them, as far as the tags say.
+    /// Marks `count` bytes as sent, fewer than the label has. Returns how many messages have ended with them; 0 without
+    /// tags.
     fn advance(&mut self, count: usize) -> u32 {
         self.bytes -= count;
         let sent = self.sent();
@@ -76,7 +77,8 @@ impl Label {
         ended
     }
 
-    /// Returns whether the next label, which has no tags, is of the same topic, so that one label can stand for both.
+    /// Returns whether the label can also stand for a further piece that has no tags: the label has none either, and
+    /// its topic is the same.
     fn continues_with(&self, topic: Option<&TopicName>, messages: u32) -> bool {
         self.tags.is_none() && self.topic() == topic && self.messages.checked_add(messages).is_some()
     }
@@ -94,13 +96,14 @@ pub fn messages_by_topic(labels: &[Label]) -> BTreeMap<&TopicName, u64> {
     topics
 }
 
-/// The labels of a backlog's unsent bytes, in order. Neighbours of one topic are one label, unless they have tags.
+/// The labels of a backlog's unsent bytes, in order. Neighbouring pieces of one topic have one label, unless they have
+/// tags.
 #[derive(Debug, Default)]
 pub(super) struct Labels {
     labels: VecDeque<Label>,
     /// The messages of all labels.
     messages: u64,
-    /// The memory of all labels beside their places.
+    /// The memory of all labels in addition to their places.
     memory: usize,
 }
 
@@ -136,8 +139,8 @@ impl Labels {
         while let Some(first) = self.labels.front_mut() {
             if count < first.bytes {
                 self.messages -= u64::from(first.advance(count));
-                // All other labels stand in pieces that are left, and so do all messages of a label with tags. What is
-                // too much was in pieces that have gone, and was counted in the first label.
+                // All other labels, and all messages of a label with tags, stand in pieces that are left. So the
+                // surplus stood in pieces that have gone, and the first label has counted it.
                 let gone = self.messages.saturating_sub(messages_left);
                 first.messages -= gone as u32;
                 self.messages -= gone;
@@ -154,8 +157,8 @@ impl Labels {
         }
     }
 
-    /// Keeps the labels of the next `bytes` bytes, which are those of a piece and hold `messages` messages, and returns
-    /// the others.
+    /// Keeps the labels of the next `bytes` bytes, which are one piece with `messages` messages. Returns the other
+    /// labels.
     pub(super) fn truncate(&mut self, mut bytes: usize, mut messages: u64) -> Vec<Label> {
         let mut kept = 0;
         while let Some(label) = self.labels.get(kept).filter(|label| label.bytes <= bytes) {
@@ -193,16 +196,16 @@ impl Labels {
     }
 }
 
-/// Bytes of the allocation of a name, beside its characters.
+/// Bytes of the allocation of a name, in addition to its characters.
 const NAME: usize = ALLOCATION + 2 * size_of::<usize>();
 
-const _: () = assert!(size_of::<Label>() == 40, "a slow consumer of topics that take turns has a label for each turn");
+const _: () = assert!(size_of::<Label>() == 40, "a slow consumer of alternating topics has a label for each piece");
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Labels of pieces with so many messages, of this topic or of none.
+    /// Returns the labels of pieces, each given by its topic, if it has one, and its number of messages.
     fn labels(pieces: &[(Option<&str>, u32)]) -> Labels {
         let mut labels = Labels::default();
         for &(name, messages) in pieces {
@@ -219,7 +222,7 @@ mod tests {
         assert_eq!(messages_by_topic(&labels), BTreeMap::from([(&a, 1), (&b, 5)]));
     }
 
-    /// A label counts no more messages than its number can.
+    /// A label counts no more messages than its counter can hold.
     #[test]
     fn a_full_label_is_followed_by_another() {
         let labels = labels(&[(Some("a"), u32::MAX - 1), (Some("a"), 1), (Some("a"), 1)]);

@@ -32,8 +32,8 @@ pub(super) struct LaneIn<T> {
     bytes: Arc<AtomicUsize>,
 }
 
-/// Returns both ends of a lane. The lane takes this many entries, and no entry while the entries in it weigh more than
-/// `bytes_max`.
+/// Returns both ends of a lane. The lane has places for `entries` entries, and takes no entry while the entries in it
+/// weigh more than `bytes_max`.
 pub(super) fn lane<T>(entries: usize, bytes_max: usize) -> (LaneOut<T>, LaneIn<T>) {
     let (producer, consumer) = RingBuffer::new(entries);
     let bytes = Arc::new(AtomicUsize::new(0));
@@ -49,7 +49,8 @@ pub(super) fn lane<T>(entries: usize, bytes_max: usize) -> (LaneOut<T>, LaneIn<T
 }
 
 impl<T: Weight> LaneOut<T> {
-    /// Puts an entry into the lane, or at the end of the overflow. Returns the weight of the entry if it has to wait.
+    /// Puts an entry into the lane, or at the end of the overflow. Returns the weight of the entry if it has to wait,
+    /// else 0.
     pub(super) fn send(&mut self, item: T) -> usize {
         if self.would_take() {
             self.push(item);
@@ -67,7 +68,7 @@ impl<T: Weight> LaneOut<T> {
         self.overflow.is_empty() && self.has_room()
     }
 
-    /// Moves the overflow into the lane as far as there is room. Returns how many entries were moved.
+    /// Moves entries from the overflow into the lane while the lane has room. Returns how many entries were moved.
     pub(super) fn send_overflow(&mut self) -> usize {
         let mut moved = 0;
         while self.has_room()
@@ -101,7 +102,8 @@ impl<T: Weight> LaneOut<T> {
     }
 
     fn has_room(&self) -> bool {
-        // Relaxed: the count only bounds memory. Too high a figure is corrected by the next try, after `made_room`.
+        // Relaxed: the count only bounds memory. If an old value is too high, the entry waits until the next try, after
+        // `made_room`.
         !self.producer.is_full() && self.bytes.load(Ordering::Relaxed) <= self.bytes_max
     }
 

@@ -14,13 +14,13 @@ pub(super) struct Link {
     requests_in: LaneIn<Request>,
     deliveries_out: LaneOut<Delivery>,
     deliveries_in: LaneIn<Delivery>,
-    /// An entry was sent, or moved into a lane, since the other end was last signalled.
+    /// Whether an entry was sent, or moved into a lane, since the other end was last signalled.
     is_touched: bool,
 }
 
 impl Link {
-    /// Returns both sides of a link. Each of its lanes takes this many entries, and no entry while the entries in the
-    /// lane weigh more than `bytes_max`.
+    /// Returns both sides of a link. Each lane has places for `entries` entries, and takes no entry while the entries
+    /// in it weigh more than `bytes_max`.
     pub(super) fn pair(entries: usize, bytes_max: usize) -> (Link, Link) {
         let (up, down) = (lane(entries, bytes_max), lane(entries, bytes_max));
         let (up_deliveries, down_deliveries) = (lane(entries, bytes_max), lane(entries, bytes_max));
@@ -39,14 +39,14 @@ impl Link {
         Link { requests_out, requests_in, deliveries_out, deliveries_in, is_touched: false }
     }
 
-    /// Sends a request. Returns the weight of the request if it has to wait for room.
+    /// Sends a request. Returns the weight of the request if it has to wait for room, else 0.
     #[inline]
     pub(super) fn request(&mut self, request: Request) -> usize {
         self.is_touched = true;
         self.requests_out.send(request)
     }
 
-    /// Sends a delivery. Returns the weight of the delivery if it has to wait for room.
+    /// Sends a delivery. Returns the weight of the delivery if it has to wait for room, else 0.
     #[inline]
     pub(super) fn deliver(&mut self, delivery: Delivery) -> usize {
         self.is_touched = true;
@@ -58,7 +58,7 @@ impl Link {
         self.requests_out.would_take()
     }
 
-    /// Moves the overflows into the lanes as far as there is room.
+    /// Moves entries from the overflows into the lanes while the lanes have room.
     pub(super) fn send_overflow(&mut self) {
         let moved = self.requests_out.send_overflow() + self.deliveries_out.send_overflow();
         self.is_touched |= moved > 0;

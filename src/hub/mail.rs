@@ -1,9 +1,9 @@
 //! The mail of a hub: requests and deliveries that arrive by the mesh, and those that leave.
 //!
-//! The home's acknowledgement of an interest comes down the same lane as the topic's messages. So a message before the
-//! acknowledgement of the *latest* number is dropped, since the shard has no live subscriber yet. Every message after
-//! the acknowledgement is delivered, until the interest is withdrawn. A subscriber is told "subscribed" only after the
-//! acknowledgement: the word means that it is owed every message from there on.
+//! The home's acknowledgement of an interest comes down the same lane as the topic's messages. So a shard without a
+//! live subscriber drops the topic's messages until the acknowledgement of its *latest* number. Then it delivers every
+//! message, until it withdraws its interest. A client is told "subscribed" only after the acknowledgement: the word
+//! means that the client is owed every later message.
 
 use std::{mem, sync::Arc};
 
@@ -33,8 +33,8 @@ impl<T: Attachment> ShardHub<T> {
                 if let Some(journal) = &mut self.journal {
                     journal.note_taken(&posted.topic, place);
                 }
-                // If the shard does not know the topic, it has withdrawn its interest, and the home had not taken that
-                // yet.
+                // A shard that does not know the topic has withdrawn its interest, and the home had not taken the
+                // withdrawal yet.
                 if let Some(id) = self.topics.find(&posted.topic) {
                     self.gather(id, posted.source, &posted.publication, Some(place));
                 }
@@ -104,7 +104,7 @@ impl<T: Attachment> ShardHub<T> {
     ///
     /// # Panics
     ///
-    /// If the shard has done so before.
+    /// If the shard has begun to drain before.
     pub fn send_barrier(&mut self) {
         assert!(!mem::replace(&mut self.barriers.has_begun, true), "a shard drains once");
         for home in self.mesh.other_shards() {
@@ -113,8 +113,8 @@ impl<T: Attachment> ShardHub<T> {
         self.pass_barrier_on();
     }
 
-    /// Returns whether the shard has gathered every message from before the drain: those that each end submitted or
-    /// published before its barrier.
+    /// Returns whether the shard has gathered every message from before the drain: all that any end submitted or
+    /// published before its own barrier.
     #[must_use]
     pub fn has_passed_barrier(&self) -> bool {
         self.has_all_requests() && self.barriers.deliveries == self.mesh.other_shards().count() as u16
@@ -123,17 +123,18 @@ impl<T: Attachment> ShardHub<T> {
     /// Sends the entries that have waited for room in a lane, and wakes the ends that have something to take.
     pub fn send_out(&mut self) {
         if !self.send_due() {
-            // If only interests wait, `mesh.send_out` has nothing waiting and asks for no wake-up, so this asks for it.
-            // From here on an end that makes room wakes this shard; the second try finds room made just before.
+            // If only interests wait, nothing of the mesh waits, and `mesh.send_out` asks for no wake-up, so the hub
+            // asks for it. From here on an end that makes room wakes this shard; the second try finds room made just
+            // before.
             self.mesh.wants_room();
             self.send_due();
         }
         self.mesh.send_out();
     }
 
-    /// Once every message from before the drain that other ends have sent to this home has come: sends each engine a
-    /// barrier behind the messages that the engine is to order. Once the engines have answered that too: sends the
-    /// other shards a barrier behind every earlier delivery.
+    /// Sends each engine a barrier once the barriers of all other shards and of the control thread have come. This
+    /// barrier stands behind the messages that the engine is to order. Sends the other shards a barrier, behind every
+    /// earlier delivery, once the engines have answered too.
     fn pass_barrier_on(&mut self) {
         if self.has_all_messages() && !mem::replace(&mut self.barriers.has_told_engines, true) {
             for engine in self.mesh.engines() {
@@ -153,13 +154,14 @@ impl<T: Attachment> ShardHub<T> {
         has_begun && requests == self.mesh.other_publishers()
     }
 
-    /// Returns whether each of these messages has its place in the order.
+    /// Returns whether every message that another end has sent to this home before its barrier has its place in the
+    /// order.
     fn has_all_requests(&self) -> bool {
         self.has_all_messages() && self.barriers.engines == self.mesh.engines().count() as u16
     }
 
-    /// Sends a mark on its way back: to the engine first, if there is one, since the messages before the mark may wait
-    /// there for their places. `end` is where the mark has come from.
+    /// Sends a mark back. If there is an engine, the mark goes to the engine first, since the messages before the mark
+    /// may wait there for their places. `end` is the end that the mark has come from.
     fn return_mark(&mut self, end: u16, id: ConnectionId) {
         match self.topics.engine.filter(|engine| engine.end != end) {
             Some(engine) => self.mesh.request(engine.end, Request::Mark { id }),
@@ -168,7 +170,7 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Publishes what has come by a lane.
+    /// Publishes a publication that has come by a lane.
     fn publish_posted(&mut self, posted: &Arc<Posted>, asker: Option<(u16, u64)>) -> Option<Place> {
         self.with_topic(&posted.topic, |hub, id| hub.publish_at_home(id, posted, asker))
     }

@@ -1,7 +1,7 @@
-//! Subscribing to topics, and giving them up.
+//! Begins and ends subscriptions to topics.
 //!
 //! A subscription to a topic whose home is another shard is pending until the home has acknowledged this shard's
-//! interest. A connection that opens with several topics is held until all of them can go live.
+//! interest. A connection that opens with several topics is held until all its subscriptions can go live.
 
 use std::mem;
 
@@ -23,16 +23,17 @@ use super::{
 /// The outcome of [`ShardHub::subscribe`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subscribed {
-    /// The connection is a subscriber, and owed every message published from here on.
+    /// The connection is a subscriber, and is owed every message published from here on.
     Live,
-    /// The connection will be a subscriber when [`ShardHub::take_delivery`] or [`ShardHub::release`] adds it to the
-    /// joined ones, and must not be told before.
+    /// The connection becomes a subscriber when [`ShardHub::take_delivery`] or [`ShardHub::release`] adds the
+    /// subscription to `joined`. The client must not be told before.
     Pending,
     /// The connection has had this subscription before the call. The subscription keeps its options.
     Already,
-    /// Refused: the connection has [`HubLimits::subscriptions_max`](super::hub::HubLimits::subscriptions_max) of them.
+    /// Refused: the connection has [`HubLimits::subscriptions_max`](super::hub::HubLimits::subscriptions_max)
+    /// subscriptions.
     TooMany,
-    /// Refused: the connection is closing, its socket has failed, or it is gone.
+    /// Refused: the connection is closing or gone, or its socket has failed.
     Closed,
 }
 
@@ -88,10 +89,10 @@ impl<T: Attachment> ShardHub<T> {
         Subscribed::Pending
     }
 
-    /// Ends a subscription. Returns the messages that the connection is still owed of the topic: those that were
-    /// gathered before this call and have not been handed to it.
+    /// Ends a subscription. Returns the messages that the connection is still owed of the topic: messages that were
+    /// gathered before this call and have not been handed to the connection.
     ///
-    /// If the connection was held for the topic, [`ShardHub::release`] must follow.
+    /// If the connection was held because of the topic, [`ShardHub::release`] must follow.
     pub fn unsubscribe(&mut self, id: ConnectionId, name: &TopicName) -> Vec<Owed> {
         let Some(topic) = self.topics.find(name) else { return Vec::new() };
         let connection = self.connections.get_mut(id);
@@ -103,12 +104,12 @@ impl<T: Attachment> ShardHub<T> {
         owed
     }
 
-    /// Sends a mark, after the messages that the connection has published, to each other end that orders a topic to
-    /// which the connection has subscribed with echo: to the topic's home, or from the home to the engine. Returns how
-    /// many marks were sent. Each mark comes back after the messages that were ordered before it;
-    /// [`ShardHub::take_marks`] returns the mark when these are gathered.
+    /// Sends marks after the messages that the connection has published: one to each other end that orders a topic to
+    /// which the connection has a live subscription with echo. That end is the topic's home or, if this shard is the
+    /// home, an engine. Returns how many marks were sent. Each mark comes back after the messages that were ordered
+    /// before it, and [`ShardHub::take_marks`] returns the mark when these messages are gathered.
     ///
-    /// If there is a mark, pending subscriptions end: the connection is about to leave.
+    /// If a mark is sent, the pending subscriptions end, since the connection is about to leave.
     pub fn send_marks(&mut self, id: ConnectionId) -> usize {
         let Some(connection) = self.connections.get(id).filter(|connection| connection.has_published_elsewhere) else {
             return 0;
@@ -138,8 +139,8 @@ impl<T: Attachment> ShardHub<T> {
     }
 
     /// Ends all of the connection's subscriptions and returns the messages that it is owed up to now. For each topic
-    /// these are, in order, its share of the walk under way, if it has not got that yet, and its share of the messages
-    /// gathered since.
+    /// these are, in order: the connection's share of the walk under way, unless it was handed out, and the
+    /// connection's share of the runs.
     pub fn leave(&mut self, id: ConnectionId) -> Vec<Owed> {
         let subscriptions = self.take_subscriptions(id);
         let owed = self.owed(id, subscriptions.as_slice());
@@ -177,8 +178,8 @@ impl<T: Attachment> ShardHub<T> {
         subscription.is_some_and(|subscription| subscription.membership != Membership::Pending)
     }
 
-    /// Lets the client publish to this topic: from now on, each message that it sends is published unchanged. Called at
-    /// most once for each connection.
+    /// Lets the client publish to this topic: from now on, each message that it sends is published unchanged. A shard
+    /// calls this at most once for each connection.
     pub fn publish_to(&mut self, id: ConnectionId, name: &TopicName, scope: Scope) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         assert!(connection.publishes.is_none(), "a connection's messages go to one topic");
@@ -197,9 +198,9 @@ impl<T: Attachment> ShardHub<T> {
         Some(connection)
     }
 
-    /// If all subscriptions of a held connection can go live, makes them live, adds them to `joined` and ends the
-    /// holding; otherwise does nothing. Until then the subscriptions are owed no message: nothing gathers for a client
-    /// that cannot be sent to.
+    /// Makes all subscriptions of a held connection live, if all of them can go live: adds them to `joined`, and the
+    /// connection is held no longer. Until then no message is owed for them, so nothing gathers for a client that
+    /// cannot get messages yet.
     ///
     /// Returns whether the connection's opening answer may leave.
     pub fn release(&mut self, id: ConnectionId, joined: &mut Vec<Joined>) -> bool {
@@ -214,8 +215,8 @@ impl<T: Attachment> ShardHub<T> {
         true
     }
 
-    /// Takes the home's acknowledgement of an interest: pending subscriptions go live if it is for the latest
-    /// announcement. An acknowledgement of an older one is ignored.
+    /// Takes the home's acknowledgement of an interest: pending subscriptions go live if the acknowledgement is for the
+    /// latest announcement. An older acknowledgement is ignored.
     pub(super) fn go_live(&mut self, topic_id: TopicId, number: u64, joined: &mut Vec<Joined>) {
         let TopicRole::Remote(remote) = &mut self.topics[topic_id].role else {
             unreachable!("a home acknowledges to other shards")
@@ -286,5 +287,6 @@ fn is_pending<T: Attachment>(connections: &Connections<T>, id: ConnectionId, top
     subscription.is_some_and(|subscription| subscription.membership == Membership::Pending)
 }
 
-/// `Remote::pending` is compacted at twice the topic's subscriptions and this many entries.
+/// `Remote::pending` is compacted when it has this many entries more than twice the number of the topic's
+/// subscriptions.
 pub(super) const PENDING_SLACK: usize = 64;

@@ -1,23 +1,23 @@
-//! Lanes between shards: requests go to a topic's home, and deliveries come from the home.
+//! The mesh of lanes between ends: requests go to a topic's home, and deliveries come from the home.
 //!
 //! Each ordered pair of ends has two lanes, single producer to single consumer, lock-free. An entry that finds no room
-//! waits, in order, in an overflow beside the lane. Its sender then takes on no more messages for the home that is
+//! waits, in order, in an overflow beside the lane. Its sender then takes on no more messages for a home that is
 //! *behind*:
 //!
-//! - while *requests* to a home wait, the shard receives nothing from the connections that publish to that home;
-//! - while *deliveries* wait beyond [`MeshLimits::overflow_bytes_max`], the shard takes no requests, so the request
-//!   lanes to it fill. The shard is then also a home that is behind, for its own connections;
-//! - a connection that may publish to any home waits while the waiting requests to all homes together, or the waiting
-//!   deliveries, exceed the same limit;
-//! - deliveries are taken as soon as the shard has room to gather them, and cause no lane traffic;
+//! - while a shard's *requests* to a home wait, the shard receives nothing from connections that publish to that home;
+//! - while a shard's *deliveries* wait beyond [`MeshLimits::overflow_bytes_max`], the shard takes no requests, so the
+//!   request lanes to it fill. For its own connections the shard is then a home that is behind;
+//! - while the waiting requests to all homes together, or the waiting deliveries, exceed the same limit, connections
+//!   that may publish to any home wait;
+//! - a shard takes deliveries as soon as it has room to gather them, and a taken delivery puts nothing into a lane;
 //! - while messages that an *engine* is to order wait beyond the limit, the home takes no requests but those of
 //!   engines; an engine takes nothing from a home that is behind.
 //!
 //! Waits form a chain for each home: receive, the home's request lane, perhaps the lanes to an engine and back, the
 //! home's delivery lanes, sockets. Sends to sockets never block, and deliveries wait for no request. A home takes the
-//! publications that an engine has ordered even while others wait for the engine. So no chain has a cycle. A
-//! connection may also wait until its shard has handed out the messages of its topic. This wait is for sockets only,
-//! and no entry of a lane waits for a connection, so it closes no cycle either.
+//! publications that an engine has ordered even while other publications wait for the engine. So no chain has a cycle.
+//! A connection may also wait until its shard has handed out the messages of its topic. This wait is for sockets only,
+//! and no entry of a lane waits for a connection, so this wait closes no cycle either.
 
 use std::sync::Arc;
 
@@ -33,20 +33,20 @@ use super::{
 #[derive(Debug)]
 pub struct MeshEnd {
     number: u16,
-    /// By the number of the end.
+    /// The roles of all ends, by the ends' numbers.
     roles: Arc<[EndRole]>,
     /// How many ends are shards; these have the lowest numbers.
     shards: u16,
-    /// By the other end's number. An end has no link to itself.
+    /// The links to the other ends, by the ends' numbers. An end has no link to itself.
     links: Vec<Option<Link>>,
     signals: Arc<[Signal]>,
     /// The link whose lanes are looked at first, so that no lane is always the last.
     next: usize,
     overflow_bytes_max: usize,
-    /// The weight of the requests that wait for room, in all links together; and the same of the deliveries.
+    /// The weight of the requests, and of the deliveries, that wait for room in all links together.
     requests_waiting: usize,
     deliveries_waiting: usize,
-    /// The home with the most requests waiting, of those that have had no room for a request since the last
+    /// The home with the most requests waiting, of all homes that have had no room for a request since the last
     /// [`MeshEnd::take_behind`].
     behind: Option<u16>,
 }
@@ -66,7 +66,7 @@ impl MeshEnd {
     ///
     /// # Panics
     ///
-    /// If a shard comes behind another end, or there are not as many roles as wakes.
+    /// If a shard comes after an end of another role, or the numbers of roles and wakes differ.
     #[must_use]
     pub fn connect_with(wake: Vec<Wake>, roles: &[EndRole], limits: &MeshLimits) -> Vec<MeshEnd> {
         let count = wake.len();
@@ -178,13 +178,13 @@ impl MeshEnd {
         link.is_none_or(Link::has_room_for_requests)
     }
 
-    /// Takes the next delivery. The ends take turns.
+    /// Takes the next delivery. The ends are served in rotation.
     pub fn next_delivery(&mut self) -> Option<Delivery> {
         self.take(Link::next_delivery).map(|(_, delivery)| delivery)
     }
 
     /// Takes the next request, and the number of its end. Returns `None` while deliveries wait for room beyond the
-    /// limit. While requests to engines do, only the engines' own requests are taken.
+    /// limit. While requests to engines wait beyond the limit, takes only requests of engines.
     pub fn next_request(&mut self) -> Option<(u16, Request)> {
         if self.orders_wait() {
             return self.next_request_where(|mesh, end| mesh.role(end) == EndRole::Engine);
@@ -192,7 +192,8 @@ impl MeshEnd {
         if self.deliveries_wait() { None } else { self.take(Link::next_request) }
     }
 
-    /// Takes the next request of an end for which `may` holds, as [`MeshEnd::next_request`] does.
+    /// Takes the next request of an end for which `may` returns `true`. Returns `None` while deliveries wait for room
+    /// beyond the limit.
     pub(super) fn next_request_where(&mut self, may: impl Fn(&MeshEnd, u16) -> bool) -> Option<(u16, Request)> {
         if self.deliveries_wait() {
             return None;
@@ -206,7 +207,7 @@ impl MeshEnd {
         self.take(Link::next_request)
     }
 
-    /// Returns whether some home may be behind. A shard makes this call between any two messages, so it only compares
+    /// Returns whether some home may be behind. A shard calls this between any two messages, so the call only compares
     /// numbers.
     #[inline]
     #[must_use]
@@ -228,7 +229,8 @@ impl MeshEnd {
         self.requests_waiting > self.overflow_bytes_max || self.deliveries_wait()
     }
 
-    /// Takes the home with the most requests waiting, of those that have had no room for a request since the last call.
+    /// Takes the home with the most requests waiting, of all homes that have had no room for a request since the last
+    /// call.
     pub fn take_behind(&mut self) -> Option<u16> {
         self.behind.take()
     }
@@ -249,7 +251,7 @@ impl MeshEnd {
         }
     }
 
-    /// Notes that the owner has something for a lane without room. The owner must try once more after this call, and is
+    /// Notes that the owner has an entry for a lane without room. The owner must try once more after this call, and is
     /// woken when there is room later.
     pub(super) fn wants_room(&self) {
         self.signals[usize::from(self.number)].wants_room();
@@ -321,8 +323,8 @@ impl MeshEnd {
         self.links[usize::from(home)].as_ref().map_or(0, Link::requests_waiting)
     }
 
-    /// Returns whether too many messages that engines are to order wait for room. The home goes on taking what an
-    /// engine has ordered: an engine that has returned everything takes the home's next messages.
+    /// Returns whether too many messages that engines are to order wait for room. The home still takes the publications
+    /// that engines have ordered: an engine takes further messages of the home only when it has returned these.
     fn orders_wait(&self) -> bool {
         self.requests_waiting > self.overflow_bytes_max
             && self.engines().map(|engine| self.requests_waiting_for(engine)).sum::<usize>() > self.overflow_bytes_max
@@ -332,7 +334,8 @@ impl MeshEnd {
         self.deliveries_waiting > self.overflow_bytes_max
     }
 
-    /// Moves overflows into the lanes as far as there is room. Returns whether nothing waits any more.
+    /// Moves entries from the overflows into the lanes while the lanes have room. Returns whether nothing waits any
+    /// more.
     fn send_overflow(&mut self) -> bool {
         if self.requests_waiting + self.deliveries_waiting == 0 {
             return true;
@@ -523,7 +526,7 @@ mod tests {
         assert_eq!(text(ends[1].next_request()), Some((0, "to another".into())));
     }
 
-    /// Interest that comes and goes makes acknowledgements without messages; they count as well.
+    /// An interest that is announced again and again makes acknowledgements without messages; they count as well.
     #[test]
     fn waiting_acknowledgements_hold_requests_back() {
         let mut ends = mesh(2, &tiny());
@@ -541,7 +544,7 @@ mod tests {
         assert!(ends[0].is_congested() && ends[0].next_request().is_none());
     }
 
-    /// The sums that are compared are those over all lanes.
+    /// The limits hold for the sums over all lanes.
     #[test]
     fn the_sums_are_those_of_all_lanes() {
         let mut ends = mesh(3, &MeshLimits { overflow_bytes_max: 1_000, ..tiny() });
@@ -571,7 +574,8 @@ mod tests {
         assert!(ends[0].has_sent_all() && !ends[0].is_congested());
     }
 
-    /// Entries count, not only their messages: however small these are, a limit in bytes is one of their number too.
+    /// An entry is charged in addition to its message, so that a limit in bytes limits the number of empty messages
+    /// too.
     #[test]
     fn an_entry_weighs_its_own_size() {
         let mut ends = mesh(2, &MeshLimits { overflow_bytes_max: 64 << 10, ..tiny() });
@@ -606,7 +610,7 @@ mod tests {
         assert_eq!(list(1_000) - list(0), 1_000 * size_of::<ConnectionId>());
     }
 
-    /// Memory for a crowd is given back when it has gone.
+    /// The memory for many waiting entries is freed when they have left.
     #[test]
     fn an_overflow_that_has_emptied_is_small() {
         let mut ends = mesh(2, &tiny());

@@ -5,23 +5,24 @@ use super::entry::{Delivery, Request};
 /// Limits of all lanes of a mesh together. Each lane has an equal part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MeshLimits {
-    /// Memory of the lanes themselves. Beyond it lanes get shorter, down to [`MeshLimits::LANE_ENTRIES_MIN`].
+    /// Bytes of the lanes themselves. If they would take more, lanes get shorter, down to
+    /// [`MeshLimits::LANE_ENTRIES_MIN`].
     pub lane_bytes_max: usize,
-    /// Memory of the entries in lanes, each with its message. A lane beyond its part takes no entry until some were
-    /// taken out.
+    /// Bytes of the entries in lanes, each with its message. A lane beyond its part takes no entry until some are taken
+    /// out.
     pub message_bytes_max: usize,
-    /// Memory of the deliveries of one shard that wait for room; beyond it the shard takes no requests. Also the memory
-    /// of its requests that wait; beyond it the shard receives nothing that may be published to any home.
+    /// Bytes of the deliveries of one shard that wait for room; beyond this limit the shard takes no requests. The same
+    /// limit holds for the requests of the shard that wait; beyond it, connections that may publish to any home wait.
     pub overflow_bytes_max: usize,
-    /// Entries of one lane, if memory allows.
+    /// The most entries that a lane has places for.
     pub lane_entries_max: usize,
 }
 
 impl MeshLimits {
-    /// Entries of the shortest lane.
+    /// The fewest entries that a lane has places for.
     pub const LANE_ENTRIES_MIN: usize = 2;
 
-    /// Returns the entries of each lane of a mesh with this many ends.
+    /// Returns how many entries each lane of a mesh with this many ends has places for.
     #[must_use]
     pub fn lane_entries(&self, ends: usize) -> usize {
         let pairs = (ends * ends.saturating_sub(1)).max(1);

@@ -1,7 +1,7 @@
 //! The hub of one shard: connections, topics, and the output that each subscriber is owed. Plain data: no socket, no
 //! clock, no `unsafe`.
 //!
-//! A file imports only files of floors below its own:
+//! The files are listed from the lowest floor to the highest. A file imports only files that stand before it:
 //!
 //! - values: `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `publication`, `encoding`, `command`,
 //!   `subscribe_options`, `barrier`, `end_role`;

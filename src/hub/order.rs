@@ -15,10 +15,12 @@ use super::{
     entry::{Delivery, Request, Unplaced},
     hub::ShardHub,
     publication::{Place, Posted, Publication, Scope},
+    tag::Tag,
     topic_id::TopicId,
     topic_name::TopicName,
     topics::TopicRole,
 };
+use crate::proto::{Message, Millis};
 
 impl<T: Attachment> ShardHub<T> {
     /// Publishes as [`ShardHub::publish`] does, to the topic of that name, which may have neither a subscriber nor a
@@ -30,7 +32,7 @@ impl<T: Attachment> ShardHub<T> {
         publication: impl Into<Publication>,
         scope: Scope,
     ) -> Option<Place> {
-        let publication = publication.into();
+        let mut publication = publication.into();
         if let Some(topic) = self.topics.find(name) {
             return self.publish(topic, source, publication, scope);
         }
@@ -42,26 +44,27 @@ impl<T: Attachment> ShardHub<T> {
                 self.with_topic(name, |hub, topic| hub.publish(topic, source, publication, scope))
             }
             Scope::Server => {
-                self.send_to_home(home, name.clone(), source, publication.stamp(self.now()));
+                publication.stamp(self.now());
+                self.send_to_home(home, name.clone(), source, publication);
                 None
             }
         }
     }
 
-    /// Publishes on this shard. `source` does not receive the publication unless it has subscribed with
-    /// [`SubscribeOptions::echo`](super::SubscribeOptions::echo).
+    /// Publishes to a topic that this shard knows. `source` does not receive the publication unless it has subscribed
+    /// with [`SubscribeOptions::echo`](super::SubscribeOptions::echo).
     ///
-    /// Returns the publication's place if this shard is the topic's home. If not, the publication is on its way there,
-    /// and comes back in the order of all publications if this shard has subscribers. A publication of [`Scope::Shard`]
-    /// has no place in the order.
+    /// Returns the publication's place if this shard orders the topic. Otherwise the home or an engine orders the
+    /// publication. If this shard has subscribers, the publication comes back in its place. A publication of
+    /// [`Scope::Shard`] has no place.
     pub fn publish(
         &mut self,
         topic: TopicId,
         source: Option<ConnectionId>,
-        publication: Publication,
+        mut publication: Publication,
         scope: Scope,
     ) -> Option<Place> {
-        let publication = publication.stamp(self.now());
+        publication.stamp(self.now());
         let entry = &self.topics[topic];
         match (scope, &entry.role) {
             (Scope::Shard, _) => {
@@ -80,9 +83,9 @@ impl<T: Attachment> ShardHub<T> {
                 self.publish_at_home(topic, &posted, None)
             }
             (Scope::Server, TopicRole::Home(home)) => {
-                // Only lanes and dear parts need the publication in memory of its own.
+                // Only lanes and dear parts need the publication in an `Arc`.
                 if home.interested.is_empty() && entry.audiences.dear(&self.encodings).is_empty() {
-                    let place = self.sequence(topic, source, &publication);
+                    let place = self.sequence(topic, source, publication.payload(), publication.time());
                     self.gather(topic, source, &publication, Some(place));
                     return Some(place);
                 }
@@ -100,8 +103,37 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
+    /// Publishes a message of a client on this shard, as [`ShardHub::publish`] does.
+    ///
+    /// Makes no [`Publication`] of a message whose frame is copied into one run and goes nowhere else.
+    pub fn forward(
+        &mut self,
+        topic: TopicId,
+        source: ConnectionId,
+        mut message: Message<'_>,
+        scope: Scope,
+    ) -> Option<Place> {
+        if scope == Scope::Shard || !self.gathers_raw_alone(topic) || !message.is_small() {
+            return self.publish(topic, Some(source), message.into(), scope);
+        }
+        let place = self.sequence(topic, Some(source), message.payload(), self.now());
+        let tag = Tag { place: Some(place), time: self.now() };
+        self.gather_copy(topic, source, message.frame(), tag);
+        Some(place)
+    }
+
+    /// Returns whether this shard gives the topic's publications their places, and gathers them for the audience of
+    /// raw frames alone.
+    #[inline]
+    fn gathers_raw_alone(&self, topic: TopicId) -> bool {
+        let entry = &self.topics[topic];
+        let TopicRole::Home(home) = &entry.role else { return false };
+        home.engine.is_none() && home.interested.is_empty() && !entry.audiences.has_others()
+    }
+
     /// Sequences a publication whose topic has its home here, distributes it, and returns its place. If an engine
-    /// orders the topic, the engine gives the place, with which [`ShardHub::distribute_given`] goes on.
+    /// orders the topic, sends the publication to the engine instead, and returns `None`;
+    /// [`ShardHub::distribute_given`] follows when the engine has given the place.
     pub(super) fn publish_at_home(
         &mut self,
         topic: TopicId,
@@ -114,7 +146,7 @@ impl<T: Attachment> ShardHub<T> {
             self.mesh.request(engine, Request::Order(Box::new(unplaced)));
             return None;
         }
-        let place = self.sequence(topic, posted.source, &posted.publication);
+        let place = self.sequence(topic, posted.source, posted.publication.payload(), posted.publication.time());
         self.distribute(topic, posted, place);
         Some(place)
     }
@@ -123,7 +155,7 @@ impl<T: Attachment> ShardHub<T> {
     ///
     /// # Panics
     ///
-    /// If the topic's home is another shard, or no engine orders it.
+    /// If the topic's home is another shard, or no engine orders the topic.
     pub(super) fn distribute_given(&mut self, topic: TopicId, posted: &Arc<Posted>, place: Place) {
         let entry = &mut self.topics[topic];
         let TopicRole::Home(home) = &mut entry.role else { unreachable!("an engine answers the topic's home") };
@@ -131,14 +163,16 @@ impl<T: Attachment> ShardHub<T> {
         (home.epoch, home.offset) = (place.epoch, place.offset);
         #[cfg(test)]
         if let Some(journal) = &mut self.journal {
-            journal.note_ordered(&entry.name, posted.source, &posted.publication, place);
+            let Posted { source, publication, .. } = &**posted;
+            let tag = Tag { place: Some(place), time: publication.time() };
+            journal.note_ordered(&entry.name, *source, publication.payload(), tag);
         }
         self.distribute(topic, posted, place);
     }
 
     /// Gives a publication the next place in its topic's order.
     #[inline]
-    fn sequence(&mut self, topic: TopicId, _source: Option<ConnectionId>, _publication: &Publication) -> Place {
+    fn sequence(&mut self, topic: TopicId, _source: Option<ConnectionId>, _payload: &[u8], _time: Millis) -> Place {
         let entry = &mut self.topics[topic];
         let TopicRole::Home(home) = &mut entry.role else { unreachable!("only a topic's home orders its messages") };
         let previous = home.offset;
@@ -146,7 +180,7 @@ impl<T: Attachment> ShardHub<T> {
         let place = Place { epoch: home.epoch, offset: home.offset, previous };
         #[cfg(test)]
         if let Some(journal) = &mut self.journal {
-            journal.note_ordered(&entry.name, _source, _publication, place);
+            journal.note_ordered(&entry.name, _source, _payload, Tag { place: Some(place), time: _time });
         }
         place
     }

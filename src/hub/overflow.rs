@@ -14,23 +14,23 @@ pub enum Overflow {
 /// The limits of a connection's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutputLimits {
-    /// Bytes of memory that the output may take and keep alive, besides [`Backlog::BESIDES`].
+    /// Bytes of memory that the output may take and keep alive, in addition to [`Backlog::BESIDES`].
     pub bytes_max: usize,
-    /// Messages that the backlog may hold.
+    /// The most messages that the backlog may hold.
     pub messages_max: u64,
     /// Milliseconds that the first unsent message with a tag may have waited; `None` for any number. Messages of topics
     /// that ask for no tags have no age.
     pub age_max_ms: Option<u64>,
 }
 
-/// The output that a connection is owed, as far as a policy looks at it.
+/// The output that a connection is owed, with all that a policy looks at.
 #[derive(Debug, Clone, Copy)]
 pub struct OwedOutput<'a> {
     /// The bytes that the socket has not taken, and the shares behind them.
     pub backlog: &'a Backlog,
-    /// Bytes of memory that the frames for this connection alone take, beside the backlog.
+    /// Bytes of memory that the frames for this connection alone take outside the backlog.
     pub outbox_bytes: usize,
-    /// The connection is held: nothing of its output is offered to the socket yet.
+    /// Whether the connection is held: none of its output is offered to the socket yet.
     pub is_held: bool,
 }
 
@@ -44,7 +44,7 @@ pub enum Decision {
 }
 
 impl Overflow {
-    /// Decides what becomes of a connection's output. `now` is a time of the clock that tags are of.
+    /// Decides what becomes of a connection's output. `now` is a time of the clock that the tags' times come from.
     #[must_use]
     pub fn decide(self, output: &OwedOutput<'_>, limits: &OutputLimits, now: Millis) -> Decision {
         if output.is_within(limits, now) || !output.is_slow() {
@@ -78,7 +78,7 @@ impl OwedOutput<'_> {
     }
 
     /// Returns whether the connection has not kept up until now. A connection that had kept up is not closed because of
-    /// one run, however large. A held one cannot keep up: nothing is offered to its socket.
+    /// one run, however large. A held connection cannot keep up: nothing is offered to its socket.
     fn is_slow(&self) -> bool {
         self.backlog.was_refused() || self.is_held
     }
@@ -94,7 +94,7 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    /// A backlog of one piece that keeps so many bytes alive.
+    /// Returns a backlog of one piece that keeps so many bytes alive.
     fn backlog(charge: usize, messages: u32, was_refused: bool) -> Backlog {
         let mut backlog = Backlog::default();
         backlog.push(Piece { charge, ..Piece::new(Bytes::from_static(&[0; 8 * 1_024]), messages) }, None);
@@ -104,9 +104,9 @@ mod tests {
         backlog
     }
 
-    /// Each row is a backlog (its bytes beside those of the limit, its messages, whether the socket has refused any of
-    /// it), the outbox beside it, and whether the connection is held; then the decision. The limits are 1 MiB and 10
-    /// messages.
+    /// Each row has a backlog: its bytes relative to the limit, its messages, and whether the socket has refused a part
+    /// of it. Then come the bytes of the outbox, whether the connection is held, and the decision. The limits are 1 MiB
+    /// and 10 messages.
     #[test]
     fn a_slow_consumer_beyond_a_limit_is_closed() {
         let beside = Backlog::BESIDES as isize;
@@ -119,7 +119,7 @@ mod tests {
             (-1_000, 10, true, 1_000 + Backlog::BESIDES, false, Keep),
             (-1_000, 10, true, 1_001 + Backlog::BESIDES, false, Close),
             (-1_000, 10, true, usize::MAX, false, Close),
-            // It had kept up: one run, however large, does not close it.
+            // The connection had kept up: one run, however large, does not close it.
             (9_000_000, 1_000, false, 0, false, Keep),
             // A held connection cannot have been refused.
             (beside, 10, false, 0, true, Keep),
@@ -138,7 +138,7 @@ mod tests {
         }
     }
 
-    /// Only messages with tags have an age: that of the first of them that has not been sent whole.
+    /// Only messages with tags have an age. The limit holds for the first of them that has not been sent whole.
     #[test]
     fn a_message_that_has_waited_for_too_long_is_beyond_a_limit() {
         let topic = TopicName::new("t").unwrap();
@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(decide(&Backlog::default(), 9_999, Some(500)), Keep);
     }
 
-    /// A held connection may be owed frames of its own alone.
+    /// A held connection may have an outbox and no backlog.
     #[test]
     fn an_outbox_alone_may_be_beyond_the_limit() {
         let backlog = Backlog::default();
@@ -185,8 +185,8 @@ mod tests {
     }
 
     proptest! {
-        /// More output, and lower limits, never keep a connection that would be closed; and only a slow consumer is
-        /// closed.
+        /// More output, or lower limits, never save a connection that would be closed otherwise. Only a slow consumer
+        /// is closed.
         #[test]
         fn more_output_is_never_better(
             (charge, messages, outbox_bytes) in (0..4 * MIB, 0..100_u32, 0..MIB),

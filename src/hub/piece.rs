@@ -41,7 +41,8 @@ impl Piece {
         if self.charge == self.bytes.len() + BUFFER { self.bytes.len() } else { 0 }
     }
 
-    /// Returns the same bytes, to be kept for long: in a separate buffer if they stand in a much larger one.
+    /// Returns the piece as a backlog keeps it: copied to a buffer of its size if its charge is over a tenth more than
+    /// its bytes.
     pub(super) fn kept(&self) -> Piece {
         // A backlog copies a piece this small in any case.
         let is_copied = self.bytes.len() < COPIED_BELOW;
@@ -52,8 +53,8 @@ impl Piece {
     }
 }
 
-/// Returns the same bytes in at most `pieces_max` pieces, if that is more than 512. If there are more pieces, small
-/// neighbours are copied together.
+/// Returns the same bytes in at most `pieces_max` pieces, which must be more than 512. If there are more pieces, small
+/// neighbouring pieces are copied into one.
 #[must_use]
 pub fn bounded(pieces: Vec<Piece>, pieces_max: usize) -> Vec<Piece> {
     if pieces.len() <= pieces_max {
@@ -64,7 +65,7 @@ pub fn bounded(pieces: Vec<Piece>, pieces_max: usize) -> Vec<Piece> {
 }
 
 /// Joins neighbours into pieces of at most `bytes_max` bytes. A larger piece stays as it is. So a piece comes near the
-/// 2 GiB that one send takes only if one of its frames does.
+/// 2 GiB that one send takes only if it has a frame of nearly that size.
 pub(super) fn joined(pieces: Vec<Piece>, bytes_max: usize) -> Vec<Piece> {
     let mut joined: Vec<Piece> = Vec::new();
     let mut group: Vec<Piece> = Vec::new();
@@ -96,7 +97,7 @@ pub(super) fn small_piece_max(bytes: usize) -> usize {
     (bytes / 256).max(SMALL_PIECE_MAX)
 }
 
-/// A backlog copies pieces below this size, since another piece in it would cost more.
+/// A backlog copies pieces below this size in bytes, since a further piece would cost it more.
 pub(super) const COPIED_BELOW: usize = 4 * 1_024;
 
 /// Small frames are gathered in pieces of at most this size, unless a run is so large that its pieces must be larger.
@@ -112,8 +113,8 @@ mod tests {
         pieces.iter().flat_map(|piece| piece.bytes.to_vec()).collect()
     }
 
-    /// Beyond the number of pieces that one send takes, neighbours are joined to small parts of the whole: no piece
-    /// comes near the bytes that one send takes.
+    /// If there are more pieces than one send takes, neighbours are joined. No joined piece comes near the bytes that
+    /// one send takes.
     #[test]
     fn joined_pieces_have_a_limit() {
         let piece = |length: usize| Piece::new(vec![length as u8; length].into(), 1);
@@ -126,7 +127,7 @@ mod tests {
         assert_eq!(joined[1].bytes.as_ptr(), pieces[3].bytes.as_ptr(), "what stands alone is not copied");
         assert_eq!(lengths(&bounded(pieces.clone(), 7)), lengths(&pieces), "few stay as they are");
 
-        // Large and small in turn, as many as one send cannot take.
+        // Large and small pieces alternate; there are more than one send takes.
         let many: Vec<Piece> = (0..3_000).map(|number| piece(if number % 2 == 0 { 1 } else { 1_000 })).collect();
         let some = bounded(many.clone(), 1_023);
         assert_eq!(bytes_of(&some), bytes_of(&many));

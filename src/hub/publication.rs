@@ -32,8 +32,8 @@ pub struct Place {
     pub previous: u64,
 }
 
-/// A whole message of text or of binary data that is published to a topic. It does not change, and a clone shares its
-/// bytes.
+/// A whole message of text or of binary data that is published to a topic. A publication does not change, and a clone
+/// shares its bytes.
 ///
 /// ```
 /// use ringhub::{Publication, proto::MessageType};
@@ -43,7 +43,7 @@ pub struct Place {
 /// ```
 #[derive(Debug, Clone)]
 pub struct Publication {
-    /// The payload behind the header with which a WebSocket of a server sends it (RFC 6455 5.2): one data frame.
+    /// One data frame as a WebSocket of a server sends it (RFC 6455 5.2): the header, then the payload.
     frame: Bytes,
     /// The length of the header.
     header: u8,
@@ -82,8 +82,8 @@ impl Publication {
         self
     }
 
-    /// Names the thing that the publication is about: a later publication of the same key replaces this one for those
-    /// who only want the latest state.
+    /// Names the thing that the publication is about: a later publication of the same key replaces this one for readers
+    /// that want only the latest state.
     #[must_use]
     pub fn key(mut self, key: &str) -> Self {
         self.names_mut().key = Some(key.into());
@@ -145,9 +145,8 @@ impl Publication {
 
     /// Notes the time at which the server has taken the publication.
     #[inline]
-    pub(crate) fn stamp(mut self, now: Millis) -> Self {
+    pub(crate) fn stamp(&mut self, now: Millis) {
         self.time = now;
-        self
     }
 
     /// Takes the parts that the topic's home has made for dear formats.
@@ -184,7 +183,7 @@ impl Publication {
         Self::of_frame(message.into_frame(), payload, kind)
     }
 
-    /// Makes a publication of one data frame, whose payload has so many bytes.
+    /// Makes a publication of one data frame, whose payload has `payload` bytes.
     #[inline]
     fn of_frame(frame: Bytes, payload: usize, kind: MessageType) -> Self {
         let header = (frame.len() - payload) as u8;
@@ -192,7 +191,7 @@ impl Publication {
     }
 }
 
-/// Makes a publication of a message that a client has sent, without a copy.
+/// Makes a publication of a message that a client has sent. Only a small payload is copied, see [`Message::prepare`].
 impl From<Message<'_>> for Publication {
     #[inline]
     fn from(message: Message<'_>) -> Self {
@@ -240,12 +239,13 @@ impl std::fmt::Display for NotAMessage {
 
 impl std::error::Error for NotAMessage {}
 
-/// A publication on its way to the subscribers of a topic. All lanes that carry it share one of these.
+/// A publication on its way to the subscribers of a topic. All lanes that carry the publication share one `Posted`.
 #[derive(Debug)]
 pub struct Posted {
     /// The topic.
     pub topic: TopicName,
-    /// The connection that has sent the message. It receives the publication only if it has subscribed with echo.
+    /// The connection that has sent the message. This connection receives the publication only if it has subscribed
+    /// with echo.
     pub source: Option<ConnectionId>,
     /// The publication.
     pub publication: Publication,
@@ -279,11 +279,13 @@ mod tests {
     #[test]
     fn a_clone_with_a_name_leaves_the_first_as_it_is() {
         let first = Publication::text("x").key("a");
-        let second = first.clone().key("bcd").event("e");
+        let mut second = first.clone().key("bcd").event("e");
         assert_eq!((first.key_name(), first.event_name()), (Some("a"), None));
         assert_eq!((second.key_name(), second.event_name()), (Some("bcd"), Some("e")));
         assert_eq!(second.names_bytes() - first.names_bytes(), 3);
         assert_eq!(second.frame().as_ptr(), first.frame().as_ptr(), "the bytes are shared");
-        assert_eq!((second.time(), second.stamp(Millis(5)).time()), (Millis(0), Millis(5)));
+        assert_eq!(second.time(), Millis(0));
+        second.stamp(Millis(5));
+        assert_eq!((first.time(), second.time()), (Millis(0), Millis(5)));
     }
 }

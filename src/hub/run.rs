@@ -1,4 +1,4 @@
-//! Runs: the messages that are gathered for a topic until its next walk.
+//! Runs: the publications that an audience gathers for one walk.
 
 use std::{collections::HashMap, iter, mem, ops::Range, sync::Arc};
 
@@ -11,10 +11,10 @@ use super::{
 };
 use crate::proto::LARGE_FRAME;
 
-/// The messages that have been gathered for a topic since its last walk began.
+/// The messages that an audience has gathered for one walk.
 ///
-/// Small frames are copied one after the other, so that a subscriber's share is one piece of memory and one send
-/// carries them all. A large frame is not copied: it becomes a piece of its own.
+/// Small frames are copied one after the other, so that one send carries them all from one piece of memory. A large
+/// frame is not copied: it becomes a piece of its own.
 #[derive(Debug, Default)]
 pub struct Run {
     /// The whole run, except the bytes that are still in `tail`.
@@ -28,7 +28,7 @@ pub struct Run {
     buffers: usize,
     /// Whether pieces of the run are in the tail's buffer too.
     is_shared: bool,
-    /// Whether the run still gathers into the buffer of [`Run::new`], whose memory was allocated before the run.
+    /// Whether the run still gathers into the buffer that [`Run::new`] got, whose memory was allocated before the run.
     is_given: bool,
     /// Bytes of all small frames.
     small: usize,
@@ -38,9 +38,9 @@ pub struct Run {
     merged: usize,
     /// Memory of the exclusions.
     exclusions: usize,
-    /// The epoch of the messages that have a place; `None` as long as none has.
+    /// The epoch of the messages that have a place; `None` while no message has a place.
     epoch: Option<u64>,
-    /// The run before this one, whose walk has not begun: its messages have another epoch.
+    /// The run before this one: its messages have another epoch, and its walk has not begun.
     pub(super) earlier: Option<Box<Run>>,
     /// The tags of a run with tags.
     tags: Option<Box<GatheredTags>>,
@@ -65,8 +65,8 @@ impl Run {
         Run { tail: buffer, buffer: capacity, buffers: capacity, is_given: capacity > 0, tags, ..Run::default() }
     }
 
-    /// Returns whether a message of this epoch belongs to the run. A run has messages of one epoch only, and those that
-    /// have no place.
+    /// Returns whether a message of this epoch belongs to the run. A run has messages of one epoch, and messages
+    /// without a place.
     #[inline]
     pub(super) fn takes_epoch(&self, epoch: Option<u64>) -> bool {
         epoch.is_none() || self.epoch.is_none() || self.epoch == epoch
@@ -75,11 +75,13 @@ impl Run {
     /// Notes the epoch of the message that is appended next.
     #[inline]
     pub(super) fn note_epoch(&mut self, epoch: Option<u64>) {
-        self.epoch = self.epoch.or(epoch);
+        if self.epoch.is_none() {
+            self.epoch = epoch;
+        }
     }
 
-    /// Appends the frame of a message. The subscriber at slot `except` is not owed it. A run without tags does not look
-    /// at `tag`.
+    /// Appends the frame of a message, which is not owed to the subscriber at slot `except`. A run without tags does
+    /// not look at `tag`.
     ///
     /// # Panics
     ///
@@ -89,18 +91,35 @@ impl Run {
             self.seal_tail();
             let charge = pinned(frame);
             self.large += charge;
-            self.tag(frame.len(), tag);
+            self.tag(frame.len(), tag.as_ref());
             let tags = self.seal_tags();
             self.gathered.pieces.push(Piece { bytes: frame.clone(), messages: 1, charge, tags });
+            self.note_end(frame.len(), except);
         } else {
-            self.make_room(frame.len());
-            self.tail.extend_from_slice(frame);
-            self.tag(self.tail.len(), tag);
-            self.tail_messages += 1;
-            self.small += frame.len();
+            self.append_copy(frame, except, tag.as_ref());
         }
+    }
+
+    /// Appends a copy of a frame, as [`Run::append`] does with a small frame.
+    ///
+    /// # Panics
+    ///
+    /// As of [`Run::append`].
+    #[inline]
+    pub(super) fn append_copy(&mut self, frame: &[u8], except: Option<u32>, tag: Option<&Tag>) {
+        self.make_room(frame.len());
+        self.tail.extend_from_slice(frame);
+        self.tag(self.tail.len(), tag);
+        self.tail_messages += 1;
+        self.small += frame.len();
+        self.note_end(frame.len(), except);
+    }
+
+    /// Notes that a message of this many bytes was appended, which is not owed to the subscriber at slot `except`.
+    #[inline]
+    fn note_end(&mut self, bytes: usize, except: Option<u32>) {
         let begin = self.gathered.end;
-        self.gathered.end = Position { byte: begin.byte + frame.len(), message: begin.message + 1 };
+        self.gathered.end = Position { byte: begin.byte + bytes, message: begin.message + 1 };
         if let Some(slot) = except {
             self.exclude(slot, begin..self.gathered.end);
         }
@@ -117,15 +136,15 @@ impl Run {
         }
     }
 
-    /// Returns the messages that the run owes the subscriber at `slot` so far, for a subscriber that leaves before the
-    /// walk.
+    /// Returns the messages that the run owes so far to the subscriber at `slot`, which leaves before the walk.
     ///
-    /// Each call seals a piece. Small neighbours are merged, so that a crowd that leaves has few pieces and shares
-    /// nearly all of them: every piece is more than twice as long as the next, except full pieces and large frames.
+    /// Each call makes a piece of the tail. Small neighbouring pieces are merged, so that a crowd that leaves has few
+    /// pieces and shares nearly all of them. Every piece is more than twice as long as the next, except full pieces and
+    /// large frames.
     pub fn owed(&mut self, slot: u32) -> Vec<Piece> {
         self.seal_tail();
-        // The share is taken before merging: the last piece may hold the subscriber's own messages, and is then not
-        // copied twice.
+        // The share is taken before merging. If the last piece holds the subscriber's own messages, merging first would
+        // copy that piece twice.
         let owed = self.gathered.owed(slot);
         self.merge_last();
         owed
@@ -154,7 +173,7 @@ impl Run {
         size_of::<Self>() + WALK_BYTES + 2 * ALLOCATION + bytes + pieces + self.exclusions + tags
     }
 
-    /// Notes that a message that has come by a lane has added so much to the weight.
+    /// Adds `weight` to the part of the run's weight that has come by lanes.
     pub(super) fn note_from_mail(&mut self, weight: usize) {
         self.gathered.from_mail += weight;
     }
@@ -172,7 +191,7 @@ impl Run {
         let exclusions = self.gathered.excluded.entry(slot).or_default();
         let before = exclusions.capacity();
         match exclusions.last_mut() {
-            // A connection that sends much has many messages received at once, which are neighbours in the run.
+            // Messages that one receive has brought from a connection are neighbours in the run.
             Some(last) if last.end == what.start => last.end = what.end,
             _ => exclusions.push(what),
         }
@@ -180,8 +199,8 @@ impl Run {
         self.exclusions += EXCLUDED * (self.gathered.excluded.len() - slots);
     }
 
-    /// Makes room for this many bytes after the tail. A tail of the greatest length becomes a piece: slow consumers
-    /// free memory piece by piece.
+    /// Makes room for this many bytes after the tail. A tail of the greatest length becomes a piece, because slow
+    /// consumers free memory piece by piece.
     fn make_room(&mut self, bytes: usize) {
         let length = self.tail.len();
         if self.tail.capacity() - length >= bytes {
@@ -200,14 +219,14 @@ impl Run {
         (self.buffer, self.is_shared, self.is_given) = (capacity, false, false);
     }
 
-    /// Returns the greatest length of a tail. In a run of many pieces it grows with the length of the run, which bounds
-    /// the number of pieces.
+    /// Returns the greatest length of a tail. In a run of many pieces the greatest length grows with the run, which
+    /// bounds the number of pieces.
     fn tail_max(&self) -> usize {
         if self.gathered.pieces.len() < PIECES_MAX { SMALL_PIECE_MAX } else { small_piece_max(self.gathered.end.byte) }
     }
 
-    /// Makes one piece of the last two, as long as neither is a large frame, both fit into one, and the first is not
-    /// much longer.
+    /// Merges the last two pieces, again and again, while both fit into one piece and the first is at most twice as
+    /// long as the second. A large frame is not merged.
     fn merge_last(&mut self) {
         let is_large = |piece: &Piece| piece.messages == 1 && piece.bytes.len() >= LARGE_FRAME;
         while let [.., first, second] = &self.gathered.pieces[..] {
@@ -234,8 +253,8 @@ impl Run {
         self.is_shared = true;
         let tags = self.seal_tags();
         self.gathered.pieces.push(Piece { bytes, messages, charge: self.buffer + BUFFER, tags });
-        // Two kinds of runs have so many pieces: one much larger than a shard gathers, and one whose topic many
-        // subscribers leave in one turn.
+        // Two kinds of runs have so many pieces: a run far beyond the limit of gathered bytes, and a run whose topic
+        // many subscribers leave in one turn.
         if self.gathered.pieces.len() > 2 * PIECES_MAX - 2 {
             self.gathered.pieces =
                 joined(mem::take(&mut self.gathered.pieces), small_piece_max(self.gathered.end.byte));
@@ -244,16 +263,16 @@ impl Run {
         }
     }
 
-    /// Tags the message that ends at `end` of the piece that comes next.
+    /// Tags the message that ends at byte `end` of the next piece.
     #[inline]
-    fn tag(&mut self, end: usize, tag: Option<Tag>) {
+    fn tag(&mut self, end: usize, tag: Option<&Tag>) {
         if let Some(tags) = &mut self.tags {
-            let tag = tag.expect("each message of a run with tags has one");
+            let tag = *tag.expect("each message of a run with tags has one");
             tags.tail.push(TaggedMessage { end, tag });
         }
     }
 
-    /// Takes the tags of the piece that comes next.
+    /// Takes the tags of the next piece.
     #[inline]
     fn seal_tags(&mut self) -> Option<Arc<PieceTags>> {
         self.tags.as_deref_mut().map(GatheredTags::seal)
@@ -280,16 +299,16 @@ impl GatheredTags {
     }
 }
 
-/// A run on its way to the subscribers. Its messages do not change; `kept` grows as backlogs take from it.
+/// A run on its way to the subscribers. Its messages do not change; `kept` grows as backlogs take shares.
 #[derive(Debug, Default)]
 pub struct FrozenRun {
     pieces: Vec<Piece>,
     end: Position,
-    /// By slot, the parts that the subscriber there is not owed, in order: its own messages, and the messages from
-    /// before it joined.
+    /// For each slot the parts that are not owed to its subscriber, in order: the subscriber's own messages, and the
+    /// messages from before it joined.
     excluded: HashMap<u32, Vec<Range<Position>>>,
-    /// The first of `pieces`, in the form in which backlogs keep them. A piece that keeps much more memory alive than
-    /// it has bytes (its buffer has other pieces too, or has doubled) is copied once for all backlogs.
+    /// The leading ones of `pieces`, in the form in which backlogs keep them. A piece that keeps much more memory alive
+    /// than its bytes is copied once for all backlogs: its buffer has other pieces too, or has doubled.
     kept: Vec<Piece>,
     weight: usize,
     /// The part of the weight that has come by lanes.
@@ -319,7 +338,7 @@ impl FrozenRun {
     #[inline]
     #[must_use]
     pub fn is_whole(&self, slot: u32) -> bool {
-        // Nearly every run has no exclusions, and then this is all that a recipient costs.
+        // Nearly every run has no exclusions; then a recipient costs only this check.
         self.excluded.is_empty() || !self.excluded.contains_key(&slot)
     }
 
@@ -332,7 +351,7 @@ impl FrozenRun {
     }
 
     /// Returns the share of the subscriber at `slot`, to be kept for later: each piece is charged with the memory that
-    /// it keeps alive, which is little more than its bytes. In a run with tags each piece has those of its messages.
+    /// it keeps alive, which is little more than its bytes. In a run with tags each piece has the tags of its messages.
     #[must_use]
     pub fn owed(&mut self, slot: u32) -> Vec<Piece> {
         let new = self.pieces[self.kept.len()..].iter().map(Piece::kept);
@@ -431,7 +450,7 @@ pub(super) const WALK_BYTES: usize = size_of::<FrozenRun>() + 16;
 /// Bytes of one subscriber's entry in the table of exclusions, without the exclusions. The table is up to half empty.
 const EXCLUDED: usize = 2 * (size_of::<(u32, Vec<Range<Position>>)>() + 1) + ALLOCATION;
 
-/// The smallest buffer of a tail.
+/// The size, in bytes, of the smallest buffer of a tail.
 const TAIL_MIN: usize = 64;
 
 /// Beyond so many pieces even large frames are copied, so that one send can carry the run and all that stands before

@@ -2,12 +2,12 @@
 
 use std::{env, ops::Range, panic};
 
-/// Runs `run` with each seed from 0 on, `count` of them unless `RINGHUB_SEEDS` has another number, and `seen` with each
-/// result. If `RINGHUB_SEED` is set, runs that seed alone, and returns `None`.
+/// Calls `run` with `count` seeds from 0 on, or with as many as `RINGHUB_SEEDS` says, and `seen` with each result.
+/// Returns the number of seeds. If `RINGHUB_SEED` is set, runs that seed alone, and returns `None`.
 ///
 /// # Panics
 ///
-/// If a run does, with its seed.
+/// If a run panics. The text names the run's seed.
 pub(crate) fn each_seed<R>(test: &str, count: u64, run: impl Fn(u64) -> R, mut seen: impl FnMut(R)) -> Option<u64> {
     if let Some(seed) = number_of("RINGHUB_SEED") {
         run(seed);

@@ -1,6 +1,7 @@
 //! Waking another end of the mesh: no system call unless the end sleeps, and no lost wake-up.
 //!
-//! The plain version wakes after every push. Here the consumer sets a flag before it sleeps, then looks once more:
+//! In a plain version the producer wakes the consumer after every push. Here the consumer sets a flag before it sleeps,
+//! and then looks at its lanes once more:
 //!
 //! | consumer | producer |
 //! | --- | --- |
@@ -20,9 +21,9 @@ use std::{fmt, sync::Arc};
 
 /// The flags by which the other ends of the mesh know whether one end, the owner, has to be woken.
 pub(super) struct Signal {
-    /// The owner sleeps until something arrives.
+    /// Whether the owner sleeps until something arrives.
     sleeps: AtomicBool,
-    /// The owner has something for a full lane.
+    /// Whether the owner has an entry for a full lane.
     wants_room: AtomicBool,
     wake: Arc<dyn Fn() + Send + Sync>,
 }
@@ -43,35 +44,35 @@ impl Signal {
     /// Notes that the owner is about to sleep. The owner must look at its lanes once more after this call, and sleep
     /// only if they are empty.
     pub(super) fn about_to_sleep(&self) {
-        // Relaxed: the fence orders this before the look at the lanes; it pairs with the one in `arrived`. A swap, not
-        // a store: it takes its place in one order with the swap there.
+        // Relaxed: the fence orders this swap before the look at the lanes, and pairs with the fence in `arrived`. A
+        // swap, unlike a store, has a place in one order with the swap in `arrived`.
         self.sleeps.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
     /// Notes that the owner is awake.
     pub(super) fn awake(&self) {
-        // Relaxed: a producer that still reads the flag as set wakes the owner in vain, no more.
+        // Relaxed: a producer that still sees the flag set wakes the owner in vain, which does no harm.
         self.sleeps.store(false, Ordering::Relaxed);
     }
 
-    /// Notes that something was pushed for the owner.
+    /// Notes that an entry was pushed for the owner.
     pub(super) fn arrived(&self) {
-        // Orders the push before the look at the flag; pairs with the one in `about_to_sleep`.
+        // The fence orders the push before the look at the flag, and pairs with the fence in `about_to_sleep`.
         fence(Ordering::SeqCst);
         if self.sleeps.load(Ordering::Relaxed) && self.sleeps.swap(false, Ordering::Relaxed) {
             (self.wake)();
         }
     }
 
-    /// Notes that the owner has something for a lane that was full. The owner must try once more after this call.
+    /// Notes that the owner has an entry for a lane that was full. The owner must try once more after this call.
     pub(super) fn wants_room(&self) {
-        // Relaxed: as in `about_to_sleep`; the fence pairs with the one in `made_room`.
+        // Relaxed: as in `about_to_sleep`; the fence pairs with the fence in `made_room`.
         self.wants_room.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
-    /// Notes that something was taken out of a lane that the owner fills.
+    /// Notes that an entry was taken out of a lane that the owner fills.
     pub(super) fn made_room(&self) {
         fence(Ordering::SeqCst);
         if self.wants_room.load(Ordering::Relaxed) && self.wants_room.swap(false, Ordering::Relaxed) {
@@ -89,7 +90,8 @@ mod tests {
 
     use super::*;
 
-    /// A lane as its ends see it: how much was ever pushed and popped, ordered no better than `rtrb` does.
+    /// A lane as its ends see it: how many entries were ever pushed and popped, in no stronger order than `rtrb`
+    /// guarantees.
     #[derive(Default)]
     struct Lane {
         pushed: AtomicUsize,

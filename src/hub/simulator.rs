@@ -16,7 +16,7 @@ use super::{
 };
 use world::{Act, World, topic};
 
-/// A connection that comes and goes while another is pending takes no more room than that one.
+/// A connection that comes and goes while another is pending takes no more room than the pending one.
 #[test]
 fn coming_and_going_while_pending_takes_no_room() {
     let mut world = World::new(7);
@@ -38,7 +38,7 @@ fn coming_and_going_while_pending_takes_no_room() {
     world.check();
 }
 
-/// Nothing of a topic that could go live reaches a connection whose other topics cannot yet.
+/// A topic that could go live delivers nothing to a connection whose other topics cannot go live yet.
 #[test]
 fn a_held_connection_joins_all_its_topics_at_once() {
     let mut world = World::new(7);
@@ -57,7 +57,7 @@ fn a_held_connection_joins_all_its_topics_at_once() {
     world.check();
 }
 
-/// Interest that finds no room, where nothing else waits for any, goes on when there is some.
+/// An interest that finds no room, while nothing else waits for room, is sent when there is room.
 #[test]
 fn interest_that_waits_for_room_wakes_its_shard() {
     let mut world = World::new(7);
@@ -121,7 +121,7 @@ fn a_publisher_keeps_the_offsets() {
         world.settle();
         forget_others(&mut world);
         assert_eq!(place(&world), Some((epoch, 4)));
-        // With the last of them it is one among many.
+        // When the last publisher leaves, the topic may be forgotten as any other.
         world.leave(publisher);
         world.settle();
         forget_others(&mut world);
@@ -129,7 +129,7 @@ fn a_publisher_keeps_the_offsets() {
     }
 }
 
-/// Giving up the only pending topic ends the holding.
+/// A held connection that unsubscribes from its only pending topic is released.
 #[test]
 fn giving_up_the_pending_topic_releases_a_held_connection() {
     let mut world = World::new(7);
@@ -143,7 +143,7 @@ fn giving_up_the_pending_topic_releases_a_held_connection() {
 }
 
 /// Whatever the shards do meanwhile, every subscriber's messages are a part of the topic's one order, without a gap or
-/// a repetition, from where the subscriber was told to where it left.
+/// a repetition. The part begins where the subscriber was told, and ends where it left.
 #[test]
 fn one_order_over_all_shards() {
     let run = |seed| {
@@ -161,8 +161,8 @@ fn one_order_over_all_shards() {
     each_seed("hub::simulator", SEEDS, run, |()| {});
 }
 
-/// The home makes what is dear once, for the subscribers of all shards that want it. It learns of such subscribers with
-/// the shards' interests; until it has, the shards make the dear part themselves.
+/// The home makes a dear part once, for the subscribers of all shards that want it. The home learns of these
+/// subscribers from the shards' interests; until then the shards make the dear part themselves.
 #[test]
 fn the_home_makes_what_is_dear_once_for_all_shards() {
     let mut world = World::new(7);
@@ -189,7 +189,7 @@ fn the_home_makes_what_is_dear_once_for_all_shards() {
     world.check();
 }
 
-/// Two shards that flood each other's topics through lanes of two wait for each other's room, not for ever.
+/// Two shards that flood each other's topics, through lanes of two entries, wait for room, but not for ever.
 #[test]
 fn floods_both_ways_neither_deadlock_nor_grow() {
     let mut world = World::new(7);
@@ -255,8 +255,8 @@ fn marks_come_back_behind_the_messages_before_them() {
     assert!(sent > 2_000, "{sent} messages");
 }
 
-/// A subscription that was pending begins at its acknowledgement. A message that the home has ordered before is never
-/// for this subscription, even if an earlier interest of its shard still brings the message down the lane.
+/// A subscription that was pending begins at its acknowledgement. A message that was ordered before is not for this
+/// subscription, even if it still comes down the lane for an earlier interest of the shard.
 #[test]
 fn a_pending_subscription_begins_at_its_acknowledgement() {
     let mut world = World::new(7);

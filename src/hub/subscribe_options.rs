@@ -15,7 +15,7 @@ pub struct SubscribeOptions {
 }
 
 impl SubscribeOptions {
-    /// Shows the subscriber the messages that it publishes itself, too.
+    /// Lets the subscriber also see the messages that it publishes itself.
     #[must_use]
     pub fn echo(mut self) -> Self {
         self.has_echo = true;

@@ -4,18 +4,18 @@ use std::{mem, slice};
 
 use super::{audience::AudienceId, format::Format, topic_id::TopicId};
 
-/// One topic that a connection receives, or will receive as soon as the topic's home has acknowledged.
+/// One topic that a connection receives, or will receive when the topic's home has acknowledged the interest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Subscription {
     pub(super) topic: TopicId,
     pub(super) membership: Membership,
     /// The form in which the connection gets the topic's publications.
     pub(super) format: Format,
-    /// The connection receives its own messages too.
+    /// Whether the connection receives its own messages too.
     pub(super) echo: bool,
-    /// The connection has got its share of the topic's walk from the visit of another walk. The topic's own walk has
-    /// yet to come to the connection; it will pass the connection and clear the flag. So a flag that is set always
-    /// belongs to the walk under way.
+    /// Whether the visit of another walk has handed out the connection's share of the topic's walk. When the topic's
+    /// own walk comes to the connection, that walk passes the connection and clears the flag. So a flag that is set
+    /// always belongs to the walk under way.
     pub(super) is_taken: bool,
 }
 
@@ -30,17 +30,17 @@ impl Subscription {
 /// The place of a subscription among all subscriptions of its audience.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Membership {
-    /// None yet: nothing is owed before the subscription goes live.
+    /// No place yet: nothing is owed before the subscription goes live.
     Pending,
-    /// This index in the list of subscriptions that have joined during a walk.
+    /// This index in the list of subscribers that have joined during a walk.
     Joining(u32),
     /// This index in the dense array of members.
     Member(u32),
 }
 
 /// The subscriptions of one connection, each topic at most once. Nearly every connection has one subscription, which
-/// costs nothing in addition to the connection itself. `M` is the note that the hub's owner keeps of a connection with
-/// several.
+/// costs nothing in addition to the connection itself. `M` is the note that the hub's owner keeps for a connection with
+/// several subscriptions.
 #[derive(Debug, Default)]
 pub(super) enum Subscriptions<M> {
     #[default]
@@ -49,8 +49,8 @@ pub(super) enum Subscriptions<M> {
     Several(Box<Several<M>>),
 }
 
-/// Two subscriptions or more, and the owner's note. A single one stays here as long as it is taken: the walk that
-/// passes it looks for taken shares only among several.
+/// Two subscriptions or more, and the owner's note. The last subscription stays here while its share is taken, since a
+/// walk looks for taken shares only here.
 #[derive(Debug)]
 pub(super) struct Several<M> {
     /// In the order of their topics' ids.
@@ -138,7 +138,7 @@ impl<M: Default> Subscriptions<M> {
         }
     }
 
-    /// Returns whether the subscription to a topic is taken, and clears that.
+    /// Returns whether the share of the subscription to a topic is taken, and clears the flag.
     pub(super) fn pass(&mut self, topic: TopicId) -> bool {
         let Subscriptions::Several(several) = self else { return false };
         let Ok(index) = several.find(topic) else { return false };
@@ -149,7 +149,7 @@ impl<M: Default> Subscriptions<M> {
         is_taken
     }
 
-    /// Returns whether there are several subscriptions: only then may one of them be taken.
+    /// Returns whether there are several subscriptions: only then may a share be taken.
     #[inline]
     pub(super) fn are_several(&self) -> bool {
         matches!(self, Subscriptions::Several(_))
@@ -199,7 +199,7 @@ mod tests {
         assert!(matches!(subscriptions, Subscriptions::One(one) if one == subscription(3)));
     }
 
-    /// The taken share of the last subscription is found, whichever others have gone before its walk passes.
+    /// A walk finds the taken share of the last subscription, whichever others were removed before.
     #[test]
     fn a_taken_subscription_stands_among_several() {
         let mut subscriptions = Subscriptions::<()>::default();

@@ -8,7 +8,7 @@ use crate::proto::Millis;
 /// Whether the messages of a run are tagged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Tags {
-    /// They are not, which costs nothing.
+    /// No message has a tag, which costs nothing.
     #[default]
     Off,
     /// Each message has a tag.
@@ -18,9 +18,9 @@ pub enum Tags {
 /// The place of a message in the order of its topic, and its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tag {
-    /// The place; `None` for a message that has none, such as one for the publisher's shard only.
+    /// The place; `None` for a message without a place, such as a message for the publisher's shard only.
     pub place: Option<Place>,
-    /// When the message was published.
+    /// The time at which the server has taken the message.
     pub time: Millis,
 }
 
@@ -33,7 +33,8 @@ pub struct TaggedMessage {
     pub tag: Tag,
 }
 
-/// The tags of the messages of one piece: of each message one, in order. All pieces with these messages share them.
+/// The tags of the messages of one piece: one for each message, in order. All pieces with the same messages share one
+/// `PieceTags`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PieceTags(Box<[TaggedMessage]>);
 
@@ -48,8 +49,8 @@ impl PieceTags {
         &self.0
     }
 
-    /// Returns the tags of this part of the messages, for a piece of their bytes alone. A part that is the whole shares
-    /// them.
+    /// Returns the tags of a part of the messages, for a piece with the bytes of that part alone. A part with all
+    /// messages shares the tags.
     pub(super) fn part(self: &Arc<Self>, messages: Range<usize>) -> Arc<Self> {
         if messages == (0..self.0.len()) {
             return Arc::clone(self);
@@ -59,8 +60,8 @@ impl PieceTags {
         PieceTags::new(part.collect())
     }
 
-    /// Returns the tags of a piece that is made of others, each given by its length in bytes and its tags; `None` if
-    /// one of them has no tags.
+    /// Returns the tags of a piece that is made of several pieces, each given by its length in bytes and its tags;
+    /// `None` if a piece has no tags.
     pub(super) fn joined<'a>(parts: impl IntoIterator<Item = (usize, Option<&'a PieceTags>)>) -> Option<Arc<Self>> {
         let (mut all, mut begin) = (Vec::new(), 0);
         for (length, tags) in parts {
@@ -76,7 +77,7 @@ impl PieceTags {
     }
 }
 
-/// Bytes of the two allocations of a piece's tags, beside the tags: their counters, address and length.
+/// Bytes of the two allocations of a piece's tags, in addition to the tags: counters, address and length.
 const SHARED: usize = 2 * ALLOCATION + 4 * size_of::<usize>();
 
 #[cfg(test)]

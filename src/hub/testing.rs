@@ -56,7 +56,7 @@ impl Attachment for Wants {
 /// The format whose frames have the payload backwards.
 pub(crate) const REVERSED: Format = Format(1);
 
-/// The format whose frames have the place in front of the payload: the offset, the previous one and the epoch.
+/// The format whose frames have the place in front of the payload: its offset, the previous offset and the epoch.
 pub(super) const PLACED: Format = Format(2);
 
 /// All formats of [`encodings`].
@@ -82,7 +82,7 @@ pub(super) fn take_prepared() -> usize {
     PREPARED.replace(0)
 }
 
-/// Returns how often this thread has encoded a publication since the last call.
+/// Returns how often this thread has encoded a publication, in another format than the raw one, since the last call.
 pub(super) fn take_encoded() -> usize {
     ENCODED.replace(0)
 }
@@ -102,7 +102,7 @@ pub(crate) fn reversed(kind: MessageType, payload: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Makes the dear part of the format [`PLACED`]: the payload, as if it were dear to have.
+/// Makes the dear part of the format [`PLACED`]: the payload, as if it were expensive to make.
 fn prepare_place(publication: &Publication) -> Bytes {
     PREPARED.set(PREPARED.get() + 1);
     Bytes::copy_from_slice(publication.payload())
@@ -152,7 +152,7 @@ pub(super) fn decode(format: Format, pieces: &[Piece]) -> Vec<Got> {
     texts(pieces).into_iter().map(read).collect()
 }
 
-/// All pieces that a connection is owed.
+/// Returns all pieces that a connection is owed.
 pub(super) fn pieces(owed: impl IntoIterator<Item = Owed>) -> Vec<Piece> {
     owed.into_iter().flat_map(|owed| owed.pieces).collect()
 }
@@ -160,7 +160,7 @@ pub(super) fn pieces(owed: impl IntoIterator<Item = Owed>) -> Vec<Piece> {
 /// The notes of a simulated run about one hub. No caller of the product needs them.
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
-    /// The messages of each topic whose home the hub is, in the order that it has given them.
+    /// The messages of each topic whose home the hub is, in the order that the hub has given them.
     pub(crate) ordered: HashMap<TopicName, Vec<Ordered>>,
     /// How many messages of each topic the hub's own connections have published for another end to order: the hub has
     /// sent them to the topic's home, or to an engine.
@@ -179,16 +179,8 @@ pub(crate) struct Ordered {
 }
 
 impl Journal {
-    pub(super) fn note_ordered(
-        &mut self,
-        topic: &TopicName,
-        source: Option<ConnectionId>,
-        publication: &Publication,
-        place: Place,
-    ) {
-        let payload = publication.payload();
+    pub(super) fn note_ordered(&mut self, topic: &TopicName, source: Option<ConnectionId>, payload: &[u8], tag: Tag) {
         let beginning = payload[..payload.len().min(BEGINNING)].into();
-        let tag = Tag { place: Some(place), time: publication.time() };
         self.ordered.entry(topic.clone()).or_default().push(Ordered { source, tag, beginning });
     }
 
@@ -210,7 +202,7 @@ const BEGINNING: usize = 20;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct UnderWay {
     pub(crate) has_mail: bool,
-    /// Interests wait for room.
+    /// Whether interests wait for room.
     pub(crate) has_due: bool,
     /// The weight of the requests, and of the deliveries, that wait for room.
     pub(crate) requests: usize,
@@ -226,7 +218,7 @@ impl UnderWay {
         UnderWay { has_due: !hub.due.is_empty(), gathered, ..Self::of_end(&hub.mesh) }
     }
 
-    /// Returns the same of an external end.
+    /// Returns the work that is under way at an external end.
     pub(crate) fn of_external(end: &ExternalEnd) -> Self {
         Self::of_end(end.mesh())
     }
@@ -248,12 +240,12 @@ pub(crate) struct TopicUse {
     /// The connections that are attached to the topic, and the subscriptions among these attachments.
     pub(crate) attached: u32,
     pub(crate) subscribed: u32,
-    /// Members, or a walk or a run for them.
+    /// Whether the topic has members, or a walk or a run for members.
     pub(crate) has_members: bool,
     /// At the home: the other shards that get the topic's messages, and those for which only the offsets are kept.
     pub(crate) interested: Vec<u16>,
     pub(crate) remembering: Vec<u16>,
-    /// On another shard: whether it gets the topic's messages, or waits for them.
+    /// On another shard: whether the shard gets the topic's messages, or waits for the home's acknowledgement.
     pub(crate) is_live: bool,
     pub(crate) is_pending: bool,
 }

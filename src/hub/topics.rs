@@ -27,9 +27,9 @@ pub(super) struct Topic {
     pub(super) rules: TopicRules,
     /// How many connections are attached: each once as a subscriber, and once more if its client publishes here.
     pub(super) attached: u32,
-    /// How many of these are subscriptions, pending ones included.
+    /// How many of these attachments are subscriptions, pending ones included.
     pub(super) subscribed: u32,
-    /// The topic stands in the queue of idle topics.
+    /// Whether the topic stands in the queue of idle topics.
     is_idle: bool,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Topic {
 pub(super) enum TopicRole {
     /// The shard orders the topic's messages.
     Home(Home),
-    /// Another shard orders them.
+    /// Another shard orders the topic's messages.
     Remote(Remote),
 }
 
@@ -47,10 +47,10 @@ pub(super) enum TopicRole {
 pub(super) struct Home {
     /// Distinguishes this life of the topic from an earlier one whose offsets have been forgotten.
     pub(super) epoch: u64,
-    /// The offset of the last message; that of the first is 1.
+    /// The offset of the last message; 0 before the first.
     pub(super) offset: u64,
-    /// The engine that orders the topic's publications in the home's stead. The place above is then the last that the
-    /// engine has given.
+    /// The engine that orders the topic's publications instead of the home. `epoch` and `offset` are then those of the
+    /// last place that the engine has given.
     pub(super) engine: Option<u16>,
     /// The other shards whose interest is [`Interest::Messages`], each with its dear formats.
     pub(super) interested: Vec<(u16, DearFormats)>,
@@ -67,10 +67,10 @@ pub(super) struct Remote {
     /// The interest that was announced last, and the number of that announcement.
     pub(super) interest: Interest,
     pub(super) number: u64,
-    /// The interest has not been sent yet, for want of room in the lane.
+    /// Whether the interest has not been sent yet, because the lane has no room.
     pub(super) is_due: bool,
-    /// The connections whose subscriptions go live with the home's acknowledgement. Some have left since, and may have
-    /// come back.
+    /// The connections whose subscriptions go live with the home's acknowledgement. Some of these connections may have
+    /// left since, and come back.
     pub(super) pending: Vec<ConnectionId>,
 }
 
@@ -102,10 +102,10 @@ impl Topic {
         }
     }
 
-    /// Returns whether the topic may be forgotten as soon as too many topics are idle: at its home, if
-    /// no connection of any shard uses it; on another shard, if no connection of that shard does.
+    /// Returns whether the topic may be forgotten as soon as too many topics are idle: at the topic's home, if no
+    /// connection of any shard uses the topic; on another shard, if no connection of that shard uses it.
     ///
-    /// A topic with an unsent interest counts as used; `send_due` calls `notice_unused` once it is sent.
+    /// A topic with an unsent interest counts as used; `send_due` calls `notice_unused` when the interest is sent.
     fn is_unused(&self) -> bool {
         let is_wanted = match &self.role {
             TopicRole::Home(home) => !home.interested.is_empty() || !home.remembering.is_empty(),
@@ -126,7 +126,7 @@ pub(super) struct Topics {
     by_name: HashMap<TopicName, TopicId>,
     topics: Vec<Option<Topic>>,
     free: Vec<u32>,
-    /// The topics that have their home here.
+    /// How many topics have their home here.
     homes: usize,
     /// Remembered topics, each at most once, in the order in which they first became idle. A topic in use again keeps
     /// its place until it comes to the front.
@@ -179,15 +179,15 @@ impl Topics {
         topic.forget_members();
     }
 
-    /// Returns the topic of that name, which is added if it is unknown. Unless the topic is put to use,
+    /// Returns the topic of that name, which is added if it is unknown. Unless a connection is attached to the topic,
     /// [`Topics::notice_unused`] must follow.
     pub(super) fn find_or_add(&mut self, name: &TopicName) -> TopicId {
         self.find(name).unwrap_or_else(|| self.add(name))
     }
 
     /// Puts the topic into the queue of idle topics if it is unused and not in the queue yet. An unused topic is
-    /// remembered until too many topics are idle. Topics with an unsent interest are kept out of the queue, so that
-    /// `forget_idle` does not scan them again and again while a home's lane is full.
+    /// remembered until too many topics are idle. Topics with an unsent interest stay out of the queue: `forget_idle`
+    /// would scan them again and again while a home's lane is full.
     pub(super) fn notice_unused(&mut self, id: TopicId) {
         let topic = &mut self[id];
         if topic.is_unused() && !mem::replace(&mut topic.is_idle, true) {
@@ -198,7 +198,7 @@ impl Topics {
 
     /// Forgets idle topics beyond the limit, in the order of the queue; a topic that is in use again leaves the queue.
     pub(super) fn forget_idle(&mut self) {
-        // Each topic is looked at once at the most: a busy one goes back to the end of the queue.
+        // Each topic is looked at once at most: a busy topic goes back to the end of the queue.
         for _ in 0..self.idle.len() {
             if self.idle.len() <= self.idle_max {
                 return;
@@ -224,7 +224,7 @@ impl Topics {
         self.by_name.get(name).copied()
     }
 
-    /// Returns the topic of that id, unless it was forgotten. The id may have another owner by now.
+    /// Returns the topic of that id, unless it was forgotten. The id may belong to another topic by now.
     pub(super) fn get(&self, id: TopicId) -> Option<&Topic> {
         self.topics.get(id.0 as usize)?.as_ref()
     }
@@ -263,7 +263,7 @@ impl Topics {
         TopicId(index)
     }
 
-    /// Returns the role of this shard in a topic that was not known.
+    /// Returns the role of this shard for a topic that is new to it.
     fn role(&mut self, name: &TopicName) -> TopicRole {
         let home = self.home(name);
         if home == self.shard {
@@ -284,7 +284,7 @@ impl Topics {
     }
 }
 
-/// The source of epochs: the next state of a generator of random numbers (SplitMix64).
+/// The source of epochs: the state of a generator of random numbers (SplitMix64).
 #[derive(Debug)]
 struct Epochs(u64);
 
@@ -304,7 +304,7 @@ impl Epochs {
     }
 }
 
-/// The bits of an epoch: as many as a `double` holds exactly, the only number of JavaScript.
+/// The bits of an epoch: as many as a number of JavaScript, a `double`, holds exactly.
 const EPOCH_BITS: u32 = 53;
 
 const UNKNOWN: &str = "the topic is attached, used by other shards, or remembered";
@@ -365,7 +365,7 @@ mod tests {
         }
     }
 
-    /// JavaScript has no other numbers than doubles.
+    /// The numbers of JavaScript are doubles.
     #[test]
     fn an_epoch_is_a_number_that_a_double_holds() {
         let mut epochs = Epochs(7);
@@ -429,8 +429,8 @@ mod tests {
         assert!(topics.find(&name("a")).is_none());
     }
 
-    /// A topic whose interest is due is noticed again when that is sent: topics of a home without room are not looked
-    /// at.
+    /// A topic whose interest is due enters the queue when the interest is sent, so topics of a home without room are
+    /// not looked at.
     #[test]
     fn a_topic_that_is_due_does_not_stand_in_the_queue() {
         let mut topics = Topics::new(50, 0, 0, 2);

@@ -1,9 +1,9 @@
-//! One pass of a fan-out over the members of a topic.
+//! Walks: the passes of a fan-out over the members of an audience.
 
 use super::run::{FrozenRun, WALK_BYTES};
 
-/// One pass over the members of a topic. A walk owns the run that it hands out; its members are the subscribers at its
-/// beginning, except those that leave before their turn.
+/// One pass over the members of an audience. A walk owns the run that it hands out. It visits the subscribers that were
+/// members when it began, except those that leave before it comes to them.
 #[derive(Debug)]
 pub(super) struct Walk {
     /// The run that the members are owed.
@@ -17,7 +17,7 @@ pub(super) struct Walk {
 const _: () = assert!(size_of::<Walk>() <= WALK_BYTES, "a run weighs the walk that it becomes");
 
 impl Walk {
-    /// Returns a walk over this many members. `rotation` decides at which of them the walk begins.
+    /// Returns a walk over this many members. `rotation` decides at which member the walk begins.
     pub(super) fn new(run: FrozenRun, length: u32, rotation: u32) -> Self {
         Walk { run, start: rotation.checked_rem(length).unwrap_or(0), visited: 0, length }
     }

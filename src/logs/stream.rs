@@ -157,8 +157,8 @@ impl Queue {
     }
 }
 
-/// Returns the memory of an entry: itself, twice while its table grows, and its text with the overhead of an
-/// allocation.
+/// Returns the memory of an entry: the entry itself, twice since its table doubles as it grows, and its text with the
+/// overhead of an allocation.
 fn weight(text: &[u8]) -> usize {
     2 * size_of::<Entry>() + 16 + text.len()
 }
@@ -187,7 +187,7 @@ impl<T: AsFd, D: Fn(u64) -> String> Output<T, D> {
     fn take(&mut self, entry: &Entry) {
         self.unreported += entry.dropped;
         if self.report_dropped().and_then(|()| self.write(&entry.text)).is_err() {
-            // The stream that has failed is the place for errors, so only the counter shows this one.
+            // The stream that has failed is the place for errors, so only the counter shows this failure.
             self.unreported += entry.lines;
             count_dropped(entry.lines);
         }
@@ -271,7 +271,7 @@ mod tests {
         format!("{lines} dropped\n")
     }
 
-    /// Reads a pipe up to a line that is the last.
+    /// Reads a pipe up to the line `last`.
     fn read_until(reader: &mut PipeReader, last: &str) -> String {
         let mut text = Vec::new();
         while !text.ends_with(last.as_bytes()) {

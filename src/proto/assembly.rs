@@ -11,25 +11,25 @@ use super::{
 use bytes::BytesMut;
 
 /// A message whose last fragment has not come: the fragments received so far, after room for the header of the one
-/// frame that they become. Where fragments are handed on as they come, only their sums are kept.
+/// frame that they become. Where fragments are delivered one by one, only their number and length are kept.
 ///
-/// There are two ways to add a fragment. In pieces ([`begin`](Self::begin), [`append`](Self::append)): a message in
-/// large fragments needs no second buffer, and its buffer grows with the bytes that have arrived, whatever length a
-/// header announces. Or at once, when the caller has the whole payload unmasked in the input
-/// ([`whole`](Self::whole), [`drop_payload`](Self::drop_payload)).
+/// A fragment is added in pieces ([`begin`](Self::begin), [`append`](Self::append)) or at once ([`whole`](Self::whole),
+/// [`drop_payload`](Self::drop_payload)). The first way needs no second buffer for a large fragment: the buffer grows
+/// with the bytes that have arrived, whatever length a header announces. The second way is for a caller that has the
+/// whole payload unmasked in its input.
 #[derive(Debug)]
 pub(super) struct Assembly {
     message_type: MessageType,
     deliver: Deliver,
-    /// `None` where text is not checked.
+    /// The check of text; `None` for a binary message, or where text is not checked.
     utf8: Option<Utf8>,
-    /// Stays empty where fragments are handed on.
+    /// Stays empty where fragments are delivered one by one.
     buffer: BytesMut,
     /// Bytes of payload so far.
     length: u32,
-    /// The fragments begun so far.
+    /// How many fragments have begun so far.
     fragments: u32,
-    /// A fragment was kept or handed on, not only dropped.
+    /// Whether a fragment was kept or delivered, and not only dropped.
     has_begun: bool,
     /// The fragment whose payload stands at the front of the input; `None` between fragments.
     fragment: Option<Incoming>,
@@ -53,7 +53,8 @@ impl Assembly {
         }
     }
 
-    /// Checks that a fragment is within the limits, as the next or the first of its message.
+    /// Checks that a fragment is within the limits, as the next fragment of the message under way or the first of a new
+    /// one.
     ///
     /// # Errors
     ///
@@ -152,8 +153,8 @@ impl Assembly {
         Ok(FragmentPlace { message_type, is_first, is_last: fin, message_length })
     }
 
-    /// Counts a fragment whose payload is dropped. Returns whether this fragment ends a message: it is the last one,
-    /// and an earlier fragment was not dropped.
+    /// Counts a fragment whose payload is dropped. Returns whether this fragment ends a message: it is the last
+    /// fragment, and an earlier one was not dropped.
     pub(super) fn drop_payload(&mut self, fin: bool) -> bool {
         self.fragments += u32::from(!fin);
         fin && self.has_begun
@@ -168,7 +169,7 @@ impl Assembly {
         self.length
     }
 
-    /// Returns the bytes of memory that the fragments take; 0 where they are handed on as they come.
+    /// Returns the bytes of memory that the fragments take; 0 where fragments are delivered one by one.
     pub(super) fn memory(&self) -> usize {
         match self.deliver {
             Deliver::Messages => size_of::<Self>() + self.buffer.capacity(),
@@ -193,7 +194,7 @@ pub(super) struct Progress {
     pub(super) end: Option<End>,
 }
 
-/// The last byte of a fragment ends it, and the last byte of the last fragment its message too.
+/// The end that the last byte of a fragment makes: of the fragment alone, or of the message too.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     Fragment,

@@ -30,7 +30,7 @@ pub struct CloseFrame<'a> {
 }
 
 impl<'a> CloseFrame<'a> {
-    /// Returns a close frame that can be sent as it is, the reason uncut.
+    /// Returns a close frame that can be sent as it is, with the whole reason.
     ///
     /// # Errors
     ///
@@ -69,8 +69,8 @@ impl<'a> CloseFrame<'a> {
         Ok(Self { code: Some(code), reason })
     }
 
-    /// Appends the payload: nothing without a code, else the code and as much of the reason as there is room for,
-    /// [`CLOSE_REASON_MAX`] bytes, cut between two characters.
+    /// Appends the payload: nothing without a code, else the code and the reason. At most [`CLOSE_REASON_MAX`] bytes of
+    /// the reason are appended, cut between two characters.
     ///
     /// ```
     /// use ringhub::proto::{CloseCode, CloseFrame};
@@ -85,7 +85,7 @@ impl<'a> CloseFrame<'a> {
     }
 }
 
-/// Returns as much of a reason as a close frame can hold, 123 bytes, cut between two characters (RFC 6455 5.5).
+/// Returns as much of a reason as a close frame can hold: at most 123 bytes, cut between two characters (RFC 6455 5.5).
 ///
 /// ```
 /// use ringhub::handler::truncate_reason;

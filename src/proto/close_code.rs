@@ -31,7 +31,7 @@ impl CloseCode {
     pub const INTERNAL_ERROR: Self = Self(1011);
     /// The server restarts; reconnect after a random delay (IANA registry of RFC 6455 11.7).
     pub const SERVICE_RESTART: Self = Self(1012);
-    /// The server is overloaded; try another address or later (IANA registry of RFC 6455 11.7).
+    /// The server is overloaded; try another address, or try later (IANA registry of RFC 6455 11.7).
     pub const TRY_AGAIN_LATER: Self = Self(1013);
 
     /// Returns whether a close frame may carry this code: 1000-1003 and 1007-1014 are defined, 3000-4999 belong to

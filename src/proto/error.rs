@@ -81,7 +81,7 @@ impl ProtocolError {
             Self::FrameTooBig if frame_bytes_max < message_bytes_max => {
                 format!("a frame is larger than {frame_bytes_max} bytes")
             }
-            // A frame that is larger than a message may be makes its message too large as well.
+            // Here a frame that is too large exceeds the limit of messages too.
             Self::FrameTooBig | Self::MessageTooBig => format!("a message is larger than {message_bytes_max} bytes"),
             Self::TooManyFragments => format!("a message has more than {fragments_max} fragments"),
             other => other.to_string(),

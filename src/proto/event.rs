@@ -48,11 +48,11 @@ pub enum Verdict {
     /// Ignore the frame: a ping is not answered, a close frame does not close, and a message in one frame is not
     /// delivered.
     ///
-    /// Of a fragment only the payload is dropped. The first fragment still begins its message and has its type, the
-    /// last one still ends it, and each counts towards `fragments_max`. The message consists of the fragments that were
-    /// not dropped; if it is text, these must be UTF-8 together. Where fragments are delivered one by one, the first
-    /// that was not dropped is marked as first, and an empty fragment replaces a dropped last one. A message of which
-    /// every frame was dropped is not delivered.
+    /// Of a fragment only the payload is dropped. The first fragment still begins its message and gives it its type,
+    /// the last fragment still ends the message, and each fragment counts towards `fragments_max`. The message consists
+    /// of the fragments that were not dropped; the bytes of a text message must be UTF-8 together. If fragments are
+    /// delivered one by one, the first of the remaining fragments is marked as first, and an empty fragment replaces a
+    /// dropped last fragment. A message of which every frame was dropped is not delivered.
     Drop,
     /// Fail the connection with this code (RFC 6455 7.1.7): [`ProtocolError::Refused`](super::ProtocolError::Refused).
     /// [`CloseCode::NO_STATUS`] sends an empty close frame.

@@ -7,8 +7,8 @@ use super::{
 };
 use bytes::BytesMut;
 
-/// A header that can be decoded is encoded to the same bytes, and a prefix of it shows only that more is needed. A
-/// prefix of a header that is refused asks for more or is refused for the same reason.
+/// Checks that a header which can be decoded is encoded to the same bytes, and that each of its prefixes asks for more.
+/// A prefix of a refused header asks for more, or is refused for the same reason.
 pub fn frame_header(bytes: &[u8]) {
     let whole = FrameHeader::decode(bytes);
     for len in 0..bytes.len().min(FrameHeader::LEN_MAX) {
@@ -25,10 +25,11 @@ pub fn frame_header(bytes: &[u8]) {
     }
 }
 
-/// Any split of the input gives the same events, replies and frames for a hook; fragments delivered one by one make the
-/// messages that are delivered whole; and a hook that lets everything pass changes nothing. The first two bytes choose
-/// the role, whether the other bytes are frames or a recipe for frames, where the input is split, whether we close the
-/// connection on the way, whether text is checked, how messages are delivered, and whether there is a hook.
+/// Checks that any split of the input gives the same events, replies and frames for a hook. Fragments delivered one by
+/// one must make the messages that are delivered whole, and a hook that lets everything pass must change nothing. The
+/// first two bytes choose the role, the form of the other bytes (frames, or a recipe for frames), and where the input
+/// is split. They also choose whether the connection is closed on the way, whether text is checked, how messages are
+/// delivered, and whether there is a hook.
 pub fn receive(bytes: &[u8]) {
     let [choice, seed, rest @ ..] = bytes else { return };
     let role = if choice & 1 == 0 { Role::Server } else { Role::Client { masking_seed: [*seed; 16] } };
@@ -66,8 +67,8 @@ fn judge(_: &FrameHeader, payload: &[u8]) -> Verdict {
     }
 }
 
-/// A head is read the same however it trickles in, and every head is answered: with a refusal that is itself a whole
-/// response, or with a 101 that a client accepts.
+/// Checks that a head is read the same however it trickles in, and that every head is answered: with a refusal, which
+/// is a whole response, or with a 101.
 pub fn handshake(bytes: &[u8]) {
     let whole = RequestHead::decode(bytes);
     let mut scan = HeadScan::default();
@@ -91,18 +92,18 @@ pub fn handshake(bytes: &[u8]) {
     assert_eq!(body_len.parse(), Ok(response.len() - head_len));
 }
 
-/// What the peer's bytes led to.
+/// The effects of the peer's bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
-    /// What was received.
+    /// The events that were received.
     pub events: Vec<Seen>,
-    /// What the hook was shown: opcode, FIN and payload.
+    /// The frames that the hook was shown: opcode, FIN and payload.
     pub frames: Vec<(OpCode, bool, Vec<u8>)>,
-    /// What was answered.
+    /// The bytes of the answers.
     pub replies: Vec<u8>,
-    /// Why the connection failed.
+    /// The error that failed the connection.
     pub error: Option<ProtocolError>,
-    /// Where it ended.
+    /// The state at the end.
     pub state: State,
 }
 
@@ -115,7 +116,7 @@ pub enum Seen {
     Binary(Vec<u8>),
     /// A text message that is not UTF-8, where UTF-8 is not checked.
     Unchecked(Vec<u8>),
-    /// A fragment: its message's type, is it first, is it last, its payload.
+    /// A fragment: its message's type, whether it is first, whether it is last, and its payload.
     Fragment(MessageType, bool, bool, Vec<u8>),
     /// A ping.
     Ping(Vec<u8>),
@@ -125,20 +126,20 @@ pub enum Seen {
     Close(Option<u16>, String),
 }
 
-/// One connection and what we do to it.
+/// One connection, and the calls that are made for it.
 #[derive(Clone, Copy)]
 pub struct Script {
-    /// Our role.
+    /// The role of the connection.
     pub role: Role,
-    /// Our limits.
+    /// The limits of its messages.
     pub limits: MessageLimits,
-    /// After so many received bytes we close.
+    /// The number of received bytes after which the connection is closed.
     pub close_at: Option<usize>,
-    /// Receive with this.
+    /// The hook to receive with.
     pub hook: Option<Hook>,
 }
 
-/// A hook without a memory.
+/// A hook without state.
 pub type Hook = fn(&FrameHeader, &[u8]) -> Verdict;
 
 impl Script {
@@ -209,8 +210,8 @@ impl Script {
         assert!(seen == history.events.len() || piece.len() >= missing, "no event before all of it was there");
     }
 
-    /// We send whole frames, masked in the client's role only, and nothing after a close frame, whose code this
-    /// returns.
+    /// Checks that the replies are whole frames, masked in the client's role only, and that nothing follows a close
+    /// frame. Returns the code of the close frame.
     fn check_replies(&self, history: &History) -> CloseCode {
         let mut code = CloseCode::ABNORMAL;
         let mut rest = &history.replies[..];
@@ -299,8 +300,8 @@ fn check_prepared(prepared: &PreparedMessage, opcode: OpCode, fin: Fin, payload:
     assert_eq!(prepared.payload(), payload);
 }
 
-/// Frames from a recipe, most of them in order, since random bytes rarely are: per frame a first byte, a length and so
-/// much payload.
+/// Makes frames from a recipe: for each frame a first byte, a length and so much payload. Random bytes alone rarely
+/// make frames.
 fn bake(role: Role, mut recipe: &[u8]) -> Vec<u8> {
     let mut stream = Vec::new();
     while let [first, length, rest @ ..] = recipe {

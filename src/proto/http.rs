@@ -1,5 +1,4 @@
-//! Heads of HTTP/1.1 requests and responses (RFC 9112), as far as an opening handshake needs them (RFC 6455 4), and
-//! refusals.
+//! Heads of HTTP/1.1 requests and responses (RFC 9112), the ends of bodies, and refusals.
 
 mod body;
 mod error;

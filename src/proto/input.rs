@@ -4,10 +4,10 @@ use bytes::{Buf, BytesMut};
 
 /// A connection's received bytes, with a cursor after the consumed ones.
 ///
-/// A caller makes an `Input` from the buffer that it received into, calls
-/// [`WebSocket::receive`](super::WebSocket::receive) until it returns `None`, and then takes the buffer back by
-/// [`Input::into_rest`]. The rest must be the beginning of the next input, unchanged: it may be a part of a frame whose
-/// payload has already been unmasked in place.
+/// A caller makes an `Input` from the buffer that it received into, and calls
+/// [`WebSocket::receive`](super::WebSocket::receive) until the call returns `None`. Then the caller takes the buffer
+/// back by [`Input::into_rest`]. The rest must be the beginning of the next input, unchanged: it may be a part of a
+/// frame whose payload has already been unmasked in place.
 ///
 /// A caller that serves many connections limits the number of frames that are parsed for one of them at once
 /// ([`Input::limit_frames`]). Such a caller parses the frames beyond this limit later, before it receives anything else
@@ -33,7 +33,8 @@ impl Input {
     }
 
     /// Limits the number of frames, data or control, that are taken from here on. When that many have been taken,
-    /// [`WebSocket::receive`](super::WebSocket::receive) returns `None`. A frame counts only when it is whole.
+    /// [`WebSocket::receive`](super::WebSocket::receive) returns `None`. A frame counts when it is whole; a data frame
+    /// that is dropped after our close frame counts when its header is whole.
     ///
     /// ```
     /// use ringhub::proto::{Event, Input, MessageLimits, Role, Tick, WebSocket};

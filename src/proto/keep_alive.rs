@@ -5,7 +5,7 @@
 pub struct Millis(pub u64);
 
 impl Millis {
-    /// Returns the tick that this point lies in, at most the last one.
+    /// Returns the tick that this point lies in; for a point after the last tick, the last tick.
     ///
     /// ```
     /// use ringhub::proto::{Millis, Tick};
@@ -20,7 +20,7 @@ impl Millis {
     }
 }
 
-/// A point in time: units of 100 ms since the caller's start. A `u32` of them lasts for 13 years.
+/// A point in time: units of 100 ms since the caller's start. A `u32` of ticks lasts for 13 years.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tick(pub u32);
 
@@ -60,8 +60,8 @@ impl Tick {
     }
 }
 
-/// The longest silences of a connection (RFC 6455 5.5.2: a ping may serve as a keep-alive). Ticks; 0 turns a deadline
-/// off.
+/// How long the peer may be silent (RFC 6455 5.5.2: a ping may serve as a keep-alive), and how long the answer to our
+/// close frame may take. The times are ticks; 0 turns a time off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAlive {
     /// The silence of the peer after which it gets a ping.
@@ -107,7 +107,7 @@ pub enum Timeout {
     Nothing,
     /// A ping was appended to the replies.
     PingSent,
-    /// The peer is taken for dead. A close frame was appended to the replies, and the connection is closed.
+    /// The peer has been silent since a ping. A close frame was appended to the replies, and the connection is closed.
     PongTimeout,
     /// The peer did not answer our close frame. The connection is closed.
     CloseTimeout,

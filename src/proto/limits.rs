@@ -1,9 +1,9 @@
-//! The limits of a peer's messages, and their delivery.
+//! The limits of a peer's messages, and whether messages are delivered whole or frame by frame.
 
-/// The limits of a peer's messages (RFC 6455 10.4), and their delivery. A header that announces more fails the
-/// connection with 1009 before its payload is read. At worst a connection has `message_bytes_max` of assembled
-/// fragments, twice that number for the moment in which their buffer grows, and `frame_bytes_max` in the caller's
-/// buffer.
+/// The limits of a peer's messages (RFC 6455 10.4), and whether messages are delivered whole or frame by frame. A
+/// header that announces more fails the connection with 1009 before its payload is read. At worst a connection takes
+/// twice `message_bytes_max` for assembled fragments, since their buffer doubles as it grows, and `frame_bytes_max` in
+/// the caller's buffer.
 ///
 /// The limits may change between two messages of a connection, not within one.
 ///
@@ -14,9 +14,9 @@
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageLimits {
-    /// Payload of one text, binary or continuation frame.
+    /// Bytes of payload in one text, binary or continuation frame.
     pub frame_bytes_max: u32,
-    /// Payload of a message, its fragments together.
+    /// Bytes of payload in a message, all fragments together.
     pub message_bytes_max: u32,
     /// Frames of one message, empty ones included.
     pub fragments_max: u32,
@@ -24,7 +24,7 @@ pub struct MessageLimits {
     /// may be any bytes, goes out again as it came, and [`Message::as_text`](super::Message::as_text) returns `None`
     /// for text that is not UTF-8. Close reasons are always checked.
     pub checks_utf8: bool,
-    /// The delivery of data frames.
+    /// Whether messages are delivered whole or frame by frame.
     pub deliver: Deliver,
 }
 
@@ -53,6 +53,6 @@ pub enum Deliver {
     #[default]
     Messages,
     /// Each frame is an [`Event::Fragment`](super::Event::Fragment) as soon as it is whole, and nothing of it is kept.
-    /// The cuts have no meaning: a proxy may cut a message elsewhere.
+    /// The boundaries of fragments have no meaning: a proxy may move them.
     Fragments,
 }

@@ -1,14 +1,14 @@
 //! Received messages and fragments, and how they become frames to send.
 
 use super::{
-    frame::{Fin, HEADER_ROOM, MessageType, OpCode},
+    frame::{Fin, FrameHeader, HEADER_ROOM, MessageType, OpCode},
     input::Input,
     prepared::PreparedMessage,
 };
 use bytes::BytesMut;
 use std::ops::Range;
 
-/// A whole message, unmasked (RFC 6455 5.4). If it is text it is UTF-8 (RFC 6455 8.1), unless
+/// A whole message, unmasked (RFC 6455 5.4). A text message is UTF-8 (RFC 6455 8.1), unless
 /// [`checks_utf8`](super::MessageLimits::checks_utf8) is off.
 #[derive(Debug)]
 pub struct Message<'a> {
@@ -60,11 +60,32 @@ impl<'a> Message<'a> {
         }
     }
 
+    /// Returns whether the frame of the message is shorter than [`LARGE_FRAME`].
+    #[inline]
+    pub(crate) fn is_small(&self) -> bool {
+        self.payload().len() + HEADER_ROOM < LARGE_FRAME
+    }
+
+    /// Returns the message as one frame for all its recipients: writes the header of a server in front of the payload,
+    /// where the client's header stood, which was at least as long.
+    pub(crate) fn frame(&mut self) -> &[u8] {
+        let opcode = self.message_type.opcode();
+        let (buffer, payload) = match &mut self.source {
+            Source::InPlace { input, payload } => (&mut input.bytes[..payload.end], payload.start),
+            Source::Assembled(buffer) => (&mut buffer[..], HEADER_ROOM),
+        };
+        let mut header = [0; FrameHeader::LEN_MAX];
+        let header_len = FrameHeader::new(opcode, Fin::Set, buffer.len() - payload).encode(&mut header);
+        let begin = payload - header_len;
+        buffer[begin..payload].copy_from_slice(&header[..header_len]);
+        &buffer[begin..]
+    }
+
     /// Encodes the message as one frame for all its recipients.
     ///
-    /// A payload below [`LARGE_FRAME`] is copied, so that it pins no read buffer. A larger one becomes a frame in
-    /// place: a server's header has no masking key and is four bytes shorter, so it fits where the client's header
-    /// stood.
+    /// A payload below [`LARGE_FRAME`] is copied, so that it pins no read buffer. A larger payload becomes a frame in
+    /// place: a server's header has no masking key and is four bytes shorter, so the header fits where the client's
+    /// header stood.
     pub fn prepare(self) -> PreparedMessage {
         let opcode = self.message_type.opcode();
         match self.source {
@@ -140,9 +161,9 @@ impl<'a> Fragment<'a> {
         &self.input.bytes[self.payload.clone()]
     }
 
-    /// Encodes the fragment as a frame to pass on, with the same place in its message; from [`LARGE_FRAME`] on in
-    /// place, like [`Message::prepare`]. A recipient must get all fragments of the message, in order, and with only
-    /// control frames between them (RFC 6455 5.4).
+    /// Encodes the fragment as a frame with the same place in its message. A payload of [`LARGE_FRAME`] or more becomes
+    /// a frame in place, as in [`Message::prepare`]. A recipient must get all fragments of the message, in order, and
+    /// with only control frames between them (RFC 6455 5.4).
     pub fn prepare(self) -> PreparedMessage {
         let opcode = if self.is_first() { self.message_type().opcode() } else { OpCode::Continuation };
         prepare(opcode, self.is_last().into(), self.input, self.payload)

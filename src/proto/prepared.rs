@@ -67,9 +67,9 @@ impl PreparedMessage {
         Ok(Self { frame: out.into() })
     }
 
-    /// Makes the first fragment of a message (RFC 6455 5.4). Until the [last](Self::last_fragment) fragment, a
-    /// recipient may get only the [fragments](Self::next_fragment) between the two and control frames. A fragment of
-    /// text may end inside a character; the whole message must be UTF-8.
+    /// Makes the first fragment of a message (RFC 6455 5.4). Between this fragment and the [last](Self::last_fragment),
+    /// a recipient may get only the [other fragments](Self::next_fragment) and control frames. A fragment of text may
+    /// end inside a character; the whole message must be UTF-8.
     ///
     /// ```
     /// use ringhub::proto::{MessageType, PreparedMessage};

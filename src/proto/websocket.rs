@@ -1,6 +1,6 @@
 //! The state machine of one established connection: bytes and time in; events, replies and the next deadline out.
 //!
-//! This file has all code that changes the state of a connection; `front.rs` works through the received bytes.
+//! This file has all code that changes the [`State`] of a connection; `front.rs` works through the received bytes.
 //! "Connecting" does not exist here: a [`WebSocket`] is made when the opening handshake is over (RFC 6455 4). The other
 //! states are those of RFC 6455 7:
 //!
@@ -10,7 +10,7 @@
 //! | `Open` | the peer's close frame | its echo | `Closed` |
 //! | `Open` | a protocol error, a hook's refusal | a close frame that names it | `Closed` |
 //! | `Open` | no sign of life after a ping | a close frame | `Closed` |
-//! | `Closing` | the peer's close frame, a protocol error, no answer in time | nothing | `Closed` |
+//! | `Closing` | the peer's close frame, a protocol error, a hook's refusal, no answer in time | nothing | `Closed` |
 //! | `Open`, `Closing` | [`WebSocket::abandon`] | nothing | `Closed` |
 //!
 //! In `Closing`, data, pings and pongs are parsed and dropped. In `Closed`, nothing is sent and all input is ignored.
@@ -92,8 +92,8 @@ impl WebSocket {
     /// ```
     #[inline]
     pub fn closed_cleanly(&self) -> bool {
-        // No close frame has this code, so any other one is from the peer's close frame. Ours was the answer to it, or
-        // was appended before.
+        // No close frame has this code, so any other code is from the peer's close frame. Our close frame was the
+        // answer, or was appended before.
         self.close_code != CloseCode::ABNORMAL
     }
 
@@ -153,7 +153,7 @@ impl WebSocket {
     /// Returns the next event in `input`; `None` if more bytes are needed, or more frames than
     /// [`limit_frames`](Input::limit_frames) allows. Pongs and the answer to a close frame are appended to `replies`.
     ///
-    /// Call it until it returns `None`. Then put [`Input::into_rest`] in front of the bytes that arrive next.
+    /// Call this method until it returns `None`. Then put [`Input::into_rest`] in front of the bytes that arrive next.
     ///
     /// # Errors
     ///
@@ -203,7 +203,7 @@ impl WebSocket {
 
     /// Returns how many bytes are missing from the frame at the front of `input`, or only from its header if the header
     /// is not whole; 0 if there is no frame to keep. The peer has announced this number, within the limits, but may
-    /// never send the bytes: a careful caller grows its buffer as they arrive, and to this size at most.
+    /// never send the bytes: a careful caller grows its buffer as bytes arrive, and to this size at most.
     pub fn missing(&self, input: &[u8]) -> usize {
         if input.is_empty() || self.state == State::Closed {
             return 0;
@@ -219,7 +219,7 @@ impl WebSocket {
     /// Appends a frame, masked in the client's role, if the connection is open (RFC 6455 5.5.1). Returns whether the
     /// frame was appended.
     ///
-    /// A server sends messages as [`PreparedMessage`](super::PreparedMessage) instead; this is for clients, for
+    /// A server sends messages as [`PreparedMessage`](super::PreparedMessage) instead; this method is for clients, for
     /// fragments and for pings. The caller is responsible for UTF-8 in text and for the order of fragments.
     ///
     /// # Panics
@@ -239,10 +239,10 @@ impl WebSocket {
         open
     }
 
-    /// Starts the closing handshake (RFC 6455 7.1.2): appends a close frame with as much of `reason` as it can hold,
-    /// [`CLOSE_REASON_MAX`](super::CLOSE_REASON_MAX) bytes, cut between two characters; [`CloseFrame::new`] says
-    /// whether a reason fits. With [`CloseCode::NO_STATUS`] the frame is empty. Does nothing unless the state is
-    /// [`State::Open`].
+    /// Starts the closing handshake (RFC 6455 7.1.2): appends a close frame with as much of `reason` as the frame can
+    /// hold: at most [`CLOSE_REASON_MAX`](super::CLOSE_REASON_MAX) bytes, cut between two characters.
+    /// [`CloseFrame::new`] says whether a reason fits. With [`CloseCode::NO_STATUS`] the frame is empty. Does nothing
+    /// unless the state is [`State::Open`].
     ///
     /// # Panics
     ///
@@ -272,7 +272,7 @@ impl WebSocket {
     }
 
     /// Returns the time at which [`WebSocket::handle_timeout`] is due; `None` for never. In [`State::Open`] this time
-    /// moves with every received byte, so a caller may keep an old deadline and call this method again when the old
+    /// moves with every received byte. A caller may keep an old deadline, and call this method again when the old
     /// deadline has come.
     pub fn deadline(&self, keep_alive: &KeepAlive) -> Option<Tick> {
         let (since, ticks) = match self.state {
@@ -286,7 +286,7 @@ impl WebSocket {
         (ticks > 0).then(|| since.after(ticks))
     }
 
-    /// Acts on a deadline: pings a silent peer (RFC 6455 5.5.2) with the payload `ping`, or ends the connection if the
+    /// Acts on a deadline. Pings a silent peer (RFC 6455 5.5.2) with the payload `ping`. Ends the connection if the
     /// peer has not answered a ping, or our close frame, in time.
     ///
     /// # Panics
@@ -334,8 +334,8 @@ impl WebSocket {
         self.end();
     }
 
-    /// Counts `now` as a sign of life of the peer. Call it after a pause in which you did not read, or when the peer
-    /// has taken output.
+    /// Counts `now` as a sign of life of the peer. Call this method after a pause in which you did not read, or when
+    /// the peer has taken output.
     pub fn excuse_silence(&mut self, now: Tick) {
         self.last_received = now;
         self.awaiting_pong = false;
@@ -365,7 +365,7 @@ impl WebSocket {
             }
             match self.step::<HOOKED>(input, limits, &mut hook) {
                 Ok(Step::Starved) => return Ok(None),
-                // A fragment counts at its end, which comes without further bytes if it is empty.
+                // A fragment counts at its end. The end of an empty fragment needs no further bytes.
                 Ok(Step::Again) if self.assembly.as_ref().is_some_and(|assembly| assembly.missing().is_some()) => {}
                 Ok(Step::Again) => input.count_frame(),
                 Ok(step) => {
@@ -379,7 +379,7 @@ impl WebSocket {
             }
         };
         match step {
-            // The loop above ends with neither of them.
+            // The loop above ends with neither of these steps.
             Step::Again | Step::Starved => Ok(None),
             Step::Whole(message_type, payload) => {
                 Ok(Some(Event::Message(Message::in_place(message_type, input, payload))))

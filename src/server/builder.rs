@@ -120,15 +120,16 @@ impl Builder {
     }
 
     /// Serves on listeners that another process has opened, such as a service manager, instead of opening listeners for
-    /// the addresses of the settings. Each shard accepts on each address; shards share a listener if there are fewer of
-    /// them.
+    /// the addresses of the settings. Each shard accepts on each address; shards share a listener if an address has
+    /// fewer listeners than there are shards.
     ///
-    /// The server does not shut them down when it leaves: connections wait in their queues until the next server, which
-    /// gets the same listeners, accepts them. Opening requests on sockets that were accepted before the server began to
-    /// leave are served, for a second at most, where a server with listeners of its own refuses them.
+    /// The server does not shut these listeners down when it leaves: connections wait in their queues until the next
+    /// server, which gets the same listeners, accepts them. For a second at most, the leaving server still serves
+    /// opening requests on sockets that it has accepted before. A server with listeners of its own refuses such
+    /// requests.
     ///
-    /// The warnings about addresses, and [`Config::descriptors`], go by the settings: let [`Builder::listen`] have the
-    /// same addresses.
+    /// The warnings about addresses, and [`Config::descriptors`], follow from the settings, so give [`Builder::listen`]
+    /// the same addresses.
     #[must_use]
     pub fn listeners(mut self, listeners: impl IntoIterator<Item = TcpListener>) -> Self {
         self.inherited.extend(listeners);
@@ -264,7 +265,8 @@ impl Builder {
             table.add(route)?;
         }
         if !config.routes.is_empty() && table.serves_topics() {
-            // A file's routes need not name the page. With topics at their usual path it is at `/`, if that is free.
+            // The routes of a file need not name the page. If topics are at their usual path and `/` is free, the page
+            // is at `/`.
             serves_page = table.is_root_free();
         }
         let Table { routes, mounts, pages, judge } = table;
@@ -357,7 +359,7 @@ pub enum BuildError {
     Config(ConfigErrors),
     /// A malformed pattern.
     Pattern(PatternError),
-    /// Two routes are for the same paths, or a route and a folder for everything below a path.
+    /// Two routes are for the same paths, or a route and a folder are for all paths below a path.
     Clash(Pattern, Pattern),
     /// A route is for a path that the server itself uses: the path of the page, or a path that
     /// [`Builder::without_operations`] frees.
@@ -386,7 +388,7 @@ impl fmt::Display for BuildError {
             BuildError::Method(pattern, method) => {
                 write!(f, "the route {:?} has more than one answer to {method}", pattern.as_str())
             }
-            BuildError::Mount(path) => write!(f, "{path:?} is no path for files, or one for two folders"),
+            BuildError::Mount(path) => write!(f, "{path:?} is no path for files, or two folders are at this path"),
             BuildError::Options(pattern, what) => write!(f, "the route {:?}: {what}", pattern.as_str()),
             BuildError::Start(error) => error.fmt(f),
         }

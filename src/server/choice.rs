@@ -24,7 +24,7 @@ pub struct ChosenBackend {
 
 #[derive(Debug)]
 enum Reason {
-    /// The setting names it.
+    /// The setting names the backend.
     Setting,
     /// The kernel allows everything that io_uring needs.
     Available,

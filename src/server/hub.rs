@@ -94,7 +94,7 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// [`HubError::NoConnection`] if the connection has ended or never existed; [`HubError::Ended`].
+    /// [`HubError::NoConnection`] if the connection is closing, has ended or never existed; [`HubError::Ended`].
     ///
     /// ```
     /// # use ringhub::{handler::Sent, proto::PreparedMessage, server::{Hub, HubError}};
@@ -150,7 +150,8 @@ impl Hub {
         Ok(all)
     }
 
-    /// Sets the keep-alive of one connection, or of all connections and those to come.
+    /// Sets the keep-alive of one connection, or of all connections and those to come. Without an id the call has no
+    /// effect before the server has started.
     ///
     /// # Errors
     ///
@@ -230,7 +231,7 @@ pub enum HubError {
     NoConnection(ConnectionId),
     /// The close code or the reason is not allowed.
     Close(CloseError),
-    /// The server has ended.
+    /// The server has ended, or leaves and publishes nothing more.
     Ended,
 }
 

@@ -37,10 +37,12 @@ impl Listeners {
         Ok(listeners)
     }
 
-    /// Divides the listeners of the server's parent among the shards, address by address. Each shard gets one of an
-    /// address, or several if there are more listeners than shards; if there are fewer, shards share one.
+    /// Divides the listeners of the server's parent among the shards, address by address. Each shard gets one listener
+    /// of each address, or several if there are more listeners than shards; if there are fewer, shards share a
+    /// listener.
     ///
-    /// No shard opens a listener of its own beside them: the connections in its queue would be lost at the end.
+    /// No shard opens a listener of its own in addition: the connections in that listener's queue would be lost at the
+    /// server's end.
     ///
     /// # Errors
     ///
@@ -79,7 +81,7 @@ impl Listeners {
 mod tests {
     use super::*;
 
-    /// Returns the ports of each shard's listeners, of two addresses with so many listeners, over so many shards.
+    /// Returns the ports of each shard's listeners. `first` and `second` are the numbers of listeners at two addresses.
     fn ports(first: usize, second: usize, shards: usize) -> (Vec<Vec<u16>>, [u16; 2]) {
         let listen = |count| net::listen("127.0.0.1:0".parse().unwrap(), count, false).unwrap();
         let (of_first, of_second) = (listen(first), listen(second));

@@ -44,7 +44,7 @@ fn read_name(text: &str) -> Name {
     (sender.parse().unwrap(), number.parse().unwrap())
 }
 
-/// A member receives until it has all messages, and reports; then it awaits the goodbye. Another thread sends its own
+/// Receives until the member has all messages, and reports; then awaits the goodbye. Another thread sends the member's
 /// messages meanwhile.
 fn run_member(mut client: Client, number: u32, begin: &Barrier, whole: &mpsc::Sender<()>) -> Vec<Name> {
     let mut sender = client.sender();
@@ -58,8 +58,9 @@ fn run_member(mut client: Client, number: u32, begin: &Barrier, whole: &mpsc::Se
     })
 }
 
-/// Guests join one after the other, send a few messages and leave: some when they have received their own, others at
-/// once, who may miss their own if the topic's home is slow to order them. Returns the messages that each has received.
+/// Lets guests join one after the other, send a few messages and leave. Every second guest leaves when it has received
+/// its own messages; the others leave at once, and may miss their own if the topic's home is slow to order them.
+/// Returns the messages that each guest has received.
 fn run_guests(address: SocketAddr, protocol: Protocol, first: u32, begin: &Barrier) -> Vec<Vec<Name>> {
     begin.wait();
     let guests = (first..first + GUESTS).map(|number| {

@@ -78,9 +78,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`StartError::Probe`] before anything listens; [`StartError::Listen`] or
-    /// [`StartError::ListenMetrics`] if an address cannot be listened on; [`StartError::Inherit`] if a listener that is
-    /// there cannot be used.
+    /// [`StartError::Probe`] before anything listens; [`StartError::Listen`] or [`StartError::ListenMetrics`] if an
+    /// address cannot be listened on; [`StartError::Inherit`] if an inherited listener cannot be used.
     fn bind(
         config: Config,
         inherited: Vec<TcpListener>,

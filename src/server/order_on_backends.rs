@@ -1,4 +1,5 @@
-//! One order and exactly once, over real sockets, on every backend, also on those that are slow, short and spurious.
+//! Tests over real sockets that each topic has one order and each message comes exactly once, on every backend, also on
+//! the faulty ones.
 
 use std::{
     net::SocketAddr,
@@ -57,7 +58,7 @@ fn agree(backend: BackendKind) {
                 subscribers.push((topic, scope.spawn(move || read_to_last(client))));
             }
         }
-        // They join and leave in the middle of what is published.
+        // These clients join and leave while messages are published.
         let mut passers = Vec::new();
         for topic in 0..TOPICS {
             let is_over = &is_over;
@@ -100,7 +101,7 @@ fn agree(backend: BackendKind) {
 fn start(backend: BackendKind) -> Running {
     let builder = Server::builder().listen(["127.0.0.1:0".parse().unwrap()]).shards(2).topics();
     let settings = |settings: &mut crate::config::Settings| {
-        // Little room, so that sends fall short, and a backlog for all that is owed.
+        // A small send buffer, so that sends fall short, and a backlog for all messages.
         settings.send_buffer = Some(crate::config::Size(8 << 10));
         settings.max_backlog = Some(crate::config::Size(256 << 20));
         settings.pin = crate::config::Pin::Off;

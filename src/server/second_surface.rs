@@ -20,8 +20,8 @@ use crate::{
     surface::echo::Echo,
 };
 
-/// The messages of all publishers have one order, which the subscribers of both surfaces see, whichever way a message
-/// came and whatever the others do; and an answer over HTTP names the place that its message has in this order.
+/// The messages of all publishers have one order, and the subscribers of both surfaces see this order, whichever way a
+/// message came. An answer over HTTP names the place of its message in this order.
 #[test]
 fn both_surfaces_share_topics_and_their_order() {
     let server = serve("shards = 3\n", &[HUB, LINES]);
@@ -63,7 +63,7 @@ const MESSAGES: usize = 150;
 /// Subscriptions that come and go meanwhile.
 const JOINS: usize = 40;
 
-/// The numbers of a publisher's messages begin at a multiple of it.
+/// The numbers of a publisher's messages begin at a multiple of this number.
 const KIND: u64 = 1_000;
 
 /// Publishes numbers in one of the ways. Returns the offset of each, if its answers have offsets.
@@ -147,7 +147,7 @@ fn a_topic_is_judged_by_its_name() {
     check("POST /l/publish", with, &named("staff/x", "x"), 200);
     check("PUT /l/topics/staff/x", "", "x", 401);
     check("PUT /l/topics/staff/x", with, "x", 201);
-    // The leave that the path has given is for no other topic.
+    // The permission that the path has given is for no other topic.
     check("PUT /l/topics/news", "X-Topic: staff/x\r\n", "x", 401);
     check("PUT /l/topics/news", &format!("X-Topic: staff/x\r\n{with}"), "x", 201);
     // The limit of the topic's messages is that of the narrowest route to it, too.
@@ -183,7 +183,7 @@ fn a_topic_is_judged_by_its_name() {
     end(server);
 }
 
-/// A route to topics has its prefix and its gate for every way to the topics, and the server's tokens come on top.
+/// The prefix and the gate of a route hold for every way to its topics, and the server's tokens hold in addition.
 #[test]
 fn the_rules_of_a_second_surface_hold_for_its_topics() {
     let lines = LINES.to_owned() + "topic_prefix = \"in/\"\n[routes.bearer.tokens]\nbob = \"a-word-of-bob\"\n";
@@ -278,7 +278,8 @@ fn the_same_checks_stand_in_front_of_every_endpoint() {
     end(server);
 }
 
-/// An endpoint of any surface is refused while the server leaves. A request whose head has begun is still read.
+/// A request for an endpoint of any surface is refused while the server leaves. A request whose head has begun is still
+/// read.
 #[test]
 fn a_server_that_leaves_refuses_every_endpoint() {
     for (line, expected) in
@@ -314,7 +315,7 @@ fn no_two_surfaces_have_one_path() {
         (vec![hub("/l/topics/{topic...}"), lines("/l", "")], "\"/l/topics/{topic...}\" is there already, at "),
         (vec![lines("/l", ""), lines("/l/", "")], "\"/l/open\" is there already, at "),
         (vec![lines("/", "")], "routes.match: /healthz is the server's own, for its operator"),
-        (vec![lines("/l/{x...}", "")], "\"lines\" has paths behind \"/l/{x...}\": the route \"/l/{x...}/open\" has"),
+        (vec![lines("/l/{x...}", "")], "\"lines\" has paths below \"/l/{x...}\": the route \"/l/{x...}/open\" has"),
         (vec![lines("/{topic}", "")], "the route \"/{topic}/topics/{topic...}\" has {topic} twice"),
         (vec![hub("/l")], "\"/l\" has no {topic} or {topic...}"),
         (vec![hub("/{topic}") + "greeting = \"x\""], "routes.greeting: \"hub\" has no greeting"),

@@ -54,8 +54,8 @@ impl Server {
         }
     }
 
-    /// Starts a thread for each shard and one for control, and returns once all of them have started. From then on the
-    /// server accepts connections.
+    /// Starts a thread for each shard and the control thread, and returns once all of them have started. From then on
+    /// the server accepts connections.
     ///
     /// # Errors
     ///
@@ -146,9 +146,9 @@ struct ShardEnds {
     mesh: MeshEnd,
     woken: Arc<Notify>,
     commands: mpsc::Receiver<ShardCommand>,
-    /// Connections that control gives back.
+    /// Connections that the control thread gives back.
     returns: mpsc::Receiver<HandedOff>,
-    /// Control ends when all shards have dropped theirs.
+    /// The control thread finishes when every shard has dropped its handoff.
     control: ControlHandoff,
 }
 
@@ -262,7 +262,7 @@ fn report_end(end: End, ended: &mpsc::Sender<End>) {
 /// Returns a random number, from which the epochs of a shard's topics follow.
 fn epoch_seed() -> io::Result<u64> {
     let mut seed = [0; size_of::<u64>()];
-    // At most 256 bytes come whole.
+    // The kernel returns up to 256 bytes whole.
     getrandom(&mut seed, GetRandomFlags::empty())?;
     Ok(u64::from_ne_bytes(seed))
 }
@@ -294,7 +294,7 @@ mod tests {
         server::hub::Hub,
     };
 
-    /// The control thread of a server with two shards that are played by the test.
+    /// Starts the control thread of a server whose two shards are played by the test.
     fn start_control(threads: &Threads, control: ControlEnds) {
         let settings = Settings { shards: Some(2), ..Settings::default() };
         let (hub, requests) = Hub::new();
@@ -319,8 +319,8 @@ mod tests {
         threads.spawn("control".into(), Role::Control, run).unwrap();
     }
 
-    /// While a client takes its time to read the last answer: the control thread ends after the last shard, whichever
-    /// of them panics.
+    /// The control thread ends after the last shard, whichever shard panics, although a client keeps its socket open
+    /// after its last answer.
     #[test]
     fn the_control_thread_ends_behind_a_shard_that_panics() {
         for panics_first in [true, false] {
@@ -367,7 +367,7 @@ mod tests {
                 }
                 thread::sleep(Duration::from_millis(1));
             };
-            // The last shard's thread may report its end after the control thread, which its panic has let end.
+            // The last shard drops its ends before it reports, so the control thread may finish and report first.
             let mut outcomes = Vec::new();
             for stop in stops {
                 drop(stop);

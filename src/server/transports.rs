@@ -19,7 +19,7 @@ fn start(change: impl FnOnce(&mut crate::config::Settings)) -> (Running, [Socket
     start_on(None, change)
 }
 
-/// Does the same on a backend, or on that which the server chooses.
+/// Does the same on a backend; without one, on the backend that the server chooses.
 fn start_on(
     backend: Option<BackendKind>,
     change: impl FnOnce(&mut crate::config::Settings),
@@ -65,7 +65,7 @@ fn upgrade(target: &str) -> Vec<u8> {
 }
 
 /// The opening request of a client with records comes in records of one byte, each of which comes byte by byte, with
-/// questions between them. The frame after it is in the same record as the request's end.
+/// questions of the transport between them. The first frame is in the same record as the end of the request.
 #[test]
 fn an_opening_handshake_byte_by_byte() {
     let (running, addresses) = start(|_| {});
@@ -98,7 +98,7 @@ fn an_opening_handshake_byte_by_byte() {
     running.wait_blocking().unwrap();
 }
 
-/// A connection goes to the control thread with what its transport keeps, and comes back to a shard.
+/// A connection goes to the control thread with the bytes that its transport keeps, and comes back to a shard.
 #[test]
 fn http_and_then_a_websocket_on_one_connection() {
     let (running, addresses) = start(|_| {});
@@ -128,8 +128,8 @@ fn http_and_then_a_websocket_on_one_connection() {
     running.wait_blocking().unwrap();
 }
 
-/// The answers that end a connection come whole, and the goodbye and the end after them: of a shard, of the control
-/// thread, and to a client that has no room for a long answer at once.
+/// Answers that end a connection come whole, and after them come the goodbye and the end: answers of a shard, of the
+/// control thread, and long answers to a client with little room.
 #[test]
 fn answers_end_with_a_goodbye() {
     let (running, addresses) = start(|_| {});
@@ -210,7 +210,8 @@ fn one_order_for_all_transports_on_a_faulty_io_uring() {
     agree(BackendKind::Faulty { over: &BackendKind::Uring, seed: 1 });
 }
 
-/// No edge follows a send that this backend has refused in spite of room: what a transport keeps is tried again.
+/// No edge follows a send that this backend has refused although there was room, so the bytes that a transport keeps
+/// are tried again.
 #[test]
 fn one_order_for_all_transports_on_a_faulty_epoll() {
     agree(BackendKind::Faulty { over: &BackendKind::Epoll, seed: 1 });

@@ -25,12 +25,13 @@ use crate::{
     sys::{Transport, net, runtime},
 };
 
-/// Accepting on a listener, by a task.
+/// A task that accepts on a listener, by the way in which it ends.
 #[derive(Debug)]
 pub(super) enum Accepting {
-    /// Until this socket, which the server has opened, is shut down.
+    /// The task accepts until this socket, which the server has opened, is shut down.
     Own(Rc<OwnedFd>),
-    /// Until this task is aborted. Its socket is not shut down, since that would end it for the parent too.
+    /// The task accepts until it is aborted. The socket is not shut down, since a shutdown would end it for the parent
+    /// too.
     OfParent(JoinHandle<()>),
 }
 
@@ -118,8 +119,8 @@ enum Rest {
 
 /// Accepts until the listener is shut down, or the task is aborted.
 ///
-/// The runtime submits and completes once between two turns. So many accepts follow each poll: one by one, a shard with
-/// long turns would accept hardly any socket.
+/// The runtime submits and completes once between two turns. So up to [`ACCEPTS_MAX`] accepts follow each poll. With
+/// one accept for each poll, a shard with long turns would accept hardly any socket.
 async fn accept(lobby: Rc<Lobby>, queue: Queue) {
     loop {
         match queue.accept_some(&lobby).await {
@@ -190,7 +191,8 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) -> bool {
     has_room
 }
 
-/// Counts a socket for which there is no room, and logs the limit now and then.
+/// Counts a socket for which there is no room, and logs the limit unless a line about it was written a short time
+/// before.
 fn note(lobby: &Lobby, no_room: NoRoom) {
     let limits = &lobby.config.limits;
     match no_room {
@@ -228,7 +230,7 @@ fn is_shortage(error: &io::Error) -> bool {
 /// The most sockets that are accepted from one listener between two turns.
 const ACCEPTS_MAX: usize = 64;
 
-/// The pause of accepting when descriptors are used up.
+/// The pause of accepting when descriptors or memory are used up.
 const PAUSE: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
@@ -238,10 +240,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_go_is_bounded() {
+    fn a_bounded_number_of_accepts_follows_a_poll() {
         let (listeners, address) = net::listen("127.0.0.1:0".parse().unwrap(), 1, false).unwrap();
         let clients: Vec<_> = (0..2 * ACCEPTS_MAX + 1).map(|_| TcpStream::connect(address).unwrap()).collect();
-        let go = |refusals, has_room| {
+        let accept = |refusals, has_room| {
             let mut count = 0;
             let admit = |_socket| {
                 count += 1;
@@ -249,11 +251,11 @@ mod tests {
             };
             accept_waiting(&listeners[0], refusals, admit).map(|rest| (count, rest)).map_err(|error| error.kind())
         };
-        assert_eq!(go(1, true), Ok((ACCEPTS_MAX, Rest::Unknown)));
-        assert_eq!(go(3, false), Ok((3, Rest::Unknown)));
-        assert_eq!(go(1, true), Ok((clients.len() - ACCEPTS_MAX - 3, Rest::Nothing)));
-        assert_eq!(go(1, true), Ok((0, Rest::Nothing)));
+        assert_eq!(accept(1, true), Ok((ACCEPTS_MAX, Rest::Unknown)));
+        assert_eq!(accept(3, false), Ok((3, Rest::Unknown)));
+        assert_eq!(accept(1, true), Ok((clients.len() - ACCEPTS_MAX - 3, Rest::Nothing)));
+        assert_eq!(accept(1, true), Ok((0, Rest::Nothing)));
         net::stop_listening(&listeners[0]).unwrap();
-        assert_eq!(go(1, true), Err(io::ErrorKind::InvalidInput));
+        assert_eq!(accept(1, true), Err(io::ErrorKind::InvalidInput));
     }
 }

@@ -36,7 +36,8 @@ impl<I: Io> Shard<I> {
         for (topic, options) in subscriptions {
             is_refused |= self.hub.subscribe(id, &topic, options) == Subscribed::TooMany;
         }
-        // After the subscriptions: the home of a topic with a subscriber remembers its offsets without another request.
+        // Publishing comes after the subscriptions: the home of a topic with a subscriber remembers the topic's offsets
+        // without another request.
         if let Some((topic, scope)) = forwards {
             self.hub.publish_to(id, &topic, scope);
         }
@@ -76,9 +77,9 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Keeps the bytes that the client has sent after its opening request, which are parsed with the next batch. Until
-    /// then they count as an unfinished message, whose time begins here: while the shard may not parse, any number of
-    /// clients may come with bytes after their requests.
+    /// Keeps the bytes that the client has sent after its opening request. The next batch parses them. Until then they
+    /// count as an unfinished message, whose time begins here: while the shard may not parse, any number of clients may
+    /// come with bytes after their requests.
     fn receive_leftover(&mut self, id: ConnectionId, leftover: BytesMut) {
         if let Some(connection) = self.hub.connections.get_mut(id)
             && !leftover.is_empty()

@@ -17,7 +17,7 @@ pub(crate) struct Arrival<S> {
     pub(crate) socket: S,
     /// The permit that counts the socket among those of its address, where their number is limited.
     pub(crate) of_address: Option<AddressPermit>,
-    /// The session that begins with the answer.
+    /// The session, which begins after the answer.
     pub(crate) session: Session,
     /// The index of the route; the route keeps the state and the profile of the connection.
     pub(crate) route: u16,
@@ -32,9 +32,10 @@ pub(crate) struct Arrival<S> {
     pub(crate) forwards: Option<(TopicName, Scope)>,
     /// The form in which the connection gets publications.
     pub(crate) format: Format,
-    /// The answer to the client's opening request, as RFC 6455 4.2.2 has it for a WebSocket. Nothing may overtake it.
+    /// The answer to the client's opening request; for a WebSocket see RFC 6455 4.2.2. No other output may overtake the
+    /// answer.
     pub(crate) answer: Bytes,
-    /// The bytes that the client sent behind its opening request.
+    /// The bytes that the client sent after its opening request.
     pub(crate) leftover: BytesMut,
 }
 

@@ -1,34 +1,35 @@
-//! The connections that are not received from because a home is behind, or a topic.
+//! The connections that are not received from because a home or a topic is behind.
 //!
 //! A connection whose messages go to one topic stands in the queues of that topic's home. Where a handler decides where
 //! messages go, the connection stands in the queues of the home to which it has just published without room, or else in
-//! those for any home. A connection whose topic has gathered its share of memory stands in the queues of topics. When
-//! its home or topic is not behind any more, the connection is served in its turn among the connections of the shard.
+//! the queues for any home. A connection whose topic has gathered its share of memory stands in the queues of topics.
+//! When its home or topic is not behind any more, the connection is served in its turn among the connections of the
+//! shard.
 //!
-//! A connection that begins to close, or ends, leaves nothing but its id in a queue. It never waits again, so the id is
-//! passed over.
+//! A connection that begins to close, or ends, leaves only its id in a queue. The connection never waits again, so the
+//! id is passed over.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::hub::{ConnectionId, Homes, TopicId};
 
-/// The connections that are not received from because a home is behind, or a topic.
+/// The connections that are not received from because a home or a topic is behind.
 #[derive(Debug, Default)]
 pub(super) struct Awaiting {
     /// By the home's number.
     by_home: Vec<Queues>,
     any: Queues,
-    /// The topics that connections wait for. None has empty queues.
+    /// The queues of each topic that a connection waits for. A topic with empty queues has no entry.
     by_topic: HashMap<TopicId, Queues>,
     /// The topics of `by_topic`, in the order in which they are looked at.
     topics: VecDeque<TopicId>,
     /// All topics were behind when they were looked at last. None gets room before the next flush.
     are_topics_behind: bool,
-    /// The ids in all queues.
+    /// The number of ids in all queues.
     entries: usize,
-    /// The connections among them that still wait.
+    /// The number of connections that wait.
     waiting: usize,
-    /// The waiting connections whose input is not parsed to its end.
+    /// The number of waiting connections whose input is not parsed to its end.
     unparsed: usize,
     /// The home whose queues are looked at first, so that no home is always the last.
     next: usize,
@@ -80,7 +81,7 @@ impl Awaiting {
         self.queues(homes).busy.push_front(id);
     }
 
-    /// Returns whether a connection stands in the queues of a home that is not behind, or of such a topic.
+    /// Returns whether a connection stands in the queues of a home or a topic that is not behind.
     pub(super) fn has_next(&self, is_behind: impl Fn(Homes) -> bool) -> bool {
         let has_next = |homes| self.has(homes) && !is_behind(homes);
         self.entries > 0
@@ -88,9 +89,8 @@ impl Awaiting {
                 || self.topics.iter().any(|&topic| has_next(Homes::Topic(topic))))
     }
 
-    /// Takes the next connection of a home or of a topic that is not behind. Each home takes turns with the others and
-    /// with the topics, which have one turn together. Returns the connection, and the homes or the topic that it has
-    /// waited for.
+    /// Takes the next connection of a home or of a topic that is not behind. The homes are served alternately, and all
+    /// topics together like one more home. Returns the connection, and the homes or the topic that it has waited for.
     pub(super) fn pop(&mut self, is_behind: impl Fn(Homes) -> bool) -> Option<(ConnectionId, Homes)> {
         if self.entries == 0 {
             return None;
@@ -125,7 +125,7 @@ impl Awaiting {
         if self.are_topics_behind {
             return None;
         }
-        // A topic that is passed over is looked at again only when the others were.
+        // A topic that is passed over goes to the end: it is looked at again only after all others.
         for _ in 0..self.topics.len() {
             let topic = self.topics.pop_front()?;
             if is_behind(Homes::Topic(topic)) {
@@ -177,12 +177,13 @@ impl Awaiting {
         self.entries = self.by_topic.values().chain(&self.by_home).chain([&self.any]).map(Queues::len).sum();
     }
 
-    /// Returns the homes whose queues are looked at in this place: each home, then those of messages to any home.
+    /// Returns the homes whose queues have this place in the order in which queues are looked at: each single home,
+    /// then the queues for any home.
     fn homes_at(&self, at: usize) -> Homes {
         if at < self.by_home.len() { Homes::One(at as u16) } else { Homes::Any }
     }
 
-    /// Returns the queues of these homes, to which a connection is added unless one stands there.
+    /// Returns the queues of these homes. The caller must add a connection if no connection stands there.
     fn queues(&mut self, homes: Homes) -> &mut Queues {
         match homes {
             Homes::One(home) => {
@@ -233,15 +234,15 @@ impl Queues {
         self.busy.retain(|&id| waits(id));
     }
 
-    /// Gives up the memory of a crowd that has been served.
+    /// Frees the memory of a crowd that has been served.
     fn shrink(&mut self) {
         self.ready.shrink_to(KEPT);
         self.busy.shrink_to(KEPT);
     }
 }
 
-/// By how much the ids of connections that do not wait any more may outnumber the waiting connections before they are
-/// removed.
+/// The ids of connections that do not wait any more are removed once they outnumber the waiting connections by more
+/// than this number.
 const SLACK: usize = 64;
 
 /// Places that an empty queue, or table, keeps.

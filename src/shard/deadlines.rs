@@ -40,12 +40,13 @@ impl<I: Io> Shard<I> {
             return;
         }
         if self.marks.until(id).is_some_and(|until| until <= self.now) {
-            tracing::debug!(%id, peer = self.peer(id), "its own messages have not come back in time");
+            tracing::debug!(%id, peer = self.peer(id), "the connection's own messages have not come back in time");
             self.end_marks(id);
         }
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         if connection.io.reading != Reading::Idle {
-            // The connection's input waits, or is not received because of its backlog.
+            // The connection's silence proves nothing: its input waits in a queue, or the shard does not receive from
+            // it.
             connection.io.session.excuse_silence(self.now);
         }
         self.expire_watch(id);
@@ -76,9 +77,9 @@ impl<I: Io> Shard<I> {
 
     /// Closes an open connection with a backlog if its peer has taken nothing for as long as a peer may be silent.
     ///
-    /// Only bytes that the peer takes are a sign of life. A client that sends a byte now and then, and takes nothing,
-    /// would keep its backlog for ever; and a client that reads slowly cannot answer a ping before it has read all that
-    /// stands before the ping.
+    /// Only bytes that the peer takes are a sign of life. A client that sends a byte from time to time, and takes
+    /// nothing, would keep its backlog for ever; and a client that reads slowly cannot answer a ping before it has read
+    /// all that stands before the ping.
     fn expire_watch(&mut self, id: ConnectionId) {
         let keep_alive = self.handlers.keep_alive(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return };

@@ -1,11 +1,11 @@
 //! The shard's part in an orderly end: the shard closes its connections, a few at a time, and each connection may
 //! finish the closing handshake.
 //!
-//! No connection is closed before the barriers of all other ends have come, or the time for them is over: a quarter of
-//! the drain's time, and while the shard has mail to take, half. Meanwhile mail goes before input. [`Shard::drain`]
-//! sends this shard's own barriers. So a connection that is closed has been handed, or is owed, every message from
-//! before the drain, and its goodbye stands after them. A message that comes later reaches the connections that
-//! are still open.
+//! No connection is closed before the barriers of all other ends have come, or the time for them is over. This time is
+//! a quarter of the drain's time, or up to half of it while the shard has mail to take. Until then mail goes before
+//! input. [`Shard::drain`] sends this shard's own barriers. So a connection that is closed has been handed, or is owed,
+//! every message from before the drain, and its goodbye comes after these messages. A message that comes later reaches
+//! the connections that are still open.
 
 use super::{leaving::Drain, state::Shard};
 use crate::{
@@ -49,8 +49,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Closes a connection, unless its closing handshake has begun. A lost connection is left too: it ends when its
-    /// input is handled.
+    /// Closes a connection, unless its closing handshake has begun. A lost connection is left alone too: it ends when
+    /// its input is handled.
     fn close_in_drain(&mut self, id: ConnectionId) {
         let is_open = self.hub.connections.get(id).is_some_and(|c| c.is_open());
         if let Some(drain) = &mut self.drain
@@ -62,7 +62,7 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Ends every connection without a goodbye. Their handlers learn of it.
+    /// Ends every connection without a goodbye, and reports the ends to the handlers.
     pub(crate) fn drop_all(&mut self) {
         let ids: Vec<ConnectionId> = self.hub.connections.ids().collect();
         ids.into_iter().for_each(|id| self.remove(id));

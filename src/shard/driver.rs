@@ -89,7 +89,7 @@ pub(crate) struct Start {
 ///
 /// # Errors
 ///
-/// If the backend cannot be set up or the thread cannot be pinned.
+/// If the thread cannot be pinned, the backend cannot be set up, or a listener or the backend cannot be watched.
 pub(crate) fn run(start: Start, started: impl FnOnce()) -> io::Result<()> {
     if let Some(cpu) = start.cpu {
         cpu::pin(cpu)?;
@@ -129,7 +129,7 @@ struct Driver {
 /// The driver's knowledge after a turn.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AfterTurn {
-    /// Whether the turn has left work, a call waits that may be made, or the backend has reports.
+    /// Whether the turn has left work, a call that may be made waits, or the backend has reports.
     pub(super) has_work: bool,
     /// Whether a drain has ended: its time is over, or no shard has connections any more.
     pub(super) is_drained: bool,
@@ -242,11 +242,11 @@ impl Driver {
         self.counters.set(Counter::PollsArmed, self.shard.io_mut().inner().armed());
         self.counters.set(Counter::CancelsRepeated, self.shard.io_mut().inner().repeated());
         self.lobby.set_open(self.shard.open());
-        // At once: the next thing that runs may be the sleep.
+        // Work starts here and not later, since the driver may sleep next.
         self.spawned.start();
         self.spawned.end(self.shard.take_abandoned());
         let is_drained = self.is_drained();
-        // Calls that had no room before this turn.
+        // These calls had no room before this turn.
         let has_calls = self.tasks.has_calls() && self.shard.takes_calls();
         let has_work = has_more || has_calls || self.shard.io_mut().has_reports();
         AfterTurn { has_work, is_drained }
@@ -270,7 +270,7 @@ impl Driver {
         !matches!(self.commands.try_recv(), Err(mpsc::error::TryRecvError::Empty))
     }
 
-    /// Sleeps until something arrives, or the deadline. Returns whether a drain has to begin.
+    /// Sleeps until something arrives or the deadline has come. Returns whether a drain has to begin.
     async fn sleep(&mut self, deadline: Option<Tick>) -> io::Result<bool> {
         let wait = until(self.clock, deadline, self.ends_by, Instant::now());
         let mut has_command = false;
@@ -293,7 +293,7 @@ impl Driver {
             listener.end()?;
         }
         self.lobby.leave(if self.has_parent {
-            // Clients whose sockets have been accepted would be the only ones that a restart refuses.
+            // Otherwise a restart would refuse exactly the clients whose sockets were accepted before.
             Openings::Served { until: Instant::now() + OPENINGS_TIME }
         } else {
             Openings::Refused
@@ -303,7 +303,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Makes the calls that wait, as long as the shard takes some, and adopts the connections that have arrived.
+    /// Makes the calls that wait, as long as the shard takes calls, and adopts the connections that have arrived.
     fn admit(&mut self) {
         // A handle that publishes waits as a client does.
         while self.shard.takes_calls()
@@ -325,8 +325,8 @@ impl Driver {
             tracing::warn!(connections, "drain timeout: connections that have not left are dropped");
             self.shard.drop_all();
         }
-        // The calls find no connection. They are made all the same: in the queue, a handle in a call would keep the
-        // queue alive.
+        // The calls find no connection. They are made nevertheless: a call that stayed in the queue might own a handle,
+        // which would keep the queue alive.
         while let Some((id, call)) = self.tasks.next_call() {
             self.shard.call_back(self.clock.now(), id, call);
         }

@@ -19,19 +19,19 @@
 //! | `Finished` | `Ended` | the peer has taken everything | `drop_socket` | closed |
 //! | any | any | the close timeout, the end of a drain | `remove` | closed, or reset |
 //! | `Open` | any | a send fails | `lose_output` | `Leaving`, and the connection is lost |
-//! | `Leaving`, lost | any | the session is not open any more, or the input has been received | `lose` | reset |
+//! | `Leaving`, lost | any | the session is not open any more, or the input has been received | `end_lost` | reset |
 //! | any other | any | a send or a receive fails | `lose` | reset |
 //!
 //! A send fails as soon as a reset has arrived, while Linux keeps the input in front of the reset readable. So a failed
 //! send ends the output alone: its connection leaves its topics, and stays until that input is handled. The error of a
 //! receive stands after all input.
 //!
-//! The peer's side goes from `Sends` over `HungUp`, which a report of the ring may skip, to `Ended`, whatever our side
-//! does.
+//! The peer's side goes from `Sends` to `Ended`, whatever our side does. In between it is `HungUp`, if the ring reports
+//! a hang-up before the end is received.
 //!
 //! The close timeout bounds all three steps, unless it is 0. If the peer has not taken everything by the deadline, or
-//! when the connection is dropped, the socket is reset. Otherwise the kernel would keep the rest for minutes, beyond
-//! the server's end.
+//! by the time at which the connection is dropped, the socket is reset. Otherwise the kernel would keep the rest for
+//! minutes, beyond the server's end.
 
 use std::io;
 
@@ -56,15 +56,15 @@ impl<I: Io> Shard<I> {
         self.notice_close(id);
     }
 
-    /// Takes the steps that are due if the connection's session has left the open state. Every call that may end the
-    /// open state is followed by this one.
+    /// Takes the steps that are due if the connection's session has left the open state. This call follows every call
+    /// that may end the open state.
     pub(super) fn notice_close(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         if connection.io.session.state() == State::Open {
             return;
         }
         if connection.is_lost {
-            // Its goodbye cannot be sent, and its input is only dropped from here on.
+            // The goodbye of a lost connection cannot be sent, and its further input would only be dropped.
             return self.end_lost(id);
         }
         if connection.io.sides.is_open() {
@@ -146,8 +146,8 @@ impl<I: Io> Shard<I> {
         assert!(taken.is_some_and(|(connection, _)| !connection.io.owes_output()), "nothing is sent after the end");
     }
 
-    /// Ends the session of a connection whose peer has ended its side without a goodbye, or without an answer to ours.
-    /// Output that its socket has not taken is given up.
+    /// Ends the session of a connection whose peer has ended its side without a goodbye, or without an answer to our
+    /// goodbye. Output that its socket has not taken is dropped.
     fn abandon(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         assert!(connection.io.sides.has_peer_ended(), "a goodbye may still come");
@@ -162,7 +162,7 @@ impl<I: Io> Shard<I> {
         self.notice_close(id);
     }
 
-    /// Gives up the output of a connection to which a send has failed. The input that has arrived is still received and
+    /// Drops the output of a connection to which a send has failed. The input that has arrived is still received and
     /// handled to its end, within the close timeout.
     pub(super) fn lose_output(&mut self, id: ConnectionId, error: &io::Error) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
@@ -175,7 +175,7 @@ impl<I: Io> Shard<I> {
         (connection.is_lost, connection.is_held, connection.io.output) = (true, false, None);
         connection.io.sides.leave();
         connection.io.sides.limit(self.now, self.handlers.keep_alive(id).close_timeout);
-        // The socket's end shows after the input, and the ring may have reported it before.
+        // The end of the socket shows after the input. The ring may have reported this end already.
         connection.io.sides.hang_up();
         self.hub.unsubscribe_all(id);
         tracing::debug!(%id, peer = self.peer(id), %error, "the connection was lost; its input is handled to its end");
@@ -196,7 +196,7 @@ impl<I: Io> Shard<I> {
         self.end_lost(id);
     }
 
-    /// Ends at once a connection whose socket has failed: a reset gives up the bytes that the peer has not taken.
+    /// Ends at once a connection whose socket has failed: a reset drops the bytes that the peer has not taken.
     pub(super) fn end_lost(&mut self, id: ConnectionId) {
         if let Some((_, socket)) = self.take_out(id) {
             // After any error the socket is reset, so that the kernel keeps no bytes of it.
@@ -204,8 +204,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Ends a connection at once. A reset gives up the bytes that the peer has not taken, which the kernel would
-    /// otherwise keep until the peer takes them.
+    /// Ends a connection at once. A reset drops the bytes that the peer has not taken, which the kernel would otherwise
+    /// keep until the peer takes them.
     pub(super) fn remove(&mut self, id: ConnectionId) {
         let Some((connection, socket)) = self.give_up(id) else { return };
         if connection.io.owes_output() || connection.is_lost || self.io.has_unsent(&socket) {
@@ -214,14 +214,15 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Ends a connection by a reset, which gives up the bytes that either side has not taken.
+    /// Ends a connection by a reset, which drops the bytes that either side has not taken.
     pub(super) fn reset(&mut self, id: ConnectionId) {
         let Some((_, socket)) = self.give_up(id) else { return };
         self.io.reset(&socket);
         self.count(Counter::Reset, 1);
     }
 
-    /// Takes out a connection that has not left by itself, whether a drain has closed it or not.
+    /// Takes out a connection that has not left by itself. In a drain the connection counts as dropped, even if the
+    /// drain has closed it.
     fn give_up(&mut self, id: ConnectionId) -> Option<(ShardConnection, I::Socket)> {
         if let Some(drain) = &mut self.drain {
             drain.note_end(id);

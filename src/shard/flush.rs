@@ -4,14 +4,14 @@
 //!
 //! - **One entry.** A connection's own frames (outbox) and its share of a run leave as one entry, the outbox first. Two
 //!   entries for one socket in a batch would let the second follow a gap if the first is short. A connection that is in
-//!   several walks gets its shares of the other walks behind its share of the first, see [`super::several`].
+//!   several walks gets its shares of the other walks after its share of the first walk, see [`super::several`].
 //! - **Slow consumers step aside.** A connection whose socket does not take everything gets a backlog. Until the
-//!   backlog has been sent, the connection's shares are appended to it, and its own frames wait in the outbox, which is
-//!   appended before the next share or once room is reported. No other connection waits for it.
+//!   backlog has been sent, the connection's shares are appended to it, and its own frames wait in the outbox. The
+//!   outbox is appended before the next share, or when room is reported. No other connection waits for a slow consumer.
 //! - **Chunks.** A flush stops after [`Pace::flush_entries`] entries or [`Pace::flush_bytes`] bytes, in the middle of a
 //!   walk if need be, and goes on in the next turn. Until a walk ends, its audience gathers into the next run.
 //!
-//! Each batch is planned first, which changes connections; then sent, which only borrows; then settled.
+//! A batch is planned, then sent, then settled. Planning and settling change connections; sending only borrows them.
 
 use std::{
     io::{self, IoSlice},
@@ -58,21 +58,21 @@ impl<I: Io> Shard<I> {
         true
     }
 
-    /// Ends a flush. If it began with walks and has left outboxes or backlogs waiting, the next flush begins with
-    /// those.
+    /// Ends a flush. If the flush began with walks and has left outboxes or backlogs waiting, the next flush begins
+    /// with those.
     pub(super) fn end_flush(&mut self, left: &Left) {
         self.flush.last_walked = left.walked;
         self.flush.dirty_first = !self.flush.began_with_dirty && self.flush.has_dirty();
     }
 
-    /// Plans a batch: visits up to [`Pace::send_batch`] connections and plans up to [`Pace::batch_bytes`], as long as
-    /// something is left of the flush's portion. Returns how many walks, from the front, end with it.
+    /// Plans a batch: visits up to [`Pace::send_batch`] connections and plans up to [`Shard::batch_bytes`], as long as
+    /// something is left of the flush's portion. Returns how many walks, from the front, end with this batch.
     ///
     /// Walks come first, since the outbox of a member leaves in one entry with its share. The first batch of a flush
-    /// with `dirty_first` has none, since walks may never run out.
+    /// with `dirty_first` has no walks: they may never run out, and outboxes and backlogs would wait for ever.
     fn plan_batch(&mut self, left: &mut Left) -> usize {
         let entries_after = left.entries.saturating_sub(self.pace.send_batch);
-        let bytes_after = left.bytes.saturating_sub(self.pace.batch_bytes);
+        let bytes_after = left.bytes.saturating_sub(self.batch_bytes(left));
         let is_full = |left: &Left| left.entries <= entries_after || left.bytes <= bytes_after;
         let mut ended = 0;
         self.flush.batch += 1;
@@ -95,7 +95,7 @@ impl<I: Io> Shard<I> {
             }
         }
         // Half of the rest for each kind: backlogs use up bytes, and a crowd of outboxes uses up entries. The kinds
-        // begin by turns, since a single large outbox is more than a half.
+        // begin alternately, since a single large outbox may take more than its half.
         let half = (left.entries.midpoint(entries_after), left.bytes.midpoint(bytes_after));
         self.flush.backlogs_first = !self.flush.backlogs_first;
         while left.entries > half.0
@@ -114,7 +114,14 @@ impl<I: Io> Shard<I> {
         ended
     }
 
-    /// Plans a walk's visit to a member. Returns whether this batch had room for it.
+    /// Returns the bytes after which a batch ends: [`Pace::batch_bytes`] if the next batch has other output. If one walk
+    /// has all output that is due, only the flush's portion ends the batch, since more system calls for the same sends
+    /// cost a tenth more.
+    fn batch_bytes(&self, left: &Left) -> usize {
+        if self.flush.walks.len() == 1 && !self.flush.has_dirty() { left.bytes } else { self.pace.batch_bytes }
+    }
+
+    /// Plans a walk's visit to a member. Returns whether this batch had room for the member's share.
     fn plan_member(&mut self, slot: u32, audience: AudienceId, left: &mut Left) -> bool {
         let Some(id) = self.hub.connections.id_at(slot) else { return true };
         let Some(connection) = self.hub.connections.get(id) else { return true };
@@ -172,7 +179,7 @@ impl<I: Io> Shard<I> {
         let plan = mem::take(&mut self.flush.plan);
         let mut refused = mem::take(&mut self.flush.refused);
         let bytes = self.send_plan(&plan, &mut refused);
-        // Completions have been seen in the order of submission only, but nothing promises that order.
+        // Completions have always come in the order of submission, but nothing promises that order.
         refused.sort_unstable_by_key(|entry| entry.index);
         let mut unsent = 0;
         let mut refusals = refused.drain(..).peekable();
@@ -185,7 +192,7 @@ impl<I: Io> Shard<I> {
             let refusal = refusals.next_if(|entry| entry.index == index).map(|entry| entry.sent);
             match (contents, refusal) {
                 (Contents::Backlog, sent) => unsent += self.settle_backlog(id, offered, sent),
-                // Its end cannot be due: the connection in a walk is open, or its goodbye waits for marks.
+                // The connection's end cannot be due: a connection in a walk is open, or its goodbye waits for marks.
                 (Contents::One(Portion::Run(audience)), None) => {
                     let messages = match last_run {
                         Some((last, messages)) if last == audience => messages,
@@ -276,7 +283,7 @@ impl<I: Io> Shard<I> {
     /// Moves the portions of an entry that a socket did not take whole to the backlog: the connection becomes a slow
     /// consumer. Returns how many bytes were not sent.
     ///
-    /// The limit is not looked at: a single run never trips the limit of a connection that had kept up.
+    /// The limit of the backlog is not checked here: one run alone never closes a connection that had kept up.
     fn settle_refused(
         &mut self,
         id: ConnectionId,
@@ -289,7 +296,7 @@ impl<I: Io> Shard<I> {
                 Portion::Run(audience) => (None, Some(audience)),
                 Portion::Pieces { outbox, audience, .. } => (outbox, audience),
             };
-            // The backlog does not keep the pieces that were offered: those stand in buffers that are used again.
+            // The backlog does not keep the pieces that were offered: these stand in buffers that are used again.
             let owed = audience.map(|audience| self.hub.owed_by_walk(audience, id.slot()));
             self.owe(id, outbox, owed);
         }
@@ -327,7 +334,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// Waits for room for the rest of a backlog, of which `offered` bytes were offered and not all taken. Returns how
-    /// many of these were not taken.
+    /// many of the offered bytes were not taken.
     fn advance(&mut self, id: ConnectionId, offered: usize, sent: io::Result<usize>) -> usize {
         let sent = match Unsent::taken(sent) {
             Ok(sent) => sent,
@@ -343,7 +350,7 @@ impl<I: Io> Shard<I> {
         output.backlog.refuse();
         let room = mem::replace(&mut output.room, Room::Awaited);
         if room == Room::Found && sent == 0 {
-            // Room would be reported at once, turn after turn.
+            // Room would be reported immediately, turn after turn.
             self.flush.pause(id, self.now);
         } else if let Some(socket) = &self.sockets[id.slot() as usize] {
             self.io.await_room(key(id), socket);
@@ -352,8 +359,8 @@ impl<I: Io> Shard<I> {
         offered - sent
     }
 
-    /// Tries again, a tick later, the sockets that had reported room and took nothing: first with what their transports
-    /// keep, then with the backlogs.
+    /// Tries again, a tick later, the sockets that had reported room and took nothing: first the bytes that their
+    /// transports keep, then the backlogs.
     pub(super) fn resume_paused(&mut self) {
         if self.flush.next_try().is_none_or(|tick| self.now < tick) {
             return;

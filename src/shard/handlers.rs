@@ -1,7 +1,7 @@
 //! The calls between a shard and the handlers of its routes, in both directions.
 //!
-//! Nothing recurses: no call of a handler leads to another handler's call before it returns. A handler learns that a
-//! connection has ended when the shard is not in the midst of an action for another connection.
+//! Nothing recurses: a call of a handler returns before another handler is called. A handler learns that a connection
+//! has ended when the shard is not in the midst of an action for another connection.
 
 use std::{mem, net::SocketAddr, rc::Rc, time::Instant};
 
@@ -64,7 +64,8 @@ impl<I: Io> Shard<I> {
     /// Calls the handlers of subscriptions that have gone live. Opening answers that waited for these subscriptions may
     /// leave.
     pub(super) fn report_joined(&mut self) {
-        // In the order in which they have joined. A handler may add some meanwhile, or take some out.
+        // The order is reversed for `pop`: the first that went live is reported first. A handler may add subscriptions
+        // meanwhile, or take some out.
         self.joined.reverse();
         while let Some(Joined { id, topic }) = self.joined.pop() {
             tracing::trace!(%id, peer = self.peer(id), %topic, "subscribed");
@@ -87,7 +88,7 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Calls the handlers of connections that have ended. Their output leaves with the next flush.
+    /// Calls the handlers of connections that have ended. The output of these handlers leaves with the next flush.
     pub(super) fn report_ended(&mut self) {
         while let Some((id, route, key)) = self.handlers.ended.pop() {
             let routes = Rc::clone(&self.handlers.routes);
@@ -144,7 +145,7 @@ impl<I: Io> Shard<I> {
         self.hub.reply(end, ticket, reply);
     }
 
-    /// Gives all connections, and those to come, these times of the keep-alive.
+    /// Sets the times of the keep-alive of all connections, also of later ones.
     fn set_all_keep_alive(&mut self, keep_alive: KeepAlive) {
         let routes = self.handlers.routes.iter().map(|route| LocalRoute {
             handler: Rc::clone(&route.handler),
@@ -156,13 +157,10 @@ impl<I: Io> Shard<I> {
         ids.into_iter().for_each(|id| self.schedule(id));
     }
 
-    /// Returns the handler of a connection whose route inspects frames.
-    pub(super) fn frame_hook(&self, id: ConnectionId) -> Option<(Rc<dyn ShardRoute>, Seat)> {
-        let route = self.handlers.route(id);
-        route
-            .rules
-            .inspects_frames
-            .then(|| (Rc::clone(&route.handler), Seat { id, key: self.handlers.seats[id.slot() as usize].1 }))
+    /// Returns the handler of a connection whose route inspects frames, and the connection's seat.
+    pub(super) fn frame_hook(&self, id: ConnectionId) -> (Rc<dyn ShardRoute>, Seat) {
+        let handler = Rc::clone(&self.handlers.route(id).handler);
+        (handler, Seat { id, key: self.handlers.seats[id.slot() as usize].1 })
     }
 }
 

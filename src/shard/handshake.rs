@@ -75,7 +75,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPer
     }
 }
 
-/// Lets an accepted request for a WebSocket arrive at the turn, or refuses the request.
+/// Judges a request for a WebSocket: queues its connection for the turn, or refuses the request.
 async fn open(
     lobby: &Rc<Lobby>,
     socket: BoundedClose<Rc<Transport>>,
@@ -144,8 +144,8 @@ async fn refuse_opening(
     send_and_close(lobby.backend, socket, response.encode(has_body)).await;
 }
 
-/// Answers a client for which there is no room: with the refusal, or with health or metrics if its request is for
-/// these.
+/// Answers a client for which there is no room. The answer is the refusal, unless the client has asked for the server's
+/// health or metrics.
 pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<Transport>, no_room: NoRoom, permit: RefusalPermit) {
     tracing::debug!(peer = net::peer(&*socket).map(display), "a limit of connections is reached: refused");
     let socket = BoundedClose::new(socket);
@@ -170,12 +170,12 @@ pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<Transport>, no_room: NoR
     send_and_close(lobby.backend, socket, response.unwrap_or_else(|| no_room.refusal().encode_for(method))).await;
 }
 
-/// Returns whether a request is for metrics that are on this address.
+/// Returns whether a request is for the metrics, and they are served at this address.
 fn is_for_metrics(lobby: &Lobby, head: &RequestHead) -> bool {
     lobby.config.metrics_listen.is_none() && lobby.endpoints.resolve(head) == Ok(Endpoint::Metrics)
 }
 
-/// Returns the answer to a request for metrics that its sender may not read, after which the connection ends.
+/// Returns the refusal of a request for metrics, if its sender may not read them. The connection ends after it.
 fn refused_metrics(lobby: &Lobby, socket: &Transport, head: &RequestHead) -> Option<Bytes> {
     let peer = net::peer(socket);
     let endpoint = Endpoint::Metrics;
@@ -187,8 +187,8 @@ fn refused_metrics(lobby: &Lobby, socket: &Transport, head: &RequestHead) -> Opt
     Some(complete(lobby, head, &endpoint, refusal.into()))
 }
 
-/// Returns the answer to a request for the server's health, after which the connection ends. `None` for any other
-/// request, also for one that the control thread refuses.
+/// Returns the answer to a request for the server's health. The connection ends after the answer. `None` for any other
+/// request, also for a request that the control thread will refuse.
 fn health(lobby: &Lobby, head: &RequestHead) -> Option<Bytes> {
     head.check_host().ok()?;
     let endpoint = lobby.endpoints.resolve(head).ok()?;
@@ -204,14 +204,14 @@ fn health(lobby: &Lobby, head: &RequestHead) -> Option<Bytes> {
     Some(complete(lobby, head, &endpoint, response))
 }
 
-/// Encodes the answer to a request that asks for no WebSocket, with the lines about pages.
+/// Encodes the answer to a request that asks for no WebSocket, with the header lines for browsers' pages.
 fn complete(lobby: &Lobby, head: &RequestHead, endpoint: &Endpoint, response: Response) -> Bytes {
     let lines = lobby.endpoints.page_lines(head.headers().get("origin"), Some(endpoint));
     let response = lines.iter().fold(response, |response, (name, value)| response.header(name, value));
     response.encode(head.method() != "HEAD")
 }
 
-/// Gives a connection that speaks HTTP to the control thread.
+/// Gives a connection that speaks HTTP to the control thread, or refuses it if the control thread has no room.
 async fn hand_over(lobby: &Lobby, handed_off: HandedOff) {
     if let Err(handed_off) = lobby.control.transfer(handed_off) {
         lobby.counters.add(Counter::RefusedLimit, 1);
@@ -221,16 +221,18 @@ async fn hand_over(lobby: &Lobby, handed_off: HandedOff) {
                 "connections that speak HTTP come faster than they are taken in: some are refused"
             );
         }
-        let refusal = Refusal::not_now("there are as many HTTP connections as this server allows");
-        send_and_close(lobby.backend, BoundedClose::new(Rc::new(handed_off.socket)), refusal.encode()).await;
+        let refusal = Refusal::not_now("connections that speak HTTP come faster than this server takes them in");
+        let method = if handed_off.received.starts_with(b"HEAD ") { "HEAD" } else { "GET" };
+        let answer = refusal.encode_for(method);
+        send_and_close(lobby.backend, BoundedClose::new(Rc::new(handed_off.socket)), answer).await;
     }
 }
 
-/// Returns the socket, to which no operation has a reference any more.
+/// Returns the socket, unless an operation still has a reference to it, which is an error of the server.
 fn sole_owner(socket: BoundedClose<Rc<Transport>>) -> Option<Transport> {
     let socket = Rc::try_unwrap(socket.into_inner()).ok();
     if socket.is_none() {
-        tracing::error!("an operation of the opening handshake outlived it");
+        tracing::error!("an operation on the socket outlived the opening handshake");
     }
     socket
 }
@@ -266,8 +268,8 @@ async fn read_head(backend: BackendKind, socket: &Rc<Transport>, received: &mut 
     }
 }
 
-/// Sends a whole response, then waits a moment until the client has taken it: closing at once could destroy it. A
-/// client that has left no room for all of it by then is reset.
+/// Sends a whole response, then waits up to [`LINGER`] until the client has taken it, since a close at once could
+/// destroy the response. If the client has no room for the whole response in this time, the connection is reset.
 async fn send_and_close(backend: BackendKind, socket: BoundedClose<Rc<Transport>>, response: Bytes) {
     let ends = Instant::now() + LINGER;
     let left = || ends.saturating_duration_since(Instant::now());
@@ -327,7 +329,7 @@ async fn receive_more(backend: BackendKind, socket: &Rc<Transport>, received: &m
     }
 }
 
-/// Appends bytes that have arrived, for which `received` grows no further than it has to.
+/// Appends bytes that have arrived. `received` grows by no more than they need.
 fn receive_now(socket: &Transport, received: &mut BytesMut) -> io::Result<usize> {
     let mut chunk = BytesMut::with_capacity(2_048);
     let count = socket.receive_now(&mut chunk)?;
@@ -348,6 +350,7 @@ async fn within<T>(time: Duration, socket: &Transport, mut work: Pin<&mut impl F
     }
 }
 
-/// The longest time for a client to take the last answer, and the most bytes that the client may still send.
+/// The longest time for a client to take the last answer.
 const LINGER: Duration = Duration::from_secs(2);
+/// The most bytes that a client may send while it takes the last answer.
 const LINGER_BYTES_MAX: usize = 64 * 1_024;

@@ -30,22 +30,24 @@ pub(super) struct Incoming {
     /// Connections whose large frame has filled its buffer, with the number of frames that the copy into a larger
     /// buffer counts as.
     copying: VecDeque<(ConnectionId, u32)>,
-    /// Connections that a turn has received from and had no frame of its budget left for.
+    /// Connections that a turn took from a queue when no frame of its budget was left.
     unserved: Vec<ConnectionId>,
     /// Connections that wait until a home, or a topic, is not behind any more.
     awaiting: Awaiting,
-    /// Connections of the batch under way whose turn came, and whose home was behind by then. They go to the front of
-    /// that home's queues.
+    /// Connections of the batch under way whose home had fallen behind before they were served. They go to the front of
+    /// the queues of that home.
     postponed: Vec<(ConnectionId, Homes)>,
-    /// The connections of the batch in the order in which they were taken out of their queues, if any may be postponed;
-    /// each with the homes, or the topic, that it has waited for.
+    /// The connections of the batch in the order in which they were taken out of their queues, each with the homes, or
+    /// the topic, that it has waited for. Empty as long as none of them may be postponed.
     served: Vec<(ConnectionId, Option<Homes>)>,
-    /// The queue that the next connection comes from, if one stands there.
+    /// The queue that the next connection comes from, unless the queue is empty.
     next: Queue,
-    /// Connections whose input is not parsed to its end, except those that wait for a home and those that are parked.
+    /// The number of connections whose input is not parsed to its end, without those that wait for a home and those
+    /// that are parked.
     unparsed: usize,
     pub(super) unfinished: Unfinished,
-    /// Connections that are not open and have sent more than one receive takes since, in the order of these receives.
+    /// Connections that are not open and have filled a receive since they left the open state, in the order of these
+    /// receives.
     pub(super) discarding: VecDeque<ConnectionId>,
     /// Receive buffers that are free.
     buffers: Vec<BytesMut>,
@@ -70,7 +72,7 @@ pub(super) struct Next {
     pub(super) queue: Queue,
     /// The number of frames that the connection's copy was admitted with, if the connection has waited for a copy.
     pub(super) copied: Option<u32>,
-    /// The homes, or the topic, that it has waited for.
+    /// The homes, or the topic, that the connection has waited for.
     pub(super) awaited: Option<Homes>,
 }
 
@@ -78,7 +80,7 @@ pub(super) struct Next {
 #[derive(Debug)]
 pub(super) struct Buffer {
     pub(super) bytes: BytesMut,
-    /// The buffer was made for one connection's frame, and is not one of the shard's receive buffers.
+    /// The buffer belongs to one connection, and is not one of the shard's receive buffers.
     pub(super) is_own: bool,
     /// Bytes at the buffer's front have been parsed and are gone.
     pub(super) is_consumed: bool,
@@ -113,7 +115,7 @@ impl Incoming {
         }
     }
 
-    /// Notes that the connection may have more input than its share.
+    /// Notes that the connection may have more input.
     pub(super) fn push_busy(&mut self, connection: &mut ShardConnection, id: ConnectionId) {
         if mark_queued(connection) {
             let is_closed = connection.io.session.state() == State::Closed;
@@ -160,13 +162,13 @@ impl Incoming {
     }
 
     /// Begins a turn. The first connection that waits for a copy comes first, since a turn makes a very large copy only
-    /// as its first.
+    /// as its first copy.
     pub(super) fn begin_turn(&mut self) {
         self.next = Queue::Copying;
         self.awaiting.begin_turn();
     }
 
-    /// Ends a turn: the connections without their share come before those that have had theirs.
+    /// Ends a turn: connections for which it had no frame left come before those that it has served.
     pub(super) fn end_turn(&mut self) {
         while let Some(id) = self.unserved.pop() {
             self.busy.push_front(id);
@@ -174,8 +176,8 @@ impl Incoming {
     }
 
     /// Returns the next connection to serve, from the queues alternately. The first connection that waits for a copy is
-    /// returned only if `admit` returns the frames for it; otherwise all that wait for copies wait on. A connection
-    /// that waits for homes is returned only if these are not behind.
+    /// returned only if `admit` returns the frames for it; otherwise all connections that wait for copies go on
+    /// waiting. A connection that waits for homes is returned only if these homes are not behind.
     pub(super) fn pop(
         &mut self,
         mut admit: impl FnMut(ConnectionId, u32) -> Option<u32>,
@@ -222,7 +224,7 @@ impl Incoming {
         !self.awaiting.is_empty()
     }
 
-    /// Keeps input that is not parsed to its end, of a connection that is queued or will be.
+    /// Keeps input that is not parsed to its end. The connection stands in a queue, or the caller puts it into one.
     pub(super) fn keep_unparsed(&mut self, connection: &mut ShardConnection, rest: BytesMut) {
         connection.io.partial = Some(Box::new(rest));
         if !mem::replace(&mut connection.io.has_unparsed, true) {
@@ -252,7 +254,7 @@ impl Incoming {
     }
 
     /// Notes that the connection waits for one of these homes. [`Incoming::end_awaiting`] ends the wait when the
-    /// connection is taken out of its queue, [`Incoming::leave_home`] before that.
+    /// connection is taken out of its queue; [`Incoming::leave_home`] ends the wait earlier.
     pub(super) fn await_home(
         &mut self,
         connection: &mut ShardConnection,
@@ -266,11 +268,12 @@ impl Incoming {
         self.awaiting.push(homes, queue != Queue::Ready, id);
     }
 
-    /// Notes the same of a connection of the batch whose input was not parsed, since other connections of the batch
-    /// went before. The connection comes first when the home is not behind any more.
+    /// Notes that a connection of the batch waits for these homes: they fell behind while connections before it were
+    /// served. The connection comes first when the homes are not behind any more.
     pub(super) fn postpone(&mut self, connection: &mut ShardConnection, id: ConnectionId, homes: Homes, now: Tick) {
         self.enter_home(connection, id, now);
-        // A buffer that is full was fitted before, or one receive has filled it. It may be postponed many times.
+        // A full buffer needs no fit: it was fitted before, or one receive has filled it. The connection may be
+        // postponed many times.
         if connection.io.partial.as_ref().is_some_and(|rest| rest.capacity() > rest.len()) {
             Self::fit_unparsed(connection);
         }
@@ -282,7 +285,7 @@ impl Incoming {
         self.served.push((id, awaited));
     }
 
-    /// Notes a connection of the batch that need not wait, if one before it may be postponed.
+    /// Notes a connection of the batch that need not wait. Does nothing unless a connection before it may be postponed.
     pub(super) fn note_served_behind(&mut self, id: ConnectionId) {
         if !self.served.is_empty() {
             self.served.push((id, None));
@@ -324,7 +327,7 @@ impl Incoming {
         }
     }
 
-    /// Removes from the queues the connections that wait for no home any more, once these outnumber the others.
+    /// Removes from the queues the connections that wait for no home any more, if these are many.
     pub(super) fn compact_awaiting(&mut self, waits: impl Fn(ConnectionId) -> bool) {
         self.awaiting.compact(waits);
     }
@@ -383,15 +386,16 @@ impl Incoming {
         if length >= STAYS_IN_PLACE && length == capacity { length } else { 0 }
     }
 
-    /// Returns a buffer with room for the connection's next input, after the rest of its last.
+    /// Returns a buffer that has the rest of the connection's last input, and room for its next input.
     ///
     /// The buffer of a large frame doubles when it is full: a peer that has only announced a frame does not hold memory
-    /// for it. The buffer doubles here and not when it has filled, so that the turn can stop before the next one is
-    /// copied: 64 connections in step would have 64 large buffers copied at once.
+    /// for it. The buffer doubles here and not when it has filled, so that the turn can stop before the next copy.
+    /// Otherwise a batch of 64 connections could have 64 large buffers copied at once.
     ///
-    /// While few connections have unparsed input, the buffer is one of the shard's receive buffers. Otherwise it is a
-    /// small one, since the connection may have to keep it. Many connections that wait for homes with unparsed input
-    /// make buffers small only for connections that may have to wait as well; `AWAITING_MAX` of them, for all.
+    /// While few connections have unparsed input, the buffer is one of the shard's receive buffers. Otherwise the
+    /// buffer is a small one, since the connection may have to keep it. If `UNPARSED_MAX` connections with unparsed
+    /// input wait for homes, buffers are small for connections that may have to wait as well; from `AWAITING_MAX` on,
+    /// for all.
     pub(super) fn buffer_for(&mut self, connection: &mut ShardConnection, homes: Option<Homes>) -> Buffer {
         let may_wait = homes.is_some_and(|homes| homes == Homes::Any || self.awaiting.has(homes));
         let waiting = self.awaiting.unparsed();
@@ -437,7 +441,7 @@ impl Incoming {
     fn empty_buffer(&mut self) -> BytesMut {
         let mut buffer = self.buffers.pop().unwrap_or_default();
         buffer.clear();
-        // Takes the memory back that parsing has moved past, or new memory if a large frame has kept the old.
+        // Reuses the memory that parsing has moved past, or takes new memory if a large frame has kept the old.
         buffer.reserve(RECEIVE_BUFFER);
         buffer
     }
@@ -462,8 +466,8 @@ impl Queue {
     }
 }
 
-/// Marks a connection as queued. Returns whether the caller has to put it into a queue: it stood in none, and is not
-/// paused.
+/// Marks a connection as queued. Returns whether the caller has to put the connection into a queue: it stood in none,
+/// and is not paused.
 fn mark_queued(connection: &mut ShardConnection) -> bool {
     let is_idle = connection.io.reading == Reading::Idle;
     if is_idle {
@@ -472,15 +476,15 @@ fn mark_queued(connection: &mut ShardConnection) -> bool {
     is_idle
 }
 
-/// Bytes of the shard's receive buffers, and so of one receive, unless that goes on with a large frame in a buffer of
-/// the frame's own.
+/// Bytes of each receive buffer of the shard. One receive takes no more, unless it goes on with a large frame, which
+/// has a buffer of its own.
 pub(super) const RECEIVE_BUFFER: usize = LARGE_PIECE_PINS;
 
 /// Bytes of one receive while many connections have unparsed input.
 pub(super) const RECEIVE_SMALL: usize = 2 * 1_024;
 
-/// Connections of a shard that may keep a whole receive buffer for input that is not parsed. Those of one batch may
-/// come on top.
+/// Connections of a shard that may keep a whole receive buffer for input that is not parsed. The connections of one
+/// batch may come on top: all of them get their buffers before any of their input is counted.
 const UNPARSED_MAX: usize = 64;
 
 const _: () = assert!(
@@ -488,11 +492,12 @@ const _: () = assert!(
     "free buffers, those of input that waits, and those of a batch that is added to it"
 );
 
-/// As many connections of a shard with unparsed input that wait for homes make every receive small. Each home may fall
+/// If so many connections of a shard wait for homes with unparsed input, every receive is small. Each home may fall
 /// behind after a batch of receives for it.
 const AWAITING_MAX: usize = 4 * UNPARSED_MAX;
 
-/// The beginning of a frame stays where it is from so many bytes on; a shorter one is copied.
+/// From so many bytes on, the beginning of a frame has a buffer of its own, into which the frame goes on arriving. A
+/// shorter beginning is copied into the buffer of the next receive.
 pub(super) const STAYS_IN_PLACE: usize = 4 * 1_024;
 
 const _: () = assert!(

@@ -18,7 +18,7 @@ use crate::{
 
 /// The outcome of parsing.
 struct Parsed {
-    /// A data message has ended, or a fragment of one was an event of its own.
+    /// A data message has ended, or a fragment was an event of its own.
     has_ended_message: bool,
     /// Parsing has stopped because too much waits to be sent.
     is_paused: bool,
@@ -40,7 +40,7 @@ impl<I: Io> Shard<I> {
         input.limit_frames(frames_max);
         let assembled = self.assembled_bytes(id);
         let Parsed { has_ended_message, is_paused, lacking } = self.parse(id, &mut input);
-        // The buffer of a fragmented message doubles, which copies the fragments in it; the last one may have done so.
+        // The buffer of a fragmented message doubles when it is full, which copies the fragments in it.
         let has_copied = self.assembled_bytes(id) > assembled || has_ended_message;
         let copied = if has_copied { frames_of(assembled) } else { 0 };
         let frames = frames_max - input.frames_left() + copied;
@@ -59,10 +59,10 @@ impl<I: Io> Shard<I> {
         } else {
             self.keep_rest(id, buffer);
         }
-        // Before the wait, which stops the time of the message.
+        // The message is noted before the wait, which stops the message's time.
         self.note_unfinished(id, new, has_ended_message);
         if let Some(homes) = lacking {
-            // Also without input: the client's next message has to wait as well.
+            // The connection waits even if no input is left: the client's next message would have to wait as well.
             self.await_home(id, homes, Queue::Busy);
         }
         self.look_at_unparsed(id);
@@ -80,7 +80,7 @@ impl<I: Io> Shard<I> {
                 self.incoming.postpone(connection, id, homes, self.now);
                 self.count_wait(homes);
             }
-            // Its message was one too many.
+            // The connection was just closed, since too many messages are unfinished.
             _ => self.look_at_unparsed(id),
         }
     }
@@ -92,19 +92,25 @@ impl<I: Io> Shard<I> {
     /// Parses input and acts on it, until there is no further event or the shard may not parse.
     fn parse(&mut self, id: ConnectionId, input: &mut Input) -> Parsed {
         let mut replies = mem::take(&mut self.replies);
-        // Forgets the home in whose lane an earlier connection's message had no room.
+        // Forgets the home, or the topic, that had no room for a message of an earlier connection.
         self.hub.take_behind();
         let (mut has_ended_message, mut is_paused, mut lacking) = (false, false, None);
-        while !is_paused && let Some(connection) = self.hub.connections.get(id) {
+        while !is_paused && let Some(connection) = self.hub.connections.get_mut(id) {
             let limits = self.handlers.limits(id, || !connection.io.session.is_within_message());
-            match self.next_event(id, input, &limits, &mut replies) {
+            let publishes = connection.publishes;
+            // Most messages pass through this loop in a few hundred instructions, so it looks the connection up once.
+            let event = if self.handlers.route(id).rules.inspects_frames {
+                self.next_inspected(id, input, &limits, &mut replies)
+            } else {
+                connection.io.session.receive(self.now, input, &limits, &mut replies)
+            };
+            match event {
                 Ok(None) => break,
                 Ok(Some(Event::Message(message))) => {
                     has_ended_message = true;
                     self.count(Counter::MessagesIn, 1);
-                    let forwards = self.hub.connections.get(id).and_then(|connection| connection.publishes);
-                    if let Some(Publishing { topic, scope }) = forwards {
-                        self.hub.publish(topic, Some(id), message.into(), scope);
+                    if let Some(Publishing { topic, scope }) = publishes {
+                        self.hub.forward(topic, id, message, scope);
                     } else {
                         self.send_replies(id, &mut replies);
                         self.dispatch(id, Event::Message(message));
@@ -132,26 +138,22 @@ impl<I: Io> Shard<I> {
         Parsed { has_ended_message, is_paused, lacking }
     }
 
-    /// Returns the homes, or the topic, that the connection has to wait for after an event: those to which its handler
-    /// has published more than there was room for, or those that its next message goes to.
+    /// Returns the homes, or the topic, that the connection has to wait for after an event: the homes for whose
+    /// messages from the handler there was no room, or the homes that the next message goes to.
     fn lacking_after(&mut self, id: ConnectionId) -> Option<Homes> {
         self.hub.take_behind().or_else(|| self.lacking(id))
     }
 
-    /// Returns the next event of the input. Where the route inspects frames, its handler sees each of them first.
-    #[inline]
-    fn next_event<'a>(
+    /// Returns the next event of the input of a connection whose handler sees each frame first.
+    fn next_inspected<'a>(
         &mut self,
         id: ConnectionId,
         input: &'a mut Input,
         limits: &MessageLimits,
         replies: &mut Vec<u8>,
     ) -> Result<Option<Event<'a>>, ProtocolError> {
-        let hook = self.frame_hook(id);
+        let (handler, seat) = self.frame_hook(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return Ok(None) };
-        let Some((handler, seat)) = hook else {
-            return connection.io.session.receive(self.now, input, limits, replies);
-        };
         let mut panicked = None;
         let event =
             connection.io.session.receive_with(self.now, input, limits, replies, |header, payload| {
@@ -190,12 +192,12 @@ impl<I: Io> Shard<I> {
         let Some(connection) = self.hub.connections.get_mut(id) else {
             return self.incoming.give_back(Buffer { bytes: rest, is_own, is_consumed });
         };
-        // The bytes behind a frame, one receive at most, do not keep the buffer that was made for that frame.
+        // The bytes after a frame, one receive at most, do not keep the buffer that was made for that frame.
         let rest = if is_own && is_consumed { BytesMut::from(&rest[..]) } else { rest };
         self.incoming.keep_unparsed(connection, rest);
     }
 
-    /// Serves the connection again if its input is not parsed to its end.
+    /// Queues the connection to be served again if it has unparsed input.
     fn look_at_unparsed(&mut self, id: ConnectionId) {
         if let Some(connection) = self.hub.connections.get_mut(id)
             && connection.io.has_unparsed
@@ -206,15 +208,16 @@ impl<I: Io> Shard<I> {
 
     /// Keeps the rest of the input for the next receive, and gives the receive buffer back.
     ///
-    /// A short rest is copied into as little memory. A long rest is the beginning of a large frame. The frame goes on
-    /// arriving in the same buffer, since it is sent from there.
+    /// A short rest is copied into a buffer of its length. From [`STAYS_IN_PLACE`] bytes on, the copy has room for up
+    /// to as much again. A rest of half a receive buffer or more stays in the buffer: the rest of the frame arrives
+    /// there, and the frame is sent from there.
     pub(super) fn keep_rest(&mut self, id: ConnectionId, buffer: Buffer) {
         let Buffer { bytes: rest, is_own, is_consumed } = buffer;
         if let Some(connection) = self.hub.connections.get_mut(id)
             && !rest.is_empty()
         {
             let missing = connection.io.session.missing(&rest);
-            // Behind a frame that was consumed the buffer would go on keeping that frame's memory.
+            // A buffer from which a frame was consumed would keep that frame's memory too.
             let stays = !is_consumed && (is_own || rest.len() >= RECEIVE_BUFFER / 2);
             if stays {
                 connection.io.partial = Some(Box::new(rest));
@@ -241,7 +244,8 @@ impl<I: Io> Shard<I> {
         if connection.io.has_unparsed {
             self.incoming.unfinished.received(id, new);
             let assembled = connection.io.session.assembled_bytes();
-            // The buffer of a large frame has grown for the last receive. A smaller one waits among a bounded number.
+            // The buffer of a large frame has grown for the last receive. A smaller buffer does not count here: the
+            // number of connections that keep one is bounded.
             let bytes = assembled + if partial > RECEIVE_BUFFER { partial } else { 0 };
             if assembled > 0 && connection.io.session.state() == State::Open {
                 if self.incoming.unfinished.note(id, bytes, self.now) {
@@ -282,5 +286,5 @@ impl<I: Io> Shard<I> {
     }
 }
 
-/// Connections that are closed when one message grows; the next message that grows closes more.
+/// The most connections that are closed when one message grows. The next message that grows closes more.
 const GIVEN_UP_AT_ONCE: usize = 64;

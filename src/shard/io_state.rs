@@ -77,7 +77,7 @@ pub(crate) enum Reading {
     Queued,
     /// The connection is not received from until it has taken some of its backlog.
     Parked,
-    /// The connection is not received from until a home that its messages go to is not behind any more.
+    /// The connection is not received from until a home, or a topic, that its messages go to is not behind any more.
     AwaitsHome,
 }
 
@@ -87,7 +87,7 @@ pub(crate) struct Output {
     /// Whole frames for this connection alone, such as the opening answer, pongs and the goodbye. They leave with the
     /// next flush if there is no backlog.
     pub(crate) outbox: Vec<u8>,
-    /// The bytes that the socket did not take.
+    /// The output that the socket did not take, and the output that is queued after it.
     pub(crate) backlog: Backlog,
     /// The room in the socket for the backlog.
     pub(crate) room: Room,
@@ -125,7 +125,8 @@ impl Watch {
         Watch { since, held, sent: 0 }
     }
 
-    /// Returns whether the peer, whose socket now holds so many bytes, has taken any bytes since, or has taken all.
+    /// Returns whether the peer has taken bytes since the watch began, or has taken all. The socket now holds `held`
+    /// bytes.
     pub(crate) fn sees_progress(&self, held: usize) -> bool {
         held == 0 || held < self.held + self.sent
     }
@@ -172,7 +173,7 @@ impl Output {
 }
 
 impl IoState {
-    /// Returns the state of a connection that nothing has been received from and nothing is owed to.
+    /// Returns the state of a new connection: nothing was received from it, and nothing is owed to it.
     pub(crate) fn new(session: Session) -> Self {
         IoState {
             session,
@@ -207,7 +208,7 @@ impl IoState {
         self.output.as_ref().is_some_and(|output| output.room == Room::Awaited)
     }
 
-    /// Gives up the output's memory once nothing is in it.
+    /// Frees the output's memory once nothing is in it.
     pub(crate) fn drop_empty_output(&mut self) {
         if self.output.as_ref().is_some_and(|output| output.is_empty()) {
             self.output = None;

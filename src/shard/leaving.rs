@@ -4,10 +4,11 @@ use std::collections::{HashSet, VecDeque};
 
 use crate::{hub::ConnectionId, proto::Tick};
 
-/// A drain under way. It closes no connection before every message from before the drain has been gathered, or the time
-/// for that is over: a quarter of the drain's time, and while the shard has mail to take, up to half. Then it closes
-/// connections within half of its time, or within a quarter if gathering took more than one, at a pace: their clients
-/// do not all come to their next server at the same moment.
+/// A drain under way. A drain closes no connection before every message from before the drain has been gathered, or the
+/// time to gather them is over. This time is a quarter of the drain's time, or up to half of it while the shard has
+/// mail to take. Then the drain closes its connections at a pace, so that their clients do not all come to the next
+/// server at the same moment. The closes take up to half of the drain's time, or up to a quarter if gathering took more
+/// than a quarter.
 #[derive(Debug)]
 pub(super) struct Drain {
     /// The connections to close, in order. Some may have ended.
@@ -26,11 +27,11 @@ enum Stage {
         /// When the shard last had mail to take.
         last_mail: Tick,
     },
-    /// Connections are closed.
+    /// The drain closes connections.
     Closes {
-        /// How many in a tick.
+        /// How many connections are closed in a tick.
         per_tick: usize,
-        /// When the next are due.
+        /// When the next connections are due.
         next: Tick,
     },
 }
@@ -53,15 +54,16 @@ impl Drain {
         }
     }
 
-    /// Returns the latest end of gathering, as far as it is known; `None` if connections are closed already.
+    /// Returns the tick at which gathering ends at the latest if no more mail comes; `None` if gathering has ended.
     fn gathers_until(&self) -> Option<Tick> {
         let Stage::Gathers { since, last_mail } = self.stage else { return None };
         let (quarter, half) = (since.after(self.ticks.div_ceil(4)), since.after(self.ticks.div_ceil(2)));
         Some(if last_mail == since { quarter } else { quarter.max(last_mail.after(MAIL_TICKS)).min(half) })
     }
 
-    /// Begins to close connections, unless it has begun, if every message from before the drain `is_gathered`, or if
-    /// the time to gather them is over. Returns whether it begins although messages from before the drain are missing.
+    /// Begins to close connections if every message from before the drain `is_gathered`, or the time to gather them is
+    /// over. Does nothing if closing has begun. Returns whether closing begins although messages from before the drain
+    /// are missing.
     pub(super) fn begin_closing(&mut self, now: Tick, is_gathered: bool) -> bool {
         let (Stage::Gathers { since, .. }, Some(until)) = (self.stage, self.gathers_until()) else { return false };
         if is_gathered || until <= now {
@@ -102,8 +104,9 @@ impl Drain {
     }
 
     /// Returns when the shard has to look at the drain again: when gathering must end, or when the next connections are
-    /// due; otherwise in the next tick, since the other shards may be done. `is_empty` says whether the shard has no
-    /// connections; `remaining` may still have ids of connections that have ended.
+    /// due. A shard without connections, or with none left to close, looks in every tick, since the drain ends when the
+    /// other shards are done too. `is_empty` says whether the shard has no connections; `remaining` may still have ids
+    /// of connections that have ended.
     pub(super) fn next_step(&self, now: Tick, is_empty: bool) -> Tick {
         match self.stage {
             Stage::Closes { next, .. } if !self.remaining.is_empty() => next,
@@ -115,7 +118,7 @@ impl Drain {
 /// The least number of connections that are closed in a tick, if there are so many: 1 000 in a second.
 const CLOSES_PER_TICK: usize = 100;
 
-/// Ticks without mail after which a shard takes it that none is coming, once a quarter of its drain's time is over.
+/// Once a quarter of the drain's time is over, a shard that has had no mail for so many ticks stops gathering.
 const MAIL_TICKS: u32 = 2;
 
 #[cfg(test)]
@@ -155,7 +158,7 @@ mod tests {
             assert!((50..last).all(|tick| !drain.begin_closing(Tick(tick), false)), "{ticks}");
             assert!(drain.begin_closing(Tick(last), false), "{ticks}");
             assert_eq!(closes(&mut drain, last), [1], "{ticks}");
-            // It has begun: what is gathered later changes nothing.
+            // Closing has begun: messages that are gathered later change nothing.
             assert!(!drain.begin_closing(Tick(last + 1), false), "{ticks}");
         }
     }
@@ -177,7 +180,8 @@ mod tests {
         assert_eq!(closes(&mut late, 76), [200; 25]);
     }
 
-    /// Closes that begin within a quarter of the time take half of it; ticks in which no turn ran are made up for.
+    /// If closing begins within a quarter of the time, more than 100 connections a tick are closed over half of the
+    /// time. A later tick makes up for ticks in which no turn ran.
     #[test]
     fn connections_are_closed_over_half_of_the_time() {
         let mut drain = drain(20, 10_000);
@@ -187,13 +191,13 @@ mod tests {
         drain.begin_closing(Tick(50), true);
         assert_eq!((drain.step(Tick(50)).len(), drain.step(Tick(50)).len()), (1_000, 0));
         assert_eq!((drain.step(Tick(53)).len(), drain.step(Tick(54)).len()), (3_000, 1_000));
-        // Without any time all are closed at once.
+        // A drain without any time closes all connections at once.
         let mut drain = self::drain(0, 10_000);
         assert!(drain.begin_closing(Tick(50), false));
         assert_eq!(closes(&mut drain, 50), [10_000]);
     }
 
-    /// The first are due at once, also within the first tick of a shard's life.
+    /// The first connections are due at once, also within the first tick of a shard's life.
     #[test]
     fn the_first_are_due_at_once() {
         let mut drain = Drain::new(Tick(0), [ConnectionId::new(0, 0, 0)].into(), 100);

@@ -14,9 +14,9 @@ pub(crate) struct Listener {
 /// The process that a listener belongs to, which decides about the socket when the server leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ListenerOwner {
-    /// The server has opened the socket for one shard. When the server leaves, the port refuses.
+    /// The server has opened the socket for one shard. When the server leaves, the port refuses connections.
     Server,
-    /// The server's parent has opened the socket, and keeps it. When the server leaves, the port takes connections on,
-    /// which wait for the next server.
+    /// The server's parent has opened the socket, and keeps it. When the server leaves, connections still reach the
+    /// port, and wait for the next server.
     Parent,
 }

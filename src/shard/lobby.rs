@@ -1,5 +1,5 @@
-//! The lobby of a shard: the state that its tasks before the turn share, and the queue of accepted connections on their
-//! way to the turn.
+//! The lobby of a shard: the state that the tasks of its accepts and opening handshakes share, and the queue of
+//! accepted connections on their way to the turn.
 
 use std::{
     cell::{Cell, RefCell},
@@ -28,7 +28,7 @@ use crate::{
 pub(super) struct Lobby {
     pub(super) config: Arc<Config>,
     pub(super) counters: Arc<Counters>,
-    /// The way of connections that ask for no WebSocket.
+    /// The way to the control thread, for connections that ask for no WebSocket.
     pub(super) control: ControlHandoff,
     /// The endpoints by their paths, and each route's handler on this shard.
     pub(super) endpoints: Arc<Endpoints>,
@@ -37,12 +37,13 @@ pub(super) struct Lobby {
     pub(super) addresses: Vec<SocketAddr>,
     arrivals: RefCell<VecDeque<Arrival<Transport>>>,
     arrived: Notify,
-    /// Established connections, as the turn has last set them.
+    /// The number of established connections, as the last turn has set it.
     open: Cell<usize>,
-    /// Opening handshakes under way.
+    /// The number of opening handshakes under way.
     pending: Cell<usize>,
-    /// The sockets of all shards together, and this shard's part of them.
+    /// The counts of the sockets of all threads, which limits bound.
     pub(super) sockets: Sockets,
+    /// This shard's part of the count of all sockets.
     occupied: Cell<usize>,
     /// Sockets for which there is no room.
     pub(super) refusals: Refusals,
@@ -50,11 +51,12 @@ pub(super) struct Lobby {
     pub(super) warnings: Arc<Warnings>,
     /// The backend whose runtime this thread has.
     pub(super) backend: BackendKind,
-    /// The number of the next opening request. The shard's own stands in the upper bits, so that no other has it.
+    /// The number of the next opening request. The shard's number stands in the upper 16 bits, so that no two requests
+    /// of a server have the same number.
     next_request: Cell<u64>,
 }
 
-/// The opening requests of a server that leaves, on sockets that it has accepted before.
+/// The fate of the opening requests of a server that leaves, on sockets that were accepted before.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Openings {
     /// They are answered 503.
@@ -69,9 +71,9 @@ pub(super) enum Openings {
 /// The reason for which there is no room for one more connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum NoRoom {
-    /// The server has as many as it allows.
+    /// The server has as many connections as it allows.
     Connections,
-    /// The server has as many as it allows from this address.
+    /// The server has as many connections from this address as it allows.
     Address(Network),
 }
 
@@ -146,7 +148,7 @@ impl Lobby {
     ///
     /// # Errors
     ///
-    /// The answer that refuses it.
+    /// The answer that refuses the request.
     pub(super) fn authorize(
         &self,
         credentials: &Credentials<'_>,
@@ -175,8 +177,8 @@ impl Lobby {
     /// The limit that the socket would exceed.
     pub(super) fn admit(self: &Rc<Self>, socket: &Transport) -> Result<OpeningPermit, NoRoom> {
         self.counters.add(Counter::Accepted, 1);
-        // The limit of the server comes first: at the limit of the address an idle connection gives way, which it must
-        // not do for a socket that is refused.
+        // The limit of the server comes first: at the limit of the address an idle connection gives way, and none must
+        // give way for a socket that is then refused.
         let of_all = self.sockets.all.admit(self.config.limits.connections_max).ok_or(NoRoom::Connections)?;
         let of_address = self.admit_address(socket)?;
         Ok(self.reclaim(SocketPermits { of_all, of_address }))

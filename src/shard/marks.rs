@@ -43,7 +43,8 @@ pub(super) struct MarkWait {
 }
 
 impl MarkWait {
-    /// Returns the wait of a connection that has so much time to close; 0 is any time.
+    /// Returns the wait of a connection that has `close_timeout` ticks to close; 0 ticks mean that its time has no
+    /// limit.
     pub(super) fn within(close_timeout: u32) -> Self {
         let most = if close_timeout == 0 { u32::MAX } else { close_timeout / 2 };
         MarkWait { homes: MARK_TICKS_MAX.min(most), most }
@@ -63,7 +64,7 @@ impl Marks {
         self.waiting.contains_key(&id)
     }
 
-    /// Appends output to that of the connection. Returns whether it waits.
+    /// Appends output to the goodbye that waits. Returns whether the connection waits.
     #[inline]
     pub(super) fn append(&mut self, id: ConnectionId, output: &[u8]) -> bool {
         let marked = self.waiting.get_mut(&id);
@@ -73,7 +74,7 @@ impl Marks {
         })
     }
 
-    /// Returns when the marks of the connection are given up, if it waits.
+    /// Returns when the wait of the connection ends at the latest, if it waits.
     pub(super) fn until(&self, id: ConnectionId) -> Option<Tick> {
         let Marked { since, wait, .. } = self.waiting.get(&id)?;
         Some(self.left_mail.max(*since).after(wait.homes).min(since.after(wait.most)))
@@ -96,7 +97,7 @@ impl Marks {
     pub(super) fn end(&mut self, id: ConnectionId) -> Option<Vec<u8>> {
         let marked = self.waiting.remove(&id)?;
         if self.waiting.is_empty() {
-            // A crowd's table is not kept.
+            // The large table of a crowd is not kept.
             self.waiting.shrink_to(TABLE_KEPT);
         }
         Some(marked.goodbye)

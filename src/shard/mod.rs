@@ -1,7 +1,7 @@
-//! One thread: where the pure parts meet the kernel.
+//! The shard: the thread on which the pure parts of the hub meet the kernel.
 //!
-//! [`turn`] is the work, generic over `Io`. [`driver`] is the shell around it: the driver runs the runtime, takes in
-//! the connections that [`accept`] and [`handshake`] bring, and decides when the next turn is due.
+//! [`turn`] is the work, generic over `Io`. [`driver`] is the shell around the turn: the driver runs the runtime, takes
+//! in the connections that [`accept`] and [`handshake`] bring, and decides when the next turn is due.
 
 #![forbid(unsafe_code)]
 

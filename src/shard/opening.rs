@@ -63,7 +63,7 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<Transport>, head: RequestHe
     check_leaving(lobby)?;
     let intent = openings.intent(&head)?;
     let peer = net::peer(&**socket);
-    // The connection's id comes with the connection.
+    // The connection gets an id of its own only when the shard adopts it.
     let id = lobby.next_request();
     let span = tracing::info_span!("opening", request = id, peer = peer.map(display), path = head.path());
     let identity = span.in_scope(|| lobby.authorize(&Credentials { head: &head, peer }, intent, &endpoint))?;
@@ -94,8 +94,8 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<Transport>, head: RequestHe
     Ok(Accepted { session, route: at as u16, opened, profile, limits, answer })
 }
 
-/// Completes an accepted request by its subscription to broadcasts. Returns the facts that its connection keeps, and
-/// the answer to its client.
+/// Completes an accepted request: chooses its subprotocol, and subscribes its connection to broadcasts. Returns the
+/// profile that the connection keeps, if there is one, and the answer to the client.
 ///
 /// # Errors
 ///
@@ -131,7 +131,7 @@ fn complete(
     Ok((profile, answer))
 }
 
-/// Checks that the server does not leave, or that it serves opening requests to its end.
+/// Checks that the server does not leave, or still serves opening requests while it leaves.
 fn check_leaving(lobby: &Lobby) -> Result<(), Refusal> {
     if lobby.refuses_openings() {
         return Err(Refusal::leaving());
@@ -139,11 +139,11 @@ fn check_leaving(lobby: &Lobby) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Returns the best of the route's subprotocols that the client offers (RFC 6455 4.2.2).
+/// Returns the first of the route's subprotocols that the client offers (RFC 6455 4.2.2).
 ///
 /// # Errors
 ///
-/// 400 if the client offers none and the route requires one.
+/// 400 if the client offers none of them and the route requires one.
 fn choose_protocol(route: &Route, upgrade: &Upgrade) -> Result<Option<String>, Response> {
     let ours = &route.rules.protocols;
     let chosen = ours.iter().find(|ours| upgrade.protocols().contains(ours)).cloned();

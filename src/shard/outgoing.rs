@@ -16,25 +16,26 @@ pub(super) struct Flush {
     pub(super) walks: VecDeque<AudienceId>,
     /// Connections with something in their outbox.
     pub(super) outboxes: VecDeque<ConnectionId>,
-    /// Connections with a backlog, and room for it. They stand apart, since some of them have enough to send for a
-    /// whole batch.
+    /// Connections with a backlog that may be offered to their sockets. They have a queue of their own, since some of
+    /// them have enough to send for a whole batch.
     pub(super) backlogs: VecDeque<ConnectionId>,
-    /// Connections that were refused though there was room: the kernel is short of memory. The shard does not await
-    /// their room again before the next tick.
+    /// Connections whose sockets had reported room and took nothing: the kernel is short of memory. The shard tries
+    /// again in the next tick.
     pub(super) paused: Vec<ConnectionId>,
     /// When the first of `paused` was refused.
     pub(super) paused_at: Tick,
-    /// The next flush begins with outboxes and backlogs: the last one began with walks and left some of them waiting.
+    /// The next flush begins with outboxes and backlogs: the last flush began with walks and left some of these
+    /// waiting.
     pub(super) dirty_first: bool,
     /// The flush under way began with outboxes and backlogs.
     pub(super) began_with_dirty: bool,
     /// Shares that the walks of the last flush handed out.
     pub(super) last_walked: usize,
-    /// The batch being planned begins with backlogs, if not with walks.
+    /// After its walks, the batch being planned serves backlogs before outboxes.
     pub(super) backlogs_first: bool,
     /// The number of the batch being planned; the first is 1.
     pub(super) batch: u64,
-    /// Scratch, empty between batches.
+    /// Scratch memory: this field and the next three are empty between batches.
     pub(super) ahead: Vec<AudienceId>,
     pub(super) plan: Vec<Planned>,
     pub(super) refused: Vec<Unsent>,
@@ -70,7 +71,7 @@ pub(super) enum Contents {
     Backlog,
 }
 
-/// The part of an entry that one walk hands to a connection without a backlog.
+/// The part of an entry that one walk hands to a connection without a backlog, or such a connection's outbox alone.
 #[derive(Debug)]
 pub(super) enum Portion {
     /// The whole run of the audience's walk.
@@ -84,7 +85,7 @@ pub(super) enum Portion {
 pub(super) enum Outcome {
     /// The connection's socket has failed. Input may wait in it.
     Lost(ConnectionId, io::Error),
-    /// The connection's socket has taken all that the connection was owed.
+    /// The connection is not open, and its socket has taken all that the connection was owed.
     Done(ConnectionId),
     /// The connection's output has grown, and may be beyond its limit.
     Slow(ConnectionId),
@@ -129,7 +130,8 @@ impl Flush {
         if self.backlogs_first { &mut self.backlogs } else { &mut self.outboxes }
     }
 
-    /// Takes the next connection of the other kind, or else of the first.
+    /// Takes the next connection of the kind that the batch does not begin with, or else of the kind that it begins
+    /// with.
     pub(super) fn pop_dirty(&mut self) -> Option<ConnectionId> {
         let (first, second) = if self.backlogs_first {
             (&mut self.backlogs, &mut self.outboxes)
@@ -144,8 +146,9 @@ impl Flush {
         !self.has_walks() && !self.has_dirty()
     }
 
-    /// Plans a share of a connection that may be in several walks of the batch: in the entry that it has already, or in
-    /// one of its own, which its `BatchEntry` names from then on. Returns whether there was room.
+    /// Plans a share of a connection that may be in several walks of the batch. The share goes into the connection's
+    /// entry in this batch; if there is none, the share begins one, which `own` names from then on. Returns whether the
+    /// entry had room.
     pub(super) fn plan_share(
         &mut self,
         own: &mut BatchEntry,
@@ -191,7 +194,7 @@ impl Left {
         self.entries == 0 || self.bytes == 0
     }
 
-    /// Takes an entry of so many bytes. The last entry may have more than are left.
+    /// Takes an entry of so many bytes. The last entry may have more bytes than are left.
     pub(super) fn take(&mut self, bytes: usize) {
         self.entries -= 1;
         self.bytes = self.bytes.saturating_sub(bytes);
@@ -280,8 +283,9 @@ pub(super) fn length<'a>(pieces: impl IntoIterator<Item = &'a Piece>) -> usize {
     pieces.into_iter().map(|piece| piece.bytes.len()).sum()
 }
 
-/// Pieces of an entry. One of them may be the outbox, beside those of a share.
+/// The most pieces of an entry. One of them may be the outbox.
 const PIECES_MAX: usize = SendEntry::<()>::PIECES_MAX;
 
-/// A look at a subscription and its topic costs a few cache misses, a send some microseconds.
+/// Looks at so many subscriptions count as one entry. A look at a subscription and its topic costs a few cache misses,
+/// and a send costs some microseconds.
 const SUBSCRIPTIONS_PER_ENTRY: usize = 16;

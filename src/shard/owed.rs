@@ -10,8 +10,8 @@ use crate::{
 
 impl<I: Io> Shard<I> {
     /// Appends whole frames for this connection alone, after the shares of topics from which the connection has
-    /// unsubscribed. The next flush sends the frames unless the connection is held or has no room. A lost connection
-    /// gets no frames. A goodbye may have to wait for marks.
+    /// unsubscribed. The next flush sends the frames unless the connection is held or its socket has no room. A lost
+    /// connection gets no frames. A goodbye may have to wait for marks.
     pub(super) fn append(&mut self, id: ConnectionId, frames: &[u8]) {
         let Some(connection) = self.hub.connections.get(id) else { return };
         if frames.is_empty() || connection.is_lost {
@@ -69,9 +69,9 @@ impl<I: Io> Shard<I> {
         self.owe(id, outbox, owed);
     }
 
-    /// Appends to the connection's backlog: pieces that its socket did not take, shares of walks while it has a
-    /// backlog, and shares of topics that it has left, all behind the frames of its outbox. A connection with a backlog
-    /// counts as a slow consumer.
+    /// Appends `outbox` and then `owed` to the connection's backlog. `owed` has pieces that the socket did not take,
+    /// shares of walks, or shares of topics that the connection has left. A connection with a backlog counts as a slow
+    /// consumer.
     pub(super) fn owe(&mut self, id: ConnectionId, outbox: Option<Piece>, owed: impl IntoIterator<Item = Owed>) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let was_slow = connection.io.has_backlog();

@@ -14,10 +14,10 @@ pub(super) struct Pace {
     pub(super) frames: u32,
     /// Sends in one system call.
     pub(super) send_batch: usize,
-    /// Bytes after which a batch ends. The last send counts, and may have more bytes than are left. Topics take turns
-    /// between two batches.
+    /// Bytes after which a batch ends if several topics, or other output, are due. The last send counts, and may have
+    /// more bytes than are left. The next batch begins with the next topic.
     pub(super) batch_bytes: usize,
-    /// Pieces of an entry of a batch: the shares of further walks join the entry up to so many, and up to
+    /// The most pieces of an entry of a batch. Shares of further walks join the entry up to so many pieces, and up to
     /// [`Pace::batch_bytes`].
     pub(super) entry_pieces: usize,
     /// Sends after which a flush ends, to go on in the next turn. A flush sends one batch at least. A further share in
@@ -26,9 +26,10 @@ pub(super) struct Pace {
     /// Bytes after which a flush ends, to go on in the next turn. The last send counts, and may have more bytes than
     /// are left. Bytes that are appended to the backlog of a slow consumer count too.
     pub(super) flush_bytes: usize,
-    /// Pieces of a backlog offered at once.
+    /// The most pieces of a backlog that are offered in one send.
     pub(super) backlog_pieces: usize,
-    /// Bytes of a backlog offered at once. They count in a batch whether the socket takes them or not.
+    /// The most bytes of a backlog that are offered in one send. They count in a batch whether the socket takes them or
+    /// not.
     pub(super) backlog_bytes: usize,
     /// Deliveries taken from other ends in one turn, and requests likewise; fewer while a walk is under way, see
     /// [`Pace::part`].
@@ -40,16 +41,17 @@ impl Pace {
     pub(super) const DEFAULT: Pace = Pace {
         receive_batch: 64,
         receive_batches: 4,
-        frames: 4_096,
+        // 14 frames for each of `flush_entries`. With more, the run of an unthrottled publisher outgrows the CPU's cache.
+        frames: 3_584,
         send_batch: 256,
         // A quarter of a flush: a topic with little to send waits for one batch of a topic with much, some 1 ms.
         batch_bytes: 4 << 20,
         entry_pieces: SendEntry::<()>::PIECES_MAX,
-        // Publishers are read sooner after a pause, so more messages leave by one send; smaller batches cost more than
-        // that brings where few messages are in flight.
+        // With fewer entries the shard comes back to its publishers sooner, so more messages leave by one send. But
+        // smaller batches cost more than they gain where few messages are in flight.
         flush_entries: 256,
-        // Four runs of the size at which a shard stops gathering. The kernel copies them in some 4 ms; a turn's fixed
-        // work is a few hundredths of that. Where a send has less than 64 KiB the number of sends decides.
+        // Four times the usual `max_gathered`. The kernel copies so many bytes in some 4 ms, and a turn's fixed work
+        // takes a few hundredths of that time. If sends have less than 64 KiB each, the number of sends decides.
         flush_bytes: 16 << 20,
         backlog_pieces: 256,
         // A socket that reports room has room for a third of its buffer. A batch offers to 16 slow consumers at least.
@@ -57,13 +59,14 @@ impl Pace {
         mail: 1_024,
     };
 
-    /// Returns how much of a portion of frames or mail a turn takes: all of it if no walk is under way; otherwise the
-    /// part that `last_walked`, the shares that the last flush handed out, are of [`Pace::flush_entries`], at least one
-    /// for each connection of a receive batch.
+    /// Returns how much of a portion of frames or mail a turn takes: all of it if no walk is under way. Otherwise the
+    /// turn takes `portion × last_walked / flush_entries`, but at least one frame or message for each connection of a
+    /// receive batch. The last flush has handed out `last_walked` shares.
     ///
     /// A topic gathers messages while its walk is under way. If the bound in bytes ends the flushes of a walk early,
-    /// the walk takes more turns, and with a constant portion the next run is longer still, without end. In proportion
-    /// to the shares a walk gathers `portion × subscribers / flush_entries` messages however many turns it takes.
+    /// the walk takes more turns, and with a constant portion each run would be longer than the run before it. With
+    /// portions in proportion to the shares, the topic gathers `portion × subscribers / flush_entries` messages during
+    /// a walk, however many turns the walk takes.
     pub(super) fn part(&self, portion: usize, has_walks: bool, last_walked: usize) -> usize {
         if !has_walks || last_walked >= self.flush_entries {
             return portion;
@@ -72,8 +75,8 @@ impl Pace {
     }
 }
 
-/// The kinds of mail. The kind that has used up the room for mail comes last from then on, so that neither starves
-/// behind a flood of the other.
+/// The kinds of mail. The kind that has used up the room for mail comes last from then on, so that a flood of one kind
+/// does not starve the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mail {
     Deliveries,

@@ -1,5 +1,5 @@
-//! Pauses of single connections: those that are owed much, and those whose messages go to a home or a topic that is
-//! behind.
+//! Pauses single connections: connections that are owed much, and connections whose messages go to a home or a topic
+//! that is behind.
 
 use super::{
     incoming::{Queue, STAYS_IN_PLACE},
@@ -14,8 +14,9 @@ use crate::{
 };
 
 impl<I: Io> Shard<I> {
-    /// Returns whether the connection is owed so much that it is not received from: above half of what a backlog may
-    /// have. A connection that is closing is always received from, since its client's goodbye or end is awaited.
+    /// Returns whether the connection is owed so much that it is not received from: more than half of one of the
+    /// backlog's limits. A connection that is closing is always received from, since its client's goodbye or end is
+    /// awaited.
     pub(super) fn owes_much(&self, id: ConnectionId) -> bool {
         let Some(connection) = self.hub.connections.get(id) else { return false };
         let Some(output) = &connection.io.output else { return false };
@@ -41,9 +42,9 @@ impl<I: Io> Shard<I> {
         self.incoming.has_next(|homes| self.hub.is_behind(homes))
     }
 
-    /// Returns the homes that the client's next message goes to, or may go to, and its topic, as far as the message may
-    /// have to wait for them. A connection that is closing is always received from, since its client's goodbye or end
-    /// is awaited, and its messages go nowhere.
+    /// Returns the homes that the client's next message goes to, or may go to, and its topic, if the message may have
+    /// to wait for them. A connection that is closing is always received from, since its client's goodbye or end is
+    /// awaited, and its messages go nowhere.
     pub(super) fn next_homes(&self, id: ConnectionId) -> impl Iterator<Item = Homes> + Clone + use<I> {
         let connection = self.hub.connections.get(id).filter(|connection| connection.io.session.state() == State::Open);
         let [homes, topic] = match connection.map(|connection| connection.publishes) {
@@ -54,8 +55,8 @@ impl<I: Io> Shard<I> {
         homes.into_iter().chain(topic)
     }
 
-    /// Returns the homes, or the topic, that the connection has to wait for, since they are behind. A handler is taken
-    /// to publish to the homes, or the topic, that its connection has waited for just now.
+    /// Returns the homes, or the topic, that the connection has to wait for, since they are behind. The shard assumes
+    /// that a handler publishes again to the homes, or the topic, that its connection has just waited for.
     #[inline]
     pub(super) fn lacking(&self, id: ConnectionId) -> Option<Homes> {
         if !self.hub.has_waiting() {

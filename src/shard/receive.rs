@@ -7,17 +7,18 @@
 //!   evenly; a connection alone gets all of it. A connection whose part of the budget is used up keeps the rest of its
 //!   input, which is parsed before the shard receives from its socket again. A received KiB counts as a frame, and so
 //!   does a KiB that is copied because a large message has filled its buffer.
-//! - **Three queues.** Open connections that the ring has just reported stand in `ready`. Connections that had more
-//!   than their share, whose socket filled its buffer, or that are closing, stand in `busy`; connections whose frame
-//!   has to be copied into a larger buffer stand in `copying`. The queues are served alternately, so that a client that
-//!   sends little waits for no crowd of clients that send much. Connections whose next message goes to a home
-//!   that is behind, or to a topic that has gathered its share of memory, wait in queues of their own
-//!   ([`awaiting`](super::awaiting)) until there is room.
-//!   Closed connections stand apart: a turn drops some of their input.
-//! - **Room is checked between two messages.** The shard checks the room after each message, so at most one more
-//!   message of each connection of the batch is parsed. An open connection that is owed more than half of its backlog's
-//!   limit is *parked* unless its route has `manual_backpressure`: the shard does not receive from it until it is owed
-//!   no more than that half.
+//! - **Three queues.** Open connections that the ring has just reported stand in `ready`. Connections stand in `busy`
+//!   if they had more input than their share, if their socket filled its buffer, or if they are closing. Connections
+//!   whose frame has to be copied into a larger buffer stand in `copying`. The queues are served alternately, so that a
+//!   client that sends little waits for no crowd of clients that send much. Connections whose next message goes to a
+//!   home that is behind, or to a topic that has gathered its share of memory, wait in queues of their own
+//!   ([`awaiting`](super::awaiting)) until there is room. Closed connections stand apart: a turn drops some of their
+//!   input.
+//! - **Room is checked between two messages.** After each message the shard checks the room for output. So if the shard
+//!   becomes full within a batch, at most one more message of each connection of the batch is parsed. An open
+//!   connection that is owed more than half of its backlog's limit is *parked* unless its route has
+//!   `manual_backpressure`: the shard does not receive from the connection until the connection is owed no more than
+//!   that half.
 //! - **Messages that do not end** hold at most [`Limits::unfinished_bytes_max`] together, each for at most
 //!   [`Limits::message_ticks_max`].
 //!
@@ -88,7 +89,7 @@ impl<I: Io> Shard<I> {
                 break;
             }
             if self.receives_nothing() {
-                // Publishers wait in their sockets until subscribers have been served.
+                // The input of publishers stays in their sockets until subscribers have been served.
                 self.count(Counter::ReceivePaused, 1);
                 break;
             }
@@ -126,7 +127,7 @@ impl<I: Io> Shard<I> {
     fn receive_batch(&mut self, mut budget: u32, copies: &mut Copies) -> u32 {
         let most = self.pace.receive_batch.min(self.incoming.len());
         copies.frames = copies.frames.min(budget / 2);
-        // Connections whose input is parsed on, and connections whose sockets are read.
+        // Connections that have unparsed input, and connections whose sockets are read.
         let mut unparsed: Vec<(ConnectionId, Buffer)> = Vec::new();
         let mut batch: Vec<(ConnectionId, Buffer)> = Vec::with_capacity(most);
         for _ in 0..most {
@@ -164,7 +165,7 @@ impl<I: Io> Shard<I> {
         let results = self.receive_into(&mut batch);
         let mut served = unparsed.len() + batch.len();
         let mut frames_max = |budget: u32| {
-            // A connection without a frame comes first in the next turn.
+            // A connection for which no frame is left comes first in the next turn.
             let frames = if budget == 0 { 0 } else { (budget / served as u32).max(1) };
             served -= 1;
             frames
@@ -181,8 +182,8 @@ impl<I: Io> Shard<I> {
         budget
     }
 
-    /// Admits the next connection to the batch, unless the connection has ended or must be paused: then returns `None`.
-    /// Otherwise returns the homes, or the topic, that its next message may have to wait for, if it may have to wait.
+    /// Admits the next connection to the batch. Returns `None` if the connection has ended or must be paused. Otherwise
+    /// returns the homes, or the topic, that its next message may have to wait for, if there are any.
     fn admit(&mut self, Next { id, queue, awaited, .. }: Next) -> Option<Option<Homes>> {
         let owes_much = self.owes_much(id);
         let connection = self.hub.connections.get_mut(id)?;
@@ -292,7 +293,8 @@ impl<I: Io> Shard<I> {
                 0
             }
             Ok(count) => {
-                // The socket may hold more if the buffer is full, and the ring does not report a hang-up again.
+                // A full buffer may have left input in the socket. A hang-up is reported only once, so the shard
+                // receives until the end shows.
                 let is_full = buffer.bytes.len() == buffer.bytes.capacity() || count == Receive::<I::Socket>::BYTES_MAX;
                 let has_more = is_full || connection.io.sides.has_hung_up();
                 self.count(Counter::BytesIn, count as u64);
@@ -339,18 +341,19 @@ impl<I: Io> Shard<I> {
     }
 }
 
-/// Bytes that are dropped at once.
+/// The most bytes that are dropped in one call.
 const DISCARD_MAX: usize = RECEIVE_BUFFER;
 
-/// Closed connections whose input a turn drops.
+/// The most closed connections whose input a turn drops.
 pub(super) const DISCARDS_PER_TURN: usize = 16;
 
-/// Connections of a shard that are not open and whose clients still send much. Each may have megabytes in the kernel's
-/// buffers, and takes the time of the shard: a client that is closed and connects again at once adds one each time.
+/// The most connections of a shard that are not open and whose clients still send much. Each may have megabytes in the
+/// kernel's buffers, and takes time of the shard. A client that is closed and connects again at once adds such a
+/// connection each time.
 pub(super) const DISCARDING_MAX: usize = 128;
 
-/// The rest of a turn's budget for copies of full buffers: half of the turn's frames. The first copy is made whatever
-/// its size.
+/// The rest of a turn's budget for copies of full buffers, which is half of the turn's frames at first. The first copy
+/// is made whatever its size.
 #[derive(Debug)]
 struct Copies {
     frames: u32,

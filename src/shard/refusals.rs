@@ -13,13 +13,13 @@ use crate::{
 
 /// The sockets that a shard keeps although it has no room for them.
 ///
-/// The oldest gives way to a newer one: its client has had the time to send a request, or to read the answer. So
-/// sockets on which nothing arrives cannot keep others from being answered, as long as a request arrives before as many
-/// newer sockets as may be kept.
+/// The oldest socket gives way to a newer one: its client has had the time to send a request, or to read the answer. So
+/// silent sockets do not keep other clients from their answers. A client is answered if its request arrives before
+/// `kept_max` newer sockets do.
 pub(super) struct Refusals {
     kept: Rc<RefCell<VecDeque<Rc<Transport>>>>,
     kept_max: usize,
-    /// The kept sockets, and those that have given way and are about to be closed.
+    /// The number of kept sockets, and of sockets that have given way and are about to be closed.
     open: Rc<Cell<usize>>,
     open_max: usize,
 }
@@ -39,7 +39,7 @@ impl Refusals {
     }
 
     /// Returns how many sockets, at least one, may get permits before the tasks of kept sockets run again. Within this
-    /// number, the oldest socket has been answered when it gives way, if its request was there.
+    /// number, a socket whose request has arrived is answered before the socket gives way.
     pub(super) fn at_once_max(&self) -> usize {
         self.kept_max.div_ceil(4)
     }
@@ -54,7 +54,7 @@ impl Refusals {
         if kept.len() >= self.kept_max
             && let Some(oldest) = kept.pop_front()
         {
-            // This ends the operation that its task waits for.
+            // The shutdown ends the operation that the socket's task waits for.
             net::shutdown(&*oldest, true);
         }
         self.open.update(|count| count + 1);

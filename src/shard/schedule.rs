@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl<I: Io> Shard<I> {
-    /// Enters the connection's next deadline into the wheel, unless an earlier look is due anyway.
+    /// Enters the connection's next deadline into the wheel, unless the wheel has an earlier look.
     ///
     /// A deadline only moves to later times, with one exception: where a pong may take longer than the interval between
     /// pings, the next ping may be due before the deadline of the last pong. So an open connection is looked at in
@@ -63,5 +63,5 @@ pub(super) fn deadline_of(watch: &Watch, keep_alive: &KeepAlive) -> Option<Tick>
     (ping_interval > 0 && pong_timeout > 0).then(|| watch.since.after(ping_interval.saturating_add(pong_timeout)))
 }
 
-/// Ticks of silence after which a message is taken to have been sent whole: longer than most round trips.
+/// Ticks of silence after which the shard assumes that a message was sent whole: longer than most round trips.
 const SILENCE: u32 = 3 * Tick::PER_SECOND / 10;

@@ -16,7 +16,7 @@ pub(super) struct LocalRoute {
     pub(super) rules: Rules,
 }
 
-/// The shard's side of its handlers.
+/// The routes of a shard, and what their handlers need of each connection.
 #[derive(Default)]
 pub(super) struct Handlers {
     pub(super) routes: Rc<[LocalRoute]>,
@@ -26,12 +26,12 @@ pub(super) struct Handlers {
     pub(super) own: HashMap<ConnectionId, Own>,
     /// Work that waits until a connection is owed nothing more.
     pub(super) drained: HashMap<ConnectionId, Vec<oneshot::Sender<()>>>,
-    /// Connections whose output a flush has taken or sent, including those in `drained`.
+    /// Connections whose output a flush has taken or sent. Connections are noted only while `drained` has entries.
     pub(super) emptied: Vec<ConnectionId>,
     /// Connections that have ended and have not been reported to their handlers.
     pub(super) ended: Vec<(ConnectionId, u16, u32)>,
     pub(super) tasks: Tasks,
-    /// Connections that have ended, and whose spawned work has not.
+    /// Connections that have ended, and whose spawned work has yet to be ended.
     pub(super) abandoned: Vec<ConnectionId>,
 }
 
@@ -107,7 +107,7 @@ impl Handlers {
     /// Notes that `waiter` waits until the connection is owed nothing more.
     pub(super) fn notice_waiting(&mut self, id: ConnectionId, waiter: oneshot::Sender<()>) {
         let waiters = self.drained.entry(id).or_default();
-        // A caller that waits again and again with a timeout stands here once.
+        // The list keeps one waiter of a caller that waits again and again with a timeout.
         waiters.retain(|waiter| !waiter.is_closed());
         waiters.push(waiter);
     }

@@ -1,10 +1,10 @@
 //! Sessions: the protocol that an established connection speaks, with the state in which the connection is.
 //!
-//! Everything that the shard knows of a protocol it knows by [`Session`]: the state, the next deadline, the events in
-//! the input, and the *goodbye*, the last bytes that a session sends. No other file of the shard names a protocol,
-//! except the opening, which begins a session. Each protocol is a variant, and its state machine has the methods that
-//! `of!` calls; a protocol that lacks something answers as one in which it never happens: without pings there is no
-//! deadline, and without input every byte is dropped.
+//! The shard knows a protocol only by [`Session`]: the state, the next deadline, the events in the input, and the
+//! *goodbye*, the last bytes that a session sends. No other file of the shard names a protocol, except the opening,
+//! which begins a session. Each protocol is a variant, and its state machine has the methods that `of!` calls. A
+//! protocol that lacks a feature still has the method: without pings there is no deadline, and without input every byte
+//! is dropped.
 //!
 //! | from | on | appends | to |
 //! | --- | --- | --- | --- |
@@ -14,7 +14,8 @@
 //! | `Closing` | the peer's answer, its errors, no answer in time | nothing | `Closed` |
 //! | `Open`, `Closing` | [`Session::abandon`] | nothing | `Closed` |
 //!
-//! So a session leaves `Open` once. Unless it is abandoned then, its goodbye has been appended, and no byte follows it.
+//! So a session leaves `Open` once. Unless the session is abandoned then, its goodbye is appended, and no byte follows
+//! the goodbye.
 
 #[cfg(test)]
 pub(crate) mod client_end;
@@ -46,7 +47,7 @@ pub(crate) enum Session {
     LengthPrefixed(LengthPrefixed),
 }
 
-/// Evaluates the same expression for the state machine of whichever protocol the session has.
+/// Evaluates the same expression for the state machine of the session's protocol.
 macro_rules! of {
     ($session:expr, $protocol:ident => $call:expr) => {
         match $session {
@@ -65,7 +66,7 @@ impl Session {
     }
 
     /// Returns the state. In `Open` neither side has said goodbye, and the session may be sent messages. In `Closing`
-    /// we have, and the peer's answer is awaited. In `Closed` nothing more is appended and all input is dropped.
+    /// our side has, and the peer's answer is awaited. In `Closed` nothing more is appended and all input is dropped.
     #[inline]
     pub(crate) fn state(&self) -> State {
         of!(self, protocol => protocol.state())
@@ -80,8 +81,8 @@ impl Session {
         }
     }
 
-    /// Returns whether the goodbye of a closed session should wait for the rest of a message that is too big, which is
-    /// dropped: a browser that gets a close frame in the middle of its message takes the close for an unclean one.
+    /// Returns whether the goodbye of a closed session should wait for the rest of a message that is too big. The rest
+    /// is dropped. A browser that gets a close frame in the middle of its message calls the close unclean.
     pub(crate) fn awaits_rest(&self) -> bool {
         match self {
             Session::WebSocket(websocket) => {
@@ -116,14 +117,14 @@ impl Session {
         of!(self, protocol => protocol.assembled_bytes())
     }
 
-    /// Returns how many bytes are missing from what stands at the front of `input`, as far as the peer has announced
+    /// Returns how many bytes of the frame or message at the front of `input` are missing, if the peer has announced
     /// them within the limits; 0 if nothing has to be kept.
     pub(crate) fn missing(&self, input: &[u8]) -> usize {
         of!(self, protocol => protocol.missing(input))
     }
 
-    /// Returns the time at which [`Session::handle_timeout`] is due; `None` for never. In `Open` it may move to later
-    /// times with every received byte.
+    /// Returns the time at which [`Session::handle_timeout`] is due; `None` for never. In `Open` the deadline may move
+    /// to later times with every received byte.
     pub(crate) fn deadline(&self, keep_alive: &KeepAlive) -> Option<Tick> {
         of!(self, protocol => protocol.deadline(keep_alive))
     }
@@ -145,7 +146,7 @@ impl Session {
         of!(self, protocol => protocol.receive(now, input, limits, replies))
     }
 
-    /// Receives as [`Session::receive`] does, and calls a hook for each frame before it takes effect. A protocol
+    /// Receives as [`Session::receive`] does, and calls a hook for each frame before the frame takes effect. A protocol
     /// without frames shows a message as the one frame that would carry it.
     ///
     /// # Errors
@@ -184,7 +185,7 @@ impl Session {
         of!(self, protocol => protocol.close(now, code, reason, replies));
     }
 
-    /// Ends the session without a goodbye: its socket is lost, or the peer has ended it without one.
+    /// Ends the session without a goodbye: its socket is lost, or the peer has ended its side without a goodbye.
     pub(crate) fn abandon(&mut self) {
         of!(self, protocol => protocol.abandon());
     }

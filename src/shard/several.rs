@@ -1,16 +1,16 @@
 //! Plans the shares of a connection: of one walk, or of several.
 //!
-//! The plain version: each walk visits each of its members. A connection with several topics would then be sent to once
-//! for each of its topics' walks, since these begin at different members, and seldom meet in a batch. Two things are
-//! added:
+//! The plain version: each walk visits each of its members. A connection with several topics would then need one send
+//! for each walk of its topics: walks begin at different members, so they seldom come to a connection in the same
+//! batch. Two things are added:
 //!
 //! - **One visit.** The first walk that comes to such a connection hands out the connection's shares of all walks under
 //!   way, in one entry. The other walks pass the connection when they come to it. A share may come early: messages of
 //!   different topics have no order among each other, and the share is complete, since a walk that has begun gathers
 //!   nothing more.
 //! - **One entry.** A share that does not fit into the entry is left to its own walk. If that walk comes to the
-//!   connection within the same batch, the batch ends there, and the share is the first of the next. The connection's
-//!   [`BatchEntry`](super::io_state::BatchEntry) says which entry is its own.
+//!   connection within the same batch, the batch ends there, and the share is the first of the next batch. The
+//!   connection's [`BatchEntry`](super::io_state::BatchEntry) has the index of the connection's entry.
 
 use std::mem;
 
@@ -25,8 +25,9 @@ use crate::{
 };
 
 impl<I: Io> Shard<I> {
-    /// Plans a walk's visit to a connection with several subscriptions: its share of this walk, and of the others that
-    /// have yet to come to it. Returns whether this batch had room for the share of this walk.
+    /// Plans a walk's visit to a connection with several subscriptions: the connection's share of this walk, and its
+    /// shares of the other walks that have yet to come to it. Returns whether this batch had room for the share of this
+    /// walk.
     pub(super) fn plan_several(&mut self, id: ConnectionId, audience: AudienceId, left: &mut Left) -> bool {
         if self.hub.passes(id, audience) {
             left.take(0);
@@ -40,8 +41,9 @@ impl<I: Io> Shard<I> {
         true
     }
 
-    /// Plans the connection's shares of all walks that have yet to come to it, up to [`Pace::batch_bytes`] with the
-    /// `planned` bytes before them, and up to the pieces of an entry. The other shares are left to their walks.
+    /// Plans the connection's shares of all walks that have yet to come to it, as far as they fit: the visit may have
+    /// [`Pace::batch_bytes`], of which `planned` bytes are taken, and the pieces of one entry. Each other share is left
+    /// to its own walk.
     ///
     /// [`Pace::batch_bytes`]: super::pace::Pace::batch_bytes
     fn plan_further_shares(&mut self, id: ConnectionId, mut planned: usize, left: &mut Left) {
@@ -59,9 +61,9 @@ impl<I: Io> Shard<I> {
         self.flush.ahead = ahead;
     }
 
-    /// Plans a connection's share of an audience's walk, behind its outbox. Returns how many bytes the connection is
-    /// handed, to its socket or to its backlog; `None` if this batch has no room for it: the connection's entry is
-    /// full, or the connection is owed more than it may be.
+    /// Plans a connection's share of an audience's walk, after the connection's outbox. Returns how many bytes the
+    /// connection is handed, to its socket or to its backlog; `None` if this batch has no room for the share: the
+    /// connection's entry is full, or the connection is owed more than it may be.
     pub(super) fn plan_share(&mut self, id: ConnectionId, audience: AudienceId) -> Option<usize> {
         let output = self.hub.connections.get(id).map(|own| (own.io.output.is_some(), own.io.has_backlog()));
         let outbox = match output {
@@ -83,9 +85,9 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Appends a subscriber's share of an audience's walk to its backlog. Returns how many bytes the share has: they
-    /// count for the flush although none is sent, since they may have to be copied. Returns `None` if the connection is
-    /// owed more than it may be.
+    /// Appends a subscriber's share of an audience's walk to the subscriber's backlog. Returns the number of bytes of
+    /// the share. These bytes count for the flush although none is sent, since they may have to be copied. Returns
+    /// `None` if the connection is owed more than it may be.
     fn owe_share(&mut self, id: ConnectionId, audience: AudienceId) -> Option<usize> {
         if !matches!(self.flush.outcomes.last(), Some(&Outcome::Slow(last)) if last == id) {
             self.flush.outcomes.push(Outcome::Slow(id));

@@ -1,7 +1,7 @@
-//! Shards on simulated networks, and the mesh between them, whose behaviour one seed decides.
+//! Shards on simulated networks, and the mesh between them. One seed decides everything that happens.
 //!
 //! One to four real [`Shard`](crate::shard::state::Shard)s run their turns over a simulated [`Io`](crate::sys::Io)
-//! under their own clock. Each is driven just as a shard's thread drives it ([`driver`]): after a turn that leaves
+//! under their own clock. A shard has a turn only when its thread would run one ([`driver`]): after a turn that leaves
 //! work, when the ring has a report, at the deadline that the shard had when it fell asleep, after an arrival, a call
 //! or a command, and when another end of the mesh wakes it; at no other time. The control thread's end ([`control`])
 //! publishes and commands. In some runs an engine ([`engine`]) orders some of the topics, and some topics ask for tags.
@@ -13,8 +13,8 @@
 //! The checks:
 //!
 //! - of every byte as a socket takes it ([`stream`]): the answer of the opening handshake first, then whole frames,
-//!   nothing after a close frame, no end before it; and for connections whose bytes travel in records ([`sealing`]):
-//!   what the records hold is what the shard has sent, and the goodbye and the end come last;
+//!   nothing after a close frame, and no end of our side before it. Where bytes travel in records ([`sealing`]), the
+//!   records hold what the shard has sent, and the goodbye and the end come last;
 //! - of every client as it reads ([`client`]): no protocol error, payloads intact, pings answered in order;
 //! - after every turn ([`checks`]): limits kept, gauges true, no connection waits for an event that will not come;
 //! - whenever every end sleeps ([`rest`]): nothing is under way; and at the end nothing is left;
@@ -82,7 +82,7 @@ use crate::{
 };
 
 impl Simulation {
-    /// Returns the run that the seed draws; `config` is what it begins with.
+    /// Returns the run that the seed draws. The draw changes some settings of `config`.
     fn of_seed(seed: u64, is_logged: bool, config: &Config) -> Self {
         let mut random = Random::new(seed);
         let mut config = config.clone();
@@ -90,7 +90,7 @@ impl Simulation {
         Self::new(random, plan, is_logged, &config)
     }
 
-    /// Returns a run with an observer of each topic, and of some on several shards.
+    /// Returns a run in which each topic has an observer, and some topics have observers on several shards.
     fn new(random: Random, plan: Plan, is_logged: bool, config: &Config) -> Self {
         let mut simulation = Self::without_clients(random, plan, is_logged, config);
         simulation.log(format_args!("{plan:#?} {:#?}", config.limits));

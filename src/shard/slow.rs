@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl<I: Io> Shard<I> {
-    /// Appends the protocol's replies, and keeps their buffer for the next ones.
+    /// Appends the protocol's replies, and keeps their buffer for the next replies.
     pub(super) fn finish_replies(&mut self, id: ConnectionId, mut replies: Vec<u8>) {
         self.reply(id, &replies);
         replies.clear();
@@ -24,13 +24,13 @@ impl<I: Io> Shard<I> {
             return;
         }
         self.append(id, frames);
-        // The flush looks at the backlogs of all connections that are not held.
+        // The flush checks the backlogs of connections that are not held.
         if self.hub.connections.get(id).is_some_and(|connection| connection.is_held) {
             self.check_backlog(id);
         }
     }
 
-    /// Ends a subscription: the connection gets the messages that were gathered for it before, and none after.
+    /// Ends a subscription: the connection gets the messages that were gathered for it before, and no later ones.
     pub(crate) fn unsubscribe(&mut self, id: ConnectionId, topic: &TopicName) {
         let owed = self.hub.unsubscribe(id, topic);
         // If the subscription has just gone live, its handler is not called for it any more.
@@ -42,8 +42,8 @@ impl<I: Io> Shard<I> {
         self.release(id);
     }
 
-    /// Acts on the decision about a connection's backlog. A consumer that waits for marks is closing already and leaves
-    /// its topics.
+    /// Acts on the decision about a connection's backlog. A slow consumer whose goodbye waits for marks is closing
+    /// already: its wait ends, and it leaves its topics.
     pub(super) fn check_backlog(&mut self, id: ConnectionId) {
         match self.decide(id) {
             Decision::Keep => {}
@@ -60,7 +60,7 @@ impl<I: Io> Shard<I> {
     /// Decides what becomes of a connection's output.
     fn decide(&self, id: ConnectionId) -> Decision {
         let Some(connection) = self.hub.connections.get(id) else { return Decision::Keep };
-        // The backlog of a connection that has left its topics grows no more, and has its goodbye.
+        // The backlog of a connection that has left its topics does not grow, and its goodbye has been appended.
         if connection.io.session.state() != State::Open && !self.marks.has(id) {
             return Decision::Keep;
         }
@@ -90,7 +90,7 @@ impl<I: Io> Shard<I> {
         let (bytes, messages) = (output.bytes(), output.backlog.messages());
         let labels = output.backlog.truncate();
         if !output.backlog.is_empty() {
-            // Without a backlog the outbox may have the opening answer.
+            // If there is no backlog, the outbox stays, since it may have the opening answer.
             output.outbox = Vec::new();
         }
         connection.io.session.close(self.now, CloseCode::POLICY_VIOLATION, "slow consumer", &mut output.outbox);
@@ -108,7 +108,7 @@ impl<I: Io> Shard<I> {
     }
 }
 
-/// Logs how many messages of a backlog were given up, for each of the first topics by name.
+/// Logs how many messages of each topic in a backlog were dropped, for the first [`LOGGED_TOPICS_MAX`] topics by name.
 fn log_given_up(id: ConnectionId, labels: &[Label]) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
@@ -122,5 +122,5 @@ fn log_given_up(id: ConnectionId, labels: &[Label]) {
     }
 }
 
-/// Topics that are logged for each slow consumer.
+/// The most topics that are logged for each slow consumer.
 const LOGGED_TOPICS_MAX: usize = 16;

@@ -1,5 +1,5 @@
-//! One CPU's connections and topics. The methods stand on floors above this file, and each floor calls only those below
-//! it.
+//! One CPU's connections and topics. Other files of this folder add methods to [`Shard`]. Each of these files stands on
+//! a floor above this file, and calls only files on lower floors.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -57,7 +57,7 @@ pub(crate) struct Shard<I: Io> {
     /// This shard's part of [`Limits::unfinished_bytes_max`].
     pub(super) unfinished_bytes_max: usize,
     pub(super) wheel: Wheel,
-    /// Scratch, empty between uses.
+    /// Scratch memory: this field and the next two are empty between uses.
     pub(super) readiness: Vec<Readiness>,
     pub(super) replies: Vec<u8>,
     pub(super) due: Vec<(Tick, ConnectionId)>,
@@ -66,7 +66,7 @@ pub(crate) struct Shard<I: Io> {
     pub(super) commands: Vec<Commanded>,
     /// The kinds of mail in the order in which they are taken.
     pub(super) mail_order: [Mail; 2],
-    /// The rest of this turn's part of the mail, for connections that are adopted before the next turn.
+    /// The rest of this turn's part of the mail. An adoption before the next turn takes mail too, up to this rest.
     pub(super) mail_left: MailLeft,
 }
 

@@ -2,8 +2,9 @@
 
 use crate::{hub::ConnectionId, proto::Tick};
 
-/// A wheel of ticks. An entry is only the time of the next look at a connection: its deadline may have moved, and each
-/// look enters the next one. So traffic costs nothing here, and an idle connection costs one entry of 8 bytes.
+/// A wheel of ticks. An entry is only the time of the next look at a connection. The connection's deadline may have
+/// moved by then, so each look enters the next look. So traffic costs nothing here, and an idle connection costs one
+/// entry of 8 bytes.
 #[derive(Debug)]
 pub(super) struct Wheel {
     /// One list for each tick of the span, by the tick's remainder.
@@ -27,7 +28,7 @@ impl Wheel {
 
     /// Takes out the entries that have come due, each with its tick.
     pub(super) fn advance(&mut self, now: Tick, due: &mut Vec<(Tick, ConnectionId)>) {
-        // After a long sleep one turn of the wheel has seen everything.
+        // After a long sleep one revolution of the wheel passes all lists.
         let steps = now.since(self.now);
         for _ in 0..steps.min(SPAN) {
             let tick = self.now.after(1);

@@ -6,9 +6,9 @@ use super::{outgoing::Outcome, state::Shard};
 use crate::{metrics::Counter, proto::Millis, sys::Io};
 
 impl<I: Io> Shard<I> {
-    /// Runs one turn. Returns whether the next one is due at once. If not, it is due when the ring has completions, at
-    /// [`Shard::next_deadline`], after [`Shard::adopt`], when another end of the mesh wakes the shard, when a handle
-    /// makes a call, or when a drain begins.
+    /// Runs one turn. Returns whether the next turn is due at once. If not, the next turn is due when the ring has
+    /// completions, at [`Shard::next_deadline`], after [`Shard::adopt`], when another end of the mesh wakes the shard,
+    /// when a handle makes a call, or when a drain begins.
     pub(crate) fn turn(&mut self, now: Millis) -> bool {
         self.note_time(now);
         self.reap();
@@ -18,7 +18,7 @@ impl<I: Io> Shard<I> {
         self.resume_paused();
         self.pace_drain();
         self.report_ended();
-        // Before the flush: the other shards can begin while this one sends.
+        // The mesh sends before the flush, so that the other shards can begin while this shard sends.
         self.hub.send_out();
         self.flush();
         self.report_drained();

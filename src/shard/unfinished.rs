@@ -13,7 +13,7 @@ pub(super) struct Unfinished {
     bytes: usize,
     /// The number of messages that have ever begun.
     count: u64,
-    /// The time of all messages stands still from this tick on, since the shard receives nothing.
+    /// Set while the shard receives nothing: from this tick on the time of all messages stands still.
     stopped_at: Option<Tick>,
     /// The ticks for which that time stood still before.
     stood: u32,
@@ -69,13 +69,13 @@ impl Unfinished {
             self.bytes -= begun.bytes;
             self.order.remove(&begun.number);
             if self.begun.is_empty() {
-                // A crowd's table is not kept.
+                // The large table of a crowd is not kept.
                 self.begun.shrink_to(TABLE_KEPT);
             }
         }
     }
 
-    /// Notes whether the shard receives nothing, from anybody. The time of all messages stands still meanwhile.
+    /// Notes whether the shard receives from no connection at all. The time of all messages then stands still.
     #[inline]
     pub(super) fn stop(&mut self, is_stopped: bool, now: Tick) {
         match self.stopped_at {
@@ -120,9 +120,9 @@ impl Unfinished {
         }
     }
 
-    /// Returns how many of the bytes that had arrived when the time of the connection's message was over have yet to be
-    /// received. Called only when the time is over, with the number of bytes that wait in the connection's socket; at
-    /// the first call, these are the bytes that had arrived.
+    /// Returns how many bytes the shard has yet to receive of those that arrived before the time of the connection's
+    /// message was over. Called only after that time. The number of bytes that wait in the connection's socket is
+    /// `unread`; the first call notes them as the bytes that arrived in time.
     pub(super) fn left(&mut self, id: ConnectionId, unread: usize) -> usize {
         let Some(begun) = self.begun.get_mut(&id) else { return 0 };
         let left = begun.left.map_or(unread, |left| left.min(unread));
@@ -146,7 +146,7 @@ impl Unfinished {
     }
 }
 
-/// Bytes of an entry: its places in the table and in the order, both of which are at least half full.
+/// Bytes of an entry: its places in the table and in the order, if both are only half full.
 const ENTRY: usize = 2 * (size_of::<(ConnectionId, Begun)>() + 1) + 2 * size_of::<(u64, ConnectionId)>();
 
 /// Entries that an empty table has room for.
@@ -200,7 +200,8 @@ mod tests {
         assert_eq!(unfinished.since(id(1), Tick(30)), Some(Tick(12)));
     }
 
-    /// Time in which the shard receives nothing counts for no message, and once where a message is paused as well.
+    /// Time in which the shard receives nothing counts for no message. A message that is paused as well gets this time
+    /// back only once.
     #[test]
     fn the_time_of_all_messages_stands_still_together() {
         let mut unfinished = Unfinished::default();
@@ -215,7 +216,7 @@ mod tests {
         unfinished.stop(false, Tick(21));
         unfinished.resume(id(2), Tick(22));
         let since = |number| unfinished.since(id(number), Tick(30));
-        // The third has begun while the time stood still, and the second was also paused for four ticks.
+        // The third message began while the time stood still. The second one was also paused for four ticks.
         assert_eq!([since(1), since(2), since(3)], [Some(Tick(15)), Some(Tick(19)), Some(Tick(20))]);
     }
 
@@ -227,7 +228,7 @@ mod tests {
         assert_eq!(unfinished.left(id(1), 300), 300);
         unfinished.received(id(1), 100);
         assert_eq!(unfinished.left(id(1), 1_000), 200);
-        // The kernel has dropped some of it.
+        // The kernel has dropped some of the bytes.
         assert_eq!(unfinished.left(id(1), 20), 20);
         unfinished.received(id(1), 500);
         assert_eq!(unfinished.left(id(1), 1_000), 0);

@@ -6,6 +6,8 @@
 
 use std::{borrow::Cow, mem, sync::Arc};
 
+use serde::Serialize;
+
 use super::surface::{PathRow, Surface, TopicUse, any_values};
 use crate::{
     auth::TOKEN_KEY,
@@ -147,7 +149,7 @@ fn check_query_of_post(query: Option<&str>) -> Result<(), Refusal> {
 }
 
 /// Publishes the body of a request to the topic of its path.
-async fn publish(mut request: HttpRequest) -> Result<Response, Refusal> {
+async fn publish(mut request: Box<HttpRequest>) -> Result<Response, Refusal> {
     let topic = request.topic.clone().ok_or_else(|| Refusal::new(404, "this path names no topic"))?;
     let grant = request.may_publish(&topic)?;
     let body = mem::take(&mut request.body);
@@ -163,8 +165,18 @@ async fn publish(mut request: HttpRequest) -> Result<Response, Refusal> {
     // The message has a copy of the body, and may wait for its offset.
     drop(body);
     let Place { epoch, offset, .. } = request.publish(grant, message).await?;
-    let topic = serde_json::to_string(topic.as_str()).expect("a string can be encoded");
-    Ok(Response::new(202, "application/json", format!("{{\"topic\":{topic},\"epoch\":{epoch},\"offset\":{offset}}}\n")))
+    let published = Published { topic: topic.as_str(), epoch, offset };
+    let mut text = serde_json::to_vec(&published).expect("a name and two numbers can be encoded");
+    text.push(b'\n');
+    Ok(Response::new(202, "application/json", text))
+}
+
+/// The body of the answer to a message that was published.
+#[derive(Serialize)]
+struct Published<'a> {
+    topic: &'a str,
+    epoch: u64,
+    offset: u64,
 }
 
 /// Returns whether a body is text. Every other body is binary.

@@ -49,7 +49,7 @@ pub(crate) enum TopicUse {
 /// A path of a surface.
 #[derive(Debug)]
 pub(crate) struct PathRow {
-    /// The part of the pattern behind that of the route, such as `/{name}/events`; empty for the route's own path.
+    /// The part of the pattern after that of the route, such as `/{name}/events`; empty for the route's own path.
     pub(crate) below: &'static str,
     pub(crate) openings: Option<Openings>,
     pub(crate) endpoints: &'static [HttpEndpoint],
@@ -58,7 +58,7 @@ pub(crate) struct PathRow {
 /// A key of a surface in the table of a route.
 #[derive(Debug)]
 pub(crate) struct SurfaceKey {
-    /// The key behind `routes.`, as errors name it.
+    /// The key after the prefix `routes.`, as errors name it.
     pub(crate) qualified: &'static str,
     pub(crate) kind: KeyKind,
     /// The type of its value, in words.
@@ -99,8 +99,7 @@ impl Surface {
     ///
     /// # Errors
     ///
-    /// If a path cannot stand behind the pattern of the route: behind `{name...}`, or with a parameter of the same
-    /// name.
+    /// If a path cannot stand after the pattern of the route: after `{name...}`, or with a parameter of the same name.
     pub(crate) fn patterns(&self, route: &Pattern) -> Result<Vec<Pattern>, PatternError> {
         self.paths.iter().map(|path| joined(route, path.below)).collect()
     }
@@ -147,7 +146,7 @@ impl Surface {
     }
 }
 
-/// Returns the pattern of a path behind that of a route.
+/// Returns the pattern of a path below that of a route.
 fn joined(route: &Pattern, below: &str) -> Result<Pattern, PatternError> {
     if below.is_empty() {
         return Ok(route.clone());

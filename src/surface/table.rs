@@ -36,7 +36,7 @@ mod tests {
         assert!(of_surfaces().all(|key| key.qualified.starts_with("routes.") && keys.insert(key.name())));
     }
 
-    /// A path of a surface stands behind that of a route.
+    /// A path of a surface follows that of a route, so it is empty or begins with a slash.
     #[test]
     fn paths_are_below_their_routes() {
         let paths = SURFACES.iter().flat_map(|surface| surface.paths);

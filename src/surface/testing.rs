@@ -62,7 +62,7 @@ pub(crate) const LINES: Surface = Surface {
     skips_broadcasts: true,
     paths: &[
         PathRow { below: "/open", openings: Some(Openings::OF_ANY_HANDLER), endpoints: &[] },
-        // A route at `/` cannot have it.
+        // A route at `/` cannot have this path, which is the server's own.
         PathRow { below: "/healthz", openings: None, endpoints: &[FACTS] },
         PathRow { below: "/publish", openings: None, endpoints: &[PUBLISH] },
         PathRow { below: "/topics/{topic...}", openings: None, endpoints: &[PUT] },
@@ -116,7 +116,7 @@ const DELETE: HttpEndpoint = HttpEndpoint {
     ..FACTS
 };
 
-async fn publish_named(mut request: HttpRequest) -> Result<Response, Refusal> {
+async fn publish_named(mut request: Box<HttpRequest>) -> Result<Response, Refusal> {
     let bad = |what: &str| Refusal::new(400, what);
     let body: Value = serde_json::from_slice(&mem::take(&mut request.body)).map_err(|error| bad(&error.to_string()))?;
     let [topic, payload] = ["topic", "payload"].map(|key| body[key].as_str());
@@ -126,7 +126,7 @@ async fn publish_named(mut request: HttpRequest) -> Result<Response, Refusal> {
     Ok(Response::new(200, "application/json", json!({ "offset": published.offset }).to_string()))
 }
 
-async fn put(mut request: HttpRequest) -> Result<Response, Refusal> {
+async fn put(mut request: Box<HttpRequest>) -> Result<Response, Refusal> {
     let named = request.head.headers().get("x-topic").map(|name| request.topic_named(&String::from_utf8_lossy(name)));
     let topic = named.transpose()?.or_else(|| request.topic.clone());
     let topic = topic.ok_or_else(|| Refusal::new(404, "the path names no topic"))?;
@@ -141,7 +141,7 @@ fn facts(request: &HttpRequest) -> Result<Response, Refusal> {
     if !passwords.is_empty() && !passwords.iter().any(|(_, password)| Some(&**password) == given.as_deref()) {
         return Err(Refusal::new(403, "the password is missing or wrong"));
     }
-    let named = request.parameters.iter().map(|(name, value)| format!("{name}={value}"));
+    let named = request.parameters().into_iter().map(|(name, value)| format!("{name}={value}"));
     let identity = request.identity.as_ref().map_or("nobody", |identity| &identity.name);
     let body = format!("{} for {identity}, from {}", named.collect::<Vec<_>>().join(" "), request.peer.is_some());
     Ok(Response::new(200, "text/plain", body))

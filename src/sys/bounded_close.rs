@@ -6,8 +6,8 @@ use tokio::time::sleep;
 
 use super::net;
 
-/// A socket whose close leaves at most 64 KiB to the kernel. If the peer has yet to take more when the socket is
-/// dropped, the connection is reset.
+/// A socket whose close leaves at most 64 KiB to the kernel. If the peer has yet to take more than that when the socket
+/// is dropped, the connection is reset.
 ///
 /// Without the reset the kernel would keep these bytes for minutes, beyond the server's end, in a socket that no limit
 /// counts.

@@ -76,7 +76,7 @@ macro_rules! real_backend_keeps {
 real_backend_keeps!(uring, BackendKind::Uring);
 real_backend_keeps!(epoll, BackendKind::Epoll);
 
-/// What holds although the backend is slow, short and spurious.
+/// The tests that hold for a backend although it is slow, short and spurious.
 macro_rules! faulty_backend_keeps {
     ($module:ident, $over:expr) => {
         keeps!($module, BackendKind::Faulty { over: &$over, seed: 6_455 }, {
@@ -125,7 +125,7 @@ fn a_short_send_reports_its_exact_count(backend: BackendKind) {
     }
 }
 
-/// Sent behind the first, short send.
+/// The number of bytes that are sent after the first, short send.
 const REST: usize = 20_000;
 
 fn a_full_socket_refuses(backend: BackendKind) {
@@ -262,7 +262,7 @@ fn one_batch_of_receives_with_every_outcome(backend: BackendKind) {
         batch.iter().map(|entry| entry.result.as_ref().copied().map_err(io::Error::kind)).collect();
     let expected = [Err(ErrorKind::WouldBlock), Ok(4), Ok(0), Ok(4), Err(ErrorKind::ConnectionReset)];
     assert_eq!(kinds, expected);
-    assert_eq!(receive_one(&mut io, &sockets[3], 16).0.unwrap(), 0, "the end comes behind the data");
+    assert_eq!(receive_one(&mut io, &sockets[3], 16).0.unwrap(), 0, "the end comes after the data");
 }
 
 fn a_poll_reports_again_and_again(backend: BackendKind) {
@@ -336,8 +336,8 @@ fn finishing_ends_only_what_we_send(backend: BackendKind) {
     io.finish(&server);
 }
 
-/// The kernel goes on counting what a connection had not sent when its peer reset it, though nobody will take it. Where
-/// the peer's end came before, no receive tells of the reset either.
+/// The kernel still counts the bytes that a connection had not sent when its peer reset it, although no peer will take
+/// them. If the peer's end came before the reset, no receive reports the reset either.
 fn a_connection_that_was_reset_holds_nothing(backend: BackendKind) {
     let mut io = Backend::new(backend).unwrap();
     let (server, client) = pair(None);
@@ -350,7 +350,7 @@ fn a_connection_that_was_reset_holds_nothing(backend: BackendKind) {
     }
 }
 
-/// What the peer has not taken is gone with the socket, and not only its descriptor.
+/// A reset drops the bytes that the peer has not taken, and not only the descriptor.
 fn a_reset_gives_up_what_is_unsent(backend: BackendKind) {
     let mut io = Backend::new(backend).unwrap();
     for is_finished in [false, true] {
@@ -381,7 +381,7 @@ fn a_reset_gives_up_what_is_unsent(backend: BackendKind) {
     assert_eq!(received, b"taken");
 }
 
-/// The end behind them is no byte.
+/// The end of the input does not count as a byte.
 fn bytes_that_were_not_received_are_counted(backend: BackendKind) {
     let io = Backend::new(backend).unwrap();
     let (server, mut client) = pair(None);
@@ -405,7 +405,7 @@ fn what_is_dropped_before_it_was_submitted_leaves_nothing_behind(backend: Backen
     io.arm(key(0, 0), &server);
     io.disarm(key(0, 0));
     drop(server);
-    // It is likely to get the same descriptor.
+    // The next socket is likely to get the same descriptor.
     let (next, mut next_client) = pair(None);
     io.arm(key(0, 1), &next);
     io.submit();
@@ -438,7 +438,7 @@ fn the_runtime_is_woken(backend: BackendKind) {
     });
 }
 
-/// Linux keeps the input in front of a reset readable, also after a send has failed. The end shows behind it.
+/// Linux keeps the input before a reset readable, also after a send has failed. The end comes after this input.
 fn input_in_front_of_a_reset_is_received_after_a_failed_send(backend: BackendKind) {
     let leaves: [fn(TcpStream); 2] = [
         |client| net::reset_when_closed(&OwnedFd::from(client)),
@@ -464,7 +464,7 @@ fn input_in_front_of_a_reset_is_received_after_a_failed_send(backend: BackendKin
     }
 }
 
-/// More than the kernel has, nothing, and the end.
+/// The calls ask for input before it has come, for more input than the kernel has, and for input at its end.
 fn input_is_dropped_without_a_copy(backend: BackendKind) {
     let mut io = Backend::new(backend).unwrap();
     let (server, mut client) = pair(None);
@@ -550,7 +550,7 @@ fn room_is_reported_however_fast_the_peer_reads(backend: BackendKind) {
     assert!(waits > 10, "{waits} waits for {BYTES} bytes");
 }
 
-/// Nobody waits for room on the slot's next owner.
+/// A wait for room does not pass to the slot's next owner.
 fn a_wait_for_room_ends_with_its_owner(backend: BackendKind) {
     let mut io = Backend::new(backend).unwrap();
     let (server, _client, _) = full_pair();
@@ -567,7 +567,7 @@ fn a_wait_for_room_ends_with_its_owner(backend: BackendKind) {
     assert!(ready.iter().all(|report| report.key == key(2, 2) && !report.writable), "{ready:?}");
 }
 
-/// More than one call to the kernel returns.
+/// There are more reports at once than one call to the kernel returns.
 fn many_reports_at_once_all_come(backend: BackendKind) {
     const SOCKETS: u32 = 2_500;
     assert!(net::raise_descriptor_limit() > 2 * u64::from(SOCKETS) + 1_000, "this test needs descriptors");
@@ -612,8 +612,8 @@ fn disarming_releases_the_socket(backend: BackendKind) {
     assert!(late.iter().all(|report| report.readable && !report.writable), "{late:?}");
 }
 
-/// A readiness that the runtime has not forgotten would wake the shard for nothing, for ever; one that it has
-/// forgotten too late would leave the shard asleep.
+/// If the runtime did not forget a readiness, it would wake the shard for nothing, for ever. If it forgot a readiness
+/// too late, together with a newer one, the shard would stay asleep.
 fn the_runtime_is_woken_again_and_again(backend: BackendKind) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -629,7 +629,7 @@ fn the_runtime_is_woken_again_and_again(backend: BackendKind) {
             }
         });
         let mut ready = Vec::new();
-        // What the socket had when it was armed.
+        // Takes the report of what the socket had when it was armed.
         io.reap(&mut ready);
         for round in 0..300 {
             ready.clear();
@@ -641,8 +641,8 @@ fn the_runtime_is_woken_again_and_again(backend: BackendKind) {
             assert!(ready.iter().all(|report| report.readable), "round {round}: {ready:?}");
             assert_eq!(receive_one(&mut io, &server, 16).0.unwrap(), 1, "round {round}");
         }
-        // At most what came while the shard was awake is left; then it sleeps, although the input of a further message
-        // waits, which has been reported.
+        // Only reports that came while the shard was awake are left. Then the shard sleeps, although the input of a
+        // further message waits: this input has been reported.
         write.send(()).unwrap();
         let mut wakes = 0;
         while let Ok(woken) = tokio::time::timeout(Duration::from_millis(100), watched.readable()).await {

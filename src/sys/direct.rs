@@ -9,7 +9,7 @@ use super::net;
 
 /// A non-blocking socket that a task uses alone.
 pub trait DirectSocket {
-    /// Appends bytes that have arrived to `buffer`, within its spare capacity. It must have some.
+    /// Appends bytes that have arrived to `buffer`, within its spare capacity, which must not be 0.
     ///
     /// # Errors
     ///

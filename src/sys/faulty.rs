@@ -1,8 +1,8 @@
 //! A backend for tests: a real one that is slow, short and spurious, as its seed decides.
 //!
-//! Everything that it does a kernel may do too: readiness comes a turn late, or without a cause; receives and sends are
-//! cut; a send is refused although there is room. What was cut is reported again, as the kernel would report what is
-//! left.
+//! A kernel may do everything that this backend does: readiness comes a turn late, or without a cause; receives and
+//! sends are cut; a send is refused although there is room. After a cut, the rest is reported again, as a kernel would
+//! report it.
 
 use std::{
     collections::HashMap,
@@ -61,7 +61,7 @@ impl Faulty {
 
     /// Receives up to `most` bytes, or nothing although there may be some.
     fn receive_less(&mut self, entry: &mut Receive<'_, Transport>, most: usize) {
-        // Behind an end or a failure, "nothing there" would be a lie that no kernel tells.
+        // After the end of the input or a failure, no kernel reports that there is no input.
         if most == 0 && net::has_left(entry.socket) {
             return self.real.receive(std::slice::from_mut(entry));
         }
@@ -219,7 +219,7 @@ impl Random {
         (self.0 % end as u64) as usize
     }
 
-    /// Returns true in so many of a hundred cases.
+    /// Returns `true` in `percent` of a hundred cases.
     fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }

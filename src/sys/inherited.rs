@@ -58,7 +58,7 @@ pub fn take_listeners() -> Result<Vec<TcpListener>, InheritedError> {
 fn take_listener(number: RawFd) -> Result<TcpListener, InheritedError> {
     // SAFETY: the descriptor is open, since `listen_fds` has just set its flags. Only this call makes an owner of it:
     // the service manager passed it to this process, which `LISTEN_PID` says, so no code of this process has opened it,
-    // and `IS_TAKEN` lets one call of `take_listeners` come so far.
+    // and `IS_TAKEN` lets only one call of `take_listeners` get here.
     let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
     let is_listener = sockopt::socket_type(&descriptor).is_ok_and(|kind| kind == SocketType::STREAM)
         && sockopt::socket_acceptconn(&descriptor).is_ok_and(|accepts| accepts);

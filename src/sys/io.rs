@@ -65,11 +65,11 @@ pub trait Io {
     /// A batch must name a socket at most once: if the first of two sends is short, the second would follow the gap.
     ///
     /// The bytes that a transport has taken count as sent, since they have their place in its stream for good. Of these
-    /// the transport keeps what the kernel has not taken: at most [`UNSENT_BYTES_MAX`], with what the transport itself
-    /// has to say. It sends them before anything newer, which it refuses until then (`WouldBlock`), and awaits room by
-    /// itself. A connection that owes such bytes is not done: they count in [`Io::unacknowledged`], and the end that
-    /// [`Io::finish`] asks for comes after them. If they cannot be sent any more, they are dropped; the next send or
-    /// receive fails.
+    /// the transport keeps what the kernel has not taken: at most [`UNSENT_BYTES_MAX`], the transport's own records
+    /// included. It awaits room for these bytes by itself, sends them before newer bytes, and refuses newer bytes until
+    /// then (`WouldBlock`). A connection that owes such bytes is not done: they count in [`Io::unacknowledged`], and
+    /// the end that [`Io::finish`] asks for comes after them. If they cannot be sent any more, they are dropped; the
+    /// next send or receive fails.
     ///
     /// [`UNSENT_BYTES_MAX`]: super::UNSENT_BYTES_MAX
     fn send(&mut self, batch: &[SendEntry<'_, Self::Socket>], refused: &mut Vec<Unsent>);
@@ -95,7 +95,7 @@ pub trait Io {
     }
 
     /// Makes the drop of the socket reset the connection (TCP RST). Output that the peer has not taken is then lost,
-    /// also what a transport keeps; otherwise the kernel would keep it for as long as the peer pleases.
+    /// also what a transport keeps. Without the reset the kernel would keep this output until the peer takes it.
     fn reset(&mut self, socket: &Self::Socket);
 }
 
@@ -128,11 +128,11 @@ pub struct Readiness {
 pub enum Resumed {
     /// There is room for output of the caller, who has asked for it.
     Room,
-    /// The report was for what a transport keeps, and no room that the caller has asked for is known. If there is some
-    /// later, another report says so.
+    /// The report was for bytes that a transport keeps. Room for output of the caller is not known yet; another report
+    /// will announce it.
     Nothing,
     /// A transport keeps bytes of which the kernel has taken none although it has reported room: it is short of memory.
-    /// The caller has to call [`Io::retry`] a while later, and then to offer again what itself has for the socket.
+    /// The caller has to call [`Io::retry`] a while later, and then to offer its own output for the socket again.
     Refused,
 }
 
@@ -145,7 +145,7 @@ pub struct Receive<'a, S> {
     /// be 0.
     pub buffer: &'a mut BytesMut,
     /// The number of bytes that were appended; `Ok(0)` is the end of input. `WouldBlock` if no input is there;
-    /// `Interrupted` if the entry could not be tried, because the kernel had no memory for example, and the caller must
+    /// `Interrupted` if the entry could not be tried, for example because the kernel had no memory, and the caller must
     /// try again.
     pub result: io::Result<usize>,
 }

@@ -8,10 +8,9 @@
 //! 2. **One record at a time.** A connection's next record is sealed when the kernel has taken the one before, in a
 //!    later part of the same batch. So the bytes that a connection's transport keeps are bounded, and a connection that
 //!    takes everything is offered everything.
-//! 3. **What was sealed has been sent**, as the caller sees it: it has its place in the order and cannot be taken back.
-//!    The rest that the kernel has not taken stays with the socket. It goes before anything newer; until then, further
-//!    bytes are refused. The layer awaits room for it by itself, and the caller passes the report on
-//!    ([`Io::resume`]).
+//! 3. **Sealed bytes count as sent** for the caller: they have their place in the order and cannot be taken back. The
+//!    bytes that the kernel has not taken stay with the socket. They go before newer bytes, which are refused until
+//!    then. The layer awaits room for them by itself, and the caller passes the report of room on ([`Io::resume`]).
 //! 4. **Opened input is no input of the socket.** A receive ends only when the buffer is full or the socket is empty.
 //!    Where the layer knows of input that the socket will not report, it reports it.
 
@@ -30,7 +29,7 @@ use super::{
     transport::Transport,
 };
 
-/// An [`Io`] whose sockets may have transports of their own, over one whose sockets have none.
+/// An [`Io`] whose sockets may have transports of their own, over an [`Io`] whose sockets have none.
 #[derive(Debug)]
 pub struct Layered<I> {
     inner: I,
@@ -71,7 +70,7 @@ impl<S, I: Io<Socket = Transport<S>>> Io for Layered<I> {
         let is_awaited = socket.sealed().is_some_and(|sealed| {
             sealed.with(|state| {
                 state.is_room_wanted = true;
-                // For what is kept, room is awaited already, or another try is due.
+                // For kept bytes, room is awaited already, or another try is due.
                 !state.unsent.is_empty() || std::mem::replace(&mut state.awaits_room, true)
             })
         });
@@ -183,8 +182,8 @@ impl<S, I: Io<Socket = Transport<S>>> Io for Layered<I> {
 }
 
 impl<S, I: Io<Socket = Transport<S>>> Layered<I> {
-    /// Notes the name of a connection. What its transport kept on the way here is sent as soon as there is room, and
-    /// what it has opened is reported.
+    /// Notes the key of a connection. Bytes that its transport has kept until now are sent as soon as there is room,
+    /// and input that the transport has opened is reported.
     fn enter(&mut self, key: Key, socket: &Transport<S>, sealed: &SealedSocket<S>) {
         self.sealed.insert(key);
         let (has_input, is_owed) = sealed.with(|state| {
@@ -218,7 +217,7 @@ impl<S, I: Io<Socket = Transport<S>>> Layered<I> {
             sealed.with(|state| {
                 state.unsent = unsent;
                 let outcome = refused.pop().map_or(Ok(state.unsent.len()), |entry| Unsent::taken(entry.sent));
-                // After a failure nothing is kept. It shows with the next send, or with the end of the input.
+                // After a failure nothing is kept. The failure shows with the next send, or with the end of the input.
                 drop(state.settle(outcome));
             });
         }
@@ -227,13 +226,13 @@ impl<S, I: Io<Socket = Transport<S>>> Layered<I> {
         }
     }
 
-    /// Does the same, and awaits room for what is left.
+    /// Does the same as [`Layered::push`], and awaits room for what is left.
     fn push_and_await(&mut self, socket: &Transport<S>, sealed: &SealedSocket<S>) {
         self.push(socket, sealed);
         self.await_room_for_kept(socket, sealed);
     }
 
-    /// Awaits room for what the transport of a socket keeps, unless that is done.
+    /// Awaits room for what the transport of a socket keeps, unless room is awaited already.
     fn await_room_for_kept(&mut self, socket: &Transport<S>, sealed: &SealedSocket<S>) {
         let awaited = sealed.with(|state| {
             let is_due = !state.unsent.is_empty() && !state.awaits_room;

@@ -7,7 +7,7 @@ use std::{future::Future, io, os::fd::AsFd, rc::Rc};
 
 use super::{BackendKind, epoll, uring};
 
-/// Runs `future` on the calling thread, on the runtime of a backend, and beside it the tasks that it spawns.
+/// Runs `future`, and the tasks that it spawns, on the calling thread and on the runtime of a backend.
 ///
 /// # Errors
 ///
@@ -22,8 +22,7 @@ pub fn block_on<F: Future>(backend: BackendKind, future: F) -> io::Result<F::Out
 /// Waits until `socket` has input, the end of input, or an error. If it is a listener, waits until a connection can be
 /// accepted, or the listener was shut down.
 ///
-/// Ends a wait by shutting the socket down, rather than by dropping the future: on io_uring the kernel would keep the
-/// socket.
+/// To end a wait early, shut the socket down and do not drop the future: on io_uring the kernel would keep the socket.
 ///
 /// # Errors
 ///
@@ -47,8 +46,7 @@ pub async fn writable(backend: BackendKind, socket: Rc<impl AsFd + 'static>) -> 
     }
 }
 
-/// Yields until the runtime has run the other tasks that are ready, and has looked for the sockets that waits of theirs
-/// are for.
+/// Yields until the runtime has run the other tasks that are ready, and has looked at the sockets that tasks wait for.
 pub async fn pass(backend: BackendKind) {
     match backend.real() {
         BackendKind::Epoll => epoll::pass().await,
@@ -97,7 +95,7 @@ mod tests {
         }
     }
 
-    /// Runs a wait, and something that must end it a moment later.
+    /// Runs a wait, and a moment later `end`, which must end the wait.
     fn ends(backend: BackendKind, wait: impl Future<Output = io::Result<()>>, end: impl FnOnce()) {
         block_on(backend, async {
             let mut wait = std::pin::pin!(wait);

@@ -1,4 +1,4 @@
-//! A socket whose connection's bytes travel in records, and what stands between the two.
+//! A socket whose connection's bytes travel in records, and the bytes that wait between the connection and the socket.
 
 use std::{cell::RefCell, fmt, io, mem};
 
@@ -15,7 +15,7 @@ pub trait Records: fmt::Debug + Send {
     /// place in the order for good.
     fn seal(&mut self, bytes: &[u8], sealed: &mut Vec<u8>);
 
-    /// Opens the whole records at the front of `received`, where they may be changed: appends their bytes to `opened`,
+    /// Opens the whole records at the front of `received`, whose bytes it may change: appends their bytes to `opened`,
     /// and the records that answer them to `answers`. A record is at most [`RECORD_BYTES_MAX`] and
     /// [`OVERHEAD_BYTES_MAX`] long.
     ///
@@ -57,9 +57,9 @@ pub(super) struct SealedState {
     end: Option<InputEnd>,
     /// The name of the connection, once it is armed.
     pub(super) key: Option<Key>,
-    /// A report of room is under way.
+    /// Whether a report of room is under way.
     pub(super) awaits_room: bool,
-    /// The connection waits for room itself.
+    /// Whether the connection itself waits for room.
     pub(super) is_room_wanted: bool,
     goodbye: Goodbye,
 }
@@ -73,11 +73,11 @@ enum InputEnd {
     Failed(io::Error),
 }
 
-/// How far our goodbye has come.
+/// The progress of our goodbye.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Goodbye {
     NotSaid,
-    /// It stands at the end of the unsent records, and the FIN is due after it.
+    /// The goodbye stands at the end of the unsent records, and the FIN is due after it.
     Said,
     Finished,
 }
@@ -113,12 +113,12 @@ impl<S> SealedSocket<S> {
         act(&mut self.state.borrow_mut())
     }
 
-    /// Returns whether input, or its end, is there that the socket does not report.
+    /// Returns whether there is input, or an end of the input, that the socket does not report.
     pub(super) fn has_input(&self) -> bool {
         self.with(|state| state.has_input())
     }
 
-    /// Returns how many bytes are kept that the kernel has not taken.
+    /// Returns how many bytes are kept because the kernel has not taken them.
     pub(super) fn kept_bytes(&self) -> usize {
         self.with(|state| state.unsent.len())
     }
@@ -231,7 +231,7 @@ impl SealedState {
         self.goodbye == Goodbye::Said
     }
 
-    /// Returns whether the FIN is due now: the kernel has taken everything before it. Returns this once.
+    /// Returns whether the FIN is due now: the kernel has taken everything before it. Returns `true` only once.
     pub(super) fn take_end_of_output(&mut self) -> bool {
         let is_due = self.owes_end() && self.unsent.is_empty();
         if is_due {
@@ -245,7 +245,7 @@ impl SealedState {
         (self.unsent, self.goodbye) = (Vec::new(), Goodbye::Finished);
     }
 
-    /// Takes the beginning of a record, after which the next bytes are received, and returns it.
+    /// Takes the beginning of a record that has not arrived whole. The next bytes are received after it.
     pub(super) fn take_partial(&mut self) -> BytesMut {
         mem::take(&mut self.partial)
     }

@@ -17,8 +17,8 @@ pub const IO_URING: SystemCalls =
 
 /// All system calls that a server makes, with the C library and the container runtimes that start it.
 ///
-/// `tests/server` runs a server under this list on x86-64. The calls of container runtimes stand here by what their
-/// authors say; a runtime makes few of them if it may install the filter last (`no-new-privileges`).
+/// `tests/server` runs a server under this list on x86-64. The calls of container runtimes are those that the runtimes'
+/// authors name; a runtime makes few of them if it may install the filter last (`no-new-privileges`).
 pub const SYSTEM_CALLS: &[SystemCalls] = &[
     IO_URING,
     group(

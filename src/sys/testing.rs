@@ -15,7 +15,7 @@ use super::{
     transport::Transport,
 };
 
-/// A server's socket and its client.
+/// Returns a server's socket and its client.
 pub(super) fn pair(send_buffer: Option<usize>) -> (Transport, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -26,14 +26,14 @@ pub(super) fn pair(send_buffer: Option<usize>) -> (Transport, TcpStream) {
     (server, client)
 }
 
-/// A pair with as little room on both sides as the kernel allows.
+/// Returns a pair with as little room on both sides as the kernel allows.
 fn small_pair() -> (Transport, TcpStream) {
     let (server, client) = pair(Some(4_096));
     socket2::SockRef::from(&client).set_recv_buffer_size(4_096).unwrap();
     (server, client)
 }
 
-/// A pair whose server's socket takes nothing more, and how many bytes it took.
+/// Returns a pair whose server's socket takes nothing more, and the number of bytes that it took.
 pub(super) fn full_pair() -> (Transport, TcpStream, usize) {
     let (server, client) = small_pair();
     let mut taken = 0;
@@ -115,7 +115,7 @@ pub(super) fn reap_one(io: &mut impl Io<Socket = Transport>) -> Readiness {
     *reap_until(io, |ready| !ready.is_empty()).last().unwrap()
 }
 
-/// What is reported within a moment.
+/// Returns the reports of a short time.
 pub(super) fn reap_briefly(io: &mut impl Io<Socket = Transport>) -> Vec<Readiness> {
     let mut ready = Vec::new();
     for _ in 0..20 {
@@ -129,5 +129,5 @@ pub(super) fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|index| (index / 251 + index) as u8).collect()
 }
 
-/// No test measures time; this only ends one that hangs.
+/// The time after which a test that hangs fails. No test measures time.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);

@@ -32,7 +32,7 @@ pub enum Transport<S = OwnedFd> {
 const _: () = assert!(size_of::<Option<Transport>>() == 4, "ARCHITECTURE.md adds up what an idle connection costs");
 
 impl<S> Transport<S> {
-    /// Returns the socket itself. What is sent or received on it directly is not the connection's.
+    /// Returns the socket itself. Bytes that are sent or received on it directly are not the connection's.
     pub fn socket(&self) -> &S {
         match self {
             Transport::Plain(socket) => socket,

@@ -15,7 +15,7 @@ use super::{expect_closed, expect_text, next, on_tokio, peer::Peer, support::Ser
 
 const SOON: Duration = Duration::from_millis(200);
 
-/// Plays the server that answers a close and ends the connection.
+/// Acts as a server that answers a close and ends the connection.
 macro_rules! answer_close {
     ($side:expr, $code:expr, $reason:expr) => {
         async {
@@ -131,7 +131,7 @@ fn the_server_closes_without_a_code() {
     });
 }
 
-/// Messages that were accepted before the server's close arrived go before the answer to it.
+/// Messages that the client accepted before the server's close arrived are sent before the answer to this close.
 #[test]
 fn the_answer_to_a_close_goes_last() {
     on_tokio(async {
@@ -168,7 +168,7 @@ fn the_connection_just_ends() {
     });
 }
 
-/// RFC 6455 7.1.1: a client does not wait forever.
+/// RFC 6455 7.1.1: a client does not wait forever for the answer to its close.
 #[test]
 fn a_close_that_is_not_answered() {
     on_tokio(async {
@@ -195,8 +195,11 @@ fn the_server_ends_the_socket() {
         let (_client, mut events, mut side) = peer.connected(peer.client()).await;
         side.send_close(1000, "").await;
         side.expect_close(1000, "").await;
-        assert!(tokio::time::timeout(SOON, side.expect_end()).await.is_err(), "it ended the socket first");
-        assert!(tokio::time::timeout(Duration::ZERO, events.next()).await.is_err(), "it is not over");
+        assert!(tokio::time::timeout(SOON, side.expect_end()).await.is_err(), "the client ended the socket first");
+        assert!(
+            tokio::time::timeout(Duration::ZERO, events.next()).await.is_err(),
+            "the connection must not have ended"
+        );
         side.end().await;
         expect_closed(&mut events).await;
     });
@@ -350,7 +353,8 @@ fn a_callback_gets_the_closed_event() {
     });
 }
 
-/// A callback's handle outlives the caller's, and then opens no connection, which no drop would close.
+/// The handle of a callback can outlive the caller's handles. Then it opens no connection, since no drop would close
+/// that connection.
 #[test]
 fn a_callbacks_handle_does_not_connect() {
     on_tokio(async {

@@ -1,4 +1,4 @@
-//! `ringhub::client` against the hub, and against servers that do what the hub never does.
+//! `ringhub::client` against the hub, and against servers that behave as the hub never does.
 
 mod closing;
 #[path = "../support/example.rs"]
@@ -21,10 +21,10 @@ use ringhub::client::{Client, ClientBuilder, ClientEvent, ConnectionEnd, Events}
 use support::DEADLINE;
 use tokio::time::timeout;
 
-/// Runs the test on a runtime of the kind that embedders have.
+/// Runs the test on a plain runtime of tokio, as embedders have.
 fn on_tokio(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { timeout(DEADLINE, test).await.expect("nothing happens any more") });
+    runtime.block_on(async { timeout(DEADLINE, test).await.expect("the test has not ended in time") });
     runtime.shutdown_timeout(Duration::ZERO);
 }
 

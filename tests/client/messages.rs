@@ -29,7 +29,7 @@ async fn echo(server: &Server) -> (Client, Events) {
     (client, events)
 }
 
-/// Sizes around those where the encoding of the length, or the copying of the payload, changes.
+/// Tests sizes around those at which the encoding of the length, or the copying of the payload, changes.
 #[test]
 fn messages_of_every_size() {
     on_tokio(async {
@@ -77,7 +77,7 @@ fn senders_on_all_threads() {
     });
 }
 
-/// RFC 6455 5.4, with a character and a ping between the fragments.
+/// RFC 6455 5.4, with fragments that split a character and have a ping between them.
 #[test]
 fn fragments() {
     on_tokio(async {
@@ -142,7 +142,8 @@ fn nothing_is_sent_without_a_connection() {
     });
 }
 
-/// With a server that does not read, `send_` waits and `try_send_` fails. Once it reads, every message arrives.
+/// If the server does not read, `send_` waits and `try_send_` fails. When the server reads again, every message
+/// arrives.
 #[test]
 fn limits_of_the_send_queue() {
     on_tokio(async {
@@ -156,7 +157,7 @@ fn limits_of_the_send_queue() {
                 Ok(()) => sent += 1,
                 Err(error) => {
                     assert_eq!(error, SendError::QueueFull);
-                    // The queue is full. Once this send waits for long, the socket is full too.
+                    // The queue is full. If this send waits for long, the socket is full too.
                     let waiting = client.send_binary(vec![0; 1 << 18]);
                     match tokio::time::timeout(Duration::from_millis(100), waiting).await {
                         Ok(done) => done.unwrap(),
@@ -222,7 +223,7 @@ fn a_sender_that_waits_at_the_end() {
     });
 }
 
-/// The server sends without end, faster than the client reads.
+/// The client still sends while the server floods it, faster than the client reads.
 #[test]
 fn a_flood_does_not_hold_up_sends() {
     on_tokio(async {

@@ -16,7 +16,7 @@ use super::{
     support::Server,
 };
 
-/// A deadline that is long enough to be noticed and short enough for a test.
+/// A short timeout, so that a test sees it pass.
 const SOON: Duration = Duration::from_millis(200);
 
 #[test]
@@ -80,9 +80,9 @@ fn a_bearer_token() {
     });
 }
 
-/// RFC 6455 4.1: a server may send as soon as it has answered.
+/// RFC 6455 4.1: a server may send messages at once after its answer.
 #[test]
-fn a_message_right_behind_the_answer() {
+fn a_message_right_after_the_answer() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let (client, mut events) = peer.client().build().unwrap();
@@ -121,12 +121,12 @@ async fn failure<T>(
 ) -> ConnectError {
     let peer = Peer::listen().await;
     let (client, _events) = settings(peer.client()).build().unwrap();
-    // The result of `serve`, the socket perhaps, is kept until the client is done.
+    // The result of `serve`, which may be the socket, is kept until `connect` has returned.
     let accept = async { serve(peer.accept().await).await };
     let (opened, _kept) = tokio::join!(client.connect(), accept);
     assert!(!client.is_open());
     assert_eq!((client.stats().connections, client.stats().failures), (0, 1));
-    let error = opened.expect_err("it should not connect");
+    let error = opened.expect_err("the client must not connect");
     assert!(!error.to_string().is_empty());
     error
 }
@@ -223,7 +223,7 @@ fn no_listener() {
     });
 }
 
-/// Each deadline passes, by a step that never completes.
+/// Each timeout passes because a step never completes.
 #[test]
 fn deadlines() {
     on_tokio(async {
@@ -292,7 +292,7 @@ fn through_a_proxy() {
             let mut side = proxy.accept().await;
             let head = side.request().await;
             side.raw(b"HTTP/1.1 200 Connection Established\r\n\r\n").await;
-            // From here on the proxy plays the server.
+            // From here on the proxy acts as the server.
             let inner = side.upgrade().await;
             (head, inner, side)
         };
@@ -423,7 +423,7 @@ fn a_close_ends_the_attempt() {
     });
 }
 
-/// The last call opens the connection, and the first fails.
+/// The second call of `connect` opens the connection, and the first fails.
 #[test]
 fn another_connect_ends_the_attempt() {
     on_tokio(async {
@@ -468,7 +468,7 @@ fn a_cancelled_connect_leaves_nothing() {
         let peer = Peer::listen().await;
         let (client, _events) = peer.client().build().unwrap();
         let mut side = tokio::select! {
-            _ = client.connect() => panic!("nobody has answered"),
+            _ = client.connect() => panic!("the peer has not answered"),
             side = async { let mut side = peer.accept().await; side.request().await; side } => side,
         };
         side.expect_end().await;

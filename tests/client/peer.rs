@@ -1,4 +1,4 @@
-//! `Peer`: a server that a test drives, byte by byte if need be.
+//! `Peer`: a server that a test controls, down to single bytes.
 
 use std::net::SocketAddr;
 
@@ -76,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
                 drop(self.received.split_to(length));
                 return head;
             }
-            assert_ne!(self.stream.read_buf(&mut self.received).await.unwrap(), 0, "it ended");
+            assert_ne!(self.stream.read_buf(&mut self.received).await.unwrap(), 0, "the connection has ended");
         }
     }
 
@@ -115,7 +115,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
         self.send(OpCode::Close, true, &payload).await;
     }
 
-    /// Returns the next frame, which must be masked and whole, as all frames of the client are.
+    /// Returns the next frame, which must be masked, as all frames of a client.
     pub(crate) async fn frame(&mut self) -> (OpCode, Vec<u8>) {
         loop {
             if let Some((header, length)) = FrameHeader::decode(&self.received).unwrap() {
@@ -128,7 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
                     return (header.opcode, payload.collect());
                 }
             }
-            assert_ne!(self.stream.read_buf(&mut self.received).await.unwrap(), 0, "it ended");
+            assert_ne!(self.stream.read_buf(&mut self.received).await.unwrap(), 0, "the connection has ended");
         }
     }
 
@@ -149,7 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
         assert_eq!(CloseFrame::parse(&payload), Ok(expected));
     }
 
-    /// Ends the server's direction, and then waits for the end of the client's.
+    /// Ends the server's side, then waits for the end of the client's side.
     pub(crate) async fn end(mut self) {
         self.stream.shutdown().await.unwrap();
         self.expect_end().await;

@@ -1,4 +1,4 @@
-//! Lost connections, those that are opened again and those that are not.
+//! Lost connections: some are opened again, others are not.
 
 use std::time::Duration;
 
@@ -109,7 +109,7 @@ fn every_end_that_is_not_final_is_followed_by_attempts() {
         let side = peer.open().await;
         expect_return(&mut events).await;
         assert_eq!(client.stats().failures, 4);
-        // The connection was not stable, so the count goes on.
+        // The connection was not stable, so the count of attempts goes on.
         leave(side, 1000).await;
         expect_lost(&mut events).await;
         expect_attempt(&mut events, 6).await;
@@ -117,7 +117,7 @@ fn every_end_that_is_not_final_is_followed_by_attempts() {
 }
 
 #[test]
-fn a_stable_connection_begins_the_count_anew() {
+fn a_stable_connection_resets_the_count() {
     on_tokio(async {
         let peer = Peer::listen().await;
         let reconnect = Reconnect { stable_after: Duration::ZERO, ..QUICK };
@@ -171,7 +171,7 @@ fn attempts_are_used_up() {
         let peer = Peer::listen().await;
         let builder = peer.client().reconnect(Reconnect { attempts_max: Some(2), ..QUICK });
         let (_client, mut events, side) = peer.connected(builder).await;
-        // The listener is gone from here on.
+        // The drop closes the listener.
         drop((side, peer));
         expect_lost(&mut events).await;
         assert!(expect_attempt(&mut events, 1).await.is_none());

@@ -25,7 +25,7 @@ fn it_prints_messages() {
     let address = server.address();
     server.end();
     tail.log_until("lost: the server closed (1001");
-    // A second hub at the same address stands for a restart.
+    // A second hub at the same address takes the place of a restarted one.
     let mut command = super::support::program();
     command.args(["--listen", &address.to_string()]);
     let server = Server::start_at(command);

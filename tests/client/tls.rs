@@ -19,7 +19,7 @@ use super::{
     support::program::Program,
 };
 
-/// A certificate authority, and a server with a certificate by it for `localhost`.
+/// A certificate authority, and a server with its certificate for `localhost`.
 struct SecurePeer {
     peer: Peer,
     acceptor: TlsAcceptor,
@@ -75,7 +75,7 @@ impl SecurePeer {
     }
 }
 
-/// Large messages go both ways at once, larger than the buffers of TLS and the socket.
+/// Messages larger than the buffers of TLS and the socket go both ways at once.
 #[test]
 fn messages() {
     on_tokio(async {

@@ -1,5 +1,5 @@
-//! Every fuzz target runs over its corpus and over inputs of seeds as ordinary tests. `cargo +nightly fuzz run TARGET`
-//! goes on from there.
+//! Runs every fuzz target as an ordinary test, over its corpus and over inputs made from seeds. `cargo +nightly fuzz
+//! run TARGET` searches for further inputs.
 //!
 //! `RINGHUB_SEED=n` replays one seed, and `RINGHUB_SEEDS=n` runs more of them.
 
@@ -27,7 +27,7 @@ fn read_corpus(target: &str) -> Vec<Vec<u8>> {
     paths.map(read).collect()
 }
 
-/// Runs a target over inputs that seeds make. Returns whether these were all seeds of an ordinary run.
+/// Runs a target over inputs made from seeds. Returns whether all seeds of an ordinary run were used.
 fn seeds(count: u64, make: fn(&mut Random) -> Vec<u8>, mut body: impl FnMut(&[u8])) -> bool {
     let seeds = match number_of("RINGHUB_SEED") {
         Some(seed) => seed..seed + 1,
@@ -70,7 +70,7 @@ fn resolution() {
     seeds(4_000, inputs::resolution, endpoints_fuzz::resolution);
 }
 
-/// The known differences between the receivers are the only ones, and each of them is still there.
+/// The receivers differ only in the known differences, and each known difference still exists.
 #[test]
 fn frames() {
     let mut seen = BTreeSet::new();
@@ -102,13 +102,13 @@ fn settings() {
     }
 }
 
-/// The example holds as it is, and with any one of its settings.
+/// The example is valid as it is, and with any one of its settings uncommented.
 #[test]
 fn settings_of_the_example() {
     let example = ringhub::config::example();
     assert!(bodies::settings::settings(example.as_bytes()));
     let settings = example.lines().filter(|line| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1);
-    // This process may be kept from the CPU of the example.
+    // This process may not be allowed to use the CPU in the example.
     let settings = settings.take_while(|line| !line.starts_with("#[[")).filter(|line| !line.starts_with("#cpus"));
     for line in settings {
         assert!(bodies::settings::settings(example.replacen(line, &line[1..], 1).as_bytes()), "{line}");
@@ -126,6 +126,6 @@ fn hub() {
 
 fn check_known(known: impl Iterator<Item = (&'static str, &'static str)>, seen: &BTreeSet<&str>) {
     for (name, section) in known {
-        assert!(seen.contains(name), "no input shows this any more: it {name} ({section})");
+        assert!(seen.contains(name), "no input shows this any more: \"{name}\" ({section})");
     }
 }

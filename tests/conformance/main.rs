@@ -1,4 +1,4 @@
-//! What the protocol says, by those who share no code with it: corpora of bytes, and another WebSocket client.
+//! Checks the protocol by means that share no code with the product: corpora of bytes, and another WebSocket client.
 
 mod bodies;
 mod fuzz_corpus;

@@ -1,4 +1,4 @@
-//! The hub and a WebSocket client that shares no code with it: fastwebsockets, with hyper's HTTP, on tokio.
+//! The hub with another WebSocket client, fastwebsockets, with hyper's HTTP, on tokio.
 
 use std::{future::Future, time::Duration};
 
@@ -51,7 +51,7 @@ fn a_peer_and_our_own_client() {
     });
 }
 
-/// Around the sizes where the encoding of the length, or the way through the hub, changes.
+/// Tests sizes around those at which the encoding of the length, or the way through the hub, changes.
 #[test]
 fn messages_of_every_size() {
     on_tokio(async {
@@ -67,7 +67,7 @@ fn messages_of_every_size() {
     });
 }
 
-/// RFC 6455 5.4: fragments of theirs, with a ping between them, which they see answered.
+/// RFC 6455 5.4: the peer sends fragments with a ping between them, and gets the pong.
 #[test]
 fn fragments_and_pings() {
     on_tokio(async {
@@ -102,12 +102,12 @@ fn a_refusal_is_http() {
         match open(&server, "/nothing").await {
             Err(WebSocketError::InvalidStatusCode(status)) => assert_eq!(status, 404),
             Err(error) => panic!("{error}"),
-            Ok(_) => panic!("nothing is there"),
+            Ok(_) => panic!("a path without a route must be refused"),
         }
     });
 }
 
-/// Twenty peers on one thread, each with everything in order.
+/// Twenty peers on one thread receive every message in order.
 #[test]
 fn a_broadcast() {
     const MESSAGES: u32 = 500;
@@ -136,7 +136,7 @@ fn a_broadcast() {
 
 fn on_tokio(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { timeout(DEADLINE, test).await.expect("nothing happens any more") });
+    runtime.block_on(async { timeout(DEADLINE, test).await.expect("the test has not ended in time") });
     runtime.shutdown_timeout(Duration::ZERO);
 }
 
@@ -159,7 +159,7 @@ async fn open(server: &Server, target: &str) -> Result<Peer, WebSocketError> {
     Ok(FragmentCollector::new(websocket))
 }
 
-/// Where hyper runs its side of the opening handshake.
+/// Runs the tasks of hyper's side of the opening handshake.
 struct OnTokio;
 
 impl<F> hyper::rt::Executor<F> for OnTokio

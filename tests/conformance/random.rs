@@ -1,6 +1,6 @@
-//! Random choices that a seed decides.
+//! Random choices from a seed.
 
-/// A sequence of numbers.
+/// A generator of random numbers (xorshift64).
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -8,7 +8,7 @@ impl Random {
         Random(seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    /// Returns a number from 0 to `count`, which is left out.
+    /// Returns a number from 0 to below `count`.
     pub(crate) fn below(&mut self, count: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -16,7 +16,7 @@ impl Random {
         (self.0 >> 33) as usize % count.max(1)
     }
 
-    /// Returns true once in `count` times.
+    /// Returns true once in `count` calls on average.
     pub(crate) fn once_in(&mut self, count: usize) -> bool {
         self.below(count) == 0
     }

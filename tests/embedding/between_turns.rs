@@ -1,5 +1,5 @@
-//! What happens between two turns of a shard, and at its edges: nothing is told too early, told twice, or waits for the
-//! next accident.
+//! Tests the times between two turns of a shard: handlers are called neither too early nor twice, and no work waits for
+//! an unrelated event.
 
 use std::{
     io::{Read as _, Write as _},
@@ -32,12 +32,12 @@ use crate::{
     topic, until,
 };
 
-/// Shards that nothing wakes but what they are to do.
+/// Returns a builder without pings, so that only work wakes the shards.
 fn quiet(shards: usize) -> Builder {
     builder(shards).settings(|settings| settings.ping_interval = Time(Duration::ZERO))
 }
 
-/// Becomes a subscriber of the topics in the query.
+/// Returns a handler that subscribes each connection to the topics in its query.
 fn by_query() -> (Script, crate::Journal) {
     let (script, journal) = Script::new();
     let script = script.opening(|request| {
@@ -48,7 +48,7 @@ fn by_query() -> (Script, crate::Journal) {
     (script, journal)
 }
 
-/// Nothing overtakes the opening answer, and `on_open` comes before all the others.
+/// Nothing overtakes the opening answer, and `on_open` is called before the other methods.
 #[test]
 fn on_open_comes_first() {
     for shards in [1, 3] {
@@ -66,7 +66,7 @@ fn on_open_comes_first() {
     }
 }
 
-/// Who gives up in `on_open` what it waits for is told of the rest afterwards.
+/// A handler unsubscribes in `on_open` from topics that are not live yet. After that it is called for the other topics.
 #[test]
 fn a_handler_that_releases_its_own_connection() {
     let (script, _journal) = by_query();
@@ -80,7 +80,7 @@ fn a_handler_that_releases_its_own_connection() {
     });
     let script = script.on_subscribed(|connection, name| _ = connection.send_text(format!("live {name}")));
     let server = serve(3, |builder| builder.route("/", script));
-    // The broadcasts are live on every shard.
+    // These clients make the broadcasts live on every shard.
     let _others = server.connect_to_all("/", 1);
     let topics: Vec<String> = (0..24).map(|number| format!("topic-{number}")).collect();
     for _ in 0..6 {
@@ -89,7 +89,7 @@ fn a_handler_that_releases_its_own_connection() {
         let kept: usize = kept.parse().unwrap();
         assert!(0 < kept && kept < topics.len());
         for _ in 0..kept {
-            let Received::Text(live) = client.receive() else { panic!("nothing more is live") };
+            let Received::Text(live) = client.receive() else { panic!("no further topic is live") };
             assert!(live.starts_with("live topic-"), "{live}");
         }
         client.expect_nothing();
@@ -97,9 +97,9 @@ fn a_handler_that_releases_its_own_connection() {
     }
 }
 
-/// Nobody is told of a subscription that it has given up by then.
+/// `on_subscribed` is not called for a subscription that has ended before it went live.
 #[test]
-fn what_was_given_up_does_not_go_live() {
+fn a_subscription_that_has_ended_does_not_go_live() {
     let (script, _journal) = by_query();
     let script = script.on_open(|connection| {
         connection.unsubscribe(&topic("a"));
@@ -121,7 +121,7 @@ impl Drop for Flag {
     }
 }
 
-/// Work of a connection ends with it though nothing else happens on its shard.
+/// The work of a connection ends with the connection, even if nothing else happens on the shard.
 #[test]
 fn work_ends_with_its_connection_on_a_quiet_shard() {
     let dropped: Arc<AtomicBool> = Arc::default();
@@ -142,16 +142,16 @@ fn work_ends_with_its_connection_on_a_quiet_shard() {
     until("its work is dropped", || dropped.load(Ordering::SeqCst));
 }
 
-/// Work that has waited for room goes on as soon as there is some.
+/// Work that waits for room goes on as soon as there is room.
 #[test]
 fn work_goes_on_when_there_is_room() {
-    // More than may wait beside a lane.
+    // The number exceeds what may wait beside a lane.
     const MESSAGES: usize = 30_000;
     let (go, going) = channel::<()>();
     let going = Mutex::new(going);
     let (script, journal) = Script::<()>::by_message(move |connection, what| match what {
         "block" => going.lock().unwrap().recv().unwrap(),
-        // To a topic of the other shard.
+        // The topic's home is the other shard.
         "publish" => {
             _ = connection.spawn(|handle| async move {
                 for _ in 0..MESSAGES {
@@ -181,13 +181,13 @@ fn work_goes_on_when_there_is_room() {
     journal.until("text block");
     publisher.send_text("publish");
     until("the lane is full", || server.hub().count(Counter::LaneOverflow) > MESSAGES as u64 / 4);
-    // It sleeps soon, since it can do nothing.
+    // The shard soon sleeps, since it has nothing to do.
     thread::sleep(Duration::from_millis(50));
     go.send(()).unwrap();
     publisher.expect(text("done"));
 }
 
-/// What a handler begins when its server ends is dropped with it.
+/// Work that a handler spawns at the end of its server is dropped with the server.
 #[test]
 fn work_begun_at_the_end_is_dropped() {
     let dropped: Arc<AtomicBool> = Arc::default();
@@ -201,14 +201,13 @@ fn work_begun_at_the_end_is_dropped() {
         });
     });
     let server = serve(1, |builder| builder.route("/", script));
-    // It does not answer the close frame, and is dropped.
+    // The client does not answer the close frame, so the drain drops its connection.
     let _client = server.connect("/");
     journal.rest(server);
     assert!(dropped.load(Ordering::SeqCst));
 }
 
-/// A client cannot make any number of tasks, and has room again when some have ended. Refused work makes one line of
-/// the log.
+/// The tasks of one connection have a limit, and ended tasks make room. Refused tasks cause one log line.
 #[test]
 fn work_of_a_connection_has_a_limit() {
     let log = Log::get();
@@ -240,7 +239,7 @@ fn work_of_a_connection_has_a_limit() {
         client.send_text("one");
         match client.receive() {
             Received::Text(answer) if answer == "true" => break,
-            other => assert_eq!(other, text("false"), "they have not all ended yet"),
+            other => assert_eq!(other, text("false"), "no task has ended yet"),
         }
     }
     let line = log.line("a connection has too much work under way");
@@ -262,7 +261,7 @@ impl Handler for Slow {
     }
 }
 
-/// Who is accepted when the server leaves already is told so by HTTP.
+/// A request whose handler accepts it during a drain is refused by HTTP.
 #[test]
 fn an_opening_that_lasts_into_the_end() {
     let (begun, has_begun) = channel();
@@ -270,15 +269,15 @@ fn an_opening_that_lasts_into_the_end() {
     let slow = Slow { begun: Mutex::new(begun), go: Arc::clone(&go) };
     let (script, _journal) = Script::<()>::new();
     let server = serve(1, |builder| builder.route("/", script).route("/slow", slow));
-    // It does not answer the close frame: the server waits for it.
+    // The client does not answer the close frame, so the server waits for it.
     let _patient = server.connect("/");
     let address = server.address;
     let opening = thread::spawn(move || Client::open_with(dial(address), "/slow", &[], &[]).err());
     has_begun.recv().unwrap();
     server.running().stop();
-    until("it listens no more", || TcpStream::connect(address).is_err());
+    until("the server does not listen any more", || TcpStream::connect(address).is_err());
     go.notify_one();
-    let response = opening.join().unwrap().expect("it is refused");
+    let response = opening.join().unwrap().expect("the request is refused");
     assert_eq!(response.status(), 503, "{response:?}");
 }
 
@@ -287,11 +286,11 @@ struct Waiting(Hub);
 impl Authenticator for Waiting {
     fn authenticate(&self, _: &Credentials<'_>) -> Result<Identity, Refusal> {
         let waited = Hub::wait(self.0.connections());
-        panic!("it has waited: {waited:?}");
+        panic!("the authenticator has waited: {waited:?}");
     }
 }
 
-/// Neither kind of the server's threads can wait for itself.
+/// Neither a shard nor the control thread can wait for itself: the authenticator panics instead.
 #[test]
 fn an_authenticator_does_not_wait_for_its_own_thread() {
     let builder = builder(1);
@@ -301,18 +300,18 @@ fn an_authenticator_does_not_wait_for_its_own_thread() {
     let server = Live::start(builder.documents_with("/files", documents, options));
     let mut stream = dial(server.address);
     stream.write_all(b"GET /files/chat.rs HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    // It is answered, and the thread goes on.
+    // The request is answered, and the thread goes on.
     let mut status = [0; 12];
     stream.read_exact(&mut status).unwrap();
     assert_eq!(status, *b"HTTP/1.1 500");
     assert_eq!(Hub::wait(server.hub().connections()), Ok(Vec::new()));
 }
 
-/// A server of one shard whose turns last, once a client has sent a message, until the test ends them.
+/// A server of one shard. A turn with a message lasts until the test ends it.
 struct LongTurns {
     end: Sender<()>,
     begun: Receiver<()>,
-    /// The last: it waits for its handlers, which wait for `end`.
+    /// The last field: its drop waits for handlers, which wait for `end` to be dropped.
     server: Live,
 }
 
@@ -324,7 +323,7 @@ impl LongTurns {
         let (script, _journal) = Script::<()>::new();
         let script = script.on_message(move |_, _| {
             begin.lock().unwrap().send(()).unwrap();
-            // Nothing comes once the test is over.
+            // The channel is closed when the test is over.
             _ = ends.lock().unwrap().recv();
         });
         LongTurns { end, begun, server: Live::start(builder.route("/", script)) }
@@ -339,7 +338,7 @@ impl LongTurns {
     }
 }
 
-/// However long turns are, many clients are let in between two of them.
+/// The shard accepts many clients between two turns, even if turns are long.
 #[test]
 fn long_turns_let_clients_in() {
     const CLIENTS: u64 = 400;
@@ -353,14 +352,14 @@ fn long_turns_let_clients_in() {
     while turns.count(Counter::Accepted) < accepted + CLIENTS {
         let (count, accepted) = (turns.count(Counter::Turns) - before, turns.count(Counter::Accepted) - accepted);
         assert!(count < TURNS_MAX, "{accepted} clients in {count} turns");
-        // The next turn has something to do before this one ends.
+        // This message waits for the next turn before the current turn ends.
         busy.send_text("a turn");
         turns.end.send(()).unwrap();
         turns.await_turn();
     }
 }
 
-/// However many come during a turn, and find no room: each that has sent its request is told so.
+/// A crowd connects during a long turn and finds no room. Each client that has sent its request gets a refusal.
 #[test]
 fn a_crowd_of_a_long_turn_is_told_that_there_is_no_room() {
     let turns = LongTurns::start(builder(1).settings(|settings| settings.max_connections = Some(1)));

@@ -1,4 +1,4 @@
-//! Kore's `broadcast(source or none, op, data, local or global)`.
+//! Broadcasts, with the cases of Kore's `broadcast(source or none, op, data, local or global)`.
 
 use ringhub::{
     Publication,
@@ -11,7 +11,8 @@ use crate::{
     support::{Client, Received, text},
 };
 
-/// A message `all x`, `others x`, `shard x` is broadcast so; `id` is answered.
+/// Starts a server whose handler broadcasts by command: `all x`, `others x`, `shard x`, `others-of-shard x`. It answers
+/// `id` with the connection's id.
 fn broadcasting(shards: usize) -> Live {
     let (script, _) = Script::<()>::by_message(|connection, text| {
         let (to, message) = text.split_once(' ').unwrap_or((text, ""));
@@ -36,12 +37,12 @@ fn id(client: &mut Client) -> ConnectionId {
     ConnectionId::new(shard, slot, generation)
 }
 
-/// Sends, and checks that those who should get the message do, once.
+/// Lets `sender` broadcast, and checks that exactly the clients for which `gets` holds get the message, once.
 fn check(server: &Live, clients: &mut [Client], sender: usize, how: &str, gets: impl Fn(usize, ConnectionId) -> bool) {
     let ids: Vec<ConnectionId> = clients.iter_mut().map(id).collect();
     clients[sender].send_text(&format!("{how} news"));
     let to_all = |message: &str| Hub::wait(server.hub().send_all(Publication::text(message))).unwrap();
-    // The hub's may reach the home of broadcasts before the client's does.
+    // The hub's broadcast may reach the home of broadcasts before the client's broadcast.
     to_all("meanwhile");
     for (at, client) in clients.iter_mut().enumerate() {
         let mut expected = vec![text("meanwhile")];
@@ -90,7 +91,7 @@ fn kore_local_broadcast_stays_on_the_shard() {
     }
 }
 
-/// Many sources at once, and the hub: one order for all, in which only one's own are missing.
+/// Many clients and the hub broadcast at once. All clients see one order, in which only their own messages are missing.
 #[test]
 fn broadcasts_have_one_order_for_all() {
     let server = broadcasting(3);
@@ -115,7 +116,7 @@ fn broadcasts_have_one_order_for_all() {
         };
         (0..count).map(next).collect()
     };
-    // The first client has sent nothing, so it sees all.
+    // The first client has sent nothing, so it sees all messages.
     let all = take(0, MESSAGES * ids.len());
     for at in 1..ids.len() {
         let own = format!("{at} ");

@@ -1,4 +1,4 @@
-//! Servers within larger programs; and values that no server can be built with.
+//! Servers within larger programs, and values with which no server can be built.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -19,7 +19,7 @@ fn script() -> Script<()> {
     Script::<()>::new().0
 }
 
-/// An error, and what it says.
+/// Expects that a build fails with this text, and returns the error.
 fn refused(builder: Builder, what: &str) -> BuildError {
     let error = builder.build().map(drop).expect_err(what);
     assert_eq!(error.to_string(), what);
@@ -67,7 +67,7 @@ fn wrong_routes_are_typed_errors() {
     refused!(route("/{a}/{a}"), BuildError::Pattern(_), what);
     let clash = "the routes \"/a/{x}\" and \"/a/{y}\" are for the same paths";
     refused!(route("/a/{x}").route("/a/{y}", script()), BuildError::Clash(..), clash);
-    // The server's own topics are a route like others.
+    // The route of `topics()` can clash like any other.
     let clash = "the routes \"/t/{x...}\" and \"/t/{topic...}\" are for the same paths";
     refused!(route("/t/{x...}").topics(), BuildError::Clash(..), clash);
     assert!(Pattern::new("/a b").is_err());
@@ -97,7 +97,8 @@ fn wrong_rules_of_a_route_are_typed_errors() {
     check(options().protocols(["a", "a"]).max_fragments(0), both);
 }
 
-/// A handler gets no bodies, so its messages may be larger than all bodies together. Those of topics may not.
+/// A handler gets no bodies, so its messages may be larger than all bodies together. Messages of topics may not be
+/// larger.
 #[test]
 fn only_topics_are_measured_by_bodies() {
     let bodies = |settings: &mut Settings| {
@@ -119,11 +120,11 @@ fn only_topics_are_measured_by_bodies() {
 #[test]
 fn an_address_in_use_is_a_typed_error() {
     let server = serve(1, |builder| builder.route("/", script()));
-    let error = builder(1).listen([server.address]).build().map(drop).expect_err("it is in use");
+    let error = builder(1).listen([server.address]).build().map(drop).expect_err("the address is in use");
     assert!(matches!(error, BuildError::Start(StartError::Listen(address, _)) if address == server.address), "{error}");
 }
 
-/// The thread of the shard is where it was asked to be.
+/// The thread of the shard runs on the chosen CPU.
 #[test]
 fn kore_a_shard_stays_on_its_cpu() {
     let cpu = core_affinity::get_core_ids().expect("an affinity mask")[0].id;
@@ -137,7 +138,7 @@ fn kore_a_shard_stays_on_its_cpu() {
     assert!(tasks.map(|task| task.unwrap().path()).any(|task| is_there(&task)));
 }
 
-/// Each has its own connections, topics and hub.
+/// Each of two servers in one process has its own connections, topics and hub.
 #[test]
 fn two_servers_in_one_process() {
     let (one, two) = (serve(2, |b| b.route("/", script())), serve(2, |b| b.route("/", script())));
@@ -155,7 +156,7 @@ fn on_tokio<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(work)
 }
 
-/// Port 0, the address that was chosen, clients and server in one program, an orderly end.
+/// One program contains the server, on a port that the kernel chose, and its clients. Its end is orderly.
 #[test]
 fn kore_a_server_within_a_tokio_program() {
     on_tokio(async {
@@ -181,7 +182,7 @@ fn kore_a_server_within_a_tokio_program() {
     });
 }
 
-/// `run` serves for as long as it is awaited; giving it up ends the server.
+/// `run` serves while its future is awaited. A drop of the future ends the server.
 #[test]
 fn kore_run_ends_when_it_is_dropped() {
     let (script, journal) = Script::<()>::new();
@@ -198,7 +199,7 @@ fn kore_run_ends_when_it_is_dropped() {
     journal.expect(&["open", r#"close 1001 "" clean"#]);
 }
 
-/// `run_until` serves until it is told, and leaves in order.
+/// `run_until` serves until its signal comes, and ends orderly.
 #[test]
 fn kore_run_until_ends_in_order() {
     let (script, journal) = Script::<()>::new();

@@ -1,5 +1,5 @@
-//! What users of Qore's client rely on, against a server of ours. `tests/client` has each in detail, and what needs a
-//! peer that misbehaves: TLS, proxies, redirects, deadlines.
+//! The client, with the cases of Qore's client, against a server of this library. `tests/client` has the details, and
+//! the cases that need a special peer: TLS, proxies, redirects, deadlines.
 
 use std::{
     sync::{Arc, Mutex},
@@ -18,10 +18,10 @@ use crate::{Live, Script, serve, support::DEADLINE};
 
 fn on_tokio(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(DEADLINE, test).await.expect("nothing happens any more") });
+    runtime.block_on(async { tokio::time::timeout(DEADLINE, test).await.expect("the test has not ended in time") });
 }
 
-/// Echoes; `close 4000` closes so.
+/// Starts a server that echoes. A message `close 4000` makes the server close the connection with this code.
 fn server() -> Live {
     let (script, _) = Script::<()>::by_message(|connection, text| match text.split_once(' ') {
         Some(("close", code)) => connection.close(CloseCode(code.parse().unwrap()), "as told").unwrap(),
@@ -63,10 +63,10 @@ fn qore_client_connect_returns_the_head_and_facts() {
         assert_eq!((opened.head.status(), opened.protocol.as_deref()), (101, Some("v1")));
         assert_eq!((opened.peer_address, opened.tls.is_none()), (server.address, true));
         assert!(opened.timings.total >= opened.timings.handshake);
-        // The second closes the first with 1001.
+        // The second `connect` closes the first connection with 1001.
         let again = client.connect().await.unwrap();
         assert_ne!(again.connection_id, opened.connection_id);
-        let ClientEvent::Closed(closed) = next(&mut events).await else { panic!("the first is not closed") };
+        let ClientEvent::Closed(closed) = next(&mut events).await else { panic!("the first connection is not closed") };
         assert!(closed.is_clean && matches!(closed.cause, Cause::Replaced), "{closed:?}");
         client.send_text("second").await.unwrap();
         expect_text(&mut events, "second").await;
@@ -103,7 +103,7 @@ fn qore_client_by_callback() {
         client.connect().await.unwrap();
         client.send_text("1").await.unwrap();
         client.closed().await;
-        // The callback may be told a moment later.
+        // The callback may be called a moment later.
         while told.lock().unwrap().is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -145,7 +145,7 @@ fn qore_client_sends_pings_and_pongs() {
         client.close().await.unwrap();
         assert!(matches!(client.send_text("late").await, Err(SendError::NotOpen)));
     });
-    // The ping was answered without the caller.
+    // The client has answered the ping by itself.
     journal.expect_at_the_end(server, &["pong are you there", r#"close 1001 "" clean"#]);
 }
 
@@ -162,7 +162,7 @@ fn qore_client_reconnects() {
         assert!(matches!(next(&mut events).await, ClientEvent::Reconnected(_)));
         client.send_text("again").await.unwrap();
         expect_text(&mut events, "again").await;
-        // A server that says that it does not want this client is believed.
+        // After a close with 1008 the client does not reconnect.
         client.send_text("close 1008").await.unwrap();
         assert!(matches!(next(&mut events).await, ClientEvent::Closed(closed) if closed.code.0 == 1008));
         assert!(!client.is_reconnecting());

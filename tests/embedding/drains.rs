@@ -18,7 +18,7 @@ use crate::{
 
 const GOING_AWAY: &str = "the server is going away";
 
-/// While the server leaves the report counts the connections that have left, and in the end those that were dropped.
+/// During a drain the report counts the connections that have left. At its end it also counts the dropped ones.
 #[test]
 fn the_report_counts_connections_that_leave_and_that_are_dropped() {
     let settings = |settings: &mut Settings| {
@@ -46,8 +46,8 @@ fn the_report_counts_connections_that_leave_and_that_are_dropped() {
     assert_eq!((told, left, dropped, is_barrier_whole), (count, count - 1, 1, true));
 }
 
-/// A handler that blocks its shard keeps the clients of other shards for a quarter of the time, and the report says
-/// that they could have missed messages.
+/// A handler blocks its shard. The drain closes the clients of other shards after a quarter of `drain_timeout`, and the
+/// report says that they may have missed messages.
 #[test]
 fn a_handler_that_blocks_its_shard_does_not_keep_the_others() {
     let ((blocks, is_blocked), (let_go, is_let_go)) = (channel(), channel::<()>());

@@ -1,4 +1,4 @@
-//! `on_close` exactly once, whatever ends a connection.
+//! `on_close` is called exactly once for every way in which a connection ends.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     support::{Client, Received, dial_with, frame, reset},
 };
 
-/// A server whose handler closes when it is told so, with a keep-alive that gives up soon.
+/// Starts a server whose handler closes the connection on the message `close`, with a short pong timeout.
 fn server(shards: usize) -> (Live, Journal) {
     let (script, journal) = Script::<()>::by_message(|connection, text| {
         if text == "close" {
@@ -41,7 +41,7 @@ fn server(shards: usize) -> (Live, Journal) {
     (server, journal)
 }
 
-/// A connection that ends so. Its handler is told `end`, once, and nothing after.
+/// Ends a connection by `way`. Expects that its handler is called with `end` once, and not called after that.
 fn check(end: &str, way: impl Fn(&mut Live, Client)) {
     check_at("/", end, way);
 }
@@ -147,7 +147,7 @@ fn qore_the_server_leaves_and_its_time_is_up() {
     });
 }
 
-/// The handler is told once even if both sides close at the same moment.
+/// `on_close` is called once even if both sides close at the same moment.
 #[test]
 fn qore_both_close() {
     check(r#"close 4002 "me" clean"#, |_, mut client| {

@@ -1,4 +1,4 @@
-//! Each example does what its first lines promise. (`client_tail` is with the client's tests.)
+//! Each example does what its first lines promise. (The client's tests run `client_tail`.)
 
 use ringhub::ConnectionId;
 
@@ -7,7 +7,7 @@ use crate::support::{Client, Received, close, dial, exchange, post, text, upgrad
 
 const GOING_AWAY: &str = "the server is going away";
 
-/// The text that comes next.
+/// Returns the next text message.
 #[track_caller]
 fn line(client: &mut Client) -> String {
     match client.receive() {
@@ -16,7 +16,7 @@ fn line(client: &mut Client) -> String {
     }
 }
 
-/// The id in parentheses, or the last word.
+/// Returns the id in parentheses, or else the last word, as an id.
 fn id(line: &str) -> ConnectionId {
     let word = line.split_whitespace().find(|word| word.starts_with('(')).or(line.split_whitespace().last());
     word.unwrap().trim_matches(['(', ')']).parse().unwrap_or_else(|error| panic!("{line:?}: {error}"))
@@ -52,7 +52,7 @@ fn chat() {
     carla.expect(text("* bob has left attic"));
     bob.send_text("/leave attic");
     bob.expect(text("* you are not in attic"));
-    // Nobody sees their own, nor what is said in other rooms.
+    // A client gets neither its own messages nor those of other rooms.
     carla.expect_nothing();
     bob.leave();
     anna.expect(text("* bob has gone"));
@@ -68,12 +68,12 @@ fn chat() {
     chat.wait();
 }
 
-/// Kore's own GLOBAL repeats a message on the worker of its source.
+/// Every other client gets a broadcast once. Kore's GLOBAL sends it twice on the worker of its source.
 #[test]
 fn broadcast() {
     let example = Example::start("broadcast", &["--workers", "2"]);
     let targets = ["/connect", "/connect/local"];
-    // Until both workers have a connection of each kind. A hash of the addresses chooses.
+    // A hash of the addresses chooses the worker, so clients connect until both workers have a connection of each kind.
     let mut clients: Vec<(ConnectionId, &str, Client)> = Vec::new();
     let has = |clients: &[(ConnectionId, &str, Client)], shard: u16, kind: &str| {
         clients.iter().any(|(id, target, _)| id.shard() == shard && *target == kind)

@@ -1,4 +1,4 @@
-//! The hub handle: Qore's `sendAll`, `sendOne`, `stopOne`, `getConnectionIds`, and its live setters.
+//! The hub's handle, with the cases of Qore's `sendAll`, `sendOne`, `stopOne`, `getConnectionIds` and setters.
 
 use std::thread;
 
@@ -66,7 +66,7 @@ fn qore_send_one_to_a_dead_id_is_an_error() {
     client.leave();
     journal.until(r#"close 1000 "bye" clean"#);
     let message = PreparedMessage::text("x");
-    // Its slot has another owner now, and there is no shard 9.
+    // The slot of the first id has another owner now, and there is no shard 9.
     let _other = server.connect("/");
     for id in [id, ConnectionId::new(0, 99, 0), ConnectionId::new(9, 0, 0)] {
         let dead = HubError::NoConnection(id);
@@ -128,17 +128,17 @@ fn qore_publish_tells_the_place_in_the_topic() {
     assert_eq!((first.offset, second.offset, first.epoch), (1, 2, second.epoch));
     client.expect(text("a"));
     client.expect(text("b"));
-    // Topics of the server forgo broadcasts.
+    // Subscribers of raw topics get no broadcasts.
     Hub::wait(hub.send_all(Publication::text("all"))).unwrap();
     client.expect_nothing();
 }
 
-/// What comes is what was asked for later.
+/// Returns options without pings, so that pings come only after a later call.
 fn without_pings() -> RouteOptions {
     RouteOptions::new().keep_alive(KeepAlive { ping_interval: 0, ..KeepAlive::default() })
 }
 
-/// A keep-alive for one, then for all, those to come included.
+/// Sets a keep-alive for one connection, then for all, including later ones.
 #[test]
 fn qore_heartbeats_change_while_connected() {
     let server =
@@ -191,7 +191,7 @@ fn qore_after_the_end_every_call_says_so() {
     assert_eq!(hub.count(Counter::ConnectionsOpen), 0);
 }
 
-/// Calls that are under way when the server ends are answered, one way or the other.
+/// Calls that are under way when the server ends return a result or an error.
 #[test]
 fn qore_calls_at_the_end_are_answered() {
     for _ in 0..20 {

@@ -1,4 +1,5 @@
-//! What embedders of Kore, Qore and Ioto rely on, row by row: servers in this process, ordinary clients.
+//! Tests of the library as embedders use it: servers in this process, with ordinary clients. A test whose name begins
+//! with `kore_`, `qore_` or `ioto_` covers a row of that library in docs/coming-from.md.
 
 mod between_turns;
 mod broadcasts;
@@ -41,31 +42,32 @@ use ringhub::{
 };
 use support::{Client, DEADLINE, dial};
 
-/// A server in this process. Dropping it ends it.
+/// A server in this process. A drop ends the server.
 struct Live {
     running: Option<Running>,
     address: SocketAddr,
 }
 
-/// So many shards with these routes.
+/// Starts a server with `shards` shards and these routes.
 fn serve(shards: usize, routes: impl FnOnce(Builder) -> Builder) -> Live {
     Live::start(routes(builder(shards)))
 }
 
 fn builder(shards: usize) -> Builder {
-    // Several servers share few CPUs here, and a client that a test no longer serves shall not delay the end.
+    // Several servers share few CPUs here, so shards are not pinned. A client that a test no longer serves must not
+    // delay the end, so the drain is short.
     let builder = Server::builder().listen(["127.0.0.1:0".parse().unwrap()]).shards(shards).pin(Pin::Off);
     builder.settings(|settings| settings.drain_timeout = Time(Duration::from_secs(2)))
 }
 
 impl Live {
     fn start(builder: Builder) -> Live {
-        let running = builder.build().expect("a server").start().expect("it starts");
+        let running = builder.build().expect("a server").start().expect("the server starts");
         Live { address: running.local_addr(), running: Some(running) }
     }
 
     fn running(&self) -> &Running {
-        self.running.as_ref().expect("it has not ended")
+        self.running.as_ref().expect("the server has not ended")
     }
 
     fn hub(&self) -> Hub {
@@ -80,7 +82,7 @@ impl Live {
         Client::open_with(dial(self.address), target, protocols, headers)
     }
 
-    /// Clients, at least so many on each shard.
+    /// Connects clients until each shard has at least `each`, and returns them.
     fn connect_to_all(&self, target: &str, each: usize) -> Vec<Client> {
         let shards = self.running().counters().len() as u16;
         let mut clients = Vec::new();
@@ -94,7 +96,7 @@ impl Live {
         }
     }
 
-    /// Ends it, and waits for that.
+    /// Ends the server, and waits for its end.
     fn end(&mut self) {
         if let Some(running) = self.running.take() {
             running.stop();
@@ -115,7 +117,7 @@ type Listener<S> = Box<dyn Fn(&mut Connection<'_, S>, Message<'_>) + Send + Sync
 type Hook<S> = Box<dyn Fn(&mut S, &FrameHeader, &[u8]) -> Verdict + Send + Sync>;
 type With<S, T> = Box<dyn Fn(&mut Connection<'_, S>, &T) + Send + Sync>;
 
-/// A handler that writes down what it is told, then does what a test wants.
+/// A handler that writes each call into a [`Journal`], then does what a test wants.
 struct Script<S: 'static = ()> {
     told: Mutex<Sender<String>>,
     opening: Judge<S>,
@@ -149,7 +151,7 @@ impl<S: Default> Script<S> {
         (script, Journal(entries))
     }
 
-    /// One that does this with every message.
+    /// Returns a script that calls `f` with every message.
     fn by_message(f: impl Fn(&mut Connection<'_, S>, &str) + Send + Sync + 'static) -> (Script<S>, Journal) {
         let (script, journal) = Script::new();
         (script.on_message(f), journal)
@@ -206,7 +208,7 @@ impl<S: Default> Script<S> {
     }
 
     fn tell(&self, entry: impl Into<String>) {
-        // A test that has seen enough lets go of its journal.
+        // A test may have dropped its journal.
         _ = self.told.lock().unwrap().send(entry.into());
     }
 }
@@ -275,7 +277,7 @@ impl<S: Default + 'static> Handler for Script<S> {
     }
 }
 
-/// What a script's handler was told, on all shards.
+/// The calls of a script's handler, on all shards.
 struct Journal(Receiver<String>);
 
 impl Journal {
@@ -291,12 +293,12 @@ impl Journal {
         }
     }
 
-    /// Waits for an entry, whatever comes before it.
+    /// Waits for an entry, and ignores those before it.
     fn until(&self, expected: &str) {
         while self.next() != expected {}
     }
 
-    /// Ends the server: what its handlers have been told until then, and what had not been taken before.
+    /// Ends the server, and returns all entries that have not been taken.
     fn rest(self, mut server: Live) -> Vec<String> {
         server.end();
         let mut entries = Vec::new();
@@ -309,14 +311,14 @@ impl Journal {
         }
     }
 
-    /// The same, which must be this.
+    /// Ends the server, and expects these entries.
     #[track_caller]
     fn expect_at_the_end(self, server: Live, expected: &[&str]) {
         assert_eq!(self.rest(server), expected);
     }
 }
 
-/// Waits for something that nobody tells.
+/// Polls until `is_so` returns true.
 fn until(what: &str, is_so: impl Fn() -> bool) {
     let begin = Instant::now();
     while !is_so() {

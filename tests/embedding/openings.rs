@@ -1,4 +1,4 @@
-//! The opening request: Qore's `handleRequest`, Ioto's `SelectProtocol`, and the rules of a route.
+//! The opening request, with the cases of Qore's `handleRequest` and Ioto's `SelectProtocol`, and the rules of a route.
 
 use std::{
     future::pending,
@@ -48,7 +48,7 @@ fn qore_everything_of_a_request() {
     let script = script.on_open(|connection| {
         let facts = connection.state().clone();
         connection.send_text(facts);
-        let request = connection.request().expect("it is kept");
+        let request = connection.request().expect("the request is kept");
         assert_eq!((connection.peer(), connection.local()), (request.peer(), request.local()));
     });
     let addresses = ["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()];
@@ -89,8 +89,8 @@ fn qore_any_response_instead() {
     journal.expect_at_the_end(server, &[]);
 }
 
-/// A response that is larger than the send buffer of its socket arrives as a whole. A client that does not take it is
-/// reset instead.
+/// A response that is larger than the send buffer of its socket arrives as a whole. A client that does not read the
+/// response is reset instead.
 #[test]
 fn qore_a_large_response_instead() {
     let body = "0123456789abcdef".repeat(65_536);
@@ -120,7 +120,7 @@ fn qore_headers_of_the_answer() {
     assert_eq!(client.header("x-bad"), None);
 }
 
-/// What would make a broken answer is the handler's mistake: its request ends with 500.
+/// Header lines that would break the answer are the handler's mistake, so the answer is 500.
 #[test]
 fn qore_headers_that_cannot_be() {
     let (script, _) = Script::<()>::new();
@@ -199,7 +199,7 @@ fn qore_an_identity_in_the_context() {
         let name = connection.identity().map(|identity| identity.name.clone());
         connection.send_text(format!("{name:?}"));
     });
-    // The identity stays where the request does not.
+    // The identity is kept, although this route forgets the request.
     let options = RouteOptions::new().authenticator(ByHeader).forget_request();
     let server = serve(1, |builder| builder.route_with("/", script, options));
     for (user, name) in [("ann", "ann"), ("alias", "other")] {
@@ -226,7 +226,7 @@ fn ioto_origins_of_a_route() {
     assert_eq!(server.open("/", &[], &other).err().expect("a refusal").status(), 403);
 }
 
-/// Decides when the test says so.
+/// A handler whose `opening` waits until the test calls `decided`.
 struct Waits {
     decided: Arc<Notify>,
     begun: Arc<AtomicUsize>,
@@ -264,7 +264,7 @@ fn waits() -> Waits {
     Waits { decided: Arc::default(), begun: Arc::default(), dropped: Arc::default(), told: Arc::default() }
 }
 
-/// Another connection of the same shard is served meanwhile.
+/// The shard serves other connections while a decision waits.
 #[test]
 fn qore_a_decision_that_waits() {
     let handler = waits();
@@ -273,7 +273,7 @@ fn qore_a_decision_that_waits() {
     let server = serve(1, |builder| builder.route("/", handler).route("/echo", echo));
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| server.connect("/"));
-        until("it is asked", || begun.load(Ordering::SeqCst) == 1);
+        until("the handler is asked", || begun.load(Ordering::SeqCst) == 1);
         let mut client = server.connect("/echo");
         client.send_text("meanwhile");
         client.expect(text("meanwhile"));
@@ -298,32 +298,32 @@ fn qore_a_decision_that_takes_too_long() {
     assert!(told.lock().unwrap().is_empty());
 }
 
-/// The decision is dropped, and nobody hears of a connection.
+/// The decision is dropped, and `on_open` is not called.
 #[test]
 fn qore_a_decision_whose_client_leaves() {
     use std::io::Write;
 
     let handler = waits();
     let (begun, dropped, told) = (Arc::clone(&handler.begun), Arc::clone(&handler.dropped), Arc::clone(&handler.told));
-    // Its time alone would not end it.
+    // The handshake timeout is too long to end it.
     let builder = builder(1).route("/", handler);
     let server = Live::start(builder.settings(|settings| settings.handshake_timeout = Time(10 * crate::DEADLINE)));
     let leave = |target: &str, number: usize| {
         let mut stream = dial(server.address);
         stream.write_all(upgrade_request(target).as_bytes()).unwrap();
-        until("it is asked", || begun.load(Ordering::SeqCst) == number);
+        until("the handler is asked", || begun.load(Ordering::SeqCst) == number);
         stream
     };
     drop(leave("/?forever", 1));
-    until("it is dropped", || dropped.load(Ordering::SeqCst) == 1);
+    until("the decision is dropped", || dropped.load(Ordering::SeqCst) == 1);
     crate::support::reset(leave("/", 2));
-    until("it is dropped", || dropped.load(Ordering::SeqCst) == 2);
+    until("the decision is dropped", || dropped.load(Ordering::SeqCst) == 2);
     drop(server);
     assert!(told.lock().unwrap().is_empty());
 }
 
-/// Behind answers of which their client takes nothing, the end of an opening request leaves nothing large to the
-/// kernel: neither if the client leaves before the decision nor if it is refused.
+/// A client reads nothing of earlier answers on the connection of its opening request. The end of this request leaves
+/// nothing large to the kernel, whether the client leaves before the decision or is refused.
 #[test]
 fn qore_a_decision_behind_unread_answers() {
     let builder = builder(1).route("/ws", waits()).settings(|settings| {
@@ -346,9 +346,9 @@ fn qore_a_decision_behind_unread_answers() {
     assert_eq!(server.hub().count(Counter::RefusedUndecided), 1);
 }
 
-/// A client that has ended its side and reads gets the refusal behind such answers.
+/// A client that has ended its side and reads gets the refusal after its unread answers.
 #[test]
-fn qore_a_refusal_behind_answers_that_are_read() {
+fn qore_a_refusal_after_answers_that_are_read() {
     let (script, _) = Script::<()>::new();
     let script = script.opening(|_| Err(Response::new(402, "text/plain", "pay first")));
     let builder = builder(1).settings(|settings| settings.send_buffer = Some(Size(4 << 20)));
@@ -357,14 +357,14 @@ fn qore_a_refusal_behind_answers_that_are_read() {
     let answers = request("GET", "/metrics").repeat(32);
     stream.write_all((answers + &upgrade_request("/ws")).as_bytes()).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
-    until("it is refused", || server.hub().count(Counter::refused(402)) == 1);
+    until("the request is refused", || server.hub().count(Counter::refused(402)) == 1);
     let mut all = String::new();
     stream.read_to_string(&mut all).unwrap();
     assert_eq!(all.matches("HTTP/1.1 200").count(), 32);
     assert!(all.ends_with("pay first"), "{all}");
 }
 
-/// It is accepted before anybody has looked whether the client is still there.
+/// The decision may come before the shard has noticed that the client has left.
 #[test]
 fn qore_a_decision_after_its_client_has_left() {
     use std::io::Write;
@@ -375,15 +375,15 @@ fn qore_a_decision_after_its_client_has_left() {
     let server = serve(1, |builder| builder.route("/", handler));
     let mut stream = dial(server.address);
     stream.write_all(upgrade_request("/").as_bytes()).unwrap();
-    until("it is asked", || begun.load(Ordering::SeqCst) == 1);
+    until("the handler is asked", || begun.load(Ordering::SeqCst) == 1);
     drop(stream);
     decided.notify_one();
-    until("it is decided or dropped", || dropped.load(Ordering::SeqCst) == 1);
+    until("the decision is made or dropped", || dropped.load(Ordering::SeqCst) == 1);
     drop(server);
     assert!(told.lock().unwrap().is_empty());
 }
 
-/// No two requests of a server have one, whichever shard they come to.
+/// No two requests of a server have the same number, on all shards.
 #[test]
 fn qore_every_request_has_a_number() {
     let (script, journal) = Script::<String>::new();
@@ -401,7 +401,7 @@ fn qore_every_request_has_a_number() {
     drop(journal);
 }
 
-/// Routes by precision; a path without one is answered with those there are.
+/// The most precise route gets a path. The answer for a path without a route names the routes.
 #[test]
 fn kore_routes_by_path_a_handler_each() {
     let named = |name: &'static str| {

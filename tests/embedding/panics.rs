@@ -12,7 +12,7 @@ use crate::{
     topic, until,
 };
 
-/// A handler that panics somewhere, beside one that goes on. The end is told once even then.
+/// Provokes a panic in one handler while another serves. Expects this close frame, and one call of `on_close`.
 fn check(
     script: impl FnOnce(Script<()>) -> Script<()>,
     options: RouteOptions,
@@ -42,7 +42,7 @@ fn check_1011(script: impl FnOnce(Script<()>) -> Script<()>, provoke: impl Fn(&m
     check(script, RouteOptions::new(), provoke, 1011, "a handler has failed");
 }
 
-/// So many are counted, a moment later perhaps.
+/// Waits until the server has counted `count` panics.
 fn expect_panics(server: &Live, count: u64) {
     until("panics are counted", || server.hub().count(Counter::HandlerPanics) == count);
 }
@@ -96,7 +96,7 @@ fn ioto_a_panic_in_on_pong() {
     check_1011(|script| script.on_pong(|_| panic!("pong")), |client| client.send(OpCode::Pong, true, b""));
 }
 
-/// The client is told what it did wrong, not what the handler did.
+/// The close frame names the client's violation, not the handler's panic.
 #[test]
 fn ioto_a_panic_in_on_error() {
     let script = |script: Script<()>| script.on_error(|_| panic!("error"));
@@ -133,7 +133,7 @@ fn ioto_a_panic_in_spawned_work() {
     check_1011(script, |client| client.send_text("now"));
 }
 
-/// The work is told that it got nothing, and goes on.
+/// The work gets `None` from the handle, and goes on.
 #[test]
 fn ioto_a_panic_in_work_of_a_handle() {
     let script = |script: Script<()>| {
@@ -147,7 +147,7 @@ fn ioto_a_panic_in_work_of_a_handle() {
     check_1011(script, |client| client.send_text("now"));
 }
 
-/// Making the future is the handler's work too.
+/// A panic in the closure that makes the future counts as one of the handler.
 #[test]
 fn ioto_a_panic_before_spawned_work() {
     let script = |script: Script<()>| {
@@ -217,7 +217,7 @@ impl Handler for PanicsLater {
     }
 
     fn on_open(&self, _: &mut Connection<'_, ()>) {
-        unreachable!("it was refused");
+        unreachable!("the request was refused");
     }
 }
 

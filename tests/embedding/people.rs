@@ -1,4 +1,4 @@
-//! Who is let in, and what else stands on the same port: authenticators, documents, routes of a file.
+//! Authenticators, documents on the same port, and routes of a file.
 
 use std::{fs, path::PathBuf};
 
@@ -14,7 +14,7 @@ use crate::{
     support::{Response, Server, clean, exchange, program, text},
 };
 
-/// A route that greets by identity, behind an authenticator.
+/// Starts a server with an authenticator, whose handler sends each client the name of its identity.
 fn greets(authenticator: impl Authenticator) -> Live {
     let (script, _) = Script::<()>::new();
     let script = script.on_open(|connection| {
@@ -24,7 +24,7 @@ fn greets(authenticator: impl Authenticator) -> Live {
     serve(1, |builder| builder.route_with("/", script, RouteOptions::new().authenticator(authenticator)))
 }
 
-/// The name that the route greets, or the status and the challenge.
+/// Connects, and returns the name that the handler sends, or the status and the challenge of the refusal.
 fn enter(server: &Live, header: Option<(&str, &str)>) -> Result<String, (u16, Option<String>)> {
     let challenge = |refused: Response| (refused.status(), refused.header("www-authenticate").map(ToString::to_string));
     let mut client = server.open("/", &[], header.as_slice()).map_err(challenge)?;
@@ -76,15 +76,15 @@ fn qore_chains_of_authenticators() {
     let any = greets(any_of(people()).or(services()));
     assert_eq!(enter(&any, Some(ALICE)), Ok("alice".into()));
     assert_eq!(enter(&any, Some(BILLING)), Ok("billing".into()));
-    // One challenge for each way in (RFC 9110 11.6.1).
-    let refused = any.open("/", &[], &[]).err().expect("nobody is let in without a word");
+    // The refusal has a challenge of each authenticator (RFC 9110 11.6.1).
+    let refused = any.open("/", &[], &[]).err().expect("a client without credentials is refused");
     let challenges: Vec<&[u8]> = refused.head.headers().get_all("www-authenticate").collect();
     assert_eq!(challenges, [&b"Basic realm=\"the hub\", charset=\"UTF-8\""[..], b"Bearer"]);
     let all = greets(all_of(Network::new(&["10.0.0.0/8"], &[]).unwrap()).and(people()));
     assert_eq!(enter(&all, Some(ALICE)).unwrap_err().0, 403);
 }
 
-/// A folder for one test, gone with it.
+/// A folder for one test, which a drop removes.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -125,7 +125,7 @@ fn ioto_documents_and_websockets_on_one_port() {
     for (escape, status) in [("/../secret", 400), ("/..%2fsecret", 404), ("/%2e%2e/secret", 400), ("/nothing", 404)] {
         assert_eq!(get(escape, "").status(), status, "{escape}");
     }
-    // A 304 has no body and says no length.
+    // A 304 has no body and no length.
     let mut stream = crate::support::dial(server.address);
     let request = format!("GET /data.json HTTP/1.1\r\nHost: a\r\nConnection: close\r\nIf-None-Match: {etag}\r\n\r\n");
     std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
@@ -137,7 +137,7 @@ fn ioto_documents_and_websockets_on_one_port() {
     client.expect(text("beside the files"));
 }
 
-/// An authenticator that panics lets nobody in, and ends nothing.
+/// An authenticator that panics admits no client, and ends no connection.
 #[test]
 fn qore_an_authenticator_that_panics_over_a_document() {
     struct Panics;
@@ -157,7 +157,8 @@ fn qore_an_authenticator_that_panics_over_a_document() {
     assert!(metrics.contains("\nringhub_handler_panics_total{shard=\"control\"} 2\n"), "{metrics}");
 }
 
-/// A refusal of an authenticator is sent as far as it can be, by shards and by the control thread alike.
+/// Refusals that cannot be sent as the authenticator made them are corrected, or become a 500, on shards and on the
+/// control thread.
 #[test]
 fn refusals_that_cannot_be_sent() {
     struct Refuses;
@@ -205,7 +206,7 @@ fn refusals_that_cannot_be_sent() {
     }
 }
 
-/// The same routes in a file, by the server. `tests/server/routes.rs` has more.
+/// A server has such routes from a file too. `tests/server/routes.rs` has more.
 #[test]
 fn ioto_routes_of_a_file() {
     let folder = Folder::new("routes");

@@ -1,4 +1,5 @@
-//! What a handler is told of what its client sends: Kore's `onmessage`, Qore's frame hook, Ioto's five events.
+//! A handler's calls for what its client sends, with the cases of Kore's `onmessage`, Qore's frame hook and Ioto's five
+//! events.
 
 use ringhub::{
     handler::RouteOptions,
@@ -121,7 +122,7 @@ fn kore_limits_of_a_route() {
     refused("/fragments", three, "a message has more than 2 fragments");
 }
 
-/// They hold from the next message on; the one under way keeps its own, which a limit in the middle would break.
+/// New limits hold from the next message on. The message under way keeps the old limits, since new ones could break it.
 #[test]
 fn ioto_limits_of_a_connection() {
     let (script, journal) = Script::<()>::new();
@@ -154,13 +155,13 @@ fn ioto_limits_of_a_connection() {
     );
 }
 
-/// The same within a frame that has not arrived whole, by work that runs meanwhile.
+/// New limits that spawned work sets within a half-received frame also hold from the next message on.
 #[test]
 fn ioto_limits_change_between_two_halves_of_a_frame() {
     let (script, journal) = Script::<()>::new();
     let script = script.on_pong(|connection| {
         connection.spawn(|handle| async move {
-            // Half of the frame is there when there is something of it.
+            // The first half of the frame arrives as a whole.
             let mut length = 0;
             while length == 0 {
                 tokio::time::sleep(std::time::Duration::from_millis(1)).await;
@@ -185,7 +186,7 @@ fn ioto_limits_change_between_two_halves_of_a_frame() {
     assert!(rest.iter().any(|entry| entry.starts_with("text \u{fffd}")), "{rest:?}");
 }
 
-/// Qore's `gotRawMessage`: Process, Continue, Break.
+/// The frame hook's verdicts, as with Qore's `gotRawMessage`: Process, Continue, Break.
 #[test]
 fn qore_a_hook_passes_drops_or_ends() {
     let (script, journal) = Script::<u32>::new();

@@ -1,4 +1,4 @@
-//! What a handler sends to its own connection: Kore's `send`, Qore's `sendEncoded`, Ioto's `Send…`.
+//! Sends of a handler to its own connection, with the cases of Kore's `send`, Qore's `sendEncoded` and Ioto's `Send…`.
 
 use std::sync::{
     Arc,
@@ -17,7 +17,7 @@ use crate::{
     until,
 };
 
-/// What a handler's call comes to when its client has said something: it is told as text, behind what it sent.
+/// Makes `call` in a handler's `on_message`. Expects that the client gets `sent`, then the outcome of the call as text.
 fn check(call: fn(&mut ringhub::handler::Connection<'_, ()>) -> String, sent: &[Received], outcome: &str) {
     let (script, _) = Script::<()>::by_message(move |connection, _| {
         let outcome = call(connection);
@@ -64,9 +64,9 @@ fn ioto_send_string_json_and_block() {
     check!(c => c.send_binary([1, 2]), [binary(&[1, 2])], Sent::Sent);
 }
 
-/// A map whose keys are no strings is no JSON.
+/// A map whose keys are not strings has no form in JSON.
 #[test]
-fn ioto_send_json_tells_what_is_none() {
+fn ioto_send_json_refuses_what_is_not_json() {
     check!(
         c => c.send_json(&std::collections::BTreeMap::from([((1, 2), 3)])).unwrap_err().to_string(),
         [],
@@ -80,7 +80,7 @@ fn qore_send_prepared_is_encoded_once() {
     check!(c => c.send_prepared(&PreparedMessage::ping(b"p").unwrap()), [Received::Ping(b"p".to_vec())], Sent::Sent);
 }
 
-/// The frames are as asked for; the client assembles them.
+/// The client gets the message that was split into frames as one message.
 #[test]
 fn ioto_messages_are_split_by_a_limit_of_frames() {
     check!(c => c.send_split(MessageType::Text, b"abcdefg", 3).unwrap(), [text("abcdefg")], Sent::Sent);
@@ -130,7 +130,7 @@ fn qore_nothing_comes_between_fragments() {
     );
 }
 
-/// Fragments begun in one call go on in another; what others send meanwhile goes first, whole.
+/// A fragmented message begun in one call goes on in another. Whole messages that are published meanwhile go first.
 #[test]
 fn qore_fragments_over_several_callbacks() {
     let (script, _) = Script::<()>::by_message(|connection, text| {
@@ -151,7 +151,8 @@ fn qore_fragments_over_several_callbacks() {
     client.expect(text("begun"));
 }
 
-/// Of a client that does not read: sent, then queued behind so many bytes, then refused.
+/// If a client does not read, `send` returns first `Sent`, then `Queued` with the number of bytes before it, then a
+/// refusal.
 #[test]
 fn kore_send_says_what_became_of_it() {
     let is_full: Arc<AtomicBool> = Arc::default();
@@ -169,7 +170,7 @@ fn kore_send_says_what_became_of_it() {
                     }
                     Sent::Refused(refused) => {
                         assert_eq!(refused, Refused::Full);
-                        assert!(queued && last > 0, "it is queued before it is refused");
+                        assert!(queued && last > 0, "messages are queued before one is refused");
                         break;
                     }
                 }
@@ -186,8 +187,8 @@ fn kore_send_says_what_became_of_it() {
     });
     let mut client = server.connect("/");
     client.send_text("now");
-    until("it is full", || is_full.load(Ordering::SeqCst));
-    // What was accepted comes, all of it, before the close.
+    until("the backlog is full", || is_full.load(Ordering::SeqCst));
+    // All accepted messages come before the close frame.
     loop {
         match client.receive() {
             Received::Binary(bytes) => assert_eq!(bytes.len(), 64 * 1_024),
@@ -197,7 +198,8 @@ fn kore_send_says_what_became_of_it() {
     client.expect(Received::End);
 }
 
-/// A limit on own sends: what is owed beyond the backlog's limit is refused at once, within one call too.
+/// A handler's sends have the limit of the backlog too. A send beyond it is refused at once, even within one call of
+/// the handler.
 #[test]
 fn kore_own_sends_have_the_limit_of_the_backlog() {
     let (script, _) = Script::<()>::by_message(|connection, _| {
@@ -234,9 +236,9 @@ fn ioto_close_codes_and_reasons_are_checked() {
     assert_eq!(truncate_reason(&too_long).len(), 123);
 }
 
-/// What was sent before a close goes before it, nothing goes after; a second close is an error.
+/// Messages sent before a close arrive before the close frame, and nothing follows it. A second close is an error.
 #[test]
-fn ioto_nothing_is_sent_behind_a_close() {
+fn ioto_nothing_is_sent_after_a_close() {
     let (script, journal) = Script::<()>::by_message(|connection, _| {
         connection.send_text("before");
         connection.close(CloseCode(4000), truncate_reason(&"é".repeat(62))).unwrap();
@@ -248,14 +250,14 @@ fn ioto_nothing_is_sent_behind_a_close() {
     });
     let server = serve(1, |builder| builder.route("/", script));
     let mut client = server.connect("/");
-    // Both in one piece: the second message is dropped, since we are closing (RFC 6455 5.5.1).
+    // Both messages come in one piece. The second is dropped, since the connection is closing (RFC 6455 5.5.1).
     client.send_raw(&[frame(OpCode::Text, true, b"1"), frame(OpCode::Text, true, b"2")].concat());
     client.expect(text("before"));
     client.expect_close(4000, &"é".repeat(61));
     journal.expect_at_the_end(server, &["open", "text 1", r#"close 4000 "" clean"#]);
 }
 
-/// They leave with the 101, never before it.
+/// Messages sent in `on_open` follow the 101.
 #[test]
 fn qore_a_welcome_follows_the_opening_answer() {
     let (script, _) = Script::<()>::new();
@@ -271,8 +273,8 @@ fn qore_a_welcome_follows_the_opening_answer() {
     }
 }
 
-/// Where the handler does not say that it looks after slow clients itself, a message without room closes the connection
-/// with 1008, and what was accepted before comes first, as far as the client has begun to take it.
+/// Unless the route is set to let its handler deal with slow clients, a message without room closes the connection with
+/// 1008. The part of the backlog that the socket has begun to take comes before the close frame.
 #[test]
 fn a_message_without_room_closes_the_connection() {
     let (script, _) = Script::<()>::by_message(move |connection, _| {

@@ -1,4 +1,5 @@
-//! Qore's `logInfo`, `logError`, `logDebug`: spans and events with id and peer, for a subscriber of the embedder's.
+//! Log events with the connection's id and peer, for the embedder's own subscriber, as with Qore's `logInfo`,
+//! `logError` and `logDebug`.
 
 use std::{
     io,
@@ -33,7 +34,7 @@ impl io::Write for Log {
 }
 
 impl Log {
-    /// The one of this process, which has one subscriber.
+    /// Returns the log of this process, which can have only one subscriber.
     pub(crate) fn get() -> Log {
         static LOG: OnceLock<Log> = OnceLock::new();
         let install = || {
@@ -41,23 +42,23 @@ impl Log {
             let writer = log.clone();
             let subscriber = tracing_subscriber::fmt().with_ansi(false).with_max_level(Level::DEBUG);
             let subscriber = subscriber.with_writer(move || writer.clone()).finish();
-            tracing::subscriber::set_global_default(subscriber).expect("nobody else has one");
+            tracing::subscriber::set_global_default(subscriber).expect("no other test has set a subscriber");
             log
         };
         LOG.get_or_init(install).clone()
     }
 
-    /// The line that says this.
+    /// Returns the only line that contains `what`.
     pub(crate) fn line(&self, what: &str) -> String {
         let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         let mut lines = log.lines().filter(|line| line.contains(what));
-        let line = lines.next().unwrap_or_else(|| panic!("nobody says {what:?}"));
-        assert_eq!(lines.next(), None, "{what:?} is said twice");
+        let line = lines.next().unwrap_or_else(|| panic!("no line contains {what:?}"));
+        assert_eq!(lines.next(), None, "{what:?} is in two lines");
         line.to_string()
     }
 }
 
-/// What a handler says of its connection, wherever it says it, names the connection's id and its client.
+/// Expects that log events of a handler name the connection's id and its client, in every method.
 fn check(name: &'static str, options: RouteOptions) {
     let log = Log::get();
     let (script, journal) = Script::<()>::new();
@@ -144,7 +145,7 @@ fn qore_events_over_a_request_have_peer_and_path() {
     }
 }
 
-/// What the shard itself says of a connection.
+/// The shard's own log events about a connection name its id and client too.
 #[test]
 fn qore_events_of_the_server_have_id_and_peer() {
     let log = Log::get();

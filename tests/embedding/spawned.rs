@@ -1,4 +1,4 @@
-//! Asynchronous work of handlers: Ioto's calls that yield.
+//! Asynchronous work of handlers, with the cases of Ioto's calls that yield.
 
 use std::{
     cell::RefCell,
@@ -29,7 +29,7 @@ use crate::{
     until,
 };
 
-/// State that cannot leave its thread.
+/// The state of a connection need not be `Send`.
 #[test]
 fn qore_state_of_a_connection_need_not_be_send() {
     let (script, _) = Script::<Rc<RefCell<Vec<String>>>>::by_message(|connection, text| {
@@ -73,7 +73,7 @@ fn ioto_timers() {
     client.expect_close(1000, "done");
 }
 
-/// Any tokio library: here a socket to another server, and several tasks.
+/// Work can use tokio: here a socket to another server, and several tasks.
 #[test]
 fn ioto_sockets_and_tasks() {
     let backend = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -135,14 +135,14 @@ fn ioto_work_ends_with_its_connection() {
     assert!(!dropped.load(Ordering::SeqCst));
     client.leave();
     journal.until(r#"close 1000 "bye" clean"#);
-    // A turn later at the latest.
+    // The work has ended a turn later at the latest.
     let mut other = server.connect("/");
     other.send_text("now");
     other.expect(text("begun"));
     assert!(dropped.load(Ordering::SeqCst));
 }
 
-/// Work that outlives its connection, on the same thread, finds that it is gone, not the next owner of its slot.
+/// Work that outlives its connection finds the connection gone, and does not reach the next owner of the slot.
 #[test]
 fn ioto_a_handle_after_the_end() {
     let (outcomes, outcome) = std::sync::mpsc::channel();
@@ -151,7 +151,7 @@ fn ioto_a_handle_after_the_end() {
     let script = script.on_open(move |connection| {
         let (handle, outcomes) = (connection.handle(), outcomes.clone());
         if is_first.swap(false, Ordering::SeqCst) {
-            // Not spawned for the connection, so that it outlives it.
+            // The task is not spawned on the connection, so it outlives the connection.
             tokio::task::spawn_local(async move {
                 while handle.with(|_| ()).await.is_some() {
                     sleep(Duration::from_millis(1)).await;
@@ -173,7 +173,8 @@ fn ioto_a_handle_after_the_end() {
     next.expect_nothing();
 }
 
-/// Qore's `flush`: a client that reads slowly, and a handler that sends more only when all was taken.
+/// `drained`, as Qore's `flush`: the client reads slowly, and the handler sends more only when the client has taken
+/// everything.
 #[test]
 fn qore_drained_waits_for_the_client() {
     const PIECE: usize = 1 << 20;

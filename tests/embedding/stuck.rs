@@ -1,4 +1,4 @@
-//! A shard that an embedder's handler holds up, and everything that does not need that shard.
+//! A handler blocks its shard. Work that does not need this shard goes on.
 
 use std::{
     sync::{
@@ -24,17 +24,17 @@ use crate::{
 
 const SHARDS: usize = 3;
 
-/// The shard that is held up.
+/// The blocked shard.
 const STUCK: usize = 2;
 
-/// A server, one of whose shards a test holds up. Each client is told its shard.
+/// A server with a shard that a test blocks. Each client gets the number of its shard.
 struct Stuck {
-    /// Lets the shard go on.
+    /// Unblocks the shard.
     go: Sender<()>,
     journal: Journal,
     /// A client on each shard, by the shard's number.
     clients: Vec<Client>,
-    /// A topic of each home.
+    /// A topic for each home, by the number of the shard.
     topics: Vec<TopicName>,
     server: Live,
 }
@@ -48,11 +48,11 @@ impl Stuck {
                 let is_home = connection.publish(&topic(name), Publication::text("nobody"), Scope::Server).is_some();
                 connection.send_text(is_home.to_string());
             }
-            // To each of the topics, whose names the first word has.
+            // The first word has the names of the topics to publish to.
             Some((names, text)) => names.split(',').for_each(|name| {
                 connection.publish(&topic(name), Publication::text(text), Scope::Server);
             }),
-            // The end of the test lets it go on too.
+            // The end of the test closes the channel, which unblocks the shard too.
             None => _ = going.lock().unwrap().recv(),
         });
         let script = script.opening(|request| {
@@ -81,7 +81,7 @@ impl Stuck {
         Stuck { go, journal, clients, topics, server }
     }
 
-    /// Connects to the target until so many clients are on each of the shards that are not held up. Others leave.
+    /// Connects to the target until each shard that is not blocked has `each` clients. Further clients leave.
     fn connect(&self, target: &str, each: usize) -> Vec<Client> {
         let mut clients: [Vec<Client>; 2] = Default::default();
         while clients.iter().any(|clients| clients.len() < each) {
@@ -102,7 +102,7 @@ impl Stuck {
         self.connect(&format!("/?publish={}", self.topics[home]), each)
     }
 
-    /// Holds the shard up until a message in `go`.
+    /// Blocks the shard until a message in `go`.
     fn begin(&mut self) {
         self.clients[STUCK].send_text("block");
         self.journal.until("text block");
@@ -115,12 +115,12 @@ fn connect(server: &Live, target: &str) -> (Client, usize) {
     (client, shard.parse().unwrap())
 }
 
-/// A watch over the turns names the shard that is held up, and no other: those without work have turns too.
+/// A watch over the turns names only the blocked shard: a shard without work has turns too.
 #[test]
-fn a_watch_over_turns_names_the_shard_that_is_held_up() {
+fn a_watch_over_turns_names_the_blocked_shard() {
     let mut stuck = Stuck::new();
     let mut watch = stuck.server.running().watch_turns();
-    // On a busy machine a thread may not run for as long as that; so a look may be repeated.
+    // On a busy machine another shard may not run for that long either, so the look is repeated.
     let mut look_until = |expected: &[usize]| {
         let begin = Instant::now();
         loop {
@@ -129,7 +129,7 @@ fn a_watch_over_turns_names_the_shard_that_is_held_up() {
             if stuck == expected {
                 break;
             }
-            assert!(begin.elapsed() < DEADLINE, "{stuck:?} are stuck, and not {expected:?}");
+            assert!(begin.elapsed() < DEADLINE, "{stuck:?} are stuck instead of {expected:?}");
         }
     };
     look_until(&[]);
@@ -139,9 +139,9 @@ fn a_watch_over_turns_names_the_shard_that_is_held_up() {
     look_until(&[]);
 }
 
-/// Clients flood a topic of a home that is held up. The messages of other publishers reach all subscribers meanwhile.
+/// Clients flood a topic whose home is blocked. Meanwhile messages to other topics reach all their subscribers.
 #[test]
-fn a_flood_of_a_home_that_is_held_up_delays_no_other_topic() {
+fn a_flood_of_a_blocked_home_delays_no_other_topic() {
     const FLOOD: usize = 3_000;
     const MESSAGES: usize = 500;
     let mut stuck = Stuck::new();
@@ -157,7 +157,7 @@ fn a_flood_of_a_home_that_is_held_up_delays_no_other_topic() {
         (0..MESSAGES).for_each(|number| send_from_each(publishers, number));
         subscribers.iter_mut().for_each(|subscriber| expect_from_each(subscriber, 2, MESSAGES));
     }
-    assert!(hub.count(Counter::MessagesIn) < (4 * MESSAGES + 4 * FLOOD) as u64, "the flood was taken");
+    assert!(hub.count(Counter::MessagesIn) < (4 * MESSAGES + 4 * FLOOD) as u64, "the server took the whole flood");
     stuck.go.send(()).unwrap();
     flooded.iter_mut().for_each(|subscriber| expect_from_each(subscriber, 4, FLOOD));
 }
@@ -169,12 +169,12 @@ fn send_from_each(publishers: &mut [Client], number: usize) {
         .for_each(|(publisher, client)| client.send_text(&format!("{publisher} {number}")));
 }
 
-/// Receives so many messages of each publisher, each publisher's in order.
+/// Receives `messages` messages of each publisher, in the publisher's order.
 #[track_caller]
 fn expect_from_each(subscriber: &mut Client, publishers: usize, messages: usize) {
     let mut next = vec![0; publishers];
     for _ in 0..publishers * messages {
-        let Received::Text(text) = subscriber.receive() else { panic!("a text is due") };
+        let Received::Text(text) = subscriber.receive() else { panic!("a text is expected") };
         let (publisher, number) = text.split_once(' ').unwrap();
         let next = &mut next[publisher.parse::<usize>().unwrap()];
         assert_eq!(number, next.to_string());
@@ -183,9 +183,9 @@ fn expect_from_each(subscriber: &mut Client, publishers: usize, messages: usize)
     assert_eq!(next, vec![messages; publishers]);
 }
 
-/// Handlers that publish to a home that is held up hold up no others, as long as there is room for what they publish.
+/// Handlers that publish to a blocked home do not block others while there is room for their messages.
 #[test]
-fn handlers_that_publish_to_a_home_that_is_held_up() {
+fn handlers_that_publish_to_a_blocked_home() {
     const MESSAGES: usize = 400;
     let mut stuck = Stuck::new();
     let mut crowd = stuck.connect("/", 10);
@@ -206,14 +206,13 @@ fn handlers_that_publish_to_a_home_that_is_held_up() {
     }
 }
 
-/// Publishes of the control thread wait for the home that is held up, each in its place; those to other homes are
-/// answered.
+/// Publishes of the control thread to the blocked home wait, in their order. Publishes to other homes are answered.
 #[test]
 fn posts_to_other_homes_are_answered() {
     const WAITING: usize = 3_000;
     let mut stuck = Stuck::new();
     let mut subscribers = [stuck.subscribers(0), stuck.subscribers(STUCK)];
-    // The control thread has the connection from its first request on.
+    // After the first request the control thread has the connection.
     let mut stream = dial(stuck.server.address);
     let request = post(&format!("/t/{}", stuck.topics[0]), "text/plain", "goes on");
     assert_eq!(ask(&mut stream, &request).status(), 202);

@@ -1,4 +1,4 @@
-//! Topics from handlers: several for each connection, on whichever shard they are at home.
+//! Topics from handlers: several for each connection, with homes on any shard.
 
 use ringhub::{
     Publication,
@@ -11,7 +11,8 @@ use crate::{
     topic,
 };
 
-/// `sub x`, `echo x`, `unsub x`, `pub x text`, `local x text`, `topics`: each is answered with what it came to.
+/// Starts a server whose handler answers each command with its outcome: `sub x`, `echo x`, `unsub x`, `pub x text`,
+/// `local x text`, `topics`.
 fn server(shards: usize) -> (Live, Journal) {
     let (script, journal) = Script::<()>::by_message(|connection, command| {
         let words: Vec<&str> = command.splitn(3, ' ').collect();
@@ -44,7 +45,7 @@ fn ask(client: &mut Client, command: &str, answer: &str) {
     client.expect(text(&format!("> {answer}")));
 }
 
-/// Subscribes, and waits until that is live.
+/// Subscribes, and waits until the subscription is live.
 fn subscribe(client: &mut Client, how: &str, name: &str) {
     ask(client, &format!("{how} {name}"), "Ok(())");
     client.expect(text(&format!("live {name}")));
@@ -100,7 +101,7 @@ fn subscriptions_that_are_refused() {
     let mut client = server.connect("/");
     subscribe(&mut client, "sub", "a");
     ask(&mut client, "sub a", &format!("{:?}", Err::<(), _>(SubscribeError::Already)));
-    // The broadcasts of the server count too.
+    // The broadcasts of the server count as a topic too.
     for number in 2..1_024 {
         subscribe(&mut client, "sub", &number.to_string());
     }
@@ -118,7 +119,7 @@ fn local_scope_stays_on_the_shard() {
     client.expect(text("here"));
 }
 
-/// The client is told that it is connected when it sees everything.
+/// A client gets its opening answer only when its subscriptions are live.
 #[test]
 fn subscriptions_from_the_beginning() {
     let (script, _) = Script::<()>::new();
@@ -151,10 +152,10 @@ fn subscriptions_from_the_beginning() {
     }
 }
 
-/// What is said of the topics that it was accepted with follows the opening answer and `on_open`, wherever they are at
-/// home; and is said before anything that is published to them.
+/// For the topics of `Accept`, `on_subscribed` is called after the opening answer and `on_open`, and before any message
+/// of the topic, wherever the topic's home is.
 #[test]
-fn what_is_live_from_the_beginning_is_told_after_the_opening() {
+fn subscriptions_of_accept_go_live_after_the_opening() {
     for shards in [1, 3] {
         let (script, journal) = Script::<()>::new();
         let script = script.opening(|_| {
@@ -189,7 +190,7 @@ fn what_is_live_from_the_beginning_is_told_after_the_opening() {
     }
 }
 
-/// Who has ended may still tell the others.
+/// A handler may still publish in `on_close`.
 #[test]
 fn a_goodbye_at_the_end() {
     let (script, journal) = Script::<()>::new();
@@ -212,7 +213,7 @@ fn a_goodbye_at_the_end() {
     drop(journal);
 }
 
-/// What the client sends goes to a topic, and its handler is not asked.
+/// The messages of a client go to a topic without a call of its handler.
 #[test]
 fn forward_publishes_for_the_client() {
     let (script, journal) = Script::<()>::new();

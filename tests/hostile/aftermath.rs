@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::support::{Counts, KernelSocket, Server, exchange, post, published, request, text};
 
-/// A server before the crowds come.
+/// The state of a server before the crowds come.
 pub(crate) struct Before {
     descriptors: usize,
 }
@@ -16,8 +16,8 @@ impl Before {
     }
 }
 
-/// Checks that no socket, descriptor, connection or topic is left of the crowds, that the server still serves, and that
-/// it ends in order.
+/// Checks that the crowds have left no socket, descriptor, connection or topic, that the server still serves, and that
+/// its end is orderly.
 pub(crate) fn check(mut server: Server, before: &Before, idle_topics_max: usize) {
     let port = server.address().port();
     let counts = settled(&server);
@@ -30,7 +30,7 @@ pub(crate) fn check(mut server: Server, before: &Before, idle_topics_max: usize)
     assert_eq!(counts.get("opened_total"), counts.get("ended_total"), "{counts:?}");
     assert_eq!((counts.get("handler_panics_total"), counts.get("log_lines_dropped_total")), (0, 0), "{counts:?}");
     let topics = counts.get("topics");
-    assert!(topics <= idle_topics_max as u64, "{topics} topics, where {idle_topics_max} may be idle");
+    assert!(topics <= idle_topics_max as u64, "{topics} topics are left, but only {idle_topics_max} may be idle");
     serves(&server);
     let log = server.end();
     let lines = log.lines().count();
@@ -70,7 +70,7 @@ fn descriptors(server: &Server) -> Vec<String> {
     entries.filter_map(|entry| target(entry.ok()?.path()).ok()).collect()
 }
 
-/// Returns the largest resident memory of the server so far, in MiB.
+/// Returns the largest resident memory that the server has had, in MiB.
 pub(crate) fn peak_mib(server: &Server) -> f64 {
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid().as_raw_nonzero())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");

@@ -1,7 +1,7 @@
 //! The honest crowd: publishers and subscribers that keep to the protocol and check their messages.
 //!
-//! Each client is a thread. It panics at the first message that is missing, repeated, out of order or not whole, and
-//! when it is disconnected.
+//! Each client is a thread. The client panics at the first message that is missing, repeated, out of order or cut, and
+//! when the server disconnects it.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -37,7 +37,7 @@ pub(crate) const TOPICS: &[Topic] = &[
     Topic { targets: &["/private/plan", "/all/private/plan", "/rooms/private%2Fplan"], is_private: true },
 ];
 
-/// The one token that opens private places.
+/// The only token for private places.
 pub(crate) const TOKEN: &str = "the-right-word";
 
 /// The honest crowd at work.
@@ -68,9 +68,9 @@ pub(crate) struct Tally {
     pub(crate) uncertain: u64,
     /// Messages that were answered 202.
     pub(crate) posted: u64,
-    /// Requests on a connection of their own that had no answer.
+    /// Requests on new connections that had no answer.
     pub(crate) unanswered: u64,
-    /// Requests that were answered 503, and repeated.
+    /// Requests that were answered 503 and then repeated.
     pub(crate) repeated: u64,
     /// Messages that were received.
     pub(crate) received: usize,
@@ -102,7 +102,7 @@ impl Honest {
         Honest { stage, clients }
     }
 
-    /// Returns whether a client has given up.
+    /// Returns whether a client has failed.
     pub(crate) fn has_failed(&self) -> bool {
         self.clients.iter().any(JoinHandle::is_finished)
     }
@@ -118,7 +118,7 @@ impl Honest {
         }
         ledger.complete();
         for topic in TOPICS {
-            // With this message each subscriber looks at the ledger again.
+            // This message wakes each subscriber, which then checks the ledger again.
             let mut stream = dial(*server);
             while !matches!(publish(&mut stream, topic, topic.targets[0], b"end"), Posted::Taken { .. }) {
                 stream = dial(*server);
@@ -141,7 +141,7 @@ impl Honest {
 }
 
 impl Stage {
-    /// Dials from the address that the clients of a topic have, since an address may have so many connections only.
+    /// Dials from an address for each topic, since the connections of an address are limited.
     fn dial(&self, topic: usize) -> TcpStream {
         let own = Ipv4Addr::new(127, 0, 0, 2 + topic as u8);
         dial_from(self.server, Some(own.into()), None)
@@ -158,7 +158,8 @@ impl Stage {
             .unwrap_or_else(|response| panic!("an honest client is refused at {target}: {response:?}"))
     }
 
-    /// Subscribes, again and again unless it stays, and at the end until everything has come.
+    /// Acts as a subscriber that receives, and leaves and subscribes again unless it `stays`. At the end of the crowd
+    /// it waits until all messages have come.
     fn subscribe(&self, topic: usize, mut random: Random, stays: bool) {
         loop {
             let mut client = self.open(topic, random.pick(&["?mode=sub", "?mode=sub&echo=true"]), &mut random);
@@ -173,22 +174,22 @@ impl Stage {
         }
     }
 
-    /// Receives so many messages; at the end of the crowd all that are owed. Returns whether it is the end.
+    /// Receives `quota` messages, or at the end of the crowd all that are missing. Returns whether the crowd has ended.
     fn watch(&self, client: &mut Client, watch: &mut Watch, quota: usize) -> bool {
         let mut last = None;
         for _ in 0..quota {
             if self.ledger.is_complete() {
                 let Some(missing) = watch.missing() else { return true };
                 let since = last.get_or_insert_with(Instant::now);
-                assert!(since.elapsed() < DEADLINE, "these do not come: {missing}");
+                assert!(since.elapsed() < DEADLINE, "messages do not come: {missing}");
             }
             receive(client, watch);
         }
         false
     }
 
-    /// Publishes by WebSocket, and opens another connection now and then, as another publisher: over several shards the
-    /// order of messages holds within a connection.
+    /// Publishes by WebSocket. Opens another connection from time to time, as another publisher, since messages keep
+    /// their order only within a connection.
     fn publish(&self, topic: usize, mut random: Random) {
         while !self.ledger.is_over() {
             let mut client = self.open(topic, "?mode=pub", &mut random);
@@ -273,7 +274,7 @@ impl Stage {
                         self.tally.lock().unwrap().repeated += 1;
                         thread::sleep(Duration::from_millis(20));
                     }
-                    // An idle connection gives way to a new one, and one that is refused to further ones.
+                    // The server may have ended the connection for a new one.
                     Posted::Unknown => {
                         self.tally.lock().unwrap().unanswered += u64::from(is_fresh);
                         sent.is_uncertain(number);
@@ -288,9 +289,9 @@ impl Stage {
 
 /// The outcome of a POST.
 enum Posted {
-    /// It was answered 202: its epoch and offset, and whether the connection takes more requests.
+    /// The answer was 202: the message's epoch and offset, and whether the connection stays open.
     Taken { place: (u64, u64), stays: bool },
-    /// It was answered 503.
+    /// The answer was 503.
     NoRoom,
     /// The connection has ended without an answer.
     Unknown,
@@ -309,7 +310,7 @@ fn publish(stream: &mut TcpStream, topic: &Topic, target: &str, body: &[u8]) -> 
     loop {
         if let Some((head, length)) = ResponseHead::decode(&bytes).expect("the answer is HTTP") {
             let announced = head.headers().get("content-length").and_then(|value| str::from_utf8(value).ok());
-            let end = length + announced.expect("it has a length").parse::<usize>().unwrap();
+            let end = length + announced.expect("the answer has a length").parse::<usize>().unwrap();
             if bytes.len() >= end {
                 assert_eq!(bytes.len(), end, "something follows the answer");
                 return posted(&head, &bytes[length..]);
@@ -320,7 +321,7 @@ fn publish(stream: &mut TcpStream, topic: &Topic, target: &str, body: &[u8]) -> 
             Ok(0) => break,
             Ok(count) => bytes.extend_from_slice(&chunk[..count]),
             Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
-            // A read with a timeout ends so when its process is stopped and continued (signal(7)).
+            // A stop and a continue of the process interrupt a read with a timeout (signal(7)).
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => panic!("no answer to a POST: {error}"),
         }
@@ -351,7 +352,7 @@ fn receive(client: &mut Client, watch: &mut Watch) {
     }
 }
 
-/// Waits for the answer to a ping, so that no more is under way than a client takes.
+/// Waits for the answer to a ping, so that a client does not have too much under way.
 fn await_pong(client: &mut Client, mut watch: Option<&mut Watch>) {
     client.send(OpCode::Ping, true, b"here?");
     loop {
@@ -364,7 +365,7 @@ fn await_pong(client: &mut Client, mut watch: Option<&mut Watch>) {
     }
 }
 
-/// Leaves with a closing handshake; messages that come until its end are checked too.
+/// Leaves with a closing handshake; checks the messages until its end too.
 fn leave(mut client: Client, watch: &mut Watch) {
     client.send_close(1000, "bye");
     loop {
@@ -378,7 +379,7 @@ fn leave(mut client: Client, watch: &mut Watch) {
     client.expect(Received::End);
 }
 
-/// Leaves with a closing handshake, as a client that only publishes.
+/// Leaves with a closing handshake, and expects no message.
 fn leave_quietly(mut client: Client) {
     client.send_close(1000, "bye");
     loop {

@@ -1,5 +1,5 @@
-//! The ledger of an honest crowd: the messages that its publishers have sent, and the check of each subscription
-//! against them.
+//! The ledger of an honest crowd: the messages of its publishers, and the check of each subscription against these
+//! messages.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -18,9 +18,9 @@ pub(crate) struct Ledger {
     sent: Mutex<Vec<Arc<Sent>>>,
     /// Publishers that have not ended.
     publishing: AtomicUsize,
-    /// Publishers begin no further message.
+    /// From then on publishers begin no further message.
     is_over: AtomicBool,
-    /// All publishers have ended, so that every number is final.
+    /// All publishers have ended, so every count is final.
     is_complete: AtomicBool,
     /// The order in which each subscription has received its messages, by topic.
     orders: Mutex<Vec<(usize, Vec<Place>)>>,
@@ -34,12 +34,12 @@ pub(crate) struct Sent {
     id: u64,
     topic: usize,
     begun: AtomicU64,
-    /// Messages whose publisher has no answer: the server may have taken them or not.
+    /// Messages whose publisher got no answer: the server may have taken them.
     uncertain: Mutex<BTreeSet<u64>>,
 }
 
 impl Ledger {
-    /// Enters a publisher. It has ended when the permit is dropped.
+    /// Adds a publisher. A drop of the permit ends the publisher.
     pub(crate) fn publisher(&self, topic: usize) -> (Arc<Sent>, Publishing<'_>) {
         self.publishing.fetch_add(1, Ordering::SeqCst);
         let mut all = self.sent.lock().unwrap();
@@ -82,22 +82,22 @@ impl Ledger {
         self.sent.lock().unwrap().iter().filter(|sent| sent.topic == topic).map(Arc::clone).collect()
     }
 
-    /// Checks that there is one order for each topic that contains the order of each subscription, and returns how many
-    /// messages were received.
+    /// Checks that each topic has one order that contains the order of each subscription. Returns the number of
+    /// received messages.
     pub(crate) fn check_orders(&self) -> usize {
         let orders = self.orders.lock().unwrap();
         let topics: BTreeSet<usize> = orders.iter().map(|(topic, _)| *topic).collect();
         for topic in topics {
             let of_topic = orders.iter().filter(|(of, _)| *of == topic).map(|(_, order)| &**order);
             if let Some(cycle) = contradiction(of_topic) {
-                panic!("topic {topic} has no one order over its subscribers: {cycle:?} contradict each other");
+                panic!("topic {topic} has no common order of its subscribers: {cycle:?} contradict each other");
             }
         }
         orders.iter().map(|(_, order)| order.len()).sum()
     }
 }
 
-/// A publisher's permit, which it holds as long as it publishes.
+/// A permit that a publisher holds while it publishes.
 pub(crate) struct Publishing<'a>(&'a Ledger);
 
 impl Drop for Publishing<'_> {
@@ -120,7 +120,7 @@ fn contradiction<'a>(orders: impl Iterator<Item = &'a [Place]>) -> Option<Vec<Pl
     while let Some(place) = open.pop() {
         before.remove(&place);
         for follower in next.remove(&place).unwrap_or_default() {
-            let count = before.get_mut(&follower).expect("it has one before it");
+            let count = before.get_mut(&follower).expect("a follower has a message before it");
             *count -= 1;
             if *count == 0 {
                 open.push(follower);
@@ -159,14 +159,14 @@ impl Sent {
     }
 }
 
-/// One subscription, and the messages that have come by it.
+/// One subscription, and the messages that it has received.
 pub(crate) struct Watch {
     ledger: Arc<Ledger>,
     topic: usize,
-    /// The publisher that is the same client, and whether the client gets its own messages.
+    /// The client's own publisher, and whether the client gets its own messages.
     own: Option<(Arc<Sent>, bool)>,
     publishers: HashMap<u64, Arc<Sent>>,
-    /// The number of each publisher's next message; as long as no message has come, an earlier one may come too.
+    /// The number of each publisher's next message. The first message of a publisher may have a lower number.
     next: HashMap<u64, u64>,
     seen: HashSet<u64>,
     order: Vec<Place>,
@@ -174,7 +174,8 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Begins a subscription whose opening answer has come: every message that is begun from now on must come.
+    /// Begins a subscription whose opening answer has come: every message that a publisher begins from now on must
+    /// come.
     pub(crate) fn begin(ledger: &Arc<Ledger>, topic: usize, own: Option<(Arc<Sent>, bool)>) -> Watch {
         let publishers: HashMap<u64, Arc<Sent>> =
             ledger.on_topic(topic).into_iter().map(|sent| (sent.id, sent)).collect();
@@ -189,16 +190,16 @@ impl Watch {
         match *words {
             ["honest", id, number, mark, length, filler] => {
                 let is_whole = length.parse() == Ok(filler.len()) && filler.bytes().all(|octet| octet == b'x');
-                assert!(is_whole && (mark == SECRET || mark == "public"), "half of a message: {message:?}");
+                assert!(is_whole && (mark == SECRET || mark == "public"), "a part of a message: {message:?}");
                 self.take_honest(id.parse().expect("a publisher"), number.parse().expect("a number"));
             }
             ["foreign", length, filler] => {
                 let is_whole = length.parse() == Ok(filler.len()) && filler.bytes().all(|octet| octet == b'y');
-                assert!(is_whole, "half of a message of somebody else: {message:?}");
+                assert!(is_whole, "a part of a hostile client's message: {message:?}");
                 self.foreign += 1;
             }
             ["end"] => {}
-            _ => panic!("a message that nobody may have sent to topic {}: {message:?}", self.topic),
+            _ => panic!("a message that no client may send to topic {}: {message:?}", self.topic),
         }
     }
 
@@ -221,7 +222,7 @@ impl Watch {
         self.order.push((id, number));
     }
 
-    /// Describes the messages that have not come, when all publishers have ended.
+    /// Describes the messages that have not come. All publishers must have ended.
     pub(crate) fn missing(&self) -> Option<String> {
         let mut text = String::new();
         for sent in self.ledger.on_topic(self.topic) {
@@ -276,7 +277,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "[5] of publisher 0 are missing before 6")]
-    fn a_message_behind_the_subscription_is_missing() {
+    fn a_message_after_the_subscription_is_missing() {
         let (sent, mut watch) = watched(8, 5);
         take(&sent, &mut watch, &[6]);
     }

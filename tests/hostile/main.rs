@@ -1,12 +1,12 @@
-//! A hostile crowd, drawn by a seed, beside an honest one that must not notice.
+//! A hostile crowd, drawn from a seed, beside an honest crowd that must not notice it.
 //!
 //! A mix is a server with drawn limits, a hostile crowd, and publishers and subscribers that number and check their
-//! messages. While the crowds are there, every honest subscriber receives every message once and in order, no honest
-//! client is disconnected, no hostile client receives a private message or file, no forged request is accepted, and the
-//! server's memory stays within the sum of `check-config`. When they have gone, they have left no socket, descriptor,
-//! connection or topic, and the server ends in order.
+//! messages. While the crowds are there, every honest subscriber receives every message once and in order, and no
+//! honest client is disconnected. No hostile client receives a private message or file, and no forged request is
+//! accepted. The server's memory stays within the sum of `check-config`. Afterwards no socket, descriptor, connection
+//! or topic is left, and the server ends orderly.
 //!
-//! `RINGHUB_HOSTILE_MINUTES` makes more mixes, as `tests/hostility` does; `RINGHUB_SEED` is the seed of the first.
+//! With `RINGHUB_HOSTILE_MINUTES` more mixes run (`tests/hostility` sets it). `RINGHUB_SEED` is the seed of the first.
 
 mod aftermath;
 mod crowd;
@@ -24,7 +24,7 @@ use std::{
 
 use mix::Mix;
 
-/// Mixes on servers of one and of four shards, in turns.
+/// Runs mixes on servers with one and with four shards alternately.
 #[test]
 fn crowds_beside_honest_clients() {
     let number = |variable: &str| -> Option<u64> {
@@ -45,12 +45,12 @@ fn crowds_beside_honest_clients() {
     }
 }
 
-/// Returns the mix of a seed: odd ones have one shard, even ones four.
+/// Returns the mix of a seed: one shard for an odd seed, four for an even one.
 fn mix(seed: u64) -> Mix {
     Mix::draw(seed, if seed % 2 == 1 { 1 } else { 4 })
 }
 
-/// Mixes of an ordinary run, and how long each of them lasts.
+/// The number of mixes of an ordinary run, and how long each lasts.
 const MIXES: u64 = 4;
 const SHORT: Duration = Duration::from_secs(15);
 

@@ -1,4 +1,4 @@
-//! A mix: a server, an honest crowd and a hostile one, all drawn by a seed.
+//! A mix: a server, an honest crowd and a hostile crowd, drawn from a seed.
 
 use std::{
     fs,
@@ -27,7 +27,7 @@ pub(crate) struct Mix {
 }
 
 impl Mix {
-    /// Draws a mix for a server of so many shards.
+    /// Draws a mix for a server with this number of shards.
     pub(crate) fn draw(seed: u64, shards: usize) -> Mix {
         let mut random = Random::new(seed);
         let message_max: usize = random.pick(&[16 << 10, 32 << 10]);
@@ -61,19 +61,19 @@ impl Mix {
         if random.once_in(2) {
             flags.push(format!("--send-buffer={}", random.pick(&[4_096, 32_768])));
         }
-        // Each kind is there, some more than others.
+        // Each kind has visitors, some kinds more than others.
         let mut visitors: Vec<Kind> = Kind::ALL.repeat(8);
         let favoured = random.pick(&Kind::ALL);
         visitors.extend((0..60).map(|_| if random.once_in(3) { favoured } else { random.pick(&Kind::ALL) }));
         Mix { seed, shards, flags, visitors, message_max }
     }
 
-    /// Runs the two crowds beside each other for a while, and checks everything that the server promises.
+    /// Runs both crowds at the same time, and checks the server's promises.
     pub(crate) fn run(&self, time: Duration) {
         println!("{}: {} visitors, {}", self.name(), self.visitors.len(), self.flags.join(" "));
         let folder = Folder::new(self);
         let worst_mib = self.worst_mib(&folder);
-        assert!((50.0..500.0).contains(&worst_mib), "{worst_mib} MiB are no limit that a crowd could reach");
+        assert!((50.0..500.0).contains(&worst_mib), "a crowd could not reach {worst_mib} MiB");
         let server = folder.serve(self);
         aftermath::serves(&server);
         let before = Before::of(&server);
@@ -85,11 +85,11 @@ impl Mix {
         self.report(&outcome);
         println!("{}: honest {tally:?}; {memory_mib:.1} MiB at the most, of {worst_mib:.1} MiB", self.name());
         assert!(outcome.violations.is_empty(), "{}:\n{}", self.name(), outcome.violations.join("\n"));
-        assert!(memory_mib <= worst_mib, "{memory_mib} MiB, where check-config says {worst_mib}");
+        assert!(memory_mib <= worst_mib, "{memory_mib} MiB, but check-config says at most {worst_mib}");
         self.check_reached(&server.counts());
         for kind in Kind::ALL {
             let of_kind = outcome.of(kind);
-            assert!(of_kind.done > 0, "no visit of a {kind:?} has come to its end: {of_kind:?}");
+            assert!(of_kind.done > 0, "no visit of a {kind:?} has reached its end: {of_kind:?}");
         }
         assert!(tally.posted > 0 && tally.received > 100, "the honest crowd is idle: {tally:?}");
         assert!(tally.uncertain <= tally.posted, "most of the POSTs had no answer: {tally:?}");
@@ -120,8 +120,8 @@ impl Mix {
         Crowd { seed: self.seed, visitors, server: server.address(), addresses: ADDRESSES, scene }
     }
 
-    /// Leads the hostile crowd until the time is over and the crowd has reached as much as it must, or an honest client
-    /// has given up.
+    /// Runs the hostile crowd until the time is over and the crowd has reached all of [`ALWAYS_REACHED`], or an honest
+    /// client has failed.
     fn lead(&self, crowd: &Crowd, honest: &Honest, server: &Server, time: Duration) -> Outcome {
         let is_over = AtomicBool::new(false);
         let mut outcome = Outcome::default();
@@ -139,7 +139,7 @@ impl Mix {
             while begin.elapsed() < time && !has_failed() {
                 thread::sleep(Duration::from_millis(20));
             }
-            // On a busy machine that takes longer.
+            // On a busy machine the crowd needs longer to reach everything.
             while begin.elapsed() < time + DEADLINE && !has_failed() && !has_reached_all(&server.counts()) {
                 thread::sleep(Duration::from_millis(500));
             }
@@ -165,7 +165,7 @@ impl Mix {
         }
     }
 
-    /// Returns the sum at the end of what `check-config` prints for this server.
+    /// Returns the sum at the end of the output of `check-config` for this server.
     fn worst_mib(&self, folder: &Folder) -> f64 {
         let mut command = clean(Command::new(binary_path()));
         let output = command.arg("check-config").args(&self.flags).arg(folder.file()).output().unwrap();
@@ -222,7 +222,7 @@ impl Drop for Folder {
     }
 }
 
-/// Open topics, topics and files behind a token, topics for the pages of one origin, and routes that lead to all
+/// Open topics, topics and files behind a token, topics for web pages of one origin, and routes that lead to all
 /// topics.
 const ROUTES: &str = r#"
     [[routes]]
@@ -298,14 +298,14 @@ const SOMETIMES_REACHED: &[&str] = &[
     "refused_total{cause=\"timeout\"}",
 ];
 
-/// The visitors' addresses.
+/// The number of the visitors' addresses.
 const ADDRESSES: u8 = 4;
 
-/// Room for the honest crowd, and for connections that have not quite ended.
+/// The number of connections for the honest crowd, including those that have not quite ended.
 const HONEST: usize = 80;
 
-/// Idle topics of a shard.
+/// The limit of idle topics on a shard.
 const IDLE_TOPICS: usize = 50;
 
-/// Threads of the hostile crowd.
+/// The number of threads of the hostile crowd.
 const THREADS: usize = 2;

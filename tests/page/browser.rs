@@ -1,4 +1,4 @@
-//! A headless Chromium, told what to do over its DevTools protocol: JSON over a WebSocket.
+//! Controls a headless Chromium over its DevTools protocol: JSON over a WebSocket.
 
 use std::{
     env, fs,
@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 
 use crate::support::{Client, DEADLINE, Received};
 
-/// One Chromium with a new profile. Dropping it ends it.
+/// A Chromium with a new profile. A drop ends it.
 pub(crate) struct Browser {
     process: Child,
     profile: PathBuf,
 }
 
 impl Browser {
-    /// Where it is installed.
+    /// Returns the path of an installed Chromium.
     pub(crate) fn find() -> Option<PathBuf> {
         let folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH")?).collect();
         let names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
@@ -43,7 +43,7 @@ impl Browser {
         Browser { process, profile }
     }
 
-    /// Opens a page with nothing on it, in a context of its own.
+    /// Opens an empty page in a new context.
     pub(crate) fn page(&mut self) -> Page {
         let (port, target) = self.endpoint();
         let client = Client::connect(([127, 0, 0, 1], port).into(), &target);
@@ -58,7 +58,7 @@ impl Browser {
         page
     }
 
-    /// The port and path of the DevTools protocol, which it writes down as soon as it listens.
+    /// Returns the port and path of the DevTools protocol, which Chromium writes to a file when it listens.
     fn endpoint(&mut self) -> (u16, String) {
         let begin = Instant::now();
         loop {
@@ -75,14 +75,14 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Both may have come about by themselves.
+        // Chromium may have ended by itself.
         drop(self.process.kill());
         drop(self.process.wait());
         drop(fs::remove_dir_all(&self.profile));
     }
 }
 
-/// One page.
+/// A page in the browser.
 pub(crate) struct Page {
     client: Client,
     session: Option<Value>,
@@ -90,24 +90,24 @@ pub(crate) struct Page {
     seen: Seen,
 }
 
-/// What happened on the page so far.
+/// Events on the page since the last [`Page::take_seen`].
 #[derive(Default)]
 pub(crate) struct Seen {
-    /// What its console calls an error.
+    /// The errors on the page's console.
     pub(crate) errors: Vec<String>,
     /// Each request as the protocol describes it: `url`, `method`, `headers`, `postData`.
     pub(crate) requests: Vec<Value>,
 }
 
 impl Page {
-    /// Goes to an address and waits until everything there is loaded.
+    /// Opens an address, and waits until the page is loaded.
     pub(crate) fn open(&mut self, url: &str) {
         self.call("Page.navigate", json!({"url": url}));
         let here = json!(url);
         self.until(&format!("document.readyState === 'complete' && location.href.startsWith({here})"));
     }
 
-    /// The value of a JavaScript expression.
+    /// Returns the value of a JavaScript expression.
     #[track_caller]
     pub(crate) fn eval(&mut self, expression: &str) -> Value {
         let parameters = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
@@ -129,7 +129,7 @@ impl Page {
         }
     }
 
-    /// Waits until the text of the element with this id contains this.
+    /// Waits until the text of the element with this id contains `text`.
     #[track_caller]
     pub(crate) fn until_says(&mut self, id: &str, text: &str) {
         self.until(&format!("document.getElementById({}).textContent.includes({})", json!(id), json!(text)));
@@ -141,7 +141,7 @@ impl Page {
         self.eval(&format!("document.querySelector({}).click()", json!(selector)));
     }
 
-    /// Types into the element with this id, instead of what is there.
+    /// Replaces the text of the element with this id, as a user does.
     #[track_caller]
     pub(crate) fn type_into(&mut self, id: &str, text: &str) {
         let id = json!(id);
@@ -160,8 +160,8 @@ impl Page {
         ));
     }
 
-    /// Presses a key, Enter with the text that it writes where nothing prevents that; `modifiers` as the protocol
-    /// counts them: 2 is Ctrl, 8 is Shift.
+    /// Presses a key; Enter also writes its text unless the page prevents that. `modifiers` are those of the protocol:
+    /// 2 is Ctrl, 8 is Shift.
     pub(crate) fn press(&mut self, key: &str, modifiers: u32) {
         let mut down = json!({"type": "rawKeyDown", "key": key, "code": key, "modifiers": modifiers});
         if key == "Enter" {
@@ -174,7 +174,7 @@ impl Page {
         self.call("Input.dispatchKeyEvent", up);
     }
 
-    /// A screen of so many pixels, `light` or `dark`; below 600 wide a phone's.
+    /// Sets the size of the screen in pixels, and its scheme, `light` or `dark`. A width below 600 is a phone's.
     pub(crate) fn screen(&mut self, width: u32, height: u32, scheme: &str) {
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
         self.call("Emulation.setDeviceMetricsOverride", size);
@@ -182,15 +182,15 @@ impl Page {
         self.call("Emulation.setEmulatedMedia", scheme);
     }
 
-    /// The screen as a PNG.
+    /// Returns the screen as a PNG.
     pub(crate) fn screenshot(&mut self) -> Vec<u8> {
         let image = self.call("Page.captureScreenshot", json!({"format": "png", "optimizeForSpeed": false}));
         BASE64_STANDARD.decode(image["data"].as_str().unwrap()).unwrap()
     }
 
-    /// What happened so far; from now on anew.
+    /// Returns the events so far, and clears them.
     pub(crate) fn take_seen(&mut self) -> Seen {
-        // Whatever has happened is reported before this is answered.
+        // Chromium reports all earlier events before it answers this call.
         self.eval("1");
         std::mem::take(&mut self.seen)
     }

@@ -1,7 +1,7 @@
-//! The page at `/` in a real browser: what it shows, what it sends, and that it stays at home.
+//! The page at `/` in a real browser: what it shows, what it sends, and that it sends requests only to its server.
 //!
-//! One Chromium serves all tests, each with a page and a server of its own. So this binary has its own `main`, which
-//! talks like libtest: without a Chromium its tests are reported as ignored, with the reason.
+//! One Chromium serves all tests; each test has its own page and server. So this binary has its own `main`, with the
+//! output of libtest. Without a Chromium it reports the tests as ignored, with the reason.
 
 mod browser;
 #[path = "../support/mod.rs"]
@@ -57,7 +57,7 @@ fn messages_appear(browser: &mut Browser) {
     assert_eq!((&newest[0], &newest[2], &newest[3]), (&json!("#2"), &json!("3 B"), &json!("00 ff 41  ··A")));
     let oldest = page.eval(&row(1));
     assert_eq!((&oldest[0], &oldest[2], &oldest[3]), (&json!("#1"), &json!("12 B"), &json!("<b>é⚡</b>")));
-    // What is long is there when asked for.
+    // A long message is shown whole after a click.
     other.send_text(&"long ".repeat(1_000));
     page.until("document.querySelector('#list button') !== null");
     page.click("#list button");
@@ -68,7 +68,7 @@ fn messages_appear(browser: &mut Browser) {
     is_quiet(&mut page, &server);
 }
 
-/// Numbers beyond what a browser can count, and repeated names, are data that a developer looks for.
+/// Numbers that JavaScript cannot represent, and repeated names, are shown as they were sent.
 fn json_is_indented_as_it_stands(browser: &mut Browser) {
     let server = Server::start(&[]);
     let mut page = watch(browser, &server, "x");
@@ -106,7 +106,7 @@ fn a_filter_and_a_pause(browser: &mut Browser) {
     page.until_says("total", "4");
     page.until_says("missed", "1 not shown");
     rows(&mut page, &["apple pie", "pear (1)", "apple"]);
-    // What is there can be searched meanwhile.
+    // Shown messages can be filtered during the pause.
     page.type_into("filter", "r");
     rows(&mut page, &["pear (1)"]);
     page.type_into("filter", "");
@@ -177,7 +177,7 @@ fn publishing_by_post(browser: &mut Browser) {
     page.click("#publish button");
     other.expect(text(r#"{"a":1}"#));
     page.until_says("answer", "Published: offset 2, epoch ");
-    // To the topic in the field, which need not be the one that is watched; a WebSocket could not.
+    // A POST goes to the topic in the field, which may differ from the watched one. A WebSocket could not do this.
     let mut elsewhere = server.connect("/t/elsewhere");
     page.type_into("topic", "elsewhere");
     page.click("#publish button");
@@ -202,7 +202,7 @@ fn a_close_is_shown_and_mended(browser: &mut Browser) {
     server.wait();
     page.until_says("state", "The hub does not answer");
     page.until("!document.getElementById('now').hidden");
-    // What is typed meanwhile is not yet to be watched.
+    // A topic that is typed meanwhile is not watched yet.
     page.type_into("topic", "y");
     let mut command = program();
     command.args(["--listen", &address.to_string()]);
@@ -224,8 +224,8 @@ fn a_close_code_in_words(browser: &mut Browser) {
     is_quiet(&mut page, &server);
 }
 
-/// To a browser a close is clean when all that the page had sent was taken before the close frame came: the hub reads
-/// on until then.
+/// For a browser a close is clean only if the server has read everything that the page had sent. So the server reads on
+/// after its close frame.
 fn a_close_for_a_size_is_clean(browser: &mut Browser) {
     const TIMES: u64 = 60;
     let server = Server::start(&[]);
@@ -255,9 +255,9 @@ fn a_refusal_is_explained(browser: &mut Browser) {
     page.type_into("token", "wrong");
     page.click("#watch button");
     page.until_says("state", "Refused with 401: the bearer token is not valid; or http://");
-    // Asking again would not help, nor would another mode.
+    // Neither another try nor another mode would help.
     assert_eq!(page.eval("[ui.now.hidden, ui.instead.hidden, ui.again.textContent]"), json!([true, true, ""]));
-    // The token went with the request, and stays out of the page's own address.
+    // The token was in the request, and is not in the page's own address.
     let seen = page.take_seen();
     let has_shown = |begin: &str, end: &str| {
         let mut urls = seen.requests.iter().map(|request| request["url"].as_str().unwrap());
@@ -295,7 +295,7 @@ fn tokens_for_one_way_only(browser: &mut Browser) {
     page.click("#publish button.main");
     page.until_says("list", "hello");
     page.until_says("answer", "Published: offset 1");
-    // The other way round.
+    // Then the right to publish is missing, after that the right to subscribe.
     page.choose("mode", "pub");
     page.until_says("state", "Connected, only to publish, to x");
     page.type_into("publish_token", "");
@@ -309,7 +309,7 @@ fn tokens_for_one_way_only(browser: &mut Browser) {
     page.until_says("state", "Connected, only to publish, to x");
 }
 
-/// The request that would tell has no origin, so the page can only guess.
+/// The page's request for the reason has no origin, so the page can only guess the reason.
 fn an_origin_that_is_not_allowed(browser: &mut Browser) {
     let server = Server::start(&["--allowed-origins", "https://page.example"]);
     let mut page = open(browser, &server, "x");
@@ -322,7 +322,7 @@ fn an_origin_that_is_not_allowed(browser: &mut Browser) {
     assert_eq!(page.eval("ui.other_token.hidden"), true);
 }
 
-/// A browser keeps the connections by which it has got the page: they do not take the place of its WebSocket.
+/// A browser keeps the connections that loaded the page. They do not take the place of its WebSocket.
 fn few_connections_for_an_address(browser: &mut Browser) {
     for limit in ["1", "2"] {
         let server = Server::start(&["--max-connections-per-address", limit]);
@@ -338,7 +338,7 @@ fn the_topic_stands_in_the_address(browser: &mut Browser) {
         page.click("#watch button");
         page.until_says("state", &format!("Watching {topic}"));
         assert_eq!(page.eval("location.hash"), fragment);
-        // A segment of two dots is no path; as a part of a segment it is text.
+        // Two dots cannot be a segment of a path; within a segment they are text.
         let path = fragment[1..].replace("/../", "%2F..%2F");
         server.connect(&format!("/t/{path}?mode=pub")).send_text(topic);
         page.until_says("list", topic);
@@ -364,7 +364,7 @@ fn figures(browser: &mut Browser) {
     page.until_says("deliveries", "highest 0/s");
     let mut publisher = server.connect("/t/x?mode=pub");
     let mut subscribers: Vec<_> = (0..SUBSCRIBERS).map(|_| server.connect("/t/x?mode=sub")).collect();
-    // Over all shards, with the page and the publisher.
+    // The number is over all shards, and includes the page and the publisher.
     page.until("document.querySelector('#connections output').textContent === '12'");
     for number in 0..100 {
         publisher.send_text(&number.to_string());
@@ -372,7 +372,7 @@ fn figures(browser: &mut Browser) {
     for subscriber in &mut subscribers {
         (0..100).for_each(|number: u32| subscriber.expect(text(&number.to_string())));
     }
-    // How many in a second depends on the machine; how many there were does not.
+    // The rate depends on the machine, the sum does not.
     page.until("figures.last.now.deliveries_total === 1100");
     let sum = "figures.samples.reduce((sum, { seconds, deliveries }, at) => sum + (at ? deliveries * seconds : 0), 0)";
     page.until(&format!("Math.abs({sum} - 1100) < 0.001"));
@@ -381,7 +381,7 @@ fn figures(browser: &mut Browser) {
         page.until_says("stats", shown);
     }
     assert!(!page.eval("document.body.innerText").as_str().unwrap().contains("NaN"));
-    // What stands under the pointer, and by keys.
+    // Keys move the pointer over the plot.
     page.eval("document.querySelector('#connections svg').focus()");
     page.press("ArrowLeft", 0);
     page.until("document.querySelector('#connections output').textContent.includes(' ago')");
@@ -404,7 +404,7 @@ fn figures_elsewhere_or_locked(browser: &mut Browser) {
     page.until_says("metrics", "live");
     page.until_says("stats", "Slow consumers0");
     assert_eq!(page.eval("[ui.access.hidden, ui.plots.hidden]"), json!([true, false]));
-    // Figures that were shown are gone once the server refuses the token.
+    // The page removes its figures when the server refuses the token.
     page.eval("ui.access_token.value = 'wrong'");
     page.until_says("metrics", "does not accept this token");
     let shown = "[ui.access.hidden, ui.plots.hidden, ui.stats.childElementCount, figures.samples.length, figures.last]";
@@ -467,10 +467,10 @@ fn narrow_and_dark(browser: &mut Browser) {
     is_quiet(&mut page, &server);
 }
 
-/// Shift among the modifiers of [`Page::press`].
+/// The modifier Shift of [`Page::press`].
 const SHIFT: u32 = 8;
 
-/// WCAG 2.2 1.4.3: the smallest contrast of any text on the page to what is behind it, and which text.
+/// WCAG 2.2 1.4.3: the smallest contrast of a text on the page to its background, and this text.
 const LEAST_CONTRAST: &str = r#"(() => {
     const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
     const channels = color => {
@@ -495,14 +495,14 @@ const LEAST_CONTRAST: &str = r#"(() => {
     return texts.map(element => [contrast(element), element.textContent.slice(0, 40)]).sort((a, b) => a[0] - b[0])[0];
 })()"#;
 
-/// A page that watches a topic of the server.
+/// Opens a page that watches a topic of the server.
 fn watch(browser: &mut Browser, server: &Server, topic: &str) -> Page {
     let mut page = open(browser, server, topic);
     page.until_says("state", &format!("Watching {topic}"));
     page
 }
 
-/// A page that tries to.
+/// Opens a page that tries to watch a topic of the server.
 fn open(browser: &mut Browser, server: &Server, topic: &str) -> Page {
     let mut page = browser.page();
     let fragment = topic.replace(' ', "%20");
@@ -510,7 +510,7 @@ fn open(browser: &mut Browser, server: &Server, topic: &str) -> Page {
     page
 }
 
-/// No error on the console, no request to anybody else.
+/// Expects no error on the console, and no request to another server.
 #[track_caller]
 fn is_quiet(page: &mut Page, server: &Server) {
     let seen = page.take_seen();
@@ -524,7 +524,7 @@ fn is_quiet(page: &mut Page, server: &Server) {
     }
 }
 
-/// Pictures of the page while a server has something to do; `docs/screenshot` says how to ask for them.
+/// Takes screenshots of the page under load; `docs/screenshot` calls this.
 fn screenshots(browser: &mut Browser, folder: &Path, seconds: u64) {
     let server = Server::start(&[]);
     let mut page = watch(browser, &server, "orders/eu");
@@ -559,7 +559,7 @@ fn screenshots(browser: &mut Browser, folder: &Path, seconds: u64) {
     }
 }
 
-/// What a shop might publish.
+/// Returns a message as a shop might publish it.
 fn order(number: u64) -> String {
     let state = ["placed", "paid", "packed", "shipped"][(number * 7 % 11 % 4) as usize];
     let city = ["Lisbon", "Kraków", "Gent", "Aarhus", "Torino"][(number * 5 % 7 % 5) as usize];
@@ -567,7 +567,7 @@ fn order(number: u64) -> String {
     json!({"order": number, "state": state, "city": city, "total": cents as f64 / 100.0}).to_string()
 }
 
-/// A load generator that ends by itself, or when this is dropped.
+/// A load generator that ends by itself, or at a drop.
 struct Load(Child);
 
 impl Load {
@@ -588,7 +588,7 @@ impl Drop for Load {
     }
 }
 
-/// The tests that these arguments of libtest choose.
+/// Returns the tests that these arguments of libtest choose.
 fn chosen(arguments: &[String]) -> Vec<&'static Test> {
     let (mut filters, mut skipped) = (Vec::new(), Vec::new());
     let mut arguments = arguments.iter();

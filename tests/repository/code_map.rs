@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The map has one line for each file of `src`: its path and the first sentence of its documentation. With
-/// `RINGHUB_WRITE=1` the lists are written anew.
+/// `RINGHUB_WRITE=1` this test writes the lists.
 #[test]
 fn the_code_map_repeats_the_first_sentence_of_each_file() {
     let page = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
@@ -49,7 +49,7 @@ fn is_test(path: &Path) -> bool {
     path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs")
 }
 
-/// The folder below `src` whose list has the file; files of `src` itself have a list too.
+/// Returns the folder below `src` whose list has the file; for files of `src` itself it is `src`.
 fn folder(path: &Path) -> String {
     let below: PathBuf = path.strip_prefix("src").unwrap().to_path_buf();
     let parts: Vec<String> = below.iter().map(|part| part.to_string_lossy().into_owned()).collect();
@@ -61,9 +61,9 @@ fn first_sentence(path: &Path, text: &str) -> String {
     let paragraph = lines.map(|line| line.trim_start_matches("//!").trim()).take_while(|line| !line.is_empty());
     let paragraph = paragraph.collect::<Vec<_>>().join(" ");
     let end = paragraph.find(". ").map_or(paragraph.len(), |end| end + 1);
-    assert!(!paragraph.is_empty(), "{} says nothing of itself", path.display());
+    assert!(!paragraph.is_empty(), "{} has no documentation of itself", path.display());
     let sentence = &paragraph[..end];
-    // A link of rustdoc leads nowhere on a page.
+    // Links of rustdoc do not work in ARCHITECTURE.md.
     let mut plain = String::new();
     for (at, part) in sentence.split("](").enumerate() {
         plain += if at == 0 { part } else { part.split_once(')').map_or(part, |(_, rest)| rest) };

@@ -1,5 +1,5 @@
-//! Checks the manifests, the chart, the dashboard and the alerts of `deploy/`, and compose.yaml: they parse, and the
-//! names and numbers in them are those of the code and of each other.
+//! Checks the manifests, the chart, the dashboard and the alerts of `deploy/`, and compose.yaml. They parse, and their
+//! names and numbers agree with the code and with each other.
 
 use std::{
     collections::BTreeSet,
@@ -76,7 +76,7 @@ fn every_manifest_parses_and_says_what_it_is() {
     assert_eq!(text(chart, "appVersion"), env!("CARGO_PKG_VERSION"));
 }
 
-/// The names of all metrics that a server can show, with the endings of a histogram's series.
+/// Returns the names of all metrics that a server can show, with the endings of a histogram's series.
 fn metric_names() -> BTreeSet<String> {
     let io = metrics::BackendInfo { backend: "io_uring".into(), reason: "chosen".into() };
     let text = metrics::prometheus(&[Default::default()], &Default::default(), &io);
@@ -159,7 +159,7 @@ fn every_query_names_metrics_and_labels_that_exist() {
     );
 }
 
-/// The dashboard can be imported anywhere: it names no data source, and no panel covers another.
+/// The dashboard names no data source, so it can be imported anywhere, and no panel covers another.
 #[test]
 fn the_dashboard_is_whole() {
     let dashboard: Value = serde_json::from_str(&read("deploy/grafana/ringhub.json")).unwrap();
@@ -179,11 +179,11 @@ fn the_dashboard_is_whole() {
     }
 }
 
-/// Every variable of the server's that stands in these files is one.
+/// Every variable in these files that looks like a setting is one.
 #[test]
 fn every_variable_is_a_setting() {
     let mut known: BTreeSet<String> = SETTINGS.iter().map(Setting::variable).collect();
-    // The file of settings; a variable that Kubernetes sets; and one of the tests.
+    // These variables are no settings: the path of the settings' file, a variable of Kubernetes, and one of the tests.
     known.extend(["RINGHUB_CONFIG", "RINGHUB_PORT", "RINGHUB_AUTOBAHN"].map(Into::into));
     let is_here = |path: &Path| {
         path.starts_with("deploy") || ["compose.yaml", "Dockerfile"].iter().any(|name| path == Path::new(name))
@@ -225,7 +225,7 @@ fn the_settings_in_manifests_are_valid() {
     assert_eq!(port(1).as_i64(), config.metrics_listen.map(|address| i64::from(address.port())));
 }
 
-/// The keys of settings in the chart are those of settings.
+/// The keys of the chart's configuration are keys of settings.
 #[test]
 fn the_settings_of_the_chart_exist() {
     let values = &yaml("deploy/helm/ringhub/values.yaml")[0];
@@ -237,7 +237,7 @@ fn the_settings_of_the_chart_exist() {
     assert_none(&keys.iter().filter(|key| Setting::by_key(key).is_none()).collect::<Vec<_>>());
 }
 
-/// A pod is killed no sooner than its server has left.
+/// A pod is killed only after the time that its server has to leave.
 #[test]
 fn a_pod_has_the_time_to_leave() {
     let deployment = of_kind(&yaml("deploy/kubernetes/ringhub.yaml"), "Deployment", "ringhub");
@@ -249,7 +249,7 @@ fn a_pod_has_the_time_to_leave() {
     assert_eq!((at(values, "drainSeconds").as_i64(), at(values, "preStopSeconds").as_i64()), (Some(drain), Some(5)));
 }
 
-/// Every container of every pod runs with as little as it needs.
+/// Every container of every pod has only the rights that it needs.
 #[test]
 fn pods_have_no_rights_that_they_do_not_need() {
     let mut pods = 0;
@@ -274,7 +274,7 @@ fn pods_have_no_rights_that_they_do_not_need() {
     assert!(pods >= 2, "{pods} pods");
 }
 
-/// The profile that one manifest puts on the nodes is the one that the other manifests name.
+/// One manifest puts a seccomp profile on the nodes, and the other manifests name the same profile.
 #[test]
 fn the_profile_on_the_nodes_is_the_one_that_is_named() {
     let daemon = of_kind(&yaml("deploy/kubernetes/seccomp.yaml"), "DaemonSet", "ringhub-seccomp");
@@ -292,7 +292,7 @@ fn the_profile_on_the_nodes_is_the_one_that_is_named() {
     }
 }
 
-/// The templates of the chart use the values that it has, and all of them.
+/// The templates of the chart use only values that the chart has, and all of them.
 #[test]
 fn the_chart_has_the_values_that_its_templates_use() {
     let values = &yaml("deploy/helm/ringhub/values.yaml")[0];
@@ -332,7 +332,7 @@ fn actions(template: &str, word: &str) -> usize {
         .count()
 }
 
-/// Returns the paths of all values that are no maps, and of empty maps.
+/// Returns the paths of all values that are not maps, and of empty maps.
 fn leaves(value: &Yaml, path: &str) -> Vec<String> {
     match value.as_hash().filter(|map| !map.is_empty()) {
         None => vec![path.to_string()],
@@ -346,7 +346,7 @@ fn leaves(value: &Yaml, path: &str) -> Vec<String> {
     }
 }
 
-/// Where helm is installed, it accepts the chart, with all that the values can turn on.
+/// If helm is installed, it accepts the chart, also with everything turned on.
 #[test]
 fn helm_accepts_the_chart() {
     let helm = |arguments: &[&str]| Command::new("helm").args(arguments).current_dir(root()).output().ok();

@@ -1,4 +1,4 @@
-//! What the documents say of the code: limits, settings, names.
+//! Checks statements of the documents about the code: limits, settings, names.
 
 use std::{collections::BTreeSet, fs, process::Command};
 
@@ -24,8 +24,8 @@ const LIMITS: &[&str] = &[
     "WORK_MAX",
 ];
 
-/// The page of limits names every setting whose key says that it is one, every constant of `src/config` that is one,
-/// and all of [`LIMITS`]; and every test that the page names exists.
+/// The page of limits names every setting whose key is that of a limit, every limit among the constants of
+/// `src/config`, and all of [`LIMITS`]. Every test that the page names exists.
 #[test]
 fn the_page_of_limits_is_complete() {
     let page = fs::read_to_string(root().join("docs/limits.md")).unwrap();
@@ -56,8 +56,7 @@ fn the_page_of_limits_is_complete() {
     assert!(tests > 30, "the page names {tests} tests");
 }
 
-/// Each flag of the help is a setting, so a variable and a key too, and the page of settings has its row and its
-/// default.
+/// Each flag of the help is a setting, and the page of settings has its row with its default.
 #[test]
 fn the_page_of_settings_has_every_flag() {
     let page = fs::read_to_string(root().join("docs/settings.md")).unwrap();
@@ -87,7 +86,7 @@ fn the_page_of_settings_has_every_flag() {
     assert_eq!(rows.len(), SETTINGS.len());
 }
 
-/// What the guide's tables name stands in its code too, which is compiled.
+/// Each name of ours in the guide's tables is also in its code, which is compiled.
 #[test]
 fn the_guide_names_what_is_there() {
     let guide = fs::read_to_string(root().join("docs/coming-from.md")).unwrap();
@@ -96,7 +95,7 @@ fn the_guide_names_what_is_there() {
         match line.strip_prefix("```") {
             Some(_) => is_code = !is_code,
             None if is_code => code += &(line.trim_start_matches("# ").to_string() + "\n"),
-            // The first cell is theirs.
+            // The first cell has the names of the other server.
             None => tables.extend(line.strip_prefix("| ").and_then(|row| row.split_once(" | "))),
         }
     }

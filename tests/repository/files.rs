@@ -1,4 +1,4 @@
-//! The project's own files, and where they are.
+//! The project's own files and their paths.
 
 use std::{
     fs,
@@ -6,7 +6,8 @@ use std::{
     process::Command,
 };
 
-/// The project's own text files, by their paths from its root: what git tracks, or else what lies there.
+/// Returns the path from the root and the text of each file of the project: the files that git tracks, or without git
+/// all files.
 pub(crate) fn texts() -> impl Iterator<Item = (PathBuf, String)> {
     let mut paths = tracked().unwrap_or_else(|| lying_under(&root()));
     paths.retain(|path| path.file_name().is_some_and(|name| name != "Cargo.lock") && !path.starts_with("fuzz/corpus"));

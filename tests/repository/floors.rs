@@ -1,5 +1,5 @@
-//! The floors of a folder whose files share the methods of one type: a method calls only methods of its own file, and
-//! of files on the floors below.
+//! Checks the floors of folders in which several files define the methods of one type. A method calls only methods of
+//! its own file and of files on lower floors.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,7 @@ use crate::{
     words::words,
 };
 
-/// A type whose methods stand in several files.
+/// A type whose methods are in several files.
 struct Building {
     /// The name of the type.
     name: &'static str,
@@ -23,7 +23,7 @@ struct Building {
     floors: &'static [&'static str],
 }
 
-/// The types whose methods stand in several files, with the floors that ARCHITECTURE.md describes.
+/// The types whose methods are in several files, with the floors that ARCHITECTURE.md describes.
 const BUILDINGS: &[Building] = &[
     Building {
         name: "ShardHub",
@@ -82,8 +82,8 @@ fn methods_call_only_down() {
     assert_none(&BUILDINGS.iter().flat_map(|building| offenders(building, &files)).collect::<Vec<_>>());
 }
 
-/// Returns each call of a method that no file on the caller's floor or below defines, each file with methods of the
-/// type that has no floor, and each floor without such a file. `files` holds the words of each file.
+/// Returns the offenders: calls of a method that only a higher floor defines, files with methods of the type but
+/// without a floor, and floors without such a file. `files` has the words of each file.
 fn offenders(building: &Building, files: &BTreeMap<PathBuf, Vec<String>>) -> Vec<String> {
     let methods: BTreeMap<&Path, Methods> = files
         .iter()
@@ -104,7 +104,7 @@ fn offenders(building: &Building, files: &BTreeMap<PathBuf, Vec<String>>) -> Vec
         };
         below.extend(methods.defined.iter().map(|name| &**name));
         let upward = methods.called.iter().filter(|name| all.contains(&***name) && !below.contains(&***name));
-        offenders.extend(upward.map(|name| format!("{} calls {name}, which stands above it", floor.display())));
+        offenders.extend(upward.map(|name| format!("{} calls {name}, which is on a higher floor", floor.display())));
     }
     offenders
 }
@@ -141,7 +141,7 @@ impl Methods {
         methods
     }
 
-    /// Reads the body of an `impl`. A closure's parameter that is named as the type is a receiver too.
+    /// Reads the body of an `impl`. A closure's parameter with the type's name in lower case counts as a receiver too.
     fn read(&mut self, name: &str, words: &[String]) {
         let receiver = name.to_lowercase();
         for (at, four) in words.windows(4).enumerate() {
@@ -159,7 +159,7 @@ impl Methods {
     }
 }
 
-/// Returns where the block ends that begins at `at`: behind its closing brace.
+/// Returns the end of the block that begins at `at`: the place after its closing brace.
 fn block_end(words: &[String], at: usize) -> usize {
     let mut depth = 0;
     for (index, word) in words.iter().enumerate().skip(at) {
@@ -192,8 +192,8 @@ fn a_call_upward_a_file_without_a_floor_and_an_empty_floor_are_found() {
     let building = Building { name: "Hall", folder: "src/hall", floors: &["low", "middle", "gone", "high"] };
     let expected = [
         "src/hall/other.rs has no floor",
-        "src/hall/low.rs calls high, which stands above it",
-        "src/hall/middle.rs calls high, which stands above it",
+        "src/hall/low.rs calls high, which is on a higher floor",
+        "src/hall/middle.rs calls high, which is on a higher floor",
         "src/hall/gone.rs has no method of Hall",
     ];
     assert_eq!(offenders(&building, &files), expected);

@@ -1,7 +1,7 @@
 //! The imports between the files of `src`, and the cycles among them.
 //!
-//! A file imports another file if it names an item that the other file defines, in a `use` or in a longer path. A
-//! re-export (`pub use run::Run` in a `mod.rs`) leads to the file that defines the item, and counts as an import of the
+//! A file imports another file if it names an item that the other file defines, in a `use` or in a path. A re-export
+//! (`pub use run::Run` in a `mod.rs`) leads to the file that defines the item, and counts as an import of the
 //! re-exporting file only if that file uses the name itself. Test code is left out, and so are calls of methods, which
 //! name no file.
 
@@ -13,8 +13,8 @@ use std::{
 /// The imports of each file.
 pub(crate) type Imports = BTreeMap<PathBuf, BTreeSet<PathBuf>>;
 
-/// Returns the imports of all files that `src/lib.rs` and `src/main.rs` declare, directly or over other files. `files`
-/// holds the words of each file.
+/// Returns the imports of all files that `src/lib.rs` and `src/main.rs` declare, directly or through other files.
+/// `files` has the words of each file.
 pub(crate) fn imports(files: &BTreeMap<PathBuf, Vec<String>>) -> Imports {
     let tree = Tree::new(files);
     tree.files.iter().map(|(path, file)| (path.clone(), tree.imports_of(path, file))).collect()
@@ -47,7 +47,7 @@ fn shortest_cycle(imports: &Imports, start: &PathBuf) -> Option<Vec<PathBuf>> {
     Some(cycle.into_iter().cloned().collect())
 }
 
-/// The modules of both crates. A module's path begins with its crate: `ringhub::hub::run`, `main::health`.
+/// The modules of both crates. A module's path begins with its crate's name: `ringhub::hub::run`, `main::health`.
 struct Tree {
     files: BTreeMap<PathBuf, File>,
     by_module: BTreeMap<Vec<String>, PathBuf>,
@@ -58,7 +58,7 @@ struct File {
     /// The words without test code and `use` declarations, each with the module that it is in.
     words: Vec<(Vec<String>, String)>,
     uses: Vec<Use>,
-    /// The items that the file defines outside of functions, `impl` blocks and modules of its own.
+    /// The items that the file defines outside of functions, `impl` blocks and inner modules.
     items: BTreeSet<String>,
 }
 
@@ -124,8 +124,8 @@ impl Tree {
         imports
     }
 
-    /// Returns the file that defines an item. A path that ends at a module has none: what is used of the module stands
-    /// in other paths.
+    /// Returns the file that defines an item. For a path that ends at a module it returns `None`: the module's items
+    /// are used by other paths.
     fn definition(&self, path: &[String], depth: usize) -> Option<&PathBuf> {
         let is_module = |len: &usize| self.by_module.contains_key(&path[..*len]);
         let len = (1..=path.len()).take_while(is_module).last()?;
@@ -142,7 +142,7 @@ impl Tree {
         self.definition(&[&target[..], &path[len + 1..]].concat(), depth - 1)
     }
 
-    /// Returns a written path from its crate on; `None` for another crate's path.
+    /// Returns a written path with its crate in front; `None` for another crate's path.
     fn absolute(&self, file: &File, module: &[String], written: &[String], depth: usize) -> Option<Vec<String>> {
         let (first, rest) = written.split_first()?;
         let from = |module: &[String]| Some([module, rest].concat());
@@ -223,7 +223,8 @@ impl File {
     }
 }
 
-/// Reads the tree of a `use` declaration from `at` on, and leaves `at` behind it. Yields each path with its name.
+/// Reads the tree of a `use` declaration from `at`, and sets `at` to the place after it. Adds each path with its name
+/// to `out`.
 fn use_tree(words: &[String], at: &mut usize, prefix: &[String], out: &mut Vec<(Vec<String>, String)>) {
     let mut path = prefix.to_vec();
     while let Some(word) = words.get(*at) {
@@ -241,7 +242,7 @@ fn use_tree(words: &[String], at: &mut usize, prefix: &[String], out: &mut Vec<(
             "*" => return out.push((path, "*".into())),
             "self" if !path.is_empty() => {}
             name if is_name(name) => path.push(name.into()),
-            // A `;`, or what no declaration has.
+            // The declaration ends with `;`, or is not valid.
             _ => return,
         }
         let next = words.get(*at).map_or("", |next| next);
@@ -276,7 +277,8 @@ pub(crate) fn without_tests(words: &[String]) -> Vec<String> {
     kept
 }
 
-/// Returns where the item ends that begins, with its attributes, at `at`: behind its first `;` or closing brace.
+/// Returns the end of the item that begins, with its attributes, at `at`: the place after its first `;` or closing
+/// brace.
 fn item_end(words: &[String], mut at: usize) -> usize {
     let mut depth = 0;
     while at < words.len() {
@@ -302,7 +304,7 @@ fn is_name(word: &str) -> bool {
     word.starts_with(|first: char| first.is_alphabetic() || first == '_')
 }
 
-/// The name of the library, as the binary writes it.
+/// The name of the library in paths of the binary.
 const LIBRARY: &str = "ringhub";
 
 /// The words before the name of an item.
@@ -350,7 +352,7 @@ fn an_import_leads_to_the_file_that_defines_the_item() {
         ("lib", &[][..]),
         ("main", &["hub/walk", "health", "wire/head"]),
         ("health", &["main"]),
-        // Its own code uses neither `Run` nor the function `walk`.
+        // The file's own code uses neither `Run` nor the function `walk`.
         ("hub/mod", &[]),
         ("hub/run", &["hub/walk", "wire/head"]),
         ("hub/walk", &["hub/run"]),

@@ -1,4 +1,4 @@
-//! Checks of the repository's files that no compiler makes.
+//! Checks of the repository's files that the compiler does not make.
 
 mod code_map;
 mod deploy;

@@ -12,7 +12,7 @@ use crate::{
     words::words,
 };
 
-/// A reader of `use ringhub::...::Event` knows which type that is only if no other public type has the name.
+/// In code, `Event` is clear to a reader only if no other public type has this name.
 #[test]
 fn no_two_public_types_share_a_name() {
     let files: Vec<_> = texts().filter(|(path, _)| is_rust(path) && path.starts_with("src")).collect();

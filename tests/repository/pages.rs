@@ -1,4 +1,4 @@
-//! Checks README.md and the pages of `docs/`: links have targets, numbers and names are the code's.
+//! Checks README.md and the pages of `docs/`: links have targets, and numbers and names agree with the code.
 
 use std::{
     collections::BTreeSet,
@@ -10,13 +10,13 @@ use ringhub::config::{Config, Settings};
 
 use crate::files::root;
 
-/// A reader with two minutes reads all of it.
+/// The README is short enough to be read in two minutes.
 #[test]
 fn the_readme_is_short() {
     assert!(page("README.md").lines().count() <= 150);
 }
 
-/// Tables and links may be as long as they are.
+/// Lines of prose have a limit, tables and links have none.
 #[test]
 fn prose_is_not_too_wide() {
     for name in pages() {
@@ -30,7 +30,7 @@ fn prose_is_not_too_wide() {
     }
 }
 
-/// Files are there, and headings too.
+/// Links lead to files and headings that exist.
 #[test]
 fn links_have_targets() {
     let mut links = 0;
@@ -53,9 +53,9 @@ fn links_have_targets() {
     assert!(links > 50, "only {links} links");
 }
 
-/// A change of one copy would leave the other behind.
+/// No snippet is on two pages, since a change of one copy would miss the other.
 #[test]
-fn no_snippet_stands_twice() {
+fn no_snippet_is_there_twice() {
     let mut seen = BTreeSet::new();
     for name in pages() {
         for (language, code) in blocks(&page(&name)) {
@@ -65,7 +65,7 @@ fn no_snippet_stands_twice() {
     }
 }
 
-/// The image's limits stand in compose.yaml and on two pages.
+/// The limits in compose.yaml and in the commands on two pages are the same.
 #[test]
 fn the_pages_run_the_container_as_compose_does() {
     let compose = page("compose.yaml");
@@ -83,7 +83,7 @@ fn the_pages_run_the_container_as_compose_does() {
     }
 }
 
-/// The sentences about reserved descriptors have the numbers of the code.
+/// The sentences about reserved descriptors have the same numbers as the code.
 #[test]
 fn reserved_descriptors_on_pages_are_those_of_the_code() {
     let reserved = |shards, listen: &str, has_metrics: bool| -> u64 {

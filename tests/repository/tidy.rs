@@ -1,4 +1,4 @@
-//! Checks of the tree's files that no compiler makes: what may see what, cycles of imports, long lines, forgotten
+//! Checks that the compiler does not make: which folder may use which, cycles of imports, long lines, forgotten
 //! markers, dead files.
 
 use std::{
@@ -16,7 +16,7 @@ use crate::{
     words::{climbs_out, modules, named_under, words},
 };
 
-/// What of `sys` is seen from outside `server` and `shard`.
+/// The modules of `sys` that folders other than `server` and `shard` use.
 const WINDOWS: &[(&str, &str)] = &[
     ("config", "cpu"),
     ("config", "memory"),
@@ -30,10 +30,10 @@ const WINDOWS: &[(&str, &str)] = &[
     ("service_manager", "inherited"),
 ];
 
-/// The files of the binary, which use the library as others do.
+/// The files of the binary, which use only the library's public interface.
 const COMMAND_LINE: &[&str] = &["main", "health", "manual", "seccomp", "service_manager"];
 
-/// What plain data does without: sockets, files, clocks, threads, and anything that waits.
+/// The modules and words that plain data must not use: sockets, files, clocks, threads, and asynchronous code.
 const IMPURE_STD: &[&str] = &["env", "fs", "io", "net", "os", "process", "thread", "time"];
 const IMPURE: &[&str] = &[
     "async",
@@ -69,8 +69,8 @@ fn lines_are_not_too_long() {
 }
 
 #[test]
-fn nothing_was_left_to_be_done() {
-    // Put together here, so that this file does not find itself.
+fn no_markers_of_unfinished_work() {
+    // The markers are put together here, so that the check does not find them in this file.
     let markers =
         ["TO DO", "FIX ME", "X XX", "dbg !", "todo !", "unimplemented !"].map(|marker| marker.replace(' ', ""));
     let mut offenders = Vec::new();
@@ -85,7 +85,7 @@ fn nothing_was_left_to_be_done() {
 }
 
 #[test]
-fn no_path_of_somebodys_machine() {
+fn no_path_of_a_developers_machine() {
     let places = ["/work /", "/tmp /wt", "/root /", "/home /"].map(|place| place.replace(' ', ""));
     let mut offenders = Vec::new();
     for (path, text) in texts() {
@@ -113,7 +113,7 @@ fn only_sys_is_unsafe() {
 fn arrows_point_one_way() {
     let mut arrows = arrows(&fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap());
     assert!(arrows.len() > 15 && arrows["sys"].is_empty() && arrows["hub"].len() == 1, "{arrows:?}");
-    // The command line may name everything but the threads' own folders.
+    // The command line may name everything except the folders of the threads.
     arrows.remove("main");
     let mut offenders: Vec<String> = Vec::new();
     offenders.extend(arrows.keys().filter(|part| !is_part(part)).map(|part| format!("ARCHITECTURE.md names {part}")));
@@ -127,7 +127,7 @@ fn arrows_point_one_way() {
         let root = if is_command_line { "ringhub" } else { "crate" };
         let mut seen = named_under(&words, root);
         if climbs_out(&path, &words) {
-            seen.insert("super, out of its part".into());
+            seen.insert("super, out of its folder".into());
         }
         let allowed = arrows.get(&part);
         if allowed.is_none() && !is_command_line {
@@ -176,7 +176,7 @@ fn is_part(name: &str) -> bool {
 /// The parts of `src` whose files still import each other in cycles. A part without a cycle must leave this list.
 const WITH_CYCLES: &[&str] = &[];
 
-/// A file in a cycle cannot be understood before all others of the cycle.
+/// Files do not import each other in cycles: a file in a cycle cannot be understood before the others of the cycle.
 #[test]
 fn no_file_imports_a_file_that_imports_it() {
     let files = texts().filter(|(path, _)| is_rust(path) && path.starts_with("src"));
@@ -201,7 +201,7 @@ fn no_file_imports_a_file_that_imports_it() {
 #[test]
 fn proto_and_hub_are_plain_data() {
     let mut offenders = Vec::new();
-    // The seeds of simulated runs come from the environment.
+    // Tests of simulated runs read their seeds from the environment.
     let is_test = |path: &Path| path == Path::new("src/hub/seeds.rs");
     let is_pure = |path: &Path| (path.starts_with("src/proto") || path.starts_with("src/hub")) && !is_test(path);
     for (path, text) in texts().filter(|(path, _)| is_rust(path) && is_pure(path)) {
@@ -221,15 +221,15 @@ fn every_counter_counts_something() {
         .filter(|(path, _)| is_rust(path) && path.starts_with("src") && path != Path::new("src/metrics.rs"))
         .flat_map(|(_, text)| named_under(&words(&text), "Counter"))
         .collect();
-    // Refusals are counted by their status.
+    // Code uses the counters of refusals by their status (`Counter::refused`).
     assert!(used.contains("refused"));
     used.extend((400..=599).map(|status| format!("{:?}", Counter::refused(status))));
     let names = Counter::ALL.iter().map(|counter| format!("{counter:?}"));
     assert_none(&names.filter(|name| !used.contains(name)).collect::<Vec<_>>());
 }
 
-/// Writing to a standard stream may wait for whoever reads it, and panics if it fails: `logs` does so on threads of its
-/// own, and `main` where nothing is served.
+/// A write to a standard stream may wait for the reader, and `println` panics if the write fails. So only `logs`
+/// writes, on its own threads, and `main`, where nothing is served.
 #[test]
 fn standard_streams_are_written_by_logs_alone() {
     let streams = ["stdout", "stderr", "println", "eprintln", "print", "eprint"];
@@ -241,7 +241,7 @@ fn standard_streams_are_written_by_logs_alone() {
     let mut offenders = Vec::new();
     for (path, text) in texts().filter(|(path, _)| is_rust(path) && path.starts_with("src") && !may_write(path)) {
         let words = words(&text);
-        // A macro or a function, not a field or a method of that name.
+        // The word is a macro or a function, not a field or a method of that name.
         let is_call = |at: usize| words.get(at + 1).is_some_and(|next| next == "!" || next == "(");
         let is_method = |at: usize| at > 0 && (words[at - 1] == "." || words[at - 1] == "fn");
         let calls = (0..words.len()).filter(|at| streams.contains(&&*words[*at]) && is_call(*at) && !is_method(*at));
@@ -273,7 +273,7 @@ fn every_file_is_used() {
     assert_none(&files.keys().filter(|path| !used.contains(*path)).map(|path| path.display()).collect::<Vec<_>>());
 }
 
-/// The top-level part of the tree that a file belongs to: `hub` of `src/hub/run.rs`, `config` of `src/config.rs`.
+/// Returns the part of `src` that a file belongs to: `hub` for `src/hub/run.rs`, `config` for `src/config.rs`.
 pub(crate) fn part(path: &Path) -> String {
     let part = path.components().nth(1).expect("a file of src").as_os_str().to_string_lossy();
     part.trim_end_matches(".rs").to_string()

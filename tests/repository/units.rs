@@ -1,4 +1,4 @@
-//! Checks the units of systemd: their directives, and that their numbers are those of compose.yaml and the settings.
+//! Checks the units of systemd: their directives, and that their numbers agree with compose.yaml and the settings.
 
 use std::{
     collections::BTreeSet,
@@ -47,7 +47,7 @@ fn path(name: &str) -> PathBuf {
 }
 
 #[test]
-fn the_service_is_told_fed_and_stopped_in_time() {
+fn the_service_has_its_notifications_watchdog_and_times() {
     let service = Unit::read("ringhub.service");
     assert_eq!((service.one("Type"), service.one("KillMode")), ("notify", "mixed"));
     assert!(service.number("WatchdogSec") >= 5);
@@ -73,7 +73,7 @@ fn the_socket_is_that_of_the_settings() {
     assert_eq!((service.one("Requires"), service.one("Also")), ("ringhub.socket", "ringhub.socket"));
 }
 
-/// Each part of the hardening is there.
+/// The service has every directive of the hardening.
 #[test]
 fn the_service_is_hardened() {
     let service = Unit::read("ringhub.service");
@@ -110,7 +110,7 @@ fn the_service_is_hardened() {
     }
 }
 
-/// The package has both units, and the files that the repository has for it.
+/// The package contains both units and the repository's other files for it, and all of them exist.
 #[test]
 fn the_package_has_files_that_are_there() {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
@@ -131,7 +131,7 @@ fn the_package_has_files_that_are_there() {
     assert!(package.contains("unit-scripts = \"deploy\", unit-name = \"ringhub\""));
 }
 
-/// A copy of both units in a folder of its own, whose program is there.
+/// Copies of both units in a temporary folder, whose program exists.
 struct Copies(PathBuf);
 
 impl Copies {
@@ -152,7 +152,7 @@ impl Drop for Copies {
     }
 }
 
-/// Runs systemd-analyze, and returns its status and all of its text; `None` if it is not installed.
+/// Runs systemd-analyze, and returns whether it succeeded, and its output; `None` if it is not installed.
 fn analyze(folder: &Path, arguments: &[&str]) -> Option<(bool, String)> {
     let output = Command::new("systemd-analyze").args(arguments).current_dir(folder).output();
     let Ok(output) = output else {
@@ -163,7 +163,7 @@ fn analyze(folder: &Path, arguments: &[&str]) -> Option<(bool, String)> {
     Some((output.status.success(), text.into()))
 }
 
-/// Where systemd is installed, it accepts the units without a word, and finds little that they leave open.
+/// If systemd is installed, it accepts the units without a warning, and rates their exposure low.
 #[test]
 fn systemd_accepts_the_units() {
     let copies = Copies::new();
@@ -171,13 +171,13 @@ fn systemd_accepts_the_units() {
     let Some((is_good, told)) = analyze(&copies.0, &verify) else { return };
     let about_ours: Vec<&str> = told.lines().filter(|line| line.contains("ringhub")).collect();
     assert!(is_good && about_ours.is_empty(), "{told}");
-    // The exposure in tenths, of 100.
+    // The threshold of the exposure, where 100 is the worst.
     let security = ["security", "--offline=yes", "--threshold=20", "--no-pager", "./ringhub.service"];
     let (is_good, told) = analyze(&copies.0, &security).unwrap();
     assert!(is_good, "{told}");
 }
 
-/// Where systemd is installed: the service may make every system call of the server's table, and of io_uring.
+/// If systemd is installed, the service may make every system call of the server's table, and those of io_uring.
 #[test]
 fn the_service_may_make_the_calls_that_it_needs() {
     let Some((_, groups)) = analyze(&root(), &["syscall-filter", "--no-pager"]) else { return };
@@ -195,7 +195,7 @@ fn the_service_may_make_the_calls_that_it_needs() {
             }
         }
     }
-    // The last group is for other runtimes; of its calls this service needs those that its own start makes.
+    // The last group is for container runtimes, so it is left out.
     let own = SYSTEM_CALLS.iter().rev().skip(1).flat_map(|group| group.names.iter().chain(group.of_x86_64));
     let missing: Vec<&&str> = own.filter(|call| !allowed.contains(**call)).collect();
     assert!(missing.is_empty(), "{missing:?}");
@@ -204,7 +204,7 @@ fn the_service_may_make_the_calls_that_it_needs() {
     }
 }
 
-/// Returns the system calls of a group, or the call itself.
+/// Returns the system calls of a group; a name that is no group is a call.
 fn members(groups: &str, name: &str) -> Vec<String> {
     if !name.starts_with('@') {
         return vec![name.into()];

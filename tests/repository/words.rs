@@ -1,8 +1,8 @@
-//! Rust sources as words: without comments, literals and spaces.
+//! Splits Rust sources into words, without comments, literals and spaces.
 
 use std::{collections::BTreeSet, path::Path};
 
-/// The names that follow `root::` anywhere, also in groups: of `root::{a::b, c}` they are `a` and `c`.
+/// Returns the names that follow `root::`, also in groups: for `root::{a::b, c}` they are `a` and `c`.
 pub(crate) fn named_under(words: &[String], root: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for at in 0..words.len().saturating_sub(2) {
@@ -33,7 +33,8 @@ pub(crate) fn named_under(words: &[String], root: &str) -> BTreeSet<String> {
     names
 }
 
-/// Does a chain of `super::` leave the part that the file belongs to? A module within the file is one level deeper.
+/// Returns whether a chain of `super::` leads out of the folder of `src` that the file belongs to. A module within the
+/// file is one level deeper.
 pub(crate) fn climbs_out(path: &Path, words: &[String]) -> bool {
     let is_index = path.file_name().is_some_and(|name| name == "mod.rs");
     // `src/hub/run.rs` is `hub::run`.
@@ -65,13 +66,13 @@ pub(crate) fn climbs_out(path: &Path, words: &[String]) -> bool {
     false
 }
 
-/// The modules that a file declares to stand in files of their own.
+/// Returns the modules that a file declares and that are in other files.
 pub(crate) fn modules(words: &[String]) -> Vec<String> {
     let declared = words.windows(3).filter(|three| three[0] == "mod" && three[2] == ";");
     declared.map(|three| three[1].clone()).collect()
 }
 
-/// Names, `::`, and other characters of a Rust source, without its comments and literals.
+/// Returns the names, `::`, and other characters of a Rust source, without its comments and literals.
 pub(crate) fn words(source: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut rest = source;
@@ -107,7 +108,7 @@ pub(crate) fn words(source: &str) -> Vec<String> {
     words
 }
 
-/// Comments nest.
+/// Returns the length of a block comment, which may contain others.
 fn comment_length(text: &str) -> usize {
     let (mut depth, mut at) = (0, 0);
     while at < text.len() {
@@ -128,13 +129,13 @@ fn comment_length(text: &str) -> usize {
     at
 }
 
-/// Is it `'a'` rather than the lifetime `'a`?
+/// Returns whether the text, which begins with a quote, is a character's literal rather than a lifetime.
 fn is_character(text: &str) -> bool {
     let mut letters = text.chars().skip(1);
     letters.next() == Some('\\') || letters.next() == Some('\'')
 }
 
-/// A string's or character's literal up to its closing quote.
+/// Returns the length of a string's or character's literal, with its quotes.
 fn literal_length(text: &str) -> usize {
     let quote = text.as_bytes()[0];
     let mut at = 1;
@@ -144,7 +145,7 @@ fn literal_length(text: &str) -> usize {
     (at + 1).min(text.len())
 }
 
-/// The reader of sources that the checks stand on.
+/// `words` reads sources as Rust does, since the checks depend on it.
 #[test]
 fn sources_are_read_as_rust() {
     let source = r##"

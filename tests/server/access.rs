@@ -1,5 +1,5 @@
-//! Who may do what: bearer tokens, origins, and where the metrics are. Each check on a shard, and again on the control
-//! thread, which judges what comes on a connection that was kept alive.
+//! Bearer tokens, origins, and the place of the metrics. Each check runs on a shard, and again on the control thread,
+//! which judges requests on a kept connection.
 
 use std::{io::Write as _, net::SocketAddr};
 
@@ -17,7 +17,7 @@ const TOKENS: [&str; 6] = [
     "s3cret-met",
 ];
 
-/// The lines about pages of every answer where origins are restricted.
+/// The header lines for browsers in every answer where origins are restricted.
 const RESTRICTED: [(&str, &str); 4] = [
     ("vary", "origin, sec-fetch-site, sec-fetch-mode, sec-fetch-dest"),
     ("cross-origin-resource-policy", "same-origin"),
@@ -33,7 +33,7 @@ fn get(target: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")
 }
 
-/// The response to a request on a connection of its own, and on one that was kept alive, which must agree.
+/// Sends a request on a new connection and on a kept one. Returns the response; both must be alike.
 fn ask(address: SocketAddr, request: &str) -> Response {
     let mut kept = dial(address);
     kept.write_all(get("/nothing").as_bytes()).unwrap();
@@ -54,7 +54,7 @@ fn ask(address: SocketAddr, request: &str) -> Response {
 fn tokens() {
     let server = Server::start(&TOKENS);
     let address = server.address();
-    // What is asked for, with which token, and the status and challenge that answer it.
+    // Checks the status and the challenge of a request with a token.
     let check = |request: &str, token: &str, expected: (u16, Option<&str>)| {
         let by_header = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}") };
         let response = ask(address, &with(request, &by_header));
@@ -113,7 +113,7 @@ fn tokens() {
     }
 }
 
-/// Neither logs, nor counters, nor answers repeat what a client has shown.
+/// Logs, counters and answers do not repeat the tokens of clients.
 #[test]
 fn tokens_stay_secret() {
     let mut flags = TOKENS.to_vec();
@@ -136,7 +136,7 @@ fn tokens_stay_secret() {
             }
         }
     }
-    // What is told of clients that leave in the middle.
+    // Clients that leave in the middle of a request are logged.
     for request in [post("/t/x?access_token=s3cret-all", "", "x"), upgrade_request("/t/x?access_token=s3cret-all")] {
         let half = with(&request, "Authorization: Bearer s3cret-pub");
         dial(address).write_all(&half.as_bytes()[..half.len() - 1]).unwrap();
@@ -154,7 +154,7 @@ fn tokens_stay_secret() {
     assert!(line.is_none(), "{line:?}");
 }
 
-/// Pages of other origins are refused; those of allowed ones may read the answers (WHATWG Fetch, CORS).
+/// Pages of other origins are refused. Pages of allowed origins may read the answers (WHATWG Fetch, CORS).
 #[test]
 fn origins() {
     let server = Server::start(&["--allowed-origins", "https://a.example,http://b.example:81"]);
@@ -182,13 +182,14 @@ fn origins() {
         std::io::Read::read_exact(&mut stream, &mut status).unwrap();
         assert_eq!(&status, b"HTTP/1.1 101");
     }
-    // Nobody's page.
+    // Requests without an `Origin` come from no page.
     published(&exchange(address, &post("/t/x", "", "x")));
     server.connect("/t/x").leave();
 }
 
-/// A page can embed an answer that it cannot read. Its browser names no origin then, but says that the page is of
-/// another one (W3C Fetch Metadata), and keeps an answer from the page whose policy says so (WHATWG Fetch).
+/// A page can embed an answer that it cannot read. Then its browser sends no `Origin`, but says that the request is
+/// cross-site (W3C Fetch Metadata). The browser withholds the answer if the answer's resource policy says so (WHATWG
+/// Fetch).
 #[test]
 fn elements_of_foreign_pages() {
     let folder = std::env::temp_dir().join(format!("ringhub-access-{}", std::process::id()));
@@ -214,7 +215,7 @@ fn elements_of_foreign_pages() {
         for (name, value) in RESTRICTED {
             assert_eq!(response.header(name), Some(value), "{name} {request}");
         }
-        // Neither the kind of the page nor its origin is in the URL, by which a cache finds what it keeps.
+        // A cache finds answers by their URL, which contains neither the page's origin nor the kind of request.
         let is_kept = response.header("cache-control") != Some("no-store");
         assert_eq!(is_kept, expected < 400, "{request}");
         response
@@ -229,7 +230,7 @@ fn elements_of_foreign_pages() {
         assert_eq!(exchange(server.address(), &with(&upgrade_request("/t/x"), site)).status(), 403);
         check(&server, &data, &[site, navigation[0], navigation[1]], 200);
         check(&server, &data, &[site, navigation[0], "Sec-Fetch-Dest: iframe"], 403);
-        // An element with `crossorigin`, and `fetch`.
+        // An element with `crossorigin` and `fetch` send these lines.
         let cors = [site, "Sec-Fetch-Mode: cors", "Origin: https://a.example"];
         let response = check(&server, &data, &cors, 200);
         assert_eq!(response.header("access-control-allow-origin"), Some("https://a.example"));
@@ -240,7 +241,7 @@ fn elements_of_foreign_pages() {
         check(&server, &get(own), &[], 200);
     }
     check(&server, &get("/nothing.js"), &[], 404);
-    // Of these two folders one is for pages of one origin.
+    // Only pages of one origin may use the second of these two folders.
     let server = serve(&format!("{}{}{allowed}", files("/open"), files("/own")));
     check(&server, &get("/own/data.js"), &["Sec-Fetch-Site: cross-site", script[0]], 403);
     check(&server, &get("/own/data.js"), &[], 200);
@@ -250,7 +251,7 @@ fn elements_of_foreign_pages() {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
-/// The page has a policy of its own, beside which that of restricted origins holds.
+/// The page has its own policy and, in addition, that of restricted origins.
 #[test]
 fn the_page_keeps_its_policy() {
     let page = Server::start(&["--allowed-origins", "https://a.example"]);
@@ -278,7 +279,7 @@ fn a_browser_asks_before_it_publishes_with_a_token() {
     assert!(!head.contains("access-control-allow-origin") && !head.contains("access-control-allow-credentials"));
 }
 
-/// The head of the answer to the preflight of a request with a token or a password, in lower case.
+/// Sends the preflight of a request with a token or a password, and returns the answer's head in lower case.
 fn preflight(address: SocketAddr, target: &str, method: &str, origin: &str) -> String {
     let request = format!(
         "OPTIONS {target} HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\nAccess-Control-Request-Method: {method}\r\n\
@@ -295,7 +296,7 @@ fn preflight(address: SocketAddr, target: &str, method: &str, origin: &str) -> S
     String::from_utf8(head).unwrap().to_lowercase()
 }
 
-/// A folder with a file, served for some origins with a password (`/site`), and for those of the server (`/open`).
+/// A folder with a file, served at `/site` to some origins with a password, and at `/open` to the server's origins.
 struct Passwords(std::path::PathBuf);
 
 impl Passwords {
@@ -330,7 +331,7 @@ impl Drop for Passwords {
 #[test]
 fn a_browser_asks_before_it_reads_with_a_password() {
     let folder = Passwords::new("preflights");
-    // The origin that an answer allows, and whether with a password.
+    // Checks which origin an answer allows, and whether it allows a password.
     let check = |server: &Server, target: &str, origin: &str, is_allowed: bool, has_password: bool| {
         let head = preflight(server.address(), target, "GET", origin);
         assert!(head.starts_with("http/1.1 204 "), "{target} {origin} {head}");
@@ -348,7 +349,7 @@ fn a_browser_asks_before_it_reads_with_a_password() {
     let restricted = |server: &Server, target: &str| {
         check(server, target, "https://a.example", true, true);
         check(server, target, "https://b.example", false, false);
-        // Any page has a sandboxed frame of this origin.
+        // Any page can have a sandboxed frame with the origin `null`.
         check(server, target, "null", true, false);
     };
     let server = folder.serve("");
@@ -386,10 +387,10 @@ fn pages_of_allowed_origins_read_with_a_password() {
     assert_eq!((refused.status(), refused.header("allow")), (401, None));
 }
 
-/// On an address of their own they are only there, and nothing else is.
+/// If the metrics have their own address, they are only there, and nothing else is there.
 #[test]
 fn metrics_on_their_own_address() {
-    // A port that was free a moment ago.
+    // This port was free a moment ago.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let server = Server::start(&["--metrics-listen", &port.to_string(), "--metrics-tokens", "m"]);
     let response = exchange(server.address(), &get("/metrics"));

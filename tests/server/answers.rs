@@ -1,4 +1,4 @@
-//! What each request on the hub's port is answered when it is refused or waits too long.
+//! The answers to requests that the hub's port refuses, or that take too long.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -14,7 +14,7 @@ use crate::support::{
     text, upgrade_request,
 };
 
-/// All on one connection, since none of these refusals ends it.
+/// All requests come on one connection, since none of these refusals ends it.
 #[test]
 fn paths_methods_and_queries() {
     let server = Server::start(&[]);
@@ -88,7 +88,7 @@ fn text_is_checked_to_the_byte() {
     watcher.expect_nothing();
 }
 
-/// RFC 9110 10.1.1: who asks before it sends is not told to go on if it would be refused.
+/// RFC 9110 10.1.1: a client that asks before it sends a body gets no 100 if the server would refuse the body.
 #[test]
 fn bodies_that_are_asked_for() {
     let server = Server::start(&["--max-message", "1000"]);
@@ -117,7 +117,8 @@ fn a_body_that_takes_too_long() {
     server.expect_counts(&[("refused_total{cause=\"timeout\"}", 1), ("messages_in_total", 0)]);
 }
 
-/// A connection that was kept alive has the time of any opening request for its next head, and its own between two.
+/// On a kept connection, the next head has `handshake_timeout`, as any head has; the pause before that head has
+/// `idle_timeout`.
 #[test]
 fn heads_that_take_too_long_on_a_kept_connection() {
     for (flags, begin, overdue) in [
@@ -128,7 +129,7 @@ fn heads_that_take_too_long_on_a_kept_connection() {
         let mut stream = dial(server.address());
         published(&ask(&mut stream, &post("/t/x", "", "x")));
         stream.write_all(begin.as_bytes()).unwrap();
-        // It ends in an orderly way, or by a reset because of what was sent and not read.
+        // The end is orderly, or a reset because the server has not read the half head.
         let end = stream.read(&mut [0; 1]);
         assert!(matches!(&end, Ok(0)) || end.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
         drop(stream);
@@ -136,7 +137,7 @@ fn heads_that_take_too_long_on_a_kept_connection() {
     }
 }
 
-/// However slowly the bytes come, they are the same requests.
+/// Requests may come one byte at a time.
 #[test]
 fn one_byte_at_a_time() {
     let server = Server::start(&[]);
@@ -162,7 +163,7 @@ fn one_byte_at_a_time() {
     server.expect_counts(&[("http_returned_total", 1), ("connections_open", 2)]);
 }
 
-/// Who has finished sending is still answered; who finishes within a request is not.
+/// A client that ends its side after a request is still answered; one that ends it within a request is not.
 #[test]
 fn half_closed_clients() {
     let server = Server::start(&[]);
@@ -186,7 +187,7 @@ fn half_closed_clients() {
     server.expect_counts(&[("http_connections_open", 0), ("messages_in_total", 4)]);
 }
 
-/// RFC 9110 7.8: who offers another protocol gets the answer in this one.
+/// RFC 9110 7.8: a client that offers another protocol gets the answer in HTTP/1.1.
 #[test]
 fn other_protocols_and_versions() {
     let server = Server::start(&[]);
@@ -203,7 +204,7 @@ fn other_protocols_and_versions() {
     assert_eq!(response.status(), 505);
 }
 
-/// An opening request that is refused on a connection that was kept alive leaves it to the next request.
+/// A refused opening request on a kept connection leaves the connection open for the next request.
 #[test]
 fn a_refused_upgrade_leaves_the_connection() {
     let server = Server::start(&[]);
@@ -228,14 +229,14 @@ fn more_connections_than_allowed() {
     let mut kept: Vec<TcpStream> = (0..2).map(|_| dial(server.address())).collect();
     for stream in &mut kept {
         assert_eq!(ask(stream, &request("GET", "/")).status(), 200);
-        // One that is idle would give way.
+        // An idle connection would give way.
         stream.write_all(b"GET / HT").unwrap();
     }
     let response = exchange(server.address(), &request("GET", "/"));
     assert_eq!((response.status(), response.header("retry-after")), (503, Some("1")), "{response:?}");
     assert!(response.error().contains("HTTP connections"), "{}", response.error());
     server.expect_counts(&[("http_connections_open", 2)]);
-    // There is room for WebSockets, but only for as many as there are sockets.
+    // WebSockets still find room, until all sockets are in use.
     let clients: Vec<Client> = (0..2).map(|_| Client::open_when_there_is_room(server.address(), "/t/x")).collect();
     let response = exchange(server.address(), &request("GET", "/"));
     assert_eq!(response.status(), 503, "{response:?}");
@@ -251,21 +252,21 @@ fn more_connections_than_allowed() {
     assert!(log.contains("--max-http-connections allows") && log.contains("--max-connections allows"), "{log}");
 }
 
-/// A client that takes no answers is given up, and keeps neither its place nor memory.
+/// The server ends the connection of a client that reads no answers, and frees its place.
 #[test]
 fn a_client_that_does_not_read_its_answers() {
     let server = Server::start(&["--send-buffer", "4096", "--body-timeout", "300ms", "--max-http-connections", "1"]);
     let mut stream = dial_with(server.address(), Some(4_096));
     let page = request("GET", "/");
     let error = (0..100_000_000).find_map(|_| stream.write_all(page.as_bytes()).err());
-    let error = error.expect("it takes requests without end");
+    let error = error.expect("the server takes requests without end");
     assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
     server.expect_counts(&[("http_connections_open", 0)]);
     assert_eq!(exchange(server.address(), &request("GET", "/")).status(), 200);
 }
 
-/// Bodies that are in memory at the same time have a limit together: of eight of the largest messages whose last bytes
-/// are missing, four stay.
+/// All bodies in memory have one limit together: of eight bodies of the largest size, each without its last byte, four
+/// stay.
 #[test]
 fn bodies_of_many_clients_together() {
     const LARGEST: usize = 16 << 20;
@@ -276,7 +277,7 @@ fn bodies_of_many_clients_together() {
     let (answered, answers) = channel();
     thread::scope(|scope| {
         for (number, stream) in streams.iter().enumerate() {
-            // Who is refused need not take all of it.
+            // The server need not read all of a refused body.
             scope.spawn(|| drop((&*stream).write_all(&begin)));
             let (mut reader, answered) = (stream.try_clone().unwrap(), answered.clone());
             scope.spawn(move || answered.send((number, take_response(&mut reader, Vec::new(), true).0)).unwrap());
@@ -296,8 +297,8 @@ fn bodies_of_many_clients_together() {
     server.expect_counts(&[("refused_total{cause=\"limit\"}", 4), ("messages_in_total", 4)]);
 }
 
-/// A client that is being told keeps the server for a while, in which it answers requests that have begun, and takes no
-/// new messages.
+/// A client that does not answer its close frame delays the server's end. In this time the server answers requests that
+/// have begun, and takes no new messages.
 #[test]
 fn leaving() {
     let mut server = Server::start(&["--drain-timeout", "60s", "--close-timeout", "60s"]);
@@ -305,7 +306,7 @@ fn leaving() {
     stays.never_answer();
     let [mut third, mut publisher] = [(); 2].map(|()| dial(server.address()));
     published(&ask(&mut publisher, &post("/t/x", "text/plain", "before")));
-    // Of each the rest comes when the server is leaving already.
+    // The rest of each request comes when the server is already leaving.
     let requests =
         [request("GET", "/readyz"), request("GET", "/healthz"), upgrade_request("/t/x"), post("/t/x", "", "after")];
     let mut begun: Vec<_> = (0..requests.len()).map(|_| dial(server.address())).collect();
@@ -334,8 +335,8 @@ fn leaving() {
     assert!(server.wait().success());
 }
 
-/// Whatever is answered 202 while the server leaves was delivered before the farewell; everything else is told that it
-/// was not.
+/// A message that is answered 202 while the server leaves is delivered before the close frames. Every other message is
+/// refused.
 #[test]
 fn leaving_with_posts_in_flight() {
     for shards in ["1", "3"] {
@@ -348,7 +349,7 @@ fn leaving_with_posts_in_flight() {
                     let mut stream = dial(address);
                     let mut last = 0;
                     loop {
-                        // Its connection may be ended between two requests.
+                        // The server may end the connection between two requests.
                         let Ok(()) = stream.write_all(post("/t/x", "text/plain", "x").as_bytes()) else { return last };
                         if stream.peek(&mut [0]).unwrap_or(0) == 0 {
                             return last;
@@ -362,7 +363,7 @@ fn leaving_with_posts_in_flight() {
                 })
             })
             .collect();
-        server.counts_until("it is under way", |counts| counts.get("messages_in_total") > 200);
+        server.counts_until("messages are under way", |counts| counts.get("messages_in_total") > 200);
         server.signal(Signal::TERM);
         let mut seen = 0;
         for watcher in &mut watchers {

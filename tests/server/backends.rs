@@ -1,4 +1,4 @@
-//! Two backends, one behaviour: which one a server has, and that its clients cannot tell.
+//! The choice of a server's backend, and that clients see no difference between backends.
 
 use std::{
     collections::BTreeMap,
@@ -16,8 +16,8 @@ use crate::support::{
     Server, dial, dial_with, exchange, frame, pattern, post, program, request, reset, run_to_end, text, upgrade_request,
 };
 
-/// Runs this on a thread that may not use io_uring: each of its calls fails with this error. The filter stays with the
-/// thread, and with the processes that it starts.
+/// Calls `run` on a thread on which each call of io_uring fails with `errno`. The filter also holds for the processes
+/// that the thread starts.
 fn without_io_uring<T: Send>(errno: i32, run: impl FnOnce() -> T + Send) -> T {
     let refuse = || {
         let calls = [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
@@ -34,14 +34,14 @@ fn without_io_uring<T: Send>(errno: i32, run: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(refuse).join().unwrap())
 }
 
-/// Returns the server's own word for its backend, from `/metrics`.
+/// Returns the line of `/metrics` that names the server's backend.
 fn backend_info(server: &Server) -> String {
     let metrics = exchange(server.address(), &request("GET", "/metrics")).body;
     let line = metrics.lines().find(|line| line.starts_with("ringhub_io_backend_info")).expect("one line");
     line.to_string()
 }
 
-/// As in a container: the hub serves, and says in one line what it would need.
+/// If io_uring is refused, as in a container, the server serves on epoll, and one warning says why.
 #[test]
 fn where_io_uring_is_refused_the_hub_serves_on_epoll() {
     for (errno, name) in [
@@ -73,8 +73,7 @@ fn where_io_uring_is_refused_the_hub_serves_on_epoll() {
         assert!(report.contains(&format!("epoll (io_uring: io_uring_setup fails with {name})")), "{report}");
     }
 }
-
-/// One clear word, before anything listens.
+/// The error is one line, and comes before anything listens.
 #[test]
 fn a_server_that_must_have_io_uring_does_not_start_without_it() {
     for (errno, named) in [
@@ -84,7 +83,7 @@ fn a_server_that_must_have_io_uring_does_not_start_without_it() {
         (libc::EOPNOTSUPP, ["does not support", "sandbox"]),
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        // The address is taken, which must not matter yet.
+        // The address is in use. The error about io_uring must come first.
         let taken = listener.local_addr().unwrap().to_string();
         let output = without_io_uring(errno, || run(&["--io", "uring", "--listen", &taken]));
         let log = String::from_utf8_lossy(&output.stderr);
@@ -116,15 +115,15 @@ fn check_config_names_the_backend() {
 }
 
 #[test]
-fn a_server_that_was_told_to_use_epoll_warns_of_nothing() {
+fn a_server_set_to_epoll_does_not_warn() {
     let mut server = Server::start(&["--io", "epoll"]);
     assert_eq!(backend_info(&server), "ringhub_io_backend_info{backend=\"epoll\",reason=\"setting\"} 1");
     let log = server.end();
     assert!(!log.contains("WARN") && log.contains("epoll (by the setting io)"), "{log}");
 }
 
-/// One corpus of clients' bytes, through a server of each backend: the bytes that come back, the way in which each
-/// connection ends, and the messages that a subscriber of the same topic gets, are the same.
+/// The same corpus of client bytes goes to a server of each backend. The answers, the ends of the connections, and the
+/// messages of a subscriber to the same topic are equal.
 #[test]
 fn both_backends_answer_with_the_same_bytes() {
     if let Err(error) = ChosenBackend::choose(IoChoice::Uring) {
@@ -148,20 +147,20 @@ fn both_backends_answer_with_the_same_bytes() {
 enum Step {
     /// Bytes in one write.
     Send(Vec<u8>),
-    /// Bytes in parts of this length, with a moment now and then, so that they arrive one by one.
+    /// Bytes in parts of this length, with pauses now and then, so that the parts arrive one by one.
     Trickle(Vec<u8>, usize),
     /// The end of the client's side.
     Finish,
-    /// Let the server send for a moment, without reading.
+    /// A pause without reading, in which the server sends.
     Wait,
 }
 
 /// The last action of a client.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Last {
-    /// It reads to the end of the connection.
+    /// The client reads to the end of the connection.
     Read,
-    /// It resets the connection.
+    /// The client resets the connection.
     Reset,
 }
 
@@ -173,7 +172,7 @@ struct Script {
     last: Last,
 }
 
-/// What came back: to the client, and to a subscriber of the same topic.
+/// The bytes that the client received, and those that a subscriber of the same topic received.
 #[derive(PartialEq, Eq)]
 struct Outcome {
     name: &'static str,
@@ -234,7 +233,7 @@ fn trickle(stream: &mut TcpStream, bytes: &[u8], length: usize) {
     }
 }
 
-/// Reads until the connection ends. Returns the way in which it does.
+/// Reads until the connection ends. Returns how it ended.
 fn read_to_end(stream: &mut TcpStream, received: &mut Vec<u8>) -> String {
     match stream.read_to_end(received) {
         Ok(_) => "end".into(),
@@ -242,7 +241,7 @@ fn read_to_end(stream: &mut TcpStream, received: &mut Vec<u8>) -> String {
     }
 }
 
-/// A subscriber with little room, which does not read yet.
+/// Opens a subscriber with a small receive buffer, which does not read yet.
 fn open_witness(server: &Server, target: &str) -> TcpStream {
     let mut witness = dial_with(server.address(), Some(4_096));
     witness.write_all(upgrade_request(target).as_bytes()).unwrap();
@@ -256,23 +255,23 @@ fn open_witness(server: &Server, target: &str) -> TcpStream {
     witness
 }
 
-/// Reads all that the witness was sent, up to a message that is published behind everything else.
+/// Publishes a last message, and returns all that the witness has received up to this message.
 fn end_witness(server: &Server, mut witness: TcpStream, target: &str) -> Vec<u8> {
     const LAST: &[u8] = b"\x81\x11the last of these";
-    // The messages of a connection that was reset are handled within a moment, which nothing shows from outside.
+    // The server handles the messages of a reset connection within a moment, which a client cannot observe.
     thread::sleep(Duration::from_millis(100));
     let answer = exchange(server.address(), &post(target, "text/plain", "the last of these"));
     assert_eq!(answer.status(), 202, "{answer:?}");
     let (mut received, mut chunk) = (Vec::new(), [0; 8_192]);
     while !received.ends_with(LAST) {
         let count = witness.read(&mut chunk).unwrap();
-        assert!(count > 0, "the witness was sent away");
+        assert!(count > 0, "the witness was disconnected");
         received.extend_from_slice(&chunk[..count]);
     }
     received
 }
 
-/// Returns answers of HTTP without the lines that differ between any two answers; other bytes as they are.
+/// Returns the bytes without the lines of HTTP answers that differ each time.
 fn without_dates(bytes: &[u8]) -> Vec<u8> {
     let lines = bytes.split_inclusive(|&octet| octet == b'\n');
     let is_dated = |line: &[u8]| {
@@ -294,12 +293,12 @@ fn messages(count: usize) -> Vec<u8> {
     (0..count).flat_map(message).collect()
 }
 
-/// A script that opens a WebSocket and reads to its end.
+/// Returns a script that opens a WebSocket and reads to its end.
 fn script(name: &'static str, steps: Vec<Step>) -> Script {
     Script { name, opening: None, steps, last: Last::Read }
 }
 
-/// A script of requests.
+/// Returns a script of requests.
 fn requests(name: &'static str, bytes: Vec<u8>, steps: Vec<Step>) -> Script {
     Script { name, opening: Some(bytes), steps, last: Last::Read }
 }
@@ -353,7 +352,7 @@ fn corpus() -> Vec<Script> {
     ]
 }
 
-/// A client that leaves while the backend waits for it leaves nothing behind.
+/// Clients that leave while their sockets are armed for output leave nothing behind in the backend.
 #[test]
 fn nothing_is_left_on_epoll_of_clients_that_leave() {
     let server = Server::start(&["--io", "epoll", "--send-buffer", "8KiB"]);

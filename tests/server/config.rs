@@ -1,4 +1,4 @@
-//! Settings from flags, variables and a file: which wins, what is said of a wrong one, and `ringhub check-config`.
+//! Settings from flags, variables and a file: precedence, errors, and `ringhub check-config`.
 
 mod command_line;
 mod reference;
@@ -16,7 +16,7 @@ use ringhub::config::{Flags, Given, SETTINGS};
 
 use crate::support::{Server, program, run_to_end};
 
-/// Of each type of setting one, in every source.
+/// Tests one setting of each type in every source.
 #[test]
 fn flags_win_over_variables_and_these_over_the_file() {
     let cases = [
@@ -66,7 +66,7 @@ fn every_setting_is_a_flag_a_variable_and_a_key() {
     let lines = lines.iter().filter(|line| !line.is_empty() && !line.starts_with(' '));
     let pairs: Vec<(&str, &str)> = lines.map(|line| line.split_once(" = ").unwrap()).collect();
     assert_eq!(pairs.len(), SETTINGS.len());
-    // CPU 0 is perhaps not this process's.
+    // This process may not be allowed to use CPU 0.
     let pairs: Vec<(&str, &str)> = pairs.into_iter().filter(|(key, _)| *key != "cpus").collect();
     let text: String = pairs.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
     let file = Scratch::new(&text);
@@ -143,7 +143,7 @@ fn a_file_says_what_is_wrong_and_where() {
     check("publish_tokens = [\"a b\"]", "1: publish_tokens: token 1 is empty or has characters");
 }
 
-/// The server keeps a descriptor of each folder.
+/// The server keeps a descriptor for each folder.
 #[test]
 fn folders_of_files_leave_fewer_connections() {
     fs::create_dir_all(scratch_folder().join("site")).unwrap();
@@ -161,7 +161,7 @@ fn folders_of_files_leave_fewer_connections() {
 }
 
 #[test]
-fn what_does_not_fit_together_says_where_both_come_from() {
+fn settings_that_contradict_each_other_name_both_sources() {
     let file = Scratch::new("max_message = \"2MiB\"\nmax_backlog = \"3MiB\"");
     let path = file.name();
     let backlog = "max_backlog: 3MiB is less than two of the largest messages, 4MiB";
@@ -178,9 +178,10 @@ fn what_does_not_fit_together_says_where_both_come_from() {
     );
 }
 
-/// Not only the first, from all sources, those of the file by its lines; and nothing that only follows from another.
+/// All errors from all sources are reported, those of the file in the order of its lines. Errors that only follow from
+/// others are left out.
 #[test]
-fn all_errors_are_told_at_once() {
+fn all_errors_are_reported_at_once() {
     let file =
         Scratch::new("nonsense = 1\nshards = 0\nmax_message = true\nmax_backlog = 1\nmax_frame = \"3MiB\"\nlog = 1");
     let path = file.name();
@@ -202,7 +203,7 @@ fn all_errors_are_told_at_once() {
     for (line, begin) in log.lines().zip(&begins) {
         assert!(line.starts_with(begin), "{begin:?} does not begin {line:?}");
     }
-    // With several faults of syntax too.
+    // Several errors of syntax are reported too.
     let file = Scratch::new("a = \nb = 1\nb = 2\n");
     let path = file.name();
     check_failure(check_config(&file), &[&format!("{path}:1: "), &format!("{path}:3: duplicate key \"b\"")]);
@@ -230,7 +231,7 @@ fn a_file_that_cannot_be_read() {
     check_failure(check_config(&file), &[&format!("{}:2: this is not UTF-8", file.name())]);
 }
 
-/// A flag names the file although a variable names another; an empty file is as good as none.
+/// The flag wins over the variable that names another file. An empty file is like no file.
 #[test]
 fn one_file_is_read() {
     let (one, other) = (Scratch::new("shards = 3"), Scratch::new(""));
@@ -263,7 +264,7 @@ fn variables_are_not_misspelled() {
     );
 }
 
-/// What Kubernetes gives to every container once there is a service `ringhub`, or `ringhub-metrics`.
+/// Kubernetes gives these variables to every container if there is a service `ringhub` or `ringhub-metrics`.
 #[test]
 fn variables_of_others_are_only_noted() {
     let foreign = [
@@ -291,7 +292,7 @@ fn variables_of_others_are_only_noted() {
 }
 
 #[test]
-fn what_is_not_utf8_is_named() {
+fn settings_that_are_not_utf8_are_named() {
     use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
     let bad = OsStr::from_bytes(b"\xff");
     let mut command = program();
@@ -299,7 +300,7 @@ fn what_is_not_utf8_is_named() {
     check_failure(command, &["RINGHUB_LOG: this is not UTF-8", "--publish-tokens: this is not UTF-8"]);
 }
 
-/// The whole of it: a file decides where and how the server serves and logs.
+/// A file decides where the server listens, how many shards it has, and how it logs.
 #[test]
 fn a_server_by_its_file() {
     let file = Scratch::new("listen = [\"127.0.0.1:0\"]\nlog_format = \"json\"\nshards = 2");
@@ -320,7 +321,7 @@ fn a_server_by_its_file() {
     assert!(start["placement"].is_string() && start["kernel"].is_string(), "{start}");
 }
 
-/// What holds for one setting, and where it comes from.
+/// Returns the value of a setting and its source, from the output of `check-config`.
 fn holds(command: Command, key: &str) -> (String, String) {
     let output = run_to_end(command);
     let text = String::from_utf8(output.stdout).unwrap();
@@ -332,7 +333,8 @@ fn holds(command: Command, key: &str) -> (String, String) {
     (what.trim_end().into(), from.into())
 }
 
-/// It ends with status 1 or, for a command line that is none, 2, and says all this on standard error only.
+/// Expects that the command ends with status 1, or 2 for a wrong command line, and writes all these words, only to
+/// standard error.
 #[track_caller]
 fn check_failure(command: Command, named: &[&str]) {
     let Output { status, stdout, stderr } = run_to_end(command);
@@ -347,12 +349,12 @@ fn check_failure(command: Command, named: &[&str]) {
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = program();
-    // The tests of settings need every variable for themselves.
+    // Tests of settings set every variable themselves.
     command.args(arguments).env_remove("RINGHUB_IO");
     command
 }
 
-/// Without the settings that servers in tests have.
+/// Returns a `check-config` command without the settings that servers in tests have.
 fn check_config(file: &Scratch) -> Command {
     let mut command = command(&["check-config"]);
     for name in ["RINGHUB_SHARDS", "RINGHUB_PIN", "RINGHUB_DRAIN_TIMEOUT"] {
@@ -366,7 +368,7 @@ fn scratch_folder() -> PathBuf {
     env!("CARGO_TARGET_TMPDIR").into()
 }
 
-/// A file that is gone with its test.
+/// A file that a drop removes.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -386,6 +388,6 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        fs::remove_file(&self.0).expect("nobody else removes it");
+        fs::remove_file(&self.0).expect("only this removes the file");
     }
 }

@@ -1,4 +1,4 @@
-//! Static documents over real sockets: what is served and how, and what is not.
+//! Static documents over real sockets: which files are served, how, and which are not.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use ringhub::{
 
 use crate::support::{Response, dial, exchange, read_response, text_pattern};
 
-/// A folder, and a server that has it at `/site`. Both are gone with the test.
+/// A folder, and a server that has it at `/site`. A drop ends both.
 struct Site {
     folder: PathBuf,
     address: SocketAddr,
@@ -27,7 +27,7 @@ struct Site {
 }
 
 impl Site {
-    /// With these files; what ends in a slash is a folder.
+    /// Serves these files; a name that ends in a slash is a folder.
     fn new(files: &[(&str, &str)]) -> Site {
         Site::with(files, |documents| documents)
     }
@@ -63,7 +63,7 @@ impl Site {
         self.folder.join("public")
     }
 
-    /// What is answered to a request with these header lines.
+    /// Sends a request with these header lines, and returns the response.
     fn ask(&self, method: &str, target: &str, lines: &[&str]) -> Response {
         let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
         exchange(self.address, &format!("{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{lines}\r\n"))
@@ -76,10 +76,10 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        let (end, thread) = self.end.take().expect("it is dropped once");
+        let (end, thread) = self.end.take().expect("a site is dropped once");
         drop(end);
         thread.join().expect("the server has not panicked");
-        fs::remove_dir_all(&self.folder).expect("nobody else removes it");
+        fs::remove_dir_all(&self.folder).expect("only this removes the folder");
     }
 }
 
@@ -162,7 +162,7 @@ fn files_have_their_types() {
     }
 }
 
-/// RFC 9110 9.3.2: as GET, without the body.
+/// RFC 9110 9.3.2: the answer to HEAD is that to GET without the body.
 #[test]
 fn head_is_get_without_a_body() {
     let site = Site::new(&[("a.txt", "hello"), ("sub/", ""), ("index.html/", "")]);
@@ -194,13 +194,13 @@ fn other_methods_are_not_allowed() {
 
 /// RFC 9110 13.1.2, 13.1.3, 13.2.2.
 #[test]
-fn what_is_known_is_not_sent_again() {
+fn a_document_that_the_client_has_is_not_sent_again() {
     let site = Site::new(&[("a.txt", "hello")]);
     let response = site.get("/site/a.txt");
     let (tag, date) = (response.header("etag").unwrap(), response.header("last-modified").unwrap());
     assert!(tag.starts_with('"') && tag.ends_with('"'), "{tag}");
     let known = |lines: &[&str]| {
-        // Such an answer has no length, so it is read to its end.
+        // An answer of 304 has no length, so it is read to its end.
         let mut stream = dial(site.address);
         let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
         write!(stream, "GET /site/a.txt HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{lines}\r\n").unwrap();
@@ -223,7 +223,7 @@ fn what_is_known_is_not_sent_again() {
     assert!(!known(&["If-Modified-Since: yesterday"]));
     let response = site.ask("GET", "/site/a.txt", &["If-Match: \"x\""]);
     assert_eq!((response.status(), &*response.error()), (412, "the document is not the one that was meant"));
-    // Another text of the same length is another document.
+    // A new text is another document, even with the same length.
     fs::write(site.root().join("a.txt"), "HELLO").unwrap();
     fs::File::open(site.root().join("a.txt")).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     let response = site.ask("GET", "/site/a.txt", &[&format!("If-None-Match: {tag}")]);
@@ -258,7 +258,7 @@ fn ranges() {
     for range in ["0-", "0-0", "-1"] {
         check(&site.ask("GET", "/site/empty.txt", &[&format!("Range: bytes={range}")]), 200, "");
     }
-    // What is not understood, several at once, or more than there is from the end, is everything.
+    // Unknown units, several ranges, and suffixes longer than the document give the whole document.
     for lines in [
         &["Range: bytes=-11"][..],
         &["Range: bytes=-99999999999999999999999"],
@@ -268,7 +268,7 @@ fn ranges() {
     ] {
         check(&ask(lines), 200, "0123456789");
     }
-    // RFC 9110 13.1.5: only of the document that is meant.
+    // RFC 9110 13.1.5: a range is only for the document that the client has a part of.
     check(&ask(&["Range: bytes=2-4", &format!("If-Range: {tag}")]), 206, "234");
     for other in ["\"x\"", &format!("W/{tag}"), "Thu, 01 Jan 1970 00:00:00 GMT"] {
         check(&ask(&["Range: bytes=2-4", &format!("If-Range: {other}")]), 200, "0123456789");
@@ -276,7 +276,7 @@ fn ranges() {
     }
 }
 
-/// Descriptors are reserved for one file of each request that is answered, also where it has to be opened again.
+/// A request has at most one file open at a time, as `descriptors` reserves one, even if it opens the file twice.
 #[test]
 fn a_request_has_one_file_open() {
     use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init};
@@ -289,7 +289,7 @@ fn a_request_has_one_file_open() {
     let mut reader = Reader::new(&events, &mut buffer);
     let mut next = || reader.next().unwrap().events();
     let seen: Vec<ReadFlags> = std::iter::from_fn(|| Some(next()).filter(|seen| *seen != ReadFlags::IGNORED)).collect();
-    // Each time for what is known of it, then for what is in it. Two alike in a row would be one event.
+    // Each request opens the file for its metadata, then for its content. inotify merges equal events in a row.
     assert_eq!(seen, [ReadFlags::OPEN, ReadFlags::CLOSE_NOWRITE].repeat(4));
 }
 
@@ -310,7 +310,7 @@ fn folders_are_redirected_into() {
 }
 
 #[test]
-fn what_is_not_served_is_not_there() {
+fn files_that_are_not_served_are_not_found() {
     let site = Site::new(&[
         ("index.html", "start"),
         ("a.txt", "text"),
@@ -369,7 +369,7 @@ fn what_is_not_served_is_not_there() {
         assert_eq!(response.status(), 400, "{target}: {response:?}");
         assert!(response.error().starts_with("the path "), "{response:?}");
     }
-    // Who may read everything may read this too.
+    // A privileged user can read this file too.
     if fs::read(site.root().join("denied")).is_err() {
         assert_eq!(site.get("/site/denied").status(), 404);
     }
@@ -409,7 +409,8 @@ fn links_stay_within_the_folder() {
     }
 }
 
-/// A file of several pieces, to a client that reads nothing for a while; then a second request on the connection.
+/// A file of several pieces goes to a client that reads nothing for a while. Then a second request comes on the
+/// connection.
 #[test]
 fn large_files_are_streamed() {
     let large = text_pattern(8 << 20);
@@ -447,7 +448,7 @@ fn a_folder_that_cannot_be_served() {
     check(site.root().join("a.txt"), "Not a directory (os error 20)");
 }
 
-/// The path of a socket must be short.
+/// Returns a relative path if possible, since the path of a socket must be short.
 fn short(folder: &Path) -> PathBuf {
     let current = std::env::current_dir().unwrap();
     folder.strip_prefix(&current).map_or(folder.into(), Path::to_path_buf)

@@ -1,4 +1,4 @@
-//! Opening handshakes that are refused, each with a whole HTTP response and an orderly end, and what a browser gets.
+//! Refused opening handshakes, each with a whole HTTP response and an orderly end, and the page for browsers.
 
 use std::{
     io::{Read, Write},
@@ -7,14 +7,15 @@ use std::{
 
 use crate::support::{Client, Response, Server, dial, exchange, read_response, reset, text, upgrade_request};
 
-/// The sample request of RFC 6455 1.3, changed by one replacement.
+/// Returns the sample request of RFC 6455 1.3, with one replacement.
 fn changed(what: &str, by: &str) -> String {
     let request = upgrade_request("/t/x");
     assert!(request.contains(what), "{what:?} is not in the request");
     request.replacen(what, by, 1)
 }
 
-/// Each request is refused with the status, for the reason; then all refusals have been counted and none was opened.
+/// Expects that each request is refused with its status and reason, that all refusals are counted, and that none was
+/// opened.
 fn check_refused(cases: &[(String, u16, &str)]) -> Vec<Response> {
     let server = Server::start(&[]);
     let mut responses = Vec::new();
@@ -34,7 +35,7 @@ fn check_refused(cases: &[(String, u16, &str)]) -> Vec<Response> {
     responses
 }
 
-/// RFC 6455 1.3: the sample handshake has this answer.
+/// RFC 6455 1.3: the sample handshake has exactly this answer.
 #[test]
 fn the_sample_handshake() {
     let server = Server::start(&[]);
@@ -48,7 +49,7 @@ fn the_sample_handshake() {
     assert!(answer.ends_with("\r\n\r\n"), "{answer}");
 }
 
-/// Nobody asked for an extension or a subprotocol of ours, so none is agreed on.
+/// The server supports none of the offered extensions and subprotocols, so its answer names none.
 #[test]
 fn offers_are_declined() {
     let server = Server::start(&[]);
@@ -67,7 +68,7 @@ fn offers_are_declined() {
 }
 
 #[test]
-fn what_is_not_there() {
+fn paths_that_are_not_found() {
     let get = |target: &str| upgrade_request(target);
     check_refused(&[
         (get("/topic"), 404, "/t/{topic...}"),
@@ -80,7 +81,7 @@ fn what_is_not_there() {
     ]);
 }
 
-/// RFC 9112: what two readers could understand differently is refused.
+/// RFC 9112: requests that two readers could understand differently are refused.
 #[test]
 fn requests_that_are_not_http() {
     let second = |header: &str| changed("\r\n\r\n", &format!("\r\n{header}\r\n\r\n"));
@@ -151,7 +152,8 @@ fn requests_for_no_upgrade_or_another_version() {
     }
 }
 
-/// A browser's page cannot see why its WebSocket was refused; the same request without the upgrade tells it.
+/// A browser's page cannot see why its WebSocket was refused. The same request without the upgrade gets the same
+/// refusal.
 #[test]
 fn without_an_upgrade_the_refusal_is_the_same() {
     let server = Server::start(&["--subscribe-tokens", "s,both", "--publish-tokens", "p,both"]);
@@ -180,7 +182,7 @@ fn without_an_upgrade_the_refusal_is_the_same() {
     check("/t/x?access_token=p&mode=pub", None);
 }
 
-/// RFC 6455 4.2.1: the names of headers and their keywords have no case, and lists may hold more.
+/// RFC 6455 4.2.1: names and keywords of headers are compared without case, and lists may have further elements.
 #[test]
 fn what_browsers_and_proxies_send_is_accepted() {
     let server = Server::start(&[]);
@@ -237,7 +239,7 @@ fn versions_other_than_1_1() {
     ]);
 }
 
-/// The client that only reads the head of what it asked for must not find a body behind it.
+/// The answer to a HEAD request has no body, which the client would take for the next answer.
 #[test]
 fn head_has_no_body() {
     let server = Server::start(&[]);
@@ -282,7 +284,7 @@ fn a_head_that_arrives_byte_by_byte() {
     assert_eq!(read_response(&mut stream, &[], true).status(), 405);
 }
 
-/// A refused client that goes on sending meets no reset, which could destroy the answer before it is read.
+/// A refused client that goes on sending is not reset. A reset could destroy the answer before the client reads it.
 #[test]
 fn a_refusal_survives_what_follows_the_request() {
     let server = Server::start(&[]);
@@ -295,12 +297,12 @@ fn a_refusal_survives_what_follows_the_request() {
     assert_eq!(response.status(), 405);
     for _ in 0..10 {
         stream.write_all(&[b'x'; 3_000]).expect("the server still takes it");
-        // Meanwhile it has done other work: it would have closed the first connection.
+        // The server has done other work meanwhile, and could have closed the first connection.
         assert_eq!(exchange(server.address(), "GET / HTTP/1.1\r\nHost: a\r\n\r\n").status(), 200);
     }
 }
 
-/// RFC 9112 9.6: half a connection is enough to take the answer.
+/// RFC 9112 9.6: a client that has ended its side can still read the answer.
 #[test]
 fn a_client_that_has_finished_sending_gets_its_answer() {
     let server = Server::start(&[]);
@@ -328,13 +330,13 @@ fn no_room_for_one_more() {
     let mut third = server.connect("/t/x");
     first.send_text("room again");
     third.expect(text("room again"));
-    // One that ends without a word gives its place back too.
+    // A connection that is reset gives its place back too.
     reset(third.into_stream());
     server.counts_until("one was reset", |counts| counts.get("connections_open") == 1);
     server.connect("/t/x").leave();
 }
 
-/// An opening handshake under way has a place: otherwise a burst of them would go beyond the limit.
+/// An opening handshake under way has a place: otherwise a burst of handshakes would exceed the limit.
 #[test]
 fn handshakes_under_way_count() {
     let server = Server::start(&["--max-connections", "2"]);
@@ -343,6 +345,6 @@ fn handshakes_under_way_count() {
     let response = Client::open(dial(server.address()), "/t/x", &[]).err().expect("there is no room");
     assert_eq!(response.status(), 503);
     drop(waiting);
-    // Their ends are noticed when they are noticed.
+    // The server may notice their ends a moment later.
     Client::open_when_there_is_room(server.address(), "/t/x").leave();
 }

@@ -1,4 +1,4 @@
-//! `ringhub health`: what a container's health check asks, and every answer that is none.
+//! `ringhub health`: the request of a container's health check, and all answers that make it fail.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ fn a_server_that_says_200_is_alive() {
     }
 }
 
-/// The request is one that any HTTP server takes, however the answer is cut.
+/// The request is complete HTTP/1.1. The answer may come in pieces.
 #[test]
 fn the_request_is_whole_and_the_answer_may_come_in_pieces() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -64,7 +64,7 @@ fn nobody_listens() {
 fn an_answer_that_does_not_come_is_not_waited_for() {
     let silent = answering(|stream| stream.read_to_end(&mut Vec::new()).map(drop));
     check(silent, 1, &format!("ringhub: {silent} has not answered within 2s\n"));
-    // Nor one that always begins to.
+    // An answer that trickles in without end also has only 2 s.
     let trickling = answering(|stream| {
         loop {
             stream.write_all(b"H")?;
@@ -74,7 +74,7 @@ fn an_answer_that_does_not_come_is_not_waited_for() {
     check(trickling, 1, &format!("ringhub: {trickling} has not answered within 2s\n"));
 }
 
-/// The settings of the container's server say where to ask.
+/// The address follows from the `listen` setting of the container's server.
 #[test]
 fn the_address_follows_from_where_the_server_listens() {
     let asked = |listen: &str, loopback: &str| {
@@ -96,7 +96,7 @@ fn the_address_follows_from_where_the_server_listens() {
     asked("127.0.0.1:PORT,192.0.2.1:1", "127.0.0.1:0");
 }
 
-/// As the server reads them, so by its file too.
+/// The address may also come from the server's settings file.
 #[test]
 fn a_file_says_where_the_server_listens() {
     let address = answering(|stream| stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n"));
@@ -109,7 +109,7 @@ fn a_file_says_where_the_server_listens() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// The server has read its settings long ago: a later change of the others says nothing of its health.
+/// The server has read its settings long ago, so an error in its other settings now says nothing about its health.
 #[test]
 fn only_the_address_is_read() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("health-folder-{}", std::process::id()));
@@ -142,9 +142,9 @@ fn only_the_address_is_read() {
     fs::remove_dir_all(&folder).unwrap();
 }
 
-/// A file that is named and cannot be used says nothing of where the server listens, and neither does the default.
+/// If the named file cannot be used, the check fails; it does not fall back to the default address.
 #[test]
-fn settings_that_cannot_be_read_are_told_of() {
+fn settings_that_cannot_be_read_are_an_error() {
     let run = |arguments: &[&str], file: &str| {
         let mut command = program();
         command.arg("health").args(arguments).env("RINGHUB_CONFIG", file);
@@ -168,7 +168,7 @@ fn settings_that_cannot_be_read_are_told_of() {
     let expected = format!("ringhub: {path}:2: listen: \"nowhere\" is no address and port");
     assert!(status == Some(1) && told.starts_with(&expected), "{told}");
     assert_eq!(by_flag, (Some(0), String::new()));
-    // Whoever names the address needs no settings.
+    // With `--address` no settings are read.
     let (status, told) = run(&["--address", "foo"], "nope.toml");
     let expected = "ringhub: --address: \"foo\" is no address and port; write it like 127.0.0.1:6455 or [::1]:6455\n";
     assert_eq!((status, &*told), (Some(1), expected));
@@ -176,7 +176,7 @@ fn settings_that_cannot_be_read_are_told_of() {
     assert_eq!(run(&["--address", &address.to_string()], "nope.toml"), (Some(0), String::new()));
 }
 
-/// For collectors of logs: one object a line, with what can be searched for in fields of its own.
+/// For log collectors, each line is one JSON object, with a field for each value that can be searched for.
 #[test]
 fn failures_are_json_where_logs_are() {
     let told = |arguments: &[&str], variable: &str| {
@@ -199,7 +199,7 @@ fn failures_are_json_where_logs_are() {
     let address = address();
     let line = told(&["--address", &address, "--log-format", "text"], "json");
     assert_eq!(line, format!("ringhub: {address} answered 503 to GET /healthz\n"));
-    // Settings that cannot be read, and a server that does not answer, have no status.
+    // If the settings cannot be read, the event has neither an address nor a status.
     let line = told(&["--config", "no.toml"], "json");
     let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line}"));
     assert!(event["message"].as_str().unwrap().starts_with("--config: \"no.toml\" cannot be read"), "{line}");
@@ -216,7 +216,7 @@ fn check(address: SocketAddr, status: i32, complaint: &str) {
     assert!(output.stdout.is_empty());
 }
 
-/// A listener that reads one request and answers in its own way.
+/// Starts a listener that reads one request and answers it by `answer`.
 fn answering<F>(answer: F) -> SocketAddr
 where
     F: FnOnce(&mut TcpStream) -> std::io::Result<()> + Send + 'static,
@@ -226,7 +226,7 @@ where
     thread::spawn(move || {
         let mut stream = listener.accept().unwrap().0;
         read_head(&mut stream);
-        // Whoever has read enough hangs up, which is no failure here.
+        // The check may hang up before it has read everything; that is no failure here.
         drop(answer(&mut stream));
     });
     address

@@ -1,5 +1,5 @@
-//! Clients that mean ill, or whose network does, beside a broadcast that must not notice: one publisher, twenty
-//! subscribers, every message once and in order.
+//! Hostile clients and broken networks beside a broadcast that must not notice them: one publisher, and twenty
+//! subscribers that get every message once and in order.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -20,7 +20,7 @@ use crate::support::{
     upgrade_request,
 };
 
-/// Heads that stop, trickle or never begin are given up at the deadline; then their places are free.
+/// The server ends connections whose heads stop, trickle or never begin, at the deadline. Then their places are free.
 #[test]
 fn slow_heads() {
     let server = Server::start(&["--handshake-timeout", "500ms", "--max-connections", "60"]);
@@ -32,7 +32,7 @@ fn slow_heads() {
     }
     let trickler = thread::spawn({
         let mut stream = dial(server.address());
-        // A byte now and then is no excuse: the deadline is for the whole head.
+        // A byte now and then does not help: the deadline is for the whole head.
         move || {
             while stream.write_all(b"G").is_ok() {
                 thread::sleep(Duration::from_millis(20));
@@ -41,7 +41,7 @@ fn slow_heads() {
     });
     for mut stream in slow {
         let mut rest = Vec::new();
-        // What was sent and never read may turn the end into a reset.
+        // Input that the server has not read may turn the end into a reset.
         drop(stream.read_to_end(&mut rest));
         assert!(rest.is_empty(), "{rest:?}");
     }
@@ -52,7 +52,7 @@ fn slow_heads() {
     broadcast.finish();
 }
 
-/// A message that never ends is refused when it is too large, or in too many pieces.
+/// A message that never ends is refused when it is too large, or has too many fragments.
 #[test]
 fn endless_fragments() {
     let server = Server::start(&["--max-fragments", "100"]);
@@ -63,7 +63,7 @@ fn endless_fragments() {
         let mut client = server.connect("/t/x");
         client.send(OpCode::Binary, false, &[]);
         let piece = frame(OpCode::Continuation, false, &vec![0; size]);
-        // Until the server ends the connection, which cuts a write off.
+        // The writes fail when the server ends the connection.
         let mut stream = client.stream().try_clone().unwrap();
         let sender = thread::spawn(move || while stream.write_all(&piece).is_ok() {});
         client.expect(close(1009, error));
@@ -74,7 +74,7 @@ fn endless_fragments() {
     broadcast.finish();
 }
 
-/// A subscriber that never reads is told so, counted, and gone; the others on its topic get everything.
+/// A subscriber that never reads is closed with a reason and counted. The others on its topic get everything.
 #[test]
 fn a_subscriber_that_never_reads() {
     let limits =
@@ -91,7 +91,7 @@ fn a_subscriber_that_never_reads() {
         sent += 1;
         assert!(sent < 1_000, "a backlog has no limit");
     }
-    // What it gets is the beginning of what was sent, in order and without a gap, and the reason.
+    // The subscriber gets the first messages, in order and without a gap, then the reason.
     let mut received = 0;
     loop {
         match slow.receive() {
@@ -105,7 +105,7 @@ fn a_subscriber_that_never_reads() {
     }
     slow.expect(Received::End);
     drop(slow);
-    assert!(received < sent, "nothing was given up");
+    assert!(received < sent, "no message was dropped");
     publisher.send_text("still here");
     fast.expect(text("still here"));
     broadcast.finish();
@@ -117,7 +117,7 @@ fn a_subscriber_that_never_reads() {
     ]);
 }
 
-/// Whatever the size of the messages, what a subscriber may be owed is what `--max-backlog` says.
+/// For messages of any size, a backlog holds as many bytes as `--max-backlog` says.
 #[test]
 fn a_backlog_is_as_large_as_its_limit() {
     for length in [17, 1_000, 16_383, 16_384, 65_536, 1 << 20] {
@@ -136,17 +136,20 @@ fn a_backlog_is_as_large_as_its_limit() {
             bytes += together * length;
             assert!(bytes < 3 * limit, "a backlog of messages of {length} has no limit");
         }
-        // The kernel takes the first of them into the buffers of both ends. Tiny messages have headers beside them.
+        // The buffers of both sockets take the first messages. With tiny messages the headers count too.
         let (least, kernel) = (limit * 8 / 10, 256 * 1_024 + 2 * length);
-        assert!(bytes >= least, "{bytes} bytes in messages of {length} were too many for {limit}");
-        assert!(bytes <= limit * 11 / 10 + kernel, "{bytes} bytes in messages of {length} were not for {limit}");
-        // Which is at least two of the largest messages.
+        assert!(bytes >= least, "{bytes} bytes in messages of {length} were too many for a backlog of {limit}");
+        assert!(
+            bytes <= limit * 11 / 10 + kernel,
+            "{bytes} bytes in messages of {length} fit into a backlog of {limit}"
+        );
+        // A backlog holds at least two of the largest messages.
         assert!(bytes >= 2 * length);
         drop(slow);
     }
 }
 
-/// Each of a crowd of slow consumers is closed and counted; the log has one line in ten seconds for them.
+/// Each of a crowd of slow consumers is closed and counted; the log has at most one line about them in ten seconds.
 #[test]
 fn subscribers_that_never_read_do_not_fill_the_log() {
     const COUNT: usize = 50;
@@ -166,7 +169,7 @@ fn subscribers_that_never_read_do_not_fill_the_log() {
     expect_few(&server.end(), "slow consumer", begun, Duration::from_secs(10));
 }
 
-/// At the level `debug` the log says of which topic a slow consumer's messages were dropped.
+/// At the level `debug` the log names the topic whose messages a slow consumer did not get.
 #[test]
 fn the_log_names_the_topics_of_dropped_messages() {
     let limits = ["--max-message", "64KiB", "--max-backlog", "128KiB", "--send-buffer", "4096", "--log", "debug"];
@@ -184,7 +187,7 @@ fn the_log_names_the_topics_of_dropped_messages() {
     assert!(line.is_some_and(|line| line.contains("topic=x ") && line.contains("dropped_topics=1")), "{log}");
 }
 
-/// The same by the number of messages, long before their bytes are too many.
+/// A subscriber that never reads is closed for the number of its messages, long before their bytes are too many.
 #[test]
 fn a_backlog_of_too_many_messages() {
     let limits = ["--max-backlog-messages", "50", "--max-backlog", "1GiB", "--send-buffer", "4096"];
@@ -205,7 +208,7 @@ fn a_backlog_of_too_many_messages() {
         received += 1;
     }
     slow.expect(Received::End);
-    assert!(received < sent, "nothing was given up");
+    assert!(received < sent, "no message was dropped");
 }
 
 /// A subscriber that never reads and never leaves is dropped when the closing handshake has taken too long.
@@ -239,13 +242,13 @@ fn resets_within_a_frame() {
         client.send_raw(&message[..cut]);
         drop(client);
     }
-    // Half a message is none.
+    // Half a message is not published.
     server.expect_counts(&[("connections_open", Broadcast::CONNECTIONS as u64 + 1), ("aborted_total", 12)]);
     subscriber.expect_nothing();
     broadcast.finish();
 }
 
-/// Peers that are there for the kernel and nobody else: no pong comes, so they are given up.
+/// Peers whose kernel still answers but whose program does not: no pong comes, so the server closes them.
 #[test]
 fn half_open_peers() {
     let server = Server::start(&["--ping-interval", "300ms", "--pong-timeout", "3s", "--close-timeout", "300ms"]);
@@ -261,20 +264,20 @@ fn half_open_peers() {
         }
         quiet.leave();
     });
-    server.counts_until("all are given up", |counts| counts.get("close_timeout_total") == 20);
+    server.counts_until("all are closed", |counts| counts.get("close_timeout_total") == 20);
     for client in &mut gone {
         client.expect(Received::Ping(Vec::new()));
         client.expect(close(1011, "no answer to a ping"));
         assert!(matches!(client.receive(), Received::End | Received::Reset));
     }
-    // Whoever answers stays, however little it says.
+    // A client that only answers pings stays.
     quiet.join().unwrap();
     server.expect_counts(&[("pong_timeout_total", 20)]);
     broadcast.finish();
 }
 
-/// A pong may take longer than the interval between two pings, and still the next ping comes in time: three of them
-/// before somebody else's one pong is overdue.
+/// A pong may take longer than the interval between two pings, and the pings still come in this interval. One client
+/// gets three pings before the first pong of another client is overdue.
 #[test]
 fn pings_come_again_however_long_a_pong_may_take() {
     let server = Server::start(&["--ping-interval", "200ms", "--pong-timeout", "10s"]);
@@ -288,7 +291,7 @@ fn pings_come_again_however_long_a_pong_may_take() {
     client.leave();
 }
 
-/// Without a pong deadline a silent client is pinged and never given up; without an interval it is not even pinged.
+/// Without a pong timeout a silent client is pinged and never closed. Without an interval it is not pinged.
 #[test]
 fn pings_without_consequences() {
     let server = Server::start(&["--ping-interval", "200ms", "--pong-timeout", "0"]);
@@ -301,7 +304,7 @@ fn pings_without_consequences() {
     server.expect_counts(&[("pong_timeout_total", 0), ("connections_open", 0)]);
 }
 
-/// Thousands of connections and not one byte: ten thousand, or as many as this process may open.
+/// Ten thousand connections, or as many as this process may open, never send a byte.
 #[test]
 fn connections_without_a_byte() {
     let permit = CrowdPermit::take();
@@ -316,14 +319,14 @@ fn connections_without_a_byte() {
     server.connect("/t/x").leave();
     drop(silent);
     let mut clients: Vec<Client> = Vec::new();
-    // Their places are free again: more than were left can come.
+    // The places of the silent connections are free again: more clients find room than before.
     while clients.len() < 200 {
         clients.push(Client::open_when_there_is_room(server.address(), "/t/x"));
     }
     broadcast.finish();
 }
 
-/// A client that does not take its pongs is not read from, and given up when it does not answer a ping either.
+/// The server stops reading from a client that does not read its pongs, and closes it when it does not answer a ping.
 #[test]
 fn pings_from_a_client_that_never_reads() {
     let times = ["--ping-interval", "500ms", "--pong-timeout", "500ms", "--close-timeout", "300ms"];
@@ -333,17 +336,17 @@ fn pings_from_a_client_that_never_reads() {
     let pings = frame(OpCode::Ping, true, &pattern(1, 125)).repeat(500);
     let mut stream = client.into_stream();
     let sender = thread::spawn(move || {
-        // Until the server has had enough.
+        // The writes go on until the server ends the connection.
         while stream.write_all(&pings).is_ok() {}
     });
     server.expect_counts(&[("pong_timeout_total", 1), ("connections_open", Broadcast::CONNECTIONS as u64)]);
-    assert!(server.counts().get("parked_total") > 0, "it is read from all the time");
+    assert!(server.counts().get("parked_total") > 0, "the server never stopped reading");
     sender.join().unwrap();
     broadcast.finish();
 }
 
-/// A client that takes nothing of what it is owed is given up, whatever it sends: one that is read from, and one that
-/// is parked.
+/// The server closes a client that reads nothing, whatever the client sends. One of the two tested clients is parked,
+/// the other is not.
 #[test]
 fn a_client_that_takes_nothing_is_given_up_whatever_it_sends() {
     let times = ["--ping-interval", "500ms", "--pong-timeout", "500ms", "--close-timeout", "300ms"];
@@ -353,7 +356,7 @@ fn a_client_that_takes_nothing_is_given_up_whatever_it_sends() {
         let client = Client::open(dial_with(server.address(), Some(4_096)), "/t/x", &[]).unwrap();
         let mut stream = client.into_stream();
         let sender = thread::spawn(move || {
-            // Bytes of pongs, until there is nobody who takes them.
+            // The client sends pongs byte by byte, until a write fails.
             let pong = frame(OpCode::Pong, true, b"");
             while pong.iter().all(|&byte| {
                 thread::sleep(Duration::from_millis(50));
@@ -369,10 +372,10 @@ fn a_client_that_takes_nothing_is_given_up_whatever_it_sends() {
     }
 }
 
-/// A client that sends its close frame and ends its side at the same moment is gone at once, and cleanly; one that ends
-/// both, and so resets the connection when it is answered, too.
+/// A client that sends its close frame and ends its side at once is gone at once, and its close is clean. So is one
+/// that closes its socket, whose kernel answers the close frame with a reset.
 #[test]
-fn close_frames_with_the_end_behind_them() {
+fn close_frames_followed_by_the_end() {
     let server = Server::start(&["--close-timeout", "1h"]);
     let close_frame = frame(OpCode::Close, true, b"\x03\xe8");
     for number in 0..200 {
@@ -389,8 +392,8 @@ fn close_frames_with_the_end_behind_them() {
     server.expect_counts(&[("connections_open", 0), ("close_timeout_total", 0), ("reset_total", 0)]);
 }
 
-/// A message has a time from its first byte on, whatever else its client says meanwhile; a client that is silent
-/// between two messages has none.
+/// A message has `message_timeout` from its first byte on, whatever else its client sends meanwhile. Between two
+/// messages this timeout does not run.
 #[test]
 fn messages_that_take_too_long() {
     let server = Server::start(&["--message-timeout", "500ms", "--close-timeout", "1s"]);
@@ -403,7 +406,7 @@ fn messages_that_take_too_long() {
         let mut client = server.connect("/t/y");
         client.send_raw(begun);
         client.expect_close(1008, "a message did not arrive in time");
-        // The same bytes in one write with the opening request.
+        // The same bytes come in one write with the opening request.
         let mut client = Client::open(dial(server.address()), "/t/y", begun).unwrap();
         client.expect_close(1008, "a message did not arrive in time");
     }
@@ -416,7 +419,7 @@ fn messages_that_take_too_long() {
         }
     });
     trickler.expect(close(1008, "a message did not arrive in time"));
-    // Its answer stands within the frame that never ends, so the closing handshake does not end either.
+    // The client's close frame would be read as a part of the unfinished frame, so the closing handshake does not end.
     assert!(matches!(trickler.receive(), Received::End | Received::Reset));
     drop(trickler);
     sender.join().unwrap();
@@ -434,7 +437,7 @@ fn messages_that_take_too_long() {
     broadcast.finish();
 }
 
-/// The time in which a client is not read from is not its message's.
+/// The message's timeout does not run while the server does not read from the client.
 #[test]
 fn a_client_that_is_not_read_from_has_its_time() {
     let limits = ["--message-timeout", "3s", "--send-buffer", "4096", "--max-backlog", "20MiB"];
@@ -452,11 +455,11 @@ fn a_client_that_is_not_read_from_has_its_time() {
     let whole = frame(OpCode::Text, true, b"in two halves");
     slow.send_raw(&whole[..4]);
     server.counts_until("its message has begun", |counts| counts.get("bytes_in_total") == received + 4);
-    // More than half of what its backlog may have.
+    // These messages are more than half of the backlog's limit.
     publish(&mut publisher, 150..200);
     slow.send_raw(&whole[4..8]);
-    server.counts_until("it is parked", |counts| counts.get("parked_total") > 0);
-    // Longer than a message may take.
+    server.counts_until("the client is parked", |counts| counts.get("parked_total") > 0);
+    // The pause is longer than `message_timeout`.
     thread::sleep(Duration::from_secs(5));
     for number in 0..200 {
         slow.expect(binary(&pattern(number, 64_000)));
@@ -467,11 +470,11 @@ fn a_client_that_is_not_read_from_has_its_time() {
     server.expect_counts(&[("message_timeout_total", 0)]);
 }
 
-/// Unfinished messages have a limit together: whoever began first gives way, and later ones arrive.
+/// All unfinished messages have one limit together: the oldest give way, and later ones arrive.
 #[test]
 fn unfinished_messages_have_a_limit_together() {
     let limits = ["--max-message", "64KiB", "--max-backlog", "128KiB", "--max-unfinished", "256KiB"];
-    // The first that is closed answers when the last has come, which takes a busy machine seconds.
+    // The first closed client answers only after the last one has connected, which takes a busy machine seconds.
     let server = Server::start(&[&limits[..], &["--close-timeout", "60s"]].concat());
     let broadcast = Broadcast::start(&server);
     let message = frame(OpCode::Binary, true, &pattern(1, 65_000));
@@ -480,7 +483,7 @@ fn unfinished_messages_have_a_limit_together() {
         let mut client = server.connect("/t/y?mode=pub");
         client.send_raw(&message[..60_000]);
         clients.push(client);
-        server.counts_until("it has arrived", |counts| counts.get("bytes_in_total") >= 60_000 * number);
+        server.counts_until("the message has arrived", |counts| counts.get("bytes_in_total") >= 60_000 * number);
     }
     let mut subscriber = server.connect("/t/y?mode=sub");
     let mut last = clients.pop().unwrap();
@@ -494,7 +497,7 @@ fn unfinished_messages_have_a_limit_together() {
     broadcast.finish();
 }
 
-/// Each way to break the protocol has its close code (RFC 6455 7.4.1), and ends only who did it.
+/// Each way to break the protocol has its close code (RFC 6455 7.4.1), and ends only the connection that did it.
 #[test]
 fn protocol_errors() {
     let server = Server::start(&[]);
@@ -523,7 +526,7 @@ fn protocol_errors() {
         (long(0x82, [0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), 1009, "a message is larger than 1048576 bytes"),
         (masked(0x81, 2, &[0xc3, 0x28]), 1007, "a text message is not UTF-8"),
         (masked(0x81, 3, &[0xed, 0xa0, 0x80]), 1007, "a text message is not UTF-8"),
-        // The bad octet is seen before the rest has come.
+        // The server sees the bad octet before the rest of the frame has come.
         (masked(0x81, 100, &[b'a', 0xff]), 1007, "a text message is not UTF-8"),
         ([masked(0x01, 1, &[0xc3]), masked(0x80, 1, &[0x28])].concat(), 1007, "a text message is not UTF-8"),
         ([masked(0x01, 1, &[0xc3]), masked(0x80, 0, b"")].concat(), 1007, "a text message is not UTF-8"),
@@ -534,12 +537,12 @@ fn protocol_errors() {
         client.expect_close(*code, error);
     }
     subscriber.expect_nothing();
-    // All that anybody has sent is the broadcast: nothing of a broken message was one.
+    // Only the broadcast's messages count: no broken message was published.
     let sent = broadcast.finish();
     server.expect_counts(&[("protocol_errors_total", cases.len() as u64), ("messages_in_total", sent)]);
 }
 
-/// Thousands come and go, in an orderly way or not, on the broadcast's own topic.
+/// Thousands of clients join and leave the broadcast's topic, some without a closing handshake.
 #[test]
 fn connection_churn() {
     let server = Server::start(&[]);
@@ -574,9 +577,10 @@ fn connection_churn() {
     broadcast.finish();
 }
 
-/// When descriptors are used up accepting pauses, those who are in stay in, and when there are some it goes on.
+/// When descriptors are used up, the server stops accepting and keeps its connections. When some are free again, it
+/// accepts again.
 ///
-/// The server has reserved what it needs itself, so the limit is lowered while it runs.
+/// At its start the server checks that its descriptors suffice, so the test lowers the limit while it runs.
 #[test]
 fn descriptors_used_up() {
     let begun = Instant::now();
@@ -588,7 +592,7 @@ fn descriptors_used_up() {
     server.counts_until("accepting pauses", |counts| counts.get("accept_paused_total") >= 12);
     client.send_text("undisturbed");
     client.expect(text("undisturbed"));
-    // One that is waiting in the kernel's queue is served when others have gone.
+    // A connection that waits in the kernel's queue is served when others have gone.
     let mut last = waiting.pop().unwrap();
     drop(waiting);
     last.write_all(upgrade_request("/t/x").as_bytes()).unwrap();
@@ -599,7 +603,8 @@ fn descriptors_used_up() {
     expect_few(&server.end(), "accepting pauses", begun, MINUTE);
 }
 
-/// Whoever is accepted beyond all room is closed without a word, and the server survives a thousand of them.
+/// Connections for which there is no place, not even for a refusal, are closed without an answer. The server survives a
+/// thousand of them.
 #[test]
 fn a_crowd_beyond_the_limit() {
     let _permit = CrowdPermit::take();
@@ -618,14 +623,14 @@ fn a_crowd_beyond_the_limit() {
             outcome => panic!("{outcome:?}"),
         }
     }
-    assert!(closed >= 900, "only {closed} of them were closed");
+    assert!(closed >= 900, "only {closed} of 1000 were closed");
     drop((crowd, filling));
     Client::open_when_there_is_room(server.address(), "/t/x").leave();
     broadcast.finish();
     expect_few(&server.end(), "--max-connections allows", begun, MINUTE);
 }
 
-/// A line about a crowd stands in the log once in each interval since `begun`, over all shards together.
+/// Expects that the log has `words` at most once per interval since `begun`, over all shards together.
 fn expect_few(log: &str, words: &str, begun: Instant, interval: Duration) {
     let count = log.matches(words).count();
     let intervals = begun.elapsed().div_duration_f64(interval) as usize;
@@ -691,7 +696,7 @@ impl Broadcast {
         client.leave();
     }
 
-    /// Ends it, and fails if anybody missed anything. Returns how many messages there were.
+    /// Ends the broadcast, and fails if a subscriber missed a message. Returns the number of messages.
     fn finish(self) -> u64 {
         self.goes_on.store(false, Ordering::Relaxed);
         let sent = self.publisher.join().expect("the broadcast's publisher");

@@ -1,4 +1,4 @@
-//! Plain HTTP on the hub's port: publishing, health, metrics, and how it and WebSockets share a connection.
+//! Plain HTTP on the hub's port: publishing, health, metrics, and connections with both HTTP requests and a WebSocket.
 
 use std::{
     io::{Read as _, Write as _},
@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 #[test]
-fn what_is_posted_is_published() {
+fn posted_messages_are_published() {
     let server = Server::start(&["--shards", "3"]);
     let mut subscriber = server.connect("/t/a%20b");
     for (offset, (content_type, body, is_text)) in [
@@ -55,7 +55,7 @@ fn a_thousand_pipelined_posts_are_answered_in_order() {
     (0..1_000).for_each(|number| subscriber.expect(text(&number.to_string())));
 }
 
-/// A proxy that reuses its connections may ask for a WebSocket on one that has published before.
+/// A proxy that reuses its connections may open a WebSocket on one that has published before.
 #[test]
 fn an_upgrade_after_posts_on_one_connection() {
     let server = Server::start(&["--shards", "2"]);
@@ -73,7 +73,7 @@ fn an_upgrade_after_posts_on_one_connection() {
     server.expect_counts(&[("http_returned_total", 1), ("http_connections_open", 0), ("connections_open", 1)]);
 }
 
-/// The answers to the posts come first, and frames that were sent along with the request are not lost.
+/// The answers to the posts come first, and frames in the same write as the opening request are not lost.
 #[test]
 fn posts_an_upgrade_and_frames_in_one_write() {
     let server = Server::start(&[]);
@@ -120,7 +120,7 @@ fn a_body_of_the_largest_message_and_one_byte_more() {
     let response = exchange(server.address(), &post("/t/x", "text/plain", &"x".repeat(1_001)));
     assert_eq!((response.status(), response.header("connection")), (413, Some("close")));
     assert!(response.error().contains("1000"), "{}", response.error());
-    // By chunks, whose sum nobody has announced.
+    // With chunks, no length is announced.
     let head = "POST /t/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut stream = dial(server.address());
     stream.write_all(format!("{head}3e8\r\n{largest}\r\n1\r\nx\r\n0\r\n\r\n").as_bytes()).unwrap();

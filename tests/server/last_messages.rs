@@ -1,4 +1,4 @@
-//! The last messages of clients that leave without a word: what has arrived is taken whole.
+//! The last messages of clients that leave without a closing handshake: the server handles all that has arrived.
 
 use std::net::{Shutdown, TcpStream};
 
@@ -9,10 +9,11 @@ use crate::support::{Client, Server, dial_with, frame, reset, text};
 /// How a client leaves.
 type Leave = (&'static str, fn(TcpStream));
 
-/// The first two destroy what the client has not read, and what the server has not sent.
+/// The ways to leave. The first two end in a reset, which destroys what the client has not read and the server has not
+/// sent.
 const LEAVES: [Leave; 3] = [
     ("reset", reset),
-    // With bytes that were not read the kernel sends a reset.
+    // With unread bytes in the socket the kernel sends a reset.
     ("closed", drop),
     ("finished, then closed", |stream| {
         stream.shutdown(Shutdown::Write).expect("the connection is there");
@@ -20,8 +21,8 @@ const LEAVES: [Leave; 3] = [
     }),
 ];
 
-/// A subscriber that takes nothing is not read from; its messages wait in its socket. The server notices the reset by
-/// a send.
+/// The server does not read from a subscriber that reads nothing, so its messages wait in the socket. The server
+/// notices the reset by a send.
 #[test]
 fn messages_in_front_of_a_reset_are_taken() {
     let flags = "--shards 1 --send-buffer 8KiB --max-message 64KiB --max-backlog 1MiB";

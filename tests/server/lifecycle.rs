@@ -1,4 +1,4 @@
-//! From the command line to the end of the process: settings, signals, counters, and what does not let it start.
+//! The life of a server's process: command line, signals, counters, end, and causes for which it does not start.
 
 use std::{
     io::{Read, Write as _},
@@ -30,8 +30,8 @@ fn a_signal_lets_everybody_leave() {
         for client in &mut clients {
             client.expect(close(1001, GOING_AWAY));
         }
-        // It has told its clients, so it has stopped listening before.
-        let refused = std::net::TcpStream::connect(address).expect_err("it still accepts");
+        // The server stops listening before it closes its connections.
+        let refused = std::net::TcpStream::connect(address).expect_err("the server still accepts");
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
         for client in &mut clients {
             client.expect(Received::End);
@@ -45,7 +45,7 @@ fn a_signal_lets_everybody_leave() {
     }
 }
 
-/// What a client is owed reaches it before the farewell.
+/// A client's backlog reaches it before the close frame.
 #[test]
 fn backlogs_drain_before_the_end() {
     const COUNT: usize = 10;
@@ -82,12 +82,12 @@ fn clients_that_do_not_answer_do_not_keep_it() {
     assert!(server.log().contains("told=1 left=0 dropped=1 is_barrier_whole="), "{}", server.log());
     assert!(matches!(deaf.receive(), Received::End | Received::Reset));
     let mut rest = Vec::new();
-    // Whether it is an end or a reset does not matter to one that has said nothing.
+    // The end of a silent client may be orderly or a reset.
     drop(silent.read_to_end(&mut rest));
     assert!(rest.is_empty(), "{rest:?}");
 }
 
-/// Connections that speak HTTP end as soon as nothing is owed on them, and not when the last WebSocket has left.
+/// In a drain, HTTP connections end when their answers have been sent, and do not wait for the last WebSocket.
 #[test]
 fn idle_connections_end_when_the_drain_begins() {
     let settings = ["--drain-timeout", "1h", "--close-timeout", "1h", "--metrics-listen", "127.0.0.1:0"];
@@ -105,7 +105,7 @@ fn idle_connections_end_when_the_drain_begins() {
             stream
         })
         .collect();
-    // A request that has begun is answered, and is the last.
+    // A request that has begun is answered, then its connection ends.
     kept[1].write_all(b"GET /nothing HT").unwrap();
     server.signal(Signal::TERM);
     deaf.expect(close(1001, GOING_AWAY));
@@ -115,7 +115,7 @@ fn idle_connections_end_when_the_drain_begins() {
     kept[1].write_all(b"TP/1.1\r\nHost: a\r\n\r\n").unwrap();
     let last = read_response(&mut kept[1], &[], true);
     assert_eq!((last.status(), last.header("connection")), (404, Some("close")));
-    // The port of the metrics stays open: there a balancer sees why this one refuses.
+    // The port of the metrics stays open, so that a load balancer sees that this server is leaving.
     for (target, status) in [("/healthz", 200), ("/readyz", 503), ("/metrics", 200)] {
         let response = exchange(metrics, &request("GET", target));
         assert_eq!((response.status(), response.header("connection")), (status, Some("close")), "{target}");
@@ -138,7 +138,7 @@ fn without_clients_it_ends_at_once() {
     }
 }
 
-/// The drain may begin before the control thread has come to its first turn.
+/// The drain may begin before the control thread runs for the first time.
 #[test]
 fn a_drain_right_after_the_start() {
     for shards in ["1", "4"] {
@@ -154,7 +154,7 @@ fn a_drain_right_after_the_start() {
     }
 }
 
-/// Without any time for its clients it closes all of them and waits for none.
+/// With a `drain_timeout` of 0 the server closes all its clients and waits for none.
 #[test]
 fn a_drain_without_time() {
     for shards in ["1", "4"] {
@@ -164,7 +164,7 @@ fn a_drain_without_time() {
         server.signal(Signal::TERM);
         assert!(server.wait().success(), "{}", server.log());
         for client in &mut clients {
-            // The close frame may be lost by the reset behind it.
+            // The reset after the close frame may destroy it.
             let received = client.receive();
             let is_closed = received == close(1001, GOING_AWAY);
             assert!(is_closed || matches!(received, Received::End | Received::Reset), "{received:?}");
@@ -193,7 +193,7 @@ fn a_second_signal_ends_it_at_once() {
     }
 }
 
-/// There is nothing yet that they could ask for. While the server leaves they change nothing either.
+/// SIGHUP and SIGUSR2 have no meaning, and do not speed up a drain either.
 #[test]
 fn signals_that_mean_nothing_are_ignored() {
     let mut server = Server::start(&[]);
@@ -212,7 +212,7 @@ fn signals_that_mean_nothing_are_ignored() {
     assert!(server.wait().success(), "{}", server.log());
 }
 
-/// Somebody who reads the address may go on at once.
+/// A program that has read the server's address may send signals at once.
 #[test]
 fn signals_are_heard_as_soon_as_the_address_is_known() {
     for _ in 0..20 {
@@ -222,7 +222,7 @@ fn signals_are_heard_as_soon_as_the_address_is_known() {
 }
 
 #[test]
-fn an_output_that_nobody_reads_does_not_end_it() {
+fn an_output_without_a_reader_does_not_end_the_server() {
     let mut server = Server::start(&[]);
     server.stop_reading();
     for _ in 0..20 {
@@ -231,7 +231,7 @@ fn an_output_that_nobody_reads_does_not_end_it() {
     }
 }
 
-/// Every number follows from the script.
+/// Every expected number follows from the actions of this test.
 #[test]
 fn the_counters_tell_what_happened() {
     let server = Server::start(&["--max-connections", "6", "--ping-interval", "0"]);
@@ -249,10 +249,10 @@ fn the_counters_tell_what_happened() {
         }
         subscriber.expect(crate::support::binary(b"mine"));
     }
-    // One more than there is room for.
+    // One client more than there is room for is refused.
     let sixth = server.connect("/t/y");
     assert_eq!(Client::open(dial(server.address()), "/t/x", &[]).err().unwrap().status(), 503);
-    // One leaves, one is reset, one breaks the protocol, one sends what it may not.
+    // One client leaves, one is reset, one breaks the protocol, and one sends although it may not.
     talker.leave();
     reset(sixth.into_stream());
     publisher.send_raw(&[0xc1]);
@@ -262,7 +262,7 @@ fn the_counters_tell_what_happened() {
     told.expect(close(1008, "this connection only receives"));
     drop((publisher, told));
     server.expect_counts(&[("connections_open", 2)]);
-    // Two refused, and one that is no opening handshake and no mistake either.
+    // Two requests are refused, the third gets the page.
     assert_eq!(exchange(server.address(), "GET /t/x HTTP/1.1\r\nHost: a\r\n\r\n").status(), 426);
     assert_eq!(exchange(server.address(), "GET /x HTTP/1.1\r\nHost: a\r\n\r\n").status(), 404);
     assert_eq!(exchange(server.address(), "GET / HTTP/1.1\r\nHost: a\r\n\r\n").status(), 200);
@@ -277,7 +277,7 @@ fn the_counters_tell_what_happened() {
         ("refused_total{cause=\"limit\"}", 1),
         ("handshake_timeout_total", 0),
         ("accept_paused_total", 0),
-        // What a receive-only client sends is no message of the topic, but a message.
+        // The message of a receive-only client is counted too, although it is not published.
         ("messages_in_total", 12),
         ("deliveries_total", 10 * 4 + 3),
         ("slow_consumers", 0),
@@ -294,11 +294,11 @@ fn the_counters_tell_what_happened() {
 fn bytes_are_counted() {
     let server = Server::start(&[]);
     let (mut publisher, mut subscriber) = (server.connect("/t/x"), server.connect("/t/x"));
-    // Their opening answers.
+    // These two sends are the opening answers.
     let opened = server.counts_until("two sends", |counts| counts.get("sends_total") == 2);
     publisher.send_text(&"x".repeat(1_000));
     subscriber.expect(text(&"x".repeat(1_000)));
-    // A header of 2 bytes, 2 of length, and a client's masking key of 4.
+    // A header has 2 bytes, the length 2 more, and a client's masking key 4.
     server.expect_counts(&[
         ("bytes_in_total", opened.get("bytes_in_total") + 1_008),
         ("bytes_out_total", opened.get("bytes_out_total") + 1_004),
@@ -319,7 +319,7 @@ fn two_hubs_cannot_share_an_address() {
     client.expect(text("undisturbed"));
 }
 
-/// The connections of a server that has just ended are no other server.
+/// Connections left in the kernel from a server that has just ended do not keep the address.
 #[test]
 fn the_next_hub_may_have_the_address_at_once() {
     let mut server = Server::start(&[]);
@@ -338,11 +338,11 @@ fn the_next_hub_may_have_the_address_at_once() {
 
 #[test]
 fn an_address_of_another_machine() {
-    // RFC 5737: for documentation, so nobody has it.
+    // RFC 5737: an address for documentation, so no machine has it.
     check_failure(&run(&["--listen", "192.0.2.1:6455"]), &["192.0.2.1:6455", "not an address of this machine"]);
 }
 
-/// Where ports below 1024 need a privilege that we lack.
+/// Runs only where a port below 1024 needs a privilege that this process lacks.
 #[test]
 fn a_port_that_needs_a_privilege() {
     match TcpListener::bind("127.0.0.1:1") {
@@ -397,7 +397,7 @@ fn every_setting_that_cannot_be_is_named() {
     }
 }
 
-/// The largest times that are accepted can be added to every clock that they are for.
+/// The longest accepted times do not overflow any clock.
 #[test]
 fn the_longest_times_serve() {
     let times = SETTINGS.iter().filter(|setting| setting.value_name == "TIME");
@@ -407,13 +407,13 @@ fn the_longest_times_serve() {
     client.send(OpCode::Text, false, b"a message ");
     client.send(OpCode::Continuation, true, b"in two frames");
     client.expect(text("a message in two frames"));
-    // A head and a body in two parts each, and a connection that is kept for the next request.
+    // The head and the body come in two parts each, on a connection that is kept for the next request.
     let mut http = dial(server.address());
     let request = post("/t/x", "text/plain", "published");
     for _ in 0..2 {
         for part in [&request[..10], &request[10..request.len() - 3], &request[request.len() - 3..]] {
             http.write_all(part.as_bytes()).unwrap();
-            // Whoever waits for the rest has set its clock.
+            // By now the server waits for the rest, with a timeout.
             server.counts();
         }
         published(&read_response(&mut http, &[], true));
@@ -427,7 +427,7 @@ fn the_longest_times_serve() {
     assert!(server.wait().success(), "{}", server.log());
 }
 
-/// `ringhub` serves, `ringhub serve` serves, and both take the flags.
+/// `ringhub` and `ringhub serve` both serve, and take the same flags.
 #[test]
 fn serving_is_the_default() {
     let mut command = program();
@@ -489,7 +489,7 @@ fn run(arguments: &[&str]) -> Output {
     run_to_end(command)
 }
 
-/// It failed without having served, and says why on standard error.
+/// Expects that the program has failed without serving, and has said why on standard error.
 #[track_caller]
 fn check_failure(output: &Output, named: &[&str]) {
     let log = String::from_utf8_lossy(&output.stderr);

@@ -1,5 +1,5 @@
-//! Standard error and standard output that nobody reads, that are full or that have gone: nothing waits for them, and
-//! nothing ends by them.
+//! Standard error and standard output that are not read, are full or are closed: the server neither waits for them nor
+//! ends because of them.
 
 use std::{
     env,
@@ -22,24 +22,24 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Client, DEADLINE, Received, close, dial, dial_with, exchange, pattern, program, text};
 
-/// A server whose streams are as a test wants them. It is ended with the test.
+/// A server whose output streams the test chooses. A drop kills the server.
 struct Hub {
     child: Child,
     address: SocketAddr,
 }
 
 impl Hub {
-    /// Starts one, and returns once it accepts connections. Nothing that it says is needed for that.
+    /// Starts a server, and returns once it accepts connections, without reading its output.
     fn start(flags: &[&str], stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Hub {
         let mut command = program();
-        // No client here has such an address for its own end.
+        // No client of these tests uses this address for its own end.
         let address = TcpListener::bind("127.77.0.1:0").unwrap().local_addr().unwrap();
         command.args(["--listen", &address.to_string(), "--ping-interval", "0"]).args(flags);
         let mut hub = Hub { child: spawn(command, stdout, stderr), address };
         let begin = Instant::now();
         while TcpStream::connect(address).is_err() {
-            assert_eq!(hub.child.try_wait().unwrap(), None, "it has ended before it served");
-            assert!(begin.elapsed() < DEADLINE, "it does not serve");
+            assert_eq!(hub.child.try_wait().unwrap(), None, "the server has ended before it served");
+            assert!(begin.elapsed() < DEADLINE, "the server does not serve");
             thread::sleep(POLL);
         }
         hub
@@ -55,12 +55,12 @@ impl Hub {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(begin.elapsed() < DEADLINE, "it does not end");
+            assert!(begin.elapsed() < DEADLINE, "the server does not end");
             thread::sleep(POLL);
         }
     }
 
-    /// It serves, it ends as it is told, and all is well.
+    /// Checks that the server serves, and ends orderly at SIGTERM.
     fn check(mut self) {
         let mut client = Client::connect(self.address, "/t/x?echo=true");
         client.send_text("served");
@@ -71,7 +71,7 @@ impl Hub {
         assert_eq!(self.wait().code(), Some(0));
     }
 
-    /// Asks for something that is logged in lines of so many bytes.
+    /// Sends `times` requests, each of which is logged in a line of about `bytes` bytes.
     fn log(&self, times: usize, bytes: usize) {
         let request = format!("GET /{} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "x".repeat(bytes));
         for _ in 0..times {
@@ -82,14 +82,14 @@ impl Hub {
     fn lines_dropped(&self) -> u64 {
         let response = exchange(self.address, "GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         let line = response.body.lines().find(|line| line.starts_with("ringhub_log_lines_dropped_total"));
-        line.and_then(|line| line.split(' ').nth(1)).expect("it is counted").parse().unwrap()
+        line.and_then(|line| line.split(' ').nth(1)).expect("the metrics count dropped lines").parse().unwrap()
     }
 }
 
 impl Drop for Hub {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
-            // It may end between the question and the answer.
+            // The server may have ended since `try_wait`.
             drop(self.child.kill());
             drop(self.child.wait());
         }
@@ -100,7 +100,7 @@ fn spawn(mut command: Command, stdout: impl Into<Stdio>, stderr: impl Into<Stdio
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().unwrap()
 }
 
-/// A pipe without a reader.
+/// Returns the writing end of a pipe without a reader.
 fn broken() -> Stdio {
     pipe().unwrap().1.into()
 }
@@ -109,7 +109,7 @@ fn full() -> Stdio {
     File::options().write(true).open("/dev/full").unwrap().into()
 }
 
-/// Reads until a line has something in it.
+/// Reads until a line contains `what`. Returns all that was read.
 fn read_until(reader: PipeReader, what: &str) -> (String, BufReader<PipeReader>) {
     let (mut reader, mut text) = (BufReader::new(reader), String::new());
     loop {
@@ -122,7 +122,7 @@ fn read_until(reader: PipeReader, what: &str) -> (String, BufReader<PipeReader>)
     }
 }
 
-/// More refusals than a pipe has room for, and then more than the queue. A reader that comes late is told of the gap.
+/// The refusals fill the pipe and then the queue of log lines. A late reader is told how many lines were dropped.
 #[test]
 fn a_log_that_nobody_reads() {
     let (reader, writer) = pipe().unwrap();
@@ -154,13 +154,13 @@ fn a_log_that_nobody_reads_does_not_hold_the_end() {
     assert_eq!(hub.wait().code(), Some(1));
 }
 
-/// Whoever collected the logs has gone, and a client chooses what is logged then.
+/// The reader of the log has gone, and then a client causes log lines.
 #[test]
 fn a_log_whose_reader_has_gone() {
     let hub = Hub::start(&["--max-message", "64KiB", "--max-backlog", "256KiB"], Stdio::null(), broken());
     let mut slow = Client::open(dial_with(hub.address, Some(4_096)), "/t/x?mode=sub", &[]).unwrap();
     let mut publisher = Client::connect(hub.address, "/t/x?mode=pub");
-    // Until the slow one is closed, of which a log tells.
+    // The close of the slow subscriber is logged.
     let begin = Instant::now();
     let is_closed = || {
         let metrics = exchange(hub.address, "GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").body;
@@ -170,7 +170,7 @@ fn a_log_whose_reader_has_gone() {
         for _ in 0..20 {
             publisher.send_binary(&pattern(1, 64 << 10));
         }
-        assert!(begin.elapsed() < DEADLINE, "nobody is slow");
+        assert!(begin.elapsed() < DEADLINE, "no subscriber is slow");
     }
     while !matches!(slow.receive(), Received::Close { .. } | Received::End | Received::Reset) {}
     drop((slow, publisher));
@@ -185,16 +185,16 @@ fn disks_that_are_full() {
     Hub::start(&[], broken(), full()).check();
 }
 
-/// What it prints for a signal waits for nobody either, and leaves it able to hear the next.
+/// The counters that SIGUSR1 prints do not wait for a reader either, and the server handles the next signal.
 #[test]
-fn counters_that_nobody_reads() {
+fn counters_without_a_reader() {
     let (reader, writer) = pipe().unwrap();
     let hub = Hub::start(&[], writer, Stdio::null());
     let (first, reader) = read_until(reader, "serves on");
     assert!(first.contains(&hub.address.to_string()));
     for _ in 0..100 {
         hub.signal(Signal::USR1);
-        // It has heard the signal, or does so before the next one.
+        // The server has heard the signal, or hears it before the next one.
         Client::connect(hub.address, "/t/x").leave();
     }
     hub.check();
@@ -217,7 +217,7 @@ fn one_stream_does_not_hold_the_other() {
     drop((stdout, stderr));
 }
 
-/// Settings that cannot be are told as well as possible.
+/// A wrong setting still ends the server with status 1, although its error cannot be written.
 #[test]
 fn a_start_that_fails() {
     for (stdout, stderr) in [(full(), full()), (broken(), broken())] {
@@ -238,9 +238,9 @@ impl Handler for Panics {
     }
 }
 
-/// Panics that a client chooses are told by the same queue: the shard does not wait, and the next client is served.
+/// Panics that a client causes go through the same queue: the shard does not wait, and the next client is served.
 #[test]
-fn panics_of_which_nobody_reads() {
+fn panics_without_a_reader_of_the_log() {
     let (reader, writer) = pipe().unwrap();
     let (stdout, stdout_writer) = pipe().unwrap();
     let mut command = Command::new(env::current_exe().unwrap());
@@ -265,7 +265,7 @@ fn panics_of_which_nobody_reads() {
 }
 
 #[test]
-#[ignore = "it is run by the test of its panics"]
+#[ignore = "another test runs this process"]
 fn a_program_that_panics() {
     let logs = Logs::start().unwrap();
     let settings = Settings::default();

@@ -1,9 +1,9 @@
-//! The server's binary as a process of its own, over real sockets.
+//! Tests of the server's binary as a process, over real sockets.
 //!
-//! The tests share a process and run side by side, so none of them changes the process: its environment, its signals,
-//! its limits. What a server needs of these is set in the server's own process, and a program that takes over the logs
-//! of its process is this binary once more (`logs::a_program_that_panics`). Only the limit of open descriptors is
-//! raised, by [`support::CrowdPermit`].
+//! The tests share a process and run side by side, so none of them changes the environment, the signals or the limits
+//! of this process. A server gets these in its own process. A program that takes over the logs of its process is
+//! another process of this test binary (`logs::a_program_that_panics`). Only the limit of open descriptors is raised,
+//! by [`support::CrowdPermit`].
 
 mod access;
 mod answers;

@@ -18,7 +18,7 @@ fn printed(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Every shell is told of every setting and of every subcommand.
+/// The completions of every shell have every setting and every subcommand.
 #[test]
 fn completions_have_all_flags() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
@@ -30,7 +30,7 @@ fn completions_have_all_flags() {
             assert!(script.contains(command), "{shell}: {command}");
         }
     }
-    // The script is one that its shell can read.
+    // The script is valid for bash.
     let script = printed(&["completions", "bash"]);
     let check = Command::new("bash").args(["-n", "-c", &script]).output();
     assert!(check.is_ok_and(|check| check.status.success()));
@@ -54,7 +54,7 @@ fn the_manual_has_a_page_for_each_command() {
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     let known = told.trim_end().strip_prefix("ringhub: there is no subcommand \"server\"; there are ").unwrap_or(&told);
-    // The package has a page of each.
+    // The package contains a manual page of each command.
     let commands: Vec<&str> = known.split(", ").filter(|command| *command != "help").collect();
     let script = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/deb")).unwrap();
     assert!(script.contains(&format!("for command in {}; do", commands.join(" "))), "{commands:?}");

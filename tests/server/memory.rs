@@ -1,4 +1,4 @@
-//! The sum of the limits that `check-config` prints bounds the memory of a server, and not by far.
+//! The sum that `check-config` prints bounds the memory of a server, and is not much larger than that memory.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use ringhub::proto::OpCode;
 
 use crate::support::{Client, Server, binary_path, clean, dial, dial_with, frame, pattern, read_response};
 
-/// A hub of one shard with room for 100 connections, which owe and are owed much.
+/// The settings of a server with one shard and room for 100 connections.
 const LIMITS: &[&str] = &[
     "--shards=1",
     "--max-connections=100",
@@ -24,12 +24,12 @@ const LIMITS: &[&str] = &[
     "--max-idle-topics=100",
 ];
 
-/// Subscribers that read nothing.
+/// How many subscribers read nothing.
 const SUBSCRIBERS: usize = 82;
 const MESSAGE: usize = 16_000;
-/// A little less than what a subscriber may be owed.
+/// How many messages of this size are published to each subscriber: a little less than its backlog's limit.
 const MESSAGES: usize = 122;
-/// So many of them have begun a message that is nearly the largest.
+/// How many of the subscribers have begun a message of nearly the largest size.
 const BEGUN: usize = 60;
 const UNFINISHED: usize = 1_000_000;
 const BODIES: usize = 15;
@@ -50,7 +50,7 @@ fn a_server_at_all_its_limits_needs_what_check_config_says() {
         }
         subscribers.push(client);
     }
-    // A megabyte may stand in a socket; what has been received is counted.
+    // A socket may hold a megabyte, so the test waits until the server has received the bytes.
     let unfinished = (BEGUN * (begun.len() - 1)) as u64;
     server.counts_until("all messages have begun", |counts| counts.get("bytes_in_total") >= unfinished);
     let mut publisher = dial(server.address());
@@ -61,15 +61,19 @@ fn a_server_at_all_its_limits_needs_what_check_config_says() {
     let heads: Vec<TcpStream> = (0..100 - SUBSCRIBERS - BODIES - 1).map(|_| begin_head(&server)).collect();
     server.counts_until("all bodies have begun", |counts| counts.get("http_requests_total") >= (BODIES + 1) as u64);
     let counts = server.counts();
-    assert_eq!((counts.get("slow_closed_total"), counts.get("unfinished_closed_total")), (0, 0), "nobody was closed");
-    assert_eq!(counts.get("slow_consumers"), SUBSCRIBERS as u64, "everybody is owed something");
+    assert_eq!(
+        (counts.get("slow_closed_total"), counts.get("unfinished_closed_total")),
+        (0, 0),
+        "no connection was closed"
+    );
+    assert_eq!(counts.get("slow_consumers"), SUBSCRIBERS as u64, "every subscriber is owed something");
     let peak = peak_mib(server.pid().as_raw_nonzero().get());
     drop((subscribers, bodies, heads));
     println!("{peak:.1} MiB at the most, of {worst:.1} MiB");
     assert!((0.7 * worst..1.1 * worst).contains(&peak), "{peak} MiB at the most, where check-config says {worst}");
 }
 
-/// The sum at the end of what `check-config` prints.
+/// Returns the sum at the end of the output of `check-config`.
 fn worst_case() -> f64 {
     let output = clean(Command::new(binary_path())).arg("check-config").args(LIMITS).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -96,14 +100,14 @@ fn begin_body(server: &Server) -> TcpStream {
     stream
 }
 
-/// Sends most of the largest head.
+/// Sends most of a head of nearly the largest size.
 fn begin_head(server: &Server) -> TcpStream {
     let mut stream = dial(server.address());
     stream.write_all(format!("GET /t/head HTTP/1.1\r\nX: {}", "x".repeat(8_000)).as_bytes()).unwrap();
     stream
 }
 
-/// The largest resident memory of a process so far.
+/// Returns the largest resident memory that a process has had.
 fn peak_mib(pid: i32) -> f64 {
     let mut status = String::new();
     fs::File::open(format!("/proc/{pid}/status")).unwrap().read_to_string(&mut status).unwrap();

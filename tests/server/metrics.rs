@@ -1,4 +1,4 @@
-//! What is counted is what has happened, whoever asks and however.
+//! The counters match what has happened, in `/metrics` and by SIGUSR1.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -15,11 +15,11 @@ use std::{
 
 use crate::support::{Client, Server, close, dial, dial_with, exchange, post, published, reset, take_response, text};
 
-/// Samples by name and labels, as they were written.
+/// Samples by the text of their name and labels.
 type Samples = BTreeMap<String, f64>;
 
-/// Reads the text format of Prometheus 0.0.4, strictly: every family has one HELP and one TYPE, in front of its
-/// samples, which stand together; no series comes twice; and buckets add up.
+/// Reads the text format of Prometheus 0.0.4 strictly. Every family has one HELP and one TYPE before its samples, which
+/// are not mixed with others. No series comes twice, and buckets add up.
 fn parse(text: &str) -> Samples {
     assert!(text.ends_with('\n'), "the last line ends");
     let (mut helped, mut types) = (HashSet::new(), HashMap::new());
@@ -36,7 +36,7 @@ fn parse(text: &str) -> Samples {
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
         } else {
             let (series, value) = line.rsplit_once(' ').expect(line);
-            // What the process has carries no label, as everywhere.
+            // Samples of the process have no labels, as is usual.
             let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
             assert_eq!(labels == "}", name.starts_with("process_"), "{line}");
             let suffixes: &[&str] = if types[family] == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
@@ -67,7 +67,7 @@ fn check_labels(labels: &str) {
     }
 }
 
-/// Buckets stand in rising order of their bounds and never fall; the last is all.
+/// Checks that the bounds of buckets rise, that their counts never fall, and that the last is the whole count.
 fn check_histograms(text: &str, samples: &Samples) {
     let mut last: HashMap<&str, (f64, f64)> = HashMap::new();
     for line in text.lines().filter(|line| line.contains("_bucket{")) {
@@ -86,7 +86,7 @@ fn check_histograms(text: &str, samples: &Samples) {
     }
 }
 
-/// The sum over all threads, and the samples of a name.
+/// Returns the sum of a name's samples over all threads.
 fn sum(samples: &Samples, name: &str) -> f64 {
     let (family, label) = name.split_once('{').unwrap_or((name, ""));
     let begin = format!("ringhub_{family}{{shard=");
@@ -103,14 +103,14 @@ fn scrape(stream: &mut TcpStream) -> Samples {
     parse(&response.body)
 }
 
-/// The same with numbers that are newer than whatever was scraped before.
+/// Scrapes numbers that are newer than those of any scrape before.
 fn scrape_anew(stream: &mut TcpStream) -> Samples {
     thread::sleep(AGE);
     scrape(stream)
 }
 
-/// What is asked for often is made rarely: within a second all get the same text. It changes with every request that
-/// makes it, since it counts that.
+/// The server makes the text at most once a second; all scrapes within a second get the same text. Each text differs
+/// from the one before, since it counts requests.
 #[test]
 fn scrapes_share_one_text() {
     let server = Server::start(&[]);
@@ -158,7 +158,7 @@ fn a_whole_run_adds_up() {
         seen.dedup();
         assert_eq!(seen.len(), 50);
     }
-    // One that never reads, and is closed.
+    // One subscriber never reads, and is closed.
     let slow_consumer = Client::open(dial_with(address, Some(4_096)), "/t/slow?mode=sub", &[]).unwrap();
     let large = "x".repeat(60_000);
     let mut large_posts = 0;
@@ -168,7 +168,7 @@ fn a_whole_run_adds_up() {
         large_posts += 1;
     }
     reset(slow_consumer.into_stream());
-    // Refusals: on shards, and on the control thread.
+    // Shards refuse some requests, the control thread the others.
     for (request, status) in [
         ("GET /t/x HTTP/1.1\r\nHost: a\r\n\r\n".to_string(), 426),
         ("GET /x HTTP/1.1\r\nHost: a\r\n\r\n".into(), 404),
@@ -181,7 +181,7 @@ fn a_whole_run_adds_up() {
     ] {
         assert_eq!(exchange(address, &request).status(), status, "{request}");
     }
-    // Who leaves, and who is told to.
+    // One client leaves, one is reset, and one is closed.
     subscribers.pop().unwrap().leave();
     reset(subscribers.pop().unwrap().into_stream());
     publisher.send_raw(&[0xc1]);
@@ -191,7 +191,7 @@ fn a_whole_run_adds_up() {
     let samples = scrape_anew(&mut scraper);
     let counts = server.counts();
     for (name, expected) in [
-        // The scraper, the poster, eight refused, and the WebSockets.
+        // The connections: the scraper, the poster, eight refused ones, and the WebSockets.
         ("accepted_total", 1 + 1 + 8 + 14),
         ("opened_total", 14),
         ("ended_total", 4),
@@ -217,10 +217,11 @@ fn a_whole_run_adds_up() {
         assert_eq!((name, sum(&samples, name)), (name, expected as f64));
         assert_eq!((name, counts.get(name)), (name, expected));
     }
-    // All that the subscribers have read, and what the slow consumer was owed: each message is delivered or dropped.
+    // Besides the 50 messages of 12 subscribers, the deliveries count those to the slow consumer, some of which were
+    // dropped.
     let to_slow = sum(&samples, "deliveries_total") - 12.0 * 50.0;
     assert!(to_slow <= large_posts as f64 && sum(&samples, "slow_dropped_total") <= to_slow, "{to_slow}");
-    // Both ways of asking agree in everything. Only turns go on.
+    // `/metrics` and SIGUSR1 agree in everything except turns, which go on.
     let names: HashSet<String> = samples.keys().filter_map(|series| table_name(series)).collect();
     assert!(names.len() > 35, "{names:?}");
     for name in names {
@@ -228,7 +229,7 @@ fn a_whole_run_adds_up() {
     }
 }
 
-/// A topic counts once, at its home, whichever shards it is used on; for as long as it is remembered.
+/// A topic counts once, at its home, whatever shards use it, while it is remembered.
 #[test]
 fn topics_are_counted_once() {
     let server = Server::start(&["--shards", "3", "--max-idle-topics", "0"]);
@@ -246,7 +247,7 @@ fn topics_are_counted_once() {
     assert_eq!(sum(&scrape_anew(&mut scraper), "topics"), 0.0);
 }
 
-/// The process's memory and descriptors are those that the kernel shows to others.
+/// The process's memory and descriptors are those that the kernel reports.
 #[test]
 fn the_process_has_memory_and_descriptors() {
     let server = Server::start(&["--shards", "2"]);
@@ -268,7 +269,7 @@ fn the_process_has_memory_and_descriptors() {
     drop(clients);
 }
 
-/// Its name in the table, if it is there.
+/// Returns the name that a series has in the table of counters, if the table has the series.
 fn table_name(series: &str) -> Option<String> {
     let (family, labels) = series.strip_prefix("ringhub_")?.split_once('{')?;
     const OTHERS: [&str; 4] = ["deliveries_per_send", "taken_timestamp_seconds", "build_info", "io_backend_info"];
@@ -279,7 +280,7 @@ fn table_name(series: &str) -> Option<String> {
     Some(family.to_string() + &cause.unwrap_or_default())
 }
 
-/// While all shards count, whoever asks gets whole numbers that never fall.
+/// While all shards count, scrapes get whole numbers that never fall.
 #[test]
 fn scrapes_under_load() {
     let server = Server::start(&["--shards", "3"]);
@@ -316,7 +317,7 @@ fn scrapes_under_load() {
     assert_eq!((sum(&samples, "messages_in_total"), sum(&samples, "deliveries_total")), (sent, sent));
 }
 
-/// Sixteen publishers by HTTP, topics with homes on every shard, subscribers everywhere: one order for all.
+/// Publishers by HTTP, topics with homes on every shard, and subscribers on every shard agree on one order.
 #[test]
 fn posts_from_everywhere_to_everywhere() {
     const TOPICS: usize = 9;
@@ -360,5 +361,5 @@ fn posts_from_everywhere_to_everywhere() {
     }
 }
 
-/// Longer than the text of a scrape is kept.
+/// A time longer than the text of a scrape is kept.
 const AGE: Duration = Duration::from_millis(1_100);

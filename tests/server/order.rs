@@ -1,10 +1,10 @@
-//! Order and exactly-once on real sockets: thousands of subscribers, and hundreds who join and leave in the middle of
-//! each fan-out.
+//! Order and exactly-once on real sockets, with thousands of subscribers, of which hundreds join and leave in the
+//! middle of each fan-out.
 //!
-//! One thread serves all clients with epoll. On each topic an observer that never leaves sees the one order. What any
-//! other subscriber has seen must be a piece of it: without a gap or a repetition, less its own messages if it asked
-//! for no echo, from a point not later than the first message sent after it was told that it is subscribed, and to the
-//! end if it stayed.
+//! One thread serves all clients with epoll. On each topic an observer that never leaves sees the whole order. What any
+//! other subscriber has seen must be a part of this order without a gap or a repetition; without echo, its own messages
+//! are missing. The part must begin no later than the first message sent after the opening answer, and must reach the
+//! end if the subscriber stayed.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -26,7 +26,7 @@ fn thousands_agree_on_one_order_while_others_come_and_go() {
     agree(SUBSCRIBERS, "--shards 1");
 }
 
-/// Publishers and subscribers of every topic are on every shard, and there is one order all the same.
+/// Every shard has publishers and subscribers of every topic, and each topic still has one order.
 #[test]
 fn four_shards_agree_on_one_order() {
     agree(SUBSCRIBERS / 4, "--shards 4");
@@ -47,8 +47,8 @@ fn agree(subscribers: usize, shards: &str) {
         println!("only {subscribers} subscribers: the hard limit of descriptors allows no more");
     }
     assert!(subscribers >= 100, "the limit of descriptors, {affordable}, is too low for this test");
-    // Little room in the sockets, so that sends fall short, and much in the backlogs, so that nobody is sent away. A
-    // client of a busy machine may take long to read what stands before its close.
+    // The sockets have little room, so that sends are short. The backlogs have much, so that no client is closed as
+    // slow. On a busy machine a client may take long to read what comes before its close frame.
     let flags = "--send-buffer 8KiB --max-backlog 1GiB --max-backlog-messages 1000000 --ping-interval 0 \
                  --close-timeout 1h --handshake-timeout 1h";
     let server = Server::start(&flags.split_whitespace().chain(shards.split(' ')).collect::<Vec<_>>());
@@ -67,7 +67,7 @@ fn agree(subscribers: usize, shards: &str) {
     for round in 0..ROUNDS {
         crowd.speak(round);
         crowd.churn(round);
-        // Not until they are quiet: the next messages meet walks that are under way.
+        // The test does not wait for silence, so the next messages meet walks that are under way.
         for _ in 0..3 {
             crowd.serve_once(0);
         }
@@ -75,7 +75,7 @@ fn agree(subscribers: usize, shards: &str) {
     crowd.serve_until("everybody is subscribed", |crowd| crowd.pending == 0);
     crowd.say_last_words();
     crowd.serve_until("everybody has the last message", |crowd| crowd.awaiting_last == 0);
-    crowd.serve_until("those who leave have left", |crowd| crowd.clients.iter().all(|client| client.has_settled()));
+    crowd.serve_until("the leaving clients have left", |crowd| crowd.clients.iter().all(|client| client.has_settled()));
     crowd.check();
     server.expect_counts(&[("slow_closed_total", 0), ("connections_open", crowd.connected() as u64)]);
     let counts = server.counts();
@@ -94,15 +94,15 @@ struct Crowd<'a> {
     server: &'a Server,
     poll: rustix::fd::OwnedFd,
     clients: Vec<Client>,
-    /// By the number in its payload: who sent it, and the how-manieth of its sender it is.
+    /// For each message, by the number in its payload: its sender, and its position among the messages of that sender.
     sent: Vec<(u32, u32)>,
-    /// How many are not subscribed yet.
+    /// How many clients are not subscribed yet.
     pending: usize,
-    /// How many of those who stay have not seen the last message of their topic.
+    /// How many of the staying clients have not seen the last message of their topic.
     awaiting_last: usize,
-    /// By topic.
+    /// The number of each topic's last message.
     last_words: Vec<Option<u32>>,
-    /// When anything arrived at last.
+    /// When anything last arrived.
     moved: Instant,
     chunk: Vec<u8>,
     events: Vec<epoll::Event>,
@@ -120,23 +120,23 @@ struct Client {
     kind: Kind,
     stream: Option<TcpStream>,
     handshake: ClientHandshake,
-    /// What the observer had seen of its topic before it asked to join.
+    /// How many messages the topic's observer had seen before this client asked to join.
     asked_at: usize,
-    /// The count of messages sent when it was told that it is subscribed.
+    /// How many messages had been sent when the opening answer came.
     joined_at: Option<u32>,
     websocket: WebSocket,
     rest: BytesMut,
-    /// Numbers of the messages, as they came.
+    /// The numbers of the received messages, in the order in which they came.
     received: Vec<u32>,
     said: u32,
-    /// It has begun the closing handshake.
+    /// The client has begun the closing handshake.
     is_leaving: bool,
-    /// It has left, and what it sent at last may not have arrived.
+    /// The client has left without a closing handshake, so its last messages may not have arrived.
     was_cut: bool,
 }
 
 impl Client {
-    /// Has it left, or will it stay?
+    /// Returns whether the client has left or will stay.
     fn has_settled(&self) -> bool {
         self.stream.is_none() || !self.is_leaving
     }
@@ -158,7 +158,7 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    /// Most are on the first topic.
+    /// Returns the topic of a client by its number. Most clients are on the first topic.
     fn topic_of(&self, number: usize) -> usize {
         match number % 10 {
             0 => 2,
@@ -169,7 +169,7 @@ impl<'a> Crowd<'a> {
 
     fn join(&mut self, topic: usize, kind: Kind) {
         let number = self.clients.len() as u64;
-        // Some take so little at a time that the server has to wait for them.
+        // Some clients have so small a buffer that the server has to wait for them.
         let receive_buffer = number.is_multiple_of(20).then_some(4_096);
         let mut stream = crate::support::dial_with(self.server.address(), receive_buffer);
         let seed = u128::from(number).to_le_bytes();
@@ -200,13 +200,13 @@ impl<'a> Crowd<'a> {
             was_cut: false,
         });
         self.pending += 1;
-        // The queue of those who wait to be accepted is short, and shorter still are the patience and buffers of a few.
+        // The kernel's queue of connections to accept is short.
         if self.pending >= PENDING_MAX {
             self.serve_until("some are subscribed", |crowd| crowd.pending < PENDING_MAX / 2);
         }
     }
 
-    /// Every sender that is there says something, a few of them something large.
+    /// Every connected sender sends a message; a few messages are large.
     fn speak(&mut self, round: usize) {
         for number in 0..self.clients.len() {
             let client = &self.clients[number];
@@ -221,7 +221,7 @@ impl<'a> Crowd<'a> {
             };
             self.say(number, size);
             self.serve_once(0);
-            // Some say two things at once.
+            // Some senders send two messages at once.
             if (number + round).is_multiple_of(3) {
                 self.say(number, 20);
             }
@@ -235,8 +235,8 @@ impl<'a> Crowd<'a> {
         text.extend(std::iter::repeat_n('x', size));
         let mut frame = Vec::new();
         assert!(client.websocket.send(OpCode::Text, Fin::Set, text.as_bytes(), &mut frame));
-        let stream = client.stream.as_mut().expect("who speaks is connected");
-        // A sender's own buffer holds what it says: the server never stops reading for long.
+        let stream = client.stream.as_mut().expect("a sender is connected");
+        // The write may block: the server never stops reading for long.
         stream.set_nonblocking(false).expect("a socket");
         stream.write_all(&frame).expect("the server reads what is sent");
         stream.set_nonblocking(true).expect("a socket");
@@ -245,10 +245,10 @@ impl<'a> Crowd<'a> {
         message
     }
 
-    /// Hundreds leave, each in its way, and as many come.
+    /// Lets hundreds of clients leave in different ways, and as many join.
     fn churn(&mut self, round: usize) {
         let mut left = 0;
-        // From a place that moves, so that all kinds and ages leave; the observers stay.
+        // The start moves with the round, so that clients of all kinds and ages leave. The observers stay.
         for step in 0..self.clients.len() - TOPICS {
             if left == CHURN {
                 break;
@@ -256,7 +256,7 @@ impl<'a> Crowd<'a> {
             let number = TOPICS + (round * 1_009 + step * 31) % (self.clients.len() - TOPICS);
             let client = &self.clients[number];
             let is_there = client.stream.is_some() && !client.is_leaving && client.joined_at.is_some();
-            // One in ten of the senders goes with the others.
+            // One in ten of the senders may leave too.
             let may_go = client.kind == Kind::Listener || (number + round).is_multiple_of(10);
             if is_there && may_go {
                 self.leave(number, left);
@@ -283,24 +283,24 @@ impl<'a> Crowd<'a> {
                 let mut frame = Vec::new();
                 client.websocket.close(Tick(0), ringhub::proto::CloseCode::NORMAL, "bye", &mut frame);
                 client.is_leaving = true;
-                let stream = client.stream.as_mut().expect("it is there");
+                let stream = client.stream.as_mut().expect("the client is connected");
                 stream.write_all(&frame).expect("a close frame fits");
                 return;
             }
-            // With a reset.
-            1 => reset(client.stream.take().expect("it is there")),
-            // With the end of its input first, then of all.
+            // The client resets the connection.
+            1 => reset(client.stream.take().expect("the client is connected")),
+            // The client ends its side first, then closes the socket.
             2 => {
-                let stream = client.stream.take().expect("it is there");
+                let stream = client.stream.take().expect("the client is connected");
                 stream.shutdown(Shutdown::Write).expect("the server is there");
             }
-            // Whatever the kernel makes of closing with something unread.
+            // The client closes its socket; with unread input the kernel sends a reset.
             _ => client.stream = None,
         }
         client.was_cut = true;
     }
 
-    /// On each topic the observers' neighbour says one thing more, which everybody has to see.
+    /// Publishes a last message on each topic, by a sender with echo. Every subscriber must get it.
     fn say_last_words(&mut self) {
         for topic in 0..TOPICS {
             let speaker = self.clients.iter().position(|client| {
@@ -313,7 +313,7 @@ impl<'a> Crowd<'a> {
         self.awaiting_last = self.connected();
     }
 
-    /// Those who stay.
+    /// Returns how many clients are connected and stay.
     fn connected(&self) -> usize {
         self.clients.iter().filter(|client| client.stream.is_some() && !client.is_leaving).count()
     }
@@ -329,7 +329,7 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    /// Reads from some who have something.
+    /// Reads from clients that have input, after a wait of at most `wait_ms` milliseconds.
     fn serve_once(&mut self, wait_ms: i64) {
         let mut events = mem::take(&mut self.events);
         events.clear();
@@ -364,7 +364,7 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    /// Parses what a client has got.
+    /// Parses what a client has received.
     fn look(&mut self, number: usize) {
         let client = &mut self.clients[number];
         if client.joined_at.is_none() {
@@ -392,7 +392,7 @@ impl<'a> Crowd<'a> {
                 }
                 Event::Close(frame) => assert!(client.is_leaving, "client {number} is closed: {frame:?}"),
                 Event::Fragment(_) => unreachable!("whole messages were asked for"),
-                Event::Ping(_) | Event::Pong(_) => panic!("nobody has pinged"),
+                Event::Ping(_) | Event::Pong(_) => panic!("pings are off"),
             }
         }
         client.rest = input.into_rest();
@@ -402,7 +402,7 @@ impl<'a> Crowd<'a> {
         for topic in 0..TOPICS {
             let order = &self.clients[topic].received;
             self.check_senders(topic, order);
-            // First position of any message sent from this one on.
+            // For each message, the first position in the order of any message that was sent at or after it.
             let mut positions = vec![None; self.sent.len()];
             for (position, &message) in order.iter().enumerate() {
                 assert!(positions[message as usize].replace(position).is_none(), "message {message} twice");
@@ -418,7 +418,8 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    /// Each sender's messages are in the order, in the order in which it sent them and without a gap.
+    /// Checks that a topic's order has each sender's messages without a gap, in the order in which the sender sent
+    /// them.
     fn check_senders(&self, topic: usize, order: &[u32]) {
         let mut next = vec![0; self.clients.len()];
         for &message in order {
@@ -443,14 +444,18 @@ impl<'a> Crowd<'a> {
         let owed = |message: u32| has_echo || self.sent[message as usize].0 != number as u32;
         let joined_at = client.joined_at.expect("everybody has joined") as usize;
         let latest = first_from[joined_at];
-        // From the first that it has, or from where it must have begun.
+        // The client's part begins at its first message; for a client without messages, the part is taken to begin at
+        // the latest allowed place.
         let begin = match client.received.first() {
             Some(&message) => positions[message as usize].expect("the observer has seen it too"),
             None => latest,
         };
         let late = order.get(latest..begin).unwrap_or_default().iter().any(|&message| owed(message));
-        assert!(!late, "client {number} has missed what was sent after it was subscribed");
-        assert!(begin >= client.asked_at.min(latest), "client {number} has what was sent before it came");
+        assert!(!late, "client {number} has missed a message that was sent after its opening answer");
+        assert!(
+            begin >= client.asked_at.min(latest),
+            "client {number} has a message that was ordered before it asked to join"
+        );
         let mut expected = order[begin..].iter().copied().filter(|&message| owed(message));
         for (index, &message) in client.received.iter().enumerate() {
             assert_eq!(Some(message), expected.next(), "message {index} of client {number}, {:?}", client.kind);
@@ -465,10 +470,10 @@ const SENDERS: usize = 48;
 const TOPICS: usize = 3;
 const ROUNDS: usize = 25;
 
-/// Who leave in a round, and who come.
+/// How many clients leave in each round, and how many join.
 const CHURN: usize = 200;
 
-/// Opening handshakes at the same time.
+/// How many opening handshakes are under way at the same time.
 const PENDING_MAX: usize = 100;
 
 const LIMITS: MessageLimits = MessageLimits { fragments_max: 1, ..MessageLimits::DEFAULT };

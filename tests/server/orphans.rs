@@ -1,4 +1,4 @@
-//! How connections end for the kernel: nothing of them stays that the server does not know of.
+//! Tests that ended connections leave nothing in the kernel that the server does not know of.
 
 use std::{
     env,
@@ -16,10 +16,10 @@ use crate::support::{
     Client, DEADLINE, KernelSocket, Received, Server, close, dial_with, exchange, frame, pattern, request,
 };
 
-/// Clients that break the protocol and go on sending, until the server gives them up in mid-stream: its sockets are
-/// gone for the kernel too, although input arrives at the very moment.
+/// The server ends connections whose clients break the protocol and go on sending. The sockets are gone for the kernel
+/// too, although input arrives at that moment.
 ///
-/// `RINGHUB_ORPHANS` says how many; `tests/orphans` asks for 20 000.
+/// `RINGHUB_ORPHANS` is the number of connections; `tests/orphans` asks for 20 000.
 #[test]
 fn connections_given_up_in_mid_stream() {
     const AT_A_TIME: usize = 64;
@@ -32,7 +32,7 @@ fn connections_given_up_in_mid_stream() {
             scope.spawn(|| {
                 while begun.fetch_add(1, Ordering::Relaxed) < count {
                     let mut stream = Client::connect(address, "/t/x").into_stream();
-                    // A reserved bit, then whatever comes.
+                    // A frame with a reserved bit.
                     let mut outcome = stream.write_all(b"\xc1\x80\0\0\0\0");
                     while outcome.is_ok() {
                         outcome = stream.write_all(b"more");
@@ -43,16 +43,17 @@ fn connections_given_up_in_mid_stream() {
             });
         }
     });
-    assert_eq!(refused.into_inner(), count, "a socket takes what it is sent and is not read");
+    assert_eq!(refused.into_inner(), count, "a socket still takes input that the server does not read");
     let is_over =
         |counts: &crate::support::Counts| counts.get("connections_open") == 0 && counts.get("polls_armed") == 0;
     let counts = server.counts_until("every poll has ended", is_over);
     assert_eq!((counts.get("protocol_errors_total"), counts.get("ended_total")), (count as u64, count as u64));
     KernelSocket::until_none("sockets without a descriptor", || KernelSocket::without_descriptor(&server));
-    println!("{count} connections given up in mid-stream, 0 sockets without a descriptor");
+    println!("{count} connections ended in mid-stream, 0 sockets without a descriptor");
 }
 
-/// Fifty subscribers that read nothing are closed as slow; when the time for that is over, the kernel keeps nothing.
+/// The server closes fifty subscribers that read nothing as slow. After `close_timeout` the kernel keeps nothing of
+/// them.
 #[test]
 fn slow_consumers_leave_the_kernel_too() {
     const COUNT: u64 = 50;
@@ -60,7 +61,7 @@ fn slow_consumers_leave_the_kernel_too() {
     let slow: Vec<Client> = (0..COUNT).map(|_| server.connect("/t/x?mode=sub")).collect();
     let mut trickling = server.connect("/t/x?mode=sub").into_stream();
     let trickler = thread::spawn(move || {
-        // However it goes on, it gets no more time than the others.
+        // This subscriber reads slowly; it gets no more time than the others.
         loop {
             match trickling.read(&mut [0; 64]) {
                 Ok(1..) => thread::sleep(Duration::from_millis(1)),
@@ -90,8 +91,8 @@ fn slow_consumers_leave_the_kernel_too() {
     publisher.leave();
 }
 
-/// Sends requests whose answers are far more than the client's socket takes, and `behind`; then ends the client's side
-/// if that is wanted. Returns the client when its first answer has begun to arrive; it has read nothing.
+/// Sends requests and then `behind`. The answers are larger than the client's socket. Then ends the client's side if
+/// `is_finished`. Returns the client when its first answer has begun to arrive; the client has read nothing.
 fn ask_and_read_nothing(address: SocketAddr, behind: &str, is_finished: bool) -> TcpStream {
     let mut stream = dial_with(address, Some(4_096));
     stream.write_all((request("GET", "/").repeat(6) + behind).as_bytes()).unwrap();
@@ -102,7 +103,7 @@ fn ask_and_read_nothing(address: SocketAddr, behind: &str, is_finished: bool) ->
     stream
 }
 
-/// Waits until the kernel has nothing large of the server's port any more, and expects that the clients are reset.
+/// Waits until no socket of the server's port has much unsent, and expects that the clients are reset.
 #[track_caller]
 fn expect_resets(port: u16, clients: Vec<TcpStream>) {
     KernelSocket::until_none("sockets with much unsent", || KernelSocket::with_much_unsent(port));
@@ -111,8 +112,8 @@ fn expect_resets(port: u16, clients: Vec<TcpStream>) {
     }
 }
 
-/// Connections whose clients take nothing of their answers leave the kernel however they end: by a malformed request,
-/// with and without the end of the client's side, and by one that does not come in time.
+/// Connections whose clients do not read their answers leave the kernel. They end by a malformed request, with and
+/// without the end of the client's side, and by a request that does not come in time.
 #[test]
 fn unread_answers_leave_the_kernel_too() {
     const COUNT: usize = 20;
@@ -127,8 +128,7 @@ fn unread_answers_leave_the_kernel_too() {
     assert_eq!((malformed, late), (2 * COUNT as u64, COUNT as u64));
 }
 
-/// Connections that are given up for others leave the kernel too, whether their clients have ended their side or could
-/// go on asking.
+/// Connections that give way to others leave the kernel too, whether or not their clients have ended their side.
 #[test]
 fn unread_answers_that_give_way_leave_the_kernel_too() {
     for is_finished in [false, true] {
@@ -136,16 +136,16 @@ fn unread_answers_that_give_way_leave_the_kernel_too() {
         let client = ask_and_read_nothing(server.address(), "", is_finished);
         let other = "GET /nothing HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
         let begin = Instant::now();
-        // Until a window without progress is over, the connection does not give way.
+        // The connection gives way only after a `body_timeout` without progress.
         while exchange(server.address(), other).status() != 404 {
-            assert!(begin.elapsed() < DEADLINE, "it does not give way");
+            assert!(begin.elapsed() < DEADLINE, "the connection does not give way");
         }
         server.expect_counts(&[("http_too_slow_total", 1), ("http_connections_open", 0)]);
         expect_resets(server.address().port(), vec![client]);
     }
 }
 
-/// A client that has not taken its last answer by the end of the server is reset, too.
+/// At the end of the server, a client that has not read its last answer is reset too.
 #[test]
 fn unread_answers_do_not_outlive_the_server() {
     let mut server = Server::start(&["--send-buffer", "4MiB", "--body-timeout", "1h"]);
@@ -156,8 +156,7 @@ fn unread_answers_do_not_outlive_the_server() {
     expect_resets(port, clients);
 }
 
-/// A client that has ended its side and reads gets all of its answers, although they filled its socket when the server
-/// read no further.
+/// A client that has ended its side and then reads gets all of its answers, although they had filled its socket.
 #[test]
 fn answers_that_are_read_arrive() {
     let server = Server::start(&["--send-buffer", "4MiB"]);
@@ -169,7 +168,8 @@ fn answers_that_are_read_arrive() {
     assert!(all.ends_with("}\n"), "{all}");
 }
 
-/// When a server that leaves runs out of time, it leaves nothing in the kernel; who took everything has an orderly end.
+/// A server whose drain runs out of time leaves nothing in the kernel. A client that took everything gets an orderly
+/// end.
 #[test]
 fn a_drain_that_takes_too_long() {
     let mut server = Server::start(&[
@@ -198,15 +198,15 @@ fn a_drain_that_takes_too_long() {
     assert!(server.wait().success());
     quiet.expect(Received::End);
     let unsent = || KernelSocket::of_port(port).into_iter().filter(|socket| socket.unsent > 0).collect();
-    KernelSocket::until_none("sockets that outlive the server with something unsent", unsent);
+    KernelSocket::until_none("sockets with unsent bytes outlive the server", unsent);
     for client in slow {
         let mut rest = Vec::new();
         assert_eq!(client.into_stream().read_to_end(&mut rest).unwrap_err().kind(), ErrorKind::ConnectionReset);
     }
 }
 
-/// A client that ends its side without a closing handshake may still read what its socket was given. If it does not, it
-/// is reset when the time for a close is over.
+/// A client that ends its side without a closing handshake may still read what the server has sent. A client that does
+/// not read is reset after `close_timeout`.
 #[test]
 fn clients_that_end_only_their_side() {
     let server = Server::start(&["--max-message", "64KiB", "--max-backlog", "1GiB", "--close-timeout", "2s"]);
@@ -232,8 +232,8 @@ fn clients_that_end_only_their_side() {
     publisher.leave();
 }
 
-/// A message of 4 MiB more than is allowed is taken to its end and dropped: the close frame and the end behind it
-/// arrive each time.
+/// The server receives and drops a message that is 4 MiB too large. So the close frame and the connection's end arrive
+/// each time.
 #[test]
 fn a_close_for_a_size_arrives() {
     const TIMES: u64 = 60;
@@ -253,7 +253,7 @@ fn a_close_for_a_size_arrives() {
     server.expect_counts(&[("protocol_errors_total", TIMES), ("ended_total", TIMES), ("reset_total", 0)]);
 }
 
-/// Sends all of a message while the answer is read, and answers that.
+/// Sends a whole message on one thread, while this one reads and answers the close frame.
 fn send_and_read(address: SocketAddr, message: &[u8]) {
     let mut client = Client::connect(address, "/t/x");
     let mut stream = client.stream().try_clone().unwrap();

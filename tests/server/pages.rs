@@ -1,5 +1,4 @@
-//! What README.md and the pages of `docs/` show of a running server: snippets, where their languages are installed, and
-//! metrics.
+//! Runs the snippets of README.md whose languages are installed, and checks that the metrics in `docs/` exist.
 
 use std::{
     fs,
@@ -8,7 +7,8 @@ use std::{
 
 use crate::support::{Client, Server, clean, exchange, program::Program, request, run_to_end, text};
 
-/// A shell, Node and Python publish as the README shows; the snippet for browsers, which Node runs, receives it all.
+/// A shell, Node and Python publish as the README shows. The snippet for browsers, which Node runs, receives all
+/// messages.
 #[test]
 fn the_snippets_of_the_readme_run() {
     let mut server = Server::start(&[]);
@@ -55,7 +55,7 @@ fn the_snippets_of_the_readme_run() {
     }
 }
 
-/// Each metric that the page of operation names is one of the server's.
+/// The server has each metric that docs/deploy.md names.
 #[test]
 fn the_metrics_worth_an_alarm_exist() {
     let page = page("docs/deploy.md");
@@ -81,7 +81,7 @@ fn blocks(page: &str) -> Vec<(&str, &str)> {
     fences.iter().skip(1).step_by(2).filter_map(|block| block.split_once('\n')).collect()
 }
 
-/// Returns whether a language is installed and can run this.
+/// Returns whether a language is installed and can run this code.
 fn has(language: &[&str], code: &str) -> bool {
     let runs = run(language, code).stdin(Stdio::null()).output().is_ok_and(|output| output.status.success());
     if !runs {

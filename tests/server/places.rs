@@ -1,4 +1,5 @@
-//! Places that anybody may hold: who gives way when they are used up, and who is told what.
+//! The places of connections and bodies: which connections give way when places are used up, and which answers the
+//! others get.
 
 use std::{
     fs,
@@ -16,12 +17,12 @@ use crate::support::{
     published, read_response, request, reset, run_to_end, take_response, text, upgrade_request,
 };
 
-/// All addresses from 127.0.0.2 on are this machine's too.
+/// Returns 127.0.0.`last`, which is an address of this machine too.
 fn address(last: u8) -> Option<IpAddr> {
     Some(Ipv4Addr::new(127, 0, 0, last).into())
 }
 
-/// What a new connection is answered that asks for a WebSocket or something else.
+/// Sends a request on a new connection, and returns the status of the answer.
 fn answered(server: &Server, from: Option<IpAddr>, request: &str) -> u16 {
     let mut stream = dial_from(server.address(), from, None);
     stream.write_all(request.as_bytes()).unwrap();
@@ -30,7 +31,8 @@ fn answered(server: &Server, from: Option<IpAddr>, request: &str) -> u16 {
     str::from_utf8(&head[9..]).unwrap().parse().unwrap()
 }
 
-/// Whatever they speak, and on whichever shard they are: the fourth of an address is told so, that of another is not.
+/// The fourth connection of an address is refused, on every shard and for every request. A connection of another
+/// address is not.
 #[test]
 fn an_address_has_so_many_connections() {
     let mut server = Server::start(&["--shards", "2", "--max-connections-per-address", "3"]);
@@ -48,7 +50,7 @@ fn an_address_has_so_many_connections() {
     assert_eq!(exchange(server.address(), &request("HEAD", "/")).status(), 429);
     assert_eq!(answered(&server, address(2), &upgrade_request("/t/x")), 101);
     server.expect_counts(&[("refused_total{cause=\"address\"}", 4), ("refused_total{cause=\"limit\"}", 0)]);
-    // Each of the three gives its place back.
+    // Each of the three connections gives its place back.
     let mut others: Vec<Box<dyn FnOnce()>> =
         vec![Box::new(move || websocket.leave()), Box::new(move || drop(http)), Box::new(move || reset(waiting))];
     let mut clients = Vec::new();
@@ -63,7 +65,8 @@ fn an_address_has_so_many_connections() {
     assert!(log.contains("address=127.0.0.1\n"), "{log}");
 }
 
-/// What an address keeps idle gives way to what else it wants, the longest idle first; to what others want, never.
+/// Idle connections of an address give way to new ones of the same address, the longest idle first. They never give way
+/// to another address.
 #[test]
 fn idle_connections_of_an_address_give_way() {
     let server = Server::start(&["--shards", "2", "--max-connections-per-address", "2"]);
@@ -72,7 +75,7 @@ fn idle_connections_of_an_address_give_way() {
     publish(&mut other);
     let mut kept: Vec<TcpStream> = (0..2).map(|_| dial(server.address())).collect();
     kept.iter_mut().for_each(publish);
-    // The first of them is not the one that has been idle longest any more.
+    // After this the second connection has been idle longest.
     publish(&mut kept[0]);
     let mut clients = Vec::new();
     for gives_way in [1, 0] {
@@ -86,7 +89,8 @@ fn idle_connections_of_an_address_give_way() {
     for client in &mut clients {
         client.expect(crate::support::binary(b"x"));
     }
-    // A request that has begun to arrive is not ended, and one that becomes a WebSocket is idle no more.
+    // A connection whose request has begun to arrive does not give way. One that becomes a WebSocket is not idle any
+    // more.
     let mut begun = dial_from(server.address(), address(3), None);
     publish(&mut begun);
     begun.write_all(b"POST /t/x HT").unwrap();
@@ -96,10 +100,10 @@ fn idle_connections_of_an_address_give_way() {
     assert_eq!(answered(&server, address(3), &upgrade_request("/t/x")), 429);
     begun.write_all(&post("/t/x", "", "x").as_bytes()[12..]).unwrap();
     published(&take_response(&mut begun, Vec::new(), true).0);
-    // Idle again, it gives way. Its client may know of the answer first.
+    // When the connection is idle again, it gives way. Its client may have the answer a moment before.
     let deadline = Instant::now() + DEADLINE;
     while answered(&server, address(3), &upgrade_request("/t/x")) != 101 {
-        assert!(Instant::now() < deadline, "it does not give way");
+        assert!(Instant::now() < deadline, "the connection does not give way");
     }
     expect_end(&mut begun);
     drop((upgraded, clients));
@@ -126,8 +130,7 @@ fn an_idle_connection_does_not_give_way_to_a_refused_one() {
     publish(&mut idle);
 }
 
-/// However connections have begun, gone from thread to thread and ended, in the end an address has as many places as at
-/// first.
+/// After connections have begun, moved between threads and ended in many ways, an address has all its places again.
 #[test]
 fn an_address_gets_every_place_back() {
     const PLACES: usize = 8;
@@ -139,7 +142,7 @@ fn an_address_gets_every_place_back() {
             thread::spawn(move || {
                 for round in 0..40 {
                     let mut stream = dial(own);
-                    // Any of these may be refused, and the socket closed at any moment.
+                    // A write may fail, since the server may refuse any of these requests.
                     let mut say = |text: &str| drop(stream.write_all(text.as_bytes()));
                     match (number + round) % 8 {
                         0 => {}
@@ -166,7 +169,7 @@ fn an_address_gets_every_place_back() {
     server.expect_counts(&[("connections_open", 0), ("http_connections_open", 0)]);
 }
 
-/// A connection that becomes a WebSocket behind other requests is counted once, before and after.
+/// A connection that becomes a WebSocket after other requests is counted once, before and after.
 #[test]
 fn an_address_keeps_its_place_from_thread_to_thread() {
     let server = Server::start(&["--shards", "2", "--max-connections-per-address", "1"]);
@@ -175,7 +178,7 @@ fn an_address_keeps_its_place_from_thread_to_thread() {
             let mut stream = dial(server.address());
             stream.write_all(post("/t/x", "", "x").as_bytes()).ok()?;
             let mut first = [0];
-            // Until the place of the one before is free again, there is none.
+            // The answer comes only after the place of the connection before is free again.
             stream.peek(&mut first).ok().filter(|&count| count > 0)?;
             let (response, _) = take_response(&mut stream, Vec::new(), true);
             (response.status() == 202).then_some(stream)
@@ -191,13 +194,13 @@ fn an_address_keeps_its_place_from_thread_to_thread() {
     }
 }
 
-/// The end of a connection, and nothing before it.
+/// Expects the end of a connection, and nothing before it.
 #[track_caller]
 fn expect_end(stream: &mut TcpStream) {
     assert_eq!(stream.read(&mut [0]).expect("an orderly end"), 0);
 }
 
-/// The address of the metrics that a server has told when it started.
+/// Returns the address of the metrics from the notes that a server wrote at its start.
 fn metrics_address(server: &Server) -> SocketAddr {
     let notes = server.notes();
     let end = notes.rfind("/metrics").unwrap();
@@ -205,14 +208,14 @@ fn metrics_address(server: &Server) -> SocketAddr {
     address.parse().unwrap_or_else(|_| panic!("no address in {notes}"))
 }
 
-/// The one that has been idle longest is ended for a new one, however many there are.
+/// For each new connection, the one that has been idle longest ends.
 #[test]
 fn idle_connections_give_way() {
     let server = Server::start(&["--max-http-connections", "3"]);
     let publish = |stream: &mut TcpStream| drop(published(&ask(stream, &post("/t/x", "", "x"))));
     let mut kept: Vec<TcpStream> = (0..3).map(|_| dial(server.address())).collect();
     kept.iter_mut().for_each(publish);
-    // The first of them is not the one that has been idle longest any more.
+    // After this the second connection has been idle longest.
     publish(&mut kept[0]);
     for gives_way in [1, 2, 0] {
         let mut new = dial(server.address());
@@ -228,8 +231,8 @@ fn idle_connections_give_way() {
     assert!(server.counts().get("http_displaced_total") >= 4);
 }
 
-/// Sends a request so many times that the answers are far more than the client's socket takes, then ends the client's
-/// side. Returns the client, which has read no more than the first status; `None` if its request was refused.
+/// Sends a request `times` times, then ends the client's side. The answers are far larger than the client's socket.
+/// Returns the client, which has read only the first status; `None` if the connection was refused.
 fn ask_and_read_nothing(address: SocketAddr, target: &str, times: usize) -> Option<TcpStream> {
     let mut stream = dial_with(address, Some(4_096));
     stream.write_all(request("GET", target).repeat(times).as_bytes()).ok()?;
@@ -239,8 +242,8 @@ fn ask_and_read_nothing(address: SocketAddr, target: &str, times: usize) -> Opti
     head.ends_with(b" 200").then_some(stream)
 }
 
-/// A client that takes nothing of its last answer keeps the permit of its connection for one `--body-timeout`, and then
-/// is reset. Never are there more such connections than permits.
+/// A client that does not read its last answer keeps its connection's permit for one `--body-timeout`, and then is
+/// reset. There are never more such connections than permits.
 #[test]
 fn connections_that_deliver_their_last_answer_give_way() {
     const ROUNDS: u64 = 4;
@@ -250,7 +253,7 @@ fn connections_that_deliver_their_last_answer_give_way() {
         let begin = Instant::now();
         let mut deaf = Vec::new();
         while deaf.len() < ROUNDS as usize {
-            // Until the connection before is given up, there is no permit.
+            // There is no permit before the last connection is reset.
             deaf.extend(ask_and_read_nothing(server.address(), "/", 4));
             let open = KernelSocket::with_much_unsent(server.address().port());
             assert!(open.len() <= permits, "{limit}: {open:?}");
@@ -261,8 +264,8 @@ fn connections_that_deliver_their_last_answer_give_way() {
     }
 }
 
-/// A connection that has delivered its last answer and waits for its client's end gives its address's permit away: also
-/// one whose last request was for `Connection: close`, and one whose client sends a byte behind the idle time.
+/// A connection that has sent its last answer and waits for its client's end gives way to a new one of its address. So
+/// does one whose request had `Connection: close`, and one whose client sends a byte after the idle time.
 #[test]
 fn connections_that_have_delivered_their_last_answer_give_way() {
     const FIN_WAIT_1: u8 = 4;
@@ -272,7 +275,7 @@ fn connections_that_have_delivered_their_last_answer_give_way() {
         let mut stream = dial_with(server.address(), Some(16_384));
         stream.write_all(request.as_bytes()).unwrap();
         let begin = Instant::now();
-        // The server has finished its side, and the client has yet to take most of the answer.
+        // Waits until the server has ended its side, while most of the answer is still unsent.
         while !KernelSocket::with_much_unsent(server.address().port()).iter().any(|socket| socket.state == FIN_WAIT_1) {
             assert!(begin.elapsed() < DEADLINE, "the server does not finish its side");
         }
@@ -282,14 +285,14 @@ fn connections_that_have_delivered_their_last_answer_give_way() {
         assert_eq!(answered(&server, None, &closing("/nothing")), 429);
         assert!(read_slowly(&mut stream, Duration::ZERO) > Folder::LARGE);
         while answered(&server, None, &closing("/nothing")) != 404 {
-            assert!(begin.elapsed() < DEADLINE, "it does not give way");
+            assert!(begin.elapsed() < DEADLINE, "the connection does not give way");
         }
-        // The client has not ended its side, so nothing but its giving way has made room.
+        // The client has not ended its side, so only the giving way has made room.
         server.expect_counts(&[("http_displaced_total", round as u64 + 1), ("http_connections_open", 0)]);
     }
 }
 
-/// A client that reads its last answer slowly gets all of it, although others want its permit all the while.
+/// A client that reads its last answer slowly gets all of it, although new connections want its permit all the time.
 #[test]
 fn newcomers_do_not_cut_off_a_reader() {
     for (limit, refused) in [("--max-http-connections", 503), ("--max-connections-per-address", 429)] {
@@ -302,16 +305,17 @@ fn newcomers_do_not_cut_off_a_reader() {
         let mut refusals = 0;
         while answered(&server, None, &closing("/nothing")) == refused {
             refusals += 1;
-            assert!(begin.elapsed() < DEADLINE, "{limit}: it does not give way");
+            assert!(begin.elapsed() < DEADLINE, "{limit}: the connection does not give way");
             thread::sleep(Duration::from_millis(10));
         }
-        assert!(refusals > 0, "{limit}: there is room at once");
+        assert!(refusals > 0, "{limit}: a new connection finds room at once");
         assert!(reading.join().unwrap() > Folder::LARGE, "{limit}: the answer is cut off");
         server.expect_counts(&[("http_displaced_total", 1), ("http_too_slow_total", 0)]);
     }
 }
 
-/// Connections to the address of the metrics are given up in the same way, so no more of them than permits hold much.
+/// Connections to the address of the metrics are reset in the same way, so at most as many as there are permits hold
+/// much memory.
 #[test]
 fn connections_that_deliver_their_last_metrics_give_way() {
     const PERMITS: usize = 64;
@@ -328,11 +332,12 @@ fn connections_that_deliver_their_last_metrics_give_way() {
         assert!(begin.elapsed() < DEADLINE, "{} have been answered", deaf.len());
     }
     assert_eq!(exchange(metrics, &closing("/metrics")).status(), 200);
-    server.counts_until("they are given up", |counts| counts.get("http_too_slow_total") >= PERMITS as u64);
+    server.counts_until("the connections are reset", |counts| counts.get("http_too_slow_total") >= PERMITS as u64);
     KernelSocket::until_none("sockets with much unsent", || KernelSocket::with_much_unsent(metrics.port()));
 }
 
-/// A request that has begun to arrive is not ended, nor is one that is being answered; who finds no place is told so.
+/// A connection whose request has begun to arrive, or is being answered, does not give way. A connection without a
+/// place gets a refusal.
 #[test]
 fn busy_connections_do_not_give_way() {
     let mut server = Server::start(&["--max-http-connections", "3", "--send-buffer", "4096"]);
@@ -341,7 +346,7 @@ fn busy_connections_do_not_give_way() {
     busy[0].write_all(b"POST /t/x HT").unwrap();
     let whole = post("/t/x", "", "body");
     busy[1].write_all(whole.trim_end_matches('y').as_bytes()).unwrap();
-    // The page waits for its reader.
+    // The client does not read the page.
     let mut reader = dial_with(server.address(), Some(4_096));
     reader.write_all(request("GET", "/").as_bytes()).unwrap();
     server.expect_counts(&[("http_requests_total", 4)]);
@@ -362,7 +367,7 @@ fn busy_connections_do_not_give_way() {
     assert_eq!(server.end().matches("--max-http-connections allows").count(), 1);
 }
 
-/// The same on the address of the metrics, where a connection need not even have asked for something.
+/// On the address of the metrics, idle connections give way too, even before their first request; busy ones do not.
 #[test]
 fn connections_to_the_metrics_give_way() {
     let server = Server::start(&["--metrics-listen", "127.0.0.1:0"]);
@@ -375,7 +380,7 @@ fn connections_to_the_metrics_give_way() {
         stream.write_all(b"GET /metrics HT").unwrap();
     }
     drop(idle);
-    // Until the last of them has begun, there may be a place.
+    // There may be a place until the last of the busy requests has begun.
     while exchange(metrics, &closing("/nothing")).status() == 404 {}
     let silent: Vec<TcpStream> = (0..100).map(|_| dial(metrics)).collect();
     for (target, status) in [("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/nothing", 503)] {
@@ -392,14 +397,14 @@ fn closing(target: &str) -> String {
     request("GET", target).replacen("\r\n", "\r\nConnection: close\r\n", 1)
 }
 
-/// `ringhub health` of a server.
+/// Returns whether `ringhub health` finds the server alive.
 fn is_healthy(address: SocketAddr) -> bool {
     let mut command = program();
     command.args(["health", "--address", &address.to_string()]);
     run_to_end(command).status.success()
 }
 
-/// What a shard says of the server's health, on connections that have a place or none.
+/// Checks the health that a shard reports, on connections with a place or without one.
 #[track_caller]
 fn check_health(address: SocketAddr) {
     for (target, body) in [("/healthz", "alive\n"), ("/readyz", "ready\n")] {
@@ -414,8 +419,8 @@ fn check_health(address: SocketAddr) {
     assert!(is_healthy(address));
 }
 
-/// A full server is a healthy one: with as many connections as allowed, of all or of one address, as many HTTP
-/// connections, and with sockets that hold every place in which somebody could be told so.
+/// A full server is healthy: with all connections in use, or all of one address, or all HTTP connections, and with
+/// silent sockets in every place for a refusal.
 #[test]
 fn a_full_server_is_healthy() {
     for flags in [["--max-connections", "2"], ["--max-connections-per-address", "2"]] {
@@ -434,14 +439,14 @@ fn a_full_server_is_healthy() {
     let server = Server::start(&["--max-http-connections", "1"]);
     let mut busy = dial(server.address());
     busy.write_all(post("/t/x", "", "body").trim_end_matches('y').as_bytes()).unwrap();
-    server.counts_until("it is served", |counts| counts.get("http_requests_total") == 1);
+    server.counts_until("the request is served", |counts| counts.get("http_requests_total") == 1);
     assert_eq!(answered(&server, None, &request("GET", "/")), 503);
     check_health(server.address());
     busy.write_all(b"y").unwrap();
     published(&take_response(&mut busy, Vec::new(), true).0);
 }
 
-/// What a monitor asks is answered by a server that is full in whatever way: to whom it may be, and to nobody else.
+/// A server that is full in any way answers requests for its metrics, if the client may read them, and nothing else.
 #[test]
 fn a_full_server_is_monitored() {
     for flags in [["--max-connections", "2"], ["--max-connections-per-address", "2"]] {
@@ -456,7 +461,7 @@ fn a_full_server_is_monitored() {
         assert_eq!(exchange(address, &authorized("HEAD")).status(), 200);
         assert_eq!(exchange(address, &authorized("POST")).status(), 405);
         assert_eq!(exchange(address, &request("GET", "/metrics")).status(), 401);
-        // Sockets that hold every place of a refusal, and monitors that neither read nor leave.
+        // Silent sockets hold every place for a refusal, and some monitors neither read nor leave.
         let silent: Vec<TcpStream> = (0..200).map(|_| dial(address)).collect();
         let deaf: Vec<TcpStream> = (0..100)
             .map(|_| {
@@ -467,9 +472,9 @@ fn a_full_server_is_monitored() {
             .collect();
         server.counts_until("all are accepted", |counts| counts.get("accepted_total") >= 2 + 4 + 300);
         let deadline = Instant::now() + DEADLINE;
-        // As long as they are taken in, there may be no room.
+        // There may be no room until all monitors have been accepted.
         while exchange(address, &authorized("GET")).status() != 200 {
-            assert!(Instant::now() < deadline, "no monitor is answered any more");
+            assert!(Instant::now() < deadline, "no monitor is answered");
         }
         let status = if flags[0] == "--max-connections" { 503 } else { 429 };
         for request in [request("GET", "/"), upgrade_request("/metrics"), post("/t/x", "", "x")] {
@@ -477,7 +482,7 @@ fn a_full_server_is_monitored() {
         }
         drop((silent, deaf, clients));
         server.expect_counts(&[("http_connections_open", 0), ("connections_open", 0)]);
-        // Nobody who had no room has taken or given back a place.
+        // Refused connections have neither taken nor given back a place.
         let clients: Vec<Client> = (0..2).map(|_| Client::open_when_there_is_room(address, "/t/x")).collect();
         assert_eq!(answered(&server, None, &upgrade_request("/t/x")), status);
         drop(clients);
@@ -500,17 +505,17 @@ fn a_full_server_is_monitored() {
     let server = Server::start(&["--max-http-connections", "1"]);
     let mut busy = dial(server.address());
     busy.write_all(post("/t/x", "", "body").trim_end_matches('y').as_bytes()).unwrap();
-    server.counts_until("it is served", |counts| counts.get("http_requests_total") == 1);
+    server.counts_until("the request is served", |counts| counts.get("http_requests_total") == 1);
     assert_eq!(exchange(server.address(), &request("GET", "/metrics")).status(), 200);
     assert_eq!(exchange(server.address(), &request("GET", "/")).status(), 503);
-    // Where the metrics have an address of their own, this one has no more to say of them.
+    // If the metrics have their own address, a full server does not answer them here.
     let server = Server::start(&["--max-connections", "1", "--metrics-listen", "127.0.0.1:0"]);
     let _client = server.connect("/t/x");
     assert_eq!(exchange(server.address(), &request("GET", "/metrics")).status(), 503);
     assert_eq!(exchange(metrics_address(&server), &request("GET", "/metrics")).status(), 200);
 }
 
-/// Who is accepted before the server leaves and asks only then is told so, also where there is no room for it.
+/// A connection that was accepted before the drain and asks during it gets an answer, even without a place.
 #[test]
 fn a_leaving_server_is_alive_and_not_ready() {
     let mut server = Server::start(&["--max-connections", "3", "--drain-timeout", "60s", "--close-timeout", "60s"]);
@@ -532,7 +537,7 @@ fn a_leaving_server_is_alive_and_not_ready() {
     assert!(server.wait().success());
 }
 
-/// A page of an allowed origin may read what a shard says, as it may read what the control thread says.
+/// A page of an allowed origin may read the health from a shard, and also from the control thread.
 #[test]
 fn pages_may_read_the_health() {
     let server = Server::start(&["--allowed-origins", "https://a.example"]);
@@ -549,11 +554,11 @@ fn pages_may_read_the_health() {
             );
         }
     }
-    // What hyper would refuse is not answered before it.
+    // A shard does not answer a request that hyper would refuse.
     assert_eq!(exchange(server.address(), "GET /healthz HTTP/1.1\r\n\r\n").status(), 400);
 }
 
-/// A folder with one large file, gone with the test.
+/// A folder with one large file, which a drop removes.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -577,7 +582,7 @@ impl Drop for Folder {
     }
 }
 
-/// Reads on, a little at a time, and returns how much there was before the end or a reset.
+/// Reads a little at a time, and returns the number of bytes before the end or a reset.
 fn read_slowly(stream: &mut TcpStream, pause: Duration) -> usize {
     let (mut all, mut chunk) = (0, vec![0; 32 * 1_024]);
     loop {
@@ -591,7 +596,7 @@ fn read_slowly(stream: &mut TcpStream, pause: Duration) -> usize {
     }
 }
 
-/// Readers that take something now and then, but less than the least rate, give their files and places back.
+/// Readers that are slower than `--min-rate` lose their files and places.
 #[test]
 fn slow_readers_are_given_up() {
     let (_folder, server) =
@@ -606,14 +611,14 @@ fn slow_readers_are_given_up() {
         .collect();
     server.expect_counts(&[("http_too_slow_total", 64), ("http_connections_open", 0)]);
     for reader in readers {
-        assert!(reader.join().unwrap() < Folder::LARGE, "it has got everything");
+        assert!(reader.join().unwrap() < Folder::LARGE, "a slow reader has got everything");
     }
     let mut fast = dial(server.address());
     fast.write_all(closing("/large").as_bytes()).unwrap();
     assert!(read_slowly(&mut fast, Duration::ZERO) > Folder::LARGE);
 }
 
-/// As many files as may be sent at the same time are: one more is answered 503, until one of them has been taken.
+/// When the largest number of files is being sent, a request for one more is answered 503, until one has been read.
 #[test]
 fn more_files_than_are_sent_at_once() {
     let (_folder, server) = Folder::serve("files", &["--body-timeout", "1h", "--send-buffer", "64KiB"]);
@@ -631,7 +636,7 @@ fn more_files_than_are_sent_at_once() {
     assert!(read_slowly(&mut stream, Duration::ZERO) > Folder::LARGE);
 }
 
-/// The same for what the socket has taken already when the last of an answer is sent: it is not left to the kernel.
+/// Slow readers are reset too when the socket has taken the whole answer: the rest is not left to the kernel.
 #[test]
 fn slow_readers_of_the_rest_are_given_up() {
     let settings = ["--min-rate", "1GiB", "--body-timeout", "1s", "--send-buffer", "32MiB"];
@@ -640,10 +645,10 @@ fn slow_readers_of_the_rest_are_given_up() {
     slow.write_all(closing("/large").as_bytes()).unwrap();
     let reader = thread::spawn(move || read_slowly(&mut slow, Duration::from_millis(100)));
     server.expect_counts(&[("http_too_slow_total", 1), ("http_connections_open", 0)]);
-    assert!(reader.join().unwrap() < Folder::LARGE, "it has got everything");
+    assert!(reader.join().unwrap() < Folder::LARGE, "the slow reader has got everything");
 }
 
-/// A reader that is slow, but not slower than the least rate, gets all of a large file.
+/// A slow reader that is no slower than `min_rate` gets all of a large file.
 #[test]
 fn slow_but_honest_readers_get_everything() {
     let (_folder, server) = Folder::serve("honest", &["--body-timeout", "2s", "--send-buffer", "64KiB"]);
@@ -653,7 +658,7 @@ fn slow_but_honest_readers_get_everything() {
     server.expect_counts(&[("http_too_slow_total", 0), ("http_connections_open", 0)]);
 }
 
-/// Bodies whose end does not come hold all the room there is, until others want it.
+/// Unfinished bodies hold all the room for bodies, until other bodies need it.
 #[test]
 fn bodies_without_an_end_give_way() {
     const LARGEST: usize = 1 << 20;
@@ -678,7 +683,7 @@ fn bodies_without_an_end_give_way() {
     let mut statuses: Vec<u16> = hoarders
         .iter_mut()
         .map(|stream| {
-            // Who has given way need not take the last byte.
+            // The write may fail, if the body has given way.
             drop(stream.write_all(b"x"));
             take_response(stream, Vec::new(), true).0.status()
         })
@@ -687,11 +692,11 @@ fn bodies_without_an_end_give_way() {
     assert_eq!(statuses, [202, 202, 202, 503]);
 }
 
-/// Is anything on its way to that address and not read there?
+/// Returns whether bytes for that address are still unsent or unread.
 fn has_unread_input(address: SocketAddr) -> bool {
     let table = fs::read_to_string("/proc/net/tcp").unwrap();
     let port = format!(":{:04X}", address.port());
-    // Its number, both addresses, a state, and what is not sent and not read.
+    // The columns: number, both addresses, state, unsent and unread bytes.
     table.lines().skip(1).any(|line| {
         let columns: Vec<&str> = line.split_whitespace().collect();
         let (unsent, unread) = columns[4].split_once(':').unwrap();

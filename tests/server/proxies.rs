@@ -1,6 +1,6 @@
-//! The hub behind the proxies people put in front of it: they reuse their connections for requests of any kind, and an
-//! opening request arrives behind others. `tests/run` installs them and runs this; alone it is
-//! `cargo test --test server -- --ignored behind_`.
+//! The hub behind common proxies, which reuse their connections, so that an opening request comes after other requests.
+//! `tests/run` installs the proxies and runs these tests; `cargo test --test server -- --ignored behind_` runs them
+//! alone.
 
 use std::{
     fs,
@@ -57,7 +57,7 @@ fn behind_haproxy() {
 #[ignore = "needs caddy; tests/run"]
 fn behind_caddy() {
     check(false, |folder, hub, own| {
-        // Without TLS, which would need a certificate.
+        // The test uses no TLS, which would need a certificate.
         let own = ("hub.example {", format!("http://:{} {{\n  bind 127.0.0.1", own.port()));
         let config = of_the_page("caddyfile", &[own, ("reverse_proxy 127.0.0.1:6455", format!("reverse_proxy {hub}"))]);
         let config = format!("{{\n  admin off\n  auto_https off\n}}\n{config}");
@@ -68,7 +68,7 @@ fn behind_caddy() {
     });
 }
 
-/// Publishing and WebSockets in turn, through a proxy that uses its connections again: for opening requests too if
+/// Alternates posts and WebSockets through a proxy that reuses its connections, for opening requests too if
 /// `upgrades_kept`.
 fn check(upgrades_kept: bool, command: impl Fn(&str, SocketAddr, SocketAddr) -> Command) {
     let server = Server::start(&["--shards", "2", "--ping-interval", "0"]);
@@ -84,7 +84,7 @@ fn check(upgrades_kept: bool, command: impl Fn(&str, SocketAddr, SocketAddr) -> 
     let reused = server.counts();
     assert_eq!(reused.get("http_requests_total"), 20, "{reused:?}");
     assert!(reused.get("http_connections_total") <= 2, "the proxy reuses nothing: {reused:?}");
-    // Each may open on the connection that the post before has left idle.
+    // Each WebSocket may open on the connection of the post before it.
     let mut clients: Vec<Client> = Vec::new();
     for round in 0..10 {
         publish(&format!("post {round}"), if round == 0 { 0 } else { 2 });
@@ -92,11 +92,11 @@ fn check(upgrades_kept: bool, command: impl Fn(&str, SocketAddr, SocketAddr) -> 
         clients.push(Client::connect(proxy.address, "/t/x?echo=true"));
         clients[round].send_text(&format!("message {round}"));
         clients.iter_mut().for_each(|client| client.expect(text(&format!("message {round}"))));
-        // What the proxy buffers, and what not.
+        // This message is larger than the proxy's buffers.
         let large = pattern(round, 300_000);
         clients[round].send_binary(&large);
         clients.iter_mut().for_each(|client| client.expect(binary(&large)));
-        // A refusal, and the proxy goes on.
+        // After a refusal the proxy goes on.
         let refused = ask(&mut dial(proxy.address), &upgrade_request("/t/x?echo=1"));
         assert_eq!(refused.status(), 400, "{refused:?}");
     }
@@ -107,7 +107,7 @@ fn check(upgrades_kept: bool, command: impl Fn(&str, SocketAddr, SocketAddr) -> 
     server.expect_counts(&[("connections_open", 0), ("aborted_total", 0)]);
 }
 
-/// The configuration of a proxy in docs/deploy.md, with the test's addresses in place of the page's.
+/// Returns a proxy's configuration from docs/deploy.md, with the test's addresses in place of those on the page.
 fn of_the_page(language: &str, addresses: &[(&str, String)]) -> String {
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/deploy.md")).unwrap();
     let config = page.split(&format!("```{language}\n")).nth(1).and_then(|rest| rest.split("```").next()).unwrap();
@@ -124,7 +124,7 @@ fn ask(stream: &mut TcpStream, request: &str) -> Response {
     take_response(stream, Vec::new(), true).0
 }
 
-/// A proxy in a folder of its own, which go with it.
+/// A proxy and its folder. A drop ends both.
 struct Proxy {
     child: Child,
     address: SocketAddr,
@@ -133,7 +133,7 @@ struct Proxy {
 
 impl Proxy {
     fn start(command: impl Fn(&str, SocketAddr) -> Command) -> Proxy {
-        // A port that was free a moment ago.
+        // This port was free a moment ago.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("proxy-{}", address.port()));
         fs::create_dir_all(&folder).unwrap();
@@ -153,7 +153,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // It may have ended on its own.
+        // The proxy may have ended by itself.
         drop(self.child.kill());
         drop(self.child.wait());
         drop(fs::remove_dir_all(&self.folder));

@@ -54,9 +54,9 @@ fn echo_returns_ones_own_messages() {
     plain.expect_nothing();
 }
 
-/// Messages of several senders ride in one send; each sender's own are cut out of its share.
+/// One send carries messages of several senders; each sender's share leaves out its own messages.
 #[test]
-fn own_messages_are_cut_out_of_what_others_sent() {
+fn own_messages_are_left_out_of_a_share() {
     const ROUNDS: usize = 200;
     let server = Server::start(&[]);
     let mut clients: Vec<Client> = (0..4).map(|_| server.connect("/t/x")).collect();
@@ -92,7 +92,7 @@ fn a_receive_only_client_is_closed_when_it_sends() {
     assert_eq!(server.counts().get("policy_closed_total"), 1);
 }
 
-/// Pings and a close are not data.
+/// Pings and close frames are not messages.
 #[test]
 fn a_receive_only_client_may_ping_and_leave() {
     let server = Server::start(&[]);
@@ -136,7 +136,7 @@ fn topics_do_not_mix() {
     }
 }
 
-/// RFC 3986 2.1: the same name, however it is written.
+/// RFC 3986 2.1: percent-encoding does not change a topic's name.
 #[test]
 fn names_are_percent_decoded() {
     let server = Server::start(&[]);
@@ -231,8 +231,8 @@ fn messages_of_one_publisher_stay_in_order() {
     server.expect_counts(&[("messages_in_total", COUNT as u64), ("deliveries_total", 3 * COUNT as u64)]);
 }
 
-/// Around the sizes where something changes: the length's encoding, the frame that is sent from where it was received,
-/// the receive buffer, and the limit.
+/// Tests sizes around each edge: of the length's encoding, of frames that are sent from the receive buffer, of the
+/// receive buffer itself, and of the limit.
 #[test]
 fn messages_of_every_size_arrive_intact() {
     let server = Server::start(&[]);
@@ -251,7 +251,7 @@ fn messages_of_every_size_arrive_intact() {
     }
 }
 
-/// Small and large messages in turns: the large are sent from the receive buffer, between copies of the small.
+/// Small and large messages alternate. Large ones are sent from the receive buffer, small ones are copied.
 #[test]
 fn small_and_large_messages_keep_their_order() {
     let server = Server::start(&[]);
@@ -276,7 +276,7 @@ fn a_message_beyond_the_limit_is_refused() {
     let server = Server::start(&[]);
     let mut subscriber = server.connect("/t/x");
     let mut publisher = server.connect("/t/x");
-    // The header alone says it: the payload is not waited for.
+    // The header alone is refused; the server does not wait for the payload.
     publisher.send_raw(&frame(OpCode::Binary, true, &vec![0; (1 << 20) + 1])[..14]);
     publisher.expect(crate::support::close(1009, "a message is larger than 1048576 bytes"));
     subscriber.expect_nothing();
@@ -306,7 +306,7 @@ fn limits_of_messages_are_settings() {
     subscriber.expect_nothing();
 }
 
-/// RFC 6455 5.4: fragments are put together, control frames between them are answered.
+/// RFC 6455 5.4: fragments become one message, and control frames between them are answered.
 #[test]
 fn fragmented_messages_arrive_whole() {
     let server = Server::start(&[]);
@@ -326,7 +326,7 @@ fn fragmented_messages_arrive_whole() {
     subscriber.expect(binary(&bytes));
 }
 
-/// A socket buffer that holds a fraction of a message: each send is short, and what is left follows when there is room.
+/// The socket buffer holds only a part of a message: each send is short, and the rest follows when there is room.
 #[test]
 fn messages_larger_than_the_socket_buffer_arrive_intact() {
     const COUNT: usize = 12;
@@ -336,7 +336,7 @@ fn messages_larger_than_the_socket_buffer_arrive_intact() {
     let mut publisher = server.connect("/t/x?mode=pub");
     let messages: Vec<Vec<u8>> = (0..COUNT).map(|number| pattern(number, 50_000 + 40_000 * (number % 3))).collect();
     for message in &messages {
-        // Its own answers and what everybody gets become due at about the same time.
+        // Pongs for this client and messages for all clients become due at about the same time.
         slow.send(OpCode::Ping, true, &message[..4]);
         publisher.send_binary(message);
         slow.send(OpCode::Ping, true, &message[4..8]);
@@ -355,7 +355,7 @@ fn messages_larger_than_the_socket_buffer_arrive_intact() {
             message => assert!(Some(&message) == owed.pop_front().as_ref(), "{message:?}, {} are left", owed.len()),
         }
     }
-    // It is back on the fast path.
+    // The client has no backlog any more.
     publisher.send_text("again");
     slow.expect(text("again"));
     fast.expect(text("again"));
@@ -363,7 +363,7 @@ fn messages_larger_than_the_socket_buffer_arrive_intact() {
     server.expect_counts(&[("slow_consumers", 0), ("slow_closed_total", 0), ("deliveries_total", deliveries)]);
 }
 
-/// RFC 6455 5.5.1: the code comes back; without a code the answer has none either.
+/// RFC 6455 5.5.1: the server's close frame repeats the client's code, or has none if the client sent none.
 #[test]
 fn close_codes_are_echoed() {
     let server = Server::start(&[]);
@@ -382,9 +382,9 @@ fn close_codes_are_echoed() {
     server.expect_counts(&[("connections_open", 0), ("ended_total", 9), ("aborted_total", 0)]);
 }
 
-/// RFC 6455 5.5.1: data behind the client's own close frame is not a message any more.
+/// RFC 6455 5.5.1: data after the client's close frame is no message.
 #[test]
-fn nothing_counts_behind_a_close() {
+fn nothing_counts_after_a_close() {
     let server = Server::start(&[]);
     let (mut client, mut other) = (server.connect("/t/x"), server.connect("/t/x"));
     let frames = [frame(OpCode::Text, true, b"before"), frame(OpCode::Close, true, &[0x03, 0xe8])];
@@ -407,9 +407,9 @@ fn pings_are_answered_and_pongs_are_not() {
     client.leave();
 }
 
-/// RFC 6455 4.1: a client waits for the answer, but a hub must not lose what an eager one sent.
+/// RFC 6455 4.1: a client should wait for the answer, but the server must not lose frames that came with the request.
 #[test]
-fn frames_behind_the_opening_request_are_not_lost() {
+fn frames_after_the_opening_request_are_not_lost() {
     let server = Server::start(&[]);
     let mut subscriber = server.connect("/t/x");
     let large = pattern(5, 40_000);
@@ -420,7 +420,7 @@ fn frames_behind_the_opening_request_are_not_lost() {
             frame(OpCode::Binary, true, &large),
         ]
         .concat();
-        // The first write ends within the first frame, or behind the whole of all three.
+        // The first write ends within the first frame, or after all three.
         let first = if at == 0 { frames.len() } else { at };
         let mut client = Client::open(dial(server.address()), "/t/x", &frames[..first]).unwrap();
         client.stream().write_all(&frames[first..]).unwrap();
@@ -444,9 +444,9 @@ fn bytes_that_arrive_one_by_one() {
     subscriber.expect(binary(&pattern(1, 200)));
 }
 
-/// Subscribed means from here on: once a client has its 101, no message is missed.
+/// Once a client has its 101, it gets every message published from then on.
 #[test]
-fn whoever_joins_gets_all_that_follows() {
+fn a_new_subscriber_gets_all_later_messages() {
     let server = Server::start(&[]);
     let mut publisher = server.connect("/t/x?mode=pub");
     let mut joined: Vec<Client> = Vec::new();

@@ -1,4 +1,4 @@
-//! The routes of a file of settings, served.
+//! Servers with the routes of a settings file.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use crate::support::{
     Client, Server, binary, clean, dial, exchange, frame, pattern, post, program, published, text, upgrade_request,
 };
 
-/// A folder for one test, gone with it.
+/// A folder for one test, which a drop removes.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -71,7 +71,7 @@ const SETTINGS: &str = r#"
 const ALICE: &str = "Authorization: Basic YWxpY2U6c2VjcmV0\r\n";
 
 #[test]
-fn the_start_says_what_is_where() {
+fn the_notes_at_the_start_name_the_routes() {
     let folder = Folder::new("start");
     let notes = |settings: &str| folder.serve(settings).notes().to_owned();
     let with_routes = notes(SETTINGS);
@@ -79,7 +79,7 @@ fn the_start_says_what_is_where() {
     assert!(with_routes.contains(routes) && !with_routes.contains("/t/TOPIC"), "{with_routes}");
     let without = notes("metrics_listen = \"127.0.0.1:0\"");
     assert!(without.contains("/t/TOPIC") && !without.contains("routes:"), "{without}");
-    // Port 0 is told as what it has become.
+    // The notes name the actual port instead of port 0.
     assert!(without.contains("/metrics") && !without.contains(":0/metrics"), "{without}");
 }
 
@@ -91,14 +91,15 @@ fn a_hub_with_people() {
         let request = upgrade_request("/rooms/a%20b?echo=true").replacen("\r\n", &format!("\r\n{headers}"), 1);
         exchange(server.address(), &request)
     };
-    // By a shard and by the control thread: one challenge for each way in.
+    // A shard refuses the first request, the control thread the second; each answer has a challenge for each
+    // authenticator.
     for refused in [open(""), get(&server, "/rooms/x", "")] {
         assert_eq!(refused.status(), 401);
         let challenges: Vec<&[u8]> = refused.head.headers().get_all("www-authenticate").collect();
         assert_eq!(challenges, [&b"Basic realm=\"rooms\", charset=\"UTF-8\""[..], b"Bearer"]);
     }
     assert_eq!(get(&server, "/rooms/x", ALICE).status(), 426);
-    // Topics stand nowhere else, and have one segment here.
+    // Topics have no other path.
     assert_eq!(get(&server, "/t/x", "").status(), 404);
     assert_eq!(exchange(server.address(), &upgrade_request("/t/x")).status(), 404);
     let mut client = {
@@ -151,7 +152,7 @@ fn files_and_what_is_private_among_them() {
     assert_eq!(exchange(server.address(), delete).status(), 405);
 }
 
-/// Who takes a file and does not read it keeps others from files, up to a limit, and from nothing else.
+/// Clients that do not read their files use up the places for files; all other requests are still served.
 #[test]
 fn files_under_way_have_a_limit() {
     let folder = Folder::new("limit");
@@ -162,7 +163,7 @@ fn files_under_way_have_a_limit() {
         .map(|_| {
             let mut taker = crate::support::dial_with(server.address(), Some(4_096));
             taker.write_all(request.as_bytes()).unwrap();
-            // It is being answered.
+            // The answer has begun.
             taker.read_exact(&mut [0; 12]).unwrap();
             taker
         })
@@ -175,8 +176,8 @@ fn files_under_way_have_a_limit() {
     assert!(server.counts().get("refused_total{cause=\"limit\"}") > 0);
 }
 
-/// A route's origins stand in place of the server's, whoever judges: a shard, the control thread in front of one, or
-/// the control thread itself.
+/// A route's allowed origins replace the server's, also on a shard, on the control thread, and on a connection that the
+/// control thread hands to a shard.
 #[test]
 fn origins_of_a_route_instead_of_the_servers() {
     let folder = Folder::new("origins");
@@ -190,7 +191,7 @@ fn origins_of_a_route_instead_of_the_servers() {
         let status = |allowed: u16| if is_allowed { allowed } else { 403 };
         let posted = exchange(server.address(), &with(post("/t/x", "text/plain", "x")));
         assert_eq!(posted.status(), status(202), "{origin}");
-        // What a browser lets the page read.
+        // With this header line a browser lets the page read the answer.
         assert_eq!(posted.header("access-control-allow-origin"), is_allowed.then_some(origin));
         assert_eq!(get(&server, "/t/x", &header).status(), status(426), "{origin}");
         let opened = Client::open_with(dial(server.address()), "/t/x", &[], &[("Origin", origin)]);
@@ -203,8 +204,8 @@ fn origins_of_a_route_instead_of_the_servers() {
     }
 }
 
-/// What a request is answered on a connection of its own, and behind another on one that was kept alive: by a shard,
-/// and by the control thread or by a shard behind it.
+/// Returns two statuses of a request: on a new connection, where a shard answers, and after another request on a kept
+/// connection. There the control thread answers, or hands the request to a shard.
 fn both_ways(server: &Server, request: &str) -> [u16; 2] {
     let mut kept = dial(server.address());
     kept.write_all(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
@@ -215,7 +216,7 @@ fn both_ways(server: &Server, request: &str) -> [u16; 2] {
     [status(&mut own, Vec::new()), status(&mut kept, rest)]
 }
 
-/// The status of a response, 101 included, which has no length.
+/// Returns the status of a response. A 101 has no length, so only the status line is read.
 fn status(stream: &mut std::net::TcpStream, mut begin: Vec<u8>) -> u16 {
     while begin.len() < STATUS_LINE.len() {
         let mut chunk = [0; 1_024];
@@ -228,7 +229,7 @@ fn status(stream: &mut std::net::TcpStream, mut begin: Vec<u8>) -> u16 {
 
 const STATUS_LINE: &str = "HTTP/1.1 200";
 
-/// The more precise route has a path, whoever is asked for it and however: not the first of the file.
+/// The most precise route gets a path, not the first in the file, on every thread and for every kind of request.
 #[test]
 fn routes_within_routes() {
     let folder = Folder::new("within");
@@ -246,7 +247,7 @@ fn routes_within_routes() {
     // An echo takes any query, and no POST.
     assert_eq!(both_ways(&server, &upgrade_request("/t/echo?name=ann")), [101; 2]);
     assert_eq!(both_ways(&server, &post("/t/echo")), [405; 2]);
-    // Files are no WebSockets, and nothing of the server's own is a topic.
+    // A route of files opens no WebSocket, and the server's own paths are no topics.
     assert_eq!(both_ways(&server, &upgrade_request("/t/files/index.html")), [404; 2]);
     assert_eq!(get(&server, "/t/files/index.html", "").body, "<!doctype html>home");
     for own in ["/healthz", "/readyz", "/metrics", "/"] {
@@ -255,8 +256,8 @@ fn routes_within_routes() {
     }
 }
 
-/// A topic decides who may use it: by another route of the hub, by any spelling of its name, by WebSocket, POST or GET,
-/// on a shard and on the control thread.
+/// The rules of a topic hold for every route of the hub and every spelling of the topic's name. They hold for
+/// WebSocket, POST and GET, on a shard and on the control thread.
 #[test]
 fn a_gate_protects_topics_and_not_paths() {
     let folder = Folder::new("topics");
@@ -290,7 +291,7 @@ fn a_gate_protects_topics_and_not_paths() {
         let ours = "Authorization: Bearer let-me-in\r\nOrigin: https://staff.example\r\n";
         assert_eq!(all(target, ours), open, "{target}");
     }
-    // Whose rule it is, where it is not that of the path.
+    // If the rule is another route's, the error names that route.
     let error = |target: &str, header: &str| get(&server, target, header).error();
     assert_eq!(error("/staff/plan", ""), "this needs a bearer token");
     let elsewhere =
@@ -299,19 +300,18 @@ fn a_gate_protects_topics_and_not_paths() {
     for target in ["/t/news", "/rooms/staf", "/rooms/staff", "/t/Staff/plan", "/public-plan", "/t/public/staff/plan"] {
         assert_eq!(all(target, ""), open, "{target}");
     }
-    // What a route's topics are called.
+    // The prefix of a route is a part of its topics' names.
     for (target, topic) in [("/t/staff/plan", "staff/plan"), ("/staff/plan", "staff/plan"), ("/news", "public/news")] {
         let post = post(target, "text/plain", "x").replacen("\r\n", "\r\nAuthorization: Bearer let-me-in\r\n", 1);
         assert_eq!(published(&exchange(server.address(), &post)).0, topic, "{target}");
     }
-    // A page that may not use a topic may not read what it is answered either.
+    // A page that may not use a topic may not read the answer either.
     let origin = "Origin: https://other.example\r\n";
     assert_eq!(get(&server, "/t/staff/plan", origin).header("access-control-allow-origin"), None);
     assert_eq!(get(&server, "/t/news", origin).header("access-control-allow-origin"), Some("https://other.example"));
 }
 
-/// Whatever a target is made of, GET, POST and an upgrade are judged alike, on a connection of its own and behind
-/// another.
+/// GET, POST and an upgrade of the same target are judged alike, on a new connection and after another request.
 #[test]
 fn odd_targets_are_judged_alike() {
     let folder = Folder::new("odd");
@@ -345,7 +345,7 @@ fn odd_targets_are_judged_alike() {
     ] {
         check(target, 400, 400, 400);
     }
-    // RFC 9110 10.1.1: an expectation that nobody knows, on every way in.
+    // RFC 9110 10.1.1: an unknown expectation is refused for every kind of request.
     let expecting = |request: String| request.replacen("\r\n", "\r\nExpect: foo\r\n", 1);
     let get = "GET /t/a HTTP/1.1\r\nHost: a\r\n\r\n".to_string();
     for request in [post("/t/a", "text/plain", "x"), get, upgrade_request("/t/a")] {
@@ -359,8 +359,8 @@ fn odd_targets_are_judged_alike() {
     }
 }
 
-/// A topic decides how large a message may be, as it decides who may use it: of all routes that lead to it the smallest
-/// limit holds, by WebSocket and by POST.
+/// The largest message of a topic is the smallest limit of all routes that lead to the topic, for WebSocket and for
+/// POST.
 #[test]
 fn a_topic_decides_how_large_a_message_may_be() {
     let folder = Folder::new("sizes");
@@ -387,7 +387,7 @@ fn a_topic_decides_how_large_a_message_may_be() {
     }
 }
 
-/// Where the hub is at its usual place and nothing else is at `/`, the page is there.
+/// If the hub has its usual path and no other route has `/`, the page is at `/`.
 #[test]
 fn the_page_is_where_the_topics_are() {
     let folder = Folder::new("page");
@@ -414,7 +414,7 @@ fn a_page_with_rules() {
     assert_eq!(get(&server, "/watch", &format!("{ALICE}Origin: https://b.example\r\n")).status(), 403);
     let page = get(&server, "/watch", ALICE);
     assert_eq!((page.status(), page.header("content-type")), (200, Some("text/html; charset=utf-8")));
-    // Its own policy, and the one of all answers that restrict origins.
+    // One policy is the page's, the other that of all answers with restricted origins.
     assert_eq!(page.head.headers().get_all("content-security-policy").count(), 2);
     assert!(page.body.contains("<title>"));
     assert_eq!(both_ways(&server, &post("/watch", "text/plain", "x")), [405; 2]);
@@ -422,14 +422,15 @@ fn a_page_with_rules() {
     for nothing in ["/", "/watch/", "/watch/x"] {
         assert_eq!(get(&server, nothing, ALICE).status(), 404, "{nothing}");
     }
-    // At the place of the server's own too, and among files.
+    // A route can also put the page at `/`, beside files.
     let server = folder
         .serve("[[routes]]\nmatch = \"/\"\nhandler = \"page\"\n[[routes]]\nmatch = \"/\"\ndocuments = \"./site\"\n");
     assert!(get(&server, "/", "").body.contains("<title>"));
     assert_eq!(get(&server, "/private/plan.txt", "").body, "secret plan");
 }
 
-/// A client that sends all before it reads anything gets all of it back: it is not read from while it does not read.
+/// A client that sends everything before it reads gets everything back: the server stops reading while the client does
+/// not read.
 #[test]
 fn an_echo_loses_nothing() {
     const COUNT: usize = 4_000;
@@ -446,7 +447,7 @@ fn an_echo_loses_nothing() {
             }
         }
     });
-    // More than the sockets' buffers take is under way then, or its sender waits.
+    // By then all messages are under way, which the sockets' buffers cannot hold, or the sender waits.
     if may_begin.recv_timeout(std::time::Duration::from_secs(2)).is_err() {
         println!("the sender waits");
     }
@@ -454,6 +455,6 @@ fn an_echo_loses_nothing() {
         client.expect(binary(&pattern(number, 16_384)));
     }
     sender.join().unwrap();
-    assert!(server.counts().get("parked_total") > 0, "it is read from all the time");
+    assert!(server.counts().get("parked_total") > 0, "the server never stopped reading");
     client.leave();
 }

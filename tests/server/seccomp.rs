@@ -11,13 +11,13 @@ use crate::support::{
     request, text,
 };
 
-/// Calls of the test, between the filter's start and the server's: they start the server's process.
+/// System calls by which the test starts the server's process after it has set the filter.
 const OF_THE_TEST: [&str; 3] = ["dup2", "vfork", "wait4"];
 
 /// The name of the one filter that is compiled.
 const FILTER: &str = "server";
 
-/// Runs the subcommand, which must succeed.
+/// Runs the subcommand, which must succeed, and returns the profile.
 fn profile(flags: &[&str]) -> Value {
     let mut command = program();
     command.arg("seccomp-profile").args(flags);
@@ -26,22 +26,22 @@ fn profile(flags: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The names of all calls that a profile allows, without conditions.
+/// Returns the names of all calls that a profile allows.
 fn allowed(profile: &Value) -> Vec<String> {
     let rules = profile["syscalls"].as_array().unwrap().iter();
     let plain = rules.filter(|rule| rule["action"] == "SCMP_ACT_ALLOW");
     plain.flat_map(|rule| rule["names"].as_array().unwrap()).map(|name| name.as_str().unwrap().into()).collect()
 }
 
-/// Compiles a filter that allows the calls of these names. Any other call ends the process, so that none is missing
-/// unnoticed.
+/// Compiles a filter that allows the calls of these names. Any other call ends the process, so a call that is missing
+/// from the profile is noticed.
 fn compile(names: &[String], architecture: TargetArch) -> Result<BpfMap, seccompiler::Error> {
     let rules: Vec<Value> = names.iter().map(|name| json!({ "syscall": name })).collect();
     let filter = json!({ FILTER: { "mismatch_action": "trap", "match_action": "allow", "filter": rules } });
     compile_from_json(filter.to_string().as_bytes(), architecture)
 }
 
-/// Starts what `start` starts under a filter that allows only the calls of the minimal profile, and those of the test.
+/// Calls `start` under a filter that allows only the calls of the minimal profile and of [`OF_THE_TEST`].
 fn under_the_profile<T: Send>(start: impl FnOnce() -> T + Send) -> T {
     let mut names = allowed(&profile(&[]));
     names.extend(OF_THE_TEST.map(Into::into));
@@ -105,7 +105,7 @@ fn a_server_runs_under_the_minimal_profile() {
     fs::remove_dir_all(folder).unwrap();
 }
 
-/// A call that the table lacks does not go unnoticed in the test above.
+/// Without one of the calls the server ends, so the test above would find a call that is missing from the table.
 #[test]
 #[cfg_attr(not(target_arch = "x86_64"), ignore = "only x86-64 has been tried")]
 fn a_missing_call_ends_the_server() {
@@ -126,7 +126,7 @@ fn a_missing_call_ends_the_server() {
     assert!(!status.success(), "{status}");
 }
 
-/// Each name is that of a call, on the architectures that the table says.
+/// Each name in the table is a call on the architectures that the table gives for it.
 #[test]
 fn the_profile_names_calls_of_both_architectures() {
     use ringhub::sys::system_calls::SYSTEM_CALLS;
@@ -147,7 +147,7 @@ fn the_profile_names_calls_of_both_architectures() {
     }
 }
 
-/// A file that is gone with its owner.
+/// A file that a drop removes.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -176,7 +176,7 @@ fn a_base_gets_the_calls_of_io_uring() {
     let completed = profile(&["--base", file.name()]);
     assert_eq!(allowed(&completed), ["read", "write", "io_uring_setup", "io_uring_enter", "io_uring_register"]);
     assert_eq!(completed["archMap"], json!([{ "architecture": "SCMP_ARCH_X86_64" }]));
-    // The completed profile is complete.
+    // A completed profile as the base stays the same.
     let file = Scratch::new("completed", &completed.to_string());
     assert_eq!(profile(&["--base", file.name()]), completed);
 }

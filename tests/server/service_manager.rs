@@ -1,5 +1,5 @@
-//! A server under a service manager, which a test plays: it opens the listener, hears how the server is, and starts the
-//! next server on the same listener.
+//! A server under a service manager. The test acts as the manager: it opens the listener, hears how the server is, and
+//! starts the next server on the same listener.
 
 use std::{
     fs::File,
@@ -19,7 +19,8 @@ use crate::support::{
     request, text,
 };
 
-/// A command that runs the binary with its standard input as the first of so many listeners that are passed on.
+/// Returns a command that runs the binary with `count` announced listeners, of which the first is the command's
+/// standard input.
 fn activated(count: usize, flags: &[&str]) -> Command {
     let mut command = clean(Command::new("sh"));
     let script = format!("LISTEN_PID=$$ LISTEN_FDS={count} exec \"$0\" \"$@\" 3<&0 0</dev/null");
@@ -27,7 +28,7 @@ fn activated(count: usize, flags: &[&str]) -> Command {
     command
 }
 
-/// A server on an inherited listener.
+/// Starts a server on an inherited listener.
 fn start_on(listener: &TcpListener, flags: &[&str]) -> Server {
     let listener = OwnedFd::from(listener.try_clone().unwrap());
     Server::of(Program::start_with(activated(1, flags), listener.into()))
@@ -40,9 +41,8 @@ fn failure(command: Command, stdin: Stdio) -> String {
     assert_eq!(status.code(), Some(1), "{}", program.log());
     program.log()
 }
-
-/// Connects, over and over, until the test is over, and counts. Each client is served: it has its echo, or it is told
-/// that the server leaves.
+/// Connects one client after the other until `is_over`, and counts them. Each client gets its echo, or is closed with
+/// 1001.
 fn connect_all_the_while(address: SocketAddr, is_over: &AtomicBool, served: &AtomicUsize) {
     while !is_over.load(Ordering::Relaxed) {
         let client = Client::open(dial(address), "/t/x?echo=true", &[]);
@@ -64,9 +64,9 @@ fn connect_all_the_while(address: SocketAddr, is_over: &AtomicBool, served: &Ato
     }
 }
 
-/// While a server leaves and the next one starts on the same listener, no client is refused.
+/// A server leaves and the next starts on the same listener, and no client is refused.
 #[test]
-fn a_restart_refuses_nobody() {
+fn a_restart_refuses_no_client() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (is_over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -92,8 +92,8 @@ fn a_restart_refuses_nobody() {
     });
 }
 
-/// A socket that was accepted before the server began to leave is served, if its request comes within a second; and the
-/// listener is not shut down.
+/// A socket that was accepted before the drain is served if its request comes within a second. The listener is not shut
+/// down.
 #[test]
 fn an_accepted_socket_is_served_to_the_end() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -103,24 +103,24 @@ fn an_accepted_socket_is_served_to_the_end() {
     server.signal(Signal::TERM);
     server.log_until("SIGTERM: leaving");
     let late = dial(server.address());
-    let mut client = Client::open(early, "/t/x", &[]).expect("it is served");
+    let mut client = Client::open(early, "/t/x", &[]).expect("the early client is served");
     client.expect(close(1001, "the server is going away"));
     client.send_close(1001, "");
     let status = server.wait();
     assert!(status.success(), "{}", server.log());
     let server = start_on(&listener, &[]);
-    let mut client = Client::open(late, "/t/x?echo=true", &[]).expect("the next server has it");
+    let mut client = Client::open(late, "/t/x?echo=true", &[]).expect("the next server accepts the late client");
     client.send_text("an echo");
     client.expect(text("an echo"));
     drop(client);
     drop(server);
 }
 
-/// A socket on which no request comes holds up the end for a second, and not for the whole time of the drain.
+/// A socket without a request delays the end by a second, and not by the whole `drain_timeout`.
 #[test]
 fn a_silent_socket_does_not_hold_up_the_end() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    // Longer than any wait in this test.
+    // These times are longer than any wait in this test.
     let mut server = start_on(&listener, &["--drain-timeout", "1h", "--handshake-timeout", "1h"]);
     let silent = dial(server.address());
     server.expect_counts(&[("accepted_total", 1)]);
@@ -139,7 +139,7 @@ fn listeners_replace_the_addresses_of_the_settings() {
     assert!(log.contains(&warning), "{log}");
 }
 
-/// Variables that were meant for another process announce nothing.
+/// Variables for another process (`LISTEN_PID`) announce no listeners.
 #[test]
 fn listeners_of_another_process_are_not_taken() {
     let mut command = clean(Command::new(binary_path()));
@@ -158,12 +158,12 @@ fn descriptors_that_are_no_listeners_are_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let connected = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     assert!(failure(activated(1, &[]), OwnedFd::from(connected).into()).contains(no_listener));
-    // More are announced than are open.
+    // More listeners are announced than are open.
     let log = failure(activated(200, &[]), OwnedFd::from(listener).into());
     assert!(log.contains("LISTEN_FDS announces listeners that cannot be taken over: Bad file descriptor"), "{log}");
 }
 
-/// The end of a manager at which it hears a server.
+/// The manager's socket, at which it hears a server.
 struct Manager {
     socket: UnixDatagram,
     path: PathBuf,
@@ -178,7 +178,7 @@ impl Manager {
         Manager { socket, path }
     }
 
-    /// A server that this manager has started.
+    /// Starts a server under this manager.
     fn start(&self, watchdog_ms: u64) -> Server {
         let mut command = clean(Command::new(binary_path()));
         command.env("NOTIFY_SOCKET", &self.path).arg("--shards=3");
@@ -188,14 +188,14 @@ impl Manager {
         Server::start_command(command)
     }
 
-    /// The lines of the next message.
+    /// Returns the lines of the next message.
     fn hear(&self) -> Vec<String> {
         let mut buffer = [0; 4_096];
         let length = self.socket.recv(&mut buffer).expect("the server says something");
         String::from_utf8_lossy(&buffer[..length]).lines().map(Into::into).collect()
     }
 
-    /// Hears messages until one has this line.
+    /// Reads messages until one has this line.
     fn hear_until(&self, line: &str) {
         while !self.hear().iter().any(|heard| heard == line) {}
     }
@@ -207,7 +207,7 @@ impl Drop for Manager {
     }
 }
 
-/// A server without any work feeds the watchdog, since each look wakes its shards.
+/// A server without work feeds the watchdog too, since each check wakes its shards.
 #[test]
 fn the_manager_hears_that_the_server_is_ready_alive_and_leaving() {
     let manager = Manager::new("ready");
@@ -224,7 +224,7 @@ fn the_manager_hears_that_the_server_is_ready_alive_and_leaving() {
     assert!(server.wait().success());
 }
 
-/// Without a watchdog only the state is told.
+/// Without a watchdog the manager hears only changes of the state.
 #[test]
 fn a_manager_without_a_watchdog_hears_the_state() {
     let manager = Manager::new("state");
@@ -235,9 +235,9 @@ fn a_manager_without_a_watchdog_hears_the_state() {
     assert!(server.wait().success());
 }
 
-/// A manager that is gone is told of in the log, and ends nothing.
+/// If the manager is gone, the log says so and the server goes on.
 #[test]
-fn a_manager_that_is_gone_is_no_reason_to_end() {
+fn the_server_goes_on_without_its_manager() {
     let mut command = clean(Command::new(binary_path()));
     command.env("NOTIFY_SOCKET", "/nowhere/notify");
     let mut server = Server::start_command(command);

@@ -1,4 +1,4 @@
-//! Several shards behave like one hub: whoever connects to whichever.
+//! Several shards behave like one hub, whatever shards the clients are on.
 
 use std::{
     collections::HashSet,
@@ -18,8 +18,8 @@ use crate::support::{
     run_to_end, take_response, text,
 };
 
-/// A hash of both addresses chooses the shard, so a share is never exactly even: over a thousand connections no shard
-/// has less than half or more than one and a half times its part.
+/// A hash of both addresses chooses the shard, so the parts are not exactly even. Of a thousand connections on four
+/// shards, each shard has between 125 and 375.
 #[test]
 fn connections_spread_over_the_shards() {
     let _permit = CrowdPermit::take();
@@ -47,15 +47,15 @@ fn a_message_reaches_subscribers_on_every_shard_once() {
                 }
             }
         }
-        // Nobody has a second copy, nor its own.
+        // No client gets a second copy, or its own message.
         for client in &mut clients {
             client.expect_nothing();
         }
     }
 }
 
-/// What is reserved for a shard is what it has open: rings, runtime, listeners. Sockets that have just been accepted
-/// come on top of that, and none is open here.
+/// A shard has as many descriptors open as are reserved for it: rings, runtime, listeners. More are reserved for
+/// sockets that have just been accepted; none is open here.
 #[test]
 fn a_shard_opens_what_is_reserved_for_it() {
     let open = |shards: &str, addresses: &str| {
@@ -65,13 +65,14 @@ fn a_shard_opens_what_is_reserved_for_it() {
         fs::read_dir(format!("/proc/{}/fd", server.pid().as_raw_nonzero())).unwrap().count()
     };
     let (one, two) = ("127.0.0.1:0", "127.0.0.1:0,127.0.0.1:0");
-    // Rings are reserved for, since the backend is chosen later. An epoll instance is one descriptor less.
+    // Descriptors are reserved for rings, since the backend is chosen later. With epoll a shard has one descriptor
+    // less.
     let own = if is_on_epoll() { 6 } else { 7 };
     assert_eq!(open("9", one) - open("1", one), 8 * (own + 1));
     assert_eq!(open("9", two) - open("1", two), 8 * (own + 2));
 }
 
-/// A limit that the server's own descriptors use up is told at the start, not by clients that wait.
+/// A server whose own descriptors use up the limit does not start.
 #[test]
 fn too_few_descriptors_for_so_many_shards() {
     let mut command = clean(Command::new("sh"));
@@ -82,8 +83,8 @@ fn too_few_descriptors_for_so_many_shards() {
     assert!(log.contains("max_connections: the limit of 700 open descriptors leaves none"), "{log}");
 }
 
-/// A server that could take a handful of connections does not start as if all was well: it refuses, or it warns, unless
-/// the operator has set the number.
+/// A server with descriptors for very few connections does not start. With descriptors for few it warns, unless the
+/// operator has set `max_connections`.
 #[test]
 fn few_descriptors_are_told_at_the_start() {
     let serve = |limit: u64, flags: &str| {
@@ -105,11 +106,11 @@ fn few_descriptors_are_told_at_the_start() {
     assert!(!log.contains("WARN"), "{log}");
 }
 
-/// Whatever the number of shards, the limit of connections is reached before descriptors are used up.
+/// With many shards too, the limit of connections is reached before descriptors are used up.
 #[test]
 fn many_shards_leave_descriptors_for_all_connections() {
     let mut command = clean(Command::new("sh"));
-    // Of 1 100 the shards take 9 each and two for refusals, and 128 are for other things.
+    // Of the 1 100 descriptors each shard takes 9, and 2 for refusals; 128 are for other things.
     command.args(["-c", "ulimit -n 1100; exec \"$0\" \"$@\"", binary_path(), "--shards", "64"]);
     let server = Server::start_command(command);
     let mut clients = Vec::new();
@@ -122,7 +123,7 @@ fn many_shards_leave_descriptors_for_all_connections() {
     assert_eq!((refused.status(), clients.len()), (503, 1_100 - 64 * 9 - 128 - 2 * 64));
     let counts = server.counts();
     assert_eq!((counts.get("accept_paused_total"), counts.get("refused_total{cause=\"limit\"}")), (0, 1));
-    // Sockets that are refused and send nothing are kept for a while, for which there are descriptors too.
+    // The server keeps refused sockets that send nothing for a while; descriptors are reserved for them too.
     let silent: Vec<_> = (0..200).map(|_| dial(server.address())).collect();
     server.expect_counts(&[("refused_total{cause=\"limit\"}", 201), ("accept_paused_total", 0)]);
     drop((clients, silent));
@@ -174,7 +175,7 @@ fn a_close_frame_follows_the_echoes() {
     }
 }
 
-/// The same with a crowd on one topic, in which each client sees some of the others' messages besides.
+/// Close frames follow the echoes also in a crowd on one topic, in which each client gets messages of others too.
 #[test]
 fn the_close_frames_of_a_crowd_follow_its_echoes() {
     let server = Server::start(&["--shards", "4"]);
@@ -199,9 +200,9 @@ fn the_close_frames_of_a_crowd_follow_its_echoes() {
     }
 }
 
-/// A subscriber is told that it is one only when nothing can be missed any more.
+/// A subscriber gets its opening answer only when it will miss no message any more.
 #[test]
-fn who_is_told_misses_nothing() {
+fn a_subscriber_with_its_answer_misses_nothing() {
     let server = Server::start(&["--shards", "4"]);
     let mut publisher = server.connect("/t/x?mode=pub");
     for number in 0..200 {
@@ -261,8 +262,8 @@ fn a_drain_empties_every_shard() {
     assert!(server.wait().success());
 }
 
-/// Whichever shards its publisher, the topic's home and a subscriber are on: a message that was answered 202 comes
-/// before the close.
+/// A message that was answered 202 comes before the close frame, whatever shards its publisher, the topic's home and
+/// the subscriber are on.
 #[test]
 fn every_202_reaches_every_subscriber_before_its_1001() {
     for round in 0..ROUNDS {
@@ -307,7 +308,7 @@ fn post_to_the_end(address: SocketAddr, topic: usize) -> Vec<String> {
     loop {
         let message = format!("message {}", accepted.len());
         let request = post(&format!("/t/{topic}"), "text/plain", &message);
-        // The server may end an idle connection just as a request is under way to it.
+        // The server may end an idle connection while a request is on its way.
         if stream.write_all(request.as_bytes()).is_err() || !matches!(stream.peek(&mut [0]), Ok(1)) {
             return accepted;
         }

@@ -1,5 +1,5 @@
-//! Requests that two readers could understand differently, on a connection of their own and behind another request:
-//! none becomes a WebSocket, and what was meant as a body is never taken for a request or for frames.
+//! Requests that two readers could understand differently, on a new connection and after another request. None becomes
+//! a WebSocket, and no body is taken for a request or for frames.
 
 use std::{io::Write as _, net::TcpStream, thread};
 
@@ -9,17 +9,17 @@ use crate::support::{
     Client, Response, Server, dial, frame, post, published, read_response, take_response, text, upgrade_request,
 };
 
-/// What an attacker wants to be taken for requests.
+/// Returns bytes that an attacker hides, to be taken for requests.
 fn smuggled() -> String {
     upgrade_request("/t/watched") + &post("/t/watched", "text/plain", "smuggled")
 }
 
-/// A request with another header line.
+/// Returns the request with another header line.
 fn with(request: &str, line: &str) -> String {
     request.replacen("\r\n", &format!("\r\n{line}\r\n"), 1)
 }
 
-/// A connection that has published.
+/// Returns a kept connection that has published.
 fn kept_alive(server: &Server) -> TcpStream {
     let mut stream = dial(server.address());
     stream.write_all(post("/t/before", "text/plain", "x").as_bytes()).unwrap();
@@ -29,8 +29,8 @@ fn kept_alive(server: &Server) -> TcpStream {
     stream
 }
 
-/// Each request, with what an attacker hides behind it, is answered once, so, and by the end of the connection. Nothing
-/// reaches the topic, and nobody becomes a WebSocket.
+/// Sends each request with the hidden bytes after it. Expects one answer with this status and reason, then the end of
+/// the connection. Nothing reaches the topic, and no connection becomes a WebSocket.
 fn check(cases: &[(String, u16, &str)]) {
     let server = Server::start(&["--shards", "2"]);
     let mut watcher = server.connect("/t/watched");
@@ -51,7 +51,7 @@ fn check(cases: &[(String, u16, &str)]) {
     let count = cases.len() as u64;
     let counts = server.counts_until("every one is counted", |counts| counts.refused() == 2 * count);
     assert_eq!((counts.get("opened_total"), counts.get("http_returned_total")), (1, 0), "{counts:?}");
-    // Those before, and nothing else.
+    // Only the messages of `kept_alive` were published.
     assert_eq!(counts.get("messages_in_total"), count, "{counts:?}");
 }
 
@@ -141,7 +141,7 @@ fn upgrades_with_bodies() {
     ]);
 }
 
-/// What stands in a body is the message and nothing else; the next request begins behind it.
+/// A body is only a message, whatever it contains; the next request begins after it.
 #[test]
 fn requests_in_bodies() {
     let server = Server::start(&["--shards", "2"]);
@@ -171,7 +171,7 @@ fn check_in_body(mut stream: TcpStream, request: &str, hidden: &str, watcher: &m
     watcher.expect(text("behind"));
 }
 
-/// RFC 9112 3.2: the whole URI may be the target, a host may not.
+/// RFC 9112 3.2: the target may be the whole URI, but not only a host.
 #[test]
 fn targets() {
     let server = Server::start(&["--shards", "2"]);
@@ -208,22 +208,22 @@ fn targets() {
     watcher.expect_nothing();
 }
 
-/// What stands behind an opening request are frames, whatever it looks like.
+/// Bytes after an opening request are frames, even if they look like a request.
 #[test]
 fn two_upgrades_in_one_write() {
     let server = Server::start(&["--shards", "2"]);
     let mut watcher = server.connect("/t/watched");
     for stream in [dial(server.address()), kept_alive(&server)] {
         let mut client = Client::open(stream, "/t/x", smuggled().as_bytes()).unwrap();
-        // A "G" as the first byte of a frame.
+        // "G" is read as the first byte of a frame.
         client.expect(crate::support::close(1002, "opcode 7 is reserved"));
     }
     watcher.expect_nothing();
     server.expect_counts(&[("opened_total", 3), ("protocol_errors_total", 2)]);
 }
 
-/// Many requests on one connection, with lengths and with chunks of any size, in pieces of any size: each body is its
-/// own message, in order, and each gets its answer.
+/// Many requests on one connection, with lengths or with chunks of any size, sent in pieces of any size. Each body is a
+/// message, in order, and each request gets its answer.
 #[test]
 fn any_pieces() {
     const COUNT: usize = 400;

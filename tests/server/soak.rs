@@ -1,7 +1,7 @@
-//! All faults of clients at once, for as many minutes as `tests/soak` is given, beside an honest crowd that must not
-//! notice. The server's memory, descriptors, sockets and gauges must not grow meanwhile.
+//! All faults of clients at once, for the minutes that `tests/soak` names, beside an honest crowd that must not notice.
+//! The server's memory, descriptors, sockets and gauges must not grow meanwhile.
 //!
-//! One seed draws the troubles and their sizes. The moments at which they meet are those of the machine.
+//! One seed draws the troubles and their sizes. The machine decides at which moments they meet.
 
 mod honest;
 mod random;
@@ -23,11 +23,11 @@ use self::{
 };
 use crate::support::{CrowdPermit, KernelSocket, Server};
 
-/// Every kind of trouble at once, on four shards. Nothing is lost or out of order for the honest, no thread panics,
-/// nothing stays behind, and the server's needs do not grow.
+/// All kinds of trouble at once, on four shards. The honest listeners lose nothing and see every message in order. No
+/// thread panics, nothing is left behind, and the server does not grow.
 ///
-/// `RINGHUB_SOAK_MINUTES` says for how long, and `RINGHUB_SOAK_SEED` with which seed (`tests/soak`). Without them each
-/// kind of trouble comes once, which is too short to see growth.
+/// `RINGHUB_SOAK_MINUTES` is the duration, and `RINGHUB_SOAK_SEED` the seed (`tests/soak`). Without them each kind of
+/// trouble comes once, which is too short to see growth.
 #[test]
 fn all_troubles_at_once() {
     let _permit = CrowdPermit::take();
@@ -48,7 +48,7 @@ fn all_troubles_at_once() {
             threads.push(scope.spawn(move || {
                 let _failure = Failure(is_over);
                 let mut random = Random::new(seed ^ own);
-                // Each thread makes half of the kinds once, then draws.
+                // Each thread causes half of the kinds once, then random ones.
                 for &trouble in Trouble::ALL.iter().skip(own as usize).step_by(2) {
                     tally.make(trouble, address, honest, &mut random);
                 }
@@ -57,7 +57,7 @@ fn all_troubles_at_once() {
                 }
             }));
         }
-        // The last two threads make trouble. Any other thread that has ended has failed.
+        // The last two threads cause the troubles. If another thread has ended meanwhile, it has failed.
         let is_at_work = || threads[threads.len() - 2..].iter().any(|thread| !thread.is_finished());
         let has_failed = || threads[..threads.len() - 2].iter().any(|thread| thread.is_finished());
         while is_at_work() && !has_failed() {
@@ -82,10 +82,10 @@ fn all_troubles_at_once() {
     }
     let log = server.end();
     assert!(!log.contains("panicked"), "{log}");
-    println!("{} deliveries were checked, nothing is lost and nothing has stayed behind", honest.checked());
+    println!("{} deliveries were checked, nothing is lost and nothing is left behind", honest.checked());
 }
 
-/// Ends the other threads when one panics.
+/// Tells the other threads to end, when dropped in a panic.
 struct Failure<'a>(&'a AtomicBool);
 
 impl Drop for Failure<'_> {
@@ -96,7 +96,7 @@ impl Drop for Failure<'_> {
     }
 }
 
-/// Ends all threads at the end of the troubles.
+/// Tells all threads that the troubles are over, when dropped.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -109,7 +109,7 @@ fn fresh_seed() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("it is past 1970").as_secs()
 }
 
-/// Small limits, which troubles reach often, and times that are long enough for the honest on a busy machine.
+/// Small limits, which troubles reach often, and timeouts that honest clients keep on a busy machine.
 const SETTINGS: &[&str] = &[
     "--shards=4",
     "--max-connections=8000",

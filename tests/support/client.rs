@@ -19,7 +19,7 @@ use super::{
     http::{Response, read_response},
 };
 
-/// One connection. It answers pings and closes as RFC 6455 wants it, whenever it is asked what it has received.
+/// One connection. Each call that receives also answers pings and close frames (RFC 6455 5.5).
 pub(crate) struct Client {
     stream: TcpStream,
     websocket: WebSocket,
@@ -29,7 +29,7 @@ pub(crate) struct Client {
     protocol: Option<String>,
 }
 
-/// What came next.
+/// A frame or an end that came from the server.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Received {
     Text(String),
@@ -38,7 +38,7 @@ pub(crate) enum Received {
     Pong(Vec<u8>),
     /// A close frame: its code if it had one, and its reason.
     Close(Option<u16>, String),
-    /// The end of the connection, in an orderly way.
+    /// The orderly end of the connection (FIN).
     End,
     /// The end of the connection by a reset.
     Reset,
@@ -62,12 +62,12 @@ impl Client {
         Self::open(dial(address), target, &[]).unwrap_or_else(|response| panic!("{target}: {response:?}"))
     }
 
-    /// Opens a connection on a stream, with `behind` sent in one write with the opening request.
+    /// Opens a connection on a stream. One write sends the opening request and, after it, `behind`.
     pub(crate) fn open(stream: TcpStream, target: &str, behind: &[u8]) -> Result<Client, Response> {
         Self::handshake(stream, target, &[], &[], behind).expect("an answer to the opening request")
     }
 
-    /// The same with subprotocols and header lines.
+    /// Opens a connection on a stream with subprotocols and header lines.
     pub(crate) fn open_with(
         stream: TcpStream,
         target: &str,
@@ -77,14 +77,14 @@ impl Client {
         Self::handshake(stream, target, protocols, headers, &[]).expect("an answer to the opening request")
     }
 
-    /// Opens a connection as soon as the server has room for it; until then it may be refused or dropped.
+    /// Opens a connection as soon as the server has room; until then the server may refuse or drop it.
     pub(crate) fn open_when_there_is_room(address: SocketAddr, target: &str) -> Client {
         let begin = Instant::now();
         loop {
             if let Ok(Ok(client)) = Self::handshake(dial(address), target, &[], &[], &[]) {
                 return client;
             }
-            assert!(begin.elapsed() < DEADLINE, "there is no room any more");
+            assert!(begin.elapsed() < DEADLINE, "the server has no room");
         }
     }
 
@@ -121,17 +121,17 @@ impl Client {
         Ok(Ok(Client { stream, websocket, input, answers: true, head, protocol }))
     }
 
-    /// From now on it answers neither pings nor closes.
+    /// Makes the client answer no more pings or close frames.
     pub(crate) fn never_answer(&mut self) {
         self.answers = false;
     }
 
-    /// The subprotocol that the server has chosen.
+    /// Returns the subprotocol that the server has chosen.
     pub(crate) fn protocol(&self) -> Option<&str> {
         self.protocol.as_deref()
     }
 
-    /// A header line of the opening answer.
+    /// Returns the value of a header line of the opening answer.
     #[allow(dead_code, reason = "only handlers add such lines")]
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.headers().get(name).map(|value| str::from_utf8(value).unwrap())
@@ -172,7 +172,7 @@ impl Client {
         self.send_raw(&out);
     }
 
-    /// What comes next. Behind a close frame that must be the end of the connection.
+    /// Waits for the next frame or end. After a close frame only an end may come.
     pub(crate) fn receive(&mut self) -> Received {
         let mut chunk = vec![0; 64 * 1_024];
         loop {
@@ -186,7 +186,7 @@ impl Client {
                 Ok(0) => panic!("the connection ended within a frame"),
                 Ok(count) => self.input.extend_from_slice(&chunk[..count]),
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return Received::Reset,
-                // A read with a timeout ends so when its process is stopped and continued (signal(7)).
+                // A stop and a continue of the process interrupt a read with a timeout (signal(7)).
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("nothing arrives"),
                 Err(error) => panic!("{error}"),
@@ -194,7 +194,7 @@ impl Client {
         }
     }
 
-    /// One whole frame of what has arrived.
+    /// Takes one whole frame from the bytes that have arrived.
     fn next_frame(&mut self) -> Option<BytesMut> {
         let (header, length) = FrameHeader::decode(&self.input).expect("the server sends frames")?;
         let length = length + header.payload_len as usize;
@@ -220,20 +220,20 @@ impl Client {
             Event::Close(frame) => Received::Close(frame.code.map(|code| code.0), frame.reason.into()),
         };
         if self.answers && !replies.is_empty() {
-            // A server that has ended the connection does not want the answer.
+            // The write fails if the server has ended the connection, which is allowed.
             drop(self.stream.write_all(&replies));
         }
         Some(received)
     }
 
-    /// The next thing must be this.
+    /// Expects the next frame or end to be `expected`.
     #[track_caller]
     pub(crate) fn expect(&mut self, expected: Received) {
         let received = self.receive();
         assert!(received == expected, "{received:?} came instead of {expected:?}");
     }
 
-    /// Nothing is on its way to this client: the answer to a ping is the next that comes.
+    /// Expects that nothing is on its way to this client: the answer to a ping comes next.
     #[track_caller]
     pub(crate) fn expect_nothing(&mut self) {
         let payload = unique();
@@ -241,14 +241,14 @@ impl Client {
         self.expect(Received::Pong(payload.into()));
     }
 
-    /// The server closes with this code and reason, and ends the connection.
+    /// Expects a close frame with this code and reason, then the end of the connection.
     #[track_caller]
     pub(crate) fn expect_close(&mut self, code: u16, reason: &str) {
         self.expect(close(code, reason));
         self.expect(Received::End);
     }
 
-    /// Leaves with a closing handshake.
+    /// Ends the connection with a closing handshake.
     #[track_caller]
     pub(crate) fn leave(mut self) {
         self.send_close(1000, "bye");
@@ -256,7 +256,7 @@ impl Client {
     }
 }
 
-/// Payloads of a megabyte are not for a terminal.
+/// Shows at most 80 bytes of a payload, since some payloads have a megabyte.
 impl fmt::Debug for Received {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = |f: &mut fmt::Formatter<'_>, name: &str, bytes: &[u8]| {
@@ -275,21 +275,21 @@ impl fmt::Debug for Received {
     }
 }
 
-/// A client's frame as bytes.
+/// Returns a client's frame as bytes.
 pub(crate) fn frame(opcode: OpCode, fin: bool, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     encode_masked(opcode, fin.into(), payload, [0x37, 0xfa, 0x21, 0x3d], &mut out);
     out
 }
 
-/// Sixteen bytes that nobody else in this process has; tests need no better randomness.
+/// Returns sixteen bytes that no other call in this process returns. Tests need no better randomness.
 fn unique() -> [u8; 16] {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_be_bytes()
 }
 
-/// The server's own limits are tested by what it refuses, not by what this client would.
+/// Tests of the server's limits must see the server's refusal, so this client allows more than the server sends.
 const LIMITS: MessageLimits = MessageLimits {
     frame_bytes_max: 64 << 20,
     message_bytes_max: 64 << 20,

@@ -4,8 +4,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ringhub::sys::net::raise_descriptor_limit;
 
-/// What a test with a crowd holds as long as the crowd is there. There is one at a time: the tests of a process share
-/// its descriptors, and two crowds would be more than there are.
+/// A permit that a test holds while it has a crowd. Only one permit exists at a time: the tests of a process share its
+/// descriptors, which do not suffice for two crowds.
 pub(crate) struct CrowdPermit {
     descriptors: usize,
     _alone: MutexGuard<'static, ()>,
@@ -20,12 +20,12 @@ impl CrowdPermit {
         CrowdPermit { descriptors: descriptors.try_into().unwrap(), _alone: alone }
     }
 
-    /// How many descriptors the crowd may have.
+    /// Returns how many descriptors the crowd may have.
     pub(crate) fn descriptors(&self) -> usize {
         self.descriptors
     }
 
-    /// Returns the wanted number of connections, or how many are possible beside so many others.
+    /// Returns `wanted`, or fewer if the descriptors do not suffice for `wanted` connections and `others`.
     pub(crate) fn afford(&self, wanted: usize, others: usize) -> usize {
         let affordable = self.descriptors.saturating_sub(others);
         if affordable < wanted {
@@ -36,5 +36,5 @@ impl CrowdPermit {
     }
 }
 
-/// Descriptors of the tests that run beside.
+/// Descriptors that are left to the tests that run at the same time.
 const FOR_OTHERS: u64 = 1_000;

@@ -1,4 +1,4 @@
-//! The package's examples, as processes of their own.
+//! Starts the package's examples as processes.
 
 use std::{net::SocketAddr, path::PathBuf, process::Command, thread};
 
@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::support::{Client, program::Program};
 
-/// A running example that serves. Dropping it ends it, and fails the test if it did not end in an orderly way.
+/// A running example that is a server. A drop ends the example, and fails the test if its end was not orderly.
 pub(crate) struct Example {
     program: Program,
     address: SocketAddr,
@@ -14,7 +14,7 @@ pub(crate) struct Example {
 }
 
 impl Example {
-    /// On a free port of the loopback.
+    /// Starts the example on a free port of the loopback.
     pub(crate) fn start(name: &str, arguments: &[&str]) -> Example {
         let mut command = Command::new(example(name));
         command.args(arguments).args(["--listen", "127.0.0.1:0"]).env("RUST_BACKTRACE", "1");
@@ -34,7 +34,7 @@ impl Example {
         Client::connect(self.address, target)
     }
 
-    /// The next line of its standard output, behind that of its address.
+    /// Returns the next line of standard output; the line with the address has been read.
     pub(crate) fn line(&self) -> Option<String> {
         self.program.line()
     }
@@ -43,12 +43,12 @@ impl Example {
         self.program.log_until(what);
     }
 
-    /// As Ctrl-C does. Its clients are told before it ends.
+    /// Sends SIGINT, as Ctrl-C does. The example closes its clients' connections before it ends.
     pub(crate) fn interrupt(&self) {
         self.program.signal(Signal::INT);
     }
 
-    /// Waits for its end, which must be an orderly one.
+    /// Waits for the example's end, which must be orderly.
     pub(crate) fn wait(&mut self) {
         self.has_ended = true;
         let (status, log) = (self.program.wait(), self.program.log());
@@ -67,7 +67,7 @@ impl Drop for Example {
     }
 }
 
-/// An example of this package, built as this test was.
+/// Builds an example of this package with the profile of this test, and returns its path.
 pub(crate) fn example(name: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     // target/<profile>/deps/<this>
@@ -76,7 +76,7 @@ pub(crate) fn example(name: &str) -> PathBuf {
     let mut build = Command::new(env!("CARGO"));
     build.args(["build", "--quiet", "--locked", "--package", "ringhub", "--example", name]);
     build.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
-    // What cargo tells this test about its package is not so for others: their build scripts would run again.
+    // Cargo's variables describe the package of this test. With them, other packages' build scripts would run again.
     for (name, _) in std::env::vars_os() {
         if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             build.env_remove(name);

@@ -1,4 +1,4 @@
-//! One request, one response, and the end of the connection.
+//! Requests and responses of HTTP over a blocking stream.
 
 use std::{
     io::{Read, Write},
@@ -9,7 +9,7 @@ use ringhub::proto::ResponseHead;
 
 use super::dial;
 
-/// A response that was complete: its body has exactly the announced length.
+/// A complete response: its body has exactly the announced length.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) head: ResponseHead,
@@ -21,7 +21,7 @@ impl Response {
         self.head.status()
     }
 
-    /// The value of the header line of that name, of which there is one.
+    /// Returns the value of the header line of that name; fails if there are two.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.head.headers().get_all(name);
         let value = values.next().map(|value| str::from_utf8(value).unwrap());
@@ -29,7 +29,7 @@ impl Response {
         value
     }
 
-    /// What the body of a refusal says.
+    /// Returns the reason in the body of a refusal.
     pub(crate) fn error(&self) -> String {
         assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
         assert!(self.body.ends_with("}\n"), "{self:?}");
@@ -38,15 +38,15 @@ impl Response {
     }
 }
 
-/// Sends the request on a new connection and takes the response.
+/// Sends the request on a new connection and returns the response.
 pub(crate) fn exchange(address: SocketAddr, request: &str) -> Response {
     let mut stream = dial(address);
     stream.write_all(request.as_bytes()).unwrap();
     read_response(&mut stream, &[], !request.starts_with("HEAD "))
 }
 
-/// Reads a response, and the end of the connection if that is what it announces; `begin` is what was read of it before.
-/// Nothing may follow it.
+/// Reads a response, and the end of the connection if the response announces one. `begin` is the part of the response
+/// that has been read before. Nothing may follow the response.
 pub(crate) fn read_response(stream: &mut TcpStream, begin: &[u8], has_body: bool) -> Response {
     let (response, rest) = take_response(stream, begin.to_vec(), has_body);
     assert!(rest.is_empty(), "{response:?} is followed by {:?}", String::from_utf8_lossy(&rest));
@@ -58,13 +58,14 @@ pub(crate) fn read_response(stream: &mut TcpStream, begin: &[u8], has_body: bool
     response
 }
 
-/// Reads one response of several, and returns what has come behind it; `bytes` is what was read of it before.
+/// Reads one response of several, and returns the bytes that have come after it. `bytes` is the part of the response
+/// that has been read before.
 pub(crate) fn take_response(stream: &mut TcpStream, mut bytes: Vec<u8>, has_body: bool) -> (Response, Vec<u8>) {
     loop {
         let decoded = ResponseHead::decode(&bytes).unwrap_or_else(|error| panic!("{error}: {}", lossy(&bytes)));
         if let Some((head, length)) = decoded {
             let announced = head.headers().get("content-length").map(|value| str::from_utf8(value).unwrap());
-            let announced: usize = announced.expect("it has a length").parse().unwrap();
+            let announced: usize = announced.expect("the response has a length").parse().unwrap();
             let body = if has_body { announced } else { 0 };
             if bytes.len() >= length + body {
                 let rest = bytes.split_off(length + body);
@@ -84,7 +85,7 @@ fn lossy(bytes: &[u8]) -> String {
     format!("{:?}", String::from_utf8_lossy(bytes))
 }
 
-/// An acceptable opening request for the target, without the subprotocols and extensions nobody here asks for.
+/// Returns an acceptable opening request for the target, without subprotocols and extensions.
 pub(crate) fn upgrade_request(target: &str) -> String {
     format!(
         "GET {target} HTTP/1.1\r\nHost: hub.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -92,7 +93,7 @@ pub(crate) fn upgrade_request(target: &str) -> String {
     )
 }
 
-/// A request that publishes the body.
+/// Returns a request that publishes the body.
 pub(crate) fn post(target: &str, content_type: &str, body: &str) -> String {
     let length = body.len();
     format!(
@@ -100,12 +101,12 @@ pub(crate) fn post(target: &str, content_type: &str, body: &str) -> String {
     )
 }
 
-/// A request without a body.
+/// Returns a request without a body.
 pub(crate) fn request(method: &str, target: &str) -> String {
     format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n")
 }
 
-/// The response on a connection that stays.
+/// Sends the request and returns the response, on a connection that stays open.
 #[track_caller]
 pub(crate) fn ask(stream: &mut TcpStream, request: &str) -> Response {
     stream.write_all(request.as_bytes()).unwrap();
@@ -114,7 +115,7 @@ pub(crate) fn ask(stream: &mut TcpStream, request: &str) -> Response {
     response
 }
 
-/// The topic, epoch and offset that the answer to such a request tells.
+/// Returns the topic, epoch and offset in the answer to a request that publishes.
 #[track_caller]
 pub(crate) fn published(response: &Response) -> (String, u64, u64) {
     assert_eq!((response.status(), response.header("content-type")), (202, Some("application/json")), "{response:?}");

@@ -1,4 +1,4 @@
-//! Crowds of listeners, which one thread serves: each checks that the numbers of its topic come without a gap.
+//! Crowds of listeners that one thread serves: each listener checks that the numbers of its topic come without a gap.
 
 use std::{
     fmt,
@@ -22,7 +22,7 @@ use super::{DEADLINE, reset, upgrade_request};
 #[derive(Debug, Clone)]
 pub(crate) struct Numbered {
     target: String,
-    /// The number of the next message, which its publisher raises before it sends.
+    /// The number of the next message. The publisher raises it before it sends that message.
     begun: Arc<AtomicU64>,
 }
 
@@ -41,8 +41,8 @@ impl Numbered {
         self.begun.load(Ordering::SeqCst)
     }
 
-    /// Returns the next message, with `length` bytes behind its number. From now on a listener that has been told that
-    /// it is subscribed may not miss the message.
+    /// Returns the next message, with `length` bytes after its number. Each listener that is already subscribed must
+    /// receive the message.
     pub(crate) fn next(&self, length: usize) -> String {
         format!("{} {}", self.begun.fetch_add(1, Ordering::SeqCst), "x".repeat(length))
     }
@@ -56,18 +56,18 @@ impl Numbered {
 /// The state of a listener, or its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// Its request is not answered yet.
+    /// The server has not answered the opening request.
     Opening,
     Open,
-    /// It was refused, with this status and delay.
+    /// The server has refused it with this status and this `retry-after`.
     Refused(u16, Option<String>),
-    /// Its connection ended before an answer.
+    /// The connection ended before an answer.
     Unanswered,
     /// The server has closed it with this code and reason, and ended the connection.
     Closed(u16, String),
     /// The connection ended without a closing handshake.
     Cut,
-    /// The listener itself has gone.
+    /// The listener has left.
     Gone,
 }
 
@@ -79,7 +79,7 @@ struct Listener {
     close: Option<(u16, String)>,
     is_connected: bool,
     rest: BytesMut,
-    /// How many messages had begun when it was told that it is subscribed.
+    /// How many messages had begun when the opening answer came.
     joined_at: u64,
     next: Option<u64>,
     has_last: bool,
@@ -111,7 +111,7 @@ impl Listeners {
         }
     }
 
-    /// Begins to connect one more without waiting for anything, and returns its number.
+    /// Begins to connect one more listener, without waiting, and returns its number.
     pub(crate) fn dial(&mut self, topic: &Numbered, receive_buffer: Option<usize>) -> usize {
         let number = self.listeners.len();
         let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, Some(Protocol::TCP)).unwrap();
@@ -139,7 +139,7 @@ impl Listeners {
         number
     }
 
-    /// Connects so many listeners of a topic, which must all be accepted.
+    /// Connects `count` listeners of a topic; the server must accept all of them.
     pub(crate) fn join(&mut self, count: usize, topic: &Numbered, receive_buffer: Option<usize>) {
         let first = self.len();
         for number in 0..count {
@@ -176,7 +176,7 @@ impl Listeners {
         &self.listeners[number].fate
     }
 
-    /// Returns the number of listeners with such a fate.
+    /// Returns the number of listeners whose fate `is_it` accepts.
     pub(crate) fn count(&self, is_it: impl Fn(&Fate) -> bool) -> usize {
         self.listeners.iter().filter(|listener| is_it(&listener.fate)).count()
     }
@@ -207,14 +207,14 @@ impl Listeners {
         }
     }
 
-    /// Drops a listener's socket without a closing handshake: with a reset, or as the kernel closes it.
+    /// Closes a listener's socket without a closing handshake: with a reset, or by a plain close.
     pub(crate) fn leave(&mut self, number: usize, is_reset: bool) {
         if let Some(stream) = self.end(number, Fate::Gone) {
             if is_reset { reset(stream) } else { drop(stream) }
         }
     }
 
-    /// Begins the closing handshake of a listener, which reads to the end.
+    /// Begins the closing handshake of a listener; the listener goes on reading to the end.
     pub(crate) fn close(&mut self, number: usize) {
         let listener = &mut self.listeners[number];
         if listener.fate == Fate::Open {
@@ -222,15 +222,15 @@ impl Listeners {
         }
     }
 
-    /// Ends the sending side of a listener, which reads to the end.
+    /// Ends the sending side of a listener; the listener goes on reading to the end.
     pub(crate) fn shut_down(&mut self, number: usize) {
         if let Some(stream) = &self.listeners[number].stream {
-            // The server may have ended the connection.
+            // The call fails if the server has ended the connection, which is allowed.
             drop(stream.shutdown(Shutdown::Write));
         }
     }
 
-    /// Serves all of them until something has happened; fails if nothing arrives any more before it.
+    /// Serves all listeners until `is_done` returns true; fails if nothing arrives for [`DEADLINE`] before that.
     #[track_caller]
     pub(crate) fn serve_until(&mut self, what: &str, is_done: impl Fn(&Listeners) -> bool) {
         self.moved = Instant::now();
@@ -241,7 +241,7 @@ impl Listeners {
         }
     }
 
-    /// Serves those that have something to read, after a wait of at most so many milliseconds.
+    /// Waits at most `wait_ms` milliseconds for input, and serves the listeners that have some.
     pub(crate) fn serve_once(&mut self, wait_ms: i64) {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(256);
         let wait = Timespec { tv_sec: 0, tv_nsec: wait_ms * 1_000_000 };
@@ -277,7 +277,7 @@ impl Listeners {
                 self.look(number);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            // A listener that is stalled learns of a reset, too.
+            // Epoll reports a reset to a stalled listener too.
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
                 self.lose(number);
             }
@@ -285,7 +285,7 @@ impl Listeners {
         }
     }
 
-    /// Notes the end of a connection that the server has ended, or the kernel for it.
+    /// Notes the end of a connection that the server, or the kernel in its place, has ended.
     fn lose(&mut self, number: usize) {
         let listener = &mut self.listeners[number];
         let fate = match (&listener.fate, listener.close.take()) {
@@ -307,7 +307,7 @@ impl Listeners {
         Some(stream)
     }
 
-    /// Looks at what a listener has received.
+    /// Handles what a listener has received.
     fn look(&mut self, number: usize) {
         let listener = &mut self.listeners[number];
         if listener.fate == Fate::Opening {
@@ -346,7 +346,7 @@ impl Listeners {
 impl Listener {
     /// Sends the opening request once the socket is connected.
     fn request(&mut self) -> io::Result<()> {
-        let stream = self.stream.as_mut().expect("it is there");
+        let stream = self.stream.as_mut().expect("the listener is connected");
         if let Some(error) = stream.take_error()? {
             return Err(error);
         }
@@ -366,7 +366,7 @@ impl Listener {
         Some((header.opcode, frame.split_off(length)))
     }
 
-    /// Takes a message, which must be the next; returns whether it is the last.
+    /// Takes a message, whose number must be the expected one; returns whether it is the topic's last.
     fn take(&mut self, own: usize, payload: &[u8]) -> bool {
         let text = str::from_utf8(payload).expect("text");
         let (number, rest) = text.split_once(' ').expect("a number and a space");
@@ -381,7 +381,7 @@ impl Listener {
         is_last
     }
 
-    /// Sends a small frame. A socket that takes nothing any more belongs to a listener that is lost anyway.
+    /// Sends a small frame. A failed write is ignored, since the next read reports the connection's end.
     fn say(&mut self, opcode: OpCode, payload: &[u8]) {
         let mut frame = Vec::new();
         encode_masked(opcode, Fin::Set, payload, [0x37, 0xfa, 0x21, 0x3d], &mut frame);
@@ -406,5 +406,5 @@ impl fmt::Debug for Listeners {
     }
 }
 
-/// The rest of a topic's last message, behind the number and its space.
+/// The text of a topic's last message after the number and the space.
 const LAST: &str = "last";

@@ -1,6 +1,6 @@
-//! What the end-to-end tests share: a server of their own as a process, and clients that know what they receive.
+//! Shared by the end-to-end tests: a server as a process, and clients that check what they receive.
 //!
-//! Nothing here measures time. A deadline only keeps a test that would hang from doing so.
+//! Nothing here measures time. A deadline only ends a test that would hang.
 
 mod client;
 mod crowd;
@@ -30,23 +30,24 @@ pub(crate) use sockets::KernelSocket;
 /// How long anything may take before a test gives up: long enough for a machine that is busy with other tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Whether the caller wants the servers of these tests on epoll.
+/// Returns whether `RINGHUB_IO` asks for servers on epoll.
 #[allow(dead_code, reason = "only some tests are about io_uring alone")]
 pub(crate) fn is_on_epoll() -> bool {
     std::env::var_os("RINGHUB_IO").is_some_and(|io| io == "epoll")
 }
 
-/// A connection that gives up at [`DEADLINE`].
+/// Connects to an address; reads and writes time out after [`DEADLINE`].
 pub(crate) fn dial(address: SocketAddr) -> TcpStream {
     dial_with(address, None)
 }
 
-/// The same with a receive buffer of that many bytes, so that little is on its way to a client that does not read.
+/// Connects with a receive buffer of that many bytes. A small one keeps the bytes few that the kernel takes for a
+/// client that does not read.
 pub(crate) fn dial_with(address: SocketAddr, receive_buffer: Option<usize>) -> TcpStream {
     dial_from(address, None, receive_buffer)
 }
 
-/// The same from an address of this machine, such as 127.0.0.2.
+/// Connects from an address of this machine, such as 127.0.0.2.
 pub(crate) fn dial_from(address: SocketAddr, own: Option<IpAddr>, receive_buffer: Option<usize>) -> TcpStream {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).unwrap();
     if let Some(own) = own {
@@ -70,12 +71,12 @@ pub(crate) fn reset(stream: TcpStream) {
     drop(socket);
 }
 
-/// Bytes that differ from those of every other `seed` and repeat at no power of two.
+/// Returns bytes that differ for each `seed` below 251. Their period is no power of two.
 pub(crate) fn pattern(seed: usize, length: usize) -> Vec<u8> {
     (0..length).map(|at| ((at + seed * 7) % 251) as u8).collect()
 }
 
-/// The same as text, with characters of one, two and three bytes; `length` is in bytes.
+/// Returns text of `length` bytes, with characters of one, two and three bytes.
 pub(crate) fn text_pattern(length: usize) -> String {
     let mut text = String::with_capacity(length);
     for character in "ring é hub ⚡ ".chars().cycle() {

@@ -1,4 +1,4 @@
-//! A program as a process of its own, whose output is read as it comes.
+//! Runs a program as a process, and reads its output as it comes.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::DEADLINE;
 
-/// A running program, whose output is read as it comes. Dropping it ends it.
+/// A running program, whose output is read as it comes. A drop kills the program.
 pub(crate) struct Program {
     child: Child,
     lines: Receiver<String>,
@@ -28,15 +28,15 @@ impl Program {
         Program::start_with(command, Stdio::null())
     }
 
-    /// The same with a standard input.
+    /// Starts a program with a standard input.
     pub(crate) fn start_with(mut command: Command, stdin: Stdio) -> Program {
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        let mut stderr = child.stderr.take().expect("it is piped");
+        let stdout = BufReader::new(child.stdout.take().expect("standard output is piped"));
+        let mut stderr = child.stderr.take().expect("standard error is piped");
         let (sender, lines) = channel();
         thread::spawn(move || {
-            // A test that has seen enough lets go of the receiver.
+            // `stop_reading` drops the receiver.
             for line in stdout.lines().map_while(Result::ok) {
                 if sender.send(line).is_err() {
                     return;
@@ -59,15 +59,15 @@ impl Program {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(self.pid(), signal).expect("it has ended before its time");
+        kill_process(self.pid(), signal).expect("the program has ended early");
     }
 
-    /// Returns whether it has ended.
+    /// Returns whether the program has ended.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// The next line of its standard output; `None` at the end.
+    /// Returns the next line of standard output; `None` at the end.
     pub(crate) fn line(&self) -> Option<String> {
         match self.lines.recv_timeout(DEADLINE) {
             Ok(line) => Some(line),
@@ -76,17 +76,17 @@ impl Program {
         }
     }
 
-    /// The reader ends with the next line, and the pipe with it.
+    /// Ends the reader at the next line; the reading end of the pipe closes with it.
     pub(crate) fn stop_reading(&mut self) {
         self.lines = channel().1;
     }
 
-    /// Its standard error so far as it has been read; all of it after [`Program::wait`].
+    /// Returns the standard error that has been read; after [`Program::wait`] it is all of it.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// Waits for something in its standard error.
+    /// Waits until standard error contains `what`.
     pub(crate) fn log_until(&self, what: &str) {
         let begin = Instant::now();
         while !self.log().contains(what) {
@@ -95,7 +95,7 @@ impl Program {
         }
     }
 
-    /// Waits for its end, which must come on its own, and reads its whole log.
+    /// Waits until the program ends by itself, and reads the rest of standard error.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let begin = Instant::now();
         loop {
@@ -105,7 +105,7 @@ impl Program {
                 }
                 return status;
             }
-            assert!(begin.elapsed() < DEADLINE, "it does not end:\n{}", self.log());
+            assert!(begin.elapsed() < DEADLINE, "the program does not end:\n{}", self.log());
             thread::sleep(POLL);
         }
     }
@@ -114,27 +114,27 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
-            // It may end between the question and the answer.
+            // The program may have ended since `try_wait`.
             drop(self.child.kill());
             drop(self.child.wait());
         }
     }
 }
 
-/// The binary under test.
+/// Returns the path of the binary under test.
 pub(crate) fn binary_path() -> &'static str {
     env!("CARGO_BIN_EXE_ringhub")
 }
 
-/// A command that runs the binary without the caller's own settings.
+/// Returns a command that runs the binary without the caller's settings.
 pub(crate) fn program() -> Command {
     clean(Command::new(binary_path()))
 }
 
-/// Takes the caller's settings away, except the backend, so that the same tests run on each. Several servers share few
-/// CPUs here, so none stays on one; and a client that the test no longer serves shall not delay the server's end. One
-/// shard unless the test asks for more: over several, what one client has been answered says nothing of what another
-/// has received.
+/// Removes the caller's settings except the backend, so that the same tests run on each backend. Several servers share
+/// few CPUs here, so shards are not pinned. A client that the test no longer serves must not delay the server's end, so
+/// the drain is short. There is one shard unless the test asks for more: with several shards, an answer to one client
+/// does not prove that another client has received anything.
 pub(crate) fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("RINGHUB_") && name != "RINGHUB_IO" {

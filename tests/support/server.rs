@@ -1,4 +1,4 @@
-//! A server as a process of its own, on a port of its own.
+//! Runs a server as a process, on a free port.
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,7 @@ use super::{
     program::{POLL, Program, program},
 };
 
-/// A running server. Dropping it ends it, and fails the test if it did not end in an orderly way.
+/// A running server. A drop ends the server, and fails the test if the end was not orderly.
 pub(crate) struct Server {
     program: Program,
     address: SocketAddr,
@@ -25,32 +25,32 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A server on a free port of the loopback.
+    /// Starts a server with these flags on a free port of the loopback.
     pub(crate) fn start(flags: &[&str]) -> Server {
         let mut command = program();
         command.args(flags);
         Self::start_command(command)
     }
 
-    /// The same by a command that runs [`binary_path`] with its own arguments.
+    /// Starts a server on a free port, by a command that runs [`binary_path`](super::binary_path).
     pub(crate) fn start_command(mut command: Command) -> Server {
         command.args(["--listen", "127.0.0.1:0"]);
         Self::start_at(command)
     }
 
-    /// The same where the command names the address.
+    /// Starts a server by a command that names the address itself.
     pub(crate) fn start_at(command: Command) -> Server {
         Self::of(Program::start(command))
     }
 
-    /// The server that a program becomes.
+    /// Waits until a program serves, and returns it as a server.
     pub(crate) fn of(program: Program) -> Server {
         let first = program.line().unwrap_or_else(|| panic!("the server did not start:\n{}", program.log()));
         let addresses = first.split(" serves on ").nth(1).unwrap_or_else(|| panic!("no address in {first:?}"));
         let mut addresses = addresses.split(" and ").map(|address| address.parse().unwrap());
         let address = addresses.next().unwrap();
         let other_address = addresses.next();
-        // What follows the address is for people; the last line names the metrics.
+        // Notes for people follow the line with the addresses; the last note names the metrics.
         let mut notes = String::new();
         while !notes.contains("/metrics") {
             notes += &program.line().unwrap_or_else(|| panic!("the server ended:\n{}", program.log()));
@@ -62,12 +62,12 @@ impl Server {
         self.address
     }
 
-    /// The second address it listens on.
+    /// Returns the second address that the server listens on.
     pub(crate) fn other_address(&self) -> Option<SocketAddr> {
         self.other_address
     }
 
-    /// What it has told people when it started.
+    /// Returns the notes for people that the server wrote at its start.
     pub(crate) fn notes(&self) -> &str {
         &self.notes
     }
@@ -76,12 +76,12 @@ impl Server {
         self.program.pid()
     }
 
-    /// A client of what the target names, subscribed when this returns.
+    /// Connects a client to the target. When this returns, the client is subscribed.
     pub(crate) fn connect(&self, target: &str) -> Client {
         Client::connect(self.address, target)
     }
 
-    /// What it has counted, by the counters' names.
+    /// Asks the server for its counters, and returns them.
     pub(crate) fn counts(&self) -> Counts {
         self.signal(Signal::USR1);
         let mut counts = HashMap::new();
@@ -95,7 +95,7 @@ impl Server {
         }
     }
 
-    /// Asks for the counters until they are as wanted.
+    /// Asks for the counters until `is_wanted` accepts them.
     pub(crate) fn counts_until(&self, what: &str, mut is_wanted: impl FnMut(&Counts) -> bool) -> Counts {
         let begin = Instant::now();
         loop {
@@ -108,13 +108,13 @@ impl Server {
         }
     }
 
-    /// These counters come to these numbers. What a client has received may be counted a moment later.
+    /// Waits until these counters have these values. The server may count a message after a client has received it.
     pub(crate) fn expect_counts(&self, expected: &[(&str, u64)]) {
         let what = format!("{expected:?}");
         self.counts_until(&what, |counts| expected.iter().all(|&(name, count)| counts.get(name) == count));
     }
 
-    /// Lets go of its standard output.
+    /// Closes the reading end of standard output.
     pub(crate) fn stop_reading(&mut self) {
         self.program.stop_reading();
     }
@@ -123,17 +123,17 @@ impl Server {
         self.program.signal(signal);
     }
 
-    /// Waits for its end, which must come on its own.
+    /// Waits until the server ends by itself.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         self.program.wait()
     }
 
-    /// This test wants it to fail.
+    /// Lets the server end with a failure without failing the test.
     pub(crate) fn may_fail(&mut self) {
         self.may_fail = true;
     }
 
-    /// Ends it, and returns its whole log.
+    /// Ends the server, and returns its whole log.
     pub(crate) fn end(&mut self) -> String {
         self.signal(Signal::TERM);
         let status = self.wait();
@@ -141,12 +141,12 @@ impl Server {
         self.log()
     }
 
-    /// Waits for something in its standard error.
+    /// Waits until standard error contains `what`.
     pub(crate) fn log_until(&self, what: &str) {
         self.program.log_until(what);
     }
 
-    /// Its standard error so far as it has been read; all of it after [`Server::wait`].
+    /// Returns the standard error that has been read; after [`Server::wait`] it is all of it.
     pub(crate) fn log(&self) -> String {
         self.program.log()
     }
@@ -173,18 +173,19 @@ impl Drop for Server {
 pub(crate) struct Counts(HashMap<String, Vec<u64>>);
 
 impl Counts {
-    /// Over all shards.
+    /// Returns the sum of a counter.
     pub(crate) fn get(&self, name: &str) -> u64 {
         self.numbers(name)[0]
     }
 
-    /// The sum of all requests refused.
+    /// Returns the number of all refused requests.
     pub(crate) fn refused(&self) -> u64 {
         let refused = self.0.iter().filter(|(name, _)| name.starts_with("refused_total{"));
         refused.map(|(_, numbers)| numbers[0]).sum()
     }
 
-    /// Of each shard, where there are several; of control last, if it counts it too.
+    /// Returns a counter's value for each shard, if there are several. If the control thread counts too, its value
+    /// comes last.
     pub(crate) fn by_shard(&self, name: &str) -> &[u64] {
         &self.numbers(name)[1..]
     }

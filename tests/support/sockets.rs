@@ -1,4 +1,4 @@
-//! What the kernel keeps of a server's connections, whether the server has a descriptor for it or not.
+//! The kernel's sockets of a server's connections, also those without a descriptor in the server.
 
 use std::{
     fmt, fs, thread,
@@ -7,14 +7,14 @@ use std::{
 
 use super::{DEADLINE, Server};
 
-/// One socket of the server's side, as `/proc/net/tcp` has it.
+/// One socket on the server's side, as `/proc/net/tcp` lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KernelSocket {
     /// `st`: 1 is established, 6 waits for late segments, 10 listens.
     pub(crate) state: u8,
-    /// What its peer has not taken, in bytes.
+    /// The bytes that the peer has not taken.
     pub(crate) unsent: u64,
-    /// What the server has not received, in bytes.
+    /// The bytes that the server has not received.
     pub(crate) unread: u64,
     inode: u64,
 }
@@ -24,7 +24,7 @@ impl KernelSocket {
     const LISTEN: u8 = 10;
     const LEFT_TO_KERNEL_MAX: u64 = 64 * 1_024;
 
-    /// The sockets with this local port.
+    /// Returns the sockets with this local port, except listeners.
     pub(crate) fn of_port(port: u16) -> Vec<KernelSocket> {
         let table = fs::read_to_string("/proc/net/tcp").expect("the kernel has TCP");
         let rows = table.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>());
@@ -43,17 +43,18 @@ impl KernelSocket {
             .collect()
     }
 
-    /// Returns the sockets with this local port that do not only wait for late segments.
+    /// Returns the sockets with this local port except those that only wait for late segments.
     pub(crate) fn open_ones(port: u16) -> Vec<KernelSocket> {
         Self::of_port(port).into_iter().filter(|socket| socket.state != Self::TIME_WAIT).collect()
     }
 
-    /// Returns the sockets with this local port whose peers have yet to take more than a close may leave to the kernel.
+    /// Returns the sockets with this local port that hold more unsent bytes than a closed connection may leave to the
+    /// kernel.
     pub(crate) fn with_much_unsent(port: u16) -> Vec<KernelSocket> {
         Self::of_port(port).into_iter().filter(|socket| socket.unsent > Self::LEFT_TO_KERNEL_MAX).collect()
     }
 
-    /// Those of the server's port that it has no descriptor for. One that waits for late segments keeps nothing.
+    /// Returns the open sockets of the server's port for which the server has no descriptor.
     pub(crate) fn without_descriptor(server: &Server) -> Vec<KernelSocket> {
         let sockets = Self::open_ones(server.address().port());
         let folder = format!("/proc/{}/fd", server.pid().as_raw_nonzero());
@@ -66,7 +67,7 @@ impl KernelSocket {
         sockets.into_iter().filter(has_none).collect()
     }
 
-    /// Asks for something until there is none of it.
+    /// Calls `ask` until it returns nothing; fails after a third of the deadline.
     #[track_caller]
     pub(crate) fn until_none<T: fmt::Debug>(what: &str, mut ask: impl FnMut() -> Vec<T>) {
         let begin = Instant::now();

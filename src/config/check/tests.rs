@@ -103,7 +103,7 @@ fn times_are_at_most_a_year() {
     }
 }
 
-/// No sum or product of sizes is more than a number holds.
+/// No sum or product of sizes overflows.
 #[test]
 fn sizes_are_at_most_a_tebibyte() {
     for key in ["max_backlog", "max_unfinished", "max_bodies", "min_rate"] {
@@ -116,7 +116,7 @@ fn sizes_are_at_most_a_tebibyte() {
     }
     let error = config(&["max_backlog", "8589934592GiB"]).unwrap_err().to_string();
     assert_eq!(error, "max_backlog: 8589934592GiB is not between 2MiB and 1024GiB");
-    // What holds by default can be given too.
+    // A default can be given too.
     let largest = config(&["max_backlog", "1024GiB", "shards", "256"]).unwrap();
     let unfinished = largest.limits.unfinished_bytes_max;
     assert_eq!(unfinished, 512 << 40);

@@ -62,8 +62,8 @@ impl GivenRoute {
         Ok(RouteConfig { pattern, handler, topics, rules, admission: admission.clone(), origin: origin.clone() })
     }
 
-    /// Returns the patterns of all paths that only this route serves: those of a surface. Files are also
-    /// served below the route's path.
+    /// Returns the patterns of all paths that no other route may serve: those of a surface, that of the page, or those
+    /// below the path of a folder.
     pub(super) fn served(&self) -> Vec<Pattern> {
         match &self.handler {
             RouteHandler::Surface(config) => {

@@ -1,5 +1,5 @@
-//! The table of all keys of a route, beside those of surfaces. The reader's known keys and docs/routes.md follow from
-//! both.
+//! The table of all keys of a route, except those of surfaces. The keys that the reader knows and docs/routes.md follow
+//! from this table and from the keys of surfaces.
 
 use crate::surface::{SURFACES, Surface, SurfaceKey, TopicUse};
 

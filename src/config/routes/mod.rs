@@ -39,7 +39,7 @@ pub(super) fn read(file: &TomlFile, value: &Spanned<DeValue<'_>>, errors: &mut V
         let Some(route) = Reader { file, errors }.route(keys, origin) else { continue };
         let served = route.served();
         let fail = |what: String| ConfigError::of("routes.match", what).from(route.origin.clone());
-        // A folder of files has its own path too.
+        // Files are served at the route's own path too.
         let folder = route.serves_files().then_some(&route.pattern);
         let is_here = |path: &str| {
             let own = Pattern::new(path).expect("a path");

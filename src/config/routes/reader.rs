@@ -1,4 +1,4 @@
-//! Reads values of a route's table; a wrong one becomes an error.
+//! Reads the values of a route's table; a wrong value becomes an error.
 
 use toml::{
     Spanned,

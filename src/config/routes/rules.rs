@@ -36,7 +36,7 @@ impl Config {
 }
 
 impl Base {
-    /// Returns the base of a server without limits, against which only rules that are wrong for every server fail.
+    /// Returns the base of a server without limits. Only rules that are wrong for every server fail against it.
     pub(crate) fn of_any_server() -> Base {
         Base {
             limits: MessageLimits { message_bytes_max: Limits::MESSAGE_BYTES_MAX as u32, ..MessageLimits::DEFAULT },
@@ -47,7 +47,7 @@ impl Base {
         }
     }
 
-    /// Returns the base of a route from these sources.
+    /// Returns the base for a route whose messages have these sources.
     fn of_route(&self, sources: Sources) -> Base {
         match sources {
             Sources::WebSocketsAndBodies => self.clone(),

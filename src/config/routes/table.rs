@@ -31,7 +31,7 @@ use crate::{
     surface::{KeyFault, KeyKind, SURFACES, Surface, SurfaceKey, TopicUse},
 };
 
-/// The values of a route's keys that are valid for themselves.
+/// The values of a route's keys, each valid by itself.
 #[derive(Default)]
 struct Parts {
     pattern: Option<(Pattern, Origin)>,
@@ -79,7 +79,7 @@ impl Reader<'_> {
         self.fit(parts, keys, origin)
     }
 
-    /// Reads each key. A value that is valid for itself goes into the parts.
+    /// Reads each key. A value that is valid by itself goes into the parts.
     fn take(&mut self, keys: &DeTable<'_>) -> Parts {
         let mut parts = Parts::default();
         let mut fingerprint = DefaultHasher::new();
@@ -211,7 +211,7 @@ impl Reader<'_> {
                     return self.fail("routes.match", pattern_at, &what);
                 }
                 let fit = surface.patterns(pattern).map(drop);
-                let fit = fit.map_err(|error| format!("{:?} has paths behind {path:?}: {error}", surface.name));
+                let fit = fit.map_err(|error| format!("{:?} has paths below {path:?}: {error}", surface.name));
                 return self.keep(fit.map_err(|what| ConfigError::of("routes.match", what).from(pattern_at)));
             }
             RouteHandler::Page => ("the page", "the page is served at one path"),
@@ -230,7 +230,7 @@ impl Reader<'_> {
 
     /// Combines the authenticators of the table into one, and describes them for warnings.
     fn fit_authenticators(&mut self, parts: &mut Parts) -> Option<Admission> {
-        // The cheapest comes first; if all must admit, the identity of the last one counts.
+        // The cheapest authenticator comes first; if all must admit, the identity of the last one counts.
         let bearer = parts.bearer.clone().map(|bearer| Arc::new(bearer) as _);
         let given = [(NETWORK, parts.network.take()), (BASIC, parts.basic.take()), (BEARER, bearer)];
         let (mut keys, mut authenticators) = (Vec::new(), Vec::new());

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Pieces of so many bytes, all different.
+/// Returns a backlog of pieces with these lengths, in bytes. All pieces differ.
 fn backlog(lengths: &[usize]) -> Backlog {
     let mut backlog = Backlog::default();
     for (at, &length) in lengths.iter().enumerate() {
@@ -20,7 +20,7 @@ fn unsent(backlog: &Backlog) -> Vec<u8> {
     backlog.unsent(usize::MAX, usize::MAX).flatten().copied().collect()
 }
 
-/// Gives up what a close does not send, and returns how many messages it was.
+/// Drops what a close does not send, and returns how many messages were dropped.
 fn dropped(backlog: &mut Backlog) -> u32 {
     backlog.truncate().iter().map(Label::messages).sum()
 }
@@ -53,7 +53,7 @@ fn a_backlog_is_new_until_the_socket_has_refused_it() {
         backlog.refuse();
         assert!(backlog.was_refused());
         backlog.advance(lengths[1] - 1);
-        assert!(!backlog.was_refused(), "what comes now begins a new one");
+        assert!(!backlog.was_refused(), "what comes now begins a new backlog");
     }
 }
 
@@ -83,7 +83,7 @@ fn little_and_large_pieces_in_turn_weigh_little_more_than_their_bytes() {
     assert!(backlog.bytes() <= bytes + bytes / 10, "{bytes} bytes are charged {}", backlog.bytes());
 }
 
-/// Many little pieces take hardly more than their bytes, and few take little.
+/// Many little pieces take hardly more than their bytes, and few pieces take little.
 #[test]
 fn little_pieces_are_copied_one_behind_the_other() {
     for (length, count) in [(21, 1), (21, 100), (21, 100_000), (1_004, 4_000), (LARGE - 1, 1_000)] {
@@ -136,8 +136,7 @@ fn the_number_of_unsent_pieces_is_bounded() {
 }
 
 proptest! {
-    /// The unsent bytes are those that were pushed behind the sent ones, and a backlog that has emptied weighs
-    /// nothing.
+    /// The unsent bytes are those that were pushed after the sent bytes, and an empty backlog weighs nothing.
     #[test]
     fn a_backlog_is_a_queue_of_bytes(steps in prop::collection::vec((any::<bool>(), 0..3 * COPIED_BELOW), 0..60)) {
         let (mut backlog, mut model) = (Backlog::default(), Vec::new());

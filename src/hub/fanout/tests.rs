@@ -121,7 +121,8 @@ fn every_subscriber_but_the_source_gets_a_message() {
     assert_eq!(hub.gathered_bytes(), 0);
 }
 
-/// A shard encodes a publication once for each format, however many want it, and not at all if nobody does.
+/// A shard encodes a publication once for each format, however many subscribers want the format, and not at all if none
+/// does.
 #[test]
 fn a_publication_is_encoded_once_for_each_format_that_somebody_wants() {
     let mut hub = hub();
@@ -149,8 +150,8 @@ fn a_publication_is_encoded_once_for_each_format_that_somebody_wants() {
     assert_eq!(take_encoded(), 0);
 }
 
-/// Messages of two epochs are in two runs, in order; whoever joins in between gets none of either, and who leaves gets
-/// both.
+/// Messages of two epochs are in two runs, in order; a subscriber that joins in between gets no message of either, and
+/// a subscriber that leaves gets both runs.
 #[test]
 fn an_epoch_begins_a_run() {
     let mut hub = hub();
@@ -172,7 +173,7 @@ fn an_epoch_begins_a_run() {
     assert_eq!((hub.gathered_bytes(), hub.is_dirty()), (0, false));
 }
 
-/// A large encoded frame is a piece of its own, as a large raw one is.
+/// A large encoded frame is a piece of its own, as a large raw frame is.
 #[test]
 fn a_large_encoded_frame_is_not_copied() {
     let mut hub = hub();
@@ -233,7 +234,7 @@ fn without_subscribers_only_the_offset_moves() {
     assert_eq!(hub.gathered_bytes(), 0);
 }
 
-/// Publishing to many names makes no topic last.
+/// A topic that nobody subscribes to is forgotten, however often it is published to.
 #[test]
 fn topics_that_are_only_published_to_are_forgotten() {
     let mut hub = hub();
@@ -291,7 +292,7 @@ enum Step {
     Leave(usize),
     Publish(usize, usize),
     BeginWalks,
-    /// The number of a walk, of visits, and of further shares that each of these hands out at the most.
+    /// The number of a walk, how many visits it makes, and how many further shares a visit hands out at most.
     Walk(usize, usize, usize),
     EndWalks,
 }
@@ -314,7 +315,7 @@ const ECHO: SubscribeOptions = SubscribeOptions { has_echo: true };
 
 const TOPICS: [&str; 3] = ["a", "b", "c"];
 
-/// What each subscription is owed, and has seen, by slot and topic; the obvious way beside the clever one.
+/// What each subscription is owed, and has seen, by slot and topic: the obvious way, with which the hub is compared.
 #[derive(Default)]
 struct Model {
     live: Vec<ConnectionId>,
@@ -328,7 +329,7 @@ struct Model {
 }
 
 impl Model {
-    /// The messages say which topic they are of.
+    /// Notes the messages that a connection has seen; each message names its topic.
     fn see(&mut self, slot: u32, texts: Vec<String>) {
         for text in texts {
             let topic = TOPICS.iter().position(|topic| text.starts_with(topic)).unwrap();
@@ -336,7 +337,7 @@ impl Model {
         }
     }
 
-    /// A subscription is over: it has had everything.
+    /// Ends a subscription, and checks that it has brought every message.
     fn end(&mut self, slot: u32, topic: usize) {
         assert_eq!(self.owed.remove(&(slot, topic)), self.seen.remove(&(slot, topic)));
         self.echoes.remove(&(slot, topic));

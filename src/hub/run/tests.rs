@@ -136,7 +136,7 @@ fn the_buffer_comes_back_unless_it_is_referred_to() {
     assert_eq!(kept, message("a"));
 }
 
-/// What backlogs keep of a large buffer is copied, once for all of them; what nearly fills its buffer is shared.
+/// A piece in a much larger buffer is copied, once for all backlogs; a piece that nearly fills its buffer is shared.
 #[test]
 fn what_a_slow_consumer_keeps_is_charged_or_copied() {
     let check = |capacity: usize, frame: usize, is_copied: bool| {
@@ -174,7 +174,7 @@ fn little_is_copied_by_the_slow_consumer() {
     assert_eq!(run.owed(1)[0].bytes.as_ptr(), run.pieces()[0].bytes.as_ptr());
 }
 
-/// A part of what slow consumers share is copied if it would keep much more alive.
+/// A part of a shared piece is copied if it would keep much more memory alive than its own bytes.
 #[test]
 fn a_part_of_a_piece_keeps_no_more_than_itself() {
     let mut run = Run::default();
@@ -188,7 +188,8 @@ fn a_part_of_a_piece_keeps_no_more_than_itself() {
     assert_eq!((kept.len(), bytes, charge), (10, 10 * 10_004, bytes));
 }
 
-/// A leaver takes what was gathered so far, another takes it with what was gathered since.
+/// A subscriber that leaves takes what was gathered so far. A later one takes the same pieces, and those gathered
+/// since.
 #[test]
 fn leavers_share_what_is_kept() {
     let mut run = Run::default();
@@ -208,7 +209,7 @@ fn an_own_large_frame_is_not_charged() {
     assert!(run.freeze().owed(7).iter().map(|piece| piece.charge).sum::<usize>() < 300);
 }
 
-/// The weight of a run is at least its bytes in every buffer, and little more if they are many.
+/// The weight of a run is at least its bytes, whatever buffer it gathers into, and little more if its bytes are many.
 #[test]
 fn a_run_weighs_what_it_holds() {
     let weigh = |frame: usize, count: usize, source: &dyn Fn(usize) -> Option<u32>| {
@@ -233,14 +234,14 @@ fn a_run_weighs_what_it_holds() {
     }
     // A frame that leaves most of its receive buffer unused.
     assert!(weigh(LARGE_FRAME, 10, no_source).1 >= 10 * LARGE_PIECE_PINS);
-    // Every message is another exclusion: of two subscribers by turns, or of another subscriber each time.
+    // Every message is an exclusion: of two subscribers alternately, or of another subscriber each time.
     let two = weigh(0, 10_000, &|number| Some(number as u32 % 2)).1;
     assert!(two >= 10_000 * size_of::<Range<Position>>(), "{two}");
     let many = weigh(0, 10_000, &|number| Some(number as u32)).1;
     assert!(many >= 10_000 * (size_of::<Vec<Range<Position>>>() + 4 * size_of::<Range<Position>>()), "{many}");
 }
 
-/// Subscribers that join a run that has begun weigh too; one that joins again replaces its entry.
+/// Subscribers that join a run that has begun add to its weight; a slot that joins again replaces its entry.
 #[test]
 fn joining_weighs() {
     let mut run = Run::default();
@@ -253,7 +254,7 @@ fn joining_weighs() {
     assert_eq!(run.weight(), after);
 }
 
-/// However many large frames a run has: beyond the first pieces they are copied into tails, which have a limit too.
+/// Beyond the first pieces of a run, large frames are copied into tails, and the length of a tail has a limit too.
 #[test]
 fn tails_have_a_limit() {
     let large = binary(&vec![1; 70_000]);
@@ -266,7 +267,7 @@ fn tails_have_a_limit() {
 }
 
 /// A crowd that publishes and leaves shares what it is owed: the memory is in proportion to the run, not to the run
-/// for each of them.
+/// multiplied by the crowd.
 #[test]
 fn a_crowd_that_leaves_shares_what_it_is_owed() {
     const CROWD: u32 = 1_000;
@@ -286,7 +287,7 @@ fn a_crowd_that_leaves_shares_what_it_is_owed() {
                 shared.insert(piece.bytes.as_ptr(), piece.bytes.len());
             }
         }
-        // They stay alive, so no address is used again.
+        // The pieces stay alive, so no address is used again.
         all.push(owed);
     }
     let memory = copied + shared.values().sum::<usize>();

@@ -12,16 +12,16 @@ use crate::hub::{
     testing::{TestEngine, pieces, texts},
 };
 
-/// Some shards with a subscriber of every topic each, and an external end, which all publish until they begin to leave
-/// and, but for the external end, after that too.
+/// Some shards, each with a subscriber of every topic, and an external end. All of them publish until they begin to
+/// leave; shards publish after that too.
 struct World {
     random: u64,
     hubs: Vec<ShardHub>,
     engine: Option<TestEngine>,
     outside: ExternalEnd,
-    /// By shard.
+    /// The subscriber of each shard.
     subscribers: Vec<ConnectionId>,
-    /// By end, the external one last: whether it sleeps, has been woken since, and has sent its barrier.
+    /// For each end, the external end last: whether it sleeps, has been woken since, and has sent its barrier.
     sleeps: Vec<bool>,
     woken: Vec<Arc<AtomicBool>>,
     has_begun: Vec<bool>,
@@ -138,7 +138,7 @@ impl World {
         if self.is_external(end) { self.outside.send_barrier() } else { self.hubs[end].send_barrier() }
     }
 
-    /// Lets an end do something, unless it sleeps.
+    /// Lets an end act, unless it sleeps.
     fn work(&mut self, end: usize, act: usize) {
         if self.sleeps[end] {
             if !self.woken[end].load(Ordering::Relaxed) {
@@ -162,7 +162,7 @@ impl World {
         }
     }
 
-    /// The end of a turn: an end that has nothing to do sleeps until it is woken.
+    /// Ends a turn: an end that has nothing to do sleeps until it is woken.
     fn end_turn(&mut self, end: usize) {
         self.woken[end].store(false, Ordering::Relaxed);
         let may_sleep = if self.is_external(end) {
@@ -179,8 +179,8 @@ impl World {
         }
     }
 
-    /// Takes the subscriber of a shard that has passed the barrier out of its topics, as its close would, and checks
-    /// that it is owed every message from before, and each message once.
+    /// Ends the subscriptions of a shard's subscriber, as its close would, when the shard has passed the barrier.
+    /// Checks that the subscriber is owed every message from before the drain, and each message once.
     fn check(&mut self, shard: usize) {
         if self.has_passed[shard] || !self.hubs[shard].has_passed_barrier() {
             return;
@@ -243,7 +243,7 @@ fn everything_before_the_barrier_is_gathered_when_it_has_passed() {
     assert!(late > SEEDS / 4, "of {SEEDS} barriers only {late} had something to wait for");
 }
 
-/// A shard without other ends has passed its barrier at once.
+/// A shard without other ends passes its barrier at once.
 #[test]
 #[should_panic(expected = "a shard drains once")]
 fn a_shard_drains_once() {

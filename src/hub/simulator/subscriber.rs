@@ -10,7 +10,7 @@ pub(super) struct Subscriber {
     pub(super) id: ConnectionId,
     pub(super) topic: usize,
     pub(super) echo: bool,
-    /// It is at the topic's home and never ends: it sees the one order.
+    /// Whether the subscription is at the topic's home and never ends, so that it sees the one order.
     pub(super) is_observer: bool,
     /// How many messages the home had ordered when the connection was told of the subscription.
     pub(super) told_at: Option<u64>,
@@ -20,13 +20,14 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    /// Returns the messages that it has seen and that have a place in the topic's order.
+    /// Returns the seen messages that have a place in the topic's order.
     pub(super) fn seen_in_order(&self) -> Vec<&String> {
         self.seen.iter().filter(|text| !is_local(text)).collect()
     }
 
-    /// Checks that it has seen a part of the topic's order without a gap or a repetition: from where it was told, to
-    /// the end if it is live, and without its connection's own messages unless it has an echo.
+    /// Checks that the subscription has seen a part of the topic's order without a gap or a repetition. The part begins
+    /// where the connection was told, and reaches to the end if the subscription is live. Without echo it lacks the
+    /// connection's own messages.
     pub(super) fn check(&self, order: &[&String], places: Option<&[Place]>, is_live: bool) {
         let Subscriber { id, echo, .. } = self;
         let seen = self.seen_in_order();
@@ -37,7 +38,8 @@ impl Subscriber {
         let position: HashMap<&String, usize> = order.iter().enumerate().map(|(at, text)| (*text, at)).collect();
         let first = seen.first().map_or(order.len(), |text| position[text]);
         let last = if is_live { order.len() } else { seen.last().map_or(first, |text| position[text] + 1) };
-        // Between the telling and the first message that it has seen there is nothing but its connection's own.
+        // Only the connection's own messages stand between the place where it was told and the first message that it
+        // has seen.
         for (text, place) in &self.places {
             let at = position[text];
             // A home numbers its messages one by one; an engine need not.

@@ -21,14 +21,14 @@ use crate::hub::{
 pub(super) struct World {
     random: u64,
     pub(super) hubs: Vec<ShardHub<Wants>>,
-    /// Of each shard: whether it sleeps, and whether it has been woken since.
+    /// For each shard: whether it sleeps, and whether it has been woken since.
     pub(super) sleeps: Vec<bool>,
     woken: Vec<Arc<AtomicBool>>,
     pub(super) walks: Vec<Vec<AudienceId>>,
     pub(super) connections: Vec<ConnectionId>,
-    /// Of each connection by topic.
+    /// The subscriptions of each connection, by topic.
     pub(super) members: HashMap<(ConnectionId, usize), Subscriber>,
-    /// Of subscriptions that are over, what they had brought by then.
+    /// The subscriptions that have ended.
     gone: Vec<Subscriber>,
     pub(super) published: u32,
     /// The engine that orders some of the topics.
@@ -44,7 +44,7 @@ impl World {
         Self::with(seed, topics_idle_max, false)
     }
 
-    /// In every other world an engine orders some of the topics.
+    /// Returns a world; in every second one an engine orders some of the topics.
     pub(super) fn drawn(seed: u64) -> World {
         Self::with(seed, 1, seed.is_multiple_of(2))
     }
@@ -121,7 +121,7 @@ impl World {
         TestEngine::has(&name).then(|| engine.places.get(&name).map_or(&[][..], Vec::as_slice))
     }
 
-    /// The format that a connection wants.
+    /// Returns the format that a connection wants.
     fn format(&self, id: ConnectionId) -> Format {
         self.hubs[usize::from(id.shard())].connections.get(id).expect("it is connected").io.0
     }
@@ -130,13 +130,13 @@ impl World {
         next(&mut self.random, below)
     }
 
-    /// Something has happened that a shard does not learn from others.
+    /// Wakes a shard for an event that no other end tells it of.
     pub(super) fn rouse(&mut self, shard: usize) {
         self.sleeps[shard] = false;
         self.hubs[shard].awake();
     }
 
-    /// The end of a turn: a shard that has nothing to do sleeps until it is woken.
+    /// Ends a turn: a shard that has nothing to do sleeps until it is woken.
     fn end_turn(&mut self, shard: usize) {
         let hub = &mut self.hubs[shard];
         hub.send_out();
@@ -150,13 +150,13 @@ impl World {
         }
     }
 
-    /// A connection that is held until all of these topics are live.
+    /// Adds a connection that is held until all of these topics are live.
     pub(super) fn connect(&mut self, shard: usize, topics: &[(usize, bool)]) -> ConnectionId {
         let format = FORMATS[self.pick(FORMATS.len())];
         self.connect_for(shard, format, topics)
     }
 
-    /// A connection that wants this format, and is held until all of these topics are live.
+    /// Adds a connection that wants this format, and is held until all of these topics are live.
     pub(super) fn connect_for(&mut self, shard: usize, format: Format, topics: &[(usize, bool)]) -> ConnectionId {
         self.rouse(shard);
         let hub = &mut self.hubs[shard];
@@ -171,7 +171,7 @@ impl World {
         id
     }
 
-    /// A connection that publishes and subscribes to nothing.
+    /// Adds a connection that publishes to a topic and subscribes to none.
     pub(super) fn connect_publisher(&mut self, shard: usize, number: usize) -> ConnectionId {
         let id = self.connect(shard, &[]);
         self.hubs[shard].publish_to(id, &topic(number), Scope::Server);
@@ -225,7 +225,7 @@ impl World {
         self.release(id);
     }
 
-    /// A connection that is no observer.
+    /// Returns a connection that is no observer.
     fn someone(&mut self) -> Option<ConnectionId> {
         let at = self.pick(self.connections.len() - TOPICS);
         self.connections.get(TOPICS + at).copied()
@@ -304,7 +304,8 @@ impl World {
         self.tell(joined);
     }
 
-    /// A walk's visit hands out its own share, and perhaps those of other walks, which then pass the connection.
+    /// Makes a walk's visit: hands out the walk's share, and perhaps shares of other walks, which then pass the
+    /// connection.
     fn visit(&mut self, shard: usize, walk: AudienceId, slot: u32) {
         let further_max = next(&mut self.random, TOPICS);
         let hub = &mut self.hubs[shard];
@@ -406,7 +407,7 @@ impl World {
         panic!("the shards wait for each other");
     }
 
-    /// Checks what every subscription has seen of its topic against what the observer at the topic's home has.
+    /// Checks what every subscription has seen of its topic against what the observer at the topic's home has seen.
     pub(super) fn check(&self) {
         for number in 0..TOPICS {
             let observer = self.members.values().find(|own| own.topic == number && own.is_observer);

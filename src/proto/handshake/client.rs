@@ -12,7 +12,7 @@ use std::fmt;
 ///
 /// ```
 /// use ringhub::proto::{ClientHandshake, ResponseHead};
-/// let mut handshake = ClientHandshake::new(*b"the sample nonce"); // RFC 6455 1.3; of a real one, 16 random bytes
+/// let mut handshake = ClientHandshake::new(*b"the sample nonce"); // RFC 6455 1.3; a real nonce is 16 random bytes
 /// let request = handshake.request("server.example.com", "/chat", &[], &[]);
 /// assert!(request.starts_with(b"GET /chat HTTP/1.1\r\nHost: server.example.com\r\n"));
 /// let response = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -33,8 +33,9 @@ impl ClientHandshake {
         Self { key: STANDARD.encode(key_nonce), protocols: Vec::new() }
     }
 
-    /// Encodes the request. `target` is the path and query, `protocols` the subprotocols in order of preference,
-    /// `extra_headers` anything else, such as `Origin` or `Authorization`. Control characters in values become spaces.
+    /// Encodes the request. `target` is the path with the query, and `protocols` are the subprotocols in order of
+    /// preference. `extra_headers` are further header lines, such as `Origin` or `Authorization`. Control characters in
+    /// values become spaces.
     ///
     /// # Panics
     ///

@@ -191,7 +191,7 @@ fn is_key(key: &[u8]) -> bool {
     KEY_ENGINE.decode_slice(key, &mut [0; 18]).is_ok_and(|decoded| decoded == 16)
 }
 
-/// The unused bits of the last digit do not matter, since the nonce is not read.
+/// The unused bits of the last digit do not matter, since the decoded key is not used.
 const KEY_ENGINE: GeneralPurpose =
     GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
 

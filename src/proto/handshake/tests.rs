@@ -18,7 +18,7 @@ fn upgrade(lines: &[&str]) -> Result<Upgrade, HandshakeError> {
     Upgrade::from_request(&RequestHead::decode(head.as_bytes()).unwrap().unwrap().0)
 }
 
-/// Returns the request with one line in place of another; an empty line leaves it out.
+/// Checks the request with one line in place of another; an empty line leaves the line out.
 fn changed(line: &str, new: &str) -> Result<Upgrade, HandshakeError> {
     assert!(REQUEST.contains(&line));
     let lines: Vec<_> = REQUEST.iter().map(|&other| if other == line { new } else { other }).collect();
@@ -158,7 +158,7 @@ fn body() {
     assert!(changed(REQUEST[5], "Content-Length: 0").is_ok());
 }
 
-/// Both sides agree.
+/// A server accepts the request of a client, and the client accepts the response.
 #[test]
 fn a_client_and_a_server() {
     let mut client = ClientHandshake::new([9; 16]);

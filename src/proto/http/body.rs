@@ -5,8 +5,8 @@ use super::{
     headers::Headers,
 };
 
-/// The scan of the body after a head (RFC 9112 6.3). It finds the end of the body, so that bytes after the body are
-/// never taken for a part of the body, nor a part of the body for the next request.
+/// The scan of the body after a head (RFC 9112 6.3). The scan finds the end of the body. So bytes after the body are
+/// never read as a part of the body, and no part of the body is read as the next request.
 ///
 /// ```
 /// use ringhub::proto::RequestHead;
@@ -22,7 +22,7 @@ pub struct BodyScan {
     at: At,
     /// The missing bytes of the body, or of its current chunk.
     left: u64,
-    /// The bytes of chunk extensions and trailers, which are ignored.
+    /// The number of bytes so far in chunk extensions and trailers, which are ignored.
     aside: usize,
 }
 
@@ -119,7 +119,7 @@ impl BodyScan {
 
 const SIZE: At = At::Size { digits: 0 };
 
-/// The most hexadecimal digits of a chunk's size, which then is below 2^64.
+/// The most hexadecimal digits of a chunk's size, so that the size is below 2^60.
 const SIZE_DIGITS_MAX: u8 = 15;
 
 #[cfg(test)]

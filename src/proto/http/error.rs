@@ -16,7 +16,7 @@ pub enum HttpError {
     /// The first line is not `method target version` (RFC 9112 3).
     RequestLine,
     /// A target in none of the four forms, or with a character that has to be percent-encoded: `"`, `<`, `>`, and in
-    /// its path a backtick (RFC 9112 3.2). Readers differ about these.
+    /// its path a backtick (RFC 9112 3.2). Readers differ about such characters.
     Target,
     /// The first line is not `version status reason` (RFC 9112 4).
     StatusLine,
@@ -36,9 +36,9 @@ pub enum HttpError {
     Expectation,
     /// More than one `Host` (RFC 9112 3.2).
     DuplicateHost,
-    /// No `Host` in HTTP/1.1, where each request needs one (RFC 9112 3.2).
+    /// A request of HTTP/1.1 without `Host` (RFC 9112 3.2).
     MissingHost,
-    /// No end within [`HEAD_BYTES_MAX`] (RFC 6585 5).
+    /// A head without an end within [`HEAD_BYTES_MAX`] (RFC 6585 5).
     HeadTooLong,
     /// More than [`HEADERS_MAX`] header lines (RFC 6585 5).
     TooManyHeaders,

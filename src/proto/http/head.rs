@@ -14,6 +14,8 @@ use super::{
 pub struct RequestHead {
     method: Box<str>,
     target: Box<str>,
+    /// The length of the target before its query.
+    path_len: usize,
     segments: Result<RequestPath, PathError>,
     minor_version: u8,
     headers: Headers,
@@ -66,7 +68,7 @@ impl RequestHead {
     /// (RFC 6455 4.2.1). `*` and `host:port` are returned as they are. The endpoint of a request follows from
     /// [`RequestHead::segments`].
     pub fn path(&self) -> &str {
-        path_of(&self.target).unwrap_or(&self.target)
+        path_of(&self.target[..self.path_len]).unwrap_or(&self.target)
     }
 
     /// Returns the path split and percent-decoded; without any segment if the target has no path (`*`, `host:port`).
@@ -80,7 +82,7 @@ impl RequestHead {
 
     /// Returns the query: the part of the target after its first `?`.
     pub fn query(&self) -> Option<&str> {
-        split_query(&self.target).1
+        self.target.get(self.path_len + 1..)
     }
 
     /// Returns the x of HTTP/1.x (RFC 9112 2.3).
@@ -120,14 +122,13 @@ impl RequestHead {
         self.body
     }
 
-    /// Parses `head`. Its last line is the empty one, and every line ends with CR LF.
+    /// Parses `head`. The last line of `head` is empty, and every line ends with CR LF.
     fn parse(head: &[u8]) -> Result<Self, HttpError> {
         let line_end = head.iter().position(|&octet| octet == b'\r').ok_or(HttpError::RequestLine)?;
         let line = str::from_utf8(&head[..line_end]).map_err(|_| HttpError::RequestLine)?;
-        let mut words = line.split(' ');
-        let (Some(method), Some(target), Some(version), None) =
-            (words.next(), words.next(), words.next(), words.next())
-        else {
+        #[expect(clippy::manual_pattern_char_comparison, reason = "a search by words costs more in so short a line")]
+        let mut words = line.splitn(3, |character| character == ' ');
+        let (Some(method), Some(target), Some(version)) = (words.next(), words.next(), words.next()) else {
             return Err(HttpError::RequestLine);
         };
         let target_ok = !target.is_empty() && target.bytes().all(|octet| octet.is_ascii_graphic() && octet != b'#');
@@ -139,7 +140,8 @@ impl RequestHead {
             [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => return Err(HttpError::Version),
             _ => return Err(HttpError::RequestLine),
         };
-        let segments = read_target(target)?;
+        let path_len = target.bytes().position(|octet| octet == b'?').unwrap_or(target.len());
+        let segments = read_target(target, &target[..path_len])?;
         let headers = Headers::parse(&head[line_end + 2..])?;
         check_framing(&headers)?;
         // RFC 9110 10.1.1: `Expect` has no meaning in HTTP/1.0.
@@ -148,36 +150,30 @@ impl RequestHead {
             return Err(HttpError::Expectation);
         }
         let body = BodyScan::new(&headers, minor_version)?;
-        Ok(Self { method: method.into(), target: target.into(), segments, minor_version, headers, body })
+        Ok(Self { method: method.into(), target: target.into(), path_len, segments, minor_version, headers, body })
     }
 }
 
 /// Checks the form of a target and its characters (RFC 9112 3.2), and reads its path. A target that passes is a URI to
 /// hyper too, with the same path.
-fn read_target(target: &str) -> Result<Result<RequestPath, PathError>, HttpError> {
-    let (before_query, _) = split_query(target);
+fn read_target(target: &str, before_query: &str) -> Result<Result<RequestPath, PathError>, HttpError> {
     if target.contains(['"', '<', '>']) || before_query.contains('`') {
         return Err(HttpError::Target);
     }
-    match path_of(target) {
+    match path_of(before_query) {
         Some(path) if before_query.starts_with('/') || is_absolute(before_query) => Ok(RequestPath::parse(path)),
         None if target == "*" || is_authority(target) => Ok(Ok(RequestPath::default())),
         _ => Err(HttpError::Target),
     }
 }
 
-/// Returns the path of a target in origin-form or absolute-form.
+/// Returns the path of a target in origin-form or absolute-form, without its query.
 fn path_of(target: &str) -> Option<&str> {
-    let (target, _) = split_query(target);
     if target.starts_with('/') {
         return Some(target);
     }
     let (_, rest) = target.split_once("://")?;
     Some(rest.find('/').map_or("/", |at| &rest[at..]))
-}
-
-fn split_query(target: &str) -> (&str, Option<&str>) {
-    target.split_once('?').map_or((target, None), |(target, query)| (target, Some(query)))
 }
 
 /// Returns whether a target, without its query, is in absolute-form (RFC 9112 3.2.2).
@@ -190,8 +186,8 @@ fn is_absolute(target: &str) -> bool {
     scheme_ok && is_authority(rest.split('/').next().unwrap_or_default())
 }
 
-/// Returns whether this is a host with or without a port (RFC 3986 3.2.2, 3.2.3). User information before the host is
-/// not accepted (RFC 9110 4.2.4).
+/// Returns whether `authority` is a host with or without a port (RFC 3986 3.2.2, 3.2.3). User information before the
+/// host is not accepted (RFC 9110 4.2.4).
 fn is_authority(authority: &str) -> bool {
     let (is_host, port) = match authority.strip_prefix('[') {
         Some(rest) => {

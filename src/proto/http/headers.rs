@@ -35,7 +35,7 @@ impl Headers {
     }
 
     /// Returns the elements of a comma-separated list, which may stretch over several lines (RFC 9110 5.6.1), without
-    /// the empty ones.
+    /// empty elements.
     pub fn list(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         let elements = self.get_all(name).flat_map(|value| value.split(|&octet| octet == b','));
         elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
@@ -61,7 +61,7 @@ impl Headers {
     }
 
     pub(super) fn new(lines: &[httparse::Header<'_>]) -> Self {
-        // The capacities are the final lengths, so making boxes of them copies nothing.
+        // The capacities are the final lengths, so the boxes are made without a copy.
         let mut names = String::with_capacity(lines.iter().map(|line| line.name.len()).sum());
         let mut values = Vec::with_capacity(lines.iter().map(|line| line.value.trim_ascii().len()).sum());
         let mut ends = Vec::with_capacity(lines.len());

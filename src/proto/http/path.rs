@@ -7,7 +7,7 @@ use std::fmt;
 /// follows from these segments alone; no other code splits or decodes a path.
 ///
 /// `/` has one segment, which is empty; `/a/b` has two, and `/a/b/` a third, which is empty. A character that is
-/// encoded without need makes no other path (RFC 3986 6.2.2.2): `/%61` is `/a`. An encoded slash, `%2F`, ends no
+/// encoded without need does not make another path (RFC 3986 6.2.2.2): `/%61` is `/a`. An encoded slash, `%2F`, ends no
 /// segment and belongs to its segment's text.
 ///
 /// A path that two readers could understand differently is refused, see [`PathError`].
@@ -54,7 +54,8 @@ impl RequestPath {
         let path = path.strip_prefix('/').ok_or(PathError::NoSlash)?;
         let slashes = path.bytes().filter(|&octet| octet == b'/').count();
         let (mut text, mut ends) = (String::with_capacity(path.len()), Vec::with_capacity(slashes + 1));
-        let mut parts = path.split('/').peekable();
+        #[expect(clippy::manual_pattern_char_comparison, reason = "a search by words costs more in so short a path")]
+        let mut parts = path.split(|character| character == '/').peekable();
         while let Some(part) = parts.next() {
             let segment = percent_decode(part).ok_or(PathError::Encoding)?;
             match &*segment {

@@ -4,13 +4,13 @@ use std::borrow::Cow;
 
 use super::syntax::percent_decode;
 
-/// A key and its value, where they can be read.
+/// A key and its value; `None` for one that is not percent-encoded UTF-8.
 pub(crate) type QueryPair<'a> = (Option<Cow<'a, str>>, Option<Cow<'a, str>>);
 
-/// Returns the pairs of a query in their order, keys and values percent-decoded (RFC 3986 2.1); `+` is a `+`. A key
-/// without `=` has an empty value. A key or a value that is not percent-encoded UTF-8 is `None`.
+/// Returns the pairs of a query in their order, keys and values percent-decoded (RFC 3986 2.1); a `+` stays a `+`. A
+/// key without `=` has an empty value. A key or a value that is not percent-encoded UTF-8 is `None`.
 pub(crate) fn query_pairs(query: Option<&str>) -> impl Iterator<Item = QueryPair<'_>> {
-    let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    let pairs = query.into_iter().flat_map(|query| query.split('&')).filter(|pair| !pair.is_empty());
     pairs.map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (percent_decode(key), percent_decode(value))

@@ -95,17 +95,22 @@ impl Refusal {
 /// # Panics
 ///
 /// If the name of a header is not a token. Control characters in values become spaces.
-pub(crate) fn encode_response(status: u16, headers: &[(String, String)], body: &[u8], has_body: bool) -> Bytes {
+pub(crate) fn encode_response(
+    status: u16,
+    headers: &[(impl AsRef<str>, impl AsRef<str>)],
+    body: &[u8],
+    has_body: bool,
+) -> Bytes {
     let mut out = Vec::with_capacity(RESPONSE_BYTES_USUAL + body.len());
     out.extend_from_slice(format!("HTTP/1.1 {status} {}\r\n", reason_phrase(status)).as_bytes());
     // RFC 9110 7.8: a sender of Upgrade also names it in Connection.
-    let upgrade = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("upgrade"));
+    let upgrade = headers.iter().any(|(name, _)| name.as_ref().eq_ignore_ascii_case("upgrade"));
     push_header(&mut out, "Connection", if upgrade { "close, Upgrade" } else { "close" });
     for (name, value) in headers {
-        push_header(&mut out, name, value);
+        push_header(&mut out, name.as_ref(), value.as_ref());
     }
     // A cache must not answer the next client with this refusal.
-    if status >= 400 && !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("cache-control")) {
+    if status >= 400 && !headers.iter().any(|(name, _)| name.as_ref().eq_ignore_ascii_case("cache-control")) {
         push_header(&mut out, "Cache-Control", "no-store");
     }
     push_header(&mut out, "Content-Length", &body.len().to_string());

@@ -1,16 +1,16 @@
 //! The steps that work through the frame at the front of a connection's input.
 //!
 //! A connection has no buffer for whole frames. An unfragmented frame stays in the input until it is whole. The bytes
-//! that have arrived are unmasked in place and checked at once, and [`Front`] has the two positions up to which this
-//! was done. So no byte is unmasked twice, at most the three bytes of a cut character are checked twice, and bad UTF-8
-//! is refused at its first bad octet. The payload of a fragment moves into an [`Assembly`] as it arrives; a fragment
-//! that is a separate event stays in the input like an unfragmented frame. A payload to be dropped is skipped as it
-//! arrives.
+//! that have arrived are unmasked in place and checked at once. [`Front`] has the two positions up to which bytes are
+//! unmasked and checked. So no byte is unmasked twice, and at most the three bytes of a cut character are checked
+//! twice. Bad UTF-8 is refused at its first bad octet. The payload of a fragment moves into an [`Assembly`] as it
+//! arrives; a fragment that is a separate event stays in the input like an unfragmented frame. A payload to be dropped
+//! is skipped as it arrives.
 //!
-//! A hook judges whole frames. So with a hook every frame stays in the input until it is whole, except data frames
-//! after our close frame, which are dropped as they arrive. Text is checked after the verdict: a dropped payload need
-//! not be UTF-8. The constant parameter `HOOKED` says whether there is a hook ([`WebSocket::advance`]), so receiving
-//! without one costs nothing extra.
+//! A hook judges whole frames. So with a hook every frame stays in the input until it is whole. Only data frames after
+//! our close frame are dropped as they arrive. Text is checked after the verdict: a dropped payload need not be UTF-8.
+//! The constant parameter `HOOKED` says whether there is a hook ([`WebSocket::advance`]), so a connection without a
+//! hook pays nothing for it.
 
 use super::{
     super::{
@@ -41,7 +41,7 @@ pub(super) enum Step {
 }
 
 impl WebSocket {
-    /// Consumes a frame at the front of the input, or as much of it as can be consumed already.
+    /// Consumes the frame at the front of the input, or the part of it that can be consumed already.
     #[inline]
     pub(super) fn step<const HOOKED: bool>(
         &mut self,
@@ -162,8 +162,8 @@ impl WebSocket {
         })
     }
 
-    /// Handles a fragment that is a separate event, or for which there is a hook. Out of line, so that other
-    /// connections pay nothing for it.
+    /// Handles a fragment that is a separate event, or for which there is a hook. The function is not inlined, so that
+    /// other connections pay nothing for it.
     #[inline(never)]
     fn step_fragment<const HOOKED: bool>(
         &mut self,
@@ -176,7 +176,7 @@ impl WebSocket {
     ) -> Result<Step, ProtocolError> {
         Assembly::check_limits(self.assembly.as_deref(), header, limits)?;
         let (seen, payload_at) = (self.front.held().0, input.at + header_len);
-        // `hold` checks the text of a first fragment. That of a later one continues a text, which `assembly` checks.
+        // `hold` checks the text of a first fragment. A later fragment continues a text, which `assembly` checks.
         let is_checked = self.assembly.is_none() && message_type == MessageType::Text && limits.checks_utf8;
         let held = self.hold(is_checked && !HOOKED, header, header_len, input)?;
         if let Some(assembly) = &mut self.assembly
@@ -211,8 +211,9 @@ impl WebSocket {
     }
 
     /// Unmasks the bytes of the data frame at the front that have arrived since the last call; if `is_checked`, checks
-    /// that they continue the frame's text. When the frame is whole, consumes it and returns the range of its payload,
-    /// and how many bytes at its end are the beginning of a character that is cut off there (0 without `is_checked`).
+    /// that they continue the frame's text. When the frame is whole, consumes it and returns the range of its payload.
+    /// If a character is cut at the payload's end, also returns the number of its bytes (else 0; 0 without
+    /// `is_checked`).
     #[inline]
     fn hold(
         &mut self,

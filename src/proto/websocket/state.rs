@@ -5,14 +5,16 @@ use super::super::{assembly::Assembly, close_code::CloseCode, keep_alive::Tick, 
 /// One established connection.
 ///
 /// - getters: [`state`](Self::state), [`close_code`](Self::close_code), [`sent_close_code`](Self::sent_close_code),
-///   [`closed_cleanly`](Self::closed_cleanly), [`message_length`](Self::message_length),
+///   [`closed_cleanly`](Self::closed_cleanly), [`last_received`](Self::last_received),
+///   [`message_length`](Self::message_length), [`is_within_message`](Self::is_within_message),
 ///   [`assembled_bytes`](Self::assembled_bytes), [`missing`](Self::missing) and [`deadline`](Self::deadline)
 /// - inputs: [`receive`](Self::receive) or [`receive_with`](Self::receive_with) until it returns `None`, and
 ///   [`handle_timeout`](Self::handle_timeout) at the deadline
 /// - commands: [`send`](Self::send), [`close`](Self::close), [`abandon`](Self::abandon) and
 ///   [`excuse_silence`](Self::excuse_silence)
 ///
-/// The bytes that calls append to `replies` must reach the peer in this order, and nothing may follow a close frame.
+/// The bytes that calls append to `replies` must reach the peer in the order of the calls, and nothing may follow a
+/// close frame.
 ///
 /// The facts about a connection that has ended (RFC 6455 7.1.4, 7.1.5):
 ///
@@ -64,8 +66,8 @@ pub enum State {
     Open,
     /// We sent a close frame; the peer has not answered (RFC 6455 7.1.3).
     Closing,
-    /// Both sides have sent a close frame, or the connection has failed: nothing more is sent or accepted. A server
-    /// closes the socket once its replies are sent (RFC 6455 7.1.1).
+    /// Both sides have sent a close frame, or the connection has failed or is lost: nothing more is sent or accepted. A
+    /// server closes the socket once its replies are sent (RFC 6455 7.1.1).
     Closed,
 }
 
@@ -76,7 +78,7 @@ const _: () = assert!(size_of::<WebSocket>() == 40);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Front {
     /// The frame's header stands at the front. `unmasked` bytes of its payload are unmasked, and the last `utf8_tail`
-    /// of these begin a character.
+    /// of these begin a character whose end is missing.
     Payload { unmasked: u32, utf8_tail: u8 },
     /// The frame's header is consumed, and so many bytes of its payload are still to be dropped. Never 0.
     Skip(u32),
@@ -89,7 +91,8 @@ impl Front {
         if missing == 0 { Self::FRESH } else { Self::Skip(missing) }
     }
 
-    /// Returns how many bytes of the payload at the front are unmasked, and how many of them begin a character.
+    /// Returns how many bytes of the payload at the front are unmasked, and how many of them begin a character whose
+    /// end is missing.
     #[inline]
     pub(super) fn held(self) -> (usize, usize) {
         match self {

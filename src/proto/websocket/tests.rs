@@ -18,21 +18,21 @@ const CLIENT: Script = Script { role: Role::Client { masking_seed: [7; 16] }, ..
 const LIMITS: MessageLimits = MessageLimits { fragments_max: 100, ..MessageLimits::DEFAULT };
 const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
-/// A client's frame.
+/// Returns a client's frame.
 fn masked(opcode: OpCode, fin: bool, payload: impl AsRef<[u8]>) -> Vec<u8> {
     let mut frame = Vec::new();
     encode_masked(opcode, fin.into(), payload.as_ref(), KEY, &mut frame);
     frame
 }
 
-/// A server's frame.
+/// Returns a server's frame.
 fn unmasked(opcode: OpCode, payload: impl AsRef<[u8]>) -> Vec<u8> {
     let mut frame = Vec::new();
     encode_frame(opcode, Fin::Set, payload.as_ref(), &mut frame);
     frame
 }
 
-/// Lets the stream arrive whole, one byte at a time and in other pieces: each must be the same history.
+/// Lets the stream arrive whole, one byte at a time and in other pieces, which must all give the same history.
 fn run(script: Script, stream: &[u8]) -> History {
     let history = script.run(stream, usize::MAX);
     for piece_bytes in [1, 2, 3, 7, 64, 1000] {
@@ -52,8 +52,8 @@ fn check(script: Script, stream: &[u8], events: &[Seen], replies: &[u8], state: 
     assert_eq!((history.error, history.state), (None, state));
 }
 
-/// The peer's bytes fail the connection (RFC 6455 7.1.7) after these events, with the error's close code, and at the
-/// last byte.
+/// Checks that the peer's bytes fail the connection (RFC 6455 7.1.7) after these events, with the error's close code,
+/// and at the last byte.
 fn check_failing(script: Script, stream: &[u8], events: &[Seen], error: ProtocolError, code: CloseCode) {
     let history = run(script, stream);
     assert_eq!((history.error, history.state, &history.events[..]), (Some(error), State::Closed, events));
@@ -279,7 +279,7 @@ fn we_send_no_reserved_close_code() {
     WebSocket::new(Role::Server, Tick(0)).close(Tick(0), CloseCode::ABNORMAL, "", &mut Vec::new());
 }
 
-/// Text is for reading, whichever way it came.
+/// The text of a message can be read, however the message has come.
 #[test]
 fn messages_as_text() {
     for (stream, expected) in [
@@ -295,7 +295,7 @@ fn messages_as_text() {
     }
 }
 
-/// What a client sends, a server receives.
+/// A server receives the frames that a client sends.
 #[test]
 fn sending() {
     let (mut client, mut out) = (WebSocket::new(CLIENT.role, Tick(0)), Vec::new());
@@ -305,7 +305,7 @@ fn sending() {
     check(SERVER, &out, &[Seen::Ping(b"?".into()), text("Hello")], &hex("8a 01 3f"), State::Open);
 }
 
-/// What the caller must keep grows to what completes the frame, header first.
+/// Until the header is whole only its missing bytes are known, and then those of the whole frame.
 #[test]
 fn missing_bytes() {
     let websocket = WebSocket::new(Role::Server, Tick(0));

@@ -45,7 +45,7 @@ impl Protocol {
         }
     }
 
-    /// Reads the beginning of a part of the server's output. Returns how many bytes follow, and whether it is the
+    /// Reads the beginning of a part of the server's output. Returns how many bytes follow, and whether the part is the
     /// goodbye; `None` if the beginning is not whole.
     pub(crate) fn begins_part(self, beginning: &[u8]) -> Option<(u64, bool)> {
         if self == Protocol::LengthPrefixed && beginning[0] == 0xff {
@@ -83,8 +83,8 @@ impl ClientEnd {
         }
     }
 
-    /// Appends a frame, or the whole message that it is in a protocol without frames. Returns whether the protocol has
-    /// such a frame and may send it.
+    /// Appends a frame, or a whole message if the protocol has no frames. Returns whether the protocol has such a frame
+    /// and may send it.
     pub(crate) fn send(&mut self, opcode: OpCode, fin: Fin, payload: &[u8], out: &mut Vec<u8>) -> bool {
         match self {
             ClientEnd::WebSocket(websocket) => websocket.send(opcode, fin, payload, out),
@@ -103,8 +103,8 @@ impl ClientEnd {
         }
     }
 
-    /// Appends the client's goodbye. It goes past `proto`, whose closing clients drop the messages before the server's
-    /// goodbye, which are checked.
+    /// Appends the client's goodbye, without `proto`: a closing client of `proto` would drop the messages before the
+    /// server's goodbye, which the simulator checks.
     pub(crate) fn say_goodbye(&self, out: &mut Vec<u8>) {
         match self {
             ClientEnd::WebSocket(_) => encode_masked(OpCode::Close, Fin::Set, b"\x03\xe8done", [1, 2, 3, 4], out),
@@ -121,7 +121,7 @@ impl ClientEnd {
     }
 
     /// Reads the server's output, and appends the protocol's replies. Returns the parts that have arrived whole, and
-    /// the bytes behind them.
+    /// the bytes after them.
     pub(crate) fn hear(&mut self, now: Tick, output: BytesMut, replies: &mut Vec<u8>) -> (Vec<Heard>, BytesMut) {
         match self {
             ClientEnd::WebSocket(websocket) => hear_frames(websocket, now, output, replies),

@@ -1,13 +1,14 @@
-//! A second protocol, for tests alone: messages behind their lengths, and a goodbye that nobody answers.
+//! A second protocol, for tests alone: each message follows its length, and nobody answers a goodbye.
 //!
 //! A connection opens as a WebSocket does, by a request that offers the subprotocol [`SUBPROTOCOL`]. A message is its
-//! length (4 bytes), its kind (1 byte: 1 is text, 2 is binary) and its payload. A goodbye has the length 0xffff_ffff,
-//! and in place of the kind the length of a close frame's payload, which follows. There are no fragments, no pings and
-//! no masks. Messages of the server are frames without a mask (RFC 6455 5.2), as the hub delivers them; none of them
-//! begins with 0xff.
+//! length (4 bytes), its kind (1 byte: 1 is text, 2 is binary) and its payload. A goodbye has the length 0xffff_ffff;
+//! then, in place of the kind, the length of a close frame's payload; then that payload. There are no fragments, no
+//! pings and no masks. Messages of the server are frames without a mask (RFC 6455 5.2), as the hub delivers them; none
+//! of them begins with 0xff.
 //!
-//! What differs from a WebSocket for the shard: our goodbye ends the session at once, since the peer does not answer
-//! it; no deadline is ever due; and no part of a message leaves the input before all of it has arrived.
+//! For the shard this protocol differs from a WebSocket in three ways: our goodbye ends the session at once, since the
+//! peer does not answer it; no deadline is ever due; and no part of a message leaves the input before all of it has
+//! arrived.
 
 use super::Session;
 use crate::proto::{
@@ -207,12 +208,12 @@ impl Head {
         }
     }
 
-    /// Returns the payload behind this head at the front of `bytes`.
+    /// Returns the payload after this head, which stands at the front of `bytes`.
     fn payload_in(self, bytes: &[u8]) -> &[u8] {
         &bytes[HEAD_BYTES..HEAD_BYTES + self.length()]
     }
 
-    /// Returns the header of the frame that would carry the same.
+    /// Returns the header of the frame that would carry the same message or goodbye.
     fn frame(self) -> FrameHeader {
         let opcode = match self {
             Head::Message(message_type, _) => message_type.opcode(),
@@ -360,7 +361,7 @@ mod tests {
         assert_eq!(receive(&mut session, b"\0\0\0\x02\x01hi", 7, &MessageLimits::DEFAULT), (Vec::new(), Vec::new()));
     }
 
-    /// The limits may change between two messages alone.
+    /// The limits may change only between two messages.
     #[test]
     fn a_message_is_under_way_from_its_head_to_its_end() {
         let mut session = session();

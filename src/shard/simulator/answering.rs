@@ -19,7 +19,7 @@ pub(super) struct Answering {
 }
 
 /// The acts that clients may ask their handler for, and the notes of those that were performed. The handler and the
-/// simulation share it.
+/// simulation share the desk.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Desk(Arc<Mutex<Papers>>);
 
@@ -63,7 +63,7 @@ pub(super) enum Act {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Then {
     Nothing,
-    /// Another subscription ends, or the same.
+    /// A subscription ends: this one or another one.
     Unsubscribe {
         topic: usize,
     },
@@ -91,13 +91,13 @@ pub(super) enum Note {
         id: ConnectionId,
         topic: usize,
     },
-    /// A message was published in a callback: because the client has sent an order to, or without one.
+    /// A message was published in a callback, either because of a client's order or without one.
     Published {
         is_asked: bool,
     },
 }
 
-/// The hands of a connection: those that its handler has in a callback, or those of a call.
+/// The means by which an act reaches its connection: in a handler's callback, or in a call.
 pub(super) trait Hands {
     fn id(&self) -> ConnectionId;
     fn subscribe(&mut self, topic: &TopicName, options: SubscribeOptions) -> Result<(), SubscribeError>;
@@ -129,7 +129,7 @@ impl Hands for Connection<'_, ()> {
     }
 }
 
-/// The hands of a call.
+/// The means of a call.
 pub(super) struct Called<'a> {
     pub(super) id: ConnectionId,
     pub(super) shard: &'a mut dyn ShardApi,

@@ -8,7 +8,8 @@ use super::{
 use crate::handler::ShardApi;
 
 impl Simulation {
-    /// Lets a call act on a connection: it subscribes, gives a topic up, or publishes, in mid-life.
+    /// Lets a call act on an established connection: the call subscribes it, ends a subscription, publishes, or closes
+    /// it.
     pub(super) fn call(&mut self) {
         let Some(number) = self.any_client().filter(|&number| !self.clients[number].observes) else { return };
         let client = &self.clients[number];

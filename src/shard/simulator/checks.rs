@@ -18,8 +18,8 @@ impl Simulation {
         self.clients.iter().filter(|client| client.closed_at.is_none())
     }
 
-    /// Checks what holds between any two turns of a shard. So many close timeouts were counted before the turn, and so
-    /// many connections cut off.
+    /// Checks what must hold between any two turns of a shard. The last parameter has the numbers of close timeouts and
+    /// of connections cut off that were counted before the turn.
     pub(super) fn check_turn(&mut self, shard: usize, (close_timeout, cut_off): (u64, u64)) {
         let network = Rc::clone(&self.drivers[shard].network);
         let network = &mut *network.borrow_mut();
@@ -114,7 +114,7 @@ impl Simulation {
         assert_eq!(labelled, seen.unsent, "labels say what the backlog of client {number} holds");
         let has_topic = |label: &Label| label.topic().is_some() || label.messages() == 0;
         assert!(backlog.labels().all(has_topic), "each message that client {number} is owed is of a topic");
-        // One run may make a backlog of any size: its subscriber had kept up. Later messages may not.
+        // One run may make a backlog of any size, since its subscriber had kept up. Later messages may not.
         let is_new = client.backlog.is_none_or(|before| !before.was_refused || before.is_sent(&seen));
         let is_within = seen.is_within(&shard.limits, client.backlog.as_ref());
         assert!(is_new || is_within || !is_open, "the backlog of client {number} is beyond its limit");
@@ -138,7 +138,7 @@ impl Simulation {
         let is_over = state == State::Closed && !connection.io.owes_output() && !waits;
         assert_eq!((line.is_end_asked, sides.is_finished()), (is_over, is_over), "the end of client {number}");
         // The peer has taken everything, and the shard knows of all that the peer has done. The end of a transport may
-        // come before that of its socket, and what is kept may be sent after it.
+        // come before the end of its socket, and kept bytes may be sent after it.
         let is_taken = line.sent.is_empty()
             && !line.has_kept()
             && (line.sealing.is_none() || line.arrived_end.is_some() && line.arrived_end == line.end)

@@ -25,14 +25,14 @@ use crate::{
 pub(super) struct Subscription {
     pub(super) topic: usize,
     pub(super) echo: bool,
-    /// The place of the connection's shard in the topic's order when the connection subscribed: it gets no earlier
-    /// message.
+    /// The place of the connection's shard in the topic's order when the connection subscribed: the connection gets no
+    /// earlier message.
     pub(super) asked_at: u64,
-    /// The offset of the topic's last message when the connection learned that the subscription is live: it gets every
-    /// later one.
+    /// The offset of the topic's last message when the connection learned that the subscription is live: the connection
+    /// gets every later message.
     pub(super) live_at: Option<u64>,
-    /// The places of the shard before and after the turn in which the subscription ended, if it did before the
-    /// connection.
+    /// The places of the shard before and after the turn in which the subscription ended, if it ended before the
+    /// connection did.
     pub(super) until: Option<Span>,
 }
 
@@ -43,8 +43,7 @@ impl Subscription {
     }
 }
 
-/// A place in a topic's order that is known to lie between two: how many messages stand before it at least, and at
-/// most.
+/// A place in a topic's order that is known to lie between two bounds. A place is the number of messages before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) low: u64,
@@ -52,18 +51,18 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// Returns a place that is known.
+    /// Returns a place that is known exactly.
     pub(super) fn exactly(place: u64) -> Self {
         Span { low: place, high: place }
     }
 }
 
-/// The way in which a client ends its connection, if it does before the server.
+/// The way in which a client ends its connection, if it does so before the server does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Leaving {
-    /// With the goodbye of its protocol.
+    /// The client sends the goodbye of its protocol.
     Goodbye,
-    /// By the end of its input, or a reset, perhaps in the middle of a frame.
+    /// The client ends its side or resets the connection, perhaps in the middle of a frame.
     Cut(End),
     /// The client sends a message though it only receives.
     Trespass,
@@ -99,7 +98,7 @@ impl BacklogSeen {
     }
 }
 
-/// Bytes that pongs may add to a backlog before its limit is looked at: their own, and the doubling of the buffer that
+/// Bytes that pongs may add to a backlog before its limit is checked: their own, and the doubling of the buffer that
 /// little pieces are copied into.
 const OUTBOX_MOST: usize = 1_024 + 32 * 1_024;
 
@@ -117,16 +116,17 @@ pub(super) struct Client {
     /// The topic of the messages that the client sends.
     pub(super) topic: usize,
     pub(super) publishes: bool,
-    /// Whether the client receives its own messages too if it subscribes there.
+    /// Whether the client receives its own messages too if it subscribes to that topic.
     pub(super) echo: bool,
     /// All subscriptions that there have been.
     pub(super) subscriptions: Vec<Subscription>,
-    /// How many messages calls have published for it, and how many its handler was asked to publish, by topic.
+    /// How many messages calls have published for the client, by topic.
     pub(super) called: Vec<u32>,
+    /// How many messages the client's handler was asked to publish, by topic.
     pub(super) asked_to_publish: Vec<u32>,
     /// How many messages its handler publishes when a subscription goes live.
     pub(super) live_messages: u32,
-    /// How many messages its handler was asked to publish at the connection's end: it publishes the last.
+    /// How many messages its handler was asked to publish at the connection's end. The handler publishes only the last.
     pub(super) farewells: u32,
     /// The client neither reads nor writes.
     pub(super) mute: bool,
@@ -138,7 +138,7 @@ pub(super) struct Client {
     /// The shard's places in the topics when the connection was last seen open, and when it was first seen not to be.
     pub(super) open_until: Vec<u64>,
     pub(super) closed_at: Option<Vec<u64>>,
-    /// Until when the client's goodbye waits for marks.
+    /// Until when the server's goodbye to the client waits for marks.
     pub(super) marks_until: Option<Tick>,
     /// The marks have taken too long.
     pub(super) has_late_marks: bool,
@@ -146,18 +146,19 @@ pub(super) struct Client {
     pub(super) backlog: Option<BacklogSeen>,
     /// The connection has ended.
     pub(super) gone: bool,
-    /// A close was asked for: of the handler, and of the control thread.
+    /// An act of the handler or of a call closes the connection.
     pub(super) asks_for_close: bool,
+    /// The control thread was asked to close the connection.
     pub(super) is_closed_by_command: bool,
-    /// The client has ended the connection, and the shard had no other reason to.
+    /// The client has ended the connection, and the shard had no other reason to end it.
     pub(super) has_ended_it: bool,
     /// The control thread has sent a message to this connection.
     pub(super) is_sent_to: bool,
-    /// Some of what the client had sent was lost before it arrived.
+    /// Some bytes of the client were lost before they arrived.
     pub(super) is_truncated: bool,
-    /// The messages that the control thread has sent to this connection and that were accepted, and those that have
-    /// arrived, by their tickets.
+    /// The tickets of the messages of the control thread that the connection has accepted.
     pub(super) accepted: Vec<u64>,
+    /// The tickets of the messages of the control thread that have arrived.
     pub(super) direct: Vec<u64>,
     /// Messages that have been sent whole.
     pub(super) sent: u32,
@@ -169,10 +170,10 @@ pub(super) struct Client {
     answer_missing: usize,
     pub(super) end: ClientEnd,
     rest: BytesMut,
-    /// Frames to be sent, the last one of each message with its name.
+    /// Frames to be sent. The last frame of each message has the message's name.
     frames: VecDeque<(Vec<u8>, Option<Name>)>,
     begun: u32,
-    /// Pings, and questions to the handler, one number for both; the answers come in the same order.
+    /// The number of pings and of questions to the handler, together; the answers come in the same order.
     pings: u32,
     pongs: u32,
     pub(super) asked: u32,
@@ -405,7 +406,7 @@ impl Client {
         }
     }
 
-    /// Closes its side once the server has finished and everything was read.
+    /// Ends the client's side once the server has ended its side and everything was read.
     pub(super) fn follow_the_end(&self, network: &mut Network) {
         let line = &mut network.lines[self.line];
         let server_ended = (line.finished || line.dropped) && line.sent.is_empty() && line.fetched.is_empty();

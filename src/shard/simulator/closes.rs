@@ -85,12 +85,12 @@ fn each_transition_of_an_end_is_taken() {
 }
 
 /// The close frame for a message that is too big leaves when the rest has come, or half of the close timeout has
-/// passed; that for a protocol error at once.
+/// passed. The close frame for a protocol error leaves at once.
 #[test]
 fn a_close_for_a_size_waits_for_the_rest() {
     let mut config = Config::new(&Settings::default(), 20_000).expect("the defaults");
     config.keep_alive.close_timeout = 50;
-    // A frame of 2^63 - 1 bytes; one with a reserved bit.
+    // A frame of 2^63 - 1 bytes, and a frame with a reserved bit.
     let too_big: &[u8] = b"\x82\xff\x7f\xff\xff\xff\xff\xff\xff\xff\0\0\0\0 and so on";
     let (broken, rest): (&[u8], &[u8]) = (b"\xc1\x80\0\0\0\0", b"more");
     for (first, ticks_of_rest, closed_at) in [(too_big, 0, 3), (too_big, 10, 13), (too_big, 100, 25), (broken, 10, 0)] {

@@ -36,7 +36,7 @@ pub(super) struct Control {
 pub(super) struct Post {
     pub(super) topic: usize,
     pub(super) name: Name,
-    /// The client that does not get the message unless it has an echo.
+    /// The client that is the message's source: it gets the message only with an echo.
     pub(super) source: Option<usize>,
     /// The place that the topic's home has answered.
     pub(super) place: Option<Place>,
@@ -55,7 +55,7 @@ enum Submission {
         shard: u16,
         command: Command,
     },
-    /// The ids of a shard's open connections are listed; so many clients have joined by now.
+    /// A list of the ids of a shard's open connections. So many clients have joined by now.
     List {
         shard: u16,
         clients: usize,
@@ -73,7 +73,7 @@ enum Waiting {
     Place(usize),
     /// The outcome of a message for this client.
     Sent(usize),
-    /// The ids of this shard's open connections, among which those of the first clients are.
+    /// The ids of this shard's open connections. So many clients had joined when the list was asked for.
     Connections(u16, usize),
     /// Any other answer.
     Done,
@@ -86,7 +86,7 @@ pub(super) struct Answers {
     pub(super) places: Vec<usize>,
     /// Clients whose connection has taken a message, and the message's ticket.
     pub(super) accepted: Vec<(usize, u64)>,
-    /// The ids of a shard's open connections, among which those of the first clients are.
+    /// The ids of a shard's open connections, after the number of clients that had joined when the list was asked for.
     pub(super) connections: Vec<(u16, usize, Box<[ConnectionId]>)>,
 }
 
@@ -125,7 +125,7 @@ impl Control {
         self.end.overflowed()
     }
 
-    /// Submits a message, when there is room, which a client may be the source of.
+    /// Submits a message when there is room. A client may be the message's source.
     pub(super) fn publish(
         &mut self,
         (topic, topic_name): (usize, TopicName),
@@ -168,7 +168,7 @@ impl Control {
         self.queue.push_back(submission);
     }
 
-    /// Refuses messages from now on, and sends the shards a barrier after the earlier ones.
+    /// Refuses messages from now on, and sends the shards a barrier after the earlier messages.
     pub(super) fn leave(&mut self) {
         self.is_leaving = true;
         self.is_asleep = false;
@@ -181,7 +181,7 @@ impl Control {
         self.queue.len() >= QUEUE_MAX
     }
 
-    /// Sends requests as far as there is room, and takes the answers.
+    /// Sends the requests for which there is room, and takes the answers.
     pub(super) fn step(&mut self) -> Answers {
         if self.is_asleep {
             self.woken.take();
@@ -246,11 +246,11 @@ impl Control {
     }
 }
 
-/// Requests that may wait for room.
+/// The most requests that may wait for room.
 const QUEUE_MAX: usize = 30;
 
 impl Submission {
-    /// Returns the shard that the request goes to, of so many.
+    /// Returns which of `shards` shards the request goes to.
     fn shard(&self, shards: u16) -> u16 {
         match self {
             Submission::Publish { topic: (_, name), .. } => home(name, shards),

@@ -40,8 +40,8 @@ fn a_turn_parses_a_bounded_number_of_frames() {
     }
 }
 
-/// Runs turns until the input of 64 clients is parsed, each of which has sent half of a data frame of 1 MiB that begins
-/// with `first`. Returns the most bytes that one turn has copied into larger buffers, whose sizes `memory` returns.
+/// Lets 64 clients each send half of a data frame of 1 MiB that begins with `first`, and runs turns until the input is
+/// parsed. Returns the most bytes that one turn has copied into larger buffers; `memory` returns a buffer's size.
 fn most_copied(first: u8, memory: impl Fn(&ShardConnection) -> usize) -> usize {
     let crowd = 64;
     let mut world = World::new(crowd);
@@ -74,11 +74,11 @@ fn large_frames_in_step_are_not_copied_in_one_turn() {
 #[test]
 fn fragments_in_step_are_not_copied_in_one_turn() {
     let most = most_copied(0x02, |connection| connection.io.session.assembled_bytes());
-    // A turn's frames, and the buffer that has used them up.
+    // A turn copies as many KiB as it has frames, and the rest of the buffer that uses up the last frames.
     assert!(most <= (FRAMES as usize + 512) << 10, "{most} bytes copied in a turn");
 }
 
-/// A copy that is more than a turn's budget leaves half of it to the others.
+/// A copy that is larger than a turn's budget leaves half of the budget to other connections.
 #[test]
 fn a_large_copy_keeps_no_small_client_waiting() {
     let crowd = 64;
@@ -97,7 +97,7 @@ fn a_large_copy_keeps_no_small_client_waiting() {
     }
 }
 
-/// The buffer of a large frame is given up with the frame, even if the frame waited for the next turn.
+/// The buffer of a large frame is freed with the frame, even if the frame waited for the next turn.
 #[test]
 fn a_frame_that_waited_leaves_no_buffer_behind() {
     const CLIENTS: usize = 40;
@@ -119,7 +119,7 @@ fn a_frame_that_waited_leaves_no_buffer_behind() {
     }
 }
 
-/// However many connections are beyond their limit at once, a turn closes as many as it visits.
+/// However many connections are beyond their limit at once, a turn closes at most as many as it visits.
 #[test]
 fn a_turn_closes_a_bounded_number_of_slow_consumers() {
     const SLOW: usize = 600;
@@ -142,7 +142,7 @@ fn a_turn_closes_a_bounded_number_of_slow_consumers() {
     assert_eq!(closed, SLOW as u64);
 }
 
-/// Pongs of others are no progress of a walk: a publisher gathers no longer runs because they use up flushes.
+/// Pongs for other clients do not count as progress of a walk: pongs that use up flushes do not make runs longer.
 #[test]
 fn pongs_lengthen_no_run() {
     const SUBSCRIBERS: usize = 200;
@@ -173,7 +173,7 @@ fn a_client_that_sends_little_waits_for_no_crowd() {
     let mut world = World::new(quiet + 1);
     world.sent(quiet);
     (0..quiet).for_each(|client| world.arrive(client, EMPTY_MESSAGE, 1_000));
-    // Until every one of the crowd has been met once.
+    // In these turns every client of the crowd is served at least once.
     (0..15).for_each(|_| _ = world.turn());
     for _ in 0..10 {
         world.arrive(quiet, PING, 1);
@@ -190,7 +190,7 @@ fn message(length: usize) -> Vec<u8> {
     [&b"\x82\xff"[..], &(length as u64).to_be_bytes(), &[0; 4], &vec![0; length]].concat()
 }
 
-/// A few large messages, which come together, are handed out to so many subscribers at a time as a turn may send bytes.
+/// A few large messages come together. A turn hands them out to no more subscribers than its bytes allow.
 #[test]
 fn a_turn_sends_a_bounded_number_of_bytes() {
     let mut world = World::with_subscribers(4, 300, 100_000);
@@ -219,13 +219,13 @@ fn a_turn_sends_a_bounded_number_of_bytes_of_backlogs() {
     assert_eq!(world.counters.get(Counter::SlowConsumers), 0);
 }
 
-/// A ping is answered beside a walk in every turn, and slow consumers whose sockets take a little in every turn.
+/// A ping is answered although each turn has a walk, and slow consumers whose sockets take a little in each turn.
 #[test]
 fn backlogs_keep_no_outbox_waiting() {
     const SLOW: usize = 300;
     const QUIET: usize = 1 + SLOW;
     let mut world = World::with_subscribers(1, SLOW, 50_000);
-    // A message of 3 MB for each of them, which they go on taking for a hundred turns.
+    // Each of them is owed three messages of 1 MiB, which its socket takes over more turns than this test has.
     world.arrive(0, &message(1 << 20), 3);
     world.turns();
     assert_eq!(world.counters.get(Counter::SlowConsumers), SLOW as u64);
@@ -279,7 +279,7 @@ fn an_outbox_goes_before_later_messages() {
     assert!(received.ends_with(b"\x8a\0\x82\x01B"), "{:?}", &received[received.len() - 10..]);
 }
 
-/// In each turn more pongs are due than a flush sends: a message waits for a turn or two, not for the last of them.
+/// In each turn more pongs are due than a flush sends: a message waits for some turns, and not for the last pong.
 #[test]
 fn a_walk_waits_for_no_crowd() {
     const CROWD: usize = 1_000;
@@ -300,8 +300,8 @@ fn a_walk_waits_for_no_crowd() {
     }
 }
 
-/// Thousands of connections are closing and go on sending input that is dropped: a message of another waits for two
-/// turns.
+/// Thousands of connections are closing and go on sending input that is dropped: a message of another client waits for
+/// at most two turns.
 #[test]
 fn closing_connections_delay_no_message() {
     const CROWD: usize = 4_000;
@@ -317,7 +317,7 @@ fn closing_connections_delay_no_message() {
     }
 }
 
-/// A topic with much to send leaves the socket of one with little alone for no more than a batch.
+/// A topic with much to send delays a topic with little to send by one batch at most.
 #[test]
 fn topics_take_turns_within_a_flush() {
     const LARGE: usize = 200;
@@ -341,6 +341,24 @@ fn topics_take_turns_within_a_flush() {
     assert_eq!(world.sent(client), EMPTY_MESSAGE.len() - 4, "its own message comes back");
 }
 
+/// The shares of a topic leave in one batch as long as nothing else is due.
+#[test]
+fn a_topic_alone_is_sent_in_one_batch() {
+    for (has_other, batches) in [(false, 1), (true, 50)] {
+        let mut world = World::with_subscribers(1, 50, usize::MAX);
+        world.shard.pace.batch_bytes = 200;
+        world.arrive(0, EMPTY_MESSAGE, 100);
+        if has_other {
+            // The pongs wait behind the shares.
+            (1..=50).for_each(|client| world.arrive(client, PING, 1));
+        }
+        let before = world.shard.flush.batch;
+        world.turn();
+        let sent = world.shard.flush.batch - before;
+        assert!(if has_other { sent >= batches } else { sent == batches }, "{sent} batches");
+    }
+}
+
 /// Each connection that the kernel refuses for lack of memory is tried again in every tick, however many others the
 /// kernel refuses in the meantime.
 #[test]
@@ -357,7 +375,7 @@ fn a_shortage_of_memory_delays_no_connection_longer_than_others() {
     }
 }
 
-/// Empty fragments of one message are no messages, and are frames all the same.
+/// Empty fragments of a message count as frames, although they are no messages.
 #[test]
 fn fragments_count() {
     let mut world = World::new(65);
@@ -416,7 +434,8 @@ fn input_that_waits_is_bounded() {
     assert!((4 << 20..=(8 << 20) + 300 * 4_096).contains(&most), "{most} bytes wait to be parsed");
 }
 
-/// Buffers that wait with input, those of a batch that is added to them, and those that are free.
+/// The receive buffers have one bound in all: those that wait with input, those of one more batch, and those that are
+/// free.
 #[test]
 fn receive_buffers_are_bounded() {
     const WAITING: usize = 63;
@@ -426,7 +445,7 @@ fn receive_buffers_are_bounded() {
     let kept = |world: &World| {
         let connections = &world.shard.hub.connections;
         let partials = connections.ids().filter_map(|id| connections.get(id)?.io.partial.as_ref());
-        // Parsing has moved past the front of a buffer. Small ones are not of those.
+        // A buffer counts in full, since parsing has moved past its front. Small buffers are not receive buffers.
         let waiting = partials.filter(|rest| rest.capacity() > 2 * RECEIVE_SMALL).count() * RECEIVE_BUFFER;
         waiting + world.shard.incoming.free_bytes()
     };
@@ -451,7 +470,7 @@ fn receive_buffers_are_bounded() {
 
 /// The input after a large frame is no more than one receive, and does not keep the frame's buffer.
 #[test]
-fn input_behind_a_large_frame_is_bounded() {
+fn input_after_a_large_frame_is_bounded() {
     const CLIENTS: usize = 20;
     const LENGTH: usize = 1_000_000;
     let mut world = World::new(CLIENTS);
@@ -505,7 +524,7 @@ fn no_flood_extends_the_time_of_a_message() {
 
 /// A message whose end was received in time is whole, however much input of its client stands before that end.
 #[test]
-fn the_end_of_a_message_may_stand_behind_a_flood() {
+fn the_end_of_a_message_may_stand_after_a_flood() {
     let mut world = World::without_clients(|config: &mut Config| {
         config.keep_alive.ping_interval = 0;
         config.limits.message_ticks_max = 2;
@@ -518,7 +537,7 @@ fn the_end_of_a_message_may_stand_behind_a_flood() {
         world.arrive(client, PONG, 9_000);
         world.arrive(client, b"\x80\x80\0\0\0\0", 1);
     }
-    // All of it is received in the first turn, and parsed in some 140.
+    // All of the input is received in the first turn, and is parsed in some 140 turns.
     for tick in 0..300 {
         world.shard.turn(Tick(tick).begin());
     }

@@ -14,7 +14,7 @@ use crate::{
 /// A data frame with a reserved bit, for which the connection is closed.
 const GARBAGE: &[u8] = b"\xc1\x80\0\0\0\0";
 
-/// Returns how many of so many clients are reset that break the protocol and then send so many bytes more.
+/// Returns how many clients are reset if `clients` of them break the protocol and then send `bytes` more bytes.
 fn resets(clients: usize, bytes: usize) -> u64 {
     let mut world = World::new(clients);
     (0..clients).for_each(|client| world.arrive(client, &[GARBAGE, &vec![0; bytes]].concat(), 1));
@@ -27,8 +27,8 @@ fn resets(clients: usize, bytes: usize) -> u64 {
     reset
 }
 
-/// However often clients break the protocol and connect again, a shard has the input of a bounded number of them to
-/// drop; the others, and each that sends little, may read the close frame.
+/// However many clients break the protocol and send on, a shard drops the input of a bounded number of them, and resets
+/// the clients beyond that number. All others, and all clients that send little, may read the close frame.
 #[test]
 fn a_bounded_number_of_clients_sends_on() {
     const CROWD: usize = DISCARDING_MAX + 40;

@@ -28,8 +28,8 @@ use crate::{
     shard::state::Shard,
 };
 
-/// Some shards, each with its own network, and the end of the control thread. They run as threads would: only after an
-/// event, and only if the test lets them.
+/// Some shards, each with its own network, and the end of the control thread. The shards run as their threads would,
+/// but only if the test lets them: a turn follows an event.
 struct Shards {
     shards: Vec<Shard<SimulatedIo>>,
     counters: Vec<Arc<Counters>>,
@@ -71,7 +71,7 @@ impl Shards {
         names.find(|name| self.shards[0].hub.home(name) == home).expect("one of many")
     }
 
-    /// Adds a client of a shard with these subscriptions, which all shards let go live.
+    /// Adds a client of a shard with these subscriptions, and lets all shards work until the subscriptions are live.
     fn connect(&mut self, shard: usize, topics: &[&TopicName]) -> ConnectionId {
         let socket = SimulatedSocket::connect(&self.networks[shard], ANSWER, usize::MAX);
         let subscriptions = topics.iter().map(|&topic| (topic.clone(), true)).collect();
@@ -223,7 +223,7 @@ fn a_drain_closes_nobody_before_its_barrier() {
             }
         }
         if last < 2 {
-            // It stands in no lane before the shard that drains last has its barrier.
+            // This message stands in its lane just in front of the last barrier.
             world.publish(last, &topics[1 - last], "at last");
             expected.push("at last".into());
         }
@@ -236,7 +236,7 @@ fn a_drain_closes_nobody_before_its_barrier() {
             sent.sort_unstable();
             let mut twice: Vec<String> = expected.iter().flat_map(|text| [text.clone(), text.clone()]).collect();
             if last < 2 {
-                // That one is of one topic only.
+                // That message is of one topic only.
                 twice.pop();
             }
             twice.sort_unstable();
@@ -278,8 +278,8 @@ fn a_stuck_end_delays_a_drain_by_a_quarter() {
     }
 }
 
-/// A shard that takes its mail slowly is not stuck: it goes on for up to half of the drain's time, and does nothing
-/// else meanwhile. Whatever was published before reaches its client before the close frame.
+/// A shard that takes its mail slowly is not stuck: it gathers for up to half of the drain's time, and receives nothing
+/// meanwhile. Messages that it takes in this time reach its client before the close frame.
 #[test]
 fn a_slow_shard_gathers_for_up_to_half_of_a_drain() {
     for (posts, is_in_time) in [(30, true), (60, false)] {
@@ -291,7 +291,7 @@ fn a_slow_shard_gathers_for_up_to_half_of_a_drain() {
         world.send_barrier();
         world.drain(0, 100);
         world.arrive(0, 0, b"\x82\x80\0\0\0\0");
-        // A message in each tick.
+        // The shard takes a message in each tick.
         world.shards[0].pace.mail = 1;
         let mut sent = Vec::new();
         while sent.last().is_none_or(|last| last != "close 1001") {
@@ -310,7 +310,7 @@ fn a_slow_shard_gathers_for_up_to_half_of_a_drain() {
     }
 }
 
-/// A drain without any time closes all at once, as far as that goes.
+/// A drain without any time closes all connections at once, and waits for no barrier.
 #[test]
 fn a_drain_without_time_waits_for_nobody() {
     let mut world = Shards::new(2);
@@ -323,9 +323,9 @@ fn a_drain_without_time_waits_for_nobody() {
     assert!((0..300).all(|client| world.sent(0, client) == ["answer", "close 1001"]));
 }
 
-/// The connections that are not closed yet get what is published meanwhile, and the others nothing.
+/// Messages that are published during the closes reach the connections that are still open, and no others.
 #[test]
-fn messages_behind_the_barrier_reach_connections_that_are_open() {
+fn messages_after_the_barrier_reach_connections_that_are_open() {
     const CLIENTS: usize = 250;
     let mut world = Shards::new(2);
     let topic = world.topic(1);
@@ -348,9 +348,9 @@ fn messages_behind_the_barrier_reach_connections_that_are_open() {
     assert_eq!(world.report(0), [CLIENTS as u64, 0, 0, 0]);
 }
 
-/// A connection that was accepted before the drain and comes only now is closed too, after its barrier.
+/// A connection that was accepted before the drain, and that the shard adopts during it, is closed after the barriers.
 #[test]
-fn a_connection_that_comes_late_is_closed_behind_the_barrier() {
+fn a_connection_that_comes_late_is_closed_after_the_barrier() {
     let mut world = Shards::new(2);
     let topic = world.topic(0);
     world.drain(0, 100);
@@ -364,14 +364,14 @@ fn a_connection_that_comes_late_is_closed_behind_the_barrier() {
     assert_eq!(world.sent(0, 0), ["before", "close 1001"]);
 }
 
-/// Of the connections that a drain has closed some leave, some do not; others have begun to close before it.
+/// Some of the connections that a drain has closed leave, and some do not; others began to close before the drain.
 #[test]
 fn the_report_of_a_drain_counts_every_end() {
     let mut world = Shards::new(1);
     let topic = world.topic(0);
     let close_ticks = world.shards[0].handlers.routes[0].rules.keep_alive.close_timeout;
     (0..6).for_each(|_| _ = world.connect(0, &[&topic]));
-    // One ends before the drain; another has begun to close, and is done in time.
+    // One client leaves before the drain. Another begins to close before the drain, and leaves in time.
     world.leave(0, 0, Some(CLOSE_FRAME), Some(End::Finished));
     world.leave(0, 1, Some(CLOSE_FRAME), None);
     assert_eq!(world.sent(0, 1), ["answer", "close 1000"]);

@@ -39,10 +39,11 @@ pub(super) struct SimulatedDriver {
     pub(super) is_occupied: bool,
     /// The time that the shard was given last.
     moment: Millis,
-    /// Messages that its handler was called with.
+    /// The number of messages with which the shard's handler was called.
     pub(super) handled: u64,
-    /// How often the shard has gone to sleep, and how often another end of the mesh has ended its sleep.
+    /// How often the shard has gone to sleep.
     pub(super) sleeps: u64,
+    /// How often another end of the mesh has ended the shard's sleep.
     pub(super) wakes: u64,
 }
 
@@ -57,7 +58,7 @@ enum Phase {
     Ended,
 }
 
-/// A wake-up of an end of the mesh that the end has not noticed: it stays until it ends a sleep.
+/// A wake-up that an end of the mesh has not noticed. The wake-up stays until it ends a sleep.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Woken(Arc<AtomicBool>);
 
@@ -168,7 +169,7 @@ impl SimulatedDriver {
         };
     }
 
-    /// Notes that a drain has left no connection. Returns whether this call is the first that does.
+    /// Notes whether a drain has left no connection. Returns whether this call is the first that finds none.
     pub(super) fn sign_off(&mut self) -> bool {
         self.is_draining && self.shard.is_empty() && mem::take(&mut self.is_occupied)
     }

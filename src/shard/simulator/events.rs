@@ -38,9 +38,9 @@ events! {
     control_waited,
     /// Messages of the control thread that were answered with a place.
     posts,
-    /// Messages among them that had a source.
+    /// Messages among `posts` that had a source.
     posts_with_source,
-    /// Messages among them that were answered when the drain had begun.
+    /// Messages among `posts` that were answered when the drain had begun.
     posts_in_drain,
     /// Commands of the control thread.
     commands,
@@ -57,13 +57,14 @@ events! {
     far_subscriptions,
     /// Messages that handlers have published in callbacks.
     published_in_callbacks,
-    /// Topics of which a client of either protocol has received messages.
+    /// Topics of which clients of both protocols have received messages.
     mixed_topics,
-    /// Goodbyes to clients of the second protocol, and those among them that answer the client's.
+    /// Goodbyes to clients of the second protocol.
     second_goodbyes,
+    /// Goodbyes among `second_goodbyes` that answer the goodbye of the client.
     second_answers,
-    /// Turns of a shard that drained while another had not begun to.
+    /// Turns of a shard that drained while another shard had not begun to drain.
     drained_before_another,
-    /// Turns of a shard without connections that drained while another had some.
+    /// Turns of a shard that drained and had no connections while another shard had some.
     drained_and_stayed,
 }

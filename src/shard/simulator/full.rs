@@ -44,8 +44,8 @@ impl Flood {
     }
 }
 
-/// Clients fill a shard whenever it has room: requests of another shard are taken all the same, at the latest after
-/// one more walk.
+/// Clients fill a shard whenever it has room: requests of another shard are taken nevertheless, at the latest after one
+/// more walk.
 #[test]
 fn input_does_not_keep_mail_waiting() {
     let mut world = World::with(MeshLimits::default(), |config| config.limits.gathered_bytes_max = 200_000);
@@ -80,7 +80,7 @@ fn input_does_not_keep_mail_waiting() {
     }
 }
 
-/// Deliveries fill a shard whenever it has room: requests are taken all the same, by turns with them.
+/// Deliveries fill a shard whenever it has room: requests are taken nevertheless, alternately with the deliveries.
 #[test]
 fn deliveries_keep_no_requests_waiting() {
     let mut world = World::with(MeshLimits::default(), |config| config.limits.gathered_bytes_max = 100_000);
@@ -123,7 +123,8 @@ const CROWD: usize = 200;
 
 const PING: &[u8] = b"\x89\x84\0\0\0\0ping";
 
-/// A client that is asked for nothing by a flood, and one that publishes to another topic than the flood does.
+/// Clients beside a flood: a subscriber that sends only pings, and a client that publishes to another topic than the
+/// flood does.
 struct Bystanders {
     quiet: Client,
     busy: Client,
@@ -135,7 +136,7 @@ impl Bystanders {
         Bystanders { quiet: world.subscriber(0, topic), busy: world.connect(0, Some(topic), Some(topic)) }
     }
 
-    /// Checks that within four turns a ping is answered, and a message delivered. `turn` runs one.
+    /// Checks that within four turns a ping is answered, and a message delivered. `turn` runs a turn.
     fn check(&self, world: &mut World, mut turn: impl FnMut(&mut World)) {
         world.arrive(self.quiet, PING);
         world.send(self.busy, "message", 1);
@@ -168,7 +169,7 @@ fn a_topic_that_is_behind_holds_up_only_its_publishers() {
     assert!(world.count(0, Counter::AwaitedTopic) > 50, "and waits again and again");
     let counts = [Counter::AwaitedHome, Counter::ReceivePaused].map(|counter| world.count(0, counter));
     assert_eq!(counts, [0, 0], "the shard was never full");
-    // One that waits is closed as any other.
+    // A client that waits is closed like any other.
     let waits = |client: &&Client| world.reading(**client) == Some(Reading::AwaitsHome);
     let waiting = *flood.clients.iter().find(waits).expect("some of them wait");
     world.nodes[0].shard.close(waiting.id, CloseCode::GOING_AWAY, "");
@@ -201,7 +202,8 @@ fn mail_leaves_room_for_input() {
     assert_eq!(world.count(0, Counter::ReceivePaused), 0, "the shard was never full");
 }
 
-/// A handler may publish to any topic: its connection waits for the one to which it has published more than its share.
+/// A handler may publish to any topic: its connection waits for the topic to which the handler has published more than
+/// the topic's share.
 #[test]
 fn a_handlers_connection_waits_for_the_topic_that_it_has_published_to() {
     let mut world = with_long_walks();
@@ -225,7 +227,7 @@ fn a_handlers_connection_waits_for_the_topic_that_it_has_published_to() {
     assert_eq!(world.count(0, Counter::ReceivePaused), paused, "and the shard is not full");
 }
 
-/// Topics that are flooded share the room, each goes on, and some is left.
+/// Topics that are flooded share the room, each of them goes on, and some room is left.
 #[test]
 fn topics_that_are_flooded_share_the_room() {
     const TOPICS: usize = 8;

@@ -1,4 +1,4 @@
-//! Several shards of which one takes nothing for a while, and the connections that have to wait for it.
+//! Several shards, one of which takes nothing for a while, and the connections that have to wait for that shard.
 
 use std::{
     cell::RefCell,
@@ -53,7 +53,7 @@ impl Handler for Relaying {
     }
 }
 
-/// Three shards, of which each test lets some stand still.
+/// Three shards; each test decides which of them stand still.
 pub(super) struct World {
     pub(super) nodes: Vec<Node>,
     woken: Vec<Arc<AtomicBool>>,
@@ -69,7 +69,7 @@ pub(super) struct Node {
     has_more: bool,
 }
 
-/// A client: its shard, and its number there.
+/// A client: its shard, and its line and its connection there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Client {
     shard: usize,
@@ -90,8 +90,8 @@ const STUCK: usize = 2;
 /// A lane takes so many entries.
 const LANE: usize = 4;
 
-/// Messages that go to a home that takes nothing: the messages in the lane, and the message that makes the home fall
-/// behind.
+/// The number of messages that go to a home that takes nothing: the messages in the lane, and the message that makes
+/// the home fall behind.
 const UNTIL_BEHIND: u64 = LANE as u64 + 1;
 
 impl World {
@@ -183,7 +183,7 @@ impl World {
     }
 
     /// Runs turns of these shards, like their threads: while a turn leaves work, when the ring has reports, and when
-    /// another shard wakes one. Returns when all of them sleep.
+    /// another shard wakes the shard. Returns when all of them sleep.
     fn run(&mut self, shards: &[usize]) {
         for round in 0.. {
             assert!(round < 200_000, "the shards do not come to rest");
@@ -268,8 +268,8 @@ fn numbered(text: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{text} {number}")).collect()
 }
 
-/// A crowd floods a topic whose home takes nothing. Publishers to other homes, and the subscribers of these, have all
-/// of their messages meanwhile.
+/// A crowd floods a topic whose home takes nothing. Meanwhile all messages of publishers to other homes reach their
+/// subscribers.
 #[test]
 fn a_home_that_takes_nothing_holds_up_only_its_publishers() {
     const CROWD: usize = 100;
@@ -310,7 +310,7 @@ fn a_home_that_takes_nothing_holds_up_only_its_publishers() {
 fn a_home_serves_those_that_wait_for_it_in_turn() {
     const CROWD: usize = 60;
     const MESSAGES: usize = 6;
-    // Also where a turn has a frame for one of them only.
+    // The order is the same if a turn has only one frame.
     for frames in [Pace::DEFAULT.frames, 1] {
         let mut world = World::new();
         let topic = World::topic(STUCK);
@@ -332,9 +332,9 @@ fn a_home_serves_those_that_wait_for_it_in_turn() {
     }
 }
 
-/// A connection whose home has room by now stands after those that have waited for that home.
+/// A connection that first sends when its home has room again is served after those that have waited for that home.
 #[test]
-fn a_newcomer_waits_behind_those_that_wait_for_its_home() {
+fn a_newcomer_waits_after_those_that_wait_for_its_home() {
     let mut world = World::new();
     let topic = World::topic(STUCK);
     let subscriber = world.subscriber(STUCK, &topic);
@@ -371,7 +371,8 @@ fn a_connection_that_closes_when_its_home_has_room_is_served_once() {
     assert_eq!(world.count(0, Counter::MessagesIn), 50);
 }
 
-/// Lets the stuck shard take what stands in the lane of shard 0, and that shard what waits beside it.
+/// Lets the stuck shard take the messages in the lane from shard 0, and lets shard 0 send those that wait beside the
+/// lane.
 fn make_room(world: &mut World) {
     world.nodes[STUCK].shard.turn(world.now.begin());
     world.nodes[0].shard.awake();
@@ -379,7 +380,7 @@ fn make_room(world: &mut World) {
     assert!(world.nodes[0].has_more, "those that wait may go on");
 }
 
-/// A client that sends little waits for a turn of one that sends much, though a crowd waits for the same home.
+/// A client that sends little is served soon, although a crowd that sends much waits for the same home.
 #[test]
 fn a_small_client_does_not_wait_for_the_crowd_of_its_home() {
     const CROWD: usize = 100;
@@ -391,7 +392,7 @@ fn a_small_client_does_not_wait_for_the_crowd_of_its_home() {
     world.run_all();
     world.nodes[STUCK].shard.pace.mail = 1;
     crowd.iter().for_each(|&client| world.send(client, "crowd", 100));
-    // Each of the crowd has its turn, and has shown that it has more.
+    // Each client of the crowd has had its turn, and has shown that it has more input.
     for _ in 0..3 * CROWD {
         world.run_others();
         world.nodes[STUCK].shard.turn(world.now.begin());
@@ -404,7 +405,7 @@ fn a_small_client_does_not_wait_for_the_crowd_of_its_home() {
     let received = world.sent(subscriber);
     assert_eq!(before + received.len(), CROWD * 100 + 1);
     let at = received.iter().position(|text| text == "small 0").expect("the message has arrived");
-    assert!(at <= UNTIL_BEHIND as usize + 4, "behind {at} others");
+    assert!(at <= UNTIL_BEHIND as usize + 4, "after {at} others");
 }
 
 /// A connection that is closing is received from, whatever its home does, and a connection that has ended leaves
@@ -443,12 +444,12 @@ fn closing_connections_leave_the_queue_of_their_home() {
     world.send(next, "next", 20);
     world.run_others();
     assert_eq!(world.sent(subscriber), numbered("next", 20));
-    // What a client has sent before its end is published.
+    // The messages that a client has sent before its end are published.
     world.run_all();
     let received = world.sent(last);
     let of = |client: usize| received.iter().filter(|text| text.starts_with(&format!("{client} "))).count();
     assert_eq!([0, 1, 2, 3, 4, 5].map(of), [10, 0, 0, 10, 10, 10]);
-    // Its client has gone, and the opening answer is taken.
+    // The client `gone` has ended its side, and has taken the opening answer.
     assert_eq!((world.state(gone), world.sent(gone)), (Some(State::Closed), Vec::new()));
     world.now = Tick(100);
     world.nodes[0].has_more = true;
@@ -477,9 +478,9 @@ fn connections_that_end_while_they_wait_take_no_room() {
     assert!(entries < 100, "{entries} entries for one connection");
 }
 
-/// The time in which a home is behind is no silence of its publishers, and not the time of their messages.
+/// The time in which a home is behind counts neither as silence of its publishers nor as time of their messages.
 #[test]
-fn the_time_of_a_wait_for_a_home_is_not_the_clients() {
+fn the_time_of_a_wait_for_a_home_does_not_count() {
     let mut world = World::with(MeshLimits::default(), |config| {
         config.keep_alive = KeepAlive { ping_interval: 10, pong_timeout: 10, close_timeout: 5 };
         config.limits.message_ticks_max = 20;
@@ -512,7 +513,7 @@ fn the_time_of_a_wait_for_a_home_is_not_the_clients() {
     world.arrive(waiting, &fragment(OpCode::Continuation, Fin::Set));
     world.run_all();
     assert_eq!((world.count(0, Counter::MessagesIn), world.count(0, Counter::MessageTimeout)), (11, 0));
-    // From here on the silence is the client's.
+    // From here on the client's silence counts.
     for tick in 211..=260 {
         world.now = Tick(tick);
         world.nodes[0].has_more = true;
@@ -521,7 +522,7 @@ fn the_time_of_a_wait_for_a_home_is_not_the_clients() {
     assert_eq!(world.state(waiting), None);
 }
 
-/// The time of a message goes on after a wait for a home, although its deadline has passed meanwhile.
+/// The time of a message goes on after a wait for a home, although the message's deadline has passed meanwhile.
 #[test]
 fn the_time_of_a_message_goes_on_after_a_wait_for_a_home() {
     let mut world = World::with(MeshLimits::default(), |config| {
@@ -574,7 +575,7 @@ fn a_handlers_connection_waits_for_the_home_that_it_has_published_to() {
         world.run_others();
     }
     assert_eq!(world.sent(subscribers[0]).len(), 100);
-    // Those that found room in the lane have sent a second message, which found none.
+    // The clients whose messages found room in the lane have sent a second message, which found no room.
     assert_eq!(world.count(0, Counter::MessagesIn), 100 + (CROWD + LANE) as u64);
     assert!(crowd.iter().all(|&client| world.reading(client) == Some(Reading::AwaitsHome)));
     assert_eq!(world.reading(other), Some(Reading::Idle));
@@ -582,8 +583,8 @@ fn a_handlers_connection_waits_for_the_home_that_it_has_published_to() {
     assert_eq!(world.sent(subscribers[1]).len(), 10 * CROWD);
 }
 
-/// Requests that wait for room have a limit over all homes. Beyond it everything waits that may publish to any home;
-/// publishers to the topics of other homes go on.
+/// Requests that wait for room have a limit over all homes. Beyond the limit, connections and calls that may publish to
+/// any home wait; publishers to the topics of other homes go on.
 #[test]
 fn requests_that_wait_have_a_limit() {
     const CROWD: usize = 100;
@@ -612,8 +613,8 @@ fn requests_that_wait_have_a_limit() {
     assert!(world.nodes[0].shard.takes_calls());
 }
 
-/// Deliveries that wait for a shard hold up the publishers to topics of their home, on every shard, and those that may
-/// publish to any topic; no others.
+/// Deliveries that wait for a shard hold up only two kinds of connections: publishers to topics of the deliveries'
+/// home, on every shard, and connections that may publish to any topic.
 #[test]
 fn deliveries_that_wait_hold_up_only_the_publishers_of_their_home() {
     const MESSAGES: usize = 200;
@@ -648,8 +649,7 @@ fn deliveries_that_wait_hold_up_only_the_publishers_of_their_home() {
     assert_eq!(world.sent(stuck).len(), 2 * MESSAGES);
 }
 
-/// Input of connections that wait for a home keeps a receive buffer for some of them, and little for any number of
-/// others.
+/// Some connections that wait for a home with input keep a receive buffer; any number of others keep little memory.
 #[test]
 fn input_that_waits_for_a_home_is_bounded() {
     const CROWD: usize = 400;
@@ -676,7 +676,7 @@ fn input_that_waits_for_a_home_is_bounded() {
             moved += usize::from(place.is_some_and(|place| places.insert(id, place) != Some(place)));
         }
     }
-    // A connection whose turn comes to nothing keeps its buffer.
+    // A connection that is postponed keeps its buffer.
     assert!(moved <= 6 * CROWD, "{moved} buffers were copied");
     let is_read = |client: &&Client| {
         let connection = world.nodes[0].shard.hub.connections.get(client.id);

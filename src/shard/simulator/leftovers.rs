@@ -14,7 +14,8 @@ use crate::{
 };
 
 impl World {
-    /// A client that has sent this after its opening request, from a buffer that has been used for a body before.
+    /// Adds a client that has sent `input` after its opening request. The buffer of the input is large, since it has
+    /// held a body before.
     fn connect_with(&mut self, input: &[u8]) -> ConnectionId {
         let mut received = BytesMut::with_capacity(LARGE_BUFFER);
         received.extend_from_slice(input);
@@ -31,7 +32,7 @@ impl World {
     }
 }
 
-/// Such input has the memory of its own size, and counts from the moment at which the connection is taken over.
+/// Input that comes with an opening request has memory of its own size, and counts from the connection's adoption on.
 #[test]
 fn input_with_an_opening_request_is_bounded() {
     let mut world = World::without_clients(|config| {
@@ -48,7 +49,7 @@ fn input_with_an_opening_request_is_bounded() {
     while world.shard.turn(Tick(0).begin()) {}
     assert_eq!(world.counters.get(Counter::MessagesIn), 8);
     assert_eq!((world.shard.incoming.unfinished.bytes(), world.kept(few[0])), (0, None));
-    // The shard has parsed nothing of these.
+    // The shard has parsed no input of this crowd.
     let crowd: Vec<ConnectionId> = (0..8).map(|_| world.connect_with(&[0x82; LIMIT / 4])).collect();
     let closed = world.counters.get(Counter::UnfinishedClosed);
     let held = world.shard.incoming.unfinished.bytes();
@@ -66,7 +67,7 @@ fn a_message_that_began_with_an_opening_request_has_its_time() {
     for begun in [&b"\x82"[..], b"\x82\xfe", b"\x01\x80\0\0\0\0"] {
         world.connect_with(begun);
     }
-    // The message of this one ends in time.
+    // The message of this client ends in time.
     world.connect_with(EMPTY_MESSAGE);
     let timed_out = |world: &World| world.counters.get(Counter::MessageTimeout);
     for (tick, expected) in [(0, 0), (TICKS_MAX - 1, 0), (TICKS_MAX + 1, 3), (3 * TICKS_MAX, 3)] {

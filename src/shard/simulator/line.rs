@@ -14,7 +14,7 @@ use crate::sys::{Key, RECORD_BYTES_MAX};
 pub(super) enum End {
     /// The client has finished sending, and may read on.
     Finished,
-    /// The client has closed its socket: what it is sent is refused, sooner or later.
+    /// The client has closed its socket: sooner or later a reset answers the bytes that it is sent.
     Closed,
     /// The connection was reset.
     Reset,
@@ -27,7 +27,7 @@ pub(super) struct Line {
     pub(super) sealing: Option<Sealing>,
     /// Bytes that the client has sent and that have not arrived yet.
     pub(super) on_the_way: VecDeque<u8>,
-    /// The end that comes after them.
+    /// The end that comes after the bytes on the way.
     pub(super) end: Option<End>,
     /// Bytes that have arrived at the server's socket.
     pub(super) arrived: VecDeque<u8>,
@@ -35,11 +35,11 @@ pub(super) struct Line {
     pub(super) reset_reported: bool,
     /// Bytes that the server's socket has taken and the client has not fetched.
     pub(super) sent: VecDeque<u8>,
-    /// The check of everything that the shard has sent: that its socket, or the transport of the socket, has taken.
+    /// The check of all bytes that the socket, or its transport, has taken from the shard.
     pub(super) stream: Stream,
-    /// Bytes of it that the socket has not taken, as far as they are compared, and bytes that the socket has taken and
-    /// that are to be compared with these.
+    /// Bytes that the shard has sent, from the first byte on that was not compared yet.
     pub(super) promised: VecDeque<u8>,
+    /// Bytes that the socket has taken, from the first byte on that was not compared yet.
     pub(super) witnessed: VecDeque<u8>,
     /// How many bytes `sent` may hold.
     pub(super) room: usize,
@@ -55,11 +55,11 @@ pub(super) struct Line {
     pub(super) is_end_asked: bool,
     /// The server's socket will send nothing more.
     pub(super) finished: bool,
-    /// The server has given up the socket.
+    /// The server has dropped the socket.
     pub(super) dropped: bool,
     /// Dropping the socket resets the connection.
     pub(super) reset: bool,
-    /// The socket did not take everything once.
+    /// The socket has at least once not taken everything.
     pub(super) was_short: bool,
     /// How many sends the socket was offered.
     pub(super) offers: u64,
@@ -111,7 +111,7 @@ impl Line {
         free > 0 && free >= self.room / 3
     }
 
-    /// Lets the server's socket take up to `most` bytes of the pieces. Returns how many there was room for.
+    /// Lets the server's socket take up to `most` bytes of the pieces. Returns how many bytes there was room for.
     pub(super) fn take(&mut self, pieces: &[IoSlice<'_>], most: usize) -> usize {
         let count = most.min(self.room.saturating_sub(self.sent.len()));
         let taken: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).take(count).collect();
@@ -128,8 +128,7 @@ impl Line {
         }
     }
 
-    /// Notes bytes of which the shard knows that they are sent, and compares what the socket has taken with all of
-    /// these.
+    /// Notes bytes that count as sent for the shard, and compares them with the bytes that the socket has taken.
     pub(super) fn promise(&mut self, pieces: &[IoSlice<'_>], count: usize) {
         self.stream.take(pieces, count);
         self.promised.extend(pieces.iter().flat_map(|piece| piece.iter()).take(count));
@@ -138,7 +137,7 @@ impl Line {
         assert!(kept == 0 || is_sealed && kept <= RECORD_BYTES_MAX, "{kept} bytes are kept");
     }
 
-    /// Compares what the socket has taken with what was promised before.
+    /// Compares the bytes that the socket has taken with those that the shard had sent by then.
     pub(super) fn compare(&mut self) {
         let count = self.witnessed.len();
         assert!(count <= self.promised.len(), "a socket takes bytes that the shard has not sent");

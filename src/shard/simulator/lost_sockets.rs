@@ -37,7 +37,7 @@ impl World {
         self.shard.hub.connections.get(id).is_some()
     }
 
-    /// A client whose messages go to its handler.
+    /// Adds a client whose messages go to its handler.
     fn connect_asking(&mut self) -> ConnectionId {
         let socket = SimulatedSocket::connect(&self.network, ANSWER, usize::MAX);
         let subscriptions = vec![(TopicName::new("t").expect("a name"), true)];
@@ -46,8 +46,8 @@ impl World {
     }
 }
 
-/// A send fails before the shard has received the messages that arrived in front of the reset. Behind them stand a
-/// ping, to which there is no answer any more, and sometimes a close frame or a breach of the protocol.
+/// A send fails before the shard has received the messages that arrived in front of the reset. After these messages
+/// come a ping, which gets no answer any more, and in two cases a close frame or a breach of the protocol.
 #[test]
 fn messages_in_front_of_a_reset_are_taken_after_a_failed_send() {
     for end in [&b""[..], b"\x88\x80\0\0\0\0", b"\xc1\x80\0\0\0\0"] {
@@ -120,7 +120,7 @@ fn messages_in_front_of_an_end_are_taken() {
     }
 }
 
-/// Input of a lost connection that the shard does not come to handle is given up with the close timeout.
+/// Input of a lost connection is dropped if the shard does not handle it within the close timeout.
 #[test]
 fn a_lost_connection_has_the_close_timeout() {
     const TICKS: u32 = 20;

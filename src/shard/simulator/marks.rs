@@ -33,7 +33,7 @@ fn has(world: &World, id: ConnectionId) -> bool {
     world.shard.hub.connections.get(id).is_some()
 }
 
-/// The messages, masked, and these bytes after them.
+/// Returns the messages as masked frames, and these bytes after them.
 fn segment(texts: &[&str], end: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     texts.iter().for_each(|text| encode_masked(OpCode::Text, Fin::Set, text.as_bytes(), [1, 2, 3, 4], &mut bytes));
@@ -97,7 +97,7 @@ fn a_close_frame_follows_what_an_engine_orders() {
 /// A close frame waits for marks of all homes, and for no home that has none of the connection's messages to return.
 #[test]
 fn a_close_waits_only_for_its_own_messages() {
-    // Without echo, at home, within the shard, or without a message.
+    // The cases are: no echo, a topic of the shard itself, a message within the shard, and no message.
     for (is_near, echo, scope, texts) in [
         (false, false, Scope::Server, &["1"][..]),
         (true, true, Scope::Server, &["1"]),
@@ -115,8 +115,8 @@ fn a_close_waits_only_for_its_own_messages() {
     }
 }
 
-/// A home that does not answer keeps a close frame for two ticks, and less where the close timeout is short. Its marks
-/// come back to nobody.
+/// A home that does not answer keeps a close frame for two ticks, and for less if the close timeout is short. Its marks
+/// come back too late, and are ignored.
 #[test]
 fn a_stuck_home_keeps_a_close_for_two_ticks() {
     for (close_timeout, ticks) in [(CLOSE_TICKS, MARK_TICKS_MAX), (0, MARK_TICKS_MAX), (3, 1), (1, 0)] {
@@ -140,7 +140,7 @@ fn a_stuck_home_keeps_a_close_for_two_ticks() {
 /// While the shard itself has no room for the mail in front of which the mark stands, that of another home or of an
 /// engine, the time of the wait stands still, up to half of the close timeout.
 #[test]
-fn a_full_shard_does_not_give_marks_up() {
+fn a_full_shard_goes_on_waiting_for_marks() {
     for has_engine in [false, true] {
         for (full_ticks, expected) in [(3, &["1", "close 1000"][..]), (CLOSE_TICKS / 2, &["close 1000"])] {
             let mut world = if has_engine { World::with_engine() } else { World::new() };
@@ -202,10 +202,10 @@ fn a_late_mark_is_for_nobody() {
     assert!(!world.shard.marks.arrive(first), "a second answer would be ignored as well");
 }
 
-/// A peer that ends its side without an answer to our close frame takes nothing more: its marks are given up. A peer
-/// that has sent its close frame may still read.
+/// A peer that ends its side without an answer to our close frame takes nothing more: the wait for its marks ends. A
+/// peer that has sent its close frame may still read.
 #[test]
-fn the_peers_end_gives_marks_up() {
+fn the_peers_end_ends_the_wait_for_marks() {
     let mut world = World::new();
     let (id, topic) = connect_far(&mut world);
     world.arrive(0, &segment(&["1"], b""));
@@ -226,7 +226,7 @@ fn the_peers_end_gives_marks_up() {
     assert!(!has(&world, id));
 }
 
-/// A connection that waits for marks has the limit of every backlog: beyond it the connection leaves its topics.
+/// A connection that waits for marks has the limit of every backlog: beyond the limit the connection leaves its topics.
 #[test]
 fn a_closing_connection_may_become_a_slow_consumer() {
     let mut world = world_with(|config| config.limits.backlog_bytes_max = 100_000);
@@ -273,7 +273,7 @@ fn a_pending_subscription_ends_with_the_open_state() {
     assert_eq!(world.sent(0), ["1", "close 1000"]);
 }
 
-/// A connection that waits is dropped by the close timeout, by a reset and by the end of a drain as any other.
+/// A connection that waits is dropped by the end of a drain and by a reset, like any other connection.
 #[test]
 fn a_connection_that_waits_can_be_dropped() {
     for drop in [

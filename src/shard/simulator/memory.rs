@@ -19,7 +19,7 @@ pub(super) struct Room {
     /// The shard takes no requests.
     delivers_much: bool,
     places: Vec<u64>,
-    /// The messages that handlers have published by then whatever waited.
+    /// The number of messages that handlers have published by then without waiting for room.
     unasked: usize,
 }
 
@@ -38,7 +38,8 @@ impl Simulation {
         }
     }
 
-    /// Checks the input that a turn of the shard has taken, and the memory after it. The shard had this room before.
+    /// Checks the input that a turn of the shard has taken, and the memory after it. The shard's room before the turn
+    /// was `before`.
     pub(super) fn check_memory(&self, number: usize, before: &Room) {
         let driver = &self.drivers[number];
         let messages_in = driver.counters.get(Counter::MessagesIn) - before.messages_in;
@@ -55,11 +56,12 @@ impl Simulation {
         let (shard, others) = (&driver.shard, self.drivers.len() - 1);
         let engines = usize::from(self.engine.is_some());
         let UnderWay { requests, deliveries, gathered, .. } = UnderWay::of(&shard.hub);
-        // The limits are looked at between any two messages of a connection. Beyond them come one message of each
-        // connection of a batch, and those that handlers publish when something else has happened.
+        // The limits are checked between any two messages of a connection. Beyond the limits come one message of each
+        // connection of a batch, and the messages that handlers publish without waiting for room.
         let beyond = shard.pace.receive_batch.min(driver.clients.len()) + 1 + self.unasked;
         let in_lane = beyond * (self.most_of_a_frame() + LANE_BESIDES);
-        // Handlers' connections wait for any home at the limit; others publish to each home, and each may leave a mark.
+        // At the limit, connections with handlers wait for any home. Other connections publish to each home, and each
+        // of them may leave a mark.
         let marks = driver.clients.len() * LANE_BESIDES;
         // The messages that an engine is to order have the limit for themselves.
         let most =
@@ -101,16 +103,17 @@ fn held_by_message(shard: &Shard<SimulatedIo>, id: ConnectionId) -> usize {
     })
 }
 
-/// The longest name of a message, and the longest header of a frame.
+/// Bytes of the longest name of a message.
 const NAME: usize = 20;
+/// Bytes of the longest header of a frame.
 const HEADER: usize = 10;
 
 /// An entry of a lane without its frame, in an overflow that doubles.
 pub(super) const LANE_BESIDES: usize = 300;
 
-/// A run without messages, and what each message takes in addition to its frame, and each subscriber that has joined:
-/// an exclusion, or a piece.
+/// Bytes of a run without messages.
 const RUN: usize = 1_024;
+/// Bytes of a piece or an exclusion, which each message and each subscriber that has joined may add to a run.
 const RUN_BESIDES: usize = 100;
 
 /// The tag of a message, in lists that double, and of a piece of its own.

@@ -17,7 +17,8 @@ const MESSAGE: &[u8] = b"\x82\x80\0\0\0\0";
 /// A message may take so many ticks.
 const TICKS_MAX: u32 = 20;
 
-/// A shard that receives nothing while a message waits to be sent, with a subscriber and one client more: number 1.
+/// Returns a shard that receives nothing while a message waits to be sent. The shard has a subscriber and a second
+/// client, number 1, whose id is returned too.
 fn world(pace: Pace) -> (World, ConnectionId) {
     let mut world = World::without_clients(|config: &mut Config| {
         config.keep_alive.ping_interval = 0;
@@ -60,8 +61,8 @@ fn the_end_of_a_message_may_wait_in_the_socket() {
     assert_eq!((world.messages(), world.is_open(id)), ((1, 0), true));
 }
 
-/// Other clients fill the shard before it has parsed more than one frame of each turn's input. The flood of a client
-/// puts the end of its message off by no more than what had arrived when the time was over.
+/// Other clients fill the shard, so that each turn parses one frame of a client that floods. Only the input that had
+/// arrived when the time of its message was over delays the close of that client.
 #[test]
 fn a_full_shard_does_not_extend_the_time_of_a_message() {
     let (mut world, id) = world(Pace::DEFAULT);
@@ -79,7 +80,8 @@ fn a_full_shard_does_not_extend_the_time_of_a_message() {
         closed_at = closed_at.or((!world.is_open(id)).then_some(u64::from(tick)));
     }
     let closed_at = closed_at.expect("it is closed");
-    // A frame a tick: those that had arrived, and those of the receive in which the last of them came.
+    // Each tick takes one frame: the frames that had arrived in time, and the others of the receive in which the last
+    // of these came.
     assert!((u64::from(TICKS_MAX)..=2 * arrived).contains(&closed_at), "closed at tick {closed_at}");
     assert!(world.messages().1 == 1 && world.is_open(publisher));
     assert!(world.counters.get(Counter::InputDeferred) > closed_at, "the shard was not full");
@@ -95,7 +97,7 @@ fn a_message_takes_no_time_while_the_shard_receives_nothing() {
     while world.shard.turn(Tick(0).begin()) {}
     world.arrive(1, BEGIN, 1);
     while world.shard.turn(Tick(0).begin()) {}
-    // The walk over the subscribers takes as many turns.
+    // The walk over the subscribers takes a turn for each of them.
     world.arrive(2, MESSAGE, 1);
     world.shard.turn(Tick(1).begin());
     world.arrive(1, PONG, 1);
@@ -107,7 +109,7 @@ fn a_message_takes_no_time_while_the_shard_receives_nothing() {
     assert_eq!(world.counters.get(Counter::ReceivePaused), paused + 5, "the shard received something");
     while world.shard.turn(Tick(80).begin()) {}
     assert!(world.is_open(id) && world.is_open(publisher));
-    // What is left of its time goes on: it had used up two ticks.
+    // The message's time goes on. Two ticks of it were used up before.
     world.shard.turn(Tick(80 + TICKS_MAX - 3).begin());
     assert!(world.is_open(id));
     world.shard.turn(Tick(80 + TICKS_MAX).begin());

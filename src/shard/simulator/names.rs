@@ -5,14 +5,14 @@ use crate::{hub::Publication, proto::MessageType};
 /// Names a message by its sender, its topic, its [`Stream`], and its number in that stream; or [`EMPTY`].
 pub(super) type Name = u64;
 
-/// A message without payload has no name of its own. It is always of the first topic, and only sent by clients that
-/// receive their own there.
+/// The name of all messages without payload. They are always of the first topic, and come only from clients that
+/// receive their own messages there.
 pub(super) const EMPTY: Name = u64::MAX;
 
 /// The sender of the messages that the control thread publishes.
 pub(super) const CONTROL: usize = 0xff_fffe;
 
-/// The way of a message into the hub. The messages that one sender publishes to one topic on one way are numbered from
+/// The way of a message into the hub. The messages that one sender publishes to one topic in one way are numbered from
 /// 0 in the order in which the sender publishes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stream {
@@ -20,7 +20,7 @@ pub(super) enum Stream {
     Forwarded,
     /// Published by a call between two turns.
     Called,
-    /// Published by the handler because the client has sent an order to.
+    /// Published by the handler because the client has ordered it.
     Asked,
     /// Published by the handler when a subscription goes live.
     Live,
@@ -62,7 +62,7 @@ pub(super) fn message_type(name: Name) -> MessageType {
     if name == EMPTY || (name ^ name >> 32) & 1 == 0 { MessageType::Text } else { MessageType::Binary }
 }
 
-/// Returns a payload of about `size` bytes that begins with the name. Every third one has characters of two bytes.
+/// Returns a payload of about `size` bytes that begins with the name. Every third payload has characters of two bytes.
 pub(super) fn payload(name: Name, size: usize) -> Vec<u8> {
     let mut payload = format!("{:x}.", name).into_bytes();
     let missing = size.saturating_sub(payload.len());
@@ -85,7 +85,7 @@ pub(super) fn prepare(name: Name, size: usize) -> Publication {
     }
 }
 
-/// Returns the name of the message with a payload of that beginning.
+/// Returns the name of the message whose payload begins with these bytes.
 pub(super) fn read_name(payload: &[u8]) -> Name {
     if payload.is_empty() {
         return EMPTY;

@@ -1,10 +1,10 @@
 //! A network whose behaviour one seed decides: sockets, the bytes that are on their way on each, and the polls that
 //! watch them.
 //!
-//! The network does what Linux may do, at the worst moment that chance finds: reports come late, more than once, or in
-//! one for several causes; a multishot poll ends on its own; a receive finds nothing although input was announced; a
-//! send takes a part, or is refused for lack of memory; bytes, ends and resets arrive in the middle of a turn. The
-//! network never loses a report of an armed poll, so a shard that hangs in a run has forgotten something.
+//! The network does what Linux may do, at the worst moment that chance finds: reports come late or more than once, and
+//! one report may have several causes; a multishot poll ends by itself; a receive finds nothing although input was
+//! announced; a send takes a part, or is refused for lack of memory; bytes, ends and resets arrive in the middle of a
+//! turn. The network never loses a report of an armed poll, so a shard that hangs in a run has forgotten something.
 
 use std::{collections::HashMap, io, mem};
 
@@ -62,7 +62,7 @@ pub(super) struct Network {
     pub(super) owners: HashMap<u32, u32>,
     /// No socket takes anything, although it has room.
     pub(super) is_short_of_memory: bool,
-    /// The run is over: sockets may be dropped anyhow.
+    /// The run is over: sockets may be dropped in any state.
     pub(super) is_over: bool,
 }
 
@@ -73,7 +73,7 @@ pub(super) enum Asked {
     Input(Key, usize),
     /// A one-shot poll for room on a line.
     Room(Key, usize),
-    /// The end of both.
+    /// The end of both polls.
     Removal(Key),
 }
 

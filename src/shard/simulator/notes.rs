@@ -11,7 +11,7 @@ use super::{
 use crate::{handler::SubscribeError, hub::ConnectionId};
 
 impl Simulation {
-    /// Reads the notes of a turn or a call of this shard, before which it stood at these places.
+    /// Reads the notes of a turn or a call of this shard; `before` has the shard's places before the turn or the call.
     pub(super) fn read_notes(&mut self, shard: usize, before: &[u64]) {
         let notes = mem::take(&mut self.desk.papers().notes);
         if notes.is_empty() {

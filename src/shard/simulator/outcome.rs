@@ -85,7 +85,7 @@ impl Simulation {
             (Counter::BytesOut, tally.bytes_sent),
             (Counter::Sends, tally.sends),
             (Counter::ShortSends, tally.short_sends),
-            // What was taken has a place, or its handler was called with it.
+            // A message that was taken has a place, or a handler was called with it.
             (Counter::MessagesIn, forwarded as u64 + driver.handled),
             (Counter::HandlerPanics, 0),
         ] {
@@ -96,7 +96,7 @@ impl Simulation {
         }
     }
 
-    /// Checks that the messages are counted that slow consumers were owed when they were closed, and did not get.
+    /// Checks the count of dropped messages: those that slow consumers were owed at their close and did not get.
     fn check_dropped(&self, orders: &[Vec<Placed>]) {
         for (shard, driver) in self.drivers.iter().enumerate() {
             let (mut slow, mut least, mut most) = (0, 0, 0);
@@ -185,8 +185,8 @@ impl Simulation {
         }
     }
 
-    /// Checks the messages that a client has received, and the reason of its close. Returns whether it must have seen
-    /// all that was delivered to it.
+    /// Checks the messages that a client has received, and the reason of its close. Returns whether the client must
+    /// have seen all that was delivered to it.
     fn check_client(&self, client: &Client, orders: &[Vec<Placed>]) -> bool {
         let number = client.number;
         let closed_at = client.closed_at.as_ref().expect("all clients have left");

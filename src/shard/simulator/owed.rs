@@ -43,14 +43,15 @@ pub(super) struct Part {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Comparison {
     Whole,
-    /// The last ones are missing.
+    /// The last messages are missing.
     Beginning,
     Different,
 }
 
 impl Part {
-    /// Compares the messages received from number `start` on with this part if it begins at the place `from`. Adds to
-    /// `ends` where the part's messages may end among the received ones. Returns whether these end within the part.
+    /// Compares the messages received from number `at` on with this part, as if the part began at the place `from`.
+    /// Adds to `ends` each number at which the part's messages may end among the received messages. Returns whether the
+    /// received messages end within the part.
     fn compare(
         &self,
         client: &Client,

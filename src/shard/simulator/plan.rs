@@ -31,7 +31,7 @@ pub(super) struct Plan {
     pub(super) clients_max: usize,
     /// How many clients of a thousand speak the second protocol.
     pub(super) second_protocol: u32,
-    /// Slots that rest before one has its next owner.
+    /// The number of free slots that rest before one of them gets its next owner.
     pub(super) slots_resting: usize,
     /// Largest message; few runs have large ones.
     pub(super) message_max: usize,
@@ -137,7 +137,7 @@ impl Plan {
         }
     }
 
-    /// Short lanes, most of the time: a few messages fill them.
+    /// Draws lanes that are mostly short: a few messages fill them.
     fn draw_mesh(random: &mut Random) -> MeshLimits {
         if random.chance(100) {
             return MeshLimits::default();
@@ -150,7 +150,7 @@ impl Plan {
         }
     }
 
-    /// Small portions: a handful of connections is then as much as many thousand.
+    /// Draws small portions, for which a handful of connections is as much as many thousand are for a real shard.
     fn draw_pace(random: &mut Random) -> Pace {
         let flush_bytes = random.pick(&[1, 100, 5_000, 1 << 30]);
         let batch_bytes = random.pick(&[1, 1_000, 1 << 30]);

@@ -1,7 +1,7 @@
 //! Three promises about the end of a connection.
 //!
-//! - A drain closes no connection before all messages have come that were answered to the control thread with a place,
-//!   or that a shard had taken before it began to drain; unless a quarter of the drain's time is over.
+//! - A drain closes no connection before certain messages have come: those for which the control thread got a place,
+//!   and those that a shard took before it began to drain. The promise does not hold if a barrier is late.
 //! - A client with an echo gets all messages that it sent before its close frame, or before it broke the protocol. They
 //!   come before the server's close frame, whichever shard is the topic's home, unless the marks take too long.
 //! - Input before the end of a client's side, and before a reset that leaves data readable, is taken whole.

@@ -10,7 +10,7 @@ impl Simulation {
         is_engine_due || self.control.is_due() || self.drivers.iter().any(|driver| driver.is_due(self.now))
     }
 
-    /// Checks that nothing waits for ends that all sleep.
+    /// Checks that every end sleeps, and that nothing is under way.
     pub(super) fn check_rest(&self) {
         assert!(!self.is_due(), "an end is awake");
         for (number, driver) in self.drivers.iter().enumerate() {

@@ -20,10 +20,11 @@ pub(super) struct Sealing {
     /// Records of the client that have not arrived.
     pub(super) on_the_way: VecDeque<u8>,
     has_said_goodbye: bool,
-    /// The beginnings of records that were taken, and that were fetched.
+    /// The beginning of a record that the server's socket has taken in part.
     taken: BytesMut,
+    /// The beginning of a record that the client has fetched in part.
     fetched: BytesMut,
-    /// Questions of the client's transport that the server's has to answer.
+    /// Questions of the client's transport that the server's transport has to answer.
     asked: u64,
     /// Whether the server has said goodbye.
     pub(super) is_over: bool,
@@ -69,7 +70,7 @@ impl Sealing {
         }
     }
 
-    /// Returns the bytes in the records that a socket has taken now, or whose rest it has taken.
+    /// Returns the contents of the records that these bytes complete. A socket has taken the bytes now.
     pub(super) fn witness(&mut self, taken: &[u8]) -> BytesMut {
         assert!(!self.is_over || taken.is_empty(), "something follows the goodbye of a transport");
         let (opened, is_last) = open(&mut self.witness, &mut self.taken, taken);
@@ -77,7 +78,7 @@ impl Sealing {
         opened
     }
 
-    /// Returns the bytes in the records that the client has fetched now, or whose rest it has fetched.
+    /// Returns the contents of the records that these bytes complete. The client has fetched the bytes now.
     pub(super) fn fetch(&mut self, fetched: &[u8]) -> BytesMut {
         open(&mut self.client, &mut self.fetched, fetched).0
     }

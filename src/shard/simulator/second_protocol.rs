@@ -34,7 +34,7 @@ impl World {
         self.shard.adopt(Tick(0).begin(), arrival).expect("there is room")
     }
 
-    /// Returns what the client was sent behind the answer: the lengths of messages, and the codes of goodbyes.
+    /// Returns what the client was sent after the answer: the lengths of messages, and the codes of goodbyes.
     fn heard(&self, client: usize) -> Vec<usize> {
         let network = &mut *self.network.borrow_mut();
         network.fetch(client, usize::MAX);
@@ -56,8 +56,8 @@ impl World {
     }
 }
 
-/// Our goodbye follows the messages that the client is owed, and our side of the socket ends behind it: no answer is
-/// awaited.
+/// Our goodbye follows the messages that the client is owed, and our side of the socket ends after the goodbye: no
+/// answer is awaited.
 #[test]
 fn a_goodbye_without_an_answer_ends_our_side() {
     let mut world = World::without_clients(|_| {});
@@ -70,7 +70,7 @@ fn a_goodbye_without_an_answer_ends_our_side() {
     let connection = world.shard.hub.connections.get(id).expect("it is owed output");
     assert!(connection.io.session.state() == State::Closed && connection.io.has_backlog());
     assert!(!world.network.borrow().lines[0].finished);
-    // Its client takes it bit by bit.
+    // The client takes its output.
     let mut room = world.network.borrow_mut();
     room.lines[0].room = usize::MAX;
     room.fetch(0, usize::MAX);
@@ -86,7 +86,7 @@ fn a_goodbye_without_an_answer_ends_our_side() {
     assert_eq!(counted, [0, 0]);
 }
 
-/// The client's goodbye is answered behind its own messages, and its input behind the goodbye is dropped.
+/// The answer to the client's goodbye follows the client's own messages, and input after the goodbye is dropped.
 #[test]
 fn a_clients_goodbye_is_answered() {
     let mut world = World::without_clients(|_| {});

@@ -36,7 +36,7 @@ fn publish(world: &mut World, topic: &TopicName, text: &str) {
     world.shard.hub.publish_by_name(topic, None, &message, Scope::Server).expect("at home");
 }
 
-/// Publishes a first and a second message to each topic, named by its place among them.
+/// Publishes a first and a second message to each topic. Each message begins with the number of its topic.
 fn publish_two(world: &mut World, topics: &[TopicName], round: usize) {
     for which in ["first", "second"] {
         for (number, topic) in topics.iter().enumerate() {
@@ -59,7 +59,7 @@ fn two_of(numbers: &[usize], round: usize) -> Vec<String> {
     numbers.iter().flat_map(two).collect()
 }
 
-/// Returns how much the counter grows by some turns.
+/// Returns how much the counter grows during `step`.
 fn counted(world: &mut World, counter: Counter, step: impl FnOnce(&mut World)) -> u64 {
     let before = world.counters.get(counter);
     step(world);
@@ -76,7 +76,7 @@ fn one_turn(world: &mut World) -> bool {
 
 const PACES: [(usize, usize); 5] = [(256, 256), (1, 1), (3, 3), (7, 20), (16, 16)];
 
-/// Subscribers of the same topics are sent to once for each flush, wherever the walks begin and batches end.
+/// Subscribers of the same topics get the messages of all topics in one send, wherever walks begin and batches end.
 #[test]
 fn subscribers_of_the_same_topics_get_one_send() {
     for (count, (send_batch, flush_entries)) in [2, 5].into_iter().flat_map(|count| PACES.map(|pace| (count, pace))) {
@@ -105,7 +105,7 @@ fn subscribers_of_the_same_topics_get_one_send() {
     }
 }
 
-/// Any client with any of the topics is sent to once.
+/// Each client with any of the topics gets one send.
 #[test]
 fn lists_that_overlap_share_the_sends_of_the_overlap() {
     let mut random = Random::new(7);
@@ -133,8 +133,8 @@ fn lists_that_overlap_share_the_sends_of_the_overlap() {
     }
 }
 
-/// Between the visit that hands out a share of another walk and the moment when that walk passes, a connection gives a
-/// topic up, subscribes again, closes, or ends, and its slot gets another owner.
+/// Between the visit that hands out a share of another walk and the moment when that walk passes, a connection gives up
+/// a topic, subscribes again, closes, or ends so that its slot gets another owner.
 #[test]
 fn changes_between_a_visit_and_the_walk_that_passes() {
     const CHANGES: [&str; 4] = ["unsubscribe", "again", "close", "end"];
@@ -240,7 +240,7 @@ fn a_slow_consumer_is_owed_all_shares_at_once() {
             assert_eq!(seen, [1, 9], "all four topics with one visit");
             assert_eq!(fetch_all(&mut world, 0)[1..], two_of(&[0, 1, 2, 3], 1));
         } else {
-            // The third share takes it beyond the limit, and it is closed before the fourth.
+            // The third share takes the connection beyond its limit, and the connection is closed before the fourth.
             assert_eq!(world.counters.get(Counter::SlowClosed), 1);
             assert_eq!(world.counters.get(Counter::SlowDropped), 2, "those of the last topic: {seen:?}");
             // Small messages that were copied into the backlog stay in front of the close frame.
@@ -304,8 +304,8 @@ fn a_turn_hands_out_a_bounded_number_of_shares() {
     assert_eq!((turns, sends), (8, 8), "a connection in each");
 }
 
-/// Connections with many topics of which one is walked over, while others' topics are walked over too: looking for
-/// their shares counts as work.
+/// Connections have many topics, of which one is walked over, while walks of other topics are under way. Looking for
+/// further shares counts as work.
 #[test]
 fn a_turn_looks_at_a_bounded_number_of_subscriptions() {
     let mut world = world(Pace::DEFAULT);

@@ -21,7 +21,7 @@ use crate::{
 const KEEP_ALIVE: KeepAlive = KeepAlive { ping_interval: 10, pong_timeout: 10, close_timeout: 5 };
 const BACKLOG_MAX: usize = 1 << 20;
 
-/// A subscriber with little room, number 0, and a publisher.
+/// Returns a shard with two clients: a subscriber with little room, number 0, and a publisher, number 1.
 fn slow_consumer() -> (World, ConnectionId) {
     let mut world = World::without_clients(|config: &mut Config| {
         config.keep_alive = KEEP_ALIVE;
@@ -33,12 +33,12 @@ fn slow_consumer() -> (World, ConnectionId) {
 }
 
 impl World {
-    /// A turn for everything that is due.
+    /// Runs turns until nothing is due at this tick.
     fn serve(&mut self, tick: u32) {
         while self.shard.turn(Tick(tick).begin()) {}
     }
 
-    /// The publisher sends so many messages of 10 000 bytes.
+    /// Lets the publisher send so many messages of 10 000 bytes.
     fn publish(&self, count: usize) {
         let message = [&b"\x82\xfe\x27\x10\0\0\0\0"[..], &[0; 10_000]].concat();
         self.arrive(1, &message, count);
@@ -62,7 +62,7 @@ fn a_new_connection_has_not_been_silent() {
     }
 }
 
-/// Whether the client is parked or owed too little for that.
+/// The client is closed whether it is parked or is owed too little for that.
 #[test]
 fn a_slow_consumer_that_takes_nothing_is_closed_whatever_it_sends() {
     for (messages, is_parked) in [(10, false), (70, true)] {
@@ -90,8 +90,8 @@ fn a_slow_consumer_that_takes_nothing_is_closed_whatever_it_sends() {
     }
 }
 
-/// The client's pongs would stand after all that it has not read. Either its socket never has enough room to be
-/// reported, or the socket is filled again each time.
+/// A ping would reach the client only after all that the client has not read. In the first case its socket never has
+/// enough room to be reported; in the second case the socket is filled again each time.
 #[test]
 fn a_slow_consumer_that_takes_a_little_all_the_time_stays() {
     for (messages, part, is_refilled) in [(10, 100, false), (60, 7_000, true)] {
@@ -134,7 +134,7 @@ fn a_slow_consumer_that_has_taken_all_that_was_sent_stays() {
     }
 }
 
-/// While a client's topic is behind, its input waits in its socket, which is not the client's silence.
+/// While a client's topic is behind, its input waits in its socket. This wait does not count as the client's silence.
 #[test]
 fn a_client_that_waits_to_be_read_is_not_silent() {
     let mut config = Config::new(&Settings::default(), 20_000).expect("the defaults");
@@ -184,8 +184,8 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
     simulation.end();
 }
 
-/// A slow consumer of two topics whose walks meet in a batch. The share of the first goes beyond the limit of its
-/// backlog, so that of the second is dropped instead of being owed for the rest of the batch.
+/// A slow consumer has two topics whose walks meet in a batch. The share of the first topic exceeds the limit of its
+/// backlog, so the share of the second is dropped instead of being owed for the rest of the batch.
 #[test]
 fn a_slow_consumer_gets_no_share_beyond_the_one_that_closes_it() {
     let mut world = World::without_clients(|config| config.limits.backlog_bytes_max = 40_000);

@@ -37,8 +37,9 @@ use crate::{
     surface::raw::TOPIC_PATTERN,
 };
 
-/// A simulated run. Its methods stand on floors, each of which calls only those below: the state, the notes, the
-/// checks, the actions, the turns and the time between them, and the run from its beginning to its end.
+/// A simulated run. Its files stand on floors, and call only files on lower floors. The floors are, from below: the
+/// state, the notes, the checks, the actions, the turns and the time between them, and the run from its beginning to
+/// its end.
 pub(super) struct Simulation {
     pub(super) drivers: Vec<SimulatedDriver>,
     pub(super) control: Control,
@@ -60,10 +61,10 @@ pub(super) struct Simulation {
     pub(super) is_draining: bool,
     /// The shards may end when none has connections any more.
     pub(super) may_end: bool,
-    /// The messages that were taken before the drain, by topic and shard.
+    /// The number of messages that were taken before the drain, by topic and shard.
     pub(super) taken_before_drain: Vec<Vec<u64>>,
-    /// Messages that handlers have published because a subscription went live or a connection ended, whatever waited to
-    /// be sent.
+    /// The number of messages that handlers have published because a subscription went live or a connection ended. Such
+    /// messages wait for no room.
     pub(super) unasked: usize,
     pub(super) events: Events,
     pub(super) is_logged: bool,
@@ -128,7 +129,7 @@ impl Simulation {
         }
     }
 
-    /// Returns one of the clients with anything left to happen.
+    /// Returns a client on whose line something can still happen.
     pub(super) fn any_client(&mut self) -> Option<usize> {
         let counts: Vec<usize> = self.drivers.iter().map(|driver| driver.network.borrow().active.len()).collect();
         let mut at = self.random.next() as usize % counts.iter().sum::<usize>().max(1);
@@ -194,7 +195,7 @@ impl Simulation {
         }
     }
 
-    /// Returns whether a client of either protocol has received messages of the topic.
+    /// Returns whether clients of both protocols have received messages of the topic.
     fn is_mixed(&self, topic: usize) -> bool {
         let receives = |client: &Client| client.received.iter().any(|&name| topic_of(name) == topic);
         let of = |protocol| self.clients.iter().any(|client| client.end.protocol() == protocol && receives(client));
@@ -207,14 +208,14 @@ impl Simulation {
         self.clients.iter().filter(|client| is_second(client) && is_counted(client)).count() as u64
     }
 
-    /// Prints what happens, where one run is replayed.
+    /// Prints what happens, if one run is replayed.
     pub(super) fn log(&self, what: Arguments<'_>) {
         if self.is_logged {
             println!("{what}");
         }
     }
 
-    /// Lets sockets be dropped anyhow: the run is over.
+    /// Notes that the run is over: sockets may now be dropped in any state.
     pub(super) fn end(&mut self) {
         self.drivers.iter().for_each(|driver| driver.network.borrow_mut().is_over = true);
     }

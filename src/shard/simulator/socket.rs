@@ -31,7 +31,7 @@ impl SimulatedSocket {
         Transport::Plain(Self::of_line(network, Line::new(answer, room)))
     }
 
-    /// Returns the same with a line whose bytes travel in records.
+    /// Returns the server's end of a new line whose bytes travel in records.
     pub(super) fn connect_sealed(network: &Rc<RefCell<Network>>, answer: &[u8], room: usize) -> Socket {
         let line = Line { sealing: Some(Sealing::new()), ..Line::new(answer, room) };
         xor::sealed(Self::of_line(network, line), Side::Server)
@@ -51,7 +51,7 @@ impl SimulatedIo {
         SimulatedIo { network: Rc::clone(network), layered: Layered::new(SimulatedWires(Rc::clone(network))) }
     }
 
-    /// Lets the driver know of reports that the network does not know of.
+    /// Tells the driver whether the layer has reports of its own, which the network does not know.
     fn note_reports(&mut self) {
         let has_reports = self.layered.has_reports();
         self.network.borrow_mut().has_layer_reports = has_reports;

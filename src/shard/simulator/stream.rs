@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use crate::shard::session::client_end::Protocol;
 
 /// Accepts the whole answer of the opening handshake, then whole frames, then the goodbye of the connection's protocol,
-/// and nothing behind that.
+/// and nothing after it.
 #[derive(Debug)]
 pub(super) struct Stream {
     protocol: Protocol,
@@ -31,17 +31,17 @@ impl Stream {
         self.protocol = protocol;
     }
 
-    /// Returns whether the last byte of a goodbye is out.
+    /// Returns whether the last byte of a goodbye has been taken.
     pub(super) fn has_ended(&self) -> bool {
         self.goodbye_begun && self.missing == 0
     }
 
-    /// Returns how many bytes are out.
+    /// Returns how many bytes have been taken.
     pub(super) fn taken(&self) -> u64 {
         self.taken
     }
 
-    /// Checks the first `count` bytes of the pieces, which are out.
+    /// Checks the first `count` bytes of the pieces, which have been taken.
     pub(super) fn take(&mut self, pieces: &[IoSlice<'_>], count: usize) {
         self.taken += count as u64;
         let mut left = count;

@@ -14,8 +14,9 @@ pub(super) struct Tally {
     /// Reports that came when their slot had another owner.
     pub(super) stale_reused: u64,
     pub(super) polls_ended: u64,
-    /// Sends after which a transport kept bytes, and ends that waited for such bytes.
+    /// Sends after which a transport kept bytes.
     pub(super) kept: u64,
+    /// Ends of the server's side that waited for bytes that a transport kept.
     pub(super) ends_kept: u64,
     /// Sockets dropped before the server had finished, while the client was still there.
     pub(super) cut_off: u64,
@@ -52,7 +53,7 @@ impl Offered {
         self.largest = self.largest.max(bytes);
     }
 
-    /// Returns whether this is what one flush may offer. Its last entry may have more bytes than are left of its
+    /// Returns whether one flush may offer so much. The last entry may have more bytes than are left of the flush's
     /// portion.
     pub(super) fn is_within(&self, pace: &Pace) -> bool {
         self.entries <= pace.flush_entries && self.bytes < pace.flush_bytes + self.largest.max(1)

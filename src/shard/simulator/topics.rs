@@ -44,7 +44,7 @@ fn a_later_subscription_holds_nothing() {
 }
 
 #[test]
-fn giving_the_pending_topic_up_releases_the_answer() {
+fn the_end_of_a_pending_subscription_releases_the_answer() {
     let mut world = World::new();
     let (near, far) = (world.topic(true), world.topic(false));
     let id = world.connect(&[&near, &far]);
@@ -98,7 +98,7 @@ fn topics_share_an_entry() {
     assert_eq!(before, ["4", "5", "6", "7", "9"]);
 }
 
-/// Shares with more pieces than one send takes leave in several, whole and in order.
+/// Shares that together have more pieces than one send takes leave in several sends, whole and in order.
 #[test]
 fn a_full_entry_ends_the_batch() {
     let mut world = World::new();
@@ -141,8 +141,8 @@ fn more_topics_than_it_may_have_close_a_connection_at_its_opening() {
 }
 
 /// A client whose opening answer waits for a topic's home may send pings all the while. Their pongs have the limit of
-/// every backlog: beyond half of it nothing is read, or where the handler has manual backpressure, the connection is
-/// closed beyond all of it. The answer goes first.
+/// every backlog. Beyond half of the limit nothing is received. If the route has manual backpressure, the connection is
+/// closed beyond the whole limit. The answer goes first.
 #[test]
 fn a_held_connection_has_the_limit_of_a_backlog() {
     const LIMIT: usize = 200_000;
@@ -175,7 +175,8 @@ fn a_held_connection_has_the_limit_of_a_backlog() {
     }
 }
 
-/// A publisher on another shard outruns no walk: what a walk gathers is the same in however many turns it is sent.
+/// A publisher on another shard outruns no walk: a topic gathers as much during a walk, however many turns the walk
+/// takes.
 #[test]
 fn mail_grows_no_run_beyond_a_walk() {
     const SUBSCRIBERS: usize = 128;
@@ -186,8 +187,8 @@ fn mail_grows_no_run_beyond_a_walk() {
     (0..SUBSCRIBERS).for_each(|client| _ = world.sent(client));
     world.shard.pace.flush_entries = SUBSCRIBERS / 4;
     world.shard.pace.flush_bytes = 1 << 20;
-    // A walk of four turns, and the turn after it, each of which takes a portion of messages of 19 bytes in frames; and
-    // what a turn takes at least.
+    // The bound has a portion of mail for each turn of a walk of four turns, and for the turn after it, and four times
+    // the least part that a turn takes. The frame of a message has 19 bytes.
     let most = (5 * world.shard.pace.mail + 4 * world.shard.pace.receive_batch) * 19;
     for turn in 0..150 {
         (0..world.shard.pace.mail).for_each(|_| world.publish(&far, "seventeen bytes.."));

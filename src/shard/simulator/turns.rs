@@ -31,7 +31,7 @@ impl Simulation {
         true
     }
 
-    /// Does the same in the middle of a run, where one shard may be much slower than the others.
+    /// Runs a turn or a step in the middle of a run, if one is due. One shard may be much slower than the others there.
     pub(super) fn serve_some(&mut self) {
         let lazy = self.plan.lazy.filter(|_| !self.random.chance(50));
         let ends = self.drivers.len() + usize::from(self.engine.is_some());
@@ -76,7 +76,7 @@ impl Simulation {
         self.drivers[shard].follow(has_more, is_drained);
     }
 
-    /// Notes the messages of each topic that a shard has taken from its connections by now.
+    /// Notes how many messages of each topic a shard has taken from its connections by now.
     fn note_taken_before_drain(&mut self, shard: usize) {
         let orders = self.orders();
         for (topic, order) in orders.iter().enumerate() {
@@ -146,7 +146,7 @@ impl Simulation {
         panic!("the shards do not come to rest");
     }
 
-    /// Lets all clients but the mute read until nothing comes any more.
+    /// Lets all clients except the mute ones read until nothing comes any more.
     pub(super) fn settle(&mut self) {
         self.log(format_args!("settles"));
         for driver in &self.drivers {
@@ -182,14 +182,14 @@ impl Simulation {
                 if self.drivers.iter().all(|driver| driver.shard.flush.next_try().is_none()) {
                     return;
                 }
-                // Connections that were refused in spite of room try again.
+                // Connections whose sockets reported room and took nothing try again in the next tick.
                 self.now = self.now.after(1);
             }
         }
         panic!("the shards do not come to rest");
     }
 
-    /// Lets the clock stand at the next deadline of a shard, or at `end` if that is earlier.
+    /// Sets the clock to the next deadline of a shard, or to `end` if that is earlier.
     pub(super) fn pass_to_deadline(&mut self, end: crate::proto::Tick) {
         let due = self.drivers.iter().filter_map(|driver| driver.shard.next_deadline()).min();
         self.now = due.unwrap_or(end).max(self.now.after(1)).min(end);
@@ -209,7 +209,7 @@ impl Simulation {
             assert!(!self.clients[number].gone, "client {number} answers its pings and was dropped");
         }
         if pong_timeout > 0 {
-            // The other protocol has no pings.
+            // The second protocol has no pings.
             let is_pinged = |client: &&Client| client.end.protocol() == Protocol::WebSocket;
             let mut silent = self.clients.iter().filter(|client| client.mute || client.deaf).filter(is_pinged);
             let dead = silent.find(|client| !client.gone);

@@ -32,7 +32,8 @@ impl World {
         Self::with_subscribers(clients, 0, 0)
     }
 
-    /// Returns the same with subscribers behind them, each with so much room in its socket.
+    /// Returns a shard with so many clients that publish, and then so many subscribers, each with so much room in its
+    /// socket.
     pub(super) fn with_subscribers(clients: usize, subscribers: usize, room: usize) -> Self {
         let mut world = Self::without_clients(|_| {});
         for client in 0..clients + subscribers {
@@ -88,7 +89,7 @@ impl World {
         self.counters.get(Counter::MessagesIn) - before
     }
 
-    /// Runs turns until they leave no work. Each sends a flush's portion at most.
+    /// Runs turns until they leave no work. Checks that each turn sends at most a flush's portion.
     pub(super) fn turns(&mut self) {
         let mut more = true;
         while more {

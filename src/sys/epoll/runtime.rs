@@ -13,7 +13,7 @@ use tokio::{
     task::{LocalSet, yield_now},
 };
 
-/// Runs `future` on the calling thread, and beside it the tasks that it spawns.
+/// Runs `future`, and the tasks that it spawns, on the calling thread.
 ///
 /// # Errors
 ///
@@ -52,7 +52,7 @@ pub(in crate::sys) async fn pass() {
 }
 
 /// A socket that a task waits for. The runtime watches the socket from here until this is dropped, so a wait that is
-/// given up leaves nothing behind.
+/// dropped leaves nothing behind.
 struct Waiting<S> {
     fd: RawFd,
     _socket: Rc<S>,

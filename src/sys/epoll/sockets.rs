@@ -8,9 +8,9 @@
 //! 2. **A wait for room needs no system call.** Every socket is watched for room too, and an edge comes after each
 //!    send that was refused or short. An edge for input also says whether there is room; so room is reported only to
 //!    an owner that waits for it ([`Watches`]).
-//! 3. **Waits never block.** [`Io::reap`] takes the edges that have come, and again while the list was full. What is
-//!    left when it stops makes [`Epoll::has_reports`] true, since the runtime sees an edge of the whole instance only
-//!    when it becomes readable anew.
+//! 3. **Waits never block.** [`Io::reap`] takes the edges that have come, and again while the list was full. If edges
+//!    are left when it stops, [`Epoll::has_reports`] is true, since the runtime sees an edge of the whole instance only
+//!    when the instance becomes readable anew.
 //! 4. **A watch ends with its descriptor.** Nobody duplicates the descriptor of a watched socket, so closing it ends
 //!    the watch. Edges of a slot's earlier owner are recognised by their generation.
 //! 5. **A socket that cannot be watched is polled.** Where the kernel allows no more watches, the shard receives from
@@ -165,7 +165,7 @@ impl Io for Epoll {
 
     fn await_room(&mut self, key: Key, socket: &Socket) {
         if !self.watches.await_room(key) {
-            // It is polled, which looks for room too.
+            // The socket is polled, for input and for room.
             return;
         }
         if self.has_untried {
@@ -188,7 +188,7 @@ impl Io for Epoll {
     fn reap(&mut self, ready: &mut Vec<Readiness>) {
         ready.append(&mut self.ready);
         self.has_untried = false;
-        // So many lists hold an edge of each socket. More come only while this goes on.
+        // So many lists hold an edge of each socket. More edges come only during this loop.
         let lists_max = self.watches.count() / EVENTS_MAX as u64 + 1;
         for _ in 0..lists_max {
             let waited = epoll::wait(&self.instance, spare_capacity(&mut self.events), Some(&NOW));
@@ -281,7 +281,7 @@ const EDGES: EventFlags = EventFlags::IN.union(EventFlags::OUT).union(EventFlags
 const BROKEN: EventFlags = EventFlags::HUP.union(EventFlags::ERR);
 const HUNG_UP: EventFlags = BROKEN.union(EventFlags::RDHUP);
 
-/// A time that is over at once.
+/// A timeout of 0.
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// Events of one list.

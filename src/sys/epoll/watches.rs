@@ -24,8 +24,7 @@ impl Watches {
         self.count
     }
 
-    /// Notes that the socket of `key` is watched. Room that an earlier watch of the same key waits for is still waited
-    /// for.
+    /// Notes that the socket of `key` is watched. A wait for room that an earlier watch of the same key began goes on.
     pub(super) fn begin(&mut self, key: Key) {
         let slot = key.slot as usize;
         if self.by_slot.len() <= slot {

@@ -139,7 +139,7 @@ impl<S, I: Io<Socket = Transport<S>>> Layered<I> {
         true
     }
 
-    /// Ends an entry although the socket may hold more, which is reported or tried again.
+    /// Ends an entry although the socket may hold more input, which is reported or tried again.
     fn interrupt(&mut self, entry: &mut Receive<'_, Transport<S>>, received: usize) {
         if received == 0 {
             entry.result = Err(io::ErrorKind::Interrupted.into());
@@ -158,5 +158,5 @@ impl Opening {
     }
 }
 
-/// The parts of a receive batch. A peer may send records without contents for as long as it likes.
+/// The most parts of a receive batch, since a peer may send any number of records without contents.
 pub(super) const PARTS_MAX: usize = 8;

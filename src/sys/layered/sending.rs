@@ -40,7 +40,7 @@ impl<S, I: Io<Socket = Transport<S>>> Layered<I> {
         refused: &mut Vec<Unsent>,
     ) {
         self.records.clear();
-        // An entry that is offered on stands after all others, so that no part names a socket twice.
+        // An entry that has more bytes goes to the end of `left`, so that no part names a socket twice.
         while self.records.len() < RECORDS_BYTES
             && let Some((index, sealed_bytes)) = left.pop_front()
         {
@@ -112,8 +112,8 @@ impl<S, I: Io<Socket = Transport<S>>> Layered<I> {
     }
 }
 
-/// Returns the contents of the record after the first `begin` bytes of the pieces: as they stand in memory, or
-/// gathered, since each record costs as much as hundreds of bytes.
+/// Returns the contents of the record after the first `begin` bytes of the pieces: as they stand in memory, or gathered
+/// from several pieces, since a record costs as much as the copy of hundreds of bytes.
 pub(super) fn contents<'a>(pieces: &'a [IoSlice<'a>], mut begin: usize, gathered: &'a mut Vec<u8>) -> &'a [u8] {
     let mut pieces = pieces.iter().map(|piece| &piece[..]);
     let first = pieces.find_map(|piece| {
@@ -137,6 +137,6 @@ pub(super) fn contents<'a>(pieces: &'a [IoSlice<'a>], mut begin: usize, gathered
     gathered
 }
 
-/// The records of a part of a batch have so many bytes, and those of one record more at most. They stay in the
-/// processor's cache.
+/// The bytes of records after which a part of a batch ends; its last record may exceed this number. So many bytes stay
+/// in the processor's cache.
 pub(super) const RECORDS_BYTES: usize = 256 * 1_024;

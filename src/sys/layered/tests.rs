@@ -1,4 +1,4 @@
-//! The layer over sockets that take little, refuse, fail and end at every point, beside a plain one.
+//! Tests of the layer over sockets that take little, refuse, fail and end at every point, beside a plain connection.
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
@@ -15,10 +15,10 @@ use crate::sys::{
     transport::xor::{Side, Xor, sealed},
 };
 
-/// A connection's socket as the kernel has it.
+/// The kernel's side of a connection's socket.
 #[derive(Debug, Default)]
 struct Wire {
-    /// The bytes that it still takes.
+    /// The bytes that the socket still takes.
     room: usize,
     sent: Vec<u8>,
     /// The bytes that have arrived.
@@ -35,9 +35,9 @@ struct Wire {
 #[derive(Debug, Default)]
 struct Wires {
     wires: Vec<Wire>,
-    /// The kernel has no memory for output.
+    /// Whether the kernel has no memory for output.
     is_short_of_memory: bool,
-    /// The next receive of each batch is not tried.
+    /// Whether the next batch of receives is not tried.
     interrupts: bool,
 }
 
@@ -127,7 +127,7 @@ impl Io for WireIo {
                 }
             }
         }
-        // As the kernel may report them.
+        // The kernel may report refusals in another order.
         refused.reverse();
     }
 
@@ -164,15 +164,15 @@ struct End {
     /// Bytes that the client has sent, and those that were received.
     sent: usize,
     received: usize,
-    /// What the client has sent and has not arrived.
+    /// Bytes that the client has sent and that have not arrived.
     on_the_way: VecDeque<u8>,
     asked: u64,
-    /// The caller waits for room.
+    /// Whether the caller waits for room.
     waits: bool,
-    /// The kernel has refused the layer's bytes in spite of room.
+    /// Whether the kernel has refused the layer's bytes although there was room.
     is_paused: bool,
     is_finished: bool,
-    /// Input is to be received.
+    /// Whether input is to be received.
     is_ready: bool,
 }
 
@@ -193,7 +193,7 @@ fn key(number: usize) -> Key {
     Key { slot: number as u32, generation: 7 }
 }
 
-/// The byte at this place in what one end sends.
+/// Returns the byte at a place among the bytes that one end sends.
 fn byte(number: usize, at: usize) -> u8 {
     (at % 251) as u8 ^ number as u8
 }
@@ -276,7 +276,7 @@ impl World {
                 }
                 Some(Err(_)) => {
                     assert!(self.wires.borrow().wires[*number].is_broken, "a socket fails that has not");
-                    // The rest of its life is about its input.
+                    // From now on the connection has only input.
                     end.is_finished = true;
                 }
             }
@@ -383,7 +383,7 @@ impl World {
         }
     }
 
-    /// Lets the paused try again, as a shard does in the next tick.
+    /// Lets the paused connections try again, as a shard does in the next tick.
     fn retry(&mut self) {
         for (number, end) in self.ends.iter_mut().enumerate() {
             if std::mem::take(&mut end.is_paused) {
@@ -529,8 +529,8 @@ fn the_memory_of_a_batch_is_bounded() {
     world.settle();
 }
 
-/// What was sealed cannot be taken back: it counts as sent though the kernel has taken none of it, and nothing newer is
-/// taken before it.
+/// Sealed bytes cannot be taken back: they count as sent although the kernel has taken none of them, and newer bytes
+/// are refused until it has.
 #[test]
 fn bytes_that_are_kept_count_as_sent_and_go_first() {
     let mut world = World::new();
@@ -638,7 +638,7 @@ fn reports(world: &mut World) -> Vec<(bool, bool)> {
     ready.into_iter().map(|report| (report.readable, report.hung_up)).collect()
 }
 
-/// The end of the input shows after the last byte: the peer's goodbye, which no report of the socket announces; its
+/// The end of the input comes after its last byte: the peer's goodbye, which no report of the socket announces; its
 /// FIN, also in the middle of a record; a failure, once.
 #[test]
 fn the_end_of_the_input_stands_after_its_last_byte() {
@@ -718,8 +718,8 @@ fn answers_that_are_not_taken_are_bounded() {
     assert!(world.kept(1) <= UNSENT_BYTES_MAX);
 }
 
-/// Records without contents are no input: after some of them the caller is told to come again, and others have their
-/// turn.
+/// Records without contents are no input: after a bounded number of them the caller has to try again, so that other
+/// connections have their turn.
 #[test]
 fn records_without_contents_are_received_in_bounded_parts() {
     let mut world = World::new();
@@ -732,7 +732,8 @@ fn records_without_contents_are_received_in_bounded_parts() {
     assert_eq!(receive_one(&mut world, 100).0, Ok(10));
 }
 
-/// What a connection brings along from a task that had its socket alone is sent and reported once it is armed.
+/// Bytes that a connection brings from a task that had its socket alone are sent or reported once the connection is
+/// armed.
 #[test]
 fn what_came_before_is_sent_and_reported() {
     let mut world = World::new();
@@ -759,7 +760,7 @@ fn what_came_before_is_sent_and_reported() {
     assert_eq!(world.io.discard(&socket, 3).map_err(|error| error.kind()), Err(io::ErrorKind::WouldBlock));
 }
 
-/// A record is read as it stands in memory, or gathered from pieces.
+/// The contents of a record are taken as they stand in memory, or gathered from pieces.
 #[test]
 fn the_contents_of_a_record() {
     let large = vec![7; RECORD_BYTES_MAX + 1];

@@ -31,7 +31,7 @@ fn pairs() -> [(Transport, XorStream); 2] {
     })
 }
 
-/// Reads from the client as a plain or a sealed one.
+/// Reads from the client, as plain bytes or from records.
 fn read(transport: &Transport, client: &mut XorStream, buffer: &mut [u8]) -> usize {
     if transport.sealed().is_some() { client.read(buffer).unwrap() } else { client.stream.read(buffer).unwrap() }
 }
@@ -60,7 +60,7 @@ fn receive(transport: &Transport, room: usize) -> Result<BytesMut, ErrorKind> {
     }
 }
 
-/// What a socket has no room for is kept, up to a bound, and goes first; the end comes after everything.
+/// Bytes for which the socket has no room are kept, up to a bound, and go first; the end comes after all bytes.
 #[test]
 fn a_long_answer_is_sent_to_its_end() {
     let bytes: Vec<u8> = (0..200_000).map(|at| (at % 251) as u8).collect();
@@ -138,7 +138,7 @@ fn questions_are_answered() {
     assert_eq!(client.records.answered, 1);
 }
 
-/// The failure of the records, and of the socket, shows after the input before it, once.
+/// A failure of the records or of the socket is reported once, after the input before it.
 #[test]
 fn failures_stand_after_the_input() {
     let [_, (transport, mut client)] = pairs();
@@ -166,5 +166,5 @@ fn failures_stand_after_the_input() {
     assert_eq!(transport.sealed().unwrap().kept_bytes(), 0, "nobody will take it");
 }
 
-/// No test measures time; this only ends one that hangs.
+/// The time after which a test that hangs fails. No test measures time.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -57,7 +57,7 @@ impl Key {
         (mixed >> 56) as u8
     }
 
-    /// Changes bytes, and moves on.
+    /// Changes bytes, and moves the key on.
     fn apply(&mut self, bytes: &mut [u8]) {
         for (offset, byte) in bytes.iter_mut().enumerate() {
             *byte ^= self.at(offset);

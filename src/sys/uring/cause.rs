@@ -4,10 +4,10 @@ use std::{fmt, fs, io, path::Path};
 
 use super::probe::{Call, ProbeError, is_forbidden};
 
-/// The likely cause of a refusal.
+/// The likely cause of a refusal of io_uring.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RefusalCause {
-    /// `kernel.io_uring_disabled` forbids it: 1 to most, 2 to all.
+    /// `kernel.io_uring_disabled` forbids io_uring: 1 to most processes, 2 to all.
     Disabled(u8),
     /// A seccomp profile forbids the system calls, or hides them.
     Seccomp,
@@ -17,9 +17,9 @@ pub enum RefusalCause {
     Memory,
     /// Descriptors are used up.
     Descriptors,
-    /// The kernel is too old, or was built without it. The release, if it can be read.
+    /// The kernel is too old, or was built without io_uring. The value is the kernel's release, if it can be read.
     Kernel(Option<String>),
-    /// No sign shows it.
+    /// No sign shows the cause.
     Unknown,
 }
 
@@ -62,7 +62,7 @@ impl RefusalCause {
         }
     }
 
-    /// Returns what lets the hub use io_uring: the words for each way in which it may be started.
+    /// Returns what lets the hub use io_uring: the words for each way in which the hub may be started.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self {

@@ -176,7 +176,7 @@ pub fn probe() -> Result<(), ProbeError> {
     outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// The kernel below the probe, for which a test may stand in.
+/// The kernel that the probe asks. A test may stand in for the kernel.
 trait Kernel {
     /// Makes a small ring, on which single operations are tried.
     fn ring(&self) -> io::Result<IoUring>;
@@ -262,8 +262,8 @@ const OPERATIONS: &[Operation] = &[
     Operation { code: opcode::SendMsg::CODE, constant: "SENDMSG", name: "sendmsg" },
 ];
 
-/// Tries each operation once, with the flags that a shard gives it: a filter may forbid a single one, or a flag, in a
-/// ring that was set up.
+/// Tries each operation once, with the flags that a shard gives it: a filter may allow a ring and forbid a single
+/// operation, or a flag.
 fn try_operations(ring: &mut IoUring) -> Result<(), ProbeError> {
     let pair = UnixStream::pair().map_err(|error| ProbeError::Refused(Call::Operation("SEND"), error))?;
     let (fd, peer) = (Fd(pair.0.as_raw_fd()), Fd(pair.1.as_raw_fd()));
@@ -297,7 +297,7 @@ fn try_operations(ring: &mut IoUring) -> Result<(), ProbeError> {
             return Err(ProbeError::Refused(Call::Operation(constant), error));
         }
     }
-    // A send that is sent whole posts nothing, so a NOP behind it is the first to be reported.
+    // A send that is sent whole posts no completion, so the first completion is that of the NOP after it.
     let silent = opcode::Send::new(peer, text_pointer, 5).flags(sends).build().flags(squeue::Flags::SKIP_SUCCESS);
     // SAFETY: the text lives until this function returns, and the send is done at once.
     let pushed = unsafe { ring.submission().push(&silent) };

@@ -2,7 +2,7 @@
 
 use std::{future::Future, io};
 
-/// Runs `future` on the calling thread, and beside it the tasks that it spawns.
+/// Runs `future`, and the tasks that it spawns, on the calling thread.
 ///
 /// # Errors
 ///

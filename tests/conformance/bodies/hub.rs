@@ -1,4 +1,4 @@
-//! The hub's operations against a map of sets.
+//! Compares the hub's operations with a model, a map of sets.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,12 +13,13 @@ use ringhub::{
     proto::FrameHeader,
 };
 
-/// Every subscription brings exactly the messages of its topic from its beginning to its end, once, in the order in
-/// which they were published, and without its connection's own unless it has an echo, however the walks are cut.
+/// Checks that every subscription receives exactly the messages of its topic from its beginning to its end, once and in
+/// the order of their publishing. Without echo the connection's own messages are left out. This holds for any division
+/// of walks.
 ///
-/// The first byte chooses the number of hubs, 1 to 3, and the second the length of the lanes between them; then each
+/// The first byte chooses the number of hubs, 1 to 3. The second is the length of the lanes between them. Then every
 /// three bytes are an operation. The mesh is quiet between two operations, so the order of all messages is known;
-/// `hub::simulator` has operations while messages are on their way.
+/// `hub::simulator` tests operations while messages are on their way.
 ///
 /// Returns how many messages were received.
 pub(crate) fn hub(bytes: &[u8]) -> usize {
@@ -34,7 +35,7 @@ pub(crate) fn hub(bytes: &[u8]) -> usize {
     world.received
 }
 
-/// Hubs, and the messages that each subscription has to bring.
+/// Hubs, and the messages that each subscription must receive.
 struct World {
     hubs: Vec<ShardHub>,
     /// The walks under way of each hub.
@@ -50,10 +51,10 @@ struct World {
     received: usize,
 }
 
-/// A subscription that is live.
+/// A live subscription.
 struct Member {
     echo: bool,
-    /// The messages that it is owed, and how many of them it has brought.
+    /// The messages that the subscription is owed; `seen` of them have been received.
     owed: Vec<Arc<str>>,
     seen: usize,
 }
@@ -94,7 +95,8 @@ impl World {
         }
     }
 
-    /// Adds a connection that is held until its topics, which `what` has as bits, are live.
+    /// Adds a connection that subscribes to the topics in the bits of `what`. If `what` has its highest bit, the
+    /// connection is held until these topics are live.
     fn connect(&mut self, hub: usize, what: usize) {
         if self.connections.len() == CONNECTIONS_MAX {
             return;
@@ -145,7 +147,7 @@ impl World {
         let owed = self.hub(id).unsubscribe(id, &topic(number));
         owed.iter().for_each(|owed| self.see(id, &owed.pieces));
         if let Some(member) = self.members[number].remove(&id) {
-            assert_eq!(member.seen, member.owed.len(), "{id} gets all up to its end");
+            assert_eq!(member.seen, member.owed.len(), "{id} gets all messages up to its end");
         }
     }
 
@@ -163,7 +165,7 @@ impl World {
     }
 
     fn publish(&mut self, hub: usize, source: Option<ConnectionId>, number: usize, what: usize) {
-        // Below, at and above the size from which a frame is a piece of its own.
+        // The largest size makes a frame that is a separate piece.
         let padding = [0, 1, 3, 100, 200, 300, 0, 16 << 10][what >> 2 & 7];
         let scope = if what >> 5 == 0 { Scope::Shard } else { Scope::Server };
         self.published += 1;
@@ -182,7 +184,7 @@ impl World {
         }
     }
 
-    /// Checks that a message has the next place of its topic. `place` is unknown if the topic has its home elsewhere.
+    /// Checks that a message has the next place of its topic. `place` is unknown if the topic's home is another hub.
     fn note_place(&mut self, number: usize, place: Option<Place>) {
         let last = &mut self.places[number];
         match (place, &last) {
@@ -239,7 +241,7 @@ impl World {
             let (frame, after) = rest.split_at(header_len + header.payload_len as usize);
             let text = std::str::from_utf8(&frame[header_len..]).expect("text");
             let number: usize = text.split(' ').next().and_then(|number| number.parse().ok()).expect("a number");
-            let member = self.members[number].get_mut(&id).expect("it comes to a member");
+            let member = self.members[number].get_mut(&id).expect("the receiver is a member");
             assert_eq!(Some(text), member.owed.get(member.seen).map(|text| &**text), "{id}");
             member.seen += 1;
             rest = after;
@@ -249,7 +251,7 @@ impl World {
         self.received += messages;
     }
 
-    /// Lets the mesh bring everything to its end.
+    /// Runs the mesh until no message is on its way.
     fn settle(&mut self) {
         let mut is_quiet = false;
         while !is_quiet {
@@ -284,7 +286,7 @@ impl World {
         }
     }
 
-    /// Lets all walks end, and checks that everything has come and nothing is kept.
+    /// Lets all walks end, and checks that every message has been received and nothing is kept.
     fn drain(&mut self) {
         for hub in 0..self.hubs.len() {
             while self.hubs[hub].is_dirty() || !self.walks[hub].is_empty() {
@@ -302,7 +304,7 @@ impl World {
         &mut self.hubs[usize::from(id.shard())]
     }
 
-    /// Returns the topics of a connection, in order, the pending ones included.
+    /// Returns the topics of a connection, in order, including pending ones.
     fn topics_of(&self, id: ConnectionId) -> Vec<TopicName> {
         let is_subscribed =
             |&number: &usize| self.members[number].contains_key(&id) || self.pending.contains_key(&(id, number));

@@ -1,5 +1,5 @@
-//! Bodies of fuzz targets that compare the product with the libraries of others, or with a model. Each takes any bytes
-//! and panics on a broken invariant. Those of `src/proto/fuzz.rs` need nothing beside the product.
+//! Bodies of fuzz targets that compare the product with other libraries, or with a model. Each body takes any bytes,
+//! and panics at a broken invariant. `src/proto/fuzz.rs` has bodies that need only the product.
 //!
 //! The crate in `fuzz/` compiles this folder too.
 

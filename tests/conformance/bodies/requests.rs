@@ -1,4 +1,4 @@
-//! Requests, their heads and bodies, against httparse and hyper.
+//! Compares the reading of requests, heads and bodies, with that of httparse and hyper.
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,11 +18,11 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use ringhub::proto::{HEADERS_MAX, HttpError, RequestHead};
 
-/// httparse reads each head that we accept as we do. hyper ends each request that we accept at the same byte, with the
-/// same body; and we refuse each other request of hyper's, but for [`DIFFERENCES`]. The first byte chooses the pieces
-/// in which the rest arrives.
+/// Checks that httparse reads each accepted head as the product does. For each accepted request, hyper finds the same
+/// end and the same body, except for [`DIFFERENCES`]. A request that hyper accepts is accepted with the same end, or
+/// refused. The first byte chooses the size of the pieces in which the rest arrives.
 ///
-/// Returns the name of the difference that the request shows, or of the kind of request that both accept.
+/// Returns the name of the difference that the request shows, or else the kind of an accepted request.
 pub(crate) fn requests(bytes: &[u8]) -> Option<&'static str> {
     let [cut, stream @ ..] = bytes else { return None };
     let ours = ours(stream, usize::MAX);
@@ -35,7 +35,7 @@ pub(crate) fn requests(bytes: &[u8]) -> Option<&'static str> {
     let agree = match (&ours, &theirs) {
         (Reading::Whole(ours), Reading::Whole(theirs)) => ours == theirs,
         (Reading::Whole(_), _) => false,
-        // hyper may refuse the request by its beginning, but has no end of a request that we do not see.
+        // hyper may refuse the incomplete request, but must not find its end before the product does.
         (Reading::Awaited, theirs) => !matches!(theirs, Reading::Whole(_)),
         (Reading::Refused(_), _) => true,
     };
@@ -54,17 +54,17 @@ pub(crate) fn requests(bytes: &[u8]) -> Option<&'static str> {
     row.map(|row| row.name)
 }
 
-/// A difference that is known and argued.
+/// A known difference, with its justification.
 pub(crate) struct Difference {
     /// The behaviour of hyper.
     pub(crate) name: &'static str,
     /// The section of the RFC, and its content.
     pub(crate) section: &'static str,
-    /// Returns whether two readings of the stream differ by nothing else.
+    /// Returns whether two readings of the stream differ only by this.
     pub(crate) holds: fn(&[u8], &Reading, &Reading) -> bool,
 }
 
-/// Every known difference. A test sees each of them.
+/// Every known difference. A test must see each of them.
 pub(crate) const DIFFERENCES: &[Difference] = &[Difference {
     name: "reads the lines of a trailer",
     section: "RFC 9112 7.1.2: a recipient may discard the trailer; its end does not depend on its lines",
@@ -74,7 +74,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[Difference {
     },
 }];
 
-/// Every kind of request. A test sees each of them.
+/// Every kind of request. A test must see each of them.
 pub(crate) const KINDS: [&str; 4] = [WITHOUT_BODY, WITH_LENGTH, CHUNKED, CHUNKED_WITH_TRAILER];
 
 const WITHOUT_BODY: &str = "has no body";
@@ -85,11 +85,11 @@ const CHUNKED_WITH_TRAILER: &str = "has a chunked body with a trailer";
 /// The reading of the first request of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// It is whole.
+    /// The request is whole.
     Whole(Whole),
-    /// More of it may come.
+    /// The rest of the request has not come.
     Awaited,
-    /// It is refused; where the product does so, why.
+    /// The request is refused; the product's refusal has its error.
     Refused(Option<HttpError>),
 }
 
@@ -97,7 +97,7 @@ pub(crate) enum Reading {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Whole {
     method: String,
-    /// The path and the query, where there is a path.
+    /// The path and the query, if the target has a path.
     target: Option<(String, Option<String>)>,
     minor_version: u8,
     headers: Vec<(String, Vec<u8>)>,
@@ -105,7 +105,7 @@ pub(crate) struct Whole {
     len: usize,
 }
 
-/// Returns where the trailer of a chunked request begins, which is the empty line behind it where there is none.
+/// Returns where the trailer of a chunked request begins. Without a trailer it is the place of the last empty line.
 fn trailer_at(request: &[u8]) -> Option<usize> {
     let (head, head_len) = RequestHead::decode(request).ok()??;
     let ends_with_an_empty_line = |&at: &usize| {
@@ -138,7 +138,7 @@ fn read_in_pieces(stream: &[u8], piece_bytes: usize) -> Result<Reading, HttpErro
         len += body.take(piece)?;
     }
     if !body.is_whole() {
-        assert_eq!(len, stream.len(), "the body takes all there is");
+        assert_eq!(len, stream.len(), "the body takes all bytes");
         return Ok(Reading::Awaited);
     }
     let headers = head.headers().iter().map(|(name, value)| (name.to_ascii_lowercase(), value.to_vec()));
@@ -156,7 +156,7 @@ fn target(path: &str, query: Option<&str>) -> Option<(String, Option<String>)> {
     path.starts_with('/').then(|| (path.into(), query.map(Into::into)))
 }
 
-/// Returns header lines sorted by their names; those of one name stay in their order.
+/// Returns header lines sorted by their names; lines with the same name keep their order.
 fn by_name(lines: impl Iterator<Item = (String, Vec<u8>)>) -> Vec<(String, Vec<u8>)> {
     let mut lines: Vec<_> = lines.collect();
     lines.sort_by(|one, other| one.0.cmp(&other.0));
@@ -168,7 +168,7 @@ fn compare_with_httparse(head: &RequestHead, head_len: usize, stream: &[u8]) {
     let mut request = httparse::Request::new(&mut lines);
     let parsed = request.parse(stream);
     if head.minor_version() > 1 {
-        // It is answered 505, for which its head is read.
+        // The server reads this head to answer it with 505.
         assert_eq!((parsed, head.check_host()), (Err(httparse::Error::Version), Err(HttpError::Version)));
         return;
     }
@@ -180,8 +180,8 @@ fn compare_with_httparse(head: &RequestHead, head_len: usize, stream: &[u8]) {
     assert_eq!(head.headers().iter().collect::<Vec<_>>(), theirs);
 }
 
-/// The reading of hyper's server, with the settings that the product serves by. Bytes come one by one, so that the end
-/// of what it has read is the end of what it has asked for.
+/// Returns the reading of hyper's server, with the product's settings. Bytes come one by one, so hyper has read no byte
+/// beyond the request's end.
 fn hyper(stream: &[u8]) -> Reading {
     let progress = Rc::new(Progress::default());
     let service = service_fn(|request: Request<Incoming>| {
@@ -227,7 +227,7 @@ struct Progress {
     whole: RefCell<Option<Whole>>,
 }
 
-/// A socket that gives one byte at a time and takes all that is sent.
+/// A socket that gives one byte at a time, and accepts all output.
 struct Trickle<'a> {
     rest: std::slice::Iter<'a, u8>,
     progress: Rc<Progress>,
@@ -260,7 +260,7 @@ impl hyper::rt::Write for Trickle<'_> {
     }
 }
 
-/// Whether a task is to be polled again.
+/// Notes whether a task must be polled again.
 struct Wakeful(AtomicBool);
 
 impl Wake for Wakeful {

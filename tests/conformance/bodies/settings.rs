@@ -1,4 +1,4 @@
-//! Files of settings against what they print.
+//! Compares files of settings with the printed forms of their configurations.
 
 use std::{
     env, fs,
@@ -13,8 +13,8 @@ use ringhub::{
 };
 use toml::de::{DeTable, DeValue};
 
-/// Any file gives a configuration, or errors that name a line of the file and the setting of that line, and that show
-/// no secret. The printed form of a configuration gives the same configuration.
+/// Checks that any file gives a configuration, or errors that name a line of the file and its setting and show no
+/// secret. The printed form of a configuration gives the same configuration.
 ///
 /// Returns whether the file is valid.
 pub(crate) fn settings(bytes: &[u8]) -> bool {
@@ -47,7 +47,7 @@ fn check_printed(given: &Given, config: &Config) {
     assert_eq!(without_origins(&effective(&again, &config_again)), without_origins(&printed));
 }
 
-/// Returns a printed configuration with another text in place of each secret, since none is read as it is printed.
+/// Returns a printed configuration with a text in place of each secret's mask, since masks are not valid secrets.
 fn unmasked(printed: &str) -> String {
     let parts = printed.split("***").enumerate();
     parts.map(|(at, part)| if at == 0 { part.into() } else { format!("secret-{at}{part}") }).collect()
@@ -76,19 +76,19 @@ fn check_error(error: &ConfigError, path: &Path, bytes: &[u8]) {
         assert!(text.contains(setting), "{text}");
     }
     let file = String::from_utf8_lossy(bytes);
-    // Without lists, tables, escapes and texts of several lines a setting stands in one line.
+    // Without lists, tables, escapes and multi-line texts, each setting is in one line.
     let has_short_values =
         !file.contains(['\\', '[', '{']) && !["\"\"\"", "'''"].iter().any(|quotes| file.contains(quotes));
     if let (Some(setting), Origin::File(_, line), true) = (error.setting(), error.origin(), has_short_values) {
         assert!(file.lines().nth(line - 1).is_some_and(|line| line.contains(setting)), "{text} in\n{file}");
     }
-    // A text that stands elsewhere in the file too may be shown.
+    // A text that is in the file more than once may be shown.
     for secret in secrets(&file).iter().filter(|secret| secret.len() > 5 && file.matches(&**secret).count() == 1) {
-        assert!(!text.contains(&**secret), "it shows a secret: {text}");
+        assert!(!text.contains(&**secret), "the error shows a secret: {text}");
     }
 }
 
-/// Returns the tokens and passwords of a file that is TOML.
+/// Returns the tokens and passwords of a file if it is TOML.
 fn secrets(file: &str) -> Vec<String> {
     let mut secrets = Vec::new();
     let Ok(table) = DeTable::parse(file) else { return secrets };
@@ -121,7 +121,7 @@ fn texts(value: &DeValue<'_>, all: &mut Vec<String>) {
     }
 }
 
-/// A file that is gone when this is dropped.
+/// A file that a drop removes.
 struct TempFile(PathBuf);
 
 impl TempFile {
@@ -146,5 +146,5 @@ impl Drop for TempFile {
     }
 }
 
-/// More than the defaults need on any machine.
+/// A number of descriptors that exceeds the needs of the defaults on any machine.
 const DESCRIPTORS: u64 = 20_000;

@@ -2,7 +2,7 @@
 
 use crate::random::Random;
 
-/// Makes a recipe for a few frames, most of them legal, and some with one fault; one stream in eight is cut or spoiled.
+/// Makes a recipe for a few frames, most of them valid, some with one fault. One stream in eight is cut or spoiled.
 pub(crate) fn frames(random: &mut Random) -> Vec<u8> {
     let mut recipe = Vec::new();
     let mut is_fragmented = false;
@@ -47,7 +47,7 @@ fn payload(random: &mut Random) -> Vec<u8> {
         b"",
         b"plain ",
         "ü".as_bytes(),
-        // The beginning of a character and its end, then what is none.
+        // The beginning and the end of one character, a whole character, and an invalid one.
         b"\xF0\x9F",
         b"\x98\x80",
         b"\xE2\x9A\xA1",

@@ -2,7 +2,7 @@
 
 use crate::random::Random;
 
-/// Makes up to 120 operations, at first those that connect and subscribe.
+/// Makes up to 119 operations, of which the first connect and subscribe.
 pub(crate) fn hub(random: &mut Random) -> Vec<u8> {
     let mut operations = vec![random.byte(), random.byte() & 7];
     for at in 0..20 + random.below(100) {

@@ -1,4 +1,4 @@
-//! Inputs of the fuzz targets, made by seeds: mostly in order, since random bytes rarely are.
+//! Inputs of the fuzz targets, made from seeds. Most inputs are valid, since random bytes rarely are.
 
 mod frames;
 mod hub;

@@ -2,8 +2,8 @@
 
 use crate::random::Random;
 
-/// Makes a request of lines with good and bad values, the body that its lines announce, and what may stand behind it;
-/// one in six is spoiled.
+/// Makes a request: lines with good and bad values, the announced body, and sometimes bytes after it. One in six is
+/// spoiled.
 pub(crate) fn requests(random: &mut Random) -> Vec<u8> {
     let mut bytes = vec![random.byte()];
     bytes.extend(random.pick(&["", "", "", "", "", "", "", "\r\n", "\r\n\r\n", "\n"]).bytes());
@@ -30,7 +30,7 @@ pub(crate) fn requests(random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// Appends the lines that announce a body, and returns it.
+/// Appends the lines that announce a body, and returns the body.
 fn body(random: &mut Random, lines: &mut Vec<u8>) -> Vec<u8> {
     match random.below(5) {
         0 => Vec::new(),
@@ -86,7 +86,7 @@ fn chunks(random: &mut Random) -> Vec<u8> {
     body
 }
 
-/// The first eight are good.
+/// The targets of requests. The first eight are valid.
 const TARGETS: &[&str] = &[
     "/",
     "/t/news",
@@ -109,7 +109,7 @@ const TARGETS: &[&str] = &[
     "http://[::1]:80/",
 ];
 
-/// The first eleven are good.
+/// Header lines. The first eleven are valid.
 const LINES: &[&str] = &[
     "Accept: */*\r\n",
     "Origin: https://a.example\r\n",

@@ -2,7 +2,7 @@
 
 use crate::random::Random;
 
-/// Makes a table of a few entries, and targets of the segments that patterns are made of.
+/// Makes a table with a few entries, and targets from the same segments as the patterns.
 pub(crate) fn resolution(random: &mut Random) -> Vec<u8> {
     let mut text = String::from(random.pick(&["", "page\n", "operations\n", "page\noperations\n"]));
     for _ in 0..1 + random.below(6) {

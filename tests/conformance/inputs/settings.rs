@@ -36,7 +36,7 @@ pub(crate) fn settings(random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// Returns a value that is like a good one, as TOML.
+/// Returns a value similar to a valid one, as TOML.
 fn value(random: &mut Random, good: &str) -> String {
     let digits: String = good.chars().take_while(char::is_ascii_digit).collect();
     let unit = &good[digits.len()..];

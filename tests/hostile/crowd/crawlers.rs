@@ -19,7 +19,7 @@ pub(super) fn visit(random: &mut Random, scene: &Scene) -> Visit {
             let body = vec![b'c'; random.below(2_000)];
             let request =
                 if random.once_in(2) { post("/t/crawl", &body) } else { post_in_chunks("/t/crawl", &body, 3) };
-            // The head leaves at once, so that the body has its whole time.
+            // The head is sent at once, so that only the body crawls.
             let head = request.windows(4).position(|window| window == b"\r\n\r\n").map_or(0, |at| at + 4);
             let (head, body) = request.split_at(head);
             let steps = vec![Step::send(head), Step::crawl(body, random), Step::take_all()];

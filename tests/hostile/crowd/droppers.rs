@@ -59,7 +59,7 @@ pub(super) fn visit(random: &mut Random, scene: &Scene) -> Visit {
     Visit::new(name, steps, random).with_reset()
 }
 
-/// Sends a part of some bytes, at least one and never all.
+/// Sends a part of the bytes, at least one and never all.
 fn sent_in_part(bytes: Vec<u8>, random: &mut Random) -> Step {
     let cut = 1 + random.below(bytes.len() - 1);
     if random.once_in(3) { Step::crawl(&bytes[..cut], random) } else { Step::send_only(&bytes[..cut]) }

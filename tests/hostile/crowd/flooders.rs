@@ -65,7 +65,7 @@ fn fragments(random: &mut Random) -> Visit {
     Visit::new("flood of fragments", steps, random)
 }
 
-/// Floods the echo route, and receives the echoes or not.
+/// Floods the echo route, and receives the echoes in half of the visits.
 fn echo(random: &mut Random, most: usize) -> Visit {
     let unit = frames::valid(random, most);
     let mut steps = open("/echo");

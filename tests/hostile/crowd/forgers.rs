@@ -1,4 +1,4 @@
-//! Forgers: they send requests that a reader could misunderstand, always without the right token and the right origin.
+//! Forgers: they send requests that a parser could misunderstand, always without the right token and the right origin.
 
 use super::{
     Random, Scene, paths,
@@ -19,7 +19,7 @@ pub(super) fn visit(random: &mut Random, scene: &Scene) -> Visit {
     }
 }
 
-/// Draws header lines with a token that is not the right one.
+/// Draws header lines with a wrong token.
 fn wrong_token(random: &mut Random) -> String {
     let value = random.pick(&[
         "Bearer wrong",
@@ -42,7 +42,7 @@ fn wrong_token(random: &mut Random) -> String {
     }
 }
 
-/// Draws header lines by which some servers let themselves be misled.
+/// Draws header lines that mislead some servers.
 fn odd_lines(random: &mut Random) -> &'static str {
     random.pick(&[
         "",
@@ -107,7 +107,7 @@ fn pages_of_other_origins(random: &mut Random) -> Visit {
     Visit::new("page of another origin", vec![step_of(request, random), Step::take_all()], random).with_accepted_max(0)
 }
 
-/// Sends a request that two readers could understand differently, with further requests behind it that the server must
+/// Sends a request that two parsers could understand differently, with further requests after it that the server must
 /// not answer.
 fn two_readings(random: &mut Random, scene: &Scene) -> Visit {
     let plain = String::from_utf8(post("/t/forge", b"hello")).expect("text");
@@ -167,7 +167,7 @@ fn hidden(random: &mut Random, scene: &Scene) -> Vec<u8> {
     [upgrade(target), post(target, FORGED)].concat()
 }
 
-/// Hides requests in the body of another, which the server publishes as it is.
+/// Hides requests in the body of another request, which the server publishes unchanged.
 fn hidden_in_bodies(random: &mut Random, scene: &Scene) -> Visit {
     let hidden = hidden(random, scene);
     let request = if random.once_in(2) {
@@ -179,7 +179,7 @@ fn hidden_in_bodies(random: &mut Random, scene: &Scene) -> Visit {
     Visit::new("hidden in a body", vec![step_of(request, random), Step::take_all()], random).with_accepted_max(1)
 }
 
-/// Asks for a private place behind a request that keeps the connection.
+/// Asks for a private place after a request that keeps the connection open.
 fn behind_another_request(random: &mut Random) -> Visit {
     let target = paths::spelling(random);
     let first = random.pick(&["GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", "GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n"]);
@@ -194,7 +194,7 @@ fn behind_another_request(random: &mut Random) -> Visit {
     if paths::is_forbidden(&target) { visit.with_accepted_max(own) } else { visit }
 }
 
-/// Opens a WebSocket or publishes with a query without sense.
+/// Opens a WebSocket or publishes with an invalid query.
 fn odd_queries(random: &mut Random) -> Visit {
     let query = random.pick(&[
         "mode=none",
@@ -216,7 +216,7 @@ fn odd_queries(random: &mut Random) -> Visit {
     Visit::new("odd query", vec![step_of(request, random), Step::take_all()], random)
 }
 
-/// Sends a request of which some bytes are spoiled.
+/// Sends a request with some bytes changed.
 fn spoiled(random: &mut Random) -> Visit {
     let mut request = match random.below(3) {
         0 => upgrade("/t/forge"),

@@ -2,12 +2,12 @@
 
 use super::Random;
 
-/// Returns the payload of a whole message for a topic with honest subscribers, which check that it is whole.
+/// Returns the payload of a message to a topic with honest subscribers, which check that the message is whole.
 pub(crate) fn foreign(length: usize) -> Vec<u8> {
     format!("foreign {length} {}", "y".repeat(length)).into_bytes()
 }
 
-/// Draws the size of a payload, from 0 to beyond `most`.
+/// Draws the size of a payload, from 0 to more than `most`.
 pub(crate) fn size(random: &mut Random, most: usize) -> usize {
     match random.below(8) {
         0 => random.pick(&[0, 0, 1, 2, 3]),

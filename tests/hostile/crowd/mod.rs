@@ -1,8 +1,8 @@
-//! The hostile crowd: connections that a seed draws, and the threads that lead them.
+//! The hostile crowd: connections drawn from a seed, and the threads that run them.
 //!
-//! A crowd consists of visitors. Each visitor opens one connection after the other; the plan of a connection, its
-//! [`Visit`], depends on the crowd's seed, the visitor's number and the number of the visit alone. So a seed replays
-//! the bytes that are sent, though not the moments.
+//! A crowd consists of visitors. Each visitor opens one connection after the other. The plan of a connection, its
+//! [`Visit`], depends only on the crowd's seed, the visitor's number and the number of the visit. So a seed replays the
+//! sent bytes, but not their times.
 
 mod crawlers;
 mod droppers;
@@ -43,7 +43,7 @@ use visitor::Visitor;
 pub(crate) enum Kind {
     /// Sends as much as it can, valid or not.
     Flooder,
-    /// Sends or takes a byte at a time.
+    /// Sends or receives a byte at a time.
     Crawler,
     /// Holds places, and begins messages that do not end.
     Hoarder,
@@ -51,7 +51,7 @@ pub(crate) enum Kind {
     Dropper,
     /// Receives nothing, or stops within a message.
     Staller,
-    /// Sends requests that a reader could misunderstand.
+    /// Sends requests that a parser could misunderstand.
     Forger,
 }
 
@@ -77,20 +77,21 @@ impl Kind {
 pub(crate) struct Scene {
     /// The largest message that the server takes, in bytes.
     pub(crate) message_max: usize,
-    /// Targets of topics with honest subscribers, to which whole messages go now and then and parts of messages never.
+    /// Targets of topics with honest subscribers. Visitors sometimes publish whole messages there; a part of a message
+    /// must never arrive.
     pub(crate) honest_targets: Vec<String>,
     /// The longest time for which a visitor holds a connection, in milliseconds.
     pub(crate) patience_ms: usize,
 }
 
-/// One crowd.
+/// A hostile crowd.
 #[derive(Clone, Debug)]
 pub(crate) struct Crowd {
     pub(crate) seed: u64,
     /// The kind of each visitor.
     pub(crate) visitors: Vec<Kind>,
     pub(crate) server: SocketAddr,
-    /// The visitors share addresses of the loopback from 127.0.1.1 on, so many.
+    /// The number of addresses that the visitors share, from 127.0.1.1 on.
     pub(crate) addresses: u8,
     pub(crate) scene: Scene,
 }
@@ -98,7 +99,7 @@ pub(crate) struct Crowd {
 /// The results of a crowd's visits.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outcome {
-    /// By the names of the plans.
+    /// The visits by kind and name of the plan.
     pub(crate) visits: BTreeMap<(Kind, &'static str), Tally>,
     /// Broken promises of the server, each with the plan of its visit.
     pub(crate) violations: Vec<String>,
@@ -108,7 +109,7 @@ pub(crate) struct Outcome {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) begun: u64,
-    /// Visits whose steps were all taken, or that the server has ended.
+    /// Visits whose steps are all done, or that the server has ended.
     pub(crate) done: u64,
     /// Answers 101 and 2xx.
     pub(crate) accepted: u64,
@@ -145,10 +146,10 @@ impl Outcome {
 }
 
 impl Crowd {
-    /// Leads the visitors whose numbers are `part` modulo `parts`, until `is_over`; then ends their connections as
-    /// their plans end.
+    /// Runs the visitors whose numbers are `part` modulo `parts` until `is_over`. Then ends each connection with the
+    /// end of its plan.
     pub(crate) fn run(&self, part: usize, parts: usize, is_over: &AtomicBool) -> Outcome {
-        // On a busy machine the honest clients come first.
+        // On a busy machine the honest clients have priority.
         rustix::process::nice(NICE).expect("a lower priority needs no right");
         let own = (0..self.visitors.len()).filter(|number| number % parts == part);
         let mut visitors: Vec<Visitor> = own.map(|number| Visitor::new(self, number)).collect();
@@ -212,7 +213,7 @@ mod tests {
         }
     }
 
-    /// A seed decides the bytes that are sent, and another seed leads to others.
+    /// Equal seeds lead to equal plans, different seeds to different ones.
     #[test]
     fn a_seed_replays_its_visits() {
         let plans = |seed| {
@@ -224,7 +225,7 @@ mod tests {
         assert_ne!(plans(7), plans(8));
     }
 
-    /// Every plan is drawn sooner or later, and no name stands for two kinds.
+    /// Every plan is drawn, and no two kinds have a plan of the same name.
     #[test]
     fn every_plan_is_drawn() {
         let crowd = crowd(1);

@@ -1,8 +1,8 @@
-//! The paths of a server with private places: their spellings, and a plain table of the forbidden ones.
+//! The paths of a server with private places: spellings of private paths, and a simple table of forbidden ones.
 
 use super::Random;
 
-/// Targets that lead to something private if they are spelled as here; topics more often than files.
+/// Targets of private topics and files, topics more often than files.
 const PRIVATE: &[&str] = &[
     "/private/plan",
     "/private/plan",
@@ -57,8 +57,8 @@ fn respell(path: &str, random: &mut Random) -> String {
     }
 }
 
-/// Returns whether no answer to a request with this target, and without the right token, may be 101 or 2xx, by a plain
-/// reading of docs/routes.md: a path is split at its slashes, then each segment is decoded once.
+/// Returns whether a request with this target, and without the right token, must not be answered 101 or 2xx. It follows
+/// docs/routes.md literally: a path is split at its slashes, then each segment is decoded once.
 pub(super) fn is_forbidden(target: &str) -> bool {
     let path = target.split(['?', '#']).next().unwrap_or_default();
     let path = match path.split_once("://") {
@@ -130,7 +130,7 @@ mod tests {
         }
     }
 
-    /// Many spellings stay private, and many do not.
+    /// Many spellings still lead to a private place, and many do not.
     #[test]
     fn spellings_are_of_both_kinds() {
         let mut random = Random::new(1);

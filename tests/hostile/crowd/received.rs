@@ -1,13 +1,13 @@
 //! The bytes that a hostile connection has received, searched for answers and secrets.
 
-/// A word that stands in everything private: in messages to private topics and in private files.
+/// A word that every message to a private topic and every private file contains.
 pub(crate) const SECRET: &str = "private-marker";
 
 /// Counts the answers that accept a request, and notices the secret word. Only the first [`SEARCHED_MAX`] bytes of a
-/// connection are searched, since a search through floods would slow the crowd down.
+/// connection are searched, since the search of floods would slow the crowd down.
 #[derive(Debug, Default)]
 pub(crate) struct ReceivedBytes {
-    /// The last bytes, fewer than the longest word has.
+    /// The last bytes, fewer than the longest word.
     tail: Vec<u8>,
     searched: usize,
     accepted: usize,
@@ -56,7 +56,7 @@ impl ReceivedBytes {
     }
 }
 
-/// Counts the places where a word ends behind the first `old` bytes.
+/// Counts the occurrences of a word that end after the first `old` bytes.
 fn new_words(bytes: &[u8], old: usize, word: &[u8]) -> usize {
     let begins = bytes.windows(word.len()).enumerate().filter(|(_, window)| *window == word);
     begins.filter(|(at, _)| at + word.len() > old).count()

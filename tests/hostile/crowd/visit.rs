@@ -11,9 +11,9 @@ pub(crate) struct Visit {
     pub(crate) name: &'static str,
     pub(crate) steps: Vec<Step>,
     pub(crate) end: End,
-    /// The most answers 101 and 2xx that the server may give.
+    /// The largest allowed number of answers 101 and 2xx.
     pub(crate) accepted_max: usize,
-    /// The receive buffer of the socket in bytes, where it is not the kernel's own.
+    /// The receive buffer of the socket in bytes; `None` leaves the kernel's default.
     pub(crate) receive_buffer: Option<usize>,
     /// The longest time without progress, after which the visit ends.
     pub(crate) patience: Duration,
@@ -22,7 +22,7 @@ pub(crate) struct Visit {
 /// One step of a visit.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// Sends bytes in pieces, with a pause after each.
+    /// Sends bytes in pieces, with a pause after each; receives meanwhile if `takes`.
     Send { bytes: Vec<u8>, piece: usize, pause: Duration, takes: bool },
     /// Sends bytes again and again until `total` bytes are sent.
     Flood { unit: Vec<u8>, total: usize, takes: bool },
@@ -57,7 +57,7 @@ impl Visit {
         self.steps.iter().map(step).collect::<Vec<_>>().join("\n")
     }
 
-    /// Plans a visit that ends in either way, and may get any answer.
+    /// Plans a visit with a drawn end, which may get any answer.
     pub(crate) fn new(name: &'static str, steps: Vec<Step>, random: &mut Random) -> Visit {
         let end = if random.once_in(2) { End::Reset } else { End::Close };
         let patience = Duration::from_millis(500 + random.below(2_500) as u64);
@@ -74,19 +74,19 @@ impl Visit {
         Visit { receive_buffer: Some(4_096), ..self }
     }
 
-    /// Limits the answers 101 and 2xx that the visit may get.
+    /// Limits the number of answers 101 and 2xx that the visit may get.
     pub(crate) fn with_accepted_max(self, accepted_max: usize) -> Visit {
         Visit { accepted_max, ..self }
     }
 }
 
 impl Step {
-    /// Sends bytes as the socket takes them, and receives meanwhile.
+    /// Sends bytes without pauses, and receives meanwhile.
     pub(crate) fn send(bytes: impl Into<Vec<u8>>) -> Step {
         Step::Send { bytes: bytes.into(), piece: usize::MAX, pause: Duration::ZERO, takes: true }
     }
 
-    /// Sends bytes and receives nothing.
+    /// Sends bytes without pauses, and receives nothing.
     pub(crate) fn send_only(bytes: impl Into<Vec<u8>>) -> Step {
         Step::Send { bytes: bytes.into(), piece: usize::MAX, pause: Duration::ZERO, takes: false }
     }

@@ -1,4 +1,4 @@
-//! A visitor: one hostile connection after the other.
+//! A visitor opens one hostile connection after the other.
 
 use std::{
     io::{self, ErrorKind},
@@ -23,10 +23,10 @@ use super::{
 pub(super) struct Visitor {
     number: usize,
     kind: Kind,
-    /// How many visits it has begun.
+    /// How many visits the visitor has begun.
     visits: u64,
     under_way: Option<UnderWay>,
-    /// The time of its next visit.
+    /// The time of the next visit.
     next: Instant,
 }
 
@@ -36,11 +36,11 @@ struct UnderWay {
     number: u64,
     socket: TcpStream,
     step: usize,
-    /// The bytes that this step has sent or taken.
+    /// The bytes that the current step has sent or received.
     progress: usize,
-    /// Nothing is done before this.
+    /// The visit does nothing before this time.
     pause: Instant,
-    /// The last progress.
+    /// The time of the last progress.
     moved: Instant,
     is_ready: bool,
     received: ReceivedBytes,
@@ -48,24 +48,24 @@ struct UnderWay {
     taken_bytes: u64,
 }
 
-/// The state of a visit after a try to go on.
+/// The state of a visit after an attempt to go on.
 enum Now {
     /// The next step begins.
     Next,
     /// The socket has to become ready.
     Wait,
-    /// The visit is over; the plan was followed.
+    /// The visit is over: all its steps are done.
     Over,
 }
 
 impl Visitor {
     pub(super) fn new(crowd: &Crowd, number: usize) -> Visitor {
-        // The visitors begin one after the other.
+        // The first visits begin one after the other.
         let next = Instant::now() + Duration::from_millis(number as u64 * 5);
         Visitor { number, kind: crowd.visitors[number], visits: 0, under_way: None, next }
     }
 
-    /// Goes on with the visit as far as its socket allows, or begins the next one.
+    /// Goes on with the visit while its socket is ready, or begins the next visit.
     pub(super) fn go_on(&mut self, now: Instant, crowd: &Crowd, outcome: &mut Outcome) {
         if self.under_way.is_none() && now >= self.next {
             self.begin(now, crowd, outcome);
@@ -77,7 +77,7 @@ impl Visitor {
         let is_done = match under_way.work(now) {
             Ok(Now::Over) => true,
             Ok(_) if now - under_way.moved < under_way.visit.patience => return,
-            // The server does not take it, or does not answer.
+            // The server reads no more, or does not answer.
             Ok(_) => false,
             // The server has ended the connection.
             Err(_) => under_way.step > 0 || under_way.taken_bytes > 0,
@@ -91,7 +91,7 @@ impl Visitor {
         let visit = crowd.visit(self.number, number);
         let address = Ipv4Addr::new(127, 0, 1, 1 + (self.number % usize::from(crowd.addresses)) as u8);
         let Ok(socket) = connect(crowd.server, address, visit.receive_buffer) else {
-            // The kernel has no port or no room just now.
+            // The kernel has no free port or no memory at the moment.
             self.next = now + REST;
             return;
         };
@@ -112,7 +112,7 @@ impl Visitor {
         });
     }
 
-    /// Ends the visit that is under way, as its plan ends.
+    /// Ends the visit under way with the end of its plan.
     pub(super) fn leave(mut self, outcome: &mut Outcome) {
         self.end(false, outcome);
     }
@@ -131,7 +131,7 @@ impl Visitor {
         };
         if accepted > over.visit.accepted_max {
             let most = over.visit.accepted_max;
-            outcome.violations.push(format!("{accepted} answers accept where at most {most} may: {}", place()));
+            outcome.violations.push(format!("{accepted} answers accept, at most {most} may: {}", place()));
         }
         if over.received.has_secret() {
             outcome.violations.push(format!("something private was received: {}", place()));
@@ -142,7 +142,7 @@ impl Visitor {
         }
     }
 
-    /// Returns the time of the next action that waits for no socket.
+    /// Returns the time at which the visitor acts without waiting for its socket.
     pub(super) fn wake(&self) -> Option<Instant> {
         Some(self.under_way.as_ref().map_or(self.next, |under_way| match under_way.interest() {
             Some(_) => under_way.moved + under_way.visit.patience,
@@ -150,7 +150,7 @@ impl Visitor {
         }))
     }
 
-    /// Returns the readiness of its socket for which it waits.
+    /// Returns the socket and the readiness that the visitor waits for.
     pub(super) fn interest(&self) -> Option<PollFd<'_>> {
         let under_way = self.under_way.as_ref()?;
         Some(PollFd::new(&under_way.socket, under_way.interest()?))
@@ -176,7 +176,7 @@ impl UnderWay {
         }
     }
 
-    /// Takes the steps that are possible, up to a bound. An error means that the connection is over.
+    /// Does the possible steps, at most [`STEPS_MAX`]. An error means that the connection is over.
     fn work(&mut self, now: Instant) -> io::Result<Now> {
         for _ in 0..STEPS_MAX {
             match self.work_on_step(now)? {
@@ -238,7 +238,7 @@ impl UnderWay {
                 Ok(if self.progress >= total { Now::Next } else { Now::Wait })
             }
             Step::Hold(time) => {
-                // The pause comes first, then the step is over.
+                // The first call sets the pause; the call after the pause ends the step.
                 if self.progress == 0 {
                     (self.progress, self.pause) = (1, now + *time);
                     return Ok(Now::Wait);
@@ -260,7 +260,7 @@ impl UnderWay {
         }
     }
 
-    /// Receives up to so many bytes. The end of the server's side is an error.
+    /// Receives at most `most` bytes. The end of the server's side is an error.
     fn take(&mut self, most: usize) -> io::Result<usize> {
         let mut chunk = [0; 64 * 1_024];
         let most = most.min(chunk.len());
@@ -281,13 +281,13 @@ impl UnderWay {
 fn send_some(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     match send(stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
         Ok(count) => Ok(count),
-        // It may not be connected yet.
+        // The socket may not be connected yet.
         Err(Errno::AGAIN | Errno::INTR | Errno::NOTCONN) => Ok(0),
         Err(error) => Err(error.into()),
     }
 }
 
-/// A socket on its way to the server.
+/// Returns a socket that is connecting to the server.
 fn connect(server: SocketAddr, own: Ipv4Addr, receive_buffer: Option<usize>) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
@@ -304,5 +304,5 @@ fn connect(server: SocketAddr, own: Ipv4Addr, receive_buffer: Option<usize>) -> 
 /// The time between two visits.
 const REST: Duration = Duration::from_millis(10);
 
-/// So many steps at once, so that no visitor keeps the others waiting.
+/// The most steps in one call, so that no visitor delays the others.
 const STEPS_MAX: usize = 16;

@@ -1,4 +1,4 @@
-//! The command line: help, slips of the hand, secrets, and an output that takes nothing.
+//! The command line: help, mistyped commands, secrets, and an output that cannot be written.
 
 use std::{fs, process::Command};
 
@@ -7,7 +7,7 @@ use ringhub::config::SETTINGS;
 use super::{Scratch, check_config, command};
 use crate::support::{Server, program, run_to_end};
 
-/// However a token is given, right or wrong, it is not shown.
+/// No output shows a token, valid or not, from any source.
 #[test]
 fn tokens_stay_secret() {
     let check = |mut command: Command, is_right: bool| {
@@ -69,7 +69,7 @@ fn tokens_stay_secret() {
     assert!(!log.contains("hush"), "{log}");
 }
 
-/// What a slip of the hand on the command line is told.
+/// A mistyped command line gets an error that shows the right form.
 #[test]
 fn a_command_line_that_is_none_says_how_to_write_it() {
     let told = |arguments: &[&str]| {
@@ -92,7 +92,7 @@ fn a_command_line_that_is_none_says_how_to_write_it() {
     assert!(hidden.contains("may be a token") && !hidden.contains('4'), "{hidden}");
 }
 
-/// Whoever asks for something gets it, or a status that says that it was lost.
+/// If the output cannot be written, the command fails with status 1.
 #[test]
 fn an_output_that_takes_nothing_is_a_failure() {
     for arguments in [

@@ -1,4 +1,4 @@
-//! The pages that `ringhub reference` writes, and whether they hold.
+//! Tests that the pages of `ringhub reference` are up to date and true.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use ringhub::config::{Flags, Given, SETTINGS, Setting, Settings, Size, Time};
 use super::{Scratch, check_config, command};
 use crate::support::run_to_end;
 
-/// The example of the page of settings holds.
+/// The example on the page of settings is a valid file.
 #[test]
 fn the_file_of_the_page_of_settings() {
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/settings.md")).unwrap();
@@ -19,7 +19,7 @@ fn the_file_of_the_page_of_settings() {
     assert_eq!(String::from_utf8(output.stdout).unwrap().matches(&file.name()).count(), example.lines().count());
 }
 
-/// `ringhub reference settings >docs/settings.md` writes the page anew; the same for routes.
+/// `ringhub reference settings >docs/settings.md` rewrites the page; `reference routes` writes the other page.
 #[test]
 fn the_pages_of_reference_are_up_to_date() {
     for name in ["settings", "routes"] {
@@ -31,7 +31,7 @@ fn the_pages_of_reference_are_up_to_date() {
     }
 }
 
-/// The ranges that the page of settings has: their ends are taken, and the next value beyond each end is refused.
+/// The ranges on the page of settings are true: both ends are accepted, and the next value beyond each end is refused.
 #[test]
 fn ranges_are_those_that_hold() {
     const SHARDS: u64 = 2;

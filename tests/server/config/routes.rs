@@ -1,4 +1,4 @@
-//! The routes of a file of settings: what is wrong with one, and what it holds.
+//! The routes of a file of settings: the errors of wrong routes, and the values of right ones.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ fn a_route_says_what_is_wrong_and_where() {
         let file = Scratch::new(text);
         check_failure(check_config(&file), &[&format!("{}:{expected}", file.name())]);
     };
-    // Behind a route that is right in itself.
+    // The text is appended to a correct route.
     let hub = |text: &str, expected: &str| {
         check(&format!("[[routes]]\nmatch = \"/t/{{topic}}\"\nhandler = \"hub\"\n{text}"), expected);
     };
@@ -118,9 +118,9 @@ fn a_route_says_what_is_wrong_and_where() {
     hub("admit = \"any\"", "4: routes.admit: there is nothing to choose");
 }
 
-/// Each error of every route, and none that only follows from one in the settings.
+/// Each error of every route is reported, except those that only follow from an error in the settings.
 #[test]
-fn all_errors_of_routes_are_told_at_once() {
+fn all_errors_of_routes_are_reported_at_once() {
     let file = Scratch::new(
         "max_backlog = \"x\"\n[[routes]]\nmatch = \"/t/{topic}\"\nhandler = \"hub\"\nmax_message = \"64MiB\"\n\
          [[routes]]\nmatch = 1\nhandler = 2\n[routes.network]\nallow = \"x\"\n[[routes]]\n",
@@ -142,7 +142,7 @@ fn all_errors_of_routes_are_told_at_once() {
     check_failure(check_config(&file), &[&format!("{path}:6: {gathered} (max_gathered is from {path}:2)")]);
 }
 
-/// Beside the settings' file lies `site`.
+/// The folder `site` is next to the settings' file.
 const ROUTES: &str = r#"
 max_backlog = "8MiB"
 
@@ -228,7 +228,7 @@ fn routes_are_what_the_file_says() {
     assert!(Given::read(&Flags::default(), []).config(20_000).unwrap().routes.is_empty());
 }
 
-/// The largest message is that of any route, and each body needs room.
+/// The routes' largest message counts for the memory, and a body of this size must fit.
 #[test]
 fn a_route_with_larger_messages_needs_room_for_them() {
     let config = |text: &str| {
@@ -242,7 +242,8 @@ fn a_route_with_larger_messages_needs_room_for_them() {
         let memory = config(text).unwrap().memory();
         memory.into_iter().find(|part| part.name == name).unwrap().bytes
     };
-    // Two between each two shards; one in the runs of each; one body.
+    // Two lanes lead from each shard to the other. Each lane has room for one of the largest messages; so have the runs
+    // of each shard, and the bodies.
     for (name, count) in [("lanes between shards", 4), ("runs", 2), ("bodies", 1)] {
         assert_eq!(bytes(&hub("3MiB"), name), bytes("", name) + count * (2 << 20), "{name}");
         assert_eq!(bytes(&hub("1KiB"), name), bytes("", name), "{name}");
@@ -250,11 +251,11 @@ fn a_route_with_larger_messages_needs_room_for_them() {
     let error = config(&hub("65MiB")).unwrap_err();
     assert_eq!(error, "FILE:7: routes.max_message: 65MiB needs a max_bodies of 65MiB, which is 64MiB");
     assert!(config(&format!("max_bodies = \"65MiB\"\n{}", hub("65MiB"))).is_ok());
-    // An echo takes no bodies.
+    // A route with an echo has no bodies.
     assert!(config(&hub("65MiB").replace("hub", "echo")).is_ok());
 }
 
-/// What is shown can be written and means the same, but for its secrets.
+/// The output of `check-config` is a valid file with the same meaning, except for its secrets.
 #[test]
 fn routes_are_shown() {
     fs::create_dir_all(scratch_folder().join("site")).unwrap();
@@ -273,7 +274,7 @@ fn routes_are_shown() {
     assert_eq!(origins, [4, 12, 24, 34].map(|line| format!("{}:{line}", file.name())));
     assert!(routes.contains("bearer = { tokens = { billing = [\"***\", \"***\"], \"a b\" = \"***\" } }"), "{routes}");
     assert!(routes.contains("basic = { realm = \"r\", users = { alice = \"***\", realm = \"***\" } }"), "{routes}");
-    // The same masks would be the same token.
+    // Equal masks would be equal tokens, so they are replaced.
     let again =
         Scratch::new(&text.replacen("[\"***\", \"***\"], \"a b\" = \"***\"", "[\"1\", \"2\"], \"a b\" = \"3\"", 1));
     assert_eq!(shown(&again).0, routes);
@@ -281,7 +282,7 @@ fn routes_are_shown() {
     assert!(none.contains("#[[routes]]") && none.contains("# default: the hub at /t/{topic...}"), "{none}");
 }
 
-/// With everything uncommented, and those of the page of routes.
+/// The example of `example-config` with everything uncommented, and those on the page of routes, are valid.
 #[test]
 fn the_examples_of_routes_hold() {
     fs::create_dir_all(scratch_folder().join("site")).unwrap();

@@ -1,13 +1,13 @@
-//! Settings that are allowed and mostly a mistake: the server and `check-config` warn of them.
+//! Settings that are allowed, but mostly a mistake. The server and `check-config` warn of them.
 
 use std::fs;
 
 use super::{Scratch, check_config, command, scratch_folder};
 use crate::support::run_to_end;
 
-/// Only a hub that lets everybody in is worth a warning.
+/// The warning comes only for a hub that admits everybody.
 #[test]
-fn routes_that_let_everybody_in_are_warned_of() {
+fn routes_that_admit_everybody_cause_a_warning() {
     let warns = |routes: &str| {
         let output = run_to_end(check_config(&Scratch::new(&format!("listen = \"0.0.0.0:0\"\n{routes}"))));
         assert!(output.status.success(), "{output:?}");
@@ -20,9 +20,9 @@ fn routes_that_let_everybody_in_are_warned_of() {
     assert!(!warns("[[routes]]\nmatch = \"/\"\nhandler = \"echo\""));
 }
 
-/// Two routes to the same topics that let different people in are told of, with the lines where they stand.
+/// The warning names two routes that lead to the same topics and admit different clients.
 #[test]
-fn routes_that_lead_to_the_same_topics_are_warned_of() {
+fn routes_to_the_same_topics_cause_a_warning() {
     let warnings = |text: &str| {
         let output = run_to_end(check_config(&Scratch::new(text)));
         assert!(output.status.success(), "{output:?}");
@@ -47,7 +47,7 @@ fn routes_that_lead_to_the_same_topics_are_warned_of() {
         let told = warnings(&(hub("/t/{topic}", first) + &hub("/s/{topic...}", second)));
         assert_eq!(told.contains("lead to the same topics"), is_told, "{first} {second}: {told}");
     }
-    // What is to be done, and what it needs until then.
+    // The warning says what each route requires, and how to change them.
     let told = warnings(&(hub("/t/{topic...}", bearer) + &hub("/staff/{topic...}", &prefix("staff/", basic))));
     let asked = "\"/t/{topic...}\" requires bearer, \"/staff/{topic...}\" requires basic";
     let remedy = "give \"/t/{topic...}\", which has no topic_prefix, one too, or give both the same rules";
@@ -60,16 +60,16 @@ fn routes_that_lead_to_the_same_topics_are_warned_of() {
     assert!(told.contains(asked) && told.contains(remedy), "{told}");
     let told = warnings(&(hub("/s/{topic...}", "") + &hub("/t/{topic...}", bearer)));
     assert!(told.contains("give each a topic_prefix of its own"), "{told}");
-    // An open route to topics that another keeps is open to nobody else.
+    // An open route whose topics another route protects admits only that route's clients, so there is no warning.
     let opens = |text: &str| warnings(&format!("listen = \"0.0.0.0:0\"\n{text}")).contains("whoever reaches");
     let hubs = |first: &str, second: &str| hub("/t/{topic...}", first) + &hub("/s/{topic...}", second);
     assert!(opens(&hubs("", &prefix("staff/", bearer))) && opens(&hubs(&prefix("a/", ""), &prefix("b/", bearer))));
     assert!(!opens(&hubs("", bearer)) && !opens(&hubs(&prefix("staff/", ""), bearer)));
 }
 
-/// What a browser knows of its user, any page may use in that person's name.
+/// A browser sends its user's password or address with requests of any page, so such routes need allowed origins.
 #[test]
-fn routes_that_any_page_may_use_are_warned_of() {
+fn routes_for_any_web_page_cause_a_warning() {
     fs::create_dir_all(scratch_folder().join("site")).unwrap();
     let (network, basic) = ("network.allow = \"10.0.0.0/8\"\n", "basic.users.a = \"hush\"\n");
     let (bearer, origins) = ("bearer.tokens.a = \"hush\"\n", "allowed_origins = \"https://a.example\"\n");
@@ -101,9 +101,9 @@ fn routes_that_any_page_may_use_are_warned_of() {
     check("", page, &[network, basic], false);
 }
 
-/// A request shows one token, which both lists have to know.
+/// A request shows one token, which must be in both lists.
 #[test]
-fn routes_whose_tokens_are_of_no_use_are_warned_of() {
+fn routes_with_useless_tokens_cause_a_warning() {
     let check = |settings: &str, rules: &str, told: &[&str]| {
         let text = format!("{settings}\n[[routes]]\nmatch = \"/{{topic}}\"\nhandler = \"hub\"\n{rules}");
         let output = run_to_end(check_config(&Scratch::new(&text)));
@@ -126,7 +126,8 @@ fn routes_whose_tokens_are_of_no_use_are_warned_of() {
     check("publish_tokens = \"hush\"", &format!("{}{bearer}", other.replace("any", "all")), &["publish"]);
 }
 
-/// It says what to set, before it listens. The address is of another machine, so that it does not.
+/// The warning says what to set, and comes before the server listens. The address is another machine's, so listening
+/// fails.
 #[test]
 fn a_hub_that_is_open_to_the_world_warns() {
     let log = |flags: &[&str]| {

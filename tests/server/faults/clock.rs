@@ -1,7 +1,7 @@
-//! The wall clock of this machine is set while a server runs. The server's times follow the monotonic clock, so none of
-//! them is over too early or too late.
+//! The wall clock of this machine is set while a server runs. The server's times follow the monotonic clock, so no
+//! timeout comes too early or too late.
 //!
-//! libfaketime changes the server's wall clock alone (`CLOCK_REALTIME`), by a file that it reads at each look.
+//! libfaketime changes the server's wall clock alone (`CLOCK_REALTIME`), by a file that it reads at each call.
 
 use std::{
     fs,
@@ -18,9 +18,9 @@ use crate::support::{
     Client, DEADLINE, Received, Server, ask, close, dial, frame, post, program, published, request, text,
 };
 
-/// The clock jumps by a year and by minutes, ahead and back. No time is over because of that: not that of a silent
-/// client, an unfinished message, a head, a body or an idle connection. The order goes on, and the times that are shown
-/// are those of the wall clock.
+/// The clock jumps by a year and by minutes, ahead and back. No timeout comes because of this: not that of a silent
+/// client, an unfinished message, a head, a body or an idle connection. Offsets go on, and shown times are those of the
+/// wall clock.
 #[test]
 #[ignore = "libfaketime changes the clock; tests/run installs it"]
 fn nothing_is_over_because_the_clock_jumps() {
@@ -45,7 +45,7 @@ fn nothing_is_over_because_the_clock_jumps() {
         clock.jump(jump);
         check_times(&clock, &mut http);
         publisher.send_text(&format!("by a client {round}"));
-        // Its answer to a ping is behind that.
+        // The pong proves that the server has taken the message.
         publisher.send(OpCode::Ping, true, b"");
         while publisher.receive() != Received::Pong(Vec::new()) {}
         let (topic, epoch, offset) =
@@ -64,7 +64,7 @@ fn nothing_is_over_because_the_clock_jumps() {
     }
 }
 
-/// The clock goes back by a month again and again, and every time is over all the same.
+/// The clock goes back by a month and by days, and every timeout still comes.
 #[test]
 #[ignore = "libfaketime changes the clock; tests/run installs it"]
 fn times_are_over_although_the_clock_goes_back() {
@@ -75,7 +75,7 @@ fn times_are_over_although_the_clock_goes_back() {
     let mut deaf = server.connect("/t/x");
     deaf.never_answer();
     let mut slow = server.connect("/t/x");
-    // Between two fragments there is room for a pong.
+    // A pong can come between two fragments.
     slow.send_raw(&frame(OpCode::Text, false, b"it never ends"));
     let mut head = dial(server.address());
     head.write_all(b"GET / HT").unwrap();
@@ -98,7 +98,7 @@ fn times_are_over_although_the_clock_goes_back() {
         clock.jump(jump);
         (0..3).for_each(|_| quiet.expect(Received::Ping(Vec::new())));
     }
-    // The end has its time, too.
+    // The drain's timeout comes too.
     quiet.never_answer();
     server.signal(rustix::process::Signal::TERM);
     expect_after_pings(&mut quiet, close(1001, "the server is going away"));
@@ -111,7 +111,7 @@ fn expect_after_pings(client: &mut Client, expected: Received) {
     let begin = Instant::now();
     loop {
         match client.receive() {
-            Received::Ping(_) => assert!(begin.elapsed() < DEADLINE, "it is pinged for ever"),
+            Received::Ping(_) => assert!(begin.elapsed() < DEADLINE, "only pings arrive"),
             other => return assert_eq!(other, expected),
         }
     }
@@ -129,7 +129,7 @@ fn check_times(clock: &Clock, http: &mut TcpStream) {
         let date = httpdate::parse_http_date(response.header("date").expect("a date")).unwrap();
         let date = date.duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64 + clock.offset();
-        // Every jump is longer than this, but for the last.
+        // Every jump but the last is longer than this.
         let is_close = |time: i64| (time - wall).abs() < 300;
         if is_close(taken as i64) && is_close(date) {
             return;
@@ -158,21 +158,21 @@ impl Clock {
     fn serve(&self, flags: &[&str]) -> Server {
         let mut command = program();
         command.args(flags).env("LD_PRELOAD", library()).env("FAKETIME_TIMESTAMP_FILE", &self.file);
-        // The clock that never jumps is left alone.
+        // The monotonic clock is not changed.
         command.envs([("FAKETIME_NO_CACHE", "1"), ("FAKETIME_DONT_FAKE_MONOTONIC", "1"), ("DONT_FAKE_MONOTONIC", "1")]);
         Server::start_command(command)
     }
 
-    /// Sets the clock so many seconds ahead.
+    /// Sets the clock ahead by `seconds`.
     fn jump(&self, seconds: i64) {
         self.offset.set(self.offset() + seconds);
         let new = self.file.with_extension("new");
         fs::write(&new, format!("{:+}\n", self.offset())).unwrap();
-        // A reader sees the old offset or the new one, never half of it.
+        // A reader sees the old offset or the new one, never a half-written file.
         fs::rename(new, &self.file).unwrap();
     }
 
-    /// Returns the seconds by which the clock is ahead of this process's.
+    /// Returns the seconds by which the clock is ahead of this process's clock.
     fn offset(&self) -> i64 {
         self.offset.get()
     }

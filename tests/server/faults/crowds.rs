@@ -13,12 +13,12 @@ use crate::support::{
     program::Program,
 };
 
-/// Readers that stop all at once, on one topic with readers that go on.
+/// How many readers stop at once, and how many readers of the same topic go on.
 const STALLED: usize = 5_000;
 const READING: usize = 200;
 
-/// Thousands stop reading at once. When they read again, each receives the beginning of the broadcast, in order, and
-/// the reason of its close behind it.
+/// Thousands stop reading at once. When they read again, each receives the beginning of the broadcast, in order, then
+/// the reason of its close.
 #[test]
 fn thousands_that_stall_at_once_are_told() {
     let permit = CrowdPermit::take();
@@ -36,8 +36,7 @@ fn thousands_that_stall_at_once_are_told() {
     expect_survivors(&server, READING as u64);
 }
 
-/// Thousands stop reading at once and never read again. When the time for their closes is over, the kernel keeps
-/// nothing of them.
+/// Thousands stop reading at once and never read again. After `close_timeout` the kernel keeps nothing of them.
 #[test]
 fn thousands_that_stall_at_once_are_given_up() {
     let permit = CrowdPermit::take();
@@ -48,18 +47,18 @@ fn thousands_that_stall_at_once_are_given_up() {
     assert_eq!(listeners.count(|fate| *fate == Fate::Cut), stalled);
 }
 
-/// A crowd that has just been closed as slow.
+/// A crowd of listeners that has just been closed as slow.
 struct Stall {
     server: Server,
     topic: Numbered,
-    /// The stalled ones are the first.
+    /// The stalled listeners come first.
     listeners: Listeners,
     stalled: usize,
 }
 
 impl Stall {
-    /// Lets thousands stop reading in the middle of a broadcast, until all of them are closed. The others have
-    /// everything then, in order, and the server's memory has stayed within its limits.
+    /// Lets thousands stop reading in the middle of a broadcast, until all of them are closed. Then the others have
+    /// every message, in order, and the server's memory has stayed within its limits.
     fn begin(permit: &CrowdPermit, close_timeout: &str) -> Stall {
         let stalled = permit.afford(STALLED, READING);
         let times = ["--close-timeout", close_timeout, "--ping-interval=0"];
@@ -88,7 +87,8 @@ impl Stall {
     }
 }
 
-/// Limits that leave little memory for the limits of the backlogs to be compared with.
+/// Limits that make backlogs the largest part of the worst case, so that the test sees whether the limits of backlogs
+/// hold.
 const STALL_LIMITS: &[&str] = &[
     "--shards=2",
     "--max-connections=5300",
@@ -108,7 +108,7 @@ const STALL_LIMITS: &[&str] = &[
 fn half_of_the_clients_are_killed() {
     const PROCESSES: usize = 8;
     let permit = CrowdPermit::take();
-    // The server's descriptors count here: each process has its own.
+    // Only the server's descriptors count here, since each process of listeners has its own.
     let each = permit.afford(4_000, 0) / PROCESSES;
     let server = Server::start(&["--shards=4", "--max-backlog=64MiB", "--ping-interval=0"]);
     let mut processes: Vec<Program> =
@@ -118,7 +118,7 @@ fn half_of_the_clients_are_killed() {
     let mut publisher = server.connect(&format!("{OTHER_PROCESSES}?mode=pub"));
     for round in 0..50 {
         publish(&mut publisher, &topic, 4);
-        // One after the other, each while messages are on their way to it.
+        // Each process is killed while messages are on their way to it.
         if round % 10 == 9 && processes.len() > PROCESSES / 2 {
             drop(processes.pop());
         }
@@ -126,7 +126,7 @@ fn half_of_the_clients_are_killed() {
     publisher.send_text(&topic.last());
     let survivors = processes.len() * each;
     processes.iter().for_each(|process| line_with(process, "have everything"));
-    // The publisher is there, too.
+    // The publisher's connection counts too.
     expect_survivors(&server, survivors as u64 + 1);
     publisher.send_text(&topic.next(0));
     publisher.leave();
@@ -138,7 +138,7 @@ fn half_of_the_clients_are_killed() {
     expect_survivors(&server, 0);
 }
 
-/// Starts a process with so many listeners of a topic, whose first message is to come. They stay until one message has
+/// Starts a process with `count` listeners of a topic that has no messages yet. They leave when one message has
 /// followed the last.
 pub(crate) fn listen_elsewhere(server: SocketAddr, target: &str, count: usize) -> Program {
     let mut command = Command::new(env::current_exe().unwrap());
@@ -148,11 +148,11 @@ pub(crate) fn listen_elsewhere(server: SocketAddr, target: &str, count: usize) -
     Program::start(command)
 }
 
-/// Waits for a line of a process that ends with these words.
+/// Waits until a process writes a line that ends with these words.
 #[track_caller]
 pub(crate) fn line_with(process: &Program, words: &str) {
     loop {
-        let line = process.line().unwrap_or_else(|| panic!("it ended before {words:?}: {}", process.log()));
+        let line = process.line().unwrap_or_else(|| panic!("the process ended before {words:?}: {}", process.log()));
         if line.ends_with(words) {
             return;
         }
@@ -160,17 +160,17 @@ pub(crate) fn line_with(process: &Program, words: &str) {
 }
 
 #[test]
-#[ignore = "it is run by the test that kills it"]
+#[ignore = "another test runs and kills this process"]
 fn a_process_of_listeners() {
     let variable = |name| env::var(name).expect("the test that runs this sets it");
     let count = variable("FAULTS_COUNT").parse().unwrap();
     let mut listeners = Listeners::new(variable("FAULTS_ADDRESS").parse().unwrap());
-    // Its count of messages stays 0, so none may be missed.
+    // This `Numbered` counts no messages, so each listener must begin with message 0.
     listeners.join(count, &Numbered::new(&variable("FAULTS_TARGET")), None);
     println!("\n{count} are subscribed");
     listeners.serve_until("all have the last message", |all| all.finished() == count);
     println!("{count} have everything");
-    // One more message is the word to leave.
+    // One more message tells the listeners to leave.
     let next = listeners.next(0) + 1;
     listeners.serve_until("all have one message more", |all| (0..count).all(|number| all.next(number) == next));
     (0..count).for_each(|number| listeners.close(number));
@@ -190,8 +190,8 @@ fn thousands_come_back_at_once() {
     let mut listeners = Listeners::new(server.address());
     listeners.join(count, &topic, None);
     for round in 1..=2 {
-        // All are reset in the first round, and closed in the second, unless their ports would not be enough: a port
-        // stays with a closed socket for a minute, and there are 28 000.
+        // All listeners are reset in the first round and closed in the second. If there are more than 10 000, they are
+        // always reset: a closed socket keeps its port for a minute, and there are 28 000 ports.
         let is_reset = round == 1 || count > 10_000;
         (0..listeners.len()).for_each(|number| listeners.leave(number, is_reset));
         (0..count).for_each(|_| _ = listeners.dial(&topic, None));
@@ -213,8 +213,8 @@ fn thousands_come_back_at_once() {
     expect_survivors(&server, count as u64);
 }
 
-/// Twice as many come back as there is room for: half of them are served, and each of the others is refused with a
-/// delay or closed without an answer. None of them waits for ever.
+/// Twice as many clients come back as there is room for. Half of them are served; each of the others is refused with a
+/// delay or closed without an answer. No client waits for ever.
 #[test]
 fn more_come_back_than_there_is_room_for() {
     let permit = CrowdPermit::take();
@@ -232,10 +232,10 @@ fn more_come_back_than_there_is_room_for() {
     let unanswered = listeners.count(|fate| *fate == Fate::Unanswered);
     println!("{} are served, {told} are refused with a delay, {unanswered} without an answer", listeners.open());
     assert_eq!((listeners.open(), told + unanswered), (room, room));
-    assert!(told > 0, "nobody was told when to come back");
+    assert!(told > 0, "no client was told when to come back");
     let (room_now, refused) = (room as u64, ("refused_total{cause=\"limit\"}", room as u64));
     server.expect_counts(&[("connections_open", room_now), ("opened_total", 2 * room_now), refused]);
-    // As many as leave find room.
+    // As many new clients find room as have left.
     let leaving: Vec<usize> =
         newcomers.filter(|&number| *listeners.fate(number) == Fate::Open).take(room / 2).collect();
     leaving.iter().for_each(|&number| listeners.leave(number, true));
@@ -250,20 +250,20 @@ fn storm(permit: &CrowdPermit) -> usize {
     permit.afford(env::var("RINGHUB_STORM").map_or(4_000, |count| count.parse().expect("a number")), 0)
 }
 
-/// Publishes so many messages, and waits until the server has taken them.
+/// Publishes `count` messages, and waits until the server has taken them.
 fn publish(publisher: &mut Client, topic: &Numbered, count: usize) {
     (0..count).for_each(|_| publisher.send_text(&topic.next(1_000)));
     publisher.expect_nothing();
 }
 
-/// Waits until so many connections are left, in the server's gauges and in the kernel.
+/// Waits until `count` connections are left, in the server's gauges and in the kernel.
 #[track_caller]
 fn expect_survivors(server: &Server, count: u64) {
-    // Nobody is owed anything, so each connection has one poll, and no other poll has stayed.
+    // No connection is owed anything, so each has one poll, and there are no other polls.
     server.expect_counts(&[("connections_open", count), ("slow_consumers", 0), ("polls_armed", count)]);
     KernelSocket::until_none("sockets without a descriptor", || KernelSocket::without_descriptor(server));
     let begin = Instant::now();
-    // Sockets with unread refusals are kept for a moment.
+    // The server keeps sockets with unread refusals for a moment.
     loop {
         let sockets = KernelSocket::open_ones(server.address().port()).len() as u64;
         if sockets == count {
@@ -282,7 +282,7 @@ fn worst_case_mib(flags: &[&str]) -> f64 {
     line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Returns the largest resident memory of a server so far.
+/// Returns the largest resident memory that a server has had.
 fn peak_mib(server: &Server) -> f64 {
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid().as_raw_nonzero())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");

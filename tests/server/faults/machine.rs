@@ -1,4 +1,4 @@
-//! This machine fails: descriptors are used up, and the kernel refuses a shard's ring.
+//! Faults of the machine: descriptors are used up, and the kernel refuses a shard's ring.
 
 use std::{
     collections::BTreeMap,
@@ -19,8 +19,8 @@ use crate::support::{
     upgrade_request,
 };
 
-/// Not one descriptor is left: connections that are there publish, receive and read the metrics; a file, which needs a
-/// descriptor, is refused; and the file is served again when there are descriptors.
+/// No descriptor is left: open connections still publish, receive and read the metrics. A file, which needs a
+/// descriptor, is refused, and is served again when descriptors are free.
 #[test]
 fn no_descriptor_is_left() {
     let folder = std::env::temp_dir().join(format!("ringhub-descriptors-{}", std::process::id()));
@@ -67,16 +67,16 @@ fn no_descriptor_is_left() {
     fs::remove_dir_all(folder).unwrap();
 }
 
-/// The kernel refuses the batches of one shard: the panic of this shard ends the whole process at once, with one line
+/// The kernel refuses the batches of one shard. The panic of this shard ends the whole process at once, with one line
 /// for the operator, and every client sees the end.
 ///
-/// The refusal is that of a seccomp filter, which the process has from its start: entering a ring with at least 64
-/// entries fails. A message for hundreds of subscribers is the first time that a shard does that.
+/// A seccomp filter refuses: a call of io_uring_enter with at least 64 entries fails. The first such call is that of a
+/// message for hundreds of subscribers.
 #[test]
 fn a_shard_that_panics_ends_the_process() {
     const LEAST: u64 = 64;
     if is_on_epoll() {
-        println!("skipped: only a ring can be refused so");
+        println!("skipped: the filter refuses only rings");
         return;
     }
     let mut process = thread::spawn(|| {
@@ -112,7 +112,7 @@ fn a_shard_that_panics_ends_the_process() {
     assert!(log.contains("thread 'ringhub-shard-") && log.contains("panicked at"), "{log}");
     subscribers.push(publisher);
     for client in &mut subscribers {
-        // A subscriber of the other shard may have the message.
+        // A subscriber on the other shard may still receive the message.
         let mut received = client.receive();
         if received == text("the last") {
             received = client.receive();

@@ -1,4 +1,4 @@
-//! Connections that end in the middle of something, and peers that the network has taken away.
+//! Connections that end in the middle of a message or request, and peers that the network does not reach any more.
 
 use std::{
     collections::HashSet,
@@ -14,7 +14,7 @@ use crate::support::{
     Client, KernelSocket, Received, Server, ask, dial, dial_with, frame, pattern, post, request, reset, text,
 };
 
-/// The largest message, and room for four of them as bodies.
+/// The size of the largest message. There is room for four such bodies.
 const LARGEST: usize = 1 << 20;
 const BODIES: &[&str] = &["--shards=2", "--max-message=1MiB", "--max-bodies=4MiB", "--body-timeout=1h"];
 
@@ -26,11 +26,12 @@ fn bodies_that_end_in_a_reset() {
     let whole = post("/t/x", "text/plain", &"x".repeat(LARGEST));
     let head = whole.len() - LARGEST;
     for round in 0..20 {
-        // Within the head, behind it, and within the body: together far more than all bodies may have.
+        // The cuts are within the head, after it, and within the body. Together the bodies are far larger than their
+        // limit.
         for cut in [10, head, head + 1, head + LARGEST / 2, whole.len() - 1] {
             let mut stream = dial(server.address());
             stream.write_all(&whole.as_bytes()[..cut]).unwrap();
-            // The end of every other one is orderly.
+            // Every second round ends orderly.
             if round % 2 == 0 { reset(stream) } else { drop(stream) }
         }
     }
@@ -40,16 +41,16 @@ fn bodies_that_end_in_a_reset() {
         stream.write_all(&whole.as_bytes()[..whole.len() - 1]).unwrap();
     }
     for stream in &mut streams {
-        assert_eq!(ask(stream, "x").status(), 202, "the memory of the others' bodies is not free");
+        assert_eq!(ask(stream, "x").status(), 202, "the memory of the broken bodies is not free");
         subscriber.expect(text(&whole[head..]));
     }
     subscriber.expect_nothing();
     KernelSocket::until_none("sockets without a descriptor", || KernelSocket::without_descriptor(&server));
 }
 
-/// A client is reset before it has its answer: its message is published once or not at all.
+/// Clients reset their connections before they have an answer: each message is published once or not at all.
 #[test]
-fn posts_whose_answers_nobody_awaits() {
+fn posts_whose_clients_do_not_wait_for_the_answer() {
     const COUNT: usize = 200;
     let server = Server::start(BODIES);
     let mut subscriber = server.connect("/t/x?mode=sub");
@@ -73,8 +74,7 @@ fn posts_whose_answers_nobody_awaits() {
     server.expect_counts(&[("messages_in_total", seen.len() as u64 + 1)]);
 }
 
-/// The end of a client's side stands behind its messages: each of them is published, in order, whichever way it ends
-/// and wherever the home of its topic is.
+/// A client's messages before its end are all published, in order, for each way to end and for each home of the topic.
 #[test]
 fn messages_in_front_of_an_end() {
     const MESSAGES: usize = 300;
@@ -91,13 +91,14 @@ fn messages_in_front_of_an_end() {
         if round % 3 == 0 {
             bytes.extend_from_slice(&frame(OpCode::Close, true, &1000_u16.to_be_bytes()));
         }
-        // Half of them are read while they arrive; the others stand in the socket with the end behind them.
+        // In half of the rounds the server reads the messages as they arrive. In the others they wait in the socket,
+        // with the end after them.
         let is_stopped = round % 4 >= 2;
         if is_stopped {
             server.signal(Signal::STOP);
         }
         stream.write_all(&bytes).unwrap();
-        // The end of its side, or of both. The server has sent nothing, so the kernel sends no reset.
+        // The client ends its side, or closes its socket. The server has sent nothing, so the kernel sends no reset.
         let kept = (round % 2 == 0).then(|| {
             stream.shutdown(Shutdown::Write).unwrap();
             stream.try_clone().unwrap()
@@ -114,7 +115,7 @@ fn messages_in_front_of_an_end() {
     assert_eq!(server.counts().get("protocol_errors_total"), 0);
 }
 
-/// A client that has shut down its reading side publishes as before, and is a slow consumer in the end.
+/// A client that has shut down its reading side publishes as before, and is closed as a slow consumer in the end.
 #[test]
 fn a_client_that_shuts_down_its_reading_side() {
     let limits = ["--max-message=64KiB", "--max-backlog=256KiB", "--send-buffer=4096", "--close-timeout=1s"];
@@ -127,7 +128,7 @@ fn a_client_that_shuts_down_its_reading_side() {
     while server.counts().get("slow_closed_total") == 0 {
         publisher.send_binary(&pattern(sent, 30_000));
         subscriber.expect(crate::support::binary(&pattern(sent, 30_000)));
-        // Beyond half of its backlog's limit it is parked.
+        // With more than half of its backlog's limit the client is parked.
         if sent < 3 {
             deaf.send_text(&format!("from the deaf {sent}"));
             subscriber.expect(text(&format!("from the deaf {sent}")));
@@ -159,8 +160,8 @@ fn clients_that_shut_down_both_sides() {
     KernelSocket::until_none("sockets without a descriptor", || KernelSocket::without_descriptor(&server));
 }
 
-/// Peers from which not even an acknowledgement comes any more: idle ones, ones that messages are on their way to, and
-/// one that has not taken its answer. They are given up, and nothing of them stays in the kernel.
+/// Peers that do not even acknowledge any more: idle ones, ones that messages are on their way to, and one that has not
+/// read its answer. The server ends their connections, and nothing of them stays in the kernel.
 #[test]
 fn peers_behind_a_dead_network() {
     const COUNT: usize = 20;
@@ -192,14 +193,14 @@ fn peers_behind_a_dead_network() {
         next += 1;
     };
     let count = COUNT as u64;
-    server.counts_until("all are given up", |counts| {
+    server.counts_until("all are ended", |counts| {
         publish(&mut publisher, &mut subscriber);
         let given_up = counts.get("pong_timeout_total") == count && counts.get("close_timeout_total") == count;
         given_up && counts.get("http_too_slow_total") == 1
     });
     server.expect_counts(&[("reset_total", count), ("connections_open", 2), ("http_connections_open", 0)]);
     KernelSocket::until_none("sockets without a descriptor", || KernelSocket::without_descriptor(&server));
-    KernelSocket::until_none("sockets beside the two", || {
+    KernelSocket::until_none("sockets besides the two", || {
         let mut sockets = KernelSocket::open_ones(server.address().port());
         sockets.truncate(sockets.len().saturating_sub(2));
         sockets
@@ -210,6 +211,6 @@ fn peers_behind_a_dead_network() {
 /// Lets the kernel drop all that arrives for this socket from now on, acknowledgements included. The socket still
 /// sends.
 pub(crate) fn cut_off(stream: &TcpStream) {
-    // A program of BPF with one instruction: return 0, so many bytes are accepted (BPF_RET | BPF_K).
+    // A program of BPF with one instruction: return 0, the number of bytes to accept (BPF_RET | BPF_K).
     SockRef::from(stream).attach_filter(&[SockFilter::new(0x06, 0, 0, 0)]).unwrap();
 }

@@ -1,4 +1,4 @@
-//! The honest crowd of a soak: listeners that must have every message of their topics, in order, to the very end.
+//! The honest crowd of a soak: listeners that must receive every message of their topics, in order, to the end.
 
 use std::{
     io::Write as _,
@@ -16,7 +16,7 @@ use ringhub::proto::OpCode;
 use super::random::Random;
 use crate::support::{Client, Listeners, Numbered, Received, Server, dial, post, take_response};
 
-/// The honest crowd, and its topics, on which other listeners may come and go.
+/// The honest crowd and its topics. Other listeners may come and go on these topics.
 pub(super) struct Honest {
     address: SocketAddr,
     topics: Vec<Numbered>,
@@ -27,7 +27,7 @@ pub(super) struct Honest {
 }
 
 impl Honest {
-    /// Lets all of them join before the first message.
+    /// Lets all listeners join before the first message.
     pub(super) fn join(server: &Server) -> Honest {
         let topics: Vec<Numbered> = (0..TOPICS).map(|number| Numbered::new(&format!("/t/honest-{number}"))).collect();
         let mut listeners = Listeners::new(server.address());
@@ -51,7 +51,8 @@ impl Honest {
         self.checked.load(Ordering::Relaxed)
     }
 
-    /// Publishes and listens until the troubles are over, then to the last message and the end of all connections.
+    /// Publishes and listens until the troubles are over. Then publishes each topic's last message, and waits for it
+    /// and for the end of all connections.
     pub(super) fn serve<'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
@@ -87,7 +88,7 @@ impl Honest {
     fn publish(&self, topic: &Numbered, is_over: &AtomicBool, mut publisher: impl Publisher) {
         let mut count: usize = 0;
         while !is_over.load(Ordering::Relaxed) {
-            // Some are large enough to be shared instead of copied.
+            // Some messages are large enough to be shared instead of copied.
             let length = if count.is_multiple_of(50) { 20_000 } else { 10 + count % 500 };
             publisher.publish(&topic.next(length));
             count += 1;
@@ -133,7 +134,7 @@ impl Publisher for Sender {
     }
 }
 
-/// A publisher by POST, on a connection that is kept.
+/// A publisher by POST, on a kept connection.
 struct Poster {
     stream: TcpStream,
     target: String,
@@ -157,5 +158,5 @@ impl Publisher for Poster {
 
 const TOPICS: usize = 4;
 
-/// Of each topic.
+/// The number of listeners of each topic.
 const LISTENERS: usize = 50;

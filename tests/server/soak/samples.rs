@@ -5,11 +5,12 @@ use std::{fs, thread, time::Duration, time::Instant};
 use super::troubles::Tally;
 use crate::support::{DEADLINE, KernelSocket, Server};
 
-/// One moment.
+/// The values of all columns at one moment.
 type Sample = [u64; NAMES.len()];
 
-/// The name of each column, and the share and the constant by which the median of the last quarter may be above that of
-/// the second. Troubles come and go; a leak of one thing for each trouble goes far beyond both within an hour.
+/// The name of each column, a share and a constant. The median of the last quarter may exceed that of the second
+/// quarter by this share plus this constant. Troubles come and go; a leak of one thing per trouble exceeds both within
+/// an hour.
 const NAMES: [(&str, f64, u64); 8] = [
     ("resident KiB", 0.10, 8 * 1_024),
     ("descriptors", 0.25, 100),
@@ -33,7 +34,7 @@ impl Samples {
         Samples { taken: Vec::new(), begun: Instant::now(), printed: Instant::now() }
     }
 
-    /// Takes one more, and prints it now and then.
+    /// Takes one more sample, and prints a sample every [`BETWEEN_LINES`].
     pub(super) fn take(&mut self, server: &Server, tally: &Tally) {
         let counts = server.counts();
         let gauge = |name| counts.get(name);
@@ -57,7 +58,7 @@ impl Samples {
         }
     }
 
-    /// Compares the last quarter of all samples with the second; the first is for warming up.
+    /// Compares the last quarter of all samples with the second quarter; the first quarter is for warming up.
     pub(super) fn expect_no_growth(&self) {
         let quarter = self.taken.len() / 4;
         assert!(quarter >= 5, "{} samples are too few to see growth", self.taken.len());
@@ -88,7 +89,7 @@ impl Samples {
         let begin = Instant::now();
         while Self::descriptors(server) > at_start {
             let now = Self::descriptors(server);
-            assert!(begin.elapsed() < DEADLINE / 3, "{now} descriptors are open, and were {at_start} at the start");
+            assert!(begin.elapsed() < DEADLINE / 3, "{now} descriptors are open; at the start {at_start} were");
             thread::sleep(Duration::from_millis(20));
         }
     }
@@ -102,7 +103,7 @@ fn resident_kib(server: &Server) -> u64 {
 
 const BETWEEN_LINES: Duration = Duration::from_secs(15);
 
-/// Values that go up and down are no growth, and values that go up are, in each column.
+/// In each column, values that only go up are growth, and values that go up and down are not.
 #[test]
 fn growth_is_found_in_each_column() {
     let samples = |value: &dyn Fn(usize, u64) -> u64| {

@@ -22,7 +22,7 @@ use crate::{
 /// A kind of trouble.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Trouble {
-    /// Listeners of an honest topic come and go, each in its way.
+    /// Listeners of an honest topic come, and leave in different ways.
     Churn,
     /// Listeners stop reading all at once, until they are closed.
     Stall,
@@ -40,7 +40,7 @@ pub(super) enum Trouble {
     Hostile,
     /// Peers that the network takes away.
     DeadNetwork,
-    /// Readers of answers that do not read.
+    /// Clients that send requests and do not read the answers.
     DeafReaders,
 }
 
@@ -68,10 +68,10 @@ impl Trouble {
 pub(super) struct Tally([AtomicU64; Trouble::ALL.len()]);
 
 impl Tally {
-    /// Makes a trouble and returns when it is over.
+    /// Causes a trouble, and returns when it is over.
     pub(super) fn make(&self, trouble: Trouble, server: SocketAddr, honest: &Honest, random: &mut Random) {
         let number = self.0[trouble as usize].fetch_add(1, Ordering::Relaxed);
-        // A topic of this trouble alone.
+        // Only this trouble uses this topic.
         let own = Numbered::new(&format!("/t/{trouble:?}-{number}"));
         match trouble {
             Trouble::Churn => churn(server, honest, random),
@@ -107,7 +107,7 @@ fn churn(server: SocketAddr, honest: &Honest, random: &mut Random) {
                 1 => listeners.leave(number, true),
                 2 => listeners.leave(number, false),
                 3 => listeners.shut_down(number),
-                // It stays for a round, and goes with the others.
+                // The listener stays until all are dropped.
                 _ => {}
             }
         }
@@ -123,7 +123,7 @@ fn stall(server: SocketAddr, own: &Numbered, random: &mut Random) {
     let mut publisher = Client::connect(server, &format!("{}?mode=pub", own.target()));
     let all = 0..reading + stalled;
     (reading..all.end).for_each(|number| listeners.stall(number));
-    // More than a backlog and the sockets hold.
+    // These messages are more than a backlog and the sockets hold.
     for _ in 0..60 {
         publish(&mut publisher, own, 30_000);
         listeners.serve_until("those that read have all", |listeners| listeners.have_all(0..reading));
@@ -131,7 +131,7 @@ fn stall(server: SocketAddr, own: &Numbered, random: &mut Random) {
     for number in reading..all.end {
         match random.below(3) {
             0 => listeners.leave(number, random.below(2) == 0),
-            // It is told, or reset in the end.
+            // The listener gets the close frame, or is reset in the end.
             1 => listeners.resume(number),
             _ => {}
         }
@@ -152,7 +152,7 @@ fn kill(server: SocketAddr, own: &Numbered, random: &mut Random) {
     (0..20).for_each(|_| publish(&mut publisher, own, 2_000));
     drop(process);
     (0..20).for_each(|_| publish(&mut publisher, own, 2_000));
-    listeners.serve_until("the others have all", |listeners| listeners.have_all(0..5));
+    listeners.serve_until("the other listeners have all messages", |listeners| listeners.have_all(0..5));
 }
 
 fn storm(server: SocketAddr, honest: &Honest, random: &mut Random) {
@@ -180,7 +180,7 @@ fn posts(server: SocketAddr, own: &Numbered, random: &mut Random) {
         stream.write_all(&whole.as_bytes()[..cut]).unwrap();
         if random.below(2) == 0 { reset(stream) } else { drop(stream) }
     }
-    listeners.serve_until("all have all", |listeners| listeners.have_all(0..3));
+    listeners.serve_until("all listeners have all messages", |listeners| listeners.have_all(0..3));
 }
 
 fn topics(server: SocketAddr, own: &Numbered, random: &mut Random) {
@@ -209,10 +209,10 @@ fn slow_consumers(server: SocketAddr, own: &Numbered, random: &mut Random) {
     let mut publisher = Client::connect(server, &format!("{}?mode=pub", own.target()));
     for _ in 0..10 {
         (0..count).for_each(|number| listeners.stall(number));
-        // More than the sockets hold, and less than a backlog with them.
+        // These messages are more than the sockets hold, and less than the sockets and a backlog hold.
         (0..10).for_each(|_| publish(&mut publisher, own, 20_000));
         (0..count).for_each(|number| listeners.resume(number));
-        listeners.serve_until("all have all", |listeners| listeners.have_all(0..count));
+        listeners.serve_until("all listeners have all messages", |listeners| listeners.have_all(0..count));
     }
     assert_eq!(listeners.open(), count, "{listeners:?}");
 }
@@ -226,7 +226,7 @@ fn hostile(server: SocketAddr, own: &Numbered, random: &mut Random) {
         let (bytes, is_open): (&[u8], bool) = match random.below(6) {
             0 => (&head.as_bytes()[..random.below(head.len())], false),
             1 => (b"POST / nonsense\r\n\r\n", false),
-            // Reserved bits, a message that never ends, and one that is not masked.
+            // Reserved bits, a part of a message, an unmasked frame, and a fragmented ping.
             2 => (b"\xf1\x80\0\0\0\0", true),
             3 => (&large[..random.below(large.len())], true),
             4 => (b"\x81\x02hi", true),
@@ -235,7 +235,7 @@ fn hostile(server: SocketAddr, own: &Numbered, random: &mut Random) {
         if is_open {
             stream = Client::open(stream, own.target(), &[]).expect("there is room").into_stream();
         }
-        // The server may have seen enough already.
+        // The write may fail, since the server may have ended the connection.
         drop(stream.write_all(bytes));
         match random.below(3) {
             0 => reset(stream),
@@ -255,7 +255,7 @@ fn dead_network(server: SocketAddr, own: &Numbered, random: &mut Random) {
         })
         .collect();
     let mut publisher = Client::connect(server, &format!("{}?mode=pub", own.target()));
-    // Beyond every backlog.
+    // These messages are more than a backlog holds.
     (0..60).for_each(|_| publish(&mut publisher, own, 30_000));
     thread::sleep(Duration::from_millis(random.below(3_000) as u64));
     drop(gone);

@@ -24,7 +24,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
-{{/* A map as keys of TOML. Numbers come from YAML as floats, which the server's settings are not. */}}
+{{/* Prints a map as keys of TOML. Numbers come from YAML as floats; settings are whole numbers. */}}
 {{- define "ringhub.toml" -}}
 {{- range $key, $value := . }}
 {{- if kindIs "slice" $value }}

@@ -104,8 +104,8 @@ fn tag(source: usize, number: u64) -> Tag {
     Tag { place: Some(Place { previous: 0, epoch: source as u64, offset: number }), time: Millis(number) }
 }
 
-/// Checks that the labels name these messages. The first label may count `counted_max` messages if it has no tags: some
-/// of its piece may have been sent.
+/// Checks that the labels name these messages. The first label may count `counted_max` messages if it has no tags: a
+/// part of its piece may have been sent.
 fn check(labels: &[Label], messages: &[Unsent], counted_max: Option<u64>) {
     let mut messages = messages.iter();
     for (at, label) in labels.iter().enumerate() {
@@ -138,8 +138,8 @@ fn check(labels: &[Label], messages: &[Unsent], counted_max: Option<u64>) {
 }
 
 proptest! {
-    /// After any steps the labels name the messages that have not been sent, and each ends with a message. A message
-    /// that was sent in part is still its label's first.
+    /// After any steps the labels name the messages that have not been sent, and each label ends with a message. A
+    /// message that was sent in part is still the first of its label.
     #[test]
     fn labels_name_what_is_unsent(steps in prop::collection::vec(step(), 1..60)) {
         let mut pair = Pair::default();

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use super::*;
 
-/// A flush whose walks take turns of so many visits. Returns how many of these handed out shares, and what each slot
-/// got.
+/// Flushes with walks that alternate after so many visits. Returns how many visits handed out shares, and what each
+/// slot got.
 fn flush_in_turns(hub: &mut ShardHub<Wants>, visits: usize) -> (usize, BTreeMap<u32, Vec<String>>) {
     let (mut received, mut sends) = (BTreeMap::new(), 0);
     let mut walks = VecDeque::new();
@@ -29,7 +29,7 @@ fn flush_in_turns(hub: &mut ShardHub<Wants>, visits: usize) -> (usize, BTreeMap<
     (sends, received)
 }
 
-/// Subscribers of the same topics get one visit each, wherever the walks begin and however they take turns.
+/// Subscribers of the same topics get one visit each, wherever the walks begin and however they alternate.
 #[test]
 fn one_visit_hands_out_the_shares_of_all_walks() {
     for (topics, subscribers) in [(2, 1), (2, 30), (4, 30)] {
@@ -53,7 +53,7 @@ fn one_visit_hands_out_the_shares_of_all_walks() {
             let (sends, received) = flush_in_turns(&mut hub, 1 + round % 13);
             assert_eq!((sends, received.len()), (subscribers, subscribers), "{topics} topics, round {round}");
             for (slot, mut texts) in received {
-                // Stable, so that the order within a topic stays.
+                // The sort is stable, so that the order within a topic stays.
                 texts.sort_by_key(|text| text[..1].to_owned());
                 let owed =
                     names.iter().flat_map(|topic| ["first", "second"].map(|text| format!("{topic} {round} {text}")));
@@ -63,7 +63,7 @@ fn one_visit_hands_out_the_shares_of_all_walks() {
     }
 }
 
-/// Connections with one of the topics have a visit of their own, beside those with both.
+/// Connections with one of the topics get a visit of their own, as do the connections with both topics.
 #[test]
 fn lists_that_overlap_share_the_visits_of_the_overlap() {
     let mut hub = hub();
@@ -85,7 +85,7 @@ fn lists_that_overlap_share_the_visits_of_the_overlap() {
     }
 }
 
-/// Each way to give a topic up between the visit that has handed its share out and the walk that passes.
+/// A subscription ends, in each possible way, after a visit has handed out its share and before its walk comes.
 #[test]
 fn a_share_that_was_taken_is_not_owed_again() {
     let (a, b) = (name("a"), name("b"));
@@ -108,7 +108,8 @@ fn a_share_that_was_taken_is_not_owed_again() {
         };
         assert_eq!(messages, owed, "{what}: only what gathers is still owed");
         assert_eq!(hub.is_subscribed(id, &a), matches!(what, "unsubscribe" | "keep"));
-        // A subscription that begins in mid-walk is owed nothing of the walk, and nothing was taken of an earlier one.
+        // A subscription that begins in mid-walk is owed nothing of the walk, and has no taken share of an earlier
+        // walk.
         hub.subscribe(id, &b, ECHO);
         publish(&mut hub, publisher, "b", "after");
         walks.into_iter().for_each(|walk| {
@@ -127,7 +128,7 @@ fn a_share_that_was_taken_is_not_owed_again() {
     }
 }
 
-/// A connection whose last topic was taken is in one walk, which must pass it all the same.
+/// A connection whose only remaining share was taken is in one walk, and this walk must pass it all the same.
 #[test]
 fn the_last_topic_of_a_connection_may_be_taken() {
     let mut hub = hub();
@@ -151,7 +152,7 @@ fn the_last_topic_of_a_connection_may_be_taken() {
     }
 }
 
-/// A share is taken of the walk under way, however many walks there have been: more than 16 bits could number.
+/// A taken share belongs to the walk under way, however many walks there have been: here more than 16 bits can count.
 #[test]
 fn no_walk_is_mistaken_for_an_earlier_one() {
     let mut hub = hub();
@@ -161,7 +162,7 @@ fn no_walk_is_mistaken_for_an_earlier_one() {
         ["a", "b"].iter().for_each(|topic| _ = publish(&mut hub, id, topic, ""));
         let mut walks = Vec::new();
         hub.begin_walks(&mut walks);
-        // Now and then one walk's visit hands out both shares, and either one of them.
+        // In two of three rounds the first visit hands out both shares. The walks alternate in being the first.
         walks.rotate_left(round as usize % 2);
         let further_max = usize::from(!round.is_multiple_of(3));
         let mut shares = 0;

@@ -10,14 +10,14 @@ use crate::{
     proto::{FrameHeader, Millis},
 };
 
-/// A message with its number in its payload, of so many bytes besides.
+/// Returns a message whose payload is its number and `length` further bytes.
 fn message(number: u64, length: usize) -> Bytes {
     let mut payload = number.to_le_bytes().to_vec();
     payload.resize(8 + length, 0);
     binary(&payload)
 }
 
-/// Every third message has no place.
+/// Returns the tag of a message; every third message has no place.
 fn tag(number: u64) -> Tag {
     let place = Place { previous: 0, epoch: 7, offset: 10 * number };
     Tag { place: Some(place).filter(|_| !number.is_multiple_of(3)), time: Millis(number) }
@@ -49,7 +49,7 @@ fn tagged(capacity: usize) -> Run {
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Appends a message of so many bytes, which the subscriber at this slot is not owed.
+    /// Appends a message of so many bytes, which is not owed to the subscriber at this slot.
     Append(usize, Option<u32>),
     Join(u32),
     /// Takes what the subscriber at this slot is owed so far.
@@ -68,7 +68,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// What a subscriber is owed has the tags of the messages that it is owed, and their ends, however pieces were
+    /// The pieces that a subscriber is owed have the tags and the ends of their messages, however the pieces were
     /// sealed, merged, cut and copied.
     #[test]
     fn the_pieces_of_a_share_have_its_tags(
@@ -146,7 +146,7 @@ fn a_message_without_a_tag_belongs_to_no_run_with_tags() {
     tagged(0).append(&message(1, 0), None, None);
 }
 
-/// Tags weigh, in the tail and in pieces, and when many leavers have made pieces of them.
+/// Tags add to the weight of a run, in the tail and in pieces, also after many subscribers have left.
 #[test]
 fn tags_weigh() {
     let weigh = |tags, leavers: u32| {

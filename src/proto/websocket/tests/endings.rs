@@ -2,10 +2,11 @@
 
 use super::*;
 
-/// What `WebSocket` tells: state, the peer's code, ours, was it clean.
+/// The facts that `WebSocket` tells: the state, the peer's code, our code, and whether the end was clean.
 type Ending = (State, CloseCode, CloseCode, bool);
 
-/// A server that may close first, and the peer's bytes after that; and the peer's reason.
+/// Checks the ending of a server that may close first and then receives these bytes, and the reason that the peer
+/// gives.
 fn check(we_close: Option<CloseCode>, received: &[u8], reason: Option<&str>, ending: Ending) {
     for piece_bytes in [1, 2, 3, 1000] {
         let (mut websocket, mut replies) = (WebSocket::new(Role::Server, Tick(0)), Vec::new());

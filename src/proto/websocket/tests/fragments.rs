@@ -59,7 +59,7 @@ fn a_message_too_big() {
     check_failing(script, &hex("02 8b 00000000"), &[], ProtocolError::MessageTooBig, CloseCode::MESSAGE_TOO_BIG);
 }
 
-/// Empty fragments count, or they could go on for ever.
+/// Empty fragments count, since a message could have any number of them.
 #[test]
 fn too_many_fragments() {
     let script = Script { limits: MessageLimits { fragments_max: 3, ..LIMITS }, ..SERVER };
@@ -70,8 +70,8 @@ fn too_many_fragments() {
     check_failing(script, &stream, &[], ProtocolError::TooManyFragments, CloseCode::MESSAGE_TOO_BIG);
 }
 
-/// A fragment is taken as it arrives: nothing of it stays with the caller, and memory follows what arrived, not what
-/// was announced.
+/// A fragment is taken as it arrives: none of its bytes stay with the caller, and memory grows with the bytes that
+/// arrive, not with the announced length.
 #[test]
 fn fragments_leave_the_input() {
     let mut websocket = WebSocket::new(Role::Server, Tick(0));
@@ -81,7 +81,7 @@ fn fragments_leave_the_input() {
     assert!(websocket.assembly.as_ref().unwrap().buffer_bytes() < 10_000);
 }
 
-/// The bytes so far, whichever way they are kept.
+/// `message_length` counts the bytes so far, whether messages are delivered whole or frame by frame.
 #[test]
 fn the_length_of_a_message_under_way() {
     let frames = [
@@ -91,7 +91,7 @@ fn the_length_of_a_message_under_way() {
         masked(OpCode::Continuation, true, "lo"),
         masked(OpCode::Binary, true, "12"),
     ];
-    // After each octet: headers of six, then the payload.
+    // The length after each octet: a header has six octets, and the payload follows.
     let expected = [&[0; 6][..], &[1, 2, 3], &[3; 7], &[3; 6], &[3; 6], &[4, 0], &[0; 6], &[1, 0]].concat();
     for deliver in [Deliver::Messages, Deliver::Fragments] {
         let limits = MessageLimits { deliver, ..LIMITS };

@@ -13,7 +13,7 @@ fn by_mark(_: &FrameHeader, payload: &[u8]) -> Verdict {
     }
 }
 
-/// A text message in such fragments.
+/// Returns a text message in these fragments.
 fn in_fragments(parts: &[&str]) -> Vec<u8> {
     let opcode = |i| if i == 0 { OpCode::Text } else { OpCode::Continuation };
     parts.iter().enumerate().flat_map(|(i, part)| masked(opcode(i), i + 1 == parts.len(), part)).collect()
@@ -23,7 +23,7 @@ fn last(payload: &str) -> Seen {
     Seen::Fragment(MessageType::Text, false, true, payload.into())
 }
 
-/// Each frame once, in order, unmasked, whatever becomes of it, and however it arrives.
+/// The hook sees each frame once, in order and unmasked, whatever its verdict is and however the frame arrives.
 #[test]
 fn every_frame_is_shown() {
     let frames = [
@@ -60,7 +60,7 @@ fn close_is(header: &FrameHeader, verdict: Verdict) -> Verdict {
     if header.opcode == OpCode::Close { verdict } else { Verdict::Pass }
 }
 
-/// The payload is dropped and the message goes on; whichever fragment it is.
+/// The payload of a fragment is dropped and the message goes on, whichever fragment it is.
 #[test]
 fn dropped_fragments() {
     for (parts, message) in [
@@ -78,7 +78,7 @@ fn dropped_fragments() {
     }
 }
 
-/// One by one, what is left still has one first and one last fragment.
+/// Delivered one by one, the remaining fragments still have one first and one last fragment.
 #[test]
 fn dropped_fragments_one_by_one() {
     let part = |is_first, payload: &str| Seen::Fragment(MessageType::Text, is_first, false, payload.into());
@@ -93,7 +93,7 @@ fn dropped_fragments_one_by_one() {
     }
 }
 
-/// RFC 6455 5.4: the order of fragments is that of the frames that came, and so is their number (10.4).
+/// RFC 6455 5.4: the order of fragments is that of the received frames, and so is their number (10.4).
 #[test]
 fn dropped_fragments_keep_their_place() {
     let dropped = masked(OpCode::Text, false, "-a");
@@ -109,7 +109,7 @@ fn dropped_fragments_keep_their_place() {
     check_failing(few, &third, &[], ProtocolError::TooManyFragments, CloseCode::MESSAGE_TOO_BIG);
 }
 
-/// RFC 6455 8.1: text must be UTF-8 without what was dropped, and what was dropped need not be.
+/// RFC 6455 8.1: text must be UTF-8 without the dropped payloads, and a dropped payload need not be UTF-8.
 #[test]
 fn dropped_text() {
     let frame = |opcode, fin, payload: &[u8]| masked(opcode, fin, payload);
@@ -159,7 +159,7 @@ fn a_hook_sends_no_reserved_close_code() {
     Script { hook: Some(|_, _| Verdict::Fail(CloseCode::ABNORMAL)), ..SERVER }.run(&masked(OpCode::Ping, true, ""), 99);
 }
 
-/// RFC 6455 5.1, 5.2, 5.4, 10.4: what a header shows to be wrong comes before the hook.
+/// RFC 6455 5.1, 5.2, 5.4, 10.4: an error in a header is found before the hook is called.
 #[test]
 fn the_protocol_comes_first() {
     let limits = MessageLimits { frame_bytes_max: 9, message_bytes_max: 8, ..LIMITS };
@@ -177,7 +177,7 @@ fn the_protocol_comes_first() {
     }
 }
 
-/// RFC 6455 5.5.1: after our close frame only the peer's counts, for the hook too.
+/// RFC 6455 5.5.1: after our close frame the hook sees only the peer's close frame.
 #[test]
 fn a_hook_while_closing() {
     let frames = [
@@ -191,7 +191,7 @@ fn a_hook_while_closing() {
     assert_eq!((history.error, history.state), (None, State::Closed));
 }
 
-/// Any sign of life is one, dropped or not.
+/// A dropped frame is a sign of life too.
 #[test]
 fn dropped_frames_are_life() {
     let mut websocket = WebSocket::new(Role::Server, Tick(0));
@@ -204,7 +204,8 @@ fn dropped_frames_are_life() {
 }
 
 proptest! {
-    /// A stream with dropped frames is the stream without them; a dropped fragment is an empty one.
+    /// A stream with dropped frames has the events of the stream without them. A dropped fragment counts as an empty
+    /// one.
     #[test]
     fn as_if_it_had_not_come(
         messages in prop::collection::vec((prop::collection::vec("-?\\PC{0,20}", 1..5), "-?x{0,3}"), 0..6),

@@ -1,4 +1,4 @@
-//! A large message becomes its own outgoing frame where it stands; a small one lets go of the buffer it came in.
+//! A large message becomes an outgoing frame in its receive buffer; a small message is copied, and its buffer is free.
 
 use super::*;
 
@@ -56,7 +56,8 @@ fn a_large_assembled_message_is_not_copied() {
     });
 }
 
-/// The buffer a small frame came in is its caller's alone again, whole, while the message lives on.
+/// While a small message lives on, the buffer that it came in belongs to the caller alone again, with its whole
+/// capacity.
 #[test]
 fn a_small_frame_does_not_pin_its_buffer() {
     let mut received = BytesMut::with_capacity(1 << 16);
@@ -72,7 +73,7 @@ fn a_small_frame_does_not_pin_its_buffer() {
     assert_eq!(prepared.payload(), [7; LARGE_FRAME - 1]);
 }
 
-/// What follows a large frame stays in order, whether or not that was prepared.
+/// The bytes after a large frame stay in order, whether or not the frame was prepared.
 #[test]
 fn what_follows_a_large_frame() {
     let frames =

@@ -57,7 +57,7 @@ fn a_ping_too_long() {
     websocket.handle_timeout(Tick(0), &KEEP_ALIVE, &[7; 126], &mut Vec::new());
 }
 
-/// A pong, part of a header, part of a payload: whoever sends lives.
+/// A pong, a part of a header, a part of a payload: any byte is a sign of life.
 #[test]
 fn any_byte_is_life() {
     for bytes in [&masked(OpCode::Pong, true, "")[..], b"\x82", &masked(OpCode::Binary, true, [0; 99])[..50]] {

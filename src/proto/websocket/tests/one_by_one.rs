@@ -8,7 +8,8 @@ fn fragment(message_type: MessageType, is_first: bool, is_last: bool, payload: i
     Seen::Fragment(message_type, is_first, is_last, payload.as_ref().into())
 }
 
-/// RFC 6455 5.7: a fragmented text message; 5.4: an unfragmented one, and one with control frames between.
+/// RFC 6455 5.7: a fragmented text message; 5.4: an unfragmented message, and one with control frames between its
+/// fragments.
 #[test]
 fn places_in_a_message() {
     let stream = [
@@ -81,7 +82,7 @@ fn refused_as_whole_messages_are() {
     check_failing(script, &[whole, hex("80")].concat(), &events, nothing, CloseCode::PROTOCOL_ERROR);
 }
 
-/// A fragment waits in the input until it is whole, and leaves nothing behind but the place of the next.
+/// A fragment waits in the input until it is whole. When it was delivered, only the length of its message is kept.
 #[test]
 fn nothing_is_kept() {
     let mut websocket = WebSocket::new(Role::Server, Tick(0));
@@ -92,7 +93,7 @@ fn nothing_is_kept() {
     assert_eq!(websocket.message_length(), 5000);
 }
 
-/// Large fragments go on from where they stand, small ones let go of their buffer.
+/// A large fragment becomes a frame in its buffer; a small fragment is copied, and its buffer is free.
 #[test]
 fn prepared_in_place() {
     for (len, is_in_place) in [(LARGE_FRAME - 1, false), (LARGE_FRAME, true), (70_000, true)] {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Valid, invalid and incomplete text, as one frame and in fragments: refused at the very octet at which no
+/// Valid, invalid and incomplete text, as one frame and in fragments: refused at the first octet after which no
 /// continuation is UTF-8.
 #[test]
 fn text_that_is_not_utf8() {
@@ -42,7 +42,7 @@ fn text_that_ends_too_early() {
     }
 }
 
-/// Long enough for SIMD, with the bad octet anywhere.
+/// A text that is long enough for SIMD, with the bad octet anywhere.
 #[test]
 fn a_bad_octet_in_a_long_text() {
     for at in (0..300).step_by(7) {
@@ -53,7 +53,7 @@ fn a_bad_octet_in_a_long_text() {
     }
 }
 
-/// Binary is not looked at.
+/// Binary data is not checked.
 #[test]
 fn binary_that_is_not_utf8() {
     check(SERVER, &masked(OpCode::Binary, true, [0xFF; 9]), &[Seen::Binary(vec![0xFF; 9])], &[], State::Open);
@@ -78,7 +78,7 @@ proptest! {
     }
 }
 
-/// Unchecked, text is any bytes; a close reason is not (RFC 6455 5.5.1).
+/// Without the check text may be any bytes; a close reason may not (RFC 6455 5.5.1).
 #[test]
 fn text_that_nobody_checks() {
     let script = Script { limits: MessageLimits { checks_utf8: false, ..LIMITS }, ..SERVER };
@@ -95,8 +95,9 @@ fn text_that_nobody_checks() {
     }
 }
 
-/// The text in such fragments is received if it is UTF-8, and otherwise refused at the octet that the naive check
-/// names; the same whether it is assembled or delivered one by one, and with its frame if a hook waits for that.
+/// Checks that text in such fragments is received if it is UTF-8, and otherwise refused at the octet that the naive
+/// check names. This must hold whether fragments are assembled or delivered one by one. With a hook the text is refused
+/// when the frame of that octet is whole.
 fn check_text(payload: &[u8], fragments: &[usize]) {
     let (mut stream, mut at, mut arrived_with) = (Vec::new(), 0, Vec::new());
     for (i, &len) in fragments.iter().enumerate() {
@@ -121,15 +122,15 @@ fn check_text(payload: &[u8], fragments: &[usize]) {
         None => check(SERVER, &stream, &[text(str::from_utf8(payload).unwrap())], &[], State::Open),
         Some(bad) if bad == payload.len() => assert_eq!(run(SERVER, &stream).error, Some(ProtocolError::InvalidUtf8)),
         Some(bad) => {
-            // An octet that both begins to be wrong and ends the message is seen with it.
+            // The text is refused at this octet, also if the octet is the last of its message.
             let stream = &stream[..arrived_with[bad]];
             check_failing(SERVER, stream, &[], ProtocolError::InvalidUtf8, CloseCode::INVALID_PAYLOAD);
         }
     }
 }
 
-/// The first octet with which the text cannot be continued to UTF-8; its length, if it only lacks the end of a
-/// character.
+/// Returns the index of the first octet after which no continuation is UTF-8; the length of the text, if only the end
+/// of a character is missing.
 fn naive_error_at(payload: &[u8]) -> Option<usize> {
     let wrong = |len: &usize| str::from_utf8(&payload[..*len]).is_err_and(|error| error.error_len().is_some());
     let bad = (1..=payload.len()).find(wrong).map(|len| len - 1);

@@ -1,4 +1,4 @@
-//! What no other backend has: watches that the kernel refuses, and lists of edges.
+//! Tests of what no other backend has: watches that the kernel refuses, and lists of edges.
 
 use std::io::{Read as _, Write as _};
 
@@ -18,7 +18,7 @@ fn a_socket_that_cannot_be_watched_is_polled() {
     for _ in 0..3 {
         let report = reap_one(&mut epoll);
         assert_eq!((report.key, report.readable, report.disarmed), (key(1, 4), true, true));
-        // The shard answers so.
+        // The shard answers such a report with `arm`.
         epoll.arm(key(1, 4), &refused);
     }
     epoll.await_room(key(1, 4), &refused);
@@ -46,7 +46,7 @@ fn a_wait_behind_an_untried_send_looks_at_the_socket() {
     let report = reap_one(&mut epoll);
     assert_eq!((report.readable, report.writable), (false, true));
     assert!(!epoll.has_untried);
-    // There is nothing to watch, and the socket is not to be forgotten.
+    // The socket cannot be looked at again, and must not be forgotten.
     epoll.has_untried = true;
     epoll.watches_left = Some(0);
     epoll.await_room(key(0, 0), &server);
@@ -59,7 +59,7 @@ fn a_wait_behind_an_untried_send_looks_at_the_socket() {
 fn edges_that_are_left_keep_the_shard_awake() {
     let mut epoll = Epoll::new().unwrap();
     let (server, _client) = pair(None);
-    // One socket is watched by the table's count, so one list is taken at a time.
+    // The table counts one watched socket, so each `reap` takes one list.
     epoll.arm(key(0, 0), &server);
     let copy = || Transport::from(server.socket().try_clone().unwrap());
     let copies: Vec<Transport> = (0..2 * EVENTS_MAX + 10).map(|_| copy()).collect();
@@ -67,7 +67,7 @@ fn edges_that_are_left_keep_the_shard_awake() {
         epoll.add(key(0, 0), copy).unwrap();
     }
     let mut ready = Vec::new();
-    // The server's socket has room, which nobody waits for: the lists are full of what is not reported.
+    // The server's socket has room, which nobody waits for: the lists are full of events that are not reported.
     epoll.reap(&mut ready);
     assert!(epoll.has_reports(), "a list was full");
     epoll.reap(&mut ready);
@@ -75,7 +75,7 @@ fn edges_that_are_left_keep_the_shard_awake() {
     assert!(!epoll.has_reports() && ready.is_empty());
 }
 
-/// A hang-up without input, as a socket has that never was connected, is something to receive.
+/// A hang-up without input counts as readable. A socket that was never connected has one.
 #[test]
 fn a_hang_up_alone_is_readable() {
     let mut epoll = Epoll::new().unwrap();

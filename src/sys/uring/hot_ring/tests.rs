@@ -1,4 +1,4 @@
-//! The ring on real sockets, one test for each thing that could go wrong without being seen.
+//! Tests of the ring on real sockets, one for each fault that nobody would notice otherwise.
 
 use std::{
     io::{ErrorKind, IoSlice, Read, Write},
@@ -42,8 +42,8 @@ fn an_armed_poll_holds_its_socket() {
     assert_eq!(reap_briefly(&mut ring), [], "what was removed says nothing");
 }
 
-/// A wake-up of a poll that is under way, because input has arrived a moment ago, must not keep it from ending: the
-/// peers go on writing while their polls are armed and ended, and each sees the end of its connection.
+/// A wake-up of a poll that is under way, because input has arrived a moment ago, must not keep the poll from ending:
+/// the peers go on writing while their polls are armed and ended, and each sees the end of its connection.
 #[test]
 fn polls_end_while_their_sockets_are_written_to() {
     const ROUNDS: u32 = 10_000;
@@ -86,7 +86,8 @@ fn polls_end_while_their_sockets_are_written_to() {
     });
 }
 
-/// Without memory for requests the kernel leaves entries in the queue, which borrow: they are taken back.
+/// If the kernel has no memory for requests, it leaves entries in the queue. These entries borrow, so they are
+/// withdrawn.
 #[test]
 fn without_memory_a_batch_is_refused() {
     let mut ring = HotRing::new().unwrap();
@@ -114,7 +115,7 @@ fn without_memory_a_batch_is_refused() {
         drop(pieces);
         drop(texts);
 
-        // What was taken back does not come later, when there is memory.
+        // Withdrawn entries do not come later, when there is memory.
         ring.memory = None;
         let later = [IoSlice::new(b"later")];
         let again: Vec<SendEntry<'_, Transport>> =
@@ -135,7 +136,7 @@ fn without_memory_a_batch_is_refused() {
     }
 }
 
-/// A receive that was not tried is no "would block": what is there is not reported a second time.
+/// A receive that was not tried does not count as `WouldBlock`, since its input is not reported a second time.
 #[test]
 fn without_memory_a_receive_was_interrupted() {
     let mut ring = HotRing::new().unwrap();
@@ -144,7 +145,7 @@ fn without_memory_a_receive_was_interrupted() {
         client.write_all(b"here").unwrap();
     }
     for (memory, expected) in [(Some(0), 0), (Some(4), 4), (None, 6)] {
-        // What was taken back needs some too.
+        // Withdrawn entries need memory too.
         ring.memory = None;
         ring.submit();
         ring.memory = memory;
@@ -202,7 +203,7 @@ fn a_late_report_carries_the_old_key() {
     let end = Instant::now() + PATIENCE;
     while !ring.has_completions() {
         assert!(Instant::now() < end, "nothing is reported");
-        // Any system call lets the kernel post what it has.
+        // Any system call lets the kernel post its completions.
         std::thread::sleep(Duration::from_millis(1));
     }
     ring.disarm(key(7, 1));
@@ -254,7 +255,7 @@ fn an_overflow_loses_nothing() {
     }
 }
 
-/// Completions of polls that are fetched with those of a batch are due.
+/// Completions of polls that are fetched with those of a batch keep the shard awake.
 #[test]
 fn readiness_seen_in_a_batch_keeps_the_shard_awake() {
     let mut ring = HotRing::new().unwrap();

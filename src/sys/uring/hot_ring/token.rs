@@ -1,4 +1,4 @@
-//! How entries and their completions are told apart.
+//! The tokens by which entries and their completions are told apart.
 
 use crate::sys::Key;
 

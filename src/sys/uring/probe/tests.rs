@@ -1,4 +1,4 @@
-//! Each answer that a kernel or a container may give in place of io_uring.
+//! Tests of each answer that a kernel or a container may give in place of io_uring.
 
 use std::cell::Cell;
 
@@ -13,7 +13,7 @@ fn this_machine_passes() {
     }
 }
 
-/// A kernel that answers one of the probe's questions in its own way; all others as this machine does.
+/// A kernel that answers one of the probe's questions in its own way, and all other questions as this machine does.
 #[derive(Default)]
 struct Fake {
     ring: Option<i32>,
@@ -24,7 +24,7 @@ struct Fake {
     forbidden: Option<u8>,
     hot_ring: Option<i32>,
     run: Option<i32>,
-    /// The number of questions that came behind the small ring.
+    /// The number of questions that came after the small ring.
     later: Cell<u32>,
 }
 

@@ -1,4 +1,4 @@
-//! The differences between the receivers of others and the product, with the section of RFC 6455 that decides each.
+//! The differences between the peers' receivers and the product, each with the section of RFC 6455 that decides it.
 
 use ringhub::proto::{ProtocolError as E, fuzz::Seen};
 
@@ -7,21 +7,21 @@ use super::{
     peers::{FASTWEBSOCKETS, TUNGSTENITE},
 };
 
-/// A difference that is known and argued.
+/// A known difference, with its justification.
 pub(crate) struct Difference {
     /// The behaviour of the peer.
     pub(crate) name: &'static str,
-    /// The peers that do it.
+    /// The peers that behave so.
     pub(crate) peers: &'static [&'static str],
     /// The section of RFC 6455, and its content.
     pub(crate) section: &'static str,
-    /// Returns whether two readings differ by nothing else.
+    /// Returns whether two readings differ only by this.
     pub(crate) holds: fn(&Case<'_>) -> bool,
 }
 
 const BOTH: &[&str] = &[TUNGSTENITE, FASTWEBSOCKETS];
 
-/// Every known difference. A test sees each of them.
+/// Every known difference. A test must see each of them.
 pub(crate) const DIFFERENCES: &[Difference] = &[
     Difference {
         name: "refuses a frame when it is whole, not by its beginning",
@@ -46,7 +46,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         peers: BOTH,
         section: "5.2: the minimal number of bytes MUST be used to encode the length",
         holds: |case| {
-            // No control frame needs a longer encoding than the shortest.
+            // A valid control frame always has the shortest encoding.
             let is_short_control = case.error == Some(E::ControlTooLong) && case.refused_length() <= 125;
             case.goes_on() && (is_short_control || case.error == Some(E::LengthNotMinimal))
         },

@@ -1,4 +1,4 @@
-//! The server's frame decoder against those of tungstenite and fastwebsockets.
+//! Compares the server's frame decoder with those of tungstenite and fastwebsockets.
 
 mod differences;
 mod peers;
@@ -14,8 +14,9 @@ use ringhub::proto::{
 pub(crate) use differences::DIFFERENCES;
 use peers::{PEERS, Read};
 
-/// All three receivers read the same events from a stream and refuse it behind the same event, with the same class of
-/// error, but for [`DIFFERENCES`]. An odd first byte says that the rest is a recipe for frames, see [`raw::bake`].
+/// Checks that all three receivers read the same events from a stream. If one refuses the stream, all refuse it after
+/// the same event, with the same class of error. [`DIFFERENCES`] has the exceptions. If the first byte is odd, the rest
+/// is a recipe for frames, see [`raw::bake`].
 ///
 /// Returns the names of the differences that the stream shows.
 pub(crate) fn frames(bytes: &[u8]) -> BTreeSet<&'static str> {
@@ -32,11 +33,11 @@ pub(crate) fn frames(bytes: &[u8]) -> BTreeSet<&'static str> {
 pub(crate) struct Reading {
     /// Messages and control frames, up to a close frame.
     pub(crate) events: Vec<Seen>,
-    /// The state behind the last event.
+    /// The state after the last event.
     pub(crate) end: End,
 }
 
-/// The state of a receiver behind its last event.
+/// The state of a receiver after its last event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// More bytes may come.
@@ -79,17 +80,17 @@ impl Case<'_> {
         row.map(|row| row.name)
     }
 
-    /// Returns whether the peer accepts the frame that we have refused. The rest of the stream does not matter.
+    /// Returns whether the peer accepts the frame that the product has refused. The rest of the stream does not matter.
     fn goes_on(&self) -> bool {
         self.ours.end.is_error() && self.theirs.events.starts_with(&self.ours.events)
     }
 
-    /// Returns whether both refuse the stream behind the same event, the peer with that class of error.
+    /// Returns whether both refuse the stream after the same event, the peer with this class of error.
     fn is_refused_with(&self, class: End) -> bool {
         self.ours.end.is_error() && self.theirs.events == self.ours.events && self.theirs.end == class
     }
 
-    /// Returns whether the peer, which awaits the end of the frame that we have refused, refuses it then.
+    /// Returns whether the peer also refuses the frame that the product has refused, but only at the frame's end.
     fn is_refused_later(&self) -> bool {
         let (ours, theirs) = (self.ours, &self.theirs);
         if !ours.end.is_error() || theirs.end != End::Open || theirs.events != ours.events {
@@ -102,7 +103,7 @@ impl Case<'_> {
         then.events == ours.events && (then.end == ours.end || is_too_big)
     }
 
-    /// Returns the payload length of the first frame that makes us refuse the stream.
+    /// Returns the payload length of the frame for which the product refuses the stream.
     fn refused_length(&self) -> u64 {
         let frames = raw::frames(self.stream);
         let refused = frames.iter().find(|frame| ours(&self.stream[..frame.end(self.stream)]).1.is_some());
@@ -123,7 +124,7 @@ fn ours(stream: &[u8]) -> (Reading, Option<ProtocolError>) {
     (Reading { events: history.events, end }, history.error)
 }
 
-/// So low that short streams reach them. No peer has a limit of fragments.
+/// The limits are so low that short streams reach them. Peers have no limit of fragments.
 const LIMITS: MessageLimits = MessageLimits {
     frame_bytes_max: 1_000,
     message_bytes_max: 1_500,

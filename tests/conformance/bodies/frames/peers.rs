@@ -1,4 +1,4 @@
-//! The receivers of others.
+//! The receivers of the peers, tungstenite and fastwebsockets.
 
 use std::{
     io::{self, Write},
@@ -52,7 +52,7 @@ fn tungstenite(stream: &[u8]) -> Reading {
     Reading { events, end }
 }
 
-/// A socket on which these bytes have come, and that takes all that is sent.
+/// A socket with these bytes as input, which accepts all output.
 struct Memory<'a>(&'a [u8]);
 
 impl io::Read for Memory<'_> {
@@ -75,12 +75,12 @@ fn fastwebsockets(stream: &[u8]) -> Reading {
     let socket = tokio::io::join(stream, tokio::io::sink());
     let mut websocket = fastwebsockets::WebSocket::after_handshake(socket, fastwebsockets::Role::Server);
     websocket.set_auto_pong(false);
-    // It refuses a frame of the limit itself.
+    // fastwebsockets refuses a frame whose size is equal to its limit.
     websocket.set_max_message_size(LIMITS.frame_bytes_max as usize + 1);
     let mut websocket = FragmentCollector::new(websocket);
     let mut events = Vec::new();
     let end = loop {
-        // Its socket is memory, so nothing is pending.
+        // The socket is memory, so nothing is pending.
         let Poll::Ready(read) = pin!(websocket.read_frame()).poll(&mut Context::from_waker(Waker::noop())) else {
             panic!("memory is always ready");
         };
@@ -111,13 +111,13 @@ fn fastwebsockets(stream: &[u8]) -> Reading {
 fn seen(frame: Frame<'_>) -> Seen {
     let payload = frame.payload.to_vec();
     match frame.opcode {
-        OpCode::Text => Seen::Text(String::from_utf8(payload).expect("it checks text")),
+        OpCode::Text => Seen::Text(String::from_utf8(payload).expect("the collector checks text")),
         OpCode::Binary => Seen::Binary(payload),
         OpCode::Ping => Seen::Ping(payload),
         OpCode::Pong => Seen::Pong(payload),
         OpCode::Close => match payload.split_first_chunk() {
             Some((code, reason)) => {
-                let reason = String::from_utf8(reason.to_vec()).expect("it checks reasons");
+                let reason = String::from_utf8(reason.to_vec()).expect("the collector checks reasons");
                 Seen::Close(Some(u16::from_be_bytes(*code)), reason)
             }
             None => Seen::Close(None, String::new()),

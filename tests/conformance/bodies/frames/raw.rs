@@ -1,4 +1,4 @@
-//! Frames as bytes, legal and illegal ones.
+//! Frames as bytes, valid and invalid ones.
 
 /// The extent of a frame in a stream, read without any check.
 pub(crate) struct RawFrame {
@@ -33,7 +33,7 @@ impl RawFrame {
     }
 }
 
-/// Returns the frames of a stream, the last of which may lack some of its payload.
+/// Returns the frames of a stream. The last frame may lack some of its payload.
 pub(crate) fn frames(stream: &[u8]) -> Vec<RawFrame> {
     let (mut frames, mut at) = (Vec::new(), 0);
     while let Some(frame) = RawFrame::read(stream, at).filter(|_| at < stream.len()) {
@@ -43,8 +43,8 @@ pub(crate) fn frames(stream: &[u8]) -> Vec<RawFrame> {
     frames
 }
 
-/// Returns the stream with as many bytes behind it as its last frame lacks. A frame that lacks more than any limit
-/// allows has its header only.
+/// Returns the stream with the missing bytes of its last frame added. If more bytes are missing than any limit allows,
+/// only the header is completed.
 pub(crate) fn completed(stream: &[u8]) -> Vec<u8> {
     let mut whole = stream.to_vec();
     let begun_at = frames(stream).last().map_or(0, |frame| frame.end(stream));
@@ -61,9 +61,9 @@ pub(crate) fn completed(stream: &[u8]) -> Vec<u8> {
     whole
 }
 
-/// Makes frames of a recipe, since random bytes are rarely frames in order. Of each frame the recipe has a first byte
-/// as it stands, a form, a length, and so many bytes of payload. In the form, bit 0 leaves the mask away, bits 1 and 2
-/// choose the encoding of the length, bits 3 to 5 repeat the payload, and bit 6 cuts the frame after its header.
+/// Makes frames from a recipe, since random bytes are rarely valid frames. For each frame the recipe has its first
+/// byte, a form, a length, and as many bytes of payload. Bit 0 of the form leaves out the mask. Bits 1 and 2 choose the
+/// encoding of the length, bits 3 to 5 repeat the payload, and bit 6 cuts the frame after its header.
 pub(crate) fn bake(mut recipe: &[u8]) -> Vec<u8> {
     let mut stream = Vec::new();
     while let [first, form, length, rest @ ..] = recipe {
@@ -83,7 +83,7 @@ pub(crate) fn bake(mut recipe: &[u8]) -> Vec<u8> {
                 stream.extend((payload.len() as u16).to_be_bytes());
             }
             encoding => {
-                // The highest encoding sets the bit that RFC 6455 5.2 forbids.
+                // The last encoding sets the highest bit, which RFC 6455 5.2 forbids.
                 stream.push(mask_bit | 127);
                 stream.extend((payload.len() as u64 | u64::from(encoding == 3) << 63).to_be_bytes());
             }
