@@ -158,8 +158,10 @@ impl ExternalEnd {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
-    use crate::hub::{Commanded, EndRole, HubLimits, MeshLimits, ShardHub, Wake};
+    use crate::hub::{Commanded, EndRole, HubLimits, MeshLimits, Scope, ShardHub, Wake, testing::TestEngine};
 
     /// A command reaches its shard, and the answer comes back with the command's ticket.
     #[test]
@@ -180,7 +182,39 @@ mod tests {
         assert!(external.next_answer().is_none());
     }
 
-    /// Every message gets the next place of its topic, in the order of submission, however short the lanes are.
+    /// An engine takes nothing from a home that is behind, and sleeps until the home makes room.
+    #[test]
+    fn an_engine_sleeps_while_homes_are_behind() {
+        let limits = MeshLimits { lane_entries_max: 2, ..MeshLimits::default() };
+        let is_woken = Arc::new(AtomicBool::new(false));
+        let wake_engine = {
+            let is_woken = Arc::clone(&is_woken);
+            Arc::new(move || is_woken.store(true, Ordering::Relaxed)) as Wake
+        };
+        let roles = [EndRole::Shard, EndRole::Engine];
+        let mut ends = MeshEnd::connect_with(vec![Arc::new(|| {}), wake_engine], &roles, &limits);
+        let mut engine = TestEngine::new(ends.pop().unwrap());
+        let hub: ShardHub = ShardHub::new(ends.pop().unwrap(), HubLimits::default(), 7);
+        let mut hub = hub.with_engine(TestEngine::topics(1));
+        let topic = TopicName::new("topic 0").unwrap();
+        (0..20).for_each(|_| _ = hub.publish_by_name(&topic, None, Publication::text("x"), Scope::Server));
+        while !engine.end.is_behind(0) {
+            hub.send_out();
+            assert!(engine.work(|_| 1), "the home has more");
+            engine.end.send_out();
+        }
+        hub.send_out();
+        assert!(engine.end.mesh().has_request_of(0) && !engine.work(|_| 1), "nothing is taken from that home");
+        assert!(engine.end.may_sleep());
+        is_woken.store(false, Ordering::Relaxed);
+        assert!(hub.take_request(&mut Vec::new()));
+        assert!(is_woken.load(Ordering::Relaxed), "the home has made room");
+        engine.end.awake();
+        engine.end.send_out();
+        assert!(!engine.end.may_sleep() && engine.work(|_| 1), "the engine goes on");
+    }
+
+    /// However short the lanes: every message gets the next place of its topic, in the order of submission.
     #[test]
     fn submitted_messages_are_answered_with_their_places() {
         let limits = MeshLimits { lane_entries_max: 2, ..MeshLimits::default() };

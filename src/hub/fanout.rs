@@ -74,8 +74,10 @@ impl<T: Attachment> ShardHub<T> {
     /// Returns a topic, and the parts of the hub that gathering for its audiences changes.
     #[inline]
     fn gathering<'a>(&'a mut self, topic: TopicId, tag: &'a Tag) -> (&'a mut Topic, Gathering<'a>) {
+        let entry = &mut self.topics[topic];
         let gathering = Gathering {
             topic,
+            tags: entry.rules.tags,
             tag,
             gathered_bytes: &mut self.gathered_bytes,
             spare: &mut self.spare,
@@ -85,7 +87,7 @@ impl<T: Attachment> ShardHub<T> {
             encodings: &self.encodings,
             encoded: &mut self.encoded,
         };
-        (&mut self.topics[topic], gathering)
+        (entry, gathering)
     }
 
     /// Begins a walk for every audience that has a run and no walk: freezes the run, and adds the audience to `walks`.
@@ -292,6 +294,8 @@ impl<T: Attachment> ShardHub<T> {
 /// The parts of a hub that gathering for an audience changes.
 struct Gathering<'a> {
     topic: TopicId,
+    /// Whether the topic's runs keep tags.
+    tags: Tags,
     tag: &'a Tag,
     gathered_bytes: &'a mut usize,
     spare: &'a mut Vec<BytesMut>,
@@ -316,7 +320,7 @@ impl Gathering<'_> {
     fn add(&mut self, format: Format, audience: &mut Audience, append: impl FnOnce(&mut Run, Option<&Tag>)) {
         let epoch = self.tag.place.map(|place| place.epoch);
         if !audience.run.as_ref().is_some_and(|run| run.takes_epoch(epoch)) {
-            let mut run = Box::new(Run::new(self.spare.pop().unwrap_or_default(), Tags::Off));
+            let mut run = Box::new(Run::new(self.spare.pop().unwrap_or_default(), self.tags));
             run.earlier = audience.run.take();
             if run.earlier.is_none() && audience.walk.is_none() {
                 self.dirty.push(AudienceId { topic: self.topic, format });

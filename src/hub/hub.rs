@@ -20,6 +20,7 @@ use super::{
     publication::Scope,
     topic_id::TopicId,
     topic_name::TopicName,
+    topic_rules::RulesOfTopics,
     topics::{TopicRole, Topics},
 };
 use crate::proto::Millis;
@@ -141,6 +142,13 @@ impl<T: Attachment> ShardHub<T> {
     pub fn with_engine(mut self, engine: EngineTopics) -> Self {
         assert_eq!(self.mesh.role(engine.end), EndRole::Engine, "end {} is no engine", engine.end);
         self.topics.engine = Some(engine);
+        self
+    }
+
+    /// Takes the rules of all topics. The hub must not know any topic yet.
+    #[must_use]
+    pub fn with_topic_rules(mut self, rules: RulesOfTopics) -> Self {
+        self.topics.rules = rules;
         self
     }
 
@@ -319,6 +327,12 @@ impl<T: Attachment> ShardHub<T> {
     #[must_use]
     pub fn has_deliveries(&self) -> bool {
         self.mesh.has_deliveries()
+    }
+
+    /// Returns whether an engine has sent something that was not taken.
+    #[must_use]
+    pub fn has_engine_mail(&self) -> bool {
+        self.topics.engine.is_some_and(|engine| self.mesh.has_request_of(engine.end))
     }
 
     /// Notes that the shard is about to sleep. The shard must ask [`ShardHub::has_mail`] once more after this call.

@@ -257,11 +257,14 @@ impl MeshEnd {
         self.signals[usize::from(self.number)].wants_room();
     }
 
-    /// Returns whether there is a delivery, or a request that would be taken now.
+    /// Returns whether there is a delivery, or a request that would be taken now. An engine takes none from a home that
+    /// is behind: it sleeps until the home makes room.
     #[must_use]
     pub fn has_mail(&self) -> bool {
         let (requests, others) = (!self.deliveries_wait(), !self.orders_wait());
-        let takes = |end: usize| requests && (others || self.roles[end] == EndRole::Engine);
+        let is_engine = self.role(self.number) == EndRole::Engine;
+        let is_open = |end: usize| !is_engine || !self.is_behind(end as u16);
+        let takes = |end: usize| requests && (others || self.roles[end] == EndRole::Engine) && is_open(end);
         let mut links = self.links.iter().enumerate().filter_map(|(end, link)| Some((end, link.as_ref()?)));
         links.any(|(end, link)| link.has_delivery() || (takes(end) && link.has_request()))
     }
@@ -270,6 +273,12 @@ impl MeshEnd {
     #[must_use]
     pub fn has_deliveries(&self) -> bool {
         self.links().any(Link::has_delivery)
+    }
+
+    /// Returns whether there is a request of that end, which may be taken now or later.
+    #[must_use]
+    pub fn has_request_of(&self, end: u16) -> bool {
+        self.links[usize::from(end)].as_ref().is_some_and(Link::has_request)
     }
 
     /// Notes that the owner is about to sleep. The owner must ask [`MeshEnd::has_mail`] once more after this call.

@@ -6,7 +6,7 @@
 //! - values: `atomic`, `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `publication`, `encoding`,
 //!   `command`, `subscribe_options`, `barrier`, `end_role`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `external`;
-//! - tables: `tag`, `piece`, `run`, `walk`, `label`, `backlog`, `overflow`, `audience`, `topics`, `due`,
+//! - tables: `tag`, `topic_rules`, `piece`, `run`, `walk`, `label`, `backlog`, `overflow`, `audience`, `topics`, `due`,
 //!   `subscriptions`, `connections`;
 //! - the hub itself: `hub`, then `fanout`, `interest`, `order`, `membership`, `mail`.
 
@@ -54,6 +54,7 @@ mod tag;
 pub(crate) mod testing;
 mod topic_id;
 mod topic_name;
+mod topic_rules;
 mod topics;
 mod walk;
 
@@ -83,3 +84,4 @@ pub use tag::{PieceTags, Tag, TaggedMessage, Tags};
 pub use topic_id::TopicId;
 pub(crate) use topic_name::home;
 pub use topic_name::{TopicName, TopicNameError};
+pub use topic_rules::{RulesOfTopics, TopicRules};

@@ -20,7 +20,7 @@ use super::{
     topic_name::TopicName,
     topics::TopicRole,
 };
-use crate::proto::Message;
+use crate::proto::{Message, Millis};
 
 impl<T: Attachment> ShardHub<T> {
     /// Publishes as [`ShardHub::publish`] does, to the topic of that name, which may have neither a subscriber nor a
@@ -75,13 +75,17 @@ impl<T: Attachment> ShardHub<T> {
                 if let Some(connection) = source.and_then(|id| self.connections.get_mut(id)) {
                     connection.has_published_elsewhere = true;
                 }
+                #[cfg(test)]
+                if let Some(journal) = &mut self.journal {
+                    journal.note_sent(&entry.name);
+                }
                 let posted = Arc::new(Posted { topic: entry.name.clone(), source, publication });
                 self.publish_at_home(topic, &posted, None)
             }
             (Scope::Server, TopicRole::Home(home)) => {
                 // Only lanes and dear parts need the publication in an `Arc`.
                 if home.interested.is_empty() && entry.audiences.dear(&self.encodings).is_empty() {
-                    let place = self.sequence(topic, source, publication.payload());
+                    let place = self.sequence(topic, source, publication.payload(), publication.time());
                     self.gather(topic, source, &publication, Some(place));
                     return Some(place);
                 }
@@ -112,7 +116,7 @@ impl<T: Attachment> ShardHub<T> {
         if scope == Scope::Shard || !self.gathers_raw_alone(topic) || !message.is_small() {
             return self.publish(topic, Some(source), message.into(), scope);
         }
-        let place = self.sequence(topic, Some(source), message.payload());
+        let place = self.sequence(topic, Some(source), message.payload(), self.now());
         let tag = Tag { place: Some(place), time: self.now() };
         self.gather_copy(topic, source, message.frame(), tag);
         Some(place)
@@ -142,7 +146,7 @@ impl<T: Attachment> ShardHub<T> {
             self.mesh.request(engine, Request::Order(Box::new(unplaced)));
             return None;
         }
-        let place = self.sequence(topic, posted.source, posted.publication.payload());
+        let place = self.sequence(topic, posted.source, posted.publication.payload(), posted.publication.time());
         self.distribute(topic, posted, place);
         Some(place)
     }
@@ -159,23 +163,26 @@ impl<T: Attachment> ShardHub<T> {
         (home.epoch, home.offset) = (place.epoch, place.offset);
         #[cfg(test)]
         if let Some(journal) = &mut self.journal {
-            journal.note_ordered(&entry.name, posted.source, posted.publication.payload());
+            let Posted { source, publication, .. } = &**posted;
+            let tag = Tag { place: Some(place), time: publication.time() };
+            journal.note_ordered(&entry.name, *source, publication.payload(), tag);
         }
         self.distribute(topic, posted, place);
     }
 
     /// Gives a publication the next place in its topic's order.
     #[inline]
-    fn sequence(&mut self, topic: TopicId, _source: Option<ConnectionId>, _payload: &[u8]) -> Place {
+    fn sequence(&mut self, topic: TopicId, _source: Option<ConnectionId>, _payload: &[u8], _time: Millis) -> Place {
         let entry = &mut self.topics[topic];
         let TopicRole::Home(home) = &mut entry.role else { unreachable!("only a topic's home orders its messages") };
         let previous = home.offset;
         home.offset += 1;
+        let place = Place { epoch: home.epoch, offset: home.offset, previous };
         #[cfg(test)]
         if let Some(journal) = &mut self.journal {
-            journal.note_ordered(&entry.name, _source, _payload);
+            journal.note_ordered(&entry.name, _source, _payload, Tag { place: Some(place), time: _time });
         }
-        Place { epoch: home.epoch, offset: home.offset, previous }
+        place
     }
 
     /// Hands a publication that has a place to every shard with subscribers, this one included.

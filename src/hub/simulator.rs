@@ -2,7 +2,6 @@
 //! compared with what it must receive.
 
 mod barrier;
-mod engine;
 mod subscriber;
 mod world;
 

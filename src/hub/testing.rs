@@ -1,5 +1,7 @@
 //! Helpers of the tests in this folder, and of the simulated shards that use it.
 
+mod engine;
+
 use std::{cell::Cell, collections::HashMap, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
@@ -14,12 +16,15 @@ use super::{
     mesh::MeshEnd,
     piece::{Owed, Piece},
     publication::{Place, Publication},
+    tag::Tag,
     topic_name::TopicName,
     topics::{Feed, TopicRole},
 };
 use crate::proto::{Fin, FrameHeader, MessageType, encode_frame};
 
-/// Returns the texts of the messages in these pieces of frames.
+pub(crate) use engine::TestEngine;
+
+/// The texts of the messages in these pieces of frames.
 pub(super) fn texts(pieces: &[Piece]) -> Vec<String> {
     let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.bytes.to_vec()).collect();
     let mut rest = bytes.as_slice();
@@ -157,24 +162,26 @@ pub(super) fn pieces(owed: impl IntoIterator<Item = Owed>) -> Vec<Piece> {
 pub(crate) struct Journal {
     /// The messages of each topic whose home the hub is, in the order that the hub has given them.
     pub(crate) ordered: HashMap<TopicName, Vec<Ordered>>,
-    /// How many messages of each topic the hub has sent to the topic's home.
+    /// How many messages of each topic the hub's own connections have published for another end to order: the hub has
+    /// sent them to the topic's home, or to an engine.
     pub(crate) sent: HashMap<TopicName, u64>,
-    /// The offset of each topic's last message that has come from the topic's home.
-    pub(crate) taken: HashMap<TopicName, u64>,
+    /// The place of each topic's last message that has come from the topic's home.
+    pub(crate) taken: HashMap<TopicName, Place>,
 }
 
 /// A message that has a place in its topic's order.
 #[derive(Debug)]
 pub(crate) struct Ordered {
     pub(crate) source: Option<ConnectionId>,
+    pub(crate) tag: Tag,
     /// The first bytes of the payload. The journal keeps no reference to a frame: that would pin the frame's memory.
     pub(crate) beginning: Box<[u8]>,
 }
 
 impl Journal {
-    pub(super) fn note_ordered(&mut self, topic: &TopicName, source: Option<ConnectionId>, payload: &[u8]) {
+    pub(super) fn note_ordered(&mut self, topic: &TopicName, source: Option<ConnectionId>, payload: &[u8], tag: Tag) {
         let beginning = payload[..payload.len().min(BEGINNING)].into();
-        self.ordered.entry(topic.clone()).or_default().push(Ordered { source, beginning });
+        self.ordered.entry(topic.clone()).or_default().push(Ordered { source, tag, beginning });
     }
 
     pub(super) fn note_sent(&mut self, topic: &TopicName) {
@@ -182,9 +189,9 @@ impl Journal {
     }
 
     pub(super) fn note_taken(&mut self, topic: &TopicName, place: Place) {
-        let Place { offset, previous, .. } = place;
-        let last = self.taken.insert(topic.clone(), offset).unwrap_or_default();
-        assert!(offset > previous && previous >= last, "{place:?} of {topic} has come after offset {last}");
+        let last = self.taken.insert(topic.clone(), place);
+        let is_next = last.is_none_or(|last| last.epoch != place.epoch || last.offset <= place.previous);
+        assert!(is_next && place.previous < place.offset, "{place:?} of {topic} has come after {last:?}");
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
     entry::Interest,
     topic_id::TopicId,
     topic_name::{TopicName, home},
+    topic_rules::{RulesOfTopics, TopicRules},
 };
 
 /// A topic, with the state that one shard keeps of it.
@@ -23,6 +24,7 @@ pub(super) struct Topic {
     pub(super) role: TopicRole,
     /// The subscribers, by the formats that they want.
     pub(super) audiences: Audiences,
+    pub(super) rules: TopicRules,
     /// How many connections are attached: each once as a subscriber, and once more if its client publishes here.
     pub(super) attached: u32,
     /// How many of these attachments are subscriptions, pending ones included.
@@ -133,6 +135,7 @@ pub(super) struct Topics {
     epochs: Epochs,
     /// The topics that an engine orders.
     pub(super) engine: Option<EngineTopics>,
+    pub(super) rules: RulesOfTopics,
     shard: u16,
     /// How many shards the server has; each is the home of its share of the names.
     shards: u16,
@@ -150,6 +153,7 @@ impl Topics {
             idle_max,
             epochs: Epochs(epoch_seed),
             engine: None,
+            rules: RulesOfTopics::default(),
             shard,
             shards,
         }
@@ -240,6 +244,7 @@ impl Topics {
             name: name.clone(),
             role: self.role(name),
             audiences: Audiences::default(),
+            rules: self.rules.of(name),
             attached: 0,
             subscribed: 0,
             is_idle: false,

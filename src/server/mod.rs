@@ -4,6 +4,9 @@ mod addresses;
 mod builder;
 mod choice;
 mod drain_report;
+mod engine;
+#[cfg(test)]
+mod engine_order;
 #[cfg(test)]
 mod formats;
 mod hub;
@@ -18,6 +21,8 @@ mod running;
 mod second_surface;
 mod start;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod transports;
 mod turn_watch;
 
@@ -26,6 +31,7 @@ use std::{
     sync::Arc,
 };
 
+use engine::Engine;
 use listeners::Listeners;
 
 use crate::{
@@ -64,6 +70,7 @@ pub struct Server {
     encodings: Arc<Encodings>,
     hub: (Hub, Requests),
     backend: ChosenBackend,
+    engine: Option<Engine>,
 }
 
 impl Server {
@@ -97,7 +104,7 @@ impl Server {
         });
         let metrics_listener = metrics_listener.transpose()?;
         let encodings = Arc::new(surface::encodings());
-        Ok(Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend })
+        Ok(Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend, engine: None })
     }
 
     /// Returns the backend that the server's shards will use.

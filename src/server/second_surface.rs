@@ -8,15 +8,15 @@ use std::{
     path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use bytes::BytesMut;
-
-use super::{BuildError, Running, Server};
+use super::{
+    BuildError, Running, Server,
+    testing::{Client, Manner, PATIENCE},
+};
 use crate::{
     config::{Config, Flags, Given, effective},
-    proto::{ClientHandshake, Event, Fin, Input, MessageLimits, OpCode, ResponseHead, Role, Tick, WebSocket},
     surface::echo::Echo,
 };
 
@@ -26,20 +26,20 @@ use crate::{
 fn both_surfaces_share_topics_and_their_order() {
     let server = serve("shards = 3\n", &[HUB, LINES]);
     let address = server.local_addr();
-    let mut observer = Peer::open(address, "/t/news?echo=true", &[]).unwrap();
-    let mut others = vec![Peer::open(address, "/t/news?mode=sub", &[]).unwrap()];
+    let mut observer = open(address, "/t/news?echo=true");
+    let mut others = vec![open(address, "/t/news?mode=sub")];
     others.extend((0..3).map(|_| {
-        let mut peer = Peer::open(address, "/l/open", &[]).unwrap();
+        let mut peer = open(address, "/l/open");
         peer.say("subscribe news");
-        assert_eq!(peer.next(), ":subscribed news");
+        assert_eq!(peer.text(), ":subscribed news");
         peer
     }));
     let total = PUBLISHERS.len() * MESSAGES + JOINS;
     let publishing: Vec<_> = (0..PUBLISHERS.len()).map(|kind| thread::spawn(move || publish(address, kind))).collect();
     let joining = thread::spawn(move || join_and_leave(address));
-    let order: Vec<u64> = (0..total).map(|_| observer.number()).collect();
+    let order: Vec<u64> = (0..total).map(|_| number(&mut observer)).collect();
     for other in &mut others {
-        assert_eq!((0..total).map(|_| other.number()).collect::<Vec<_>>(), order, "there is one order");
+        assert_eq!((0..total).map(|_| number(other)).collect::<Vec<_>>(), order, "there is one order");
     }
     for (kind, placed) in publishing.into_iter().map(|thread| thread.join().unwrap()).enumerate() {
         let own = order.iter().copied().filter(|number| number / KIND == kind as u64);
@@ -75,16 +75,18 @@ fn publish(address: SocketAddr, kind: usize) -> Vec<(u64, u64)> {
     };
     match PUBLISHERS[kind] {
         "raw" => {
-            let mut peer = Peer::open(address, "/t/news?mode=pub", &[]).unwrap();
+            let mut peer = open(address, "/t/news?mode=pub");
             numbers.for_each(|number| peer.say(&number.to_string()));
             // The socket is closed when all is published.
-            peer.leave();
+            peer.end_side();
+            peer.rest();
             Vec::new()
         }
         "line" => {
-            let mut peer = Peer::open(address, "/l/open", &[]).unwrap();
+            let mut peer = open(address, "/l/open");
             numbers.for_each(|number| peer.say(&format!("publish news {number}")));
-            peer.leave();
+            peer.end_side();
+            peer.rest();
             Vec::new()
         }
         "raw POST" => {
@@ -103,19 +105,19 @@ fn publish(address: SocketAddr, kind: usize) -> Vec<(u64, u64)> {
 /// Subscribes and unsubscribes by lines, and publishes once in each subscription. Returns the messages that each
 /// subscription has brought.
 fn join_and_leave(address: SocketAddr) -> Vec<Vec<u64>> {
-    let mut peer = Peer::open(address, "/l/open", &[]).unwrap();
-    let round = |number: usize| {
+    let mut peer = open(address, "/l/open");
+    let round = |join: usize| {
         peer.say("subscribe news");
-        assert_eq!(peer.next(), ":subscribed news");
-        let own = PUBLISHERS.len() as u64 * KIND + number as u64;
+        assert_eq!(peer.text(), ":subscribed news");
+        let own = PUBLISHERS.len() as u64 * KIND + join as u64;
         peer.say(&format!("publish news {own}"));
-        let mut seen = vec![peer.number()];
+        let mut seen = vec![number(&mut peer)];
         while *seen.last().unwrap() != own {
-            seen.push(peer.number());
+            seen.push(number(&mut peer));
         }
         peer.say("unsubscribe news");
         loop {
-            match &*peer.next() {
+            match &*peer.text() {
                 ":unsubscribed news" => return seen,
                 number => seen.push(number.parse().unwrap()),
             }
@@ -156,7 +158,7 @@ fn a_topic_is_judged_by_its_name() {
     for bad in ["", "\\u0000"] {
         check("POST /l/publish", with, &named(bad, "x"), 400);
     }
-    let mut peer = Peer::open(address, "/l/open", &[]).unwrap();
+    let mut peer = open(address, "/l/open");
     for (line, expected) in [
         ("subscribe news", ":subscribed news"),
         ("publish news hello", "hello"),
@@ -167,16 +169,16 @@ fn a_topic_is_judged_by_its_name() {
         ("dance news", ":refused 400 "),
     ] {
         peer.say(line);
-        let answer = peer.next();
+        let answer = peer.text();
         assert!(answer.starts_with(expected), "{line}: {answer}");
     }
-    let mut staff = Peer::open(address, "/l/open", &[("Authorization", "Bearer a-long-random-word")]).unwrap();
+    let mut staff = open_with(address, "/l/open", "a-long-random-word");
     staff.say("subscribe staff/x");
-    assert_eq!(staff.next(), ":subscribed staff/x");
+    assert_eq!(staff.text(), ":subscribed staff/x");
     staff.say("publish staff/x 123456789");
-    assert!(staff.next().starts_with(":refused 413 "));
+    assert!(staff.text().starts_with(":refused 413 "));
     staff.say("publish staff/x 12345678");
-    assert_eq!(staff.next(), "12345678");
+    assert_eq!(staff.text(), "12345678");
     drop((peer, staff));
     end(server);
 }
@@ -190,23 +192,23 @@ fn the_rules_of_a_second_surface_hold_for_its_topics() {
     let with = "Authorization: Bearer a-word-of-bob\r\n";
     let named = "{\"topic\":\"x\",\"payload\":\"y\"}";
     assert_eq!(status(&ask(address, "POST /l/publish", "", named)), 401);
-    let mut peer = Peer::open(address, "/l/open", &[("Authorization", "Bearer a-word-of-bob")]).unwrap();
+    let mut peer = open_with(address, "/l/open", "a-word-of-bob");
     peer.say("subscribe x");
-    assert_eq!(peer.next(), ":subscribed in/x");
+    assert_eq!(peer.text(), ":subscribed in/x");
     assert_eq!(status(&ask(address, "POST /l/publish", with, named)), 200);
-    assert_eq!(peer.next(), "y");
+    assert_eq!(peer.text(), "y");
     assert_eq!(status(&ask(address, "POST /t/in/x", "", "z")), 401);
     assert_eq!(status(&ask(address, "POST /t/in/x", with, "z")), 202);
-    assert_eq!(peer.next(), "z");
+    assert_eq!(peer.text(), "z");
     assert_eq!(status(&ask(address, "POST /t/x", "", "elsewhere")), 202);
     assert_eq!(status(&ask(address, "GET /l/facts/a/b", with, "")), 200);
     drop(peer);
     end(server);
     let server = serve("subscribe_tokens = [\"a-long-random-word\"]\n", &[LINES]);
-    let mut peer = Peer::open(server.local_addr(), "/l/open", &[]).unwrap();
+    let mut peer = open(server.local_addr(), "/l/open");
     peer.say("publish x y");
     peer.say("subscribe x");
-    assert!(peer.next().starts_with(":refused 401 "));
+    assert!(peer.text().starts_with(":refused 401 "));
     drop(peer);
     end(server);
 }
@@ -262,12 +264,12 @@ fn the_same_checks_stand_in_front_of_every_endpoint() {
     );
     check("POST /l/publish", "", "{", 400, "EOF");
     check("POST /l/publish", "Origin: null\r\n", &named(0), 200, "access-control-allow-origin: null\r\n");
-    let mut peer = Peer::open(address, "/l/open", &[]).unwrap();
-    assert_eq!(peer.next(), "hello");
+    let mut peer = open(address, "/l/open");
+    assert_eq!(peer.text(), "hello");
     peer.say("publish x 1234567890");
     peer.say("publish x 12345678901");
-    assert!(peer.next().starts_with(":refused 413 "));
-    assert_eq!(Peer::open(address, "/l/publish", &[]).err(), Some(404));
+    assert!(peer.text().starts_with(":refused 413 "));
+    assert_eq!(Client::try_open(address, "/l/publish", &[], Manner::default()).err(), Some(404));
     drop(peer);
     end(server);
     let server = serve("", &[LINES]);
@@ -285,7 +287,7 @@ fn a_server_that_leaves_refuses_every_endpoint() {
     {
         let server = serve("", &[HUB, LINES]);
         // The server waits for its closing handshake.
-        let peer = Peer::open(server.local_addr(), "/l/open", &[]).unwrap();
+        let peer = open(server.local_addr(), "/l/open");
         let mut stream = dial(server.local_addr());
         stream.write_all(format!("GET /l/facts/a/b HTTP/1.1\r\nHost: a\r\n\r\n{line}").as_bytes()).unwrap();
         assert!(stream.read(&mut [0; 4_096]).unwrap() > 0);
@@ -392,7 +394,7 @@ fn end(server: Running) {
 
 fn dial(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
 }
 
@@ -418,81 +420,19 @@ fn status(answer: &str) -> u16 {
     status.unwrap_or_else(|| panic!("no status in {answer:?}"))
 }
 
-/// A client of either surface.
-struct Peer {
-    stream: TcpStream,
-    websocket: WebSocket,
-    rest: BytesMut,
+/// Opens a WebSocket of either surface.
+fn open(address: SocketAddr, target: &str) -> Client {
+    Client::web_socket(address, target)
 }
 
-impl Peer {
-    /// Opens a WebSocket, or returns the status of the refusal.
-    fn open(address: SocketAddr, target: &str, headers: &[(&str, &str)]) -> Result<Peer, u16> {
-        let mut stream = dial(address);
-        let mut handshake = ClientHandshake::new([7; 16]);
-        stream.write_all(&handshake.request("a", target, &[], headers)).unwrap();
-        let mut rest = BytesMut::new();
-        let head = loop {
-            if let Some((head, length)) = ResponseHead::decode(&rest).unwrap() {
-                drop(rest.split_to(length));
-                break head;
-            }
-            receive(&mut stream, &mut rest);
-        };
-        if head.status() != 101 {
-            return Err(head.status());
-        }
-        handshake.check(&head).unwrap();
-        Ok(Peer { stream, websocket: WebSocket::new(Role::Client { masking_seed: [9; 16] }, Tick(0)), rest })
-    }
-
-    fn say(&mut self, text: &str) {
-        let mut out = Vec::new();
-        assert!(self.websocket.send(OpCode::Text, Fin::Set, text.as_bytes(), &mut out));
-        self.stream.write_all(&out).unwrap();
-    }
-
-    /// Returns the payload of the next message.
-    fn next(&mut self) -> String {
-        loop {
-            let mut input = Input::new(std::mem::take(&mut self.rest));
-            let mut replies = Vec::new();
-            let event = self.websocket.receive(Tick(0), &mut input, &MessageLimits::DEFAULT, &mut replies).unwrap();
-            let payload = event.map(|event| match event {
-                Event::Message(message) => Some(String::from_utf8(message.payload().to_vec()).unwrap()),
-                Event::Ping(_) => None,
-                other => panic!("{other:?}"),
-            });
-            self.rest = input.into_rest();
-            self.stream.write_all(&replies).unwrap();
-            match payload {
-                Some(Some(payload)) => return payload,
-                Some(None) => {}
-                None => receive(&mut self.stream, &mut self.rest),
-            }
-        }
-    }
-
-    fn number(&mut self) -> u64 {
-        let payload = self.next();
-        payload.parse().unwrap_or_else(|_| panic!("{payload:?} is no number"))
-    }
-
-    /// Ends this side, and waits for the end of the other.
-    fn leave(mut self) {
-        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
-        let (begin, mut chunk) = (Instant::now(), [0; 1_024]);
-        while self.stream.read(&mut chunk).is_ok_and(|count| count > 0) {
-            assert!(begin.elapsed() < DEADLINE, "the server does not end the connection");
-        }
-    }
+/// Opens a WebSocket with this token.
+fn open_with(address: SocketAddr, target: &str, token: &str) -> Client {
+    let headers = [("Authorization", &*format!("Bearer {token}"))];
+    Client::try_open(address, target, &headers, Manner::default()).expect("the token opens the door")
 }
 
-fn receive(stream: &mut TcpStream, into: &mut BytesMut) {
-    let mut chunk = [0; 4_096];
-    let count = stream.read(&mut chunk).unwrap();
-    assert!(count > 0, "the server has ended the connection");
-    into.extend_from_slice(&chunk[..count]);
+/// Returns the next message, which is a number.
+fn number(client: &mut Client) -> u64 {
+    let text = client.text();
+    text.parse().unwrap_or_else(|_| panic!("{text:?} is no number"))
 }
-
-const DEADLINE: Duration = Duration::from_secs(60);

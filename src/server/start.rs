@@ -9,7 +9,7 @@ use std::{
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{Server, role::Role, running::Running};
+use super::{Server, engine::EngineEnds, role::Role, running::Running};
 use crate::{
     clock::Clock,
     config::{Config, SandboxChoice},
@@ -17,7 +17,7 @@ use crate::{
     error::StartError,
     handler::Panicked,
     handover::{ControlHandoff, HandedOff, Sockets},
-    hub::{EndRole, ExternalEnd, MeshEnd, MeshLimits, Wake},
+    hub::{EndRole, EngineTopics, ExternalEnd, MeshEnd, MeshLimits, Wake},
     metrics::Counters,
     shard::{self, ShardCommand},
     sys::{
@@ -68,13 +68,17 @@ impl Server {
     /// [`StartError::ControlDied`] if a thread panics before it has started; [`StartError::Sandbox`] if the sandbox of
     /// the settings cannot be set up.
     pub fn start(self) -> Result<Running, StartError> {
-        let Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend } = self;
+        let Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend, engine } =
+            self;
         let (hub, requests) = hub;
         let sandbox = sandbox_of(&config).map_err(StartError::Sandbox)?;
         let ring_access = if sandbox.is_some() { RingAccess::InUse } else { RingAccess::Unrestricted };
         let config = Arc::new(config);
         let count = config.shards;
-        let Wiring { shards, control, commands } = Wiring::new(count);
+        let mut roles = EndRole::shards_and_control(count);
+        roles.extend(engine.iter().map(|_| EndRole::Engine));
+        let Wiring { shards, control, engines, commands } = Wiring::new(&roles);
+        let of_engine = engine.as_ref().map(|engine| EngineTopics { end: count as u16 + 1, has: engine.has });
         let woken = shards.iter().map(|ends| Arc::clone(&ends.woken)).collect();
         let threads = Threads::new(count + 1);
         let sockets = Sockets::new(config.limits.connections_per_address_max);
@@ -103,6 +107,7 @@ impl Server {
                 warnings: Arc::clone(&warnings),
                 commands: ends.commands,
                 encodings: Arc::clone(&encodings),
+                engine: of_engine,
                 clock,
                 epoch_seed: epoch_seed().map_err(StartError::Shard)?,
             };
@@ -128,6 +133,9 @@ impl Server {
         };
         let run = move |started: Started<'_>| control::run(start, || started.report());
         threads.spawn("ringhub-control".into(), Role::Control, run).map_err(StartError::Control)?;
+        for (engine, ends) in engine.into_iter().zip(engines) {
+            (engine.start)(ends);
+        }
         let ends = threads.wait_for_start()?;
         let running = count + 1;
         // Its drop ends the threads if the sandbox fails.
@@ -158,6 +166,7 @@ fn sandbox_of(config: &Config) -> Result<Option<SandboxFilter>, SandboxError> {
 struct Wiring {
     shards: Vec<ShardEnds>,
     control: ControlEnds,
+    engines: Vec<EngineEnds>,
     /// The commands of the server's owner to each shard.
     commands: Vec<mpsc::Sender<ShardCommand>>,
 }
@@ -182,15 +191,17 @@ struct ControlEnds {
 }
 
 impl Wiring {
-    fn new(count: usize) -> Wiring {
-        // The last end is that of the control thread.
-        let mut woken: Vec<Arc<Notify>> = (0..=count).map(|_| Arc::default()).collect();
+    /// Returns the channels between shards, the control thread, and engines behind these.
+    fn new(roles: &[EndRole]) -> Wiring {
+        let count = roles.iter().take_while(|&&role| role == EndRole::Shard).count();
+        let mut woken: Vec<Arc<Notify>> = roles.iter().map(|_| Arc::default()).collect();
         let wake = woken.iter().map(|woken| {
             let woken = Arc::clone(woken);
             Arc::new(move || woken.notify_one()) as Wake
         });
-        let mut mesh =
-            MeshEnd::connect_with(wake.collect(), &EndRole::shards_and_control(count), &MeshLimits::default());
+        let mut mesh = MeshEnd::connect_with(wake.collect(), roles, &MeshLimits::default());
+        let engines = mesh.split_off(count + 1).into_iter().zip(woken.split_off(count + 1));
+        let engines = engines.map(|(mesh, woken)| EngineEnds { mesh, woken }).collect();
         let outside = ExternalEnd::new(mesh.pop().expect("one end more than shards"));
         let of_control = woken.pop().expect("one more than shards");
         let (handoff, arrivals) = ControlHandoff::new();
@@ -203,7 +214,7 @@ impl Wiring {
             shards.push(ShardEnds { mesh, woken, commands: receiver, returns: returned, control: handoff.clone() });
         }
         let control = ControlEnds { outside, woken: of_control, arrivals, returns };
-        Wiring { shards, control, commands }
+        Wiring { shards, control, engines, commands }
     }
 }
 
@@ -343,7 +354,8 @@ mod tests {
     #[test]
     fn the_control_thread_ends_behind_a_shard_that_panics() {
         for panics_first in [true, false] {
-            let Wiring { shards, control, commands: _commands } = Wiring::new(2);
+            let roles = EndRole::shards_and_control(2);
+            let Wiring { shards, control, commands: _commands, .. } = Wiring::new(&roles);
             let threads = Threads::new(3);
             start_control(&threads, control);
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();

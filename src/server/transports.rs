@@ -1,24 +1,17 @@
 //! Tests of a whole server over real sockets whose clients have different transports: plain ones, and ones whose bytes
 //! travel in records, on the same topics.
 
-use std::{
-    io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
-    thread,
-    time::Duration,
+use std::{io::Write, net::SocketAddr, thread, time::Duration};
+
+use super::{
+    Running, Server,
+    testing::{Client, ClientTransport, Manner, check_publishers, speak_both},
 };
-
-use bytes::{Buf as _, BytesMut};
-
-use super::{Running, Server};
 use crate::{
     documents::Documents,
     metrics::{Counter, Counters},
-    proto::{Fin, FrameHeader, OpCode, encode_masked},
-    sys::{
-        BackendKind,
-        transport::xor::{self, XorStream},
-    },
+    proto::{CloseCode, Fin, OpCode, encode_masked},
+    sys::BackendKind,
 };
 
 /// Returns a server with two shards, the address of its plain clients, and that of the others.
@@ -34,135 +27,33 @@ fn start_on(
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let mut server = Server::builder().settings(change).listen([any, any]).shards(2).topics().build().unwrap();
     server.backend.kind = backend.unwrap_or(server.backend.kind);
-    let addresses = [server.local_addrs()[0], server.local_addrs()[1]];
-    xor::speak_at(addresses[1].port());
+    let addresses = speak_both(&server);
     (server.start().unwrap(), addresses)
 }
 
-#[derive(Debug)]
-enum Stream {
-    Plain(TcpStream),
-    Sealed(XorStream),
+/// Connects with the transport of one of the addresses.
+fn dial(addresses: [SocketAddr; 2], transport: usize, is_slow: bool) -> Client {
+    Client::dial(addresses[transport], manner(transport, is_slow))
 }
 
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Plain(stream) => stream.read(buffer),
-            Stream::Sealed(stream) => stream.read(buffer),
-        }
-    }
+/// Opens a WebSocket with the transport of one of the addresses.
+fn open(addresses: [SocketAddr; 2], transport: usize, is_slow: bool, target: &str) -> Client {
+    Client::open(addresses[transport], target, manner(transport, is_slow))
 }
 
-impl Write for Stream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Stream::Plain(stream) => stream.write(bytes),
-            Stream::Sealed(stream) => stream.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+fn manner(transport: usize, is_slow: bool) -> Manner {
+    let transport = [ClientTransport::Plain, ClientTransport::Sealed][transport];
+    Manner { transport, is_slow, ..Manner::default() }
 }
 
-/// A client whose reads block.
-#[derive(Debug)]
-struct Client {
-    stream: Stream,
-    received: BytesMut,
+/// Reads the rest: the end alone, and in front of it the goodbye of the transport.
+fn expect_end(client: &mut Client) {
+    assert_eq!(client.rest(), (Vec::new(), None), "something follows");
 }
 
-impl Client {
-    /// Connects by one of the two transports, each of which has its address. A slow client has a small receive buffer.
-    fn connect(addresses: [SocketAddr; 2], transport: usize, is_slow: bool) -> Client {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        if is_slow {
-            socket.set_recv_buffer_size(4_096).unwrap();
-        }
-        socket.connect(&addresses[transport].into()).unwrap();
-        let stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        let stream = if transport == 0 { Stream::Plain(stream) } else { Stream::Sealed(XorStream::new(stream)) };
-        Client { stream, received: BytesMut::new() }
-    }
-
-    /// Connects to a topic, and waits for the answer.
-    fn open(addresses: [SocketAddr; 2], transport: usize, is_slow: bool, target: &str) -> Client {
-        let mut client = Client::connect(addresses, transport, is_slow);
-        client.stream.write_all(&upgrade(target)).unwrap();
-        assert!(client.read_head().starts_with("HTTP/1.1 101 "));
-        client
-    }
-
-    /// Reads more bytes. Returns whether there were any.
-    fn read_more(&mut self) -> bool {
-        let mut chunk = [0; 2_000];
-        let count = self.stream.read(&mut chunk).expect("the server answers");
-        self.received.extend_from_slice(&chunk[..count]);
-        count > 0
-    }
-
-    /// Reads the head of an answer.
-    fn read_head(&mut self) -> String {
-        loop {
-            if let Some(end) = self.received.windows(4).position(|window| window == b"\r\n\r\n") {
-                return String::from_utf8(self.received.split_to(end + 4).to_vec()).unwrap();
-            }
-            assert!(self.read_more(), "the answer ends in its head");
-        }
-    }
-
-    /// Reads an answer with a body.
-    fn read_answer(&mut self) -> (String, String) {
-        let head = self.read_head();
-        let line =
-            head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
-        let length = line.unwrap_or(0);
-        while self.received.len() < length {
-            assert!(self.read_more(), "the answer ends in its body");
-        }
-        (head, String::from_utf8(self.received.split_to(length).to_vec()).unwrap())
-    }
-
-    fn send(&mut self, opcode: OpCode, payload: &[u8]) {
-        let mut frame = Vec::new();
-        encode_masked(opcode, Fin::Set, payload, [1, 2, 3, 4], &mut frame);
-        self.stream.write_all(&frame).unwrap();
-    }
-
-    /// Reads the next frame; `None` at the end.
-    fn next(&mut self) -> Option<(OpCode, BytesMut)> {
-        loop {
-            if let Some((header, length)) = FrameHeader::decode(&self.received).expect("a frame") {
-                let payload = header.payload_len as usize;
-                if self.received.len() >= length + payload {
-                    self.received.advance(length);
-                    return Some((header.opcode, self.received.split_to(payload)));
-                }
-            }
-            if !self.read_more() {
-                assert!(self.received.is_empty(), "the stream ends in a frame");
-                return None;
-            }
-        }
-    }
-
-    fn next_text(&mut self) -> String {
-        let (opcode, payload) = self.next().expect("a message");
-        assert_eq!(opcode, OpCode::Text, "{payload:?}");
-        String::from_utf8(payload.to_vec()).unwrap()
-    }
-
-    /// Checks that nothing follows but the goodbye of the transport, if it has one, and the end.
-    fn expect_end(&mut self) {
-        assert!(self.next().is_none(), "something follows");
-        if let Stream::Sealed(stream) = &self.stream {
-            assert!(stream.is_over, "the server ends without a goodbye");
-        }
-    }
+/// Reads the server's close frame, answers it, and reads the end.
+fn expect_close(client: &mut Client) {
+    assert_eq!(client.rest(), (Vec::new(), Some(CloseCode::GOING_AWAY)));
 }
 
 fn upgrade(target: &str) -> Vec<u8> {
@@ -178,11 +69,11 @@ fn upgrade(target: &str) -> Vec<u8> {
 #[test]
 fn an_opening_handshake_byte_by_byte() {
     let (running, addresses) = start(|_| {});
-    let mut plain = Client::open(addresses, 0, false, "/t/bytes");
-    let mut client = Client::connect(addresses, 1, false);
+    let mut plain = open(addresses, 0, false, "/t/bytes");
+    let mut client = dial(addresses, 1, false);
     let request = upgrade("/t/bytes?echo=true");
     let (slowly, last) = request.split_at(request.len() - 3);
-    let Stream::Sealed(stream) = &mut client.stream else { unreachable!() };
+    let stream = client.wire.sealed();
     for (at, byte) in slowly.iter().enumerate() {
         let mut sealed = Vec::new();
         if at % 10 == 0 {
@@ -195,16 +86,14 @@ fn an_opening_handshake_byte_by_byte() {
     }
     let mut rest = last.to_vec();
     encode_masked(OpCode::Text, Fin::Set, b"early", [0; 4], &mut rest);
-    client.stream.write_all(&rest).unwrap();
+    client.wire.write_all(&rest).unwrap();
     assert!(client.read_head().starts_with("HTTP/1.1 101 "));
-    assert_eq!((client.next_text(), plain.next_text()), ("early".into(), "early".into()));
-    let Stream::Sealed(stream) = &client.stream else { unreachable!() };
+    assert_eq!((client.text(), plain.text()), ("early".into(), "early".into()));
+    let stream = client.wire.sealed();
     assert_eq!(stream.records.answered, slowly.len().div_ceil(10) as u64);
     running.stop();
     for client in [&mut plain, &mut client] {
-        assert_eq!(client.next().map(|(opcode, _)| opcode), Some(OpCode::Close));
-        client.send(OpCode::Close, b"\x03\xe9");
-        client.expect_end();
+        expect_close(client);
     }
     running.wait_blocking().unwrap();
 }
@@ -213,28 +102,26 @@ fn an_opening_handshake_byte_by_byte() {
 #[test]
 fn http_and_then_a_websocket_on_one_connection() {
     let (running, addresses) = start(|_| {});
-    let mut watching = Client::open(addresses, 0, false, "/t/both?mode=sub");
-    let mut client = Client::connect(addresses, 1, false);
+    let mut watching = open(addresses, 0, false, "/t/both?mode=sub");
+    let mut client = dial(addresses, 1, false);
     // The shard answers no POST, so this connection goes to the control thread, where the rest of the body arrives.
     client
-        .stream
+        .wire
         .write_all(b"POST /t/both HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 7\r\n\r\npub")
         .unwrap();
     thread::sleep(Duration::from_millis(50));
-    client.stream.write_all(b"lishGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    client.wire.write_all(b"lishGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     let (head, _) = client.read_answer();
     assert!(head.starts_with("HTTP/1.1 202 "), "{head}");
     let (head, body) = client.read_answer();
     assert!(head.starts_with("HTTP/1.1 200 ") && body.contains("alive"), "{head}{body}");
-    if let Stream::Sealed(stream) = &mut client.stream {
-        stream.ask().unwrap();
-    }
-    client.stream.write_all(&upgrade("/t/both?echo=true")).unwrap();
+    client.wire.sealed().ask().unwrap();
+    client.wire.write_all(&upgrade("/t/both?echo=true")).unwrap();
     assert!(client.read_head().starts_with("HTTP/1.1 101 "));
-    client.send(OpCode::Text, b"socket");
-    assert_eq!(client.next_text(), "socket");
-    assert_eq!((watching.next_text(), watching.next_text()), ("publish".into(), "socket".into()));
-    let Stream::Sealed(stream) = &client.stream else { unreachable!() };
+    client.say("socket");
+    assert_eq!(client.text(), "socket");
+    assert_eq!((watching.text(), watching.text()), ("publish".into(), "socket".into()));
+    let stream = client.wire.sealed();
     assert_eq!(stream.records.answered, 1);
     assert_eq!(running.control_counters().get(Counter::HttpReturned), 1);
     running.stop();
@@ -254,12 +141,12 @@ fn answers_end_with_a_goodbye() {
         ("nonsense\r\n\r\n", "400"),
     ] {
         for transport in [0, 1] {
-            let mut client = Client::connect(addresses, transport, expected == "200");
-            client.stream.write_all(request.as_bytes()).unwrap();
+            let mut client = dial(addresses, transport, expected == "200");
+            client.wire.write_all(request.as_bytes()).unwrap();
             thread::sleep(Duration::from_millis(50));
             let (head, _) = client.read_answer();
             assert!(head.starts_with(&format!("HTTP/1.1 {expected} ")), "{request}{head}");
-            client.expect_end();
+            expect_end(&mut client);
         }
     }
     running.stop();
@@ -275,19 +162,18 @@ fn a_long_answer_to_a_slow_client() {
     let builder = Server::builder().settings(|settings| settings.send_buffer = Some(crate::config::Size(4_096)));
     let builder = builder.listen([any, any]).documents("/files", Documents::new(root).unwrap());
     let server = builder.build().unwrap();
-    let addresses = [server.local_addrs()[0], server.local_addrs()[1]];
-    xor::speak_at(addresses[1].port());
+    let addresses = speak_both(&server);
     let running = server.start().unwrap();
     for transport in [0, 1] {
-        let mut client = Client::connect(addresses, transport, true);
+        let mut client = dial(addresses, transport, true);
         for last in ["", "Connection: close\r\n"] {
             let request = format!("GET /files/ARCHITECTURE.md HTTP/1.1\r\nHost: x\r\n{last}\r\n");
-            client.stream.write_all(request.as_bytes()).unwrap();
+            client.wire.write_all(request.as_bytes()).unwrap();
             thread::sleep(Duration::from_millis(50));
             let (head, body) = client.read_answer();
             assert!(head.starts_with("HTTP/1.1 200 ") && body == file, "{head}{} bytes", body.len());
         }
-        client.expect_end();
+        expect_end(&mut client);
     }
     running.stop();
     running.wait_blocking().unwrap();
@@ -297,10 +183,10 @@ fn a_long_answer_to_a_slow_client() {
 #[test]
 fn a_goodbye_ends_the_input() {
     let (running, addresses) = start(|_| {});
-    let mut client = Client::open(addresses, 1, false, "/t/leaving");
-    let Stream::Sealed(stream) = &mut client.stream else { unreachable!() };
+    let mut client = open(addresses, 1, false, "/t/leaving");
+    let stream = client.wire.sealed();
     stream.say_goodbye().unwrap();
-    client.expect_end();
+    expect_end(&mut client);
     let aborted = |counters: &Counters| counters.get(Counter::Aborted);
     while running.counters().iter().map(|counters| aborted(counters)).sum::<u64>() == 0 {
         thread::sleep(Duration::from_millis(5));
@@ -339,9 +225,9 @@ fn agree(backend: BackendKind) {
     let (running, addresses) =
         start_on(Some(backend), |settings| settings.send_buffer = Some(crate::config::Size(4_096)));
     let subscribers: Vec<Client> =
-        (0..8).map(|number| Client::open(addresses, number % 2, number % 4 < 2, "/t/order?mode=sub")).collect();
+        (0..8).map(|number| open(addresses, number % 2, number % 4 < 2, "/t/order?mode=sub")).collect();
     let publishers: Vec<Client> =
-        (0..PUBLISHERS).map(|number| Client::open(addresses, number % 2, false, "/t/order?mode=pub")).collect();
+        (0..PUBLISHERS).map(|number| open(addresses, number % 2, false, "/t/order?mode=pub")).collect();
     let reading: Vec<_> = subscribers
         .into_iter()
         .enumerate()
@@ -351,7 +237,7 @@ fn agree(backend: BackendKind) {
                     if number % 4 < 2 && at % 50 == 0 {
                         thread::sleep(Duration::from_millis(20));
                     }
-                    let text = client.next_text();
+                    let text = client.text();
                     text.trim_end_matches('x').to_owned()
                 };
                 let order: Vec<String> = (0..PUBLISHERS * MESSAGES).map(read).collect();
@@ -366,7 +252,7 @@ fn agree(backend: BackendKind) {
             thread::spawn(move || {
                 for at in 0..MESSAGES {
                     let length = [0, 10, 300, 3_000, 20_000][(number + at) % 5];
-                    client.send(OpCode::Text, format!("{number} {at} {}", "x".repeat(length)).as_bytes());
+                    client.say(&format!("{number} {at} {}", "x".repeat(length)));
                 }
                 client
             })
@@ -375,21 +261,11 @@ fn agree(backend: BackendKind) {
     let publishers: Vec<Client> = sending.into_iter().map(|thread| thread.join().unwrap()).collect();
     let (clients, orders): (Vec<Client>, Vec<Vec<String>>) =
         reading.into_iter().map(|thread| thread.join().unwrap()).unzip();
-    for number in 0..PUBLISHERS {
-        let own = format!("{number} ");
-        let of_one: Vec<&String> = orders[0].iter().filter(|text| text.starts_with(&own)).collect();
-        let expected: Vec<String> = (0..MESSAGES).map(|at| format!("{number} {at} ")).collect();
-        assert!(of_one.into_iter().eq(&expected), "the messages of publisher {number}");
-    }
+    check_publishers(&orders[0], PUBLISHERS, MESSAGES);
     assert!(orders.iter().all(|order| *order == orders[0]), "subscribers see different orders");
     running.stop();
     for mut client in clients.into_iter().chain(publishers) {
-        assert_eq!(client.next().map(|(opcode, _)| opcode), Some(OpCode::Close));
-        client.send(OpCode::Close, b"\x03\xe9");
-        client.expect_end();
+        expect_close(&mut client);
     }
     running.wait_blocking().unwrap();
 }
-
-/// The time after which a test that hangs fails. No test measures time.
-const PATIENCE: Duration = Duration::from_secs(60);

@@ -35,7 +35,7 @@ use crate::{
     endpoints::Endpoints,
     handler::{ShardRoute, Tasks},
     handover::{ControlHandoff, HandedOff, Sockets},
-    hub::{Encodings, MeshEnd},
+    hub::{Encodings, EngineTopics, MeshEnd},
     metrics::{Counter, Counters},
     proto::Tick,
     sys::{Backend, BackendKind, Io as _, Layered, RingAccess, cpu, runtime},
@@ -79,6 +79,8 @@ pub(crate) struct Start {
     pub(crate) commands: mpsc::Receiver<ShardCommand>,
     /// The encodings of the server's surfaces.
     pub(crate) encodings: Arc<Encodings>,
+    /// The engine that orders some of the topics, if there is one.
+    pub(crate) engine: Option<EngineTopics>,
     /// The clock of the server.
     pub(crate) clock: Clock,
     /// A random number, from which the epochs of the shard's topics follow.
@@ -174,6 +176,9 @@ impl Driver {
         let io = Layered::new(io);
         let mut shard = Shard::new(mesh, &config, io, handlers, Arc::clone(&counters), epoch_seed, clock.now());
         shard = shard.with_encodings(start.encodings);
+        if let Some(engine) = start.engine {
+            shard = shard.with_engine(engine);
+        }
         shard.warnings = Arc::clone(&start.warnings);
         let lobby = Lobby::new(
             Arc::clone(&config),

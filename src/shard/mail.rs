@@ -34,6 +34,7 @@ impl<I: Io> Shard<I> {
                 self.mail_order = [order[1], order[0]];
             }
         }
+        self.end_marked();
     }
 
     fn take_deliveries(&mut self) {
@@ -43,12 +44,7 @@ impl<I: Io> Shard<I> {
         }
         let may_have_left = self.mail_left.deliveries == 0 || !self.hub.has_room_for_mail();
         if may_have_left && self.hub.has_deliveries() {
-            self.marks.note_left_deliveries(self.now);
-        }
-        for id in self.hub.take_marks() {
-            if self.marks.arrive(id) {
-                self.end_marks(id);
-            }
+            self.marks.note_left_mail(self.now);
         }
         self.report_joined();
     }
@@ -58,8 +54,21 @@ impl<I: Io> Shard<I> {
         while self.mail_left.requests > 0 && self.hub.has_room_for_mail() && self.hub.take_request(&mut self.commands) {
             self.mail_left.requests -= 1;
         }
+        if self.hub.has_engine_mail() {
+            self.marks.note_left_mail(self.now);
+        }
         let mut commands = mem::take(&mut self.commands);
         commands.drain(..).for_each(|command| self.run_command(command));
         self.commands = commands;
+    }
+
+    /// Ends the waits for which the last mark has come: down a delivery lane from another home, or down a request lane
+    /// from an engine.
+    fn end_marked(&mut self) {
+        for id in self.hub.take_marks() {
+            if self.marks.arrive(id) {
+                self.end_marks(id);
+            }
+        }
     }
 }

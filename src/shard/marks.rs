@@ -5,8 +5,9 @@
 //! each such home and comes back after them. Until then the connection stays a subscriber, and its goodbye waits
 //! here.
 //!
-//! A mark that has come back may stand in its lane after deliveries that the shard has no room for. The time for the
-//! homes then begins anew, so only a home that does not answer uses it up.
+//! A mark that has come back may stand in its lane after messages that the shard has no room for: deliveries of another
+//! home, or what an engine has ordered. The time of the wait stands still then: only a home or an engine that does not
+//! answer uses it up.
 
 use std::collections::HashMap;
 
@@ -16,8 +17,8 @@ use crate::{hub::ConnectionId, proto::Tick};
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     waiting: HashMap<ConnectionId, Marked>,
-    /// When the shard last left deliveries in their lanes.
-    left_deliveries: Tick,
+    /// When the shard last left mail in its lanes in which marks may stand.
+    left_mail: Tick,
 }
 
 /// A connection that waits for marks.
@@ -35,7 +36,7 @@ struct Marked {
 /// How long a connection waits for its marks, in ticks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MarkWait {
-    /// The time for the homes, from the last tick on in which the shard left deliveries in their lanes.
+    /// The time for the homes, without the ticks in which the shard leaves such mail in its lanes.
     pub(super) homes: u32,
     /// The most time in all.
     pub(super) most: u32,
@@ -76,12 +77,12 @@ impl Marks {
     /// Returns when the wait of the connection ends at the latest, if it waits.
     pub(super) fn until(&self, id: ConnectionId) -> Option<Tick> {
         let Marked { since, wait, .. } = self.waiting.get(&id)?;
-        Some(self.left_deliveries.max(*since).after(wait.homes).min(since.after(wait.most)))
+        Some(self.left_mail.max(*since).after(wait.homes).min(since.after(wait.most)))
     }
 
-    /// Notes that the shard has left deliveries in their lanes, in which marks may stand.
-    pub(super) fn note_left_deliveries(&mut self, now: Tick) {
-        self.left_deliveries = now;
+    /// Notes that the shard has left mail in its lanes in which marks may stand.
+    pub(super) fn note_left_mail(&mut self, now: Tick) {
+        self.left_mail = now;
     }
 
     /// Notes that a mark has come back. Returns whether it was the last that the connection waits for. The mark of a

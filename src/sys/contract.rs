@@ -288,14 +288,7 @@ fn what_came_before_the_poll_is_reported(backend: BackendKind) {
 
 fn readiness_seen_in_a_batch_is_kept(backend: BackendKind) {
     let mut io = Backend::new(backend).unwrap();
-    let (server, mut client) = pair(None);
-    let (full, _reader, _) = full_pair();
-    io.arm(key(5, 0), &server);
-    io.submit();
-    client.write_all(b"x").unwrap();
-    for _ in 0..3 {
-        assert!(send_one(&mut io, &full, &[b"x"]).is_some());
-    }
+    let _pairs = see_readiness_in_a_batch(&mut io, key(5, 0));
     assert_eq!(reap_one(&mut io).key, key(5, 0));
 }
 

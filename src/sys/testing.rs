@@ -1,7 +1,7 @@
 //! Helpers of tests on real sockets.
 
 use std::{
-    io::{self, ErrorKind, IoSlice},
+    io::{self, ErrorKind, IoSlice, Write as _},
     net::{TcpListener, TcpStream},
     os::fd::OwnedFd,
     time::{Duration, Instant},
@@ -78,6 +78,20 @@ pub(super) fn receive_one(
     io.receive(&mut batch);
     let [Receive { result, .. }] = batch;
     (result, buffer)
+}
+
+/// Lets the readiness of a socket, which is armed with the key, come in the midst of batches for another socket that
+/// takes nothing. Returns the sockets with their clients.
+pub(super) fn see_readiness_in_a_batch(io: &mut impl Io<Socket = Transport>, key: Key) -> [(Transport, TcpStream); 2] {
+    let (server, mut client) = pair(None);
+    let (full, reader, _) = full_pair();
+    io.arm(key, &server);
+    io.submit();
+    client.write_all(b"x").unwrap();
+    for _ in 0..3 {
+        assert!(send_one(io, &full, &[b"x"]).is_some());
+    }
+    [(server, client), (full, reader)]
 }
 
 /// Reaps until `is_enough` says so. Running out of patience fails the test.

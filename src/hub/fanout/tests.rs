@@ -2,22 +2,34 @@
 
 mod several;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    slice,
+};
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::hub::{
-    HubConnection, HubLimits, MeshEnd, Piece, Scope, SubscribeOptions, Subscribed, TopicName,
+    HubConnection, HubLimits, MeshEnd, Piece, RulesOfTopics, Scope, SubscribeOptions, Subscribed, TopicName,
+    TopicRules,
     testing::{self, FORMATS, REVERSED, Wants, decode, encodings, take_encoded},
 };
+use crate::proto::Millis;
 
 fn hub() -> ShardHub<Wants> {
     let limits = HubLimits { subscriptions_max: 4, topics_idle_max: 4, ..HubLimits::default() };
-    let mut hub = ShardHub::new(MeshEnd::alone(), limits, 100).with_encodings(encodings());
-    // Slots are used again within a test.
+    let hub = ShardHub::new(MeshEnd::alone(), limits, 100).with_encodings(encodings());
+    let rules = |name: &TopicName| TopicRules { tags: if has_tags(name) { Tags::On } else { Tags::Off } };
+    let mut hub = hub.with_topic_rules(RulesOfTopics::new(rules));
+    // Slots are used again within a run.
     hub.connections.let_rest(0);
     hub
+}
+
+/// Returns whether the topic of that name asks for tags.
+fn has_tags(name: &TopicName) -> bool {
+    name.as_str() == TOPICS[1]
 }
 
 fn name(topic: &str) -> TopicName {
@@ -311,7 +323,9 @@ struct Model {
     seen: BTreeMap<(u32, usize), Vec<String>>,
     echoes: BTreeMap<(u32, usize), bool>,
     walks: Vec<AudienceId>,
-    count: usize,
+    /// The tag of each message.
+    tags: BTreeMap<String, Tag>,
+    count: u64,
 }
 
 impl Model {
@@ -331,11 +345,22 @@ impl Model {
 
     fn take(&mut self, slot: u32, format: Format, last: Vec<Owed>) {
         for Owed { topic, pieces } in last {
-            let texts = plain(format, &pieces);
+            let texts = self.tagged(&topic, format, &pieces);
             assert!(texts.iter().all(|text| text.starts_with(topic.as_str())), "{texts:?} of {topic}");
             assert_eq!(texts.len(), pieces.iter().map(|piece| piece.messages as usize).sum::<usize>());
             self.see(slot, texts);
         }
+    }
+
+    /// Returns the texts of these messages of a topic, after a check of their tags.
+    fn tagged(&self, topic: &TopicName, format: Format, pieces: &[Piece]) -> Vec<String> {
+        for piece in pieces {
+            let texts = plain(format, slice::from_ref(piece));
+            let tags = piece.tags.as_ref().map(|tags| tags.messages().iter().map(|message| message.tag));
+            let expected = has_tags(topic).then(|| texts.iter().map(|text| self.tags[text]).collect::<Vec<_>>());
+            assert_eq!(tags.map(Iterator::collect), expected, "{texts:?} of {topic}");
+        }
+        plain(format, pieces)
     }
 
     fn visit(&mut self, hub: &mut ShardHub<Wants>, which: usize, most: usize, further_max: usize) {
@@ -349,8 +374,10 @@ impl Model {
                 hub.end_walk(self.walks.swap_remove(which));
                 continue;
             };
-            for topic in shares_of_visit(hub, walk, slot, &self.walks, further_max) {
-                self.see(slot, texts(hub, topic, slot));
+            for walk in shares_of_visit(hub, walk, slot, &self.walks, further_max) {
+                let Owed { topic, pieces } = hub.owed_by_walk(walk, slot);
+                let texts = self.tagged(&topic, walk.format, &pieces);
+                self.see(slot, texts);
             }
         }
     }
@@ -390,7 +417,10 @@ impl Model {
                 let Some(id) = some(which) else { return };
                 self.count += 1;
                 let text = format!("{}{}", TOPICS[topic], self.count);
-                publish(hub, id, TOPICS[topic], &text);
+                hub.note_time(Millis(self.count));
+                let place =
+                    hub.publish_by_name(&name(TOPICS[topic]), Some(id), Publication::text(&text), Scope::Server);
+                self.tags.insert(text.clone(), Tag { place, time: Millis(self.count) });
                 for (&(slot, of), owed) in &mut self.owed {
                     if of == topic && (slot != id.slot() || self.echoes[&(slot, of)]) {
                         owed.push(text.clone());
@@ -412,7 +442,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     /// Connections subscribe, leave and publish in the middle of walks: each subscription brings every message
-    /// between its two ends once and in order, without the messages of its own connection.
+    /// between its two ends once and in order, without its connection's own. The messages of the topic that asks for
+    /// tags have theirs, and those of other topics have none.
     #[test]
     fn every_subscriber_sees_every_message_once(steps in steps()) {
         let mut hub = hub();

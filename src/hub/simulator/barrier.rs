@@ -5,14 +5,11 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use super::{
-    engine::SimulatedEngine,
-    world::{next, topic},
-};
+use super::world::{next, topic};
 use crate::hub::{
     ConnectionId, EndRole, ExternalEnd, Homes, HubConnection, HubLimits, MeshEnd, MeshLimits, Publication, Scope,
     ShardHub, SubscribeOptions, Wake,
-    testing::{pieces, texts},
+    testing::{TestEngine, pieces, texts},
 };
 
 /// Some shards, each with a subscriber of every topic, and an external end. All of them publish until they begin to
@@ -20,7 +17,7 @@ use crate::hub::{
 struct World {
     random: u64,
     hubs: Vec<ShardHub>,
-    engine: Option<SimulatedEngine>,
+    engine: Option<TestEngine>,
     outside: ExternalEnd,
     /// The subscriber of each shard.
     subscribers: Vec<ConnectionId>,
@@ -53,12 +50,12 @@ impl World {
             Arc::new(move || woken.store(true, Ordering::Relaxed)) as Wake
         });
         let mut ends = MeshEnd::connect_with(wake.collect(), &roles, &limits);
-        let engine = has_engine.then(|| SimulatedEngine::new(ends.pop().unwrap()));
+        let engine = has_engine.then(|| TestEngine::new(ends.pop().unwrap()));
         let outside = ExternalEnd::new(ends.pop().unwrap());
         let mut hubs: Vec<ShardHub> =
             ends.into_iter().map(|mesh| ShardHub::new(mesh, HubLimits::default(), 1_000)).collect();
         if has_engine {
-            let topics = SimulatedEngine::topics(shards as u16 + 1);
+            let topics = TestEngine::topics(shards as u16 + 1);
             hubs = hubs.into_iter().map(|hub| hub.with_engine(topics)).collect();
         }
         let subscribers = hubs.iter_mut().map(|hub| {
@@ -110,7 +107,7 @@ impl World {
         } else {
             // The home of a topic that the engine orders waits for the engine.
             let engine = self.hubs.len() as u16 + 1;
-            let has_engine = self.engine.is_some() && (SimulatedEngine::topics(engine).has)(&topic(number));
+            let has_engine = self.engine.is_some() && TestEngine::has(&topic(number));
             let orders = if has_engine && usize::from(home) == end { engine } else { home };
             self.hubs[end].is_behind(Homes::One(orders))
         };
@@ -211,7 +208,7 @@ impl World {
             if let Some(engine) = &mut self.engine
                 && next(&mut self.random, 3) == 0
             {
-                engine.work(&mut self.random);
+                engine.work(|below| next(&mut self.random, below));
                 engine.end.send_out();
             }
             match act {

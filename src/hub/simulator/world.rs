@@ -2,17 +2,19 @@
 
 use std::{
     collections::HashMap,
+    slice,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use super::{TOPICS, engine::SimulatedEngine, subscriber::Subscriber};
+use super::{TOPICS, subscriber::Subscriber};
 use crate::hub::{
-    AudienceId, ConnectionId, EndRole, EngineTopics, Format, Homes, HubConnection, HubLimits, Joined, MeshEnd,
-    MeshLimits, Piece, Place, Publication, Scope, ShardHub, SubscribeOptions, Subscribed, TopicName, Wake,
-    testing::{FORMATS, Got, Wants, decode, encodings, pieces},
+    AudienceId, ConnectionId, EndRole, Format, Homes, HubConnection, HubLimits, Joined, MeshEnd, MeshLimits, Piece,
+    Place, Publication, RulesOfTopics, Scope, ShardHub, SubscribeOptions, Subscribed, Tags, TopicName, TopicRules,
+    Wake,
+    testing::{FORMATS, Got, PLACED, TestEngine, Wants, decode, encodings, pieces},
 };
 
 /// Some shards and the lanes between them, stepped in an order that a seed decides.
@@ -30,7 +32,7 @@ pub(super) struct World {
     gone: Vec<Subscriber>,
     pub(super) published: u32,
     /// The engine that orders some of the topics.
-    engine: Option<SimulatedEngine>,
+    engine: Option<TestEngine>,
 }
 
 impl World {
@@ -65,12 +67,14 @@ impl World {
         });
         let wake = wake.collect();
         let mut ends = MeshEnd::connect_with(wake, &roles, &limits);
-        let engine = has_engine.then(|| SimulatedEngine::new(ends.pop().expect("the engine's end")));
+        let engine = has_engine.then(|| TestEngine::new(ends.pop().expect("the engine's end")));
         let hubs: Vec<ShardHub<Wants>> = {
             let limits_of_hub = HubLimits { topics_idle_max, ..HubLimits::default() };
             let hub = |mesh| {
                 let hub = ShardHub::new(mesh, limits_of_hub, 1_000).with_encodings(encodings());
-                if has_engine { hub.with_engine(SimulatedEngine::topics(shards as u16)) } else { hub }
+                let tags = |name: &TopicName| if has_tags(name) { Tags::On } else { Tags::Off };
+                let hub = hub.with_topic_rules(RulesOfTopics::new(move |name| TopicRules { tags: tags(name) }));
+                if has_engine { hub.with_engine(TestEngine::topics(shards as u16)) } else { hub }
             };
             ends.into_iter().map(hub).collect()
         };
@@ -114,8 +118,7 @@ impl World {
     /// Returns the places that the engine has given, if it orders the topic.
     pub(super) fn places(&self, number: usize) -> Option<&[Place]> {
         let (engine, name) = (self.engine.as_ref()?, topic(number));
-        let EngineTopics { has, .. } = SimulatedEngine::topics(0);
-        has(&name).then(|| engine.places.get(&name).map_or(&[][..], Vec::as_slice))
+        TestEngine::has(&name).then(|| engine.places.get(&name).map_or(&[][..], Vec::as_slice))
     }
 
     /// Returns the format that a connection wants.
@@ -242,11 +245,17 @@ impl World {
     }
 
     fn see(&mut self, id: ConnectionId, format: Format, pieces: &[Piece]) {
-        for Got { text, place } in decode(format, pieces) {
-            let number = text.split(' ').next_back().unwrap().parse().unwrap();
-            let subscriber = self.members.get_mut(&(id, number)).expect("nothing of what it is not subscribed to");
-            subscriber.places.extend(place.map(|place| (text.clone(), place)));
-            subscriber.seen.push(text);
+        for piece in pieces {
+            let tags = piece.tags.as_ref().map(|tags| tags.messages());
+            for (at, Got { text, place }) in decode(format, slice::from_ref(piece)).into_iter().enumerate() {
+                let number = text.split(' ').next_back().unwrap().parse().unwrap();
+                let subscriber = self.members.get_mut(&(id, number)).expect("nothing of what it is not subscribed to");
+                assert_eq!(tags.is_some(), has_tags(&topic(number)), "{text}");
+                let tagged = tags.map(|tags| tags[at].tag.place);
+                assert!(tagged.is_none() || format != PLACED || tagged == Some(place), "{text} {place:?} {tagged:?}");
+                subscriber.places.extend(place.or(tagged.flatten()).map(|place| (text.clone(), place)));
+                subscriber.seen.push(text);
+            }
         }
     }
 
@@ -256,7 +265,7 @@ impl World {
         // The connection would wait for the topic's home.
         let engine = self.hubs.len() as u16;
         let hub = &mut self.hubs[usize::from(id.shard())];
-        let is_ordered_by_engine = self.engine.is_some() && (SimulatedEngine::topics(engine).has)(&topic(number));
+        let is_ordered_by_engine = self.engine.is_some() && TestEngine::has(&topic(number));
         let orders = if is_ordered_by_engine && home == usize::from(id.shard()) { engine } else { home as u16 };
         if scope == Scope::Server && hub.is_behind(Homes::One(orders)) {
             return;
@@ -360,7 +369,7 @@ impl World {
     /// Lets the engine, if there is one, take a step.
     fn step_engine(&mut self) {
         if let Some(engine) = &mut self.engine {
-            engine.work(&mut self.random);
+            engine.work(|below| next(&mut self.random, below));
             engine.end.send_out();
         }
     }
@@ -410,6 +419,11 @@ impl World {
             self.gone.iter().filter(is_of_topic).for_each(|gone| gone.check(&order, places, false));
         }
     }
+}
+
+/// Returns whether the topic of that name asks for tags: every third one does.
+fn has_tags(name: &TopicName) -> bool {
+    (0..TOPICS).step_by(3).any(|number| topic(number) == *name)
 }
 
 /// A step of a shard.

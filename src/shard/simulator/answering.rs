@@ -240,7 +240,8 @@ pub(super) fn topic_name(number: usize) -> TopicName {
     TopicName::new(&format!("topic {number}")).expect("a name")
 }
 
-fn topic_number(name: &TopicName) -> usize {
+/// Returns the number of the topic of that name.
+pub(super) fn topic_number(name: &TopicName) -> usize {
     let number = name.as_str().strip_prefix("topic ").and_then(|number| number.parse().ok());
     // Other tests name their topics as they like, and read no notes.
     number.unwrap_or(usize::MAX)

@@ -33,6 +33,7 @@ impl Simulation {
             let Some(is_open) = self.check_presence(number, line, &places) else { continue };
             alive += 1;
             slow_consumers += u64::from(self.check_output(number, line));
+            self.check_tags(number);
             self.check_sides(number, network);
             let (client, hub) = (&mut self.clients[number], &self.drivers[shard].shard.hub);
             for (topic, name) in self.topics.iter().enumerate() {
@@ -61,13 +62,18 @@ impl Simulation {
 
     /// Notes whether the client's connection is there and open. Returns whether it is open, if it is there.
     pub(super) fn check_presence(&mut self, number: usize, line: &Line, places: &[u64]) -> Option<bool> {
+        let Client { topic, shard, .. } = self.clients[number];
+        let waits_for_engine = self.is_of_engine(topic) && self.homes[topic] == shard;
         let client = &mut self.clients[number];
         let connections = &self.drivers[client.shard].shard.hub.connections;
         let shard = &self.drivers[client.shard].shard;
         let connection = client.id.and_then(|id| Some((id, connections.get(id)?)));
         let is_open = connection.map(|(id, connection)| receives(shard, id, connection));
         match client.id.and_then(|id| shard.marks.until(id)) {
-            Some(until) => client.marks_until = Some(until),
+            Some(until) => {
+                self.events.engine_marks += u64::from(waits_for_engine);
+                client.marks_until = Some(until);
+            }
             None => client.has_late_marks |= client.marks_until.take().is_some_and(|until| shard.now >= until),
         }
         client.gone = is_open.is_none();

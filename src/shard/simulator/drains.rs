@@ -17,7 +17,8 @@ use super::{
     random::Random,
     simulation::{arrival, handlers},
     socket::{SimulatedIo, SimulatedSocket},
-    world::{ANSWER, decoded},
+    two_shards::CLOSE_FRAME,
+    world::{ANSWER, take_sent},
 };
 use crate::{
     config::{Config, Settings},
@@ -152,9 +153,7 @@ impl Shards {
 
     /// Returns what a client was sent since the last call.
     fn sent(&mut self, shard: usize, client: usize) -> Vec<String> {
-        let mut network = self.networks[shard].borrow_mut();
-        network.fetch(client, usize::MAX);
-        decoded(&std::mem::take(&mut network.lines[client].fetched))
+        take_sent(&self.networks[shard], client)
     }
 
     /// Lets a frame of a client arrive.
@@ -187,11 +186,8 @@ impl Drop for Shards {
 /// Rounds in which the shards must come to rest when nothing new happens.
 const ROUNDS_MAX: usize = 10_000;
 
-/// A client's masked close frame with the code 1000.
-const CLOSE_FRAME: &[u8] = b"\x88\x82\0\0\0\0\x03\xe8";
-
-/// No client is closed before the last end has sent its barrier, whichever end is the last. A client that is closed has
-/// got all messages from before the barriers.
+/// Whichever end is the last to send its barrier: no client is closed before, and each has all messages from before
+/// when it is.
 #[test]
 fn a_drain_closes_nobody_before_its_barrier() {
     const COUNT: usize = 20;

@@ -44,6 +44,15 @@ events! {
     posts_in_drain,
     /// Commands of the control thread.
     commands,
+    /// Messages that the engine has given a place, and epochs that it has begun in the midst of a topic.
+    engine_orders,
+    engine_epochs,
+    /// Messages of the engine that waited for room.
+    engine_waited,
+    /// Turns after which a goodbye waited for a mark from the engine of the shard's own topic.
+    engine_marks,
+    /// Messages of backlogs whose tags were checked.
+    tags,
     /// Subscriptions to topics of other shards that have gone live.
     far_subscriptions,
     /// Messages that handlers have published in callbacks.

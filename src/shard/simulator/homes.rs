@@ -25,14 +25,14 @@ use super::{
     random::Random,
     simulation::arrival,
     socket::{SimulatedIo, SimulatedSocket},
-    world::ANSWER,
+    world::{ANSWER, take_sent},
 };
 use crate::{
     config::{Config, Settings, Sources, settle},
     handler::{Connection, Factory, Handler, Pattern, Route, RouteOptions, Tasks, Typed},
     hub::{ConnectionId, MeshEnd, MeshLimits, Publication, Scope, TopicName, Wake, home},
     metrics::{Counter, Counters},
-    proto::{CloseCode, Fin, FrameHeader, KeepAlive, Message, OpCode, State, Tick, encode_masked},
+    proto::{CloseCode, Fin, KeepAlive, Message, OpCode, State, Tick, encode_masked},
     shard::state::Shard,
     surface::{
         echo::Echo,
@@ -177,18 +177,8 @@ impl World {
 
     /// Returns the texts and the close codes that the client was sent since the last call.
     pub(super) fn sent(&self, client: Client) -> Vec<String> {
-        let mut network = self.nodes[client.shard].network.borrow_mut();
-        let bytes: Vec<u8> = network.lines[client.line].sent.drain(..).collect();
-        let mut rest = bytes.strip_prefix(ANSWER).unwrap_or(&bytes);
-        let mut sent = Vec::new();
-        while let Some((header, length)) = FrameHeader::decode(rest).expect("a frame") {
-            let payload = &rest[length..length + header.payload_len as usize];
-            sent.push(match header.opcode {
-                OpCode::Close => format!("close {}", u16::from_be_bytes([payload[0], payload[1]])),
-                _ => String::from_utf8_lossy(payload).into_owned(),
-            });
-            rest = &rest[length + payload.len()..];
-        }
+        let mut sent = take_sent(&self.nodes[client.shard].network, client.line);
+        sent.retain(|part| part != "answer");
         sent
     }
 

@@ -46,13 +46,15 @@ impl Simulation {
         assert!(!before.is_full || messages_in == 0, "a full shard has taken {messages_in} messages");
         let places = self.places(number);
         for (topic, &home) in self.homes.iter().enumerate() {
-            // The shard's own clients may go on publishing to topics that have their home here.
-            let takes_nothing = before.has_gathered_much && (before.is_full || home != number);
+            // The shard's own clients may go on publishing to topics that it orders itself.
+            let is_own = home == number && !self.is_of_engine(topic);
+            let takes_nothing = before.has_gathered_much && (before.is_full || !is_own);
             let holds = takes_nothing || before.delivers_much && home == number;
             let has_more = places[topic] > before.places[topic];
             assert!(!holds || !has_more || self.unasked > before.unasked, "a full shard has taken mail: {before:?}");
         }
         let (shard, others) = (&driver.shard, self.drivers.len() - 1);
+        let engines = usize::from(self.engine.is_some());
         let UnderWay { requests, deliveries, gathered, .. } = UnderWay::of(&shard.hub);
         // The limits are checked between any two messages of a connection. Beyond the limits come one message of each
         // connection of a batch, and the messages that handlers publish without waiting for room.
@@ -61,13 +63,16 @@ impl Simulation {
         // At the limit, connections with handlers wait for any home. Other connections publish to each home, and each
         // of them may leave a mark.
         let marks = driver.clients.len() * LANE_BESIDES;
-        let most = self.plan.mesh.overflow_bytes_max.saturating_add((in_lane + marks) * others);
+        // The messages that an engine is to order have the limit for themselves.
+        let most =
+            (self.plan.mesh.overflow_bytes_max * (1 + engines)).saturating_add((in_lane + marks) * (others + engines));
         assert!(requests <= most, "{requests} bytes of requests wait for room, of at most {most}");
         let most = self.plan.mesh.overflow_bytes_max.saturating_add((in_lane + marks) * others + LANE_BESIDES);
         assert!(deliveries <= most, "{deliveries} bytes of deliveries wait for room, of at most {most}");
         // The buffer of a run doubles.
         let run = RUN + driver.clients.len() * RUN_BESIDES;
-        let runs = self.topics.len() * 2 * run + beyond * 2 * (self.most_of_a_frame() + RUN_BESIDES);
+        let tag = if self.plan.tagged.contains(&true) { TAG } else { 0 };
+        let runs = self.topics.len() * 2 * run + beyond * 2 * (self.most_of_a_frame() + RUN_BESIDES + tag);
         let most = shard.limits.gathered_bytes_max.saturating_mul(2).saturating_add(runs);
         assert!(gathered <= most, "{gathered} bytes are gathered, of at most {most}");
         let unfinished = shard.incoming.unfinished.bytes();
@@ -77,7 +82,7 @@ impl Simulation {
     }
 
     /// Returns the most memory that a frame pins.
-    fn most_of_a_frame(&self) -> usize {
+    pub(super) fn most_of_a_frame(&self) -> usize {
         let frame = self.plan.message_max.max(NAME) + HEADER;
         match frame {
             _ if frame < LARGE_FRAME => frame,
@@ -103,10 +108,13 @@ const NAME: usize = 20;
 /// Bytes of the longest header of a frame.
 const HEADER: usize = 10;
 
-/// Bytes of a lane's entry without its frame, in an overflow that doubles.
-const LANE_BESIDES: usize = 300;
+/// An entry of a lane without its frame, in an overflow that doubles.
+pub(super) const LANE_BESIDES: usize = 300;
 
 /// Bytes of a run without messages.
 const RUN: usize = 1_024;
 /// Bytes of a piece or an exclusion, which each message and each subscriber that has joined may add to a run.
 const RUN_BESIDES: usize = 100;
+
+/// The tag of a message, in lists that double, and of a piece of its own.
+const TAG: usize = 300;

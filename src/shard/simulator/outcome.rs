@@ -9,6 +9,7 @@ use super::{
     simulation::Simulation,
 };
 use crate::{
+    hub::Place,
     metrics::Counter,
     proto::{CloseCode, KeepAlive},
 };
@@ -112,12 +113,27 @@ impl Simulation {
         }
     }
 
-    /// Checks that each message that was answered with a place stands at that place.
+    /// Checks that each message that was answered with a place stands there, and that the places are those that the
+    /// home has given, one by one in one epoch, or the engine.
     fn check_places(&self, orders: &[Vec<Placed>]) {
+        for (topic, order) in orders.iter().enumerate() {
+            let places = order.iter().map(|placed| placed.place);
+            if let Some(engine) = self.engine.as_ref().filter(|_| self.is_of_engine(topic)) {
+                assert!(
+                    places.eq(engine.places(&self.topics[topic]).iter().copied()),
+                    "the engine's places in {topic}"
+                );
+                continue;
+            }
+            for (at, place) in (0..).zip(places) {
+                let expected = Place { offset: at + 1, previous: at, ..order[0].place };
+                assert_eq!(place, expected, "the places in topic {topic}");
+            }
+        }
         for post in &self.control.posts {
             let at = orders[post.topic].iter().position(|placed| placed.name == post.name);
             if let Some(place) = post.place {
-                assert_eq!(at.map(|at| at as u64 + 1), Some(place.offset), "the place of {:x}", post.name);
+                assert_eq!(at.map(|at| orders[post.topic][at].place), Some(place), "the place of {:x}", post.name);
             }
             if let Some(at) = at {
                 assert_eq!(orders[post.topic][at].author, post.source, "the source of {:x}", post.name);

@@ -8,6 +8,7 @@ use super::{
     names::{CONTROL, Name, Stream, read_name, sender, stream_of, topic_of},
     simulation::Simulation,
 };
+use crate::hub::Place;
 
 /// A message in its topic's order.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +16,7 @@ pub(super) struct Placed {
     pub(super) name: Name,
     /// The client that is the message's source: it gets the message only with an echo.
     pub(super) author: Option<usize>,
+    pub(super) place: Place,
 }
 
 impl Placed {
@@ -120,16 +122,13 @@ pub(super) fn compare(client: &Client, topic: usize, order: &[Placed], parts: &[
 }
 
 impl Simulation {
-    /// Returns the order of each topic, as its home has given it.
+    /// Returns the order of each topic, as its home has distributed it.
     pub(super) fn orders(&self) -> Vec<Vec<Placed>> {
         let order = |topic: usize| {
-            let hub = &self.drivers[self.homes[topic]].shard.hub;
-            let journal = hub.journal.as_ref().expect("a simulated shard has a journal");
-            let ordered = journal.ordered.get(&self.topics[topic]).map_or(&[][..], |ordered| ordered);
-            assert_eq!(ordered.len() as u64, self.ordered(topic), "offsets are dense");
-            let placed = ordered.iter().map(|ordered| Placed {
+            let placed = self.order(topic).iter().map(|ordered| Placed {
                 name: read_name(&ordered.beginning),
                 author: ordered.source.map(|id| self.numbers[&id]),
+                place: ordered.tag.place.expect("it has been ordered"),
             });
             placed.collect()
         };

@@ -8,12 +8,19 @@ use crate::{
     shard::pace::Pace,
 };
 
+/// The most topics of a run.
+pub(super) const TOPICS_MAX: usize = 6;
+
 /// The plan of a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan {
     pub(super) start: Tick,
     pub(super) steps: usize,
     pub(super) shards: usize,
+    /// An engine orders some of the topics.
+    pub(super) has_engine: bool,
+    /// By topic: whether it asks for tags.
+    pub(super) tagged: [bool; TOPICS_MAX],
     /// The limits of the lanes between the shards and the control thread's end.
     pub(super) mesh: MeshLimits,
     /// A shard that has few turns.
@@ -47,6 +54,8 @@ impl Plan {
         start: Tick(0),
         steps: 0,
         shards: 1,
+        has_engine: false,
+        tagged: [false; TOPICS_MAX],
         mesh: MeshLimits {
             lane_bytes_max: 32 << 20,
             message_bytes_max: 256 << 20,
@@ -97,9 +106,15 @@ impl Plan {
             start: Tick(random.within(0..=2_000) as u32),
             steps: random.within(60..=900),
             shards,
+            has_engine: random.chance(400),
+            tagged: if random.chance(400) {
+                [(); TOPICS_MAX].map(|()| random.chance(500))
+            } else {
+                [false; TOPICS_MAX]
+            },
             mesh: Self::draw_mesh(random),
             lazy: (shards > 1 && random.chance(400)).then(|| random.within(0..=shards - 1)),
-            topics: random.pick(&[1, 2, 3, 6]),
+            topics: random.pick(&[1, 2, 3, TOPICS_MAX]),
             subscriptions_max: random.pick(&[2, 4, 1_024]),
             clients_max: random.within(2..=14),
             second_protocol: random.pick(&[0, 300, 500, 1_000]),

@@ -9,7 +9,7 @@
 use super::{
     client::{Client, Leaving},
     owed::Placed,
-    simulation::Simulation,
+    simulation::{Simulation, count_up_to},
     socket::SimulatedIo,
 };
 use crate::{
@@ -47,7 +47,7 @@ impl Simulation {
     fn gets_its_own(&self, client: &Client) -> bool {
         let live_at = client.subscriptions.last().and_then(|last| last.live_at);
         let has_echo = client.echo && client.publishes && live_at.is_some();
-        let is_at_home = self.homes[client.topic] == client.shard;
+        let is_at_home = self.homes[client.topic] == client.shard && !self.is_of_engine(client.topic);
         let waits_for_marks = !client.has_late_marks && !self.plan.backlog_is_limited;
         match (client.leaving, client.close.as_ref().map(|(code, _)| *code)) {
             _ if !has_echo => false,
@@ -61,7 +61,8 @@ impl Simulation {
     /// shard before it began to drain.
     fn before_drain(&self, topic: usize, order: &[Placed]) -> u64 {
         let answered = self.control.posts.iter().filter(|post| post.topic == topic);
-        let mut place = answered.filter_map(|post| post.place).map(|place| place.offset).max().unwrap_or(0);
+        let places = answered.filter_map(|post| post.place);
+        let mut place = places.map(|place| count_up_to(self.order(topic), place)).max().unwrap_or(0);
         let mut left = self.taken_before_drain[topic].clone();
         for (at, placed) in order.iter().enumerate() {
             let Some(author) = placed.author.filter(|_| !placed.is_posted()) else { continue };

@@ -1,12 +1,13 @@
 //! The checks of shards that have nothing to do: nothing is under way, and nothing is left of ended connections.
 
-use super::simulation::Simulation;
+use super::{engine::Engine, simulation::Simulation};
 use crate::hub::testing::{TopicUse, UnderWay};
 
 impl Simulation {
-    /// Returns whether a turn of a shard, or a step of the control thread, is due.
+    /// Returns whether a turn of a shard, or a step of the control thread or of the engine, is due.
     pub(super) fn is_due(&self) -> bool {
-        self.control.is_due() || self.drivers.iter().any(|driver| driver.is_due(self.now))
+        let is_engine_due = self.engine.as_ref().is_some_and(Engine::is_due);
+        is_engine_due || self.control.is_due() || self.drivers.iter().any(|driver| driver.is_due(self.now))
     }
 
     /// Checks that every end sleeps, and that nothing is under way.
@@ -17,6 +18,8 @@ impl Simulation {
             assert_eq!(under_way, UnderWay::default(), "every end sleeps, and shard {number} has work");
             assert!(driver.shard.incoming.is_empty(), "every end sleeps, and shard {number} has input");
         }
+        let is_engine_at_rest = self.engine.as_ref().is_none_or(Engine::is_at_rest);
+        assert!(is_engine_at_rest, "every end sleeps, and the engine has not ordered everything");
         assert!(self.control.is_at_rest(), "every end sleeps, and requests of the control thread are not answered");
     }
 

@@ -4,13 +4,13 @@ use super::{
     plan::Plan,
     random::Random,
     simulation::Simulation,
-    world::{ANSWER, World},
+    world::{ANSWER, World, take_sent},
 };
 use crate::{
     config::{Config, Settings},
     hub::{ConnectionId, Publication, Scope, SubscribeOptions, TopicName},
     metrics::Counter,
-    proto::{CloseCode, FrameHeader, OpCode, Tick},
+    proto::{CloseCode, Tick},
     shard::pace::Pace,
 };
 
@@ -48,22 +48,8 @@ fn publish_two(world: &mut World, topics: &[TopicName], round: usize) {
 /// Returns the messages that a client has been sent since the last call, sorted by topic. The order within a topic
 /// stays.
 fn texts(world: &World, client: usize) -> Vec<String> {
-    let mut network = world.network.borrow_mut();
-    let count = network.lines[client].sent.len();
-    network.fetch(client, count);
-    let bytes = std::mem::take(&mut network.lines[client].fetched);
-    decode(&bytes)
-}
-
-/// Returns messages sorted by topic. A close frame becomes `close`, which is the last.
-fn decode(bytes: &[u8]) -> Vec<String> {
-    let (mut texts, mut rest) = (Vec::new(), bytes.strip_prefix(ANSWER).unwrap_or(bytes));
-    while let Some((header, length)) = FrameHeader::decode(rest).expect("a frame") {
-        let end = length + header.payload_len as usize;
-        let is_close = header.opcode == OpCode::Close;
-        texts.push(if is_close { "close".to_owned() } else { String::from_utf8_lossy(&rest[length..end]).into() });
-        rest = &rest[end..];
-    }
+    let mut texts = take_sent(&world.network, client);
+    texts.retain(|part| part != "answer");
     sort_by_topic(&mut texts);
     texts
 }
@@ -178,7 +164,7 @@ fn changes_between_a_visit_and_the_walk_that_passes() {
             }
             "close" => {
                 world.shard.close(id, CloseCode::GOING_AWAY, "");
-                vec!["close".to_owned()]
+                vec!["close 1001".to_owned()]
             }
             _ => {
                 world.shard.remove(id);
@@ -259,7 +245,7 @@ fn a_slow_consumer_is_owed_all_shares_at_once() {
             assert_eq!(world.counters.get(Counter::SlowDropped), 2, "those of the last topic: {seen:?}");
             // Small messages that were copied into the backlog stay in front of the close frame.
             let taken = fetch_all(&mut world, 0);
-            assert_eq!((taken.len(), taken[7].as_str()), (8, "close"), "{taken:?}");
+            assert_eq!((taken.len(), taken[7].as_str()), (8, "close 1008"), "{taken:?}");
         }
     }
 }
@@ -361,20 +347,13 @@ fn seeds_of_connections_with_several_topics() {
 
 /// Returns all messages that the client is sent while it takes everything.
 fn fetch_all(world: &mut World, client: usize) -> Vec<String> {
-    let mut bytes = Vec::new();
-    loop {
-        {
-            let mut network = world.network.borrow_mut();
-            let count = network.lines[client].sent.len();
-            if count == 0 {
-                break;
-            }
-            network.fetch(client, count);
-            bytes.append(&mut network.lines[client].fetched);
-        }
+    let mut sent = Vec::new();
+    while !world.network.borrow().lines[client].sent.is_empty() {
+        sent.extend(texts(world, client));
         world.turns();
     }
-    decode(&bytes)
+    sort_by_topic(&mut sent);
+    sent
 }
 
 fn sort_by_topic(texts: &mut [String]) {

@@ -12,14 +12,15 @@ use super::{
         session::{Session, client_end::Protocol},
         state::Shard,
     },
-    answering::{Answering, Desk, topic_name},
+    answering::{Answering, Desk, topic_name, topic_number},
     client::{Client, Leaving},
     control::Control,
     driver::{SimulatedDriver, Woken},
+    engine::Engine,
     events::Events,
     names::topic_of,
     network::Network,
-    plan::Plan,
+    plan::{Plan, TOPICS_MAX},
     random::Random,
     socket::SimulatedIo,
 };
@@ -27,8 +28,9 @@ use crate::{
     config::{Config, Sources, settle},
     handler::{Pattern, Route, RouteOptions, Tasks, Typed},
     hub::{
-        ConnectionId, EndRole, ExternalEnd, Format, MeshEnd, Scope, SubscribeOptions, TopicName,
-        testing::{Journal, encodings},
+        ConnectionId, EndRole, ExternalEnd, Format, MeshEnd, Place, RulesOfTopics, Scope, SubscribeOptions, Tags,
+        TopicName, TopicRules,
+        testing::{Journal, Ordered, TestEngine, encodings},
     },
     metrics::Counters,
     proto::{KeepAlive, Tick},
@@ -41,6 +43,8 @@ use crate::{
 pub(super) struct Simulation {
     pub(super) drivers: Vec<SimulatedDriver>,
     pub(super) control: Control,
+    /// The engine, in a run that has one.
+    pub(super) engine: Option<Engine>,
     pub(super) desk: Desk,
     pub(super) random: Random,
     /// Clients by number; the first ones observe a topic each.
@@ -72,12 +76,15 @@ impl Simulation {
         let mut config = config.clone();
         config.shards = plan.shards;
         let desk = Desk::default();
-        let woken: Vec<Woken> = (0..=plan.shards).map(|_| Woken::default()).collect();
-        let mut ends = MeshEnd::connect_with(
-            woken.iter().map(Woken::wake).collect(),
-            &EndRole::shards_and_control(plan.shards),
-            &plan.mesh,
-        );
+        let mut roles = EndRole::shards_and_control(plan.shards);
+        roles.extend(plan.has_engine.then_some(EndRole::Engine));
+        let woken: Vec<Woken> = roles.iter().map(|_| Woken::default()).collect();
+        let mut ends = MeshEnd::connect_with(woken.iter().map(Woken::wake).collect(), &roles, &plan.mesh);
+        let engine_end = plan.shards as u16 + 1;
+        let engine = plan.has_engine.then(|| {
+            let mesh = ends.pop().expect("the engine has an end");
+            Engine::new(mesh, woken[usize::from(engine_end)].clone())
+        });
         let external = ExternalEnd::new(ends.pop().expect("the control thread has an end"));
         let start = |(mesh, woken): (MeshEnd, &Woken)| {
             let network = Rc::new(RefCell::new(Network::new(Random::new(random.next()), plan.weather)));
@@ -87,6 +94,10 @@ impl Simulation {
             let now = plan.start.begin();
             let shard = Shard::new(mesh, &config, io, handlers, Arc::clone(&counters), 1, now);
             let mut shard = shard.with_encodings(encodings());
+            shard.hub = shard.hub.with_topic_rules(rules_of_topics(plan.tagged));
+            if plan.has_engine {
+                shard = shard.with_engine(TestEngine::topics(engine_end));
+            }
             shard.pace = plan.pace;
             shard.hub.limits.subscriptions_max = plan.subscriptions_max;
             shard.hub.connections.let_rest(plan.slots_resting);
@@ -99,6 +110,7 @@ impl Simulation {
             homes: topics.iter().map(|name| usize::from(drivers[0].shard.hub.home(name))).collect(),
             drivers,
             control: Control::new(external, woken[plan.shards].clone()),
+            engine,
             desk,
             random,
             clients: Vec::new(),
@@ -135,20 +147,34 @@ impl Simulation {
         Rc::clone(&self.drivers[self.clients[client].shard].network)
     }
 
-    /// Returns the offset of the last message that the topic's home has ordered.
-    pub(super) fn ordered(&self, topic: usize) -> u64 {
-        self.drivers[self.homes[topic]].shard.hub.offset(&self.topics[topic])
+    /// Returns the journal of a shard.
+    pub(super) fn journal(&self, shard: usize) -> &Journal {
+        self.drivers[shard].shard.hub.journal.as_ref().expect("a simulated shard has a journal")
     }
 
-    /// Returns the place of a shard in each topic's order: how many messages of the topic have come to the shard.
+    /// Returns the messages that the topic's home has distributed, in order.
+    pub(super) fn order(&self, topic: usize) -> &[Ordered] {
+        self.journal(self.homes[topic]).ordered.get(&self.topics[topic]).map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns whether the engine orders the topic.
+    pub(super) fn is_of_engine(&self, topic: usize) -> bool {
+        self.engine.is_some() && TestEngine::has(&self.topics[topic])
+    }
+
+    /// Returns how many messages of the topic have a place.
+    pub(super) fn ordered(&self, topic: usize) -> u64 {
+        self.order(topic).len() as u64
+    }
+
+    /// Returns how far a shard has come in each topic's order: how many of its messages have come there.
     pub(super) fn places(&self, shard: usize) -> Vec<u64> {
-        let hub = &self.drivers[shard].shard.hub;
-        let journal = hub.journal.as_ref().expect("a simulated shard has a journal");
-        let place = |(name, &home): (&TopicName, &usize)| match home == shard {
-            true => hub.offset(name),
-            false => journal.taken.get(name).copied().unwrap_or_default(),
+        let taken = &self.journal(shard).taken;
+        let place = |topic: usize| match self.homes[topic] == shard {
+            true => self.ordered(topic),
+            false => taken.get(&self.topics[topic]).map_or(0, |&place| count_up_to(self.order(topic), place)),
         };
-        self.topics.iter().zip(&self.homes).map(place).collect()
+        (0..self.topics.len()).map(place).collect()
     }
 
     /// Returns the events of the run so far.
@@ -159,6 +185,9 @@ impl Simulation {
             woken: self.drivers.iter().map(|driver| driver.wakes).sum(),
             control_waited: self.control.overflowed(),
             commands: self.control.commands,
+            engine_orders: self.engine.as_ref().map_or(0, Engine::orders),
+            engine_epochs: self.engine.as_ref().map_or(0, Engine::epochs),
+            engine_waited: self.engine.as_ref().map_or(0, Engine::overflowed),
             mixed_topics: (0..self.topics.len()).filter(|&topic| self.is_mixed(topic)).count() as u64,
             second_goodbyes: self.goodbyes(|_| true),
             second_answers: self.goodbyes(|client| client.leaving == Some(Leaving::Goodbye)),
@@ -192,7 +221,19 @@ impl Simulation {
     }
 }
 
-/// Returns handlers with one route: topics as they are, and answers to clients whose messages go to no topic.
+/// Returns how many messages of an order stand at this place or before it: of two epochs the larger is the later.
+pub(super) fn count_up_to(order: &[Ordered], place: Place) -> u64 {
+    let key = |place: Place| (place.epoch, place.offset);
+    let is_before = |ordered: &Ordered| ordered.tag.place.is_some_and(|own| key(own) <= key(place));
+    order.partition_point(is_before) as u64
+}
+
+/// Returns the rules of topics of which some ask for tags.
+fn rules_of_topics(tagged: [bool; TOPICS_MAX]) -> RulesOfTopics {
+    RulesOfTopics::new(move |name| TopicRules { tags: if tagged[topic_number(name)] { Tags::On } else { Tags::Off } })
+}
+
+/// Returns the only route: topics as they are, and answers to clients whose messages go to no topic.
 pub(super) fn handlers(config: &Config) -> Handlers {
     handlers_with(config, RouteOptions::new())
 }

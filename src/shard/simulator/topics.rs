@@ -1,120 +1,27 @@
 //! Connections with several topics, some of which have their home on another shard.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
-
-use bytes::{Bytes, BytesMut};
-
-use super::{
-    super::io_state::IoHub,
-    network::{Network, Weather},
-    random::Random,
-    simulation::{arrival, handlers_with},
-    socket::{SimulatedIo, SimulatedSocket},
-    world::{ANSWER, decoded},
-};
+use super::two_shards::World;
 use crate::{
-    config::{Config, Settings},
     handler::RouteOptions,
-    hub::{
-        ConnectionId, HubLimits, MeshEnd, MeshLimits, Publication, Scope, SubscribeOptions, Subscribed, TopicName, Wake,
-    },
-    metrics::{Counter, Counters},
+    hub::{ConnectionId, SubscribeOptions, Subscribed},
+    metrics::Counter,
     proto::{CloseCode, Fin, Millis, OpCode, Tick, encode_masked},
-    shard::state::Shard,
 };
-
-/// A shard, and the hub of another shard. The tests run both step by step.
-struct World {
-    shard: Shard<SimulatedIo>,
-    counters: Arc<Counters>,
-    network: Rc<RefCell<Network>>,
-    other: IoHub,
-}
-
-impl World {
-    fn new() -> Self {
-        Self::with(RouteOptions::new())
-    }
-
-    fn with(options: RouteOptions) -> Self {
-        let config = Config::new(&Settings::default(), 20_000).expect("the defaults");
-        let network = Rc::new(RefCell::new(Network::new(Random::new(0), Weather::FAIR)));
-        let counters = Arc::new(Counters::default());
-        let wake = (0..2).map(|_| Arc::new(|| {}) as Wake).collect();
-        let mut mesh = MeshEnd::connect(wake, &MeshLimits::default());
-        let other = IoHub::new(mesh.pop().expect("two ends"), HubLimits::default(), 1);
-        let mesh = mesh.pop().expect("two ends");
-        let io = SimulatedIo::new(&network);
-        let shard =
-            Shard::new(mesh, &config, io, handlers_with(&config, options), Arc::clone(&counters), 1, Tick(0).begin());
-        World { shard, counters, network, other }
-    }
-
-    /// Returns so many topics whose home is the shard if `is_near`, and otherwise the other shard.
-    fn topics(&self, is_near: bool, count: usize) -> Vec<TopicName> {
-        let names = (0..).map(|number| TopicName::new(&format!("topic {number}")).expect("a name"));
-        names.filter(|name| (self.other.home(name) == 0) == is_near).take(count).collect()
-    }
-
-    /// Publishes at the topic's home.
-    fn publish(&mut self, topic: &TopicName, text: &str) {
-        let hub = if self.other.home(topic) == 0 { &mut self.shard.hub } else { &mut self.other };
-        let published = hub.publish_by_name(topic, None, Publication::text(text), Scope::Server);
-        assert!(published.is_some(), "at home");
-    }
-
-    fn connect(&mut self, subscriptions: &[&TopicName]) -> ConnectionId {
-        let socket = SimulatedSocket::connect(&self.network, ANSWER, usize::MAX);
-        let subscriptions = subscriptions.iter().map(|&topic| (topic.clone(), true)).collect();
-        let answer = Bytes::from_static(ANSWER);
-        let arrival = arrival(socket, subscriptions, None, answer, BytesMut::new());
-        self.shard.adopt(Tick(0).begin(), arrival).expect("there is room")
-    }
-
-    /// Runs the shard's turns until they leave no work, while the other shard stands still.
-    fn turn(&mut self) {
-        while self.shard.turn(Tick(0).begin()) {}
-    }
-
-    /// Lets the other shard answer its requests.
-    fn answer(&mut self) {
-        while self.other.take_request(&mut Vec::new()) {}
-        self.other.send_out();
-        self.turn();
-    }
-
-    /// Returns what the only client was sent since the last call: the answer, texts, and the code of a close frame.
-    fn sent(&mut self) -> Vec<String> {
-        self.sent_to(0)
-    }
-
-    /// Returns what a client was sent since the last call.
-    fn sent_to(&mut self, client: usize) -> Vec<String> {
-        let bytes: Vec<u8> = self.network.borrow_mut().lines[client].sent.drain(..).collect();
-        decoded(&bytes)
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        self.network.borrow_mut().is_over = true;
-    }
-}
 
 #[test]
 fn an_answer_waits_until_all_topics_are_live() {
     let mut world = World::new();
-    let (near, far) = (world.topics(true, 1).remove(0), world.topics(false, 1).remove(0));
+    let (near, far) = (world.topic(true), world.topic(false));
     world.connect(&[&near, &far]);
     world.publish(&near, "before");
     world.turn();
-    assert!(world.sent().is_empty(), "one of its topics is not live");
+    assert!(world.sent(0).is_empty(), "one of its topics is not live");
     world.answer();
-    assert_eq!(world.sent(), ["answer"], "earlier messages are not for the connection");
+    assert_eq!(world.sent(0), ["answer"], "earlier messages are not for the connection");
     world.publish(&near, "near");
     world.publish(&far, "far");
     world.answer();
-    let mut sent = world.sent();
+    let mut sent = world.sent(0);
     sent.sort_unstable();
     assert_eq!(sent, ["far", "near"]);
 }
@@ -122,41 +29,41 @@ fn an_answer_waits_until_all_topics_are_live() {
 #[test]
 fn a_later_subscription_holds_nothing() {
     let mut world = World::new();
-    let (near, far) = (world.topics(true, 1).remove(0), world.topics(false, 1).remove(0));
+    let (near, far) = (world.topic(true), world.topic(false));
     let id = world.connect(&[&near]);
     assert_eq!(world.shard.hub.subscribe(id, &far, SubscribeOptions::default().echo()), Subscribed::Pending);
     world.publish(&near, "1");
     world.publish(&far, "before");
     world.turn();
-    assert_eq!(world.sent(), ["answer", "1"]);
+    assert_eq!(world.sent(0), ["answer", "1"]);
     world.answer();
     assert!(world.shard.hub.is_subscribed(id, &far));
     world.publish(&far, "2");
     world.answer();
-    assert_eq!(world.sent(), ["2"]);
+    assert_eq!(world.sent(0), ["2"]);
 }
 
 #[test]
 fn the_end_of_a_pending_subscription_releases_the_answer() {
     let mut world = World::new();
-    let (near, far) = (world.topics(true, 1).remove(0), world.topics(false, 1).remove(0));
+    let (near, far) = (world.topic(true), world.topic(false));
     let id = world.connect(&[&near, &far]);
     world.turn();
     world.shard.unsubscribe(id, &far);
     world.publish(&near, "1");
     world.turn();
-    assert_eq!(world.sent(), ["answer", "1"]);
+    assert_eq!(world.sent(0), ["answer", "1"]);
 }
 
 #[test]
 fn the_answer_of_a_held_connection_goes_before_its_close() {
     let mut world = World::new();
-    let (near, far) = (world.topics(true, 1).remove(0), world.topics(false, 1).remove(0));
+    let (near, far) = (world.topic(true), world.topic(false));
     let id = world.connect(&[&near, &far]);
     world.publish(&near, "1");
     world.shard.close(id, CloseCode::GOING_AWAY, "");
     world.answer();
-    assert_eq!(world.sent(), ["answer", "close 1001"]);
+    assert_eq!(world.sent(0), ["answer", "close 1001"]);
     assert_eq!(world.shard.hub.subscribe(id, &near, SubscribeOptions::default().echo()), Subscribed::Closed);
 }
 
@@ -167,7 +74,7 @@ fn topics_share_an_entry() {
     let topics = world.topics(true, 3);
     let id = world.connect(&topics.iter().collect::<Vec<_>>());
     world.turn();
-    world.sent();
+    world.sent(0);
     let sends = world.counters.get(Counter::Sends);
     let publish = |world: &mut World, texts: [&str; 3]| {
         for (topic, text) in topics.iter().zip(texts) {
@@ -176,7 +83,7 @@ fn topics_share_an_entry() {
     };
     publish(&mut world, ["1", "2", "3"]);
     world.turn();
-    assert_eq!(world.sent(), ["1", "2", "3"]);
+    assert_eq!(world.sent(0), ["1", "2", "3"]);
     assert_eq!(world.counters.get(Counter::Sends) - sends, 1);
     publish(&mut world, ["4", "5", "6"]);
     world.shard.unsubscribe(id, &topics[1]);
@@ -184,7 +91,7 @@ fn topics_share_an_entry() {
     world.shard.close(id, CloseCode::GOING_AWAY, "");
     publish(&mut world, ["no", "no", "no"]);
     world.turn();
-    let sent = world.sent();
+    let sent = world.sent(0);
     assert_eq!(sent.last().map(String::as_str), Some("close 1001"));
     let mut before = sent[..sent.len() - 1].to_vec();
     before.sort_unstable();
@@ -198,7 +105,7 @@ fn a_full_entry_ends_the_batch() {
     let topics = world.topics(true, 5);
     world.connect(&topics.iter().collect::<Vec<_>>());
     world.turn();
-    world.sent();
+    world.sent(0);
     let sends = world.counters.get(Counter::Sends);
     let large = "x".repeat(crate::proto::LARGE_FRAME);
     for (number, topic) in topics.iter().enumerate() {
@@ -208,7 +115,7 @@ fn a_full_entry_ends_the_batch() {
         }
     }
     world.turn();
-    let sent = world.sent();
+    let sent = world.sent(0);
     assert_eq!(sent.len(), 5 * 400);
     for number in 0..topics.len() {
         let of_topic: Vec<&String> = sent.iter().filter(|text| text.starts_with(&format!("{number} "))).collect();
@@ -228,7 +135,7 @@ fn more_topics_than_it_may_have_close_a_connection_at_its_opening() {
     let topics = world.topics(true, 3);
     world.connect(&topics.iter().collect::<Vec<_>>());
     world.turn();
-    assert_eq!(world.sent(), ["answer", "close 1008"]);
+    assert_eq!(world.sent(0), ["answer", "close 1008"]);
     assert_eq!(world.counters.get(Counter::PolicyClosed), 1);
     assert!(topics.iter().all(|topic| world.shard.hub.subscribers(topic) == 0));
 }
@@ -240,9 +147,9 @@ fn more_topics_than_it_may_have_close_a_connection_at_its_opening() {
 fn a_held_connection_has_the_limit_of_a_backlog() {
     const LIMIT: usize = 200_000;
     for (options, is_closed) in [(RouteOptions::new(), false), (RouteOptions::new().manual_backpressure(), true)] {
-        let mut world = World::with(options);
+        let mut world = World::with(options, |_| {});
         world.shard.limits.backlog_bytes_max = LIMIT;
-        let far = world.topics(false, 1).remove(0);
+        let far = world.topic(false);
         let id = world.connect(&[&far]);
         let mut ping = Vec::new();
         encode_masked(OpCode::Ping, Fin::Set, &[b'x'; 125], [1, 2, 3, 4], &mut ping);
@@ -261,7 +168,7 @@ fn a_held_connection_has_the_limit_of_a_backlog() {
         );
         assert_eq!(world.counters.get(Counter::SlowClosed), u64::from(is_closed));
         world.answer();
-        let sent = world.sent();
+        let sent = world.sent(0);
         assert_eq!(sent[0], "answer");
         assert_eq!(sent[sent.len() - 1] == "close 1008", is_closed);
         assert!(is_closed || sent.len() > 20_000, "all that was not read is read and answered now");
@@ -274,10 +181,10 @@ fn a_held_connection_has_the_limit_of_a_backlog() {
 fn mail_grows_no_run_beyond_a_walk() {
     const SUBSCRIBERS: usize = 128;
     let mut world = World::new();
-    let far = world.topics(false, 1).remove(0);
+    let far = world.topic(false);
     (0..SUBSCRIBERS).for_each(|_| _ = world.connect(&[&far]));
     world.answer();
-    (0..SUBSCRIBERS).for_each(|client| _ = world.sent_to(client));
+    (0..SUBSCRIBERS).for_each(|client| _ = world.sent(client));
     world.shard.pace.flush_entries = SUBSCRIBERS / 4;
     world.shard.pace.flush_bytes = 1 << 20;
     // The bound has a portion of mail for each turn of a walk of four turns, and for the turn after it, and four times
@@ -299,7 +206,7 @@ fn mail_grows_no_run_beyond_a_walk() {
 #[test]
 fn an_arrival_gets_nothing_that_was_ordered_before() {
     let mut world = World::new();
-    let far = world.topics(false, 1).remove(0);
+    let far = world.topic(false);
     world.connect(&[&far]);
     world.answer();
     world.publish(&far, "before");
@@ -308,8 +215,8 @@ fn an_arrival_gets_nothing_that_was_ordered_before() {
     world.turn();
     world.publish(&far, "after");
     world.answer();
-    assert_eq!(world.sent_to(0), ["answer", "before", "after"]);
-    assert_eq!(world.sent_to(1), ["answer", "after"]);
+    assert_eq!(world.sent(0), ["answer", "before", "after"]);
+    assert_eq!(world.sent(1), ["answer", "after"]);
 }
 
 /// The hub has the time to the millisecond, keep-alives have it in ticks.

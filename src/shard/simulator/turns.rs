@@ -1,14 +1,19 @@
 //! Turns of the shards, steps of the control thread, and the time between them.
 
-use super::{client::Client, network::Weather, simulation::Simulation};
+use super::{client::Client, engine::Engine, network::Weather, simulation::Simulation};
 use crate::{hub::testing::UnderWay, metrics::Counter, proto::KeepAlive, shard::session::client_end::Protocol};
 
 impl Simulation {
-    /// Runs a turn of a shard, or a step of the control thread, if one is due. Returns whether one was.
+    /// Runs a turn of a shard, or a step of the control thread or of the engine, if one is due. Returns whether one
+    /// was.
     pub(super) fn serve(&mut self) -> bool {
         let shards = self.drivers.len();
-        let is_due = |end: usize| self.drivers.get(end).map_or(self.control.is_due(), |own| own.is_due(self.now));
-        let due: Vec<usize> = (0..=shards).filter(|&end| is_due(end)).collect();
+        let is_due = |end: usize| match self.drivers.get(end) {
+            Some(driver) => driver.is_due(self.now),
+            None if end == shards => self.control.is_due(),
+            None => self.engine.as_ref().is_some_and(Engine::is_due),
+        };
+        let due: Vec<usize> = (0..=shards + 1).filter(|&end| is_due(end)).collect();
         if due.is_empty() {
             if !self.may_end {
                 self.check_rest();
@@ -20,6 +25,7 @@ impl Simulation {
                 let answers = self.control.step();
                 self.note_answers(answers);
             }
+            end if end > shards => self.step_engine(),
             shard => self.turn(shard),
         }
         true
@@ -28,8 +34,11 @@ impl Simulation {
     /// Runs a turn or a step in the middle of a run, if one is due. One shard may be much slower than the others there.
     pub(super) fn serve_some(&mut self) {
         let lazy = self.plan.lazy.filter(|_| !self.random.chance(50));
-        let shard = self.random.within(0..=self.drivers.len());
-        if shard == self.drivers.len() {
+        let ends = self.drivers.len() + usize::from(self.engine.is_some());
+        let shard = self.random.within(0..=ends);
+        if shard > self.drivers.len() {
+            self.step_engine();
+        } else if shard == self.drivers.len() {
             if self.control.is_due() {
                 let answers = self.control.step();
                 self.note_answers(answers);
@@ -69,15 +78,13 @@ impl Simulation {
 
     /// Notes how many messages of each topic a shard has taken from its connections by now.
     fn note_taken_before_drain(&mut self, shard: usize) {
-        let hub = &self.drivers[shard].shard.hub;
-        let journal = hub.journal.as_ref().expect("a simulated shard has a journal");
         let orders = self.orders();
         for (topic, order) in orders.iter().enumerate() {
             let is_own = |author: usize| self.clients[author].shard == shard;
             let placed = order.iter().filter(|placed| !placed.is_posted() && placed.author.is_some_and(is_own));
-            self.taken_before_drain[topic][shard] = match self.homes[topic] == shard {
+            self.taken_before_drain[topic][shard] = match self.homes[topic] == shard && !self.is_of_engine(topic) {
                 true => placed.count() as u64,
-                false => journal.sent.get(&self.topics[topic]).copied().unwrap_or_default(),
+                false => self.journal(shard).sent.get(&self.topics[topic]).copied().unwrap_or_default(),
             };
         }
     }

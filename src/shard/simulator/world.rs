@@ -115,22 +115,27 @@ impl Drop for World {
     }
 }
 
-/// Returns what a client was sent: the answer, texts, and the codes of close frames.
-pub(super) fn decoded(bytes: &[u8]) -> Vec<String> {
-    let (mut sent, mut rest) = (Vec::new(), bytes);
+/// Takes what a client was sent since the last call: `answer`, texts, and the codes of close frames. The beginning of a
+/// frame is left for the next call.
+pub(super) fn take_sent(network: &RefCell<Network>, client: usize) -> Vec<String> {
+    let mut network = network.borrow_mut();
+    network.fetch(client, usize::MAX);
+    let fetched = &mut network.lines[client].fetched;
+    let (mut sent, mut rest) = (Vec::new(), &fetched[..]);
     if let Some(behind) = rest.strip_prefix(ANSWER) {
         sent.push("answer".to_owned());
         rest = behind;
     }
-    while let Some((header, length)) = FrameHeader::decode(rest).expect("a frame") {
-        let end = length + header.payload_len as usize;
-        let payload = &rest[length..end];
+    while let Some((header, length)) = FrameHeader::decode(rest).expect("a frame")
+        && let Some(payload) = rest.get(length..length + header.payload_len as usize)
+    {
         sent.push(match header.opcode {
             OpCode::Close => format!("close {}", u16::from_be_bytes([payload[0], payload[1]])),
-            _ => String::from_utf8_lossy(&payload[..payload.len().min(20)]).into_owned(),
+            _ => String::from_utf8_lossy(payload).into_owned(),
         });
-        rest = &rest[end..];
+        rest = &rest[length + payload.len()..];
     }
+    *fetched = rest.to_vec();
     sent
 }
 
