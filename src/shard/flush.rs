@@ -114,9 +114,9 @@ impl<I: Io> Shard<I> {
         ended
     }
 
-    /// Returns the bytes after which a batch ends: [`Pace::batch_bytes`] if the next batch has other output. If one walk
-    /// has all output that is due, only the flush's portion ends the batch, since more system calls for the same sends
-    /// cost a tenth more.
+    /// Returns the bytes after which a batch ends: [`Pace::batch_bytes`] if other output waits for the next batch. If
+    /// one walk has all output that is due, only the flush's portion ends the batch: several system calls for the same
+    /// sends would cost a tenth more.
     fn batch_bytes(&self, left: &Left) -> usize {
         if self.flush.walks.len() == 1 && !self.flush.has_dirty() { left.bytes } else { self.pace.batch_bytes }
     }

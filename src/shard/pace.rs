@@ -41,7 +41,8 @@ impl Pace {
     pub(super) const DEFAULT: Pace = Pace {
         receive_batch: 64,
         receive_batches: 4,
-        // 14 frames for each of `flush_entries`. With more, the run of an unthrottled publisher outgrows the CPU's cache.
+        // 14 frames for each of `flush_entries`. With more, the run of an unthrottled publisher outgrows the CPU's
+        // cache.
         frames: 3_584,
         send_batch: 256,
         // A quarter of a flush: a topic with little to send waits for one batch of a topic with much, some 1 ms.

@@ -274,8 +274,8 @@ fn pods_have_no_rights_that_they_do_not_need() {
     assert!(pods >= 2, "{pods} pods");
 }
 
-/// The pods start on any node. One manifest puts a seccomp profile on the nodes, and the comments of the other manifests
-/// name the same profile.
+/// The pods start on any node. One manifest puts a seccomp profile on the nodes, and the comments of the other
+/// manifests name the same profile.
 #[test]
 fn the_profile_on_the_nodes_is_the_one_that_is_named() {
     let daemon = of_kind(&yaml("deploy/kubernetes/seccomp.yaml"), "DaemonSet", "ringhub-seccomp");
