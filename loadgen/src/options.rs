@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Publishes to a WebSocket broadcast server and counts every delivery.
 ///
 /// Exit status: 0 every message arrived once and in order, 1 the run could not take place, 2 a message was lost,
-/// repeated, reordered or corrupted, or a connection ended, 3 the run is void.
+/// repeated, reordered, corrupted or foreign, or a connection ended, 3 the run is void.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "ringhub-loadgen", version)]
 pub struct Options {
@@ -20,7 +20,7 @@ pub struct Options {
     /// Connections that receive.
     #[arg(long, default_value_t = 1_000)]
     pub subscribers: usize,
-    /// Connections that publish, one after the other.
+    /// Connections that publish, in turn: one message each.
     #[arg(long, default_value_t = 1)]
     pub publishers: usize,
     /// Query of the subscribers' request; empty for none.
@@ -62,7 +62,7 @@ pub struct Options {
     /// Publish this many messages instead of for a duration; the window ends when all are delivered.
     #[arg(long, conflicts_with = "duration")]
     pub messages: Option<u64>,
-    /// How long to wait for the last deliveries.
+    /// How long to wait for the last deliveries, and for the next delivery with --in-flight or --unthrottled.
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     pub drain: Duration,
     /// Which subscribers read every frame. With `sample` the kernel drops the bytes of the other subscribers, and only

@@ -156,7 +156,7 @@ impl<'g, 'a> Publishing<'g, 'a> {
     }
 
     /// Publishes due messages and reads arrived ones. If there were none of either, the time counts as the generator's
-    /// time to spare.
+    /// time to spare. So does the sleep of a generator with `--sleep`.
     fn step(&mut self, now_ns: u64) -> Result<(), Error> {
         let published = self.publish(now_ns);
         let patience = if self.generator.plan.sleep { self.nap(now_ns) } else { Duration::ZERO };
@@ -241,7 +241,7 @@ impl<'g, 'a> Publishing<'g, 'a> {
     }
 }
 
-/// The result of publishing, after everything has stopped.
+/// The result of a run, after everything has stopped.
 struct Run {
     edges: [Edge; 2],
     published: Vec<u64>,
@@ -283,7 +283,7 @@ impl Run {
         }
     }
 
-    /// Counts the messages that subscribers missed or must not have got. Returns these counts, and the reasons for
+    /// Counts the deliveries that went wrong, such as lost and repeated ones. Returns these counts, and the reasons for
     /// which the run is void.
     fn verdict(&self, generator: &Generator<'_>) -> (Counts, Vec<String>) {
         let plan = generator.plan;
@@ -376,7 +376,8 @@ const NAP_MAX: Duration = Duration::from_millis(100);
 /// The most messages that are published between two looks at the sockets.
 const PUBLISH_MAX: u64 = 1_024;
 
-/// The most bytes that may wait for a publisher's socket. Beyond this, messages stay due, and their latency grows.
+/// The most bytes that may wait for a publisher's socket before a further message stays due. With --rate the latency of
+/// this message grows.
 const UNSENT_MAX: usize = 1 << 20;
 
 /// How long the generator waits for duplicates and foreign messages after all expected deliveries.

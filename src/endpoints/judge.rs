@@ -22,11 +22,11 @@ impl Judge {
         assert!(self.0.set(Arc::downgrade(endpoints)).is_ok(), "a server has one table of endpoints");
     }
 
-    /// Returns the topic of a name in a message. It begins with the prefix of the route's topics.
+    /// Returns the topic that a client means by a name in a message: the prefix of the route's topics, then the name.
     ///
     /// # Errors
     ///
-    /// 400 for a malformed name.
+    /// 400 for a malformed name, 404 at a route without topics, and 503 if the server has ended.
     pub(crate) fn topic(&self, opening: &OpeningRequest, name: &str) -> Result<TopicName, Refusal> {
         self.endpoints()?.topic(opening.route, name)
     }
@@ -35,7 +35,7 @@ impl Judge {
     ///
     /// # Errors
     ///
-    /// See [`Endpoints::authorize_topic`].
+    /// See [`Endpoints::authorize_topic`]; and 503 if the server has ended.
     ///
     /// # Panics
     ///
@@ -49,11 +49,11 @@ impl Judge {
     ///
     /// # Errors
     ///
-    /// See [`Endpoints::authorize_topic`].
+    /// See [`Judge::may_subscribe`].
     ///
     /// # Panics
     ///
-    /// As of [`Judge::may_subscribe`].
+    /// See [`Judge::may_subscribe`].
     pub(crate) fn may_publish(&self, opening: &OpeningRequest, topic: &TopicName) -> Result<PublishGrant, Refusal> {
         decided(self.endpoints()?.authorize_publish(&sender(opening), opening.route, topic))
     }

@@ -26,15 +26,15 @@ pub struct ChosenBackend {
 enum Reason {
     /// The setting names the backend.
     Setting,
-    /// The kernel allows everything that io_uring needs.
+    /// The kernel allows everything that the hub needs of io_uring.
     Available,
     /// The kernel does not allow io_uring.
     Refused(ProbeError, RefusalCause),
 }
 
 impl ChosenBackend {
-    /// Chooses the backend that a server with this setting would have here. Unless the setting is `epoll`, all that
-    /// io_uring needs is tried.
+    /// Chooses the backend that a server with this setting would have here. Unless the setting is `epoll`, the
+    /// probe tries everything that the hub needs of io_uring.
     ///
     /// # Errors
     ///

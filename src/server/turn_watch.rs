@@ -48,7 +48,7 @@ impl TurnWatch {
         TurnWatch { shards: shards.collect() }
     }
 
-    /// Returns the numbers of the shards that have not begun a turn since the last look, and wakes all shards. Between
+    /// Returns the numbers of the shards that have not finished a turn since the last look, and wakes all shards. Between
     /// two looks a shard needs time for a turn, which takes milliseconds.
     pub fn look(&mut self) -> Vec<usize> {
         let mut stuck = Vec::new();

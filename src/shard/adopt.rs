@@ -22,7 +22,7 @@ impl<I: Io> Shard<I> {
         let Arrival { socket, of_address, session, route, state, profile, limits, .. } = arrival;
         let Arrival { subscriptions, forwards, format, answer, leftover, .. } = arrival;
         self.note_time(now);
-        // Messages that were ordered before the connection came are not for it, so they are gathered first.
+        // A message that is gathered before the connection joins needs no exclusion of the connection.
         self.take_mail();
         let mut connection = ShardConnection::new(IoState::new(session));
         connection.io.session.excuse_silence(self.now);
@@ -36,8 +36,8 @@ impl<I: Io> Shard<I> {
         for (topic, options) in subscriptions {
             is_refused |= self.hub.subscribe(id, &topic, options) == Subscribed::TooMany;
         }
-        // Publishing comes after the subscriptions: the home of a topic with a subscriber remembers the topic's offsets
-        // without another request.
+        // The interest of a subscription already makes the home remember the topic's offsets. So publishing to the same
+        // topic needs no interest of its own if it begins after the subscription.
         if let Some((topic, scope)) = forwards {
             self.hub.publish_to(id, &topic, scope);
         }
@@ -78,8 +78,8 @@ impl<I: Io> Shard<I> {
     }
 
     /// Keeps the bytes that the client has sent after its opening request. The next batch parses them. Until then they
-    /// count as an unfinished message, whose time begins here: while the shard may not parse, any number of clients may
-    /// come with bytes after their requests.
+    /// count as an unfinished message, whose time begins here. Otherwise clients could fill the memory with such bytes
+    /// while the shard does not parse.
     fn receive_leftover(&mut self, id: ConnectionId, leftover: BytesMut) {
         if let Some(connection) = self.hub.connections.get_mut(id)
             && !leftover.is_empty()

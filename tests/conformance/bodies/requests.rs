@@ -1,4 +1,4 @@
-//! Compares the reading of requests, heads and bodies, with that of httparse and hyper.
+//! Compares how ringhub, httparse and hyper read the heads and bodies of requests.
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,9 +18,9 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use ringhub::proto::{HEADERS_MAX, HttpError, RequestHead};
 
-/// Checks that httparse reads each accepted head as the product does. For each accepted request, hyper finds the same
-/// end and the same body, except for [`DIFFERENCES`]. A request that hyper accepts is accepted with the same end, or
-/// refused. The first byte chooses the size of the pieces in which the rest arrives.
+/// Checks that httparse reads each accepted head as ringhub does, and that hyper finds the same end of each accepted
+/// request, except for [`DIFFERENCES`]. If hyper accepts a request, ringhub accepts the request with the same end, or
+/// refuses it. The first byte chooses the size of the pieces in which the rest arrives.
 ///
 /// Returns the name of the difference that the request shows, or else the kind of an accepted request.
 pub(crate) fn requests(bytes: &[u8]) -> Option<&'static str> {
@@ -89,7 +89,7 @@ pub(crate) enum Reading {
     Whole(Whole),
     /// The rest of the request has not come.
     Awaited,
-    /// The request is refused; the product's refusal has its error.
+    /// The request is refused: by ringhub with an error, by hyper with `None`.
     Refused(Option<HttpError>),
 }
 
@@ -180,8 +180,8 @@ fn compare_with_httparse(head: &RequestHead, head_len: usize, stream: &[u8]) {
     assert_eq!(head.headers().iter().collect::<Vec<_>>(), theirs);
 }
 
-/// Returns the reading of hyper's server, with the product's settings. Bytes come one by one, so hyper has read no byte
-/// beyond the request's end.
+/// Returns the reading of hyper's server, with the settings by which ringhub's server lets hyper parse. Bytes come one by
+/// one, so hyper has read no byte beyond the request's end.
 fn hyper(stream: &[u8]) -> Reading {
     let progress = Rc::new(Progress::default());
     let service = service_fn(|request: Request<Incoming>| {
