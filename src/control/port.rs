@@ -164,7 +164,7 @@ pub(super) async fn serve_metrics(shared: Arc<Shared>, listener: TcpListener, mu
                 }
             },
             Some(_) = connections.join_next() => continue,
-            Err(_) = finishing.changed() => return,
+            () = ended(&mut finishing) => return,
         };
         let (shared, port, finishing) = (Arc::clone(&shared), Arc::clone(&port), finishing.clone());
         let caller = Caller { stream: Arc::new(stream).into(), received: BytesMut::new(), of_address: None };
@@ -257,6 +257,11 @@ async fn end_of_shards(mut finishing: watch::Receiver<()>) {
     if finishing.has_changed().is_err() {
         std::future::pending::<()>().await;
     }
+    ended(&mut finishing).await;
+}
+
+/// Waits until all shards have ended. A change before that end only tells that the server leaves.
+async fn ended(finishing: &mut watch::Receiver<()>) {
     while finishing.changed().await.is_ok() {}
 }
 
@@ -295,6 +300,10 @@ mod tests {
             for panics in [false, true] {
                 let (finish, finishing) = watch::channel(());
                 let waiting = tokio::spawn(end_of_shards(finishing.clone()));
+                tokio::task::yield_now().await;
+                assert!(!waiting.is_finished());
+                // The server leaves, and its shards go on.
+                finish.send_replace(());
                 tokio::task::yield_now().await;
                 assert!(!waiting.is_finished());
                 let thread = std::thread::spawn(move || {

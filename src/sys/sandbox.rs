@@ -116,7 +116,10 @@ fn conditions(name: &str, needs: &[Need]) -> Condition {
         "open" => one(masked(1, WRITES, 0)),
         "openat" => one(masked(2, WRITES, 0)),
         "openat2" if !is_needed(Need::Files) => Condition::Never,
-        "socket" if is_needed(Need::ServiceManager) => one(is(0, libc::AF_UNIX)),
+        // The type of a socket has flags in its higher bits.
+        "socket" if is_needed(Need::ServiceManager) => {
+            Condition::Arguments(vec![vec![is(0, libc::AF_UNIX), masked(1, 0xf, libc::SOCK_DGRAM)]])
+        }
         "connect" if is_needed(Need::ServiceManager) => Condition::Always,
         "socket" | "connect" => Condition::Never,
         "mmap" | "mprotect" => one(masked(2, libc::PROT_EXEC, 0)),

@@ -1,5 +1,7 @@
 //! The head of a request and of a response.
 
+use std::borrow::Cow;
+
 use super::{
     body::BodyScan,
     error::{HEADERS_MAX, HttpError},
@@ -12,7 +14,7 @@ use super::{
 /// The head of a request (RFC 9112 3), owned and independent of the buffer it came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestHead {
-    method: Box<str>,
+    method: Cow<'static, str>,
     target: Box<str>,
     /// The length of the target before its query.
     path_len: usize,
@@ -150,14 +152,29 @@ impl RequestHead {
             return Err(HttpError::Expectation);
         }
         let body = BodyScan::new(&headers, minor_version)?;
-        Ok(Self { method: method.into(), target: target.into(), path_len, segments, minor_version, headers, body })
+        Ok(Self {
+            method: owned_method(method),
+            target: target.into(),
+            path_len,
+            segments,
+            minor_version,
+            headers,
+            body,
+        })
     }
+}
+
+/// Returns the method without an allocation, if it is a usual one.
+fn owned_method(method: &str) -> Cow<'static, str> {
+    let usual = ["GET", "POST", "HEAD", "OPTIONS"].into_iter().find(|usual| *usual == method);
+    usual.map_or_else(|| method.to_owned().into(), Cow::Borrowed)
 }
 
 /// Checks the form of a target and its characters (RFC 9112 3.2), and reads its path. A target that passes is a URI to
 /// hyper too, with the same path.
 fn read_target(target: &str, before_query: &str) -> Result<Result<RequestPath, PathError>, HttpError> {
-    if target.contains(['"', '<', '>']) || before_query.contains('`') {
+    let is_forbidden = |octet: u8| matches!(octet, b'"' | b'<' | b'>');
+    if target.bytes().any(is_forbidden) || before_query.bytes().any(|octet| octet == b'`') {
         return Err(HttpError::Target);
     }
     match path_of(before_query) {

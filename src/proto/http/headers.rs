@@ -26,7 +26,14 @@ impl Headers {
 
     /// Returns the values of all lines of that name.
     pub fn get_all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
-        self.iter().filter_map(move |(other, value)| other.eq_ignore_ascii_case(name).then_some(value))
+        let mut start = (0, 0);
+        // Most lines have a name of another length, so the lengths are compared first.
+        self.ends.iter().filter_map(move |&(name_end, value_end)| {
+            let (begin, end) = (start, (usize::from(name_end), usize::from(value_end)));
+            start = end;
+            let is_it = end.0 - begin.0 == name.len() && self.names[begin.0..end.0].eq_ignore_ascii_case(name);
+            is_it.then(|| &self.values[begin.1..end.1])
+        })
     }
 
     /// Returns the value of the first line of that name.

@@ -61,7 +61,7 @@ impl RequestPath {
             match &*segment {
                 "" if parts.peek().is_some() => return Err(PathError::EmptySegment),
                 "." | ".." => return Err(PathError::DotSegment),
-                segment if segment.chars().any(char::is_control) => return Err(PathError::ControlCharacter),
+                segment if has_control(segment) => return Err(PathError::ControlCharacter),
                 segment => text.push_str(segment),
             }
             ends.push(text.len() as u32);
@@ -77,6 +77,15 @@ impl RequestPath {
             start = end as usize;
             segment
         })
+    }
+}
+
+/// Returns whether text has a control character.
+fn has_control(text: &str) -> bool {
+    if text.is_ascii() {
+        text.bytes().any(|octet| octet.is_ascii_control())
+    } else {
+        text.chars().any(char::is_control)
     }
 }
 

@@ -107,6 +107,8 @@ fn a_need_opens_what_it_takes() {
         assert_eq!(openat2(), libc::EPERM);
         let socket = UnixDatagram::unbound().unwrap();
         assert_eq!(errno(socket.connect("/nowhere/notify")), Some(libc::ENOENT));
+        let stream = [libc::AF_UNIX as i64, libc::SOCK_STREAM as i64, 0, 0];
+        assert_eq!(error_of(libc::SYS_socket, stream), libc::EPERM);
         assert_eq!(errno(TcpListener::bind("127.0.0.1:0")), Some(libc::EPERM));
     });
 }
