@@ -1,4 +1,4 @@
-//! Kore's WebSocket example, written for this library: all other clients get what a client sends.
+//! Kore's WebSocket example, written for this library. The server sends each message of a client to all other clients.
 //!
 //! ```sh
 //! cargo run --example broadcast -- --listen 127.0.0.1:8080 --workers 2
@@ -6,8 +6,8 @@
 //! npx wscat -c ws://127.0.0.1:8080/connect/local    # to those of the same worker: WEBSOCKET_BROADCAST_LOCAL
 //! ```
 //!
-//! A worker is a thread here, called a shard. All shards together are one server: with either scope no client gets a
-//! message twice, and the sender does not get it.
+//! A worker of Kore is a thread here, and is called a shard. All shards together are one server. With either scope no
+//! client gets a message twice, and a sender does not get its own message.
 
 use std::{error::Error, net::SocketAddr, time::Duration};
 
@@ -15,13 +15,14 @@ use clap::Parser;
 use ringhub::{Closed, Connection, Handler, Message, RouteOptions, Scope, Server, config::Time};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// `kore_websocket_handshake(req, "onconnect", "onmessage", "ondisconnect")` names three functions; they are methods.
+/// `kore_websocket_handshake(req, "onconnect", "onmessage", "ondisconnect")` names three functions. Here they are
+/// methods.
 struct Broadcast {
     scope: Scope,
 }
 
 impl Handler for Broadcast {
-    /// The data that `c->hdlr_extra` points to. This example keeps none.
+    /// The data of a connection, to which `c->hdlr_extra` points in Kore. This example has no such data.
     type State = ();
 
     /// `void onconnect(struct connection *c)`
@@ -33,8 +34,8 @@ impl Handler for Broadcast {
 
     /// `void onmessage(struct connection *c, u_int8_t op, void *data, size_t len)`
     fn on_message(&self, connection: &mut Connection<'_, ()>, message: Message<'_>) {
-        // `kore_websocket_broadcast(c, op, data, len, WEBSOCKET_BROADCAST_GLOBAL)`; A source of `None`, as NULL in
-        // Kore, would include the sender.
+        // `kore_websocket_broadcast(c, op, data, len, WEBSOCKET_BROADCAST_GLOBAL)`. With the source `None`, which is
+        // NULL in Kore, the sender would get the message too.
         let source = Some(connection.id());
         connection.broadcast(source, message, self.scope);
     }
@@ -50,7 +51,7 @@ struct Arguments {
     /// Address and port to listen on; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// Threads that serve connections, as Kore's `workers`.
+    /// Number of threads that serve connections, like Kore's `workers`.
     #[arg(long, default_value_t = 1)]
     workers: usize,
 }
@@ -59,7 +60,8 @@ struct Arguments {
 async fn main() -> Result<(), Box<dyn Error>> {
     let Arguments { listen, workers } = Arguments::parse();
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    // `websocket_maxframe` is here a limit of each route, `websocket_timeout` a limit of the server.
+    // Kore's `websocket_maxframe` is an option of a route here. Kore's `websocket_timeout` is a setting of the server
+    // here.
     let options = RouteOptions::new().max_frame(16_384).max_message(16_384);
     let mut running = Server::builder()
         .listen([listen])

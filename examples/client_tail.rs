@@ -4,8 +4,9 @@
 //! cargo run --example client_tail -- ws://127.0.0.1:6455/t/news
 //! ```
 //!
-//! Messages go to standard output, one on each line; everything else goes to standard error. The program ends with
-//! Ctrl-C, or at a close or refusal after which the client does not reconnect.
+//! Text messages go to standard output. For a binary message, the number of its bytes goes there. Everything else goes
+//! to standard error. The program ends if the first attempt to connect fails. Later it ends with Ctrl-C, or at a close
+//! or a refusal after which the client does not reconnect.
 
 use std::{env, error::Error, process::ExitCode};
 

@@ -1,4 +1,5 @@
-//! Devices send JSON, and dashboards see it: typed messages, and precise errors for invalid ones.
+//! Devices send readings in JSON, and dashboards get a report of each reading. The messages have types. The answer to
+//! an invalid message is a precise error.
 //!
 //! ```sh
 //! cargo run --example json_telemetry -- --listen 127.0.0.1:8080
@@ -6,7 +7,7 @@
 //! npx wscat -c ws://127.0.0.1:8080/devices/boiler       # then: {"celsius":71.5,"battery":93}
 //! ```
 //!
-//! A client that sends something else gets an error message, and is closed with 1008.
+//! A client that sends anything else gets an error message, and its connection is closed with 1008.
 
 use std::{
     error::Error,
@@ -22,16 +23,16 @@ use ringhub::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The message of a device.
+/// The message that a device sends.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Reading {
     celsius: f64,
-    /// Per cent.
+    /// The charge of the battery, in per cent.
     battery: u8,
 }
 
-/// The message that dashboards get of a reading.
+/// The message that dashboards get about a reading.
 #[derive(Serialize)]
 struct Report<'a> {
     device: &'a str,
@@ -40,7 +41,7 @@ struct Report<'a> {
     is_low: bool,
 }
 
-/// The message of a dashboard.
+/// The message that a dashboard sends.
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Wish {
@@ -138,7 +139,7 @@ fn read<T: DeserializeOwned>(message: &Message<'_>) -> Result<T, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
-/// Sends the whole error as a message, then a close frame with as much of it as fits.
+/// Sends the whole error as a message. Then sends a close frame with as much of the error as has room there.
 fn refuse<S: 'static>(connection: &mut Connection<'_, S>, error: &str) {
     let told = connection.send_json(&Fault { error }).expect("a struct of text is JSON");
     let closed = connection.close(CloseCode::POLICY_VIOLATION, truncate_reason(error));

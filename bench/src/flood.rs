@@ -49,7 +49,7 @@ pub(crate) struct Done {
     pub(crate) frames: u64,
     /// Opening handshakes that were accepted.
     pub(crate) opened: u64,
-    /// Opening handshakes that were refused, and connections that failed.
+    /// Opening handshakes that were refused, and connections that failed before they were open.
     pub(crate) refused: u64,
 }
 
@@ -80,7 +80,7 @@ impl Kind {
         }
     }
 
-    /// Returns how many subscribers the topic with subscribers has, and whether they read.
+    /// Returns the number of subscribers of the topic `heard-…`, and whether the subscribers read.
     fn subscribers(self) -> (usize, bool) {
         match self {
             Kind::Unread => (UNREADING, false),
@@ -162,13 +162,13 @@ struct Crowd {
     stream: Stream,
     kind: Kind,
     flooders: Vec<Flooder>,
-    /// A buffer for dropped bytes, which the kernel does not fill.
+    /// The buffer of reads that drop the received bytes. The kernel does not fill this buffer.
     nothing: Vec<u8>,
     done: Done,
     is_over: bool,
 }
 
-/// A client with one connection after the other.
+/// A client. When its connection ends, the client connects again.
 struct Flooder {
     target: String,
     is_subscriber: bool,
@@ -219,7 +219,8 @@ impl Crowd {
         }
     }
 
-    /// Waits until a socket is ready, then lets all flooders go on.
+    /// Connects the flooders without a connection. Waits until a socket is ready, or `PATIENCE` is over. Then lets all
+    /// flooders go on.
     fn wait_and_step(&mut self, input: &io::Stdin) -> Result<(), Box<dyn Error>> {
         for flooder in &mut self.flooders {
             if let State::Gone = flooder.state {
@@ -297,14 +298,14 @@ impl Flooder {
                 }
                 Ok(())
             }
-            // The server resets this connection after its timeout.
+            // The server resets this connection at the end of the close timeout.
             State::Open { socket, .. } if !self.reads => socket.take_error()?.map_or(Ok(()), Err),
             State::Open { socket, sent } => {
                 loop {
                     match drop_received(socket, nothing)? {
                         Received::Nothing => break,
                         Received::End => return Err(io::ErrorKind::UnexpectedEof.into()),
-                        // These bytes can only be the close frame.
+                        // The server sends this client nothing but the close frame.
                         Received::Bytes(_) if kind == Kind::Garbage && !self.is_subscriber => {
                             return Err(io::ErrorKind::ConnectionAborted.into());
                         }
@@ -346,18 +347,18 @@ pub(crate) const NICE: i32 = 19;
 /// The number of reading subscribers. They read as fast as they can, which may be too slow.
 const SUBSCRIBERS: usize = 4;
 
-/// The number of subscribers that do not read, and the size of their receive buffers. The server's socket of each takes
-/// some MiB.
+/// The number of subscribers that do not read, and the size of their receive buffers. For each of these subscribers the
+/// server's socket takes some MiB.
 const UNREADING: usize = 128;
 const UNREAD_BYTES: usize = 32 << 10;
 
-/// The bytes of one write, unless a frame is larger.
+/// The most bytes of one write, unless a frame is larger.
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// The longest wait for sockets before the next look at standard input.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
-/// The key is not zero: with a key of zero a server need not unmask.
+/// The masking key of all frames. The key is not zero, since a server need not unmask a frame whose key is zero.
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 const FIN: u8 = 0x80;
 const CONTINUATION: u8 = 0;

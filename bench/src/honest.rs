@@ -1,9 +1,9 @@
 //! Honest clients: one publisher at a steady rate, and subscribers that read each message at once.
 //!
-//! A message's time begins when the publisher gives it to its socket and ends when the kernel receives its last byte
-//! for a subscriber (`SO_TIMESTAMPNS`). So it contains the time of the server and of the network, but not the time for
-//! which this process waited for its CPU beside a crowd. If the kernel has merged two messages before the first was
-//! read, both have the time of the second.
+//! The time of a delivery begins when the publisher has a message ready for its socket. The time ends when the kernel
+//! receives the message's last byte for a subscriber (`SO_TIMESTAMPNS`). So the time includes the server and the
+//! network. The time does not include the wait of this process for its CPU beside a crowd, before it reads the message.
+//! The kernel may merge two messages before the first is read. Then both have the time of the second.
 
 use crate::client::{open, send_some};
 use crate::statistics::Summary;
@@ -53,7 +53,7 @@ pub(crate) struct Honest {
     unsent: Vec<u8>,
     subscribers: Vec<Subscriber>,
     published: u64,
-    /// The time on the kernel's clock at which the clock of the stamps began.
+    /// The time on the kernel's clock when the run began. The stamps in the messages count from this time.
     begin_ns: u64,
     latencies_ns: Vec<u64>,
 }
@@ -95,7 +95,8 @@ impl Honest {
     /// Publishes during the warm-up and the window, then waits for the last delivery.
     ///
     /// # Errors
-    /// An error is returned if a connection ends, or if a message is lost, repeated, reordered or invented.
+    /// An error is returned if a connection ends, or if a message is lost, repeated, reordered or invented. An error is
+    /// also returned if the times of the deliveries cannot be measured.
     pub(crate) fn run(mut self) -> Result<Latency, String> {
         self.begin_ns = clock_ns();
         let end_ns = self.plan.warmup_ns + self.plan.window_ns;
@@ -130,7 +131,7 @@ impl Honest {
         self.published += 1;
     }
 
-    /// Sends waiting bytes and reads arriving ones; waits at most `patience_ns` for them.
+    /// Sends the unsent bytes, waits for input or room for at most `patience_ns`, and reads the input.
     fn step(&mut self, patience_ns: u64) -> Result<(), String> {
         let closed = |error: io::Error| format!("the honest publisher's connection: {error}");
         if !self.unsent.is_empty() {
@@ -159,7 +160,7 @@ impl Honest {
     fn receive(&mut self, index: usize) -> Result<(), String> {
         let Honest { subscribers, latencies_ns, begin_ns, plan, .. } = self;
         let Subscriber { stream, frames, checker, received, foreign } = &mut subscribers[index];
-        // Each read takes one message, since a read has only one time.
+        // A read has only one time of receipt. So a read takes at most the bytes of one message.
         let mut buffer = [0; server_frame_length(SIZE)];
         let mut control = cmsg_space!(TimeSpec);
         loop {
@@ -229,7 +230,7 @@ impl Honest {
     }
 }
 
-/// Returns the medians of several runs.
+/// Returns the medians of the times of several runs, and the sum of their deliveries.
 pub(crate) fn medians(runs: &[Latency]) -> Option<Latency> {
     let median = |figure: fn(&Latency) -> f64| Some(Summary::of(runs.iter().map(figure))?.median);
     Some(Latency {
@@ -240,7 +241,7 @@ pub(crate) fn medians(runs: &[Latency]) -> Option<Latency> {
     })
 }
 
-/// Returns the time of the clock that the kernel's stamps have.
+/// Returns the time of the clock by which the kernel gives times of receipt.
 fn clock_ns() -> u64 {
     let now = clock_gettime(ClockId::Realtime);
     now.tv_sec as u64 * NANOS + now.tv_nsec as u64
@@ -256,7 +257,7 @@ const NANOS: u64 = 1_000_000_000;
 /// The longest sleep.
 const NAP_NS: u64 = 10_000_000;
 
-/// How long to wait for deliveries that must not come.
+/// How long to wait at the end, to notice messages that must not come.
 const SETTLE_NS: u64 = 200_000_000;
 
 #[cfg(test)]
@@ -267,7 +268,7 @@ mod tests {
     use std::net::TcpListener;
     use std::thread;
 
-    /// The server's mistake with message [`AT`].
+    /// What the server does wrong with the message of index [`AT`].
     #[derive(Clone, Copy, PartialEq)]
     enum Fault {
         None,

@@ -1,8 +1,9 @@
 //! The bare loop of batched sends: it shows the cost of the hub's system calls alone.
 //!
-//! The loop uses only the hub's ring: it waits for readiness, receives once from each ready publisher, and sends
-//! everything received to every subscriber in synchronous batches. It has no topics, limits, timers, shards or
-//! backlogs. The difference between the hub and this loop is the cost of the hub's own code.
+//! The loop uses only the hub's ring. The loop waits for readiness, and receives from each ready connection. If a
+//! receive has filled its buffer, the loop receives from the connection again. Then the loop sends all received
+//! messages to every subscriber in synchronous batches. The loop has no topics, timers, shards or backlogs. The
+//! difference between the hub and this loop is the cost of the hub's own code.
 
 use bytes::{Buf, BytesMut};
 use ringhub::sys::{HotRing, Io, Key, Readiness, Receive, SendEntry, Transport, Unsent};
@@ -151,15 +152,15 @@ impl Bare {
     }
 }
 
-/// Returns a descriptor that is readable when the ring has completions. The ring gives one only to a runtime, so a
-/// runtime exists during this call; the loop itself uses none.
+/// Returns a descriptor that is readable when the ring has completions. The ring gives such a descriptor only to a
+/// runtime, so this call makes a runtime, and ends it. The loop itself uses no runtime.
 fn descriptor(ring: &HotRing) -> io::Result<OwnedFd> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let _entered = runtime.enter();
     Ok(ring.watch()?.into_inner())
 }
 
-/// Waits until one of the two is readable. Returns whether the second is.
+/// Waits until one of the two descriptors is readable, or a signal comes. Returns whether the second one is readable.
 fn wait(mut waiting: [PollFd<'_>; 2]) -> io::Result<bool> {
     match poll(&mut waiting, None) {
         Ok(_) => Ok(!waiting[1].revents().is_empty()),
@@ -205,7 +206,8 @@ fn shake_hands(mut stream: &TcpStream) -> io::Result<bool> {
     Ok(!head.lines().next().is_some_and(|line| line.contains("mode=pub")))
 }
 
-/// Moves whole masked frames from `input` to `run`, unmasked. Returns false if the connection must end.
+/// Takes whole masked frames from `input`. Appends the frames of text and binary data to `run`, unmasked, and drops the
+/// others. Returns false if the connection must end.
 fn unmask_frames(input: &mut BytesMut, run: &mut Vec<u8>) -> bool {
     loop {
         let &[first, second, ref rest @ ..] = &input[..] else { return true };

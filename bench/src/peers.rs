@@ -1,4 +1,4 @@
-//! Starts the servers that are compared, each on its own port, and ends them.
+//! Starts the servers that are compared, each on its own port, and ends them. Runs the load generator against a server.
 
 use crate::tools::{BUN_SERVER, OUTPUT, Tools, command_line, pinned};
 use clap::ValueEnum;
@@ -21,13 +21,13 @@ pub(crate) enum Peer {
     Hub,
     /// This project at another commit.
     Baseline,
-    /// Bun's publish, uWebSockets' engine.
+    /// A server on Bun that uses Bun's `publish`. Its engine is uWebSockets.
     Bun,
-    /// The bare batched-send loop.
+    /// The bare loop of batched sends (`k2.rs`).
     K2,
-    /// This project with two shards on the one CPU, which shows the cost of the mesh.
+    /// This project with two shards on one CPU. It shows the cost of the mesh.
     Shards2,
-    /// This project with a handler that publishes each message, which shows the cost of its calls.
+    /// This project with a handler that publishes each message. It shows the cost of the handler's calls.
     Handler,
 }
 
@@ -48,17 +48,17 @@ impl Peer {
         matches!(self, Peer::Hub | Peer::Baseline | Peer::Shards2)
     }
 
-    /// Returns whether there is such a server whose subscribers have two topics each.
+    /// Returns whether this kind of server can run with subscribers that have two topics each.
     pub(crate) fn has_two_topics(self) -> bool {
         matches!(self, Peer::Hub | Peer::Baseline)
     }
 
-    /// Returns the command of the server whose subscribers have two topics each.
+    /// Returns the command that starts this server with subscribers that have two topics each.
     fn command_of_two_topics(self, tools: &Tools, address: SocketAddr) -> Result<Command, Box<dyn Error>> {
         let (listen, cpu) = (address.to_string(), SERVER_CPU.to_string());
         if self == Peer::Baseline {
             let program = tools.baseline.as_ref().and_then(|baseline| baseline.two_topics.as_deref());
-            let mut command = pinned(SERVER_CPU, program.ok_or("no baseline was built for it")?);
+            let mut command = pinned(SERVER_CPU, program.ok_or("no baseline with two topics was built")?);
             command.args([&listen, &cpu]);
             return Ok(command);
         }
@@ -106,7 +106,7 @@ fn hub(program: &Path, address: SocketAddr, shards: usize) -> Command {
     command
 }
 
-/// A running server, which a drop ends. If this process is killed, the kernel ends the server too.
+/// A running server. A drop ends the server. If this process is killed, the kernel kills the server too.
 pub(crate) struct Running {
     child: Child,
     pub(crate) address: SocketAddr,
@@ -132,7 +132,7 @@ impl Running {
         Running::spawn(Peer::Hub.name(), hub(&tools.hub, address, shards), address)
     }
 
-    /// Starts a server by a command, with `--listen` and an address added.
+    /// Adds `--listen` and an address to the command, and starts it as a server.
     pub(crate) fn start_other(name: &str, mut command: Command) -> Result<Running, Box<dyn Error>> {
         let address = free_address()?;
         command.args(["--listen", &address.to_string()]);
@@ -165,7 +165,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // An error means that the server has ended, which the wait below finds.
+        // An error means that the server has ended already. The wait below notices that.
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap_or_default();
         let deadline = Instant::now() + STOP_DEADLINE;
         while let Ok(None) = self.child.try_wait() {

@@ -1,4 +1,4 @@
-//! Measures publishing by HTTP: requests on kept connections, one at a time on each.
+//! Measures publishing by HTTP: many requests on each connection, one after the other.
 //!
 //! The load spins over non-blocking sockets, and lets the kernel drop what subscribers receive. So the load is not the
 //! bottleneck, and the server does not pay for waking it.
@@ -56,8 +56,9 @@ pub(crate) struct Plan {
 pub(crate) struct Figures {
     requests: u64,
     pub(crate) requests_per_second: f64,
-    /// The server's CPU time per request on the shard; `control_cpu_ns` is that on the control thread.
+    /// The server's CPU time per request on all threads except the control thread. Nearly all of it is the shard's.
     shard_cpu_ns: f64,
+    /// The server's CPU time per request on the control thread.
     control_cpu_ns: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
@@ -89,8 +90,8 @@ struct Record<'a> {
     points: &'a [Point],
 }
 
-/// Measures, prints and writes a record. It is an error if a request is not accepted, or if a delivery is lost or
-/// invented.
+/// Measures, prints the figures, and writes a record. It is an error if a request is not accepted, or if a subscriber
+/// receives fewer or more bytes than were published.
 pub(crate) fn post(options: &Options) -> Result<bool, Box<dyn Error>> {
     let tools = Tools::prepare(&options.tools, false, None)?;
     let circumstances = Circumstances::now();
@@ -141,7 +142,8 @@ fn measure(tools: &Tools, options: &Options, round: usize, subscribers: usize) -
 /// Publishes to a server from a thread on the load's CPU.
 ///
 /// # Errors
-/// An error is returned if a request is not accepted, or if a delivery is lost or invented.
+/// An error is returned if a request is not accepted, or if a subscriber receives fewer or more bytes than were
+/// published.
 pub(crate) fn drive(server: &Running, plan: Plan) -> Result<Figures, String> {
     let on_its_cpu = || {
         if !core_affinity::set_for_current(core_affinity::CoreId { id: LOAD_CPU }) {
@@ -309,7 +311,7 @@ impl Load {
     }
 }
 
-/// Returns whether an answer has come to the end of its body.
+/// Returns whether an answer has arrived whole, to the end of its body.
 fn is_whole(answer: &[u8]) -> bool {
     let text = String::from_utf8_lossy(answer);
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };

@@ -1,4 +1,4 @@
-//! The record of a comparison, with which its numbers can be checked later.
+//! The record of a measurement: with the record, the numbers of the measurement can be checked later.
 
 use crate::tools::OUTPUT;
 use serde::Serialize;

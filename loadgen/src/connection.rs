@@ -33,9 +33,9 @@ pub(crate) enum State {
 #[derive(Debug, Default)]
 pub(crate) struct Reading {
     frames: FrameReader,
-    /// One checker for each publisher; none if no message may arrive.
+    /// One checker for each publisher. Empty on a publisher's connection, whose received messages are not checked.
     pub(crate) checkers: Vec<SequenceChecker>,
-    /// Messages that are not of this run.
+    /// Messages that are not of this run, or of a publisher that the run does not have.
     pub(crate) foreign: u64,
     /// Messages whose padding, size or opcode changed on the way.
     pub(crate) corrupt: u64,
@@ -45,7 +45,7 @@ pub(crate) struct Reading {
     pub(crate) close_code: Option<u16>,
 }
 
-/// Decides whether a message is correct, and records its latency.
+/// Decides whether a message is correct, and records the message's latency.
 #[derive(Debug)]
 pub(crate) struct Judge {
     pub(crate) run: u16,
@@ -53,6 +53,8 @@ pub(crate) struct Judge {
     /// The form of the stamps in the run's messages.
     pub(crate) form: Form,
     pub(crate) padding: Vec<u8>,
+    /// Publishers may receive messages. Such messages are not checked, and are not foreign.
+    /// Publishers may receive messages. Such messages are not checked, and are not foreign.
     pub(crate) publishers_receive: bool,
     /// The latency of messages that are due inside this window is recorded, whenever they arrive.
     pub(crate) window: Option<Window>,
@@ -98,8 +100,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes bytes of an open connection. Returns the number of messages that they completed, and an error with the
-    /// reason if the connection has ended.
+    /// Takes bytes of an open connection. Returns the number of messages that the bytes have completed and that have a
+    /// checker, and an error with the reason if the connection has ended.
     pub(crate) fn take(&mut self, bytes: &[u8], now_ns: u64, judge: &mut Judge) -> (u64, Result<(), String>) {
         let reading = match &mut self.state {
             State::Reading(reading) => reading,

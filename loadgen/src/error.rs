@@ -1,12 +1,12 @@
-//! The errors for which a run could not take place.
+//! The errors that prevent or break off a run.
 
 use std::fmt;
 use std::io;
 
-/// The reason why a run did not take place; it is no verdict about the server.
+/// The reason why a run could not begin or could not go on. The reason says nothing about the server's deliveries.
 #[derive(Debug)]
 pub enum Error {
-    /// Flags that contradict each other or cannot be met.
+    /// Flags contradict each other, or ask for something that is not possible.
     Options(String),
     /// A connection failed, or the server's answer does not follow RFC 6455 4.2.2.
     Connect(String),

@@ -1,4 +1,4 @@
-//! The frames of RFC 6455 5.2 that a client needs: reads unmasked frames of a server, and writes masked ones.
+//! The frames of RFC 6455 5.2 for a client: reads the unmasked frames of a server, and writes masked frames.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ pub mod opcode {
     pub const TEXT: u8 = 0x1;
     /// A binary message.
     pub const BINARY: u8 = 0x2;
-    /// The closing handshake.
+    /// A close frame.
     pub const CLOSE: u8 = 0x8;
-    /// A question that [`PONG`] answers.
+    /// A ping.
     pub const PING: u8 = 0x9;
-    /// The answer to a [`PING`].
+    /// A pong, which answers a ping.
     pub const PONG: u8 = 0xa;
 }
 
@@ -25,7 +25,7 @@ pub struct Frame<'a> {
     pub payload: &'a [u8],
 }
 
-/// Splits a byte stream from a server into frames. It keeps bytes only while a frame has arrived in part.
+/// Splits the bytes of a server into frames. It keeps bytes only while a part of a frame is missing.
 #[derive(Debug, Default)]
 pub struct FrameReader {
     partial: Vec<u8>,
@@ -35,7 +35,8 @@ impl FrameReader {
     /// Calls `each` for every frame that `input` completes, and keeps the rest for the next call.
     ///
     /// # Errors
-    /// An error is returned if a server must not send these bytes. Then the stream cannot be read any further.
+    /// An error is returned if the bytes are not frames that are expected from a server. The reader is of no use after
+    /// an error.
     pub fn read(&mut self, input: &[u8], mut each: impl FnMut(Frame<'_>)) -> Result<(), FrameError> {
         let mut rest = input;
         while !self.partial.is_empty() {
@@ -72,14 +73,14 @@ impl FrameReader {
     }
 }
 
-/// An error in the bytes of a server, which must send each message as one frame.
+/// An error in the bytes of a server. Each message is expected in one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameError {
     /// RFC 6455 section 5.1: a server must not mask.
     Masked,
     /// A reserved bit or opcode, although no extension was negotiated.
     Reserved,
-    /// A message in fragments. Messages are published in one frame, and expected in one.
+    /// A message in fragments. The generator publishes each message in one frame, and expects it in one frame.
     Fragmented,
     /// A payload larger than [`PAYLOAD_MAX`].
     TooLarge,
@@ -96,7 +97,7 @@ impl fmt::Display for FrameError {
     }
 }
 
-/// Returns the bytes of an unmasked frame with a payload of `payload_length` bytes.
+/// Returns the length of an unmasked frame whose payload has `payload_length` bytes.
 pub const fn server_frame_length(payload_length: usize) -> usize {
     let header = match payload_length {
         0..=125 => 2,
@@ -127,7 +128,7 @@ pub fn write_masked(opcode: u8, key: [u8; 4], payload: &[u8], out: &mut Vec<u8>)
     start
 }
 
-/// Masks bytes (RFC 6455 5.3) whose offset in the payload is divisible by four.
+/// Masks bytes of a payload (RFC 6455 5.3). The offset of the first byte in the payload must be divisible by four.
 pub fn mask(key: [u8; 4], bytes: &mut [u8]) {
     for (index, byte) in bytes.iter_mut().enumerate() {
         *byte ^= key[index % 4];

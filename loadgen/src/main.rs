@@ -6,7 +6,7 @@ use std::fmt;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-/// The exit status if the run could not take place: bad flags, no server, a refused handshake.
+/// The exit status if there is no report: bad flags, no server, a refused handshake, a failed write.
 const EXIT_ERROR: u8 = 1;
 
 fn main() -> ExitCode {
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Ok(report) => {
             let text = if json { format!("{}\n", report.to_json()) } else { report.to_string() };
             match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
-                // If a reader such as `head` has closed the pipe, the status still has the verdict.
+                // A reader such as `head` may have closed the pipe. The exit status has the verdict even then.
                 Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(format_args!("the report: {error}")),
                 _ => ExitCode::from(match report.outcome {
                     Outcome::Exact => 0,

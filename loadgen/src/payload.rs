@@ -1,11 +1,15 @@
 //! The payload of every published message: a stamp of fixed width that is valid text, then printable padding.
 //!
+//! A stamp has one of two forms. Below each field of a form stands the number of bytes that the field takes:
+//!
+//! A stamp has one of two forms. Below each field of a form stands the number of bytes that the field takes:
+//!
 //! ```text
 //! rh  run   publisher  sequence    due           padding             digits of 4 bits
-//! 2   4     4          10          12            to the size         bytes
+//! 2   4     4          10          12            the rest
 //!
 //! rs  run   publisher  sequence                  padding             digits of 6 bits, for payloads below 32 bytes
-//! 2   3     3          9                         to the size         bytes
+//! 2   3     3          9                         the rest
 //! ```
 
 use crate::frame;
@@ -19,8 +23,8 @@ pub struct Stamp {
     pub publisher: u16,
     /// Counts a publisher's messages from 0; 40 bits.
     pub sequence: u64,
-    /// The time of the run's clock at which the message was due by the schedule, in nanoseconds; 48 bits, three days.
-    /// It does not depend on when the message was sent. A short stamp has no room for it.
+    /// The time at which the message was due by the run's schedule, in nanoseconds of the run's clock: 48 bits, three
+    /// days. The message may be sent later than it was due. A short stamp has no room for this time.
     pub due_ns: Option<u64>,
 }
 
@@ -33,10 +37,10 @@ pub enum Form {
     Short,
 }
 
-/// The bytes of a stamp with a time.
+/// The number of bytes of a stamp with a time.
 pub const STAMP_LENGTH: usize = 32;
 
-/// The bytes of a stamp without a time, which is also the smallest payload.
+/// The number of bytes of a stamp without a time. No payload is smaller.
 pub const SHORT_STAMP_LENGTH: usize = 17;
 
 impl Form {

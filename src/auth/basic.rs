@@ -27,26 +27,27 @@ pub struct Basic {
 
 #[derive(Clone)]
 enum Check {
-    /// The users, each with the SHA-256 of the password. The password itself is not kept, and all comparisons take the
-    /// same time.
+    /// The users, each with the SHA-256 of the password. The password itself is not kept. The time of a comparison does
+    /// not depend on the bytes that are compared, only on the length of the user's name.
     Users(Vec<(String, [u8; 32])>),
     By(Arc<Judge>),
 }
 
-/// Returns whether that user has that password.
+/// A function of a user and a password, which returns whether the user has this password.
 type Judge = dyn Fn(&str, &str) -> bool + Send + Sync;
 
 impl Basic {
-    /// Admits these users, at least one, each with a password, or with its SHA-256 as `sha256:` and 64 hexadecimal
-    /// digits.
+    /// Admits these users. There must be at least one user. Each user has a password, given as it is or as its SHA-256:
+    /// `sha256:` and 64 hexadecimal digits.
     ///
-    /// A SHA-256 hides a password from a glance at the settings. It is quick to compute, so it does not protect a
-    /// password that can be guessed. A slow hash would delay the shard; compare slow hashes in a handler's opening.
+    /// With a SHA-256, a person who sees the settings does not see the password. But a SHA-256 is quick to compute, so
+    /// it does not protect a password that can be guessed. A slow hash would delay the shard. So compare slow hashes on
+    /// another thread, and let a handler's `opening` wait for the result.
     ///
     /// # Errors
     ///
-    /// A sentence without any password, if the realm or a user cannot be sent, if a user is named twice, if a password
-    /// is empty or a broken SHA-256, or if there is no user.
+    /// If the realm or a user cannot be sent, if a user is named twice, if a password is empty or a broken SHA-256, or
+    /// if there is no user. The error is a sentence that contains no password.
     pub fn new<U, P>(realm: &str, users: impl IntoIterator<Item = (U, P)>) -> Result<Basic, String>
     where
         U: Into<String>,
@@ -70,12 +71,12 @@ impl Basic {
         Ok(Basic { challenge: challenge(realm)?, check: Check::Users(digests) })
     }
 
-    /// Admits by a function of name and password. The function is called on the threads of shards and on the control
-    /// thread, so it must be quick.
+    /// Admits a user if `check`, called with the user's name and password, returns true. `check` is called on the
+    /// threads of shards and on the control thread, so `check` must be quick.
     ///
     /// # Errors
     ///
-    /// A sentence about a realm that cannot be sent.
+    /// If the realm cannot be sent. The error is a sentence.
     pub fn checked_by(
         realm: &str,
         check: impl Fn(&str, &str) -> bool + Send + Sync + 'static,
@@ -109,7 +110,7 @@ impl Authenticator for Basic {
     }
 }
 
-/// Prints the number of users, if they are a list, never a password.
+/// Prints the number of users, unless a function checks the users. Never prints a password.
 impl fmt::Debug for Basic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut basic = f.debug_struct("Basic");
@@ -124,7 +125,7 @@ impl fmt::Debug for Basic {
 /// Returns the challenge for a realm (RFC 7617 2, 2.1).
 fn challenge(realm: &str) -> Result<String, String> {
     if realm.is_empty() || !realm.bytes().all(|octet| octet.is_ascii_graphic() || octet == b' ') {
-        return Err(format!("the realm {realm:?} is empty or has characters beyond ASCII"));
+        return Err(format!("the realm {realm:?} is empty or has characters that are not printable ASCII"));
     }
     // A quoted string (RFC 9110 5.6.4).
     let realm = realm.replace('\\', "\\\\").replace('"', "\\\"");
@@ -136,7 +137,7 @@ fn digest_of(password: &str) -> Result<[u8; 32], &'static str> {
         return Err("is empty");
     }
     let Some(hex) = password.strip_prefix("sha256:") else { return Ok(Sha256::digest(password).into()) };
-    let (mut digest, broken) = ([0; 32], "begins with sha256: and goes on with other than 64 hexadecimal digits");
+    let (mut digest, broken) = ([0; 32], "begins with sha256:, but 64 hexadecimal digits do not follow");
     if hex.len() != 64 {
         return Err(broken);
     }
@@ -207,7 +208,7 @@ mod tests {
         }
         check(&basic, &["Authorization: BasicYWxpY2U6c2VjcmV0"], None);
         check(&basic, &[&line(b"alice:\xff")], None);
-        // A proxy in front may have judged the other of two.
+        // Two headers are refused: a proxy in front may have judged one of them, and the server the other.
         check(&basic, &[&line("alice:secret"), &line("alice:secret")], None);
     }
 

@@ -1,4 +1,4 @@
-//! Times as whole ticks, short enough for any clock to add.
+//! Times as whole ticks, at most a year, so that a clock can add them.
 
 use std::time::Duration;
 

@@ -51,8 +51,9 @@ pub struct Builder {
     base: Base,
     routes: Vec<(String, RouteOptions, Arc<dyn crate::handler::Factory>)>,
     documents: Vec<(String, Documents, RouteOptions)>,
-    /// Whether topics, and the page that watches them, are served at their usual paths.
+    /// Whether topics are served at their usual path.
     serves_topics: bool,
+    /// Whether the page that watches topics is served at `/`.
     serves_page: bool,
     serves_operations: bool,
     /// Listeners that another process has opened.
@@ -94,8 +95,8 @@ impl Builder {
     ///
     /// # Panics
     ///
-    /// After [`Builder::config`], whose settings have been checked already. The same holds for [`Builder::listen`],
-    /// [`Builder::shards`], [`Builder::cpus`] and [`Builder::pin`].
+    /// If [`Builder::config`] was called before, since its settings have been checked already. [`Builder::listen`],
+    /// [`Builder::shards`], [`Builder::cpus`] and [`Builder::pin`] panic then too.
     #[must_use]
     pub fn settings(mut self, change: impl FnOnce(&mut Settings)) -> Self {
         match &mut self.base {
@@ -105,45 +106,45 @@ impl Builder {
         self
     }
 
-    /// Replaces all settings by checked ones, and adds the routes of their file.
+    /// Replaces all settings by the checked settings of `config`, and adds the routes of their file.
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
         self.base = Base::Config(Box::new(config));
         self
     }
 
-    /// Listens on these addresses, instead of 127.0.0.1:6455; port 0 takes a free one.
+    /// Listens on these addresses, instead of 127.0.0.1:6455. Port 0 takes a free port.
     #[must_use]
     pub fn listen(self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
         let addresses = addresses.into_iter().map(ListenAddress::Socket).collect();
         self.settings(|settings| settings.listen = addresses)
     }
 
-    /// Serves on listeners that another process has opened, such as a service manager, instead of opening listeners for
-    /// the addresses of the settings. Each shard accepts on each address; shards share a listener if an address has
-    /// fewer listeners than there are shards.
+    /// Serves on listeners that another process, such as a service manager, has opened. The server then opens no
+    /// listeners for the addresses of the settings. Each shard accepts on each address. If an address has fewer
+    /// listeners than there are shards, shards share a listener.
     ///
-    /// The server does not shut these listeners down when it leaves: connections wait in their queues until the next
-    /// server, which gets the same listeners, accepts them. For a second at most, the leaving server still serves
-    /// opening requests on sockets that it has accepted before. A server with listeners of its own refuses such
-    /// requests.
+    /// When the server leaves, it does not shut these listeners down. New connections wait in the queues of the
+    /// listeners until the next server with the same listeners accepts them. The leaving server still serves opening
+    /// requests on sockets that it has accepted before, for a second at most. A leaving server with listeners of its
+    /// own refuses such requests.
     ///
-    /// The warnings about addresses, and [`Config::descriptors`], follow from the settings, so give [`Builder::listen`]
-    /// the same addresses.
+    /// The warnings about addresses, and [`Config::descriptors`], follow from the addresses of the settings. So call
+    /// [`Builder::listen`] too, with the addresses of these listeners.
     #[must_use]
     pub fn listeners(mut self, listeners: impl IntoIterator<Item = TcpListener>) -> Self {
         self.inherited.extend(listeners);
         self
     }
 
-    /// Sets the number of shards, 1 to 256, instead of one for each CPU.
+    /// Sets the number of shards, 1 to 256. The default is one for each CPU, or fewer under a cgroup quota of CPUs.
     #[must_use]
     pub fn shards(self, count: usize) -> Self {
         self.settings(|settings| settings.shards = Some(count))
     }
 
-    /// Runs the shards on these CPUs: the first shard on the first CPU, and so on. After the last CPU the first is used
-    /// again.
+    /// Runs the shards on these CPUs: the first shard on the CPU with the lowest number, the second shard on the next
+    /// CPU, and so on. After the last CPU the first one is used again.
     #[must_use]
     pub fn cpus(self, cpus: impl IntoIterator<Item = usize>) -> Self {
         let mut cpus: Vec<usize> = cpus.into_iter().collect();
@@ -158,7 +159,7 @@ impl Builder {
         self.settings(|settings| settings.pin = pin)
     }
 
-    /// Serves all paths that match the pattern by a handler; see [`Pattern`].
+    /// Serves all paths that match the pattern by a handler. See [`Pattern`].
     #[must_use]
     pub fn route(self, pattern: &str, handler: impl Handler) -> Self {
         self.route_with(pattern, handler, RouteOptions::new())
@@ -171,7 +172,8 @@ impl Builder {
         self
     }
 
-    /// Serves topics at `/t/{topic}`, like the command line's server without routes: by WebSocket, and by POST.
+    /// Serves topics at `/t/{topic}`, by WebSocket and by POST. The server of the command line does the same if its
+    /// settings have no routes.
     #[must_use]
     pub fn topics(mut self) -> Self {
         self.serves_topics = true;
@@ -191,7 +193,8 @@ impl Builder {
         self.documents_with(path, documents, RouteOptions::new())
     }
 
-    /// Serves the files of a folder under the origins and the authenticator of these rules.
+    /// Serves the files of a folder like [`Builder::documents`]. The origins and the authenticator of `options` decide
+    /// which requests get the files.
     #[must_use]
     pub fn documents_with(mut self, path: &str, documents: Documents, options: RouteOptions) -> Self {
         self.documents.push((path.into(), documents, options));
@@ -205,8 +208,8 @@ impl Builder {
         self
     }
 
-    /// Returns the handle to all connections that the server will have, for handlers that act on other connections.
-    /// Before the server has started, a publication waits, and every other call finds no connection.
+    /// Returns the handle to all connections that the server will have. Handlers that act on other connections need it.
+    /// Before the server has started, a publication waits for the start, and every other call finds no connection.
     ///
     /// ```
     /// use ringhub::{Connection, Handler, Hub, Message, Publication, Server};
@@ -332,7 +335,7 @@ impl Table {
         Ok(())
     }
 
-    /// Returns whether a route of the hub is where topics usually are.
+    /// Returns whether a route with topics has the usual path of topics.
     fn serves_topics(&self) -> bool {
         let is_usual = |route: &Route| route.topics.is_some() && route.pattern.as_str() == TOPIC_PATTERN;
         self.routes.iter().any(|served| is_usual(&served.route))
@@ -366,11 +369,11 @@ pub enum BuildError {
     Own(Pattern),
     /// Two HTTP endpoints at the same paths have this method, or one has OPTIONS, which the server itself answers.
     Method(Pattern, &'static str),
-    /// A path for files that is not percent-encoded UTF-8, or has two folders.
+    /// A path for files that is malformed, has parameters, or has two folders.
     Mount(String),
-    /// Rules of a route that are wrong, all of them, each with its key.
+    /// All wrong rules of a route, each with its key.
     Options(Pattern, String),
-    /// An address cannot be listened on, or the kernel lacks an operation.
+    /// An address cannot be listened on, a listener cannot be used, or the kernel lacks an operation.
     Start(StartError),
 }
 

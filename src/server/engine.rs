@@ -1,4 +1,4 @@
-//! The seat of an engine, which orders some of a server's topics.
+//! The engine of a server: it orders some of the server's topics.
 
 use std::{fmt, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! An engine on a thread of its own orders some of a server's topics, over real sockets: clients with any transport,
-//! protocol and format see one order of each topic, whoever orders it.
+//! Tests an engine on a thread of its own, over real sockets: clients with any transport, protocol and format see one
+//! order of each topic, whether the engine or a home orders the topic.
 
 use std::{
     collections::HashMap,

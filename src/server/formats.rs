@@ -16,7 +16,7 @@ use crate::{
     proto::Message,
 };
 
-/// Opens `/{topic}`: the client subscribes, publishes, and wants this format.
+/// The handler of a pattern with `{topic}`: the client subscribes to the topic in this format, and publishes to it.
 pub(super) struct Topics(pub(super) Format);
 
 impl Handler for Topics {
@@ -41,8 +41,8 @@ fn open(address: SocketAddr, topic: &str, format: Format) -> Client {
     Client::open(address, &format!("/{prefix}/{topic}"), Manner { format, ..Manner::default() })
 }
 
-/// Subscribers of both formats, on two shards, see every message of three publishers once and in one order, while
-/// others of both formats come and go.
+/// Subscribers of both formats, on two shards, see every message of three publishers once and in one order. Meanwhile
+/// other subscribers of both formats come and go.
 #[test]
 fn subscribers_of_all_formats_see_one_order() {
     let server = Server::builder()

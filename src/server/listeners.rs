@@ -19,7 +19,7 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// Listens on the addresses of the settings, with a listener of each shard for each address.
+    /// Listens on the addresses of the settings. Each shard gets its own listener at each address.
     ///
     /// # Errors
     ///
@@ -37,12 +37,12 @@ impl Listeners {
         Ok(listeners)
     }
 
-    /// Divides the listeners of the server's parent among the shards, address by address. Each shard gets one listener
-    /// of each address, or several if there are more listeners than shards; if there are fewer, shards share a
-    /// listener.
+    /// Divides the listeners of the server's parent among the shards, address by address. Each shard gets a listener at
+    /// each address. If an address has more listeners than there are shards, some shards get several listeners. If an
+    /// address has fewer listeners, some shards share a listener.
     ///
-    /// No shard opens a listener of its own in addition: the connections in that listener's queue would be lost at the
-    /// server's end.
+    /// No shard opens a further listener of its own. At the server's end, the connections in the queue of such a
+    /// listener would be lost.
     ///
     /// # Errors
     ///
@@ -95,11 +95,12 @@ mod tests {
 
     #[test]
     fn each_shard_accepts_on_each_inherited_address() {
-        // One listener for all shards, one for each, and more than shards.
+        // One listener for all three shards; one for each shard; two for three shards.
         for (first, second) in [(1, 1), (3, 1), (2, 3)] {
             let (ports, addresses) = ports(first, second, 3);
             assert_eq!(ports, vec![addresses.to_vec(); 3]);
         }
+        // More listeners than shards.
         let (ports, [first, second]) = ports(3, 1, 2);
         assert_eq!(ports, [vec![first, first, second], vec![first, second]]);
     }

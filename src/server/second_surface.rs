@@ -1,5 +1,5 @@
-//! Two surfaces in one server, over real sockets: raw topics and the lines of the tests share topics, and the control
-//! thread makes the same checks in front of the endpoints of both.
+//! Tests two surfaces in one server, over real sockets: raw topics share topics with the surface `lines`, and the
+//! control thread makes the same checks before an endpoint of either surface answers.
 
 use std::{
     fs,

@@ -31,18 +31,18 @@ pub(super) struct Manner {
     pub(super) protocol: Protocol,
     /// The format in which the server sends publications to this client.
     pub(super) format: Format,
-    /// The client's socket has little room for what it does not read.
+    /// The client's socket has little room for bytes that the client has not read yet.
     pub(super) is_slow: bool,
 }
 
-/// A WebSocket, plain, which gets publications as they are.
+/// The default manner: a plain WebSocket, which gets publications as they are.
 impl Default for Manner {
     fn default() -> Self {
         Manner { transport: ClientTransport::Plain, protocol: Protocol::WebSocket, format: Format::RAW, is_slow: false }
     }
 }
 
-/// Lets the second of a server's addresses have the transport with records, and returns both.
+/// Makes the server speak the transport with records at its second address. Returns its first two addresses.
 pub(super) fn speak_both(server: &Server) -> [SocketAddr; 2] {
     let addresses = [server.local_addrs()[0], server.local_addrs()[1]];
     xor::speak_at(addresses[1].port());
@@ -72,11 +72,11 @@ impl Wire {
         }
     }
 
-    /// Returns the records of a transport that has some.
+    /// Returns the stream of a transport with records.
     ///
     /// # Panics
     ///
-    /// If it is plain.
+    /// If the transport is plain.
     pub(super) fn sealed(&mut self) -> &mut XorStream {
         match self {
             Wire::Plain(_) => panic!("no bytes travel in records"),
@@ -107,15 +107,15 @@ impl Write for Wire {
     }
 }
 
-/// A client, which waits for all that it reads.
+/// A client. Each of its reads waits until the server has sent enough.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) wire: Wire,
     end: ClientEnd,
     format: Format,
-    /// The bytes that no part has been made of.
+    /// The received bytes of a part that has not arrived whole.
     received: BytesMut,
-    /// The parts that have arrived, and that nobody has taken.
+    /// The parts that have arrived and have not been returned yet.
     heard: VecDeque<Heard>,
     has_said_goodbye: bool,
 }
@@ -146,7 +146,8 @@ impl Client {
         }
     }
 
-    /// Connects, and asks for this target. Returns the client if it is let in, or else the status of the refusal.
+    /// Connects, and asks for this target. Returns the client if the server accepts it, or else the status of the
+    /// refusal.
     pub(super) fn try_open(
         address: SocketAddr,
         target: &str,
@@ -166,7 +167,8 @@ impl Client {
         Ok(client)
     }
 
-    /// Connects to this target, where the client is let in. From then on it is owed every message of its topics.
+    /// Connects to this target, which must accept the client. From then on the server owes the client every message of
+    /// the client's topics.
     pub(super) fn open(address: SocketAddr, target: &str, manner: Manner) -> Client {
         Client::try_open(address, target, &[], manner).unwrap_or_else(|status| panic!("{target}: {status}"))
     }
@@ -176,11 +178,11 @@ impl Client {
         Client::open(address, target, Manner::default())
     }
 
-    /// Returns a second client on the same connection, which sends while this one receives.
+    /// Returns a second client on the same connection. The second client sends while this client receives.
     ///
     /// # Panics
     ///
-    /// If the bytes travel in records, which have one order.
+    /// If the bytes travel in records. Records have one order, so two clients cannot share them.
     pub(super) fn sender(&self) -> Client {
         let Wire::Plain(stream) = &self.wire else { panic!("records have one order") };
         Client {
@@ -230,7 +232,7 @@ impl Client {
         self.wire.socket().set_read_timeout(Some(patience)).unwrap();
     }
 
-    /// Reads once. Returns whether there was more before the end.
+    /// Reads once. Returns `false` if the stream has ended.
     fn read_more(&mut self) -> io::Result<bool> {
         let mut chunk = [0; 16 * 1_024];
         let count = self.wire.read(&mut chunk)?;
@@ -260,8 +262,8 @@ impl Client {
         (head, String::from_utf8(self.received.split_to(length).to_vec()).unwrap())
     }
 
-    /// Returns the next part of the server's output; `None` at its end, which comes between two parts. Replies as the
-    /// protocol has it.
+    /// Returns the next part of the server's output, or `None` if the output has ended after a whole part. Until the
+    /// client has said goodbye, this also sends the replies that the protocol asks for.
     ///
     /// # Errors
     ///
@@ -285,7 +287,7 @@ impl Client {
         }
     }
 
-    /// Returns the next part of the server's output; `None` at its end.
+    /// Returns the next part of the server's output, or `None` if the output has ended.
     pub(super) fn next(&mut self) -> Option<Heard> {
         self.try_next().expect("something comes in time")
     }
@@ -304,7 +306,7 @@ impl Client {
         Some(self.read(heard))
     }
 
-    /// Returns the next texts, so many.
+    /// Returns the next `count` texts.
     pub(super) fn texts(&mut self, count: usize) -> Vec<String> {
         (0..count).map(|_| self.text()).collect()
     }
@@ -333,7 +335,8 @@ impl Client {
         (texts, code)
     }
 
-    /// Says goodbye, and waits for the server's: then all that was sent is handled. Returns the messages before it.
+    /// Says goodbye, and waits for the server's goodbye: then the server has handled all that this client has sent.
+    /// Returns the messages that came before the server's goodbye.
     pub(super) fn leave(mut self) -> Vec<String> {
         self.say_goodbye();
         let (texts, code) = self.rest();
@@ -352,8 +355,8 @@ impl Protocol {
     }
 }
 
-/// Checks that the texts of each publisher stand in the order once, and as they were sent: `1 0`, `1 1` and so on are
-/// the first words of publisher 1.
+/// Checks that `order` has each text of each publisher once, and in the order in which the publisher has sent the
+/// texts. The texts of publisher 1 begin with `1 0`, `1 1`, and so on.
 pub(super) fn check_publishers(order: &[String], publishers: usize, messages: usize) {
     assert_eq!(order.len(), publishers * messages);
     for publisher in 0..publishers {
@@ -364,12 +367,12 @@ pub(super) fn check_publishers(order: &[String], publishers: usize, messages: us
     }
 }
 
-/// Checks that what a client has seen in passing is a piece of the order.
+/// Checks that the texts of a client that was connected for a short time are a piece of the order, without a gap.
 pub(super) fn check_piece(order: &[String], piece: &[String]) {
     let Some(first) = piece.first() else { return };
     let begin = order.iter().position(|text| text == first).expect("it was published");
     assert!(order[begin..].starts_with(piece), "{piece:?} is no piece of the order");
 }
 
-/// No test measures time; this only ends one that hangs.
+/// How long a client waits for the server. No test measures time: this limit only ends a test that hangs.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);

@@ -6,10 +6,11 @@ use tokio::sync::Notify;
 
 use crate::metrics::{Counter, Counters};
 
-/// A watch over the turns of all shards, which finds out whether one of them is stuck: in a handler that does not
-/// return, or in the kernel.
+/// A watch over the turns of all shards. The watch finds each shard that is stuck: in a handler that does not return,
+/// or in the kernel.
 ///
-/// A shard without work sleeps. So each look wakes all shards, and the next look sees whether they have had a turn.
+/// A shard without work sleeps, and has no turns. So each look wakes all shards. The next look sees whether the shards
+/// have had a turn.
 ///
 /// ```no_run
 /// use std::{thread, time::Duration};
@@ -34,12 +35,12 @@ pub struct TurnWatch {
 struct Watched {
     counters: Arc<Counters>,
     woken: Arc<Notify>,
-    /// The number of turns at the last look.
+    /// How many turns the shard had finished at the last look.
     turns: u64,
 }
 
 impl TurnWatch {
-    /// Begins with the present numbers of turns, and wakes all shards.
+    /// Notes how many turns each shard has had until now, and wakes all shards.
     pub(super) fn new(counters: &[Arc<Counters>], woken: &[Arc<Notify>]) -> TurnWatch {
         let shards = counters.iter().zip(woken).map(|(counters, woken)| {
             woken.notify_one();
@@ -48,8 +49,8 @@ impl TurnWatch {
         TurnWatch { shards: shards.collect() }
     }
 
-    /// Returns the numbers of the shards that have not finished a turn since the last look, and wakes all shards. Between
-    /// two looks a shard needs time for a turn, which takes milliseconds.
+    /// Returns the shards, by number, that have not finished a turn since the last look, and wakes all shards. A turn
+    /// takes milliseconds. Leave the shards time for a turn between two looks.
     pub fn look(&mut self) -> Vec<usize> {
         let mut stuck = Vec::new();
         for (number, shard) in self.shards.iter_mut().enumerate() {
@@ -76,7 +77,7 @@ mod tests {
         turn(0);
         let mut watch = TurnWatch::new(&counters, &woken);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        // A wake-up that nobody has waited for is kept.
+        // A `Notify` keeps a wake-up for which no task waits yet.
         let wait_for_all = || {
             runtime.block_on(async {
                 for woken in &woken {

@@ -1,4 +1,4 @@
-//! The contract of [`Io`], on real sockets, for every backend.
+//! Tests the contract of [`Io`], on real sockets, for every backend.
 
 use std::{
     io::{self, ErrorKind, IoSlice, Read, Write},

@@ -1,8 +1,8 @@
-//! A backend for tests: a real one that is slow, short and spurious, as its seed decides.
+//! A backend for tests: a real backend with faults, which a seed draws.
 //!
-//! A kernel may do everything that this backend does: readiness comes a turn late, or without a cause; receives and
-//! sends are cut; a send is refused although there is room. After a cut, the rest is reported again, as a kernel would
-//! report it.
+//! A kernel may do everything that this backend does. A report of readiness comes one [`Io::reap`] late, or without a
+//! cause. A receive finds less input than there is, or none. A send takes fewer bytes than there is room for, or none.
+//! After such a receive or send, this backend reports the rest of the input or of the room, as a kernel does.
 
 use std::{
     collections::HashMap,
@@ -30,7 +30,8 @@ pub struct Faulty {
     armed: HashMap<RawFd, Key>,
     /// Reports for the next [`Io::reap`].
     late: Vec<Readiness>,
-    /// Sockets that were refused although the kernel would have taken more. Their room shows at once.
+    /// Sockets that have refused output although the kernel would have taken more. If the caller awaits their room, the
+    /// next [`Io::reap`] reports it.
     with_room: Vec<RawFd>,
 }
 
@@ -61,7 +62,7 @@ impl Faulty {
 
     /// Receives up to `most` bytes, or nothing although there may be some.
     fn receive_less(&mut self, entry: &mut Receive<'_, Transport>, most: usize) {
-        // After the end of the input or a failure, no kernel reports that there is no input.
+        // Once the peer has ended its side, or the socket has failed, no kernel answers a receive with `WouldBlock`.
         if most == 0 && net::has_left(entry.socket) {
             return self.real.receive(std::slice::from_mut(entry));
         }

@@ -1,14 +1,14 @@
 //! System calls: the only folder with `unsafe`.
 //!
 //! [`Io`] has the operations that a shard needs: readiness, one batch of receives, one batch of sends. A [`Backend`]
-//! implements it with [`HotRing`], a private `io_uring`, or with [`Epoll`]; the simulator of the shard's tests
-//! implements it too. [`runtime`] has the runtime of a shard's thread, and the waits on single sockets. [`net`] has
-//! operations of single sockets; [`cpu`], [`memory`], [`inherited`] and [`uring::probe`] run once at start.
-//! [`system_calls`] lists all system calls of a server, for profiles that forbid the others, and [`sandbox`] forbids
-//! those that a serving server does not need.
-//! [`bounded_close`] limits what a socket that speaks HTTP leaves to the kernel when it is closed.
-//! [`Transport`] is the one socket type of a connection; [`Layered`] lets an [`Io`] send and receive what a transport
-//! makes of a connection's bytes.
+//! implements [`Io`] with [`HotRing`], a private `io_uring`, or with [`Epoll`]. The simulator of the shard's tests
+//! implements [`Io`] too. [`runtime`] has the runtime of a shard's thread, and the waits on single sockets. [`net`] has
+//! operations of single sockets. [`cpu`], [`memory`], [`inherited`] and [`uring::probe`] are used at start.
+//! [`system_calls`] lists all system calls of a server, for profiles that forbid all other calls. [`sandbox`] forbids
+//! the calls that a serving server does not need.
+//! [`bounded_close`] limits the bytes that a socket that speaks HTTP leaves to the kernel when the socket is closed.
+//! [`Transport`] is the one socket type of a connection. [`Layered`] stands between a shard and an [`Io`]: it changes
+//! the bytes of a connection into the form in which the connection's transport sends them, and back.
 //!
 //! Public for the workspace's own measurements; not part of the crate's API.
 

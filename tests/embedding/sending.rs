@@ -80,7 +80,7 @@ fn qore_send_prepared_is_encoded_once() {
     check!(c => c.send_prepared(&PreparedMessage::ping(b"p").unwrap()), [Received::Ping(b"p".to_vec())], Sent::Sent);
 }
 
-/// The client gets the message that was split into frames as one message.
+/// The server splits a message into several frames, and the client gets one message.
 #[test]
 fn ioto_messages_are_split_by_a_limit_of_frames() {
     check!(c => c.send_split(MessageType::Text, b"abcdefg", 3).unwrap(), [text("abcdefg")], Sent::Sent);
@@ -101,7 +101,7 @@ fn qore_fragments_leave_whole_and_in_order() {
     );
 }
 
-/// RFC 6455 5.4: only control frames may come between.
+/// RFC 6455 5.4: only control frames may come between the fragments of a message.
 #[test]
 fn qore_nothing_comes_between_fragments() {
     let refused = Sent::Refused(Refused::Fragment);
@@ -130,7 +130,8 @@ fn qore_nothing_comes_between_fragments() {
     );
 }
 
-/// A fragmented message begun in one call goes on in another. Whole messages that are published meanwhile go first.
+/// A handler may begin a fragmented message in one call, and end the message in a later call. A whole message that is
+/// published between the two calls reaches the client first.
 #[test]
 fn qore_fragments_over_several_callbacks() {
     let (script, _) = Script::<()>::by_message(|connection, text| {
@@ -151,8 +152,8 @@ fn qore_fragments_over_several_callbacks() {
     client.expect(text("begun"));
 }
 
-/// If a client does not read, `send` returns first `Sent`, then `Queued` with the number of bytes before it, then a
-/// refusal.
+/// A client does not read. `send` first returns `Sent`. Later it returns `Queued`, with the number of bytes that wait
+/// before the message. At last it returns a refusal.
 #[test]
 fn kore_send_says_what_became_of_it() {
     let is_full: Arc<AtomicBool> = Arc::default();
@@ -198,8 +199,8 @@ fn kore_send_says_what_became_of_it() {
     client.expect(Received::End);
 }
 
-/// A handler's sends have the limit of the backlog too. A send beyond it is refused at once, even within one call of
-/// the handler.
+/// The limit of the backlog also holds for a handler's own sends. A send beyond this limit is refused at once, even
+/// within one call of the handler.
 #[test]
 fn kore_own_sends_have_the_limit_of_the_backlog() {
     let (script, _) = Script::<()>::by_message(|connection, _| {
@@ -236,7 +237,8 @@ fn ioto_close_codes_and_reasons_are_checked() {
     assert_eq!(truncate_reason(&too_long).len(), 123);
 }
 
-/// Messages sent before a close arrive before the close frame, and nothing follows it. A second close is an error.
+/// Messages that are sent before a close arrive before the close frame. Nothing follows the close frame. A second close
+/// is an error.
 #[test]
 fn ioto_nothing_is_sent_after_a_close() {
     let (script, journal) = Script::<()>::by_message(|connection, _| {
@@ -250,14 +252,14 @@ fn ioto_nothing_is_sent_after_a_close() {
     });
     let server = serve(1, |builder| builder.route("/", script));
     let mut client = server.connect("/");
-    // Both messages come in one piece. The second is dropped, since the connection is closing (RFC 6455 5.5.1).
+    // Both messages arrive together. The second message is dropped, since the connection is closing (RFC 6455 5.5.1).
     client.send_raw(&[frame(OpCode::Text, true, b"1"), frame(OpCode::Text, true, b"2")].concat());
     client.expect(text("before"));
     client.expect_close(4000, &"é".repeat(61));
     journal.expect_at_the_end(server, &["open", "text 1", r#"close 4000 "" clean"#]);
 }
 
-/// Messages sent in `on_open` follow the 101.
+/// Messages that are sent in `on_open` follow the opening answer (101).
 #[test]
 fn qore_a_welcome_follows_the_opening_answer() {
     let (script, _) = Script::<()>::new();
@@ -273,8 +275,8 @@ fn qore_a_welcome_follows_the_opening_answer() {
     }
 }
 
-/// Unless the route is set to let its handler deal with slow clients, a message without room closes the connection with
-/// 1008. The part of the backlog that the socket has begun to take comes before the close frame.
+/// A message without room closes the connection with 1008, unless the route has `manual_backpressure`. The part of the
+/// backlog that the socket has begun to take is sent before the close frame.
 #[test]
 fn a_message_without_room_closes_the_connection() {
     let (script, _) = Script::<()>::by_message(move |connection, _| {

@@ -95,7 +95,7 @@ pub(crate) struct Page {
 pub(crate) struct Seen {
     /// The errors on the page's console.
     pub(crate) errors: Vec<String>,
-    /// Each request as the protocol describes it: `url`, `method`, `headers`, `postData`.
+    /// Each request as the protocol describes it: `url`, `method`, `headers`, `postData`. A WebSocket has only a `url`.
     pub(crate) requests: Vec<Value>,
 }
 
@@ -160,8 +160,8 @@ impl Page {
         ));
     }
 
-    /// Presses a key; Enter also writes its text unless the page prevents that. `modifiers` are those of the protocol:
-    /// 2 is Ctrl, 8 is Shift.
+    /// Presses and releases a key. Enter also begins a new line, unless the page prevents that. `modifiers` has the
+    /// values of the protocol: 2 is Ctrl, 8 is Shift.
     pub(crate) fn press(&mut self, key: &str, modifiers: u32) {
         let mut down = json!({"type": "rawKeyDown", "key": key, "code": key, "modifiers": modifiers});
         if key == "Enter" {
@@ -174,7 +174,8 @@ impl Page {
         self.call("Input.dispatchKeyEvent", up);
     }
 
-    /// Sets the size of the screen in pixels, and its scheme, `light` or `dark`. A width below 600 is a phone's.
+    /// Sets the size of the screen in pixels, and its color scheme, `light` or `dark`. A screen with a width below 600
+    /// is that of a phone.
     pub(crate) fn screen(&mut self, width: u32, height: u32, scheme: &str) {
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
         self.call("Emulation.setDeviceMetricsOverride", size);

@@ -37,7 +37,7 @@ fn files_below(folder: &str, endings: &[&str]) -> Vec<String> {
     names.map(|path| path.to_str().unwrap().to_string()).collect()
 }
 
-/// Returns the value at a path of keys; a number is the place in a list.
+/// Returns the value at a path of keys. A number in the path is an index into a list.
 fn at<'a>(document: &'a Yaml, path: &str) -> &'a Yaml {
     let value = path.split('.').fold(document, |value, key| match key.parse::<usize>() {
         Ok(place) => &value[place],
@@ -179,11 +179,11 @@ fn the_dashboard_is_whole() {
     }
 }
 
-/// Every variable in these files that looks like a setting is one.
+/// Every word of these files that begins with `RINGHUB_` is the variable of a setting, except for three words.
 #[test]
 fn every_variable_is_a_setting() {
     let mut known: BTreeSet<String> = SETTINGS.iter().map(Setting::variable).collect();
-    // These variables are no settings: the path of the settings' file, a variable of Kubernetes, and one of the tests.
+    // These are no settings: the path of the settings' file, a variable of Kubernetes, and a variable of the tests.
     known.extend(["RINGHUB_CONFIG", "RINGHUB_PORT", "RINGHUB_AUTOBAHN"].map(Into::into));
     let is_here = |path: &Path| {
         path.starts_with("deploy") || ["compose.yaml", "Dockerfile"].iter().any(|name| path == Path::new(name))
@@ -237,7 +237,7 @@ fn the_settings_of_the_chart_exist() {
     assert_none(&keys.iter().filter(|key| Setting::by_key(key).is_none()).collect::<Vec<_>>());
 }
 
-/// A pod is killed only after the time that its server has to leave.
+/// Kubernetes kills a pod only after the pod's server has had its time to leave.
 #[test]
 fn a_pod_has_the_time_to_leave() {
     let deployment = of_kind(&yaml("deploy/kubernetes/ringhub.yaml"), "Deployment", "ringhub");
@@ -274,8 +274,8 @@ fn pods_have_no_rights_that_they_do_not_need() {
     assert!(pods >= 2, "{pods} pods");
 }
 
-/// The pods start on any node. One manifest puts a seccomp profile on the nodes, and the comments of the other
-/// manifests name the same profile.
+/// The pods have the seccomp profile `RuntimeDefault`, so they start on any node. One manifest puts another profile on
+/// the nodes. Comments in `ringhub.yaml` and in the chart's values name this other profile.
 #[test]
 fn the_profile_on_the_nodes_is_the_one_that_is_named() {
     let daemon = of_kind(&yaml("deploy/kubernetes/seccomp.yaml"), "DaemonSet", "ringhub-seccomp");
@@ -294,7 +294,7 @@ fn the_profile_on_the_nodes_is_the_one_that_is_named() {
     }
 }
 
-/// The templates of the chart use only values that the chart has, and all of them.
+/// The templates of the chart use all values of the chart, and no other values.
 #[test]
 fn the_chart_has_the_values_that_its_templates_use() {
     let values = &yaml("deploy/helm/ringhub/values.yaml")[0];
@@ -348,7 +348,7 @@ fn leaves(value: &Yaml, path: &str) -> Vec<String> {
     }
 }
 
-/// If helm is installed, it accepts the chart, also with everything turned on.
+/// If helm is installed, helm accepts the chart, with and without its optional parts.
 #[test]
 fn helm_accepts_the_chart() {
     let helm = |arguments: &[&str]| Command::new("helm").args(arguments).current_dir(root()).output().ok();

@@ -1,4 +1,5 @@
-//! Plain HTTP on the hub's port: publishing, health, metrics, and connections with both HTTP requests and a WebSocket.
+//! Plain HTTP on the hub's port: publishing, health, readiness, and connections that have both HTTP requests and a
+//! WebSocket.
 
 use std::{
     io::{Read as _, Write as _},
@@ -55,7 +56,7 @@ fn a_thousand_pipelined_posts_are_answered_in_order() {
     (0..1_000).for_each(|number| subscriber.expect(text(&number.to_string())));
 }
 
-/// A proxy that reuses its connections may open a WebSocket on one that has published before.
+/// A proxy reuses its connections. So it may open a WebSocket on a connection on which messages were posted before.
 #[test]
 fn an_upgrade_after_posts_on_one_connection() {
     let server = Server::start(&["--shards", "2"]);

@@ -1,10 +1,11 @@
 //! Order and exactly-once on real sockets, with thousands of subscribers, of which hundreds join and leave in the
 //! middle of each fan-out.
 //!
-//! One thread serves all clients with epoll. On each topic an observer that never leaves sees the whole order. What any
-//! other subscriber has seen must be a part of this order without a gap or a repetition; without echo, its own messages
-//! are missing. The part must begin no later than the first message sent after the opening answer, and must reach the
-//! end if the subscriber stayed.
+//! One thread serves all clients with epoll. On each topic there is an observer, which never leaves and so sees the
+//! whole order. The messages that another subscriber has seen must be one part of this order, without a gap and without
+//! a repetition. If the subscriber has no echo, its own messages are missing from the part. The part must not begin
+//! after the first message that was sent after the opening answer. If the subscriber has stayed, the part must reach
+//! the end of the order.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -39,7 +40,7 @@ fn five_shards_on_one_cpu_agree_on_one_order() {
 
 fn agree(subscribers: usize, shards: &str) {
     let permit = CrowdPermit::take();
-    // Both ends are on this machine, each in its own process.
+    // A connection takes one descriptor of this process. Its other end takes a descriptor of the server's process.
     let affordable = permit.descriptors();
     let wanted = subscribers;
     let subscribers = wanted.min(affordable.saturating_sub(2 * CHURN));
@@ -47,8 +48,9 @@ fn agree(subscribers: usize, shards: &str) {
         println!("only {subscribers} subscribers: the hard limit of descriptors allows no more");
     }
     assert!(subscribers >= 100, "the limit of descriptors, {affordable}, is too low for this test");
-    // The sockets have little room, so that sends are short. The backlogs have much, so that no client is closed as
-    // slow. On a busy machine a client may take long to read what comes before its close frame.
+    // The sockets have little room, so that sends are short. The backlogs have much room, so that no client is closed
+    // as slow. The timeouts are long: on a busy machine it may take long until a client has read all that comes before
+    // its close frame.
     let flags = "--send-buffer 8KiB --max-backlog 1GiB --max-backlog-messages 1000000 --ping-interval 0 \
                  --close-timeout 1h --handshake-timeout 1h";
     let server = Server::start(&flags.split_whitespace().chain(shards.split(' ')).collect::<Vec<_>>());
@@ -102,7 +104,7 @@ struct Crowd<'a> {
     awaiting_last: usize,
     /// The number of each topic's last message.
     last_words: Vec<Option<u32>>,
-    /// When anything last arrived.
+    /// When bytes last arrived, or when the present wait began if that was later.
     moved: Instant,
     chunk: Vec<u8>,
     events: Vec<epoll::Event>,
@@ -200,7 +202,7 @@ impl<'a> Crowd<'a> {
             was_cut: false,
         });
         self.pending += 1;
-        // The kernel's queue of connections to accept is short.
+        // The kernel's queue of connections that the server has not accepted yet is short.
         if self.pending >= PENDING_MAX {
             self.serve_until("some are subscribed", |crowd| crowd.pending < PENDING_MAX / 2);
         }
@@ -236,7 +238,7 @@ impl<'a> Crowd<'a> {
         let mut frame = Vec::new();
         assert!(client.websocket.send(OpCode::Text, Fin::Set, text.as_bytes(), &mut frame));
         let stream = client.stream.as_mut().expect("a sender is connected");
-        // The write may block: the server never stops reading for long.
+        // The write waits for room in the socket. This wait is short: the server never stops reading for long.
         stream.set_nonblocking(false).expect("a socket");
         stream.write_all(&frame).expect("the server reads what is sent");
         stream.set_nonblocking(true).expect("a socket");
@@ -256,7 +258,7 @@ impl<'a> Crowd<'a> {
             let number = TOPICS + (round * 1_009 + step * 31) % (self.clients.len() - TOPICS);
             let client = &self.clients[number];
             let is_there = client.stream.is_some() && !client.is_leaving && client.joined_at.is_some();
-            // One in ten of the senders may leave too.
+            // In each round, one in ten of the senders may leave too.
             let may_go = client.kind == Kind::Listener || (number + round).is_multiple_of(10);
             if is_there && may_go {
                 self.leave(number, left);
@@ -294,7 +296,7 @@ impl<'a> Crowd<'a> {
                 let stream = client.stream.take().expect("the client is connected");
                 stream.shutdown(Shutdown::Write).expect("the server is there");
             }
-            // The client closes its socket; with unread input the kernel sends a reset.
+            // The client closes its socket. If the socket has unread input, the kernel sends a reset.
             _ => client.stream = None,
         }
         client.was_cut = true;
@@ -402,7 +404,7 @@ impl<'a> Crowd<'a> {
         for topic in 0..TOPICS {
             let order = &self.clients[topic].received;
             self.check_senders(topic, order);
-            // For each message, the first position in the order of any message that was sent at or after it.
+            // For each message: the lowest position in the order that this message, or any message sent after it, has.
             let mut positions = vec![None; self.sent.len()];
             for (position, &message) in order.iter().enumerate() {
                 assert!(positions[message as usize].replace(position).is_none(), "message {message} twice");
@@ -444,8 +446,8 @@ impl<'a> Crowd<'a> {
         let owed = |message: u32| has_echo || self.sent[message as usize].0 != number as u32;
         let joined_at = client.joined_at.expect("everybody has joined") as usize;
         let latest = first_from[joined_at];
-        // The client's part begins at its first message; for a client without messages, the part is taken to begin at
-        // the latest allowed place.
+        // The client's part of the order begins at the client's first message. For a client without messages, the part
+        // begins at the latest position that is allowed.
         let begin = match client.received.first() {
             Some(&message) => positions[message as usize].expect("the observer has seen it too"),
             None => latest,

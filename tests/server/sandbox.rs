@@ -1,4 +1,4 @@
-//! `sandbox = "on"`: a server that gives up what only its start needs, on both backends.
+//! Tests of `sandbox = "on"`, on both backends: a server gives up the system calls that only its start needs.
 
 use std::{
     env, fs, io,
@@ -41,7 +41,7 @@ fn backends() -> Vec<&'static str> {
     }
 }
 
-/// A folder that is gone with its owner.
+/// A folder on the disk, which is removed when this value is dropped.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -64,14 +64,14 @@ impl Drop for Folder {
     }
 }
 
-/// Returns the numbers of the threads of a server that have no filter.
+/// Returns the contents of `/proc/PID/task/TID/status` of those threads of a server that have no filter.
 fn threads_without_a_filter(server: &Server) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{}/task", server.pid().as_raw_nonzero())).unwrap();
     let status = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("status")).ok());
     status.filter(|status| !status.contains("\nSeccomp:\t2\n")).collect()
 }
 
-/// All that a server does while it serves, it does in the sandbox.
+/// A server in the sandbox can do everything that a serving server has to do.
 #[test]
 fn a_server_in_the_sandbox_serves_publishes_and_drains() {
     for io in backends() {
@@ -98,7 +98,7 @@ fn a_server_in_the_sandbox_serves_publishes_and_drains() {
         for client in &mut subscribers {
             client.expect(text("by POST"));
         }
-        // The reads of files take threads that the sandbox does not have yet, and see files that came later.
+        // To read files, the server starts new threads in the sandbox. It can also read a file that came later.
         assert_eq!(ask(&mut stream, &request("GET", "/site/file")).body, "a file\n");
         folder.write("site/later", "a later file\n");
         assert_eq!(ask(&mut stream, &request("GET", "/site/later")).body, "a later file\n");
@@ -111,7 +111,7 @@ fn a_server_in_the_sandbox_serves_publishes_and_drains() {
         assert_eq!(server.counts().get("connections_open"), 30);
         server.signal(Signal::HUP);
         server.log_until("SIGHUP is ignored");
-        // A slow consumer has a backlog, and its close sends a reset.
+        // A slow consumer has a backlog. When the server closes this connection, it sends a reset.
         let slow = server.connect("/t/slow?mode=sub");
         let mut fast = server.connect("/t/slow?mode=pub");
         (0..200).for_each(|_| fast.send_text(&"x".repeat(60_000)));
@@ -154,7 +154,7 @@ fn a_service_manager_hears_of_a_server_in_the_sandbox() {
     assert!(!log.contains("cannot be told"), "{log}");
 }
 
-/// A handler that tries what the first word of a message says, and answers with the outcome.
+/// A handler that tries the action that a message names, and answers with the outcome.
 struct Tries;
 
 impl Handler for Tries {
@@ -204,7 +204,7 @@ impl Sandboxed {
         Client::open(dial(self.address), "/try", &[]).unwrap()
     }
 
-    /// Ends the program, which must end well.
+    /// Ends the program, and returns its status.
     fn end(mut self) -> ExitStatus {
         self.program.close_stdin();
         self.program.wait()
@@ -223,7 +223,7 @@ fn a_program_in_the_sandbox() {
         settings.drain_timeout = Time(std::time::Duration::from_secs(2));
     });
     if way == "another filter" {
-        // A thread whose filter the others do not have.
+        // This thread has a filter that the other threads do not have.
         let own = compile(json!("allow"), json!({ "errno": 1 }), &[json!({ "syscall": "swapon" })]).unwrap();
         let (is_installed, installed) = std::sync::mpsc::channel();
         thread::spawn(move || {
@@ -242,13 +242,13 @@ fn a_program_in_the_sandbox() {
         SandboxFilter::new(&[Need::Files], RefusedCall::Trap).unwrap().install().unwrap();
     }
     println!("serves on {}", running.local_addr());
-    // Until the test has no more to ask.
+    // The server serves until the test closes the standard input.
     io::stdin().read_line(&mut String::new()).unwrap();
     running.stop();
     running.wait_blocking().unwrap();
 }
 
-/// Code that has taken a handler over can do little: what it must not do fails, and the server goes on.
+/// Code that has taken a handler over can do little: each action that is forbidden fails, and the server goes on.
 #[test]
 fn what_a_handler_must_not_do_fails_and_the_server_goes_on() {
     for io in backends() {
@@ -270,7 +270,7 @@ fn what_a_handler_must_not_do_fails_and_the_server_goes_on() {
     }
 }
 
-/// The same where each call that the filter does not allow would end the process: the server makes none.
+/// Here each call that the filter does not allow ends the process. The server makes no such call, so it goes on.
 #[test]
 fn a_serving_server_makes_no_call_that_the_sandbox_refuses() {
     for io in backends() {
@@ -291,7 +291,7 @@ fn a_serving_server_makes_no_call_that_the_sandbox_refuses() {
         client.expect(close(1011, "a handler has failed"));
         let status = server.end();
         assert!(status.success(), "{io}: {status}");
-        // Another call would be noticed.
+        // A call that the filter does not allow does end the process, so this test would notice it.
         let mut server = Sandboxed::start(io, "trap");
         server.client().send_text("listen");
         let status = server.program.wait();
@@ -299,7 +299,7 @@ fn a_serving_server_makes_no_call_that_the_sandbox_refuses() {
     }
 }
 
-/// Runs a server that must not start, and returns its one line.
+/// Runs a server that must not start, and returns the one line of its log.
 fn fails(flags: &[&str]) -> String {
     let mut command = program();
     command.args(["--listen", "127.0.0.1:0", "--sandbox", "on"]).args(flags);
@@ -310,7 +310,7 @@ fn fails(flags: &[&str]) -> String {
     log
 }
 
-/// A sandbox that cannot be had is an error, and never a server without it.
+/// If the sandbox cannot be set up, the server does not start. It never serves without the sandbox.
 #[test]
 fn without_its_sandbox_a_server_does_not_start() {
     let refuse = |rule| [compile(json!("allow"), json!({ "errno": libc::EPERM }), &[rule]).unwrap()];

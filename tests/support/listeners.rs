@@ -22,7 +22,7 @@ use super::{DEADLINE, reset, upgrade_request};
 #[derive(Debug, Clone)]
 pub(crate) struct Numbered {
     target: String,
-    /// The number of the next message. The publisher raises it before it sends that message.
+    /// The number of the next message. A publisher raises this number before it sends that message.
     begun: Arc<AtomicU64>,
 }
 
@@ -31,7 +31,7 @@ impl Numbered {
         Numbered { target: target.into(), begun: Arc::default() }
     }
 
-    /// Returns the target of its publishers and listeners, without a query.
+    /// Returns the target of the topic's publishers and listeners, without a query.
     pub(crate) fn target(&self) -> &str {
         &self.target
     }
@@ -41,8 +41,8 @@ impl Numbered {
         self.begun.load(Ordering::SeqCst)
     }
 
-    /// Returns the next message, with `length` bytes after its number. Each listener that is already subscribed must
-    /// receive the message.
+    /// Returns the next message: its number, a space, and `length` more bytes. Each listener that is already subscribed
+    /// must receive the message.
     pub(crate) fn next(&self, length: usize) -> String {
         format!("{} {}", self.begun.fetch_add(1, Ordering::SeqCst), "x".repeat(length))
     }
@@ -59,11 +59,11 @@ pub(crate) enum Fate {
     /// The server has not answered the opening request.
     Opening,
     Open,
-    /// The server has refused it with this status and this `retry-after`.
+    /// The server has refused the opening request with this status and this `retry-after`.
     Refused(u16, Option<String>),
     /// The connection ended before an answer.
     Unanswered,
-    /// The server has closed it with this code and reason, and ended the connection.
+    /// The server has sent a close frame with this code and reason, and the connection has ended.
     Closed(u16, String),
     /// The connection ended without a closing handshake.
     Cut,
@@ -75,7 +75,7 @@ struct Listener {
     topic: Numbered,
     stream: Option<TcpStream>,
     fate: Fate,
-    /// The code and the reason of a close frame, until the connection ends.
+    /// The code and the reason of the server's close frame, from its arrival to the connection's end.
     close: Option<(u16, String)>,
     is_connected: bool,
     rest: BytesMut,
@@ -139,7 +139,7 @@ impl Listeners {
         number
     }
 
-    /// Connects `count` listeners of a topic; the server must accept all of them.
+    /// Connects `count` listeners of a topic, and serves all listeners until the server has accepted each of them.
     pub(crate) fn join(&mut self, count: usize, topic: &Numbered, receive_buffer: Option<usize>) {
         let first = self.len();
         for number in 0..count {
@@ -157,12 +157,12 @@ impl Listeners {
         self.listeners.len()
     }
 
-    /// Returns the number of listeners without an answer.
+    /// Returns the number of listeners that wait for the opening answer.
     pub(crate) fn opening(&self) -> usize {
         self.opening
     }
 
-    /// Returns the number of listeners that are subscribed.
+    /// Returns the number of listeners that are subscribed now.
     pub(crate) fn open(&self) -> usize {
         self.open
     }
@@ -181,22 +181,22 @@ impl Listeners {
         self.listeners.iter().filter(|listener| is_it(&listener.fate)).count()
     }
 
-    /// Returns the number of the next message that a listener expects; 0 before its first.
+    /// Returns the number of the message that the listener expects next; 0 before its first message.
     pub(crate) fn next(&self, number: usize) -> u64 {
         self.listeners[number].next.unwrap_or(0)
     }
 
-    /// Returns whether all of these listeners have every message of their topic that has begun.
+    /// Returns whether these listeners have received every message of their topic whose publishing has begun.
     pub(crate) fn have_all(&self, mut numbers: impl Iterator<Item = usize>) -> bool {
         numbers.all(|number| self.next(number) == self.listeners[number].topic.begun())
     }
 
-    /// Lets a listener stop reading.
+    /// Makes a listener stop reading.
     pub(crate) fn stall(&mut self, number: usize) {
         self.watch(number, epoll::EventFlags::empty());
     }
 
-    /// Lets a listener read again.
+    /// Makes a listener read again.
     pub(crate) fn resume(&mut self, number: usize) {
         self.watch(number, epoll::EventFlags::IN);
     }
@@ -230,7 +230,7 @@ impl Listeners {
         }
     }
 
-    /// Serves all listeners until `is_done` returns true; fails if nothing arrives for [`DEADLINE`] before that.
+    /// Serves all listeners until `is_done` returns true. Panics if nothing arrives for [`DEADLINE`] before that.
     #[track_caller]
     pub(crate) fn serve_until(&mut self, what: &str, is_done: impl Fn(&Listeners) -> bool) {
         self.moved = Instant::now();
@@ -277,7 +277,7 @@ impl Listeners {
                 self.look(number);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            // Epoll reports a reset to a stalled listener too.
+            // Epoll also reports a reset of a listener that is stalled.
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
                 self.lose(number);
             }
@@ -285,7 +285,7 @@ impl Listeners {
         }
     }
 
-    /// Notes the end of a connection that the server, or the kernel in its place, has ended.
+    /// Notes the end of a connection that this side has not ended.
     fn lose(&mut self, number: usize) {
         let listener = &mut self.listeners[number];
         let fate = match (&listener.fate, listener.close.take()) {
@@ -366,7 +366,7 @@ impl Listener {
         Some((header.opcode, frame.split_off(length)))
     }
 
-    /// Takes a message, whose number must be the expected one; returns whether it is the topic's last.
+    /// Takes a message. Its number must be the expected number. Returns whether the message is the topic's last.
     fn take(&mut self, own: usize, payload: &[u8]) -> bool {
         let text = str::from_utf8(payload).expect("text");
         let (number, rest) = text.split_once(' ').expect("a number and a space");

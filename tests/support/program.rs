@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::DEADLINE;
 
-/// A running program, whose output is read as it comes. A drop kills the program.
+/// A running program. Threads read its output as the output comes. A drop kills the program.
 pub(crate) struct Program {
     child: Child,
     lines: Receiver<String>,
@@ -36,7 +36,7 @@ impl Program {
         let mut stderr = child.stderr.take().expect("standard error is piped");
         let (sender, lines) = channel();
         thread::spawn(move || {
-            // `stop_reading` drops the receiver.
+            // A send fails after `stop_reading`, which drops the receiver.
             for line in stdout.lines().map_while(Result::ok) {
                 if sender.send(line).is_err() {
                     return;
@@ -76,17 +76,17 @@ impl Program {
         }
     }
 
-    /// Ends its standard input.
+    /// Ends the standard input of the program.
     pub(crate) fn close_stdin(&mut self) {
         drop(self.child.stdin.take());
     }
 
-    /// Ends the reader at the next line; the reading end of the pipe closes with it.
+    /// Stops reading standard output. The reader's thread ends at the next line, and closes its end of the pipe.
     pub(crate) fn stop_reading(&mut self) {
         self.lines = channel().1;
     }
 
-    /// Returns the standard error that has been read; after [`Program::wait`] it is all of it.
+    /// Returns the text of standard error that has been read. After [`Program::wait`] the text is complete.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -136,10 +136,11 @@ pub(crate) fn program() -> Command {
     clean(Command::new(binary_path()))
 }
 
-/// Removes the caller's settings except the backend and the sandbox, so that the same tests run on each backend, and in
-/// the sandbox. Several servers share few CPUs here, so shards are not pinned. A client that the test no longer serves
-/// must not delay the server's end, so the drain is short. There is one shard unless the test asks for more: with
-/// several shards, an answer to one client does not prove that another client has received anything.
+/// Removes the settings of the caller's environment, and sets those of a test. The caller's choice of the backend and
+/// of the sandbox stays, so that the same tests run on each backend, and in the sandbox. Several servers share few CPUs
+/// here, so shards are not pinned. A client that the test no longer serves must not delay the server's end, so the
+/// drain is short. There is one shard unless the test asks for more: with several shards, an answer to one client does
+/// not prove that another client has received anything.
 pub(crate) fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("RINGHUB_") && !KEPT.contains(&&*name.to_string_lossy()) {
@@ -155,7 +156,7 @@ pub(crate) fn clean(mut command: Command) -> Command {
     command
 }
 
-/// The settings of the caller that a server of a test has too.
+/// The settings of the caller's environment that [`clean`] does not remove.
 const KEPT: [&str; 2] = ["RINGHUB_IO", "RINGHUB_SANDBOX"];
 
 /// Runs a command that ends by itself.

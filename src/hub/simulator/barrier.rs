@@ -1,4 +1,4 @@
-//! Barriers of a drain in the midst of publishing, whatever order the shards step in.
+//! Tests the barriers of a drain while clients publish, with steps of the shards in any order.
 
 use std::sync::{
     Arc,

@@ -1,4 +1,4 @@
-//! Finds the end of a body that trickles in.
+//! Finds the end of a body that arrives piece by piece.
 
 use super::{
     error::{HEAD_BYTES_MAX, HttpError},

@@ -1,4 +1,4 @@
-//! Finds the end of a head that trickles in.
+//! Finds the end of a head that arrives piece by piece.
 
 use super::error::{HEAD_BYTES_MAX, HttpError};
 use std::ops::Range;

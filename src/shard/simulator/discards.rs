@@ -14,7 +14,7 @@ use crate::{
 /// A data frame with a reserved bit, for which the connection is closed.
 const GARBAGE: &[u8] = b"\xc1\x80\0\0\0\0";
 
-/// Returns how many clients are reset if `clients` of them break the protocol and then send `bytes` more bytes.
+/// Returns how many clients are reset if `clients` clients break the protocol, and each then sends `bytes` more bytes.
 fn resets(clients: usize, bytes: usize) -> u64 {
     let mut world = World::new(clients);
     (0..clients).for_each(|client| world.arrive(client, &[GARBAGE, &vec![0; bytes]].concat(), 1));
@@ -27,8 +27,8 @@ fn resets(clients: usize, bytes: usize) -> u64 {
     reset
 }
 
-/// However many clients break the protocol and send on, a shard drops the input of a bounded number of them, and resets
-/// the clients beyond that number. All others, and all clients that send little, may read the close frame.
+/// Many clients break the protocol and go on sending. If their number exceeds a bound, the shard resets the clients
+/// beyond the bound. The other clients may read the close frame. So may all clients that send little.
 #[test]
 fn a_bounded_number_of_clients_sends_on() {
     const CROWD: usize = DISCARDING_MAX + 40;
@@ -37,7 +37,7 @@ fn a_bounded_number_of_clients_sends_on() {
     assert_eq!(resets(2 * CROWD, 1_000), 0);
 }
 
-/// Thousands of closed connections that send on do not make a turn long.
+/// However many clients of closed connections go on sending, a turn drops the input of a bounded number of them.
 #[test]
 fn a_turn_drops_input_of_few_closed_connections() {
     const CLIENTS: usize = 4 * DISCARDS_PER_TURN;
@@ -71,7 +71,7 @@ fn a_client_that_sends_on_in_a_drain_is_dropped() {
     assert_eq!(counted, [40, 40, 0]);
 }
 
-/// A connection that is closed in the middle of a frame keeps none of it.
+/// A connection that is closed in the middle of a frame keeps no part of the frame.
 #[test]
 fn a_closed_connection_keeps_no_input() {
     let mut world = World::without_clients(|config: &mut Config| {

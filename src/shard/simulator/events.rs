@@ -1,4 +1,4 @@
-//! The events between the shards of a simulated run, in numbers.
+//! Counts the events between the shards of a simulated run.
 
 macro_rules! events {
     ($($(#[doc = $help:literal])* $event:ident,)+) => {

@@ -1,5 +1,4 @@
-//! The messages that clients are owed: pieces of the topics' orders, with which the messages that a client has received
-//! are compared.
+//! Compares the messages that a client has received with the messages that it is owed: pieces of the topics' orders.
 
 use std::collections::BTreeSet;
 

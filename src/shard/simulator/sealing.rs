@@ -15,7 +15,7 @@ use crate::sys::{
 pub(super) struct Sealing {
     /// Seals what the client sends, and opens what it has fetched.
     client: Xor,
-    /// Opens what the server's socket takes, as it takes it.
+    /// Opens the records that the server's socket takes, when the socket takes them.
     witness: Xor,
     /// Records of the client that have not arrived.
     pub(super) on_the_way: VecDeque<u8>,
@@ -24,7 +24,7 @@ pub(super) struct Sealing {
     taken: BytesMut,
     /// The beginning of a record that the client has fetched in part.
     fetched: BytesMut,
-    /// Questions of the client's transport that the server's transport has to answer.
+    /// The number of questions that the client's transport has asked. The server's transport has to answer them.
     asked: u64,
     /// Whether the server has said goodbye.
     pub(super) is_over: bool,
@@ -44,7 +44,7 @@ impl Sealing {
         }
     }
 
-    /// Puts bytes of the client on their way, in records of any length, with questions between them.
+    /// Puts bytes of the client on their way, in records of any length, with questions between the records.
     pub(super) fn seal(&mut self, bytes: &[u8], random: &mut Random) {
         let mut sealed = Vec::new();
         let mut rest = bytes;
@@ -89,8 +89,8 @@ impl Sealing {
     }
 }
 
-/// Opens the whole records among `rest` and the bytes after it. Returns their contents, and whether the last of them
-/// is a goodbye.
+/// Appends `more` to `rest`, and opens the whole records in `rest`. Returns the contents of these records, and whether
+/// the last record is a goodbye.
 fn open(records: &mut Xor, rest: &mut BytesMut, more: &[u8]) -> (BytesMut, bool) {
     rest.extend_from_slice(more);
     let (mut opened, mut answers) = (BytesMut::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! Clients that send and do not take, or take and do not send, and how long they may.
+//! Clients that send and do not take, or take and do not send, and how long they may do so.
 
 use bytes::{Bytes, BytesMut};
 

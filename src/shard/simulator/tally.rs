@@ -1,4 +1,4 @@
-//! The events of a simulated network, in numbers.
+//! Counts the events of a simulated network.
 
 use crate::shard::pace::Pace;
 

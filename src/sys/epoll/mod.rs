@@ -1,4 +1,4 @@
-//! epoll: the sockets of a shard, and its runtime, where io_uring is forbidden.
+//! epoll: the sockets and the runtime of a shard that does not use io_uring.
 
 mod runtime;
 mod sockets;

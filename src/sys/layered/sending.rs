@@ -1,4 +1,5 @@
-//! Sends a batch with connections whose bytes travel in records: in parts, with one record of each of them at most.
+//! Sends a batch with connections whose bytes travel in records: in parts, each with at most one record of each
+//! connection.
 
 use std::{collections::VecDeque, io, io::IoSlice, ops::Range};
 

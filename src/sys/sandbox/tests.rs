@@ -13,7 +13,7 @@ use seccompiler::apply_filter;
 
 use super::*;
 
-/// Runs this on a thread that has the filter. The rest of the process stays as it is.
+/// Calls `run` on a thread that has the filter. The other threads of the process have no filter.
 fn under_the_filter<T: Send>(needs: &[Need], run: impl FnOnce() -> T + Send) -> T {
     let filter = SandboxFilter::new(needs, RefusedCall::Eperm).unwrap();
     let run = || {
@@ -23,29 +23,29 @@ fn under_the_filter<T: Send>(needs: &[Need], run: impl FnOnce() -> T + Send) -> 
     thread::scope(|scope| scope.spawn(run).join().unwrap())
 }
 
-/// The error of a call, by its number and arguments; 0 if it succeeds.
+/// Makes the system call with this number and these arguments. Returns the number of its error; 0 if it succeeds.
 fn error_of(call: libc::c_long, arguments: [libc::c_long; 4]) -> i32 {
     let [first, second, third, fourth] = arguments;
-    // SAFETY: the calls below are refused, or take numbers and null pointers alone.
+    // SAFETY: the filter refuses the calls of the tests, or the calls take only numbers and null pointers.
     let outcome = unsafe { libc::syscall(call, first, second, third, fourth) };
     if outcome < 0 { io::Error::last_os_error().raw_os_error().unwrap() } else { 0 }
 }
 
 fn errno<T>(outcome: io::Result<T>) -> Option<i32> {
-    outcome.err().map(|error| error.raw_os_error().expect("the kernel's word"))
+    outcome.err().map(|error| error.raw_os_error().expect("an error of the kernel"))
 }
 
 #[test]
 fn what_a_serving_server_does_not_do_is_refused() {
     under_the_filter(&[], || {
         let refused = Some(libc::EPERM);
-        // SAFETY: both calls take null pointers, and fail before they look at them.
+        // SAFETY: the call takes only null pointers, and fails before it uses them.
         let execve = unsafe { libc::execve(std::ptr::null(), std::ptr::null(), std::ptr::null()) };
         assert_eq!((execve, io::Error::last_os_error().raw_os_error()), (-1, refused), "execve");
         assert_eq!(errno(Command::new("/bin/true").spawn()), refused, "a process");
         assert_eq!(errno(TcpListener::bind("127.0.0.1:0")), refused, "a socket of IPv4");
         assert_eq!(errno(UdpSocket::bind("[::1]:0")), refused, "a socket of IPv6");
-        assert_eq!(errno(UnixDatagram::unbound()), refused, "a socket of the machine");
+        assert_eq!(errno(UnixDatagram::unbound()), refused, "a Unix socket");
         assert_eq!(errno(fs::File::create("/dev/null")), refused, "a file to write to");
         assert_eq!(errno(fs::OpenOptions::new().append(true).open("/dev/null")), refused, "a file to append to");
         for (name, call, arguments) in [
@@ -83,9 +83,9 @@ fn a_serving_server_goes_on() {
         accepted.set_nonblocking(true).unwrap();
         assert_eq!(errno(accepted.peek(&mut [0])), Some(libc::EAGAIN));
         drop(accepted);
-        // The memory of a large allocation is mapped.
+        // The allocator takes the memory of a large allocation by `mmap`.
         assert_eq!(vec![7_u8; 64 << 20].len(), 64 << 20);
-        // The signal 0 is sent to nobody.
+        // Signal 0 is not delivered: the kernel only checks that the thread exists.
         let (process, thread) = (std::process::id(), rustix::thread::gettid().as_raw_nonzero().get());
         assert_eq!(error_of(libc::SYS_tgkill, [process.into(), thread.into(), 0, 0]), 0);
         let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -95,7 +95,7 @@ fn a_serving_server_goes_on() {
     drop(client);
 }
 
-/// Each need is answered by the calls for it, and by no others.
+/// Each need allows the calls that it takes, and not the calls of another need.
 #[test]
 fn a_need_opens_what_it_takes() {
     let openat2 = || error_of(libc::SYS_openat2, [-1, 0, 0, 0]);
@@ -113,7 +113,7 @@ fn a_need_opens_what_it_takes() {
     });
 }
 
-/// The table of the start names calls of the table of all calls, each once, and the filter compiles for both
+/// Each call of [`AT_START`] stands there once, and is also in [`SYSTEM_CALLS`]. The filter compiles for both
 /// architectures.
 #[test]
 fn the_tables_fit_together() {
@@ -121,7 +121,8 @@ fn the_tables_fit_together() {
     let at_start: BTreeSet<&str> = AT_START.iter().copied().collect();
     assert_eq!(at_start.len(), AT_START.len());
     assert!(at_start.is_subset(&all), "{:?}", at_start.difference(&all));
-    // All that is not listed is refused; these have conditions, so that their names must be written as the table does.
+    // These calls have conditions. `conditions` finds a call by its name, so a name must be the same there and in the
+    // table. A call with a misspelt name would have no condition.
     let with_conditions =
         ["open", "openat", "openat2", "socket", "connect", "mmap", "mprotect", "clone", "prctl", "ioctl", "tgkill"];
     for name in with_conditions.into_iter().chain(["prlimit64"]) {

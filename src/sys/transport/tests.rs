@@ -44,7 +44,7 @@ fn write(transport: &Transport, client: &mut XorStream, bytes: &[u8]) {
     }
 }
 
-/// Receives into a buffer with so much room, once something is there.
+/// Waits until input has arrived, and receives it into a buffer of `room` bytes.
 fn receive(transport: &Transport, room: usize) -> Result<BytesMut, ErrorKind> {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -60,7 +60,8 @@ fn receive(transport: &Transport, room: usize) -> Result<BytesMut, ErrorKind> {
     }
 }
 
-/// Bytes for which the socket has no room are kept, up to a bound, and go first; the end comes after all bytes.
+/// A transport with records keeps the bytes for which the socket has no room, up to a bound, and sends these bytes
+/// before all later bytes. The end of the output comes after all bytes.
 #[test]
 fn a_long_answer_is_sent_to_its_end() {
     let bytes: Vec<u8> = (0..200_000).map(|at| (at % 251) as u8).collect();
@@ -92,7 +93,7 @@ fn a_long_answer_is_sent_to_its_end() {
     }
 }
 
-/// Bytes that are kept count as not acknowledged.
+/// The bytes that a transport keeps count as not acknowledged.
 #[test]
 fn kept_bytes_are_not_acknowledged() {
     let [_, (transport, client)] = pairs();
@@ -105,7 +106,8 @@ fn kept_bytes_are_not_acknowledged() {
     drop(client);
 }
 
-/// Input comes in order into buffers of any size, and what a transport has opened needs no report of the socket.
+/// Input is received in order into buffers of any size. Input that a transport has opened can be received, although the
+/// socket does not report it.
 #[test]
 fn input_is_received_in_parts() {
     for (transport, mut client) in pairs() {
@@ -116,7 +118,7 @@ fn input_is_received_in_parts() {
         assert_eq!(transport.has_opened(), is_sealed);
         assert_eq!(receive(&transport, 100).unwrap()[..], b" there"[..]);
         assert!(!transport.has_opened());
-        // The socket with what it keeps goes on to another owner.
+        // The socket goes on to another owner. The opened input goes with the socket.
         write(&transport, &mut client, b"and on");
         assert_eq!(receive(&transport, 3).unwrap()[..], b"and"[..]);
         let transport = transport.try_map(Ok).unwrap();
@@ -126,7 +128,7 @@ fn input_is_received_in_parts() {
     }
 }
 
-/// Questions of the peer's transport are answered while input is received.
+/// While a transport receives input, it answers the questions of the peer's transport.
 #[test]
 fn questions_are_answered() {
     let [_, (transport, mut client)] = pairs();
@@ -138,7 +140,7 @@ fn questions_are_answered() {
     assert_eq!(client.records.answered, 1);
 }
 
-/// A failure of the records or of the socket is reported once, after the input before it.
+/// The input before a failure of the records or of the socket is received first. Then the failure is reported once.
 #[test]
 fn failures_stand_after_the_input() {
     let [_, (transport, mut client)] = pairs();
@@ -148,7 +150,7 @@ fn failures_stand_after_the_input() {
         std::thread::yield_now();
     }
     assert_eq!(receive(&transport, 10).unwrap()[..], b"good"[..]);
-    assert!(transport.has_opened(), "the socket reports nothing any more");
+    assert!(transport.has_opened(), "the failure waits, and the socket does not report it");
     assert_eq!(receive(&transport, 10), Err(ErrorKind::InvalidData));
     assert_eq!(receive(&transport, 10), Ok(BytesMut::new()));
 
@@ -163,7 +165,7 @@ fn failures_stand_after_the_input() {
     assert_eq!(receive(&transport, 10), Err(ErrorKind::ConnectionReset));
     let sent = transport.send_now(b"more").map_err(|error| error.kind());
     assert_eq!(sent, Err(ErrorKind::BrokenPipe));
-    assert_eq!(transport.sealed().unwrap().kept_bytes(), 0, "nobody will take it");
+    assert_eq!(transport.sealed().unwrap().kept_bytes(), 0, "bytes that nobody will take are not kept");
 }
 
 /// The time after which a test that hangs fails. No test measures time.

@@ -7,11 +7,11 @@ use super::probe::{Call, ProbeError, is_forbidden};
 /// The likely cause of a refusal of io_uring.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RefusalCause {
-    /// `kernel.io_uring_disabled` forbids io_uring: 1 to most processes, 2 to all.
+    /// `kernel.io_uring_disabled` forbids io_uring. The value 1 forbids it to most processes, 2 to all.
     Disabled(u8),
     /// A seccomp profile forbids the system calls, or hides them.
     Seccomp,
-    /// A filter forbids single operations.
+    /// A filter forbids some operations of io_uring.
     Operations,
     /// Memory for the queues is used up.
     Memory,
@@ -47,7 +47,8 @@ impl RefusalCause {
         match error {
             ProbeError::Refused(Call::Operation(_), error) if is_forbidden(error) => RefusalCause::Operations,
             ProbeError::Refused(_, error) => match (error.raw_os_error(), disabled) {
-                // A filter answers before the kernel looks at the setting, but the setting is certain.
+                // A filter may have refused the call before the kernel looked at the setting. But the value of the
+                // setting is known, and a refusal by a filter is only a guess.
                 (Some(libc::EPERM), Some(value @ 1..)) => RefusalCause::Disabled(value),
                 (Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EOPNOTSUPP), _) if is_filtered => {
                     RefusalCause::Seccomp
@@ -62,14 +63,14 @@ impl RefusalCause {
         }
     }
 
-    /// Returns what lets the hub use io_uring: the words for each way in which the hub may be started.
+    /// Returns what lets the hub use io_uring. If that depends on how the hub is started, the text names each way.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self {
             RefusalCause::Disabled(_) => "on the host: `sysctl -w kernel.io_uring_disabled=0`",
             RefusalCause::Seccomp | RefusalCause::Operations | RefusalCause::Unknown => SECCOMP_REMEDY,
             RefusalCause::Memory => {
-                "Docker and Podman: `--ulimit memlock=-1`, or more than the present `--memory`; compose: `ulimits: \
+                "Docker and Podman: `--ulimit memlock=-1`, or a larger `--memory`; compose: `ulimits: \
                  {memlock: -1}`; Kubernetes: a larger `resources.limits.memory`; systemd: `LimitMEMLOCK=infinity`"
             }
             RefusalCause::Descriptors => {
@@ -85,21 +86,21 @@ impl fmt::Display for RefusalCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RefusalCause::Disabled(1) => {
-                f.write_str("kernel.io_uring_disabled is 1, which leaves it to privileged processes")
+                f.write_str("kernel.io_uring_disabled is 1, which leaves io_uring to privileged processes")
             }
-            RefusalCause::Disabled(value) => write!(f, "kernel.io_uring_disabled is {value}, which forbids it to all"),
+            RefusalCause::Disabled(value) => write!(f, "kernel.io_uring_disabled is {value}, which forbids io_uring"),
             RefusalCause::Seccomp => {
-                f.write_str("a seccomp profile forbids it, as the default profiles of containers do")
+                f.write_str("a seccomp profile forbids io_uring, as the default profiles of containers do")
             }
-            RefusalCause::Operations => f.write_str("a filter forbids single operations of io_uring"),
+            RefusalCause::Operations => f.write_str("a filter forbids some operations of io_uring"),
             RefusalCause::Memory => f.write_str("locked memory, or the memory of the container, is used up"),
             RefusalCause::Descriptors => f.write_str("the limit of open descriptors is reached"),
             RefusalCause::Kernel(Some(release)) => {
-                write!(f, "the kernel, {release}, is too old or was built without it")
+                write!(f, "the kernel, {release}, is too old or was built without io_uring")
             }
-            RefusalCause::Kernel(None) => f.write_str("the kernel is too old or was built without it"),
+            RefusalCause::Kernel(None) => f.write_str("the kernel is too old or was built without io_uring"),
             RefusalCause::Unknown => {
-                f.write_str("this machine does not show the cause; a seccomp profile is the usual one")
+                f.write_str("this machine does not show the cause; the usual cause is a seccomp profile")
             }
         }
     }
@@ -159,7 +160,7 @@ mod tests {
         assert_eq!(RefusalCause::by(&ProbeError::TooOld("recv"), Signs::default()), RefusalCause::Kernel(None));
     }
 
-    /// The remedy of the usual cause has a line for each way to start the hub.
+    /// A remedy that depends on how the hub is started names each way to start it.
     #[test]
     fn a_remedy_names_every_runtime() {
         for cause in [

@@ -18,9 +18,10 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use ringhub::proto::{HEADERS_MAX, HttpError, RequestHead};
 
-/// Checks that httparse reads each accepted head as ringhub does, and that hyper finds the same end of each accepted
-/// request, except for [`DIFFERENCES`]. If hyper accepts a request, ringhub accepts the request with the same end, or
-/// refuses it. The first byte chooses the size of the pieces in which the rest arrives.
+/// Checks that httparse reads each head that ringhub accepts as ringhub reads it. Checks that hyper reads each request
+/// that ringhub accepts as ringhub reads it, with the same end, except for [`DIFFERENCES`]. If hyper accepts a request,
+/// ringhub either accepts the request with the same end, or refuses the request. The first byte of `bytes` chooses the
+/// size of the pieces in which the other bytes arrive.
 ///
 /// Returns the name of the difference that the request shows, or else the kind of an accepted request.
 pub(crate) fn requests(bytes: &[u8]) -> Option<&'static str> {
@@ -35,7 +36,7 @@ pub(crate) fn requests(bytes: &[u8]) -> Option<&'static str> {
     let agree = match (&ours, &theirs) {
         (Reading::Whole(ours), Reading::Whole(theirs)) => ours == theirs,
         (Reading::Whole(_), _) => false,
-        // hyper may refuse the incomplete request, but must not find its end before the product does.
+        // hyper may refuse an incomplete request, but must not find the request's end before ringhub finds it.
         (Reading::Awaited, theirs) => !matches!(theirs, Reading::Whole(_)),
         (Reading::Refused(_), _) => true,
     };
@@ -60,14 +61,14 @@ pub(crate) struct Difference {
     pub(crate) name: &'static str,
     /// The section of the RFC, and its content.
     pub(crate) section: &'static str,
-    /// Returns whether two readings of the stream differ only by this.
+    /// Returns whether two readings of the stream differ only by this difference.
     pub(crate) holds: fn(&[u8], &Reading, &Reading) -> bool,
 }
 
 /// Every known difference. A test must see each of them.
 pub(crate) const DIFFERENCES: &[Difference] = &[Difference {
     name: "reads the lines of a trailer",
-    section: "RFC 9112 7.1.2: a recipient may discard the trailer; its end does not depend on its lines",
+    section: "RFC 9112 7.1.2: a recipient may discard the trailer; the trailer's end does not depend on its lines",
     holds: |stream, ours, theirs| {
         let (Reading::Whole(ours), Reading::Refused(None)) = (ours, theirs) else { return false };
         trailer_at(&stream[..ours.len]).is_some_and(|at| at + b"\r\n".len() < ours.len)
@@ -87,7 +88,7 @@ const CHUNKED_WITH_TRAILER: &str = "has a chunked body with a trailer";
 pub(crate) enum Reading {
     /// The request is whole.
     Whole(Whole),
-    /// The rest of the request has not come.
+    /// The rest of the request has not arrived.
     Awaited,
     /// The request is refused: by ringhub with an error, by hyper with `None`.
     Refused(Option<HttpError>),
@@ -105,7 +106,8 @@ pub(crate) struct Whole {
     len: usize,
 }
 
-/// Returns where the trailer of a chunked request begins. Without a trailer it is the place of the last empty line.
+/// Returns where the trailer of a chunked request begins. If there is no trailer, returns where the last empty line
+/// begins.
 fn trailer_at(request: &[u8]) -> Option<usize> {
     let (head, head_len) = RequestHead::decode(request).ok()??;
     let ends_with_an_empty_line = |&at: &usize| {
@@ -168,7 +170,7 @@ fn compare_with_httparse(head: &RequestHead, head_len: usize, stream: &[u8]) {
     let mut request = httparse::Request::new(&mut lines);
     let parsed = request.parse(stream);
     if head.minor_version() > 1 {
-        // The server reads this head to answer it with 505.
+        // ringhub reads this head, so that it can answer the request with 505.
         assert_eq!((parsed, head.check_host()), (Err(httparse::Error::Version), Err(HttpError::Version)));
         return;
     }
@@ -180,8 +182,8 @@ fn compare_with_httparse(head: &RequestHead, head_len: usize, stream: &[u8]) {
     assert_eq!(head.headers().iter().collect::<Vec<_>>(), theirs);
 }
 
-/// Returns the reading of hyper's server, with the settings by which ringhub's server lets hyper parse. Bytes come one by
-/// one, so hyper has read no byte beyond the request's end.
+/// Returns how hyper's server reads the stream. hyper has the settings for parsing that it has in ringhub's server.
+/// Each read gives hyper one byte, so hyper has read no byte beyond the request's end.
 fn hyper(stream: &[u8]) -> Reading {
     let progress = Rc::new(Progress::default());
     let service = service_fn(|request: Request<Incoming>| {

@@ -2,7 +2,8 @@
 
 use crate::random::Random;
 
-/// Makes a table with a few entries, and targets from the same segments as the patterns.
+/// Makes a table with a few entries, and a few targets. Most segments of the targets come from the list of segments
+/// that the patterns use.
 pub(crate) fn resolution(random: &mut Random) -> Vec<u8> {
     let mut text = String::from(random.pick(&["", "page\n", "operations\n", "page\noperations\n"]));
     for _ in 0..1 + random.below(6) {

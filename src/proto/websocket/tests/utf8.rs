@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// Valid, invalid and incomplete text, as one frame and in fragments: refused at the first octet after which no
-/// continuation is UTF-8.
+/// Valid and invalid text, as one frame and in fragments. Invalid text is refused at the first octet that no further
+/// octets can make valid.
 #[test]
 fn text_that_is_not_utf8() {
     let bad = |bytes: &str| (hex(bytes), Some(ProtocolError::InvalidUtf8));
@@ -42,7 +42,7 @@ fn text_that_ends_too_early() {
     }
 }
 
-/// A text that is long enough for SIMD, with the bad octet anywhere.
+/// The text is long enough for SIMD. The bad octet stands at many places, one after the other.
 #[test]
 fn a_bad_octet_in_a_long_text() {
     for at in (0..300).step_by(7) {
@@ -64,7 +64,8 @@ fn binary_that_is_not_utf8() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
-    /// The streaming check against the naive one, on bytes that are nearly UTF-8, in any fragments.
+    /// Compares the streaming check with the naive check. Up to two octets of the text are replaced, and the
+    /// fragments have any lengths.
     #[test]
     fn as_the_naive_check(text in "\\PC{0,40}", flaws: Vec<(prop::sample::Index, u8)>, cuts: [prop::sample::Index; 3]) {
         let mut payload = text.into_bytes();
@@ -78,7 +79,7 @@ proptest! {
     }
 }
 
-/// Without the check text may be any bytes; a close reason may not (RFC 6455 5.5.1).
+/// Without the check a text may be any bytes. The reason of a close must be UTF-8 even then (RFC 6455 5.5.1).
 #[test]
 fn text_that_nobody_checks() {
     let script = Script { limits: MessageLimits { checks_utf8: false, ..LIMITS }, ..SERVER };
@@ -95,9 +96,9 @@ fn text_that_nobody_checks() {
     }
 }
 
-/// Checks that text in such fragments is received if it is UTF-8, and otherwise refused at the octet that the naive
-/// check names. This must hold whether fragments are assembled or delivered one by one. With a hook the text is refused
-/// when the frame of that octet is whole.
+/// Checks that a text in fragments of these lengths is received if the text is UTF-8. Checks that any other text is
+/// refused at the octet that the naive check names. Both must hold if fragments are assembled, and if fragments are
+/// delivered one by one. With a hook the text is refused only when the whole frame with that octet has arrived.
 fn check_text(payload: &[u8], fragments: &[usize]) {
     let (mut stream, mut at, mut arrived_with) = (Vec::new(), 0, Vec::new());
     for (i, &len) in fragments.iter().enumerate() {
@@ -116,21 +117,21 @@ fn check_text(payload: &[u8], fragments: &[usize]) {
     assert_eq!(run(one_by_one, &stream).error, error);
     if let Some(bad) = naive_error_at(payload).filter(|&bad| bad < payload.len()) {
         assert_eq!(run(one_by_one, &stream[..arrived_with[bad]]).error, error);
-        assert_eq!(run(one_by_one, &stream[..arrived_with[bad] - 1]).error, None, "not an octet before");
+        assert_eq!(run(one_by_one, &stream[..arrived_with[bad] - 1]).error, None, "the octet before is not refused");
     }
     match naive_error_at(payload) {
         None => check(SERVER, &stream, &[text(str::from_utf8(payload).unwrap())], &[], State::Open),
         Some(bad) if bad == payload.len() => assert_eq!(run(SERVER, &stream).error, Some(ProtocolError::InvalidUtf8)),
         Some(bad) => {
-            // The text is refused at this octet, also if the octet is the last of its message.
+            // The text is refused at this octet, even if the octet is the last one of the message.
             let stream = &stream[..arrived_with[bad]];
             check_failing(SERVER, stream, &[], ProtocolError::InvalidUtf8, CloseCode::INVALID_PAYLOAD);
         }
     }
 }
 
-/// Returns the index of the first octet after which no continuation is UTF-8; the length of the text, if only the end
-/// of a character is missing.
+/// Returns the index of the first octet that no further octets can make valid. Returns the length of the text if only
+/// the end of a character is missing, and `None` if the text is UTF-8.
 fn naive_error_at(payload: &[u8]) -> Option<usize> {
     let wrong = |len: &usize| str::from_utf8(&payload[..*len]).is_err_and(|error| error.error_len().is_some());
     let bad = (1..=payload.len()).find(wrong).map(|len| len - 1);
