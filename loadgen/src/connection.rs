@@ -54,7 +54,6 @@ pub(crate) struct Judge {
     pub(crate) form: Form,
     pub(crate) padding: Vec<u8>,
     /// Publishers may receive messages. Such messages are not checked, and are not foreign.
-    /// Publishers may receive messages. Such messages are not checked, and are not foreign.
     pub(crate) publishers_receive: bool,
     /// The latency of messages that are due inside this window is recorded, whenever they arrive.
     pub(crate) window: Option<Window>,

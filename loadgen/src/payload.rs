@@ -2,8 +2,6 @@
 //!
 //! A stamp has one of two forms. Below each field of a form stands the number of bytes that the field takes:
 //!
-//! A stamp has one of two forms. Below each field of a form stands the number of bytes that the field takes:
-//!
 //! ```text
 //! rh  run   publisher  sequence    due           padding             digits of 4 bits
 //! 2   4     4          10          12            the rest

@@ -64,7 +64,8 @@ impl Identity {
 /// Finds out who sent a request.
 ///
 /// An authenticator is called on the threads of shards and on the control thread, and must answer at once. A check that
-/// takes longer, such as a slow hash or a question to another server, belongs in a handler's opening.
+/// takes longer, such as a slow hash or a question to another server, belongs on another thread: let a handler's
+/// `opening` wait for it.
 ///
 /// ```
 /// use ringhub::{
