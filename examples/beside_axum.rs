@@ -25,7 +25,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// Takes an order, and publishes it to the subscribers of its region. Answers with the message's place in the topic.
+/// Takes an order, and publishes it to the subscribers of its region. Answers with the message's offset in the topic.
 async fn order(
     State(hub): State<Hub>,
     Path(region): Path<String>,

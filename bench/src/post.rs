@@ -319,7 +319,7 @@ fn is_whole(answer: &[u8]) -> bool {
     lengths.next().and_then(|length| length.parse().ok()).is_none_or(|length: usize| body.len() >= length)
 }
 
-/// How many subscribers are read from between two looks at the publishers.
+/// From how many subscribers the load reads between two looks at the publishers.
 const SUBSCRIBERS_PER_ROUND: usize = 32;
 
 /// How long the last deliveries may take.

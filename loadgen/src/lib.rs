@@ -1,6 +1,7 @@
 //! A load generator for WebSocket broadcast servers that checks every delivery.
 //!
-//! One thread opens every subscriber and publisher, publishes stamped messages and checks each delivery. If a delivery
+//! One thread opens every subscriber and publisher, publishes stamped messages and checks each delivery; with
+//! `--verify sample` it checks only the number of bytes of most subscribers. If a delivery
 //! is lost, repeated, out of order or invented, the exit status says so. A run whose figures cannot be trusted is
 //! *void*, and shows no figures.
 //!

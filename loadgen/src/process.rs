@@ -49,7 +49,7 @@ pub struct Memory {
 pub fn cpu_of(pid: u32) -> io::Result<Cpu> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     parse_stat(&stat, rustix::param::clock_ticks_per_second())
-        .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not readable as proc(5) has it")))
+        .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat does not have the form that proc(5) describes")))
 }
 
 /// Returns the busy time of all CPUs together since the machine started, in nanoseconds. Time that a hypervisor took
@@ -60,7 +60,7 @@ pub fn cpu_of(pid: u32) -> io::Result<Cpu> {
 pub fn machine_busy_ns() -> io::Result<u64> {
     let stat = fs::read_to_string("/proc/stat")?;
     parse_machine_stat(&stat, rustix::param::clock_ticks_per_second())
-        .ok_or_else(|| io::Error::other("/proc/stat is not readable as proc(5) has it"))
+        .ok_or_else(|| io::Error::other("/proc/stat does not have the form that proc(5) describes"))
 }
 
 /// Returns the memory of process `pid`, from `/proc/PID/status` and `smaps_rollup`.

@@ -155,8 +155,8 @@ impl<'g, 'a> Publishing<'g, 'a> {
         Ok(Run { edges: [start, end], published: self.published })
     }
 
-    /// Publishes due messages and reads arrived ones. If there were none of either, the time counts as the generator's
-    /// time to spare. So does the sleep of a generator with `--sleep`.
+    /// Publishes due messages and reads arrived ones. If nothing was published, the time of the step counts as time to
+    /// spare if nothing arrived, or if the generator could sleep (`--sleep`).
     fn step(&mut self, now_ns: u64) -> Result<(), Error> {
         let published = self.publish(now_ns);
         let patience = if self.generator.plan.sleep { self.nap(now_ns) } else { Duration::ZERO };
@@ -370,14 +370,14 @@ impl Run {
     }
 }
 
-/// The longest sleep of a generator with `--sleep`.
+/// The longest sleep of a generator with `--sleep` or `--hold`.
 const NAP_MAX: Duration = Duration::from_millis(100);
 
 /// The most messages that are published between two looks at the sockets.
 const PUBLISH_MAX: u64 = 1_024;
 
-/// The most bytes that may wait for a publisher's socket before a further message stays due. With --rate the latency of
-/// this message grows.
+/// If more bytes than this wait for the socket of the publisher whose turn it is, nothing is published until the socket
+/// has taken some of them. With --rate the latency of the waiting messages grows, since they are due already.
 const UNSENT_MAX: usize = 1 << 20;
 
 /// How long the generator waits for duplicates and foreign messages after all expected deliveries.

@@ -39,11 +39,12 @@ fn an_armed_poll_holds_its_socket() {
     ring.disarm(key(0, 0));
     ring.submit();
     assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
-    assert_eq!(reap_briefly(&mut ring), [], "what was removed says nothing");
+    assert_eq!(reap_briefly(&mut ring), [], "a cancelled poll reports nothing");
 }
 
-/// A wake-up of a poll that is under way, because input has arrived a moment ago, must not keep the poll from ending:
-/// the peers go on writing while their polls are armed and ended, and each sees the end of its connection.
+/// A poll that is cancelled must end even if it is being woken at that moment, because input has just arrived. So the
+/// peers go on writing while the server's sockets are polled and the polls are cancelled. Each peer must see the end of
+/// its connection.
 #[test]
 fn polls_end_while_their_sockets_are_written_to() {
     const ROUNDS: u32 = 10_000;
@@ -145,7 +146,8 @@ fn without_memory_a_receive_was_interrupted() {
         client.write_all(b"here").unwrap();
     }
     for (memory, expected) in [(Some(0), 0), (Some(4), 4), (None, 6)] {
-        // Withdrawn entries need memory too.
+        // The entries that the last round withdrew still stand in the queue, as entries that do nothing. They are
+        // submitted first, so that they use up nothing of this round's memory.
         ring.memory = None;
         ring.submit();
         ring.memory = memory;
@@ -214,8 +216,8 @@ fn a_late_report_carries_the_old_key() {
     assert!(ready.iter().all(|report| report.key == key(7, 1)), "{ready:?}");
 }
 
-/// More completions at once than the queue holds: the kernel keeps the rest, ends polls that it cannot report again,
-/// and says so. Meanwhile a batch of sends fails whole.
+/// More completions come at once than the completion queue holds. The kernel keeps the rest. It ends a poll whose report
+/// finds no room, and the poll's last report says so (`disarmed`). Meanwhile a batch of sends fails whole.
 #[test]
 fn an_overflow_loses_nothing() {
     let mut ring = HotRing::new().unwrap();
