@@ -216,8 +216,8 @@ fn a_late_report_carries_the_old_key() {
     assert!(ready.iter().all(|report| report.key == key(7, 1)), "{ready:?}");
 }
 
-/// More completions come at once than the completion queue holds. The kernel keeps the rest. It ends a poll whose report
-/// finds no room, and the poll's last report says so (`disarmed`). Meanwhile a batch of sends fails whole.
+/// More completions come at once than the completion queue holds. The kernel keeps the rest. It ends a poll whose
+/// report finds no room, and the poll's last report says so (`disarmed`). Meanwhile a batch of sends fails whole.
 #[test]
 fn an_overflow_loses_nothing() {
     let mut ring = HotRing::new().unwrap();
