@@ -1,8 +1,8 @@
 //! The sandbox of a server that serves: a seccomp filter for all threads of the process. It refuses every system call
 //! that only the start of a server needs, and every one that a server never makes.
 //!
-//! The filter follows from the table of all calls ([`SYSTEM_CALLS`]). It refuses the calls of [`AT_START`], and allows
-//! the calls of [`conditions`] with certain arguments alone. A refused call fails with EPERM, which its caller handles
+//! The filter follows from the table of all calls ([`SYSTEM_CALLS`]). It refuses the calls of `AT_START`, and allows
+//! the calls of `conditions` with certain arguments alone. A refused call fails with EPERM, which its caller handles
 //! like any other error of the kernel; the end of the process would be an outage.
 //!
 //! A filter sees numbers, and not the memory that an argument points to. The flags of `clone3` are in memory, so this
