@@ -1,7 +1,7 @@
-//! The fuzz targets that compare the product with other libraries or with a model. Tests share their bodies.
+//! The fuzz targets that compare ringhub with other libraries, with a model, or with itself. Tests share their bodies.
 
 #[path = "../../tests/conformance/bodies/mod.rs"]
-#[allow(dead_code, reason = "the tests print more of the tables of differences")]
+#[allow(dead_code, reason = "only the tests read all of the tables of differences")]
 mod bodies;
 
 /// See `bodies::frames`.

@@ -85,7 +85,7 @@ struct Publishing<'g, 'a> {
     rate: Option<Rate>,
     window: Window,
     templates: Vec<Template>,
-    /// The number of messages of each publisher.
+    /// The number of messages that each publisher has published so far.
     published: Vec<u64>,
     total: u64,
     idle_ns: u64,
@@ -155,8 +155,8 @@ impl<'g, 'a> Publishing<'g, 'a> {
         Ok(Run { edges: [start, end], published: self.published })
     }
 
-    /// Publishes due messages and reads arrived ones. If nothing was published, the time of the step counts as time to
-    /// spare if nothing arrived, or if the generator could sleep (`--sleep`).
+    /// Publishes due messages and reads arrived ones. The time of the step counts as time to spare if the step
+    /// published nothing, and either nothing arrived or the generator could sleep (`--sleep`).
     fn step(&mut self, now_ns: u64) -> Result<(), Error> {
         let published = self.publish(now_ns);
         let patience = if self.generator.plan.sleep { self.nap(now_ns) } else { Duration::ZERO };
@@ -167,7 +167,7 @@ impl<'g, 'a> Publishing<'g, 'a> {
         Ok(())
     }
 
-    /// Returns the time until the next due message or the next edge of the window.
+    /// Returns the time until the next due message or the next edge of the window, at most [`NAP_MAX`].
     fn nap(&self, now_ns: u64) -> Duration {
         let edge_ns = if now_ns < self.window.start_ns { self.window.start_ns } else { self.window.end_ns };
         let next_ns = self.rate.map_or(edge_ns, |rate| rate.due_ns(self.total).min(edge_ns));
@@ -380,5 +380,5 @@ const PUBLISH_MAX: u64 = 1_024;
 /// has taken some of them. With --rate the latency of the waiting messages grows, since they are due already.
 const UNSENT_MAX: usize = 1 << 20;
 
-/// How long the generator waits for duplicates and foreign messages after all expected deliveries.
+/// How long the generator waits for duplicates and foreign messages after it has waited for the last deliveries.
 const SETTLE_NS: u64 = 100_000_000;

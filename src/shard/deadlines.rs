@@ -21,7 +21,7 @@ impl<I: Io> Shard<I> {
         self.wheel.advance(self.now, &mut due);
         for (tick, id) in due.drain(..) {
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
-            // Otherwise an earlier entry has replaced this one.
+            // Otherwise an entry for another tick has replaced this entry.
             if connection.io.timer == Some(tick) {
                 connection.io.timer = None;
                 self.expire(id);

@@ -3,8 +3,7 @@
 //! The shard knows a protocol only by [`Session`]: the state, the next deadline, the events in the input, and the
 //! *goodbye*, the last bytes that a session sends. No other file of the shard names a protocol, except the opening,
 //! which begins a session. Each protocol is a variant, and its state machine has the methods that `of!` calls. A
-//! protocol that lacks a feature still has the method: without pings there is no deadline, and without input every byte
-//! is dropped.
+//! protocol that lacks a feature still has the method: if it has no pings, its deadline is `None`.
 //!
 //! | from | on | appends | to |
 //! | --- | --- | --- | --- |
@@ -117,8 +116,8 @@ impl Session {
         of!(self, protocol => protocol.assembled_bytes())
     }
 
-    /// Returns how many bytes of the frame or message at the front of `input` are missing, if the peer has announced
-    /// them within the limits; 0 if nothing has to be kept.
+    /// Returns how many bytes are missing from the frame or message at the front of `input`, or only from its header if
+    /// the header is not whole; 0 if `input` is empty. The peer has announced this number, within the limits.
     pub(crate) fn missing(&self, input: &[u8]) -> usize {
         of!(self, protocol => protocol.missing(input))
     }
@@ -129,7 +128,7 @@ impl Session {
         of!(self, protocol => protocol.deadline(keep_alive))
     }
 
-    /// Returns the next event in `input`; `None` if more bytes are needed, or more frames than
+    /// Returns the next event in `input`; `None` if more bytes are needed, or if as many frames have been taken as
     /// [`Input::limit_frames`] allows. Replies are appended to `replies`, the goodbye among them.
     ///
     /// # Errors

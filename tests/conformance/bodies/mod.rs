@@ -1,5 +1,5 @@
-//! Bodies of fuzz targets that compare the product with other libraries, or with a model. Each body takes any bytes,
-//! and panics at a broken invariant. `src/proto/fuzz.rs` has bodies that need only the product.
+//! Bodies of fuzz targets that compare ringhub with other libraries, with a model, or with itself. Each body takes any
+//! bytes, and panics at a broken invariant. `src/proto/fuzz.rs` has bodies that need only the product.
 //!
 //! The crate in `fuzz/` compiles this folder too.
 

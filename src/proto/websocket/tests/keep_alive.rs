@@ -70,7 +70,7 @@ fn any_byte_is_life() {
     peer.receive(1200, &masked(OpCode::Text, true, "Hello"));
     peer.expect(1300, &KEEP_ALIVE, Timeout::Nothing, Some(1500));
     peer.receive(1250, b"");
-    assert_eq!(peer.websocket.deadline(&KEEP_ALIVE), Some(Tick(1500)), "nothing is not life");
+    assert_eq!(peer.websocket.deadline(&KEEP_ALIVE), Some(Tick(1500)), "an empty input is no sign of life");
 }
 
 #[test]
