@@ -2,7 +2,10 @@
 
 use std::{fmt, io, net::SocketAddr, path::Path, sync::Arc};
 
-use crate::sys::{sandbox::SandboxError, uring::probe::ProbeError};
+use crate::sys::{
+    sandbox::SandboxError,
+    uring::{cause::RefusalCause, probe::ProbeError},
+};
 
 /// An error of the settings: the setting, the fault, and the source of the value.
 ///
@@ -123,8 +126,8 @@ impl fmt::Display for Origin {
 /// The reason for which a server does not start, or has stopped.
 #[derive(Debug)]
 pub enum StartError {
-    /// The kernel or the container does not allow an operation that the server needs.
-    Probe(ProbeError),
+    /// The setting `io` demands io_uring, and the kernel or the container does not allow it.
+    Probe(ProbeError, RefusalCause),
     /// The address cannot be listened on.
     Listen(SocketAddr, io::Error),
     /// The address for `/metrics` cannot be listened on.
@@ -147,7 +150,12 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StartError::Probe(error) => error.fmt(f),
+            StartError::Probe(error, cause) => write!(
+                f,
+                "{error}. The likely cause: {cause}. The remedy: {}. The server would start on epoll with `--io auto` \
+                 or `--io epoll`.",
+                cause.remedy()
+            ),
             StartError::Listen(address, error) => not_listening(f, address, error, "--listen"),
             StartError::ListenMetrics(address, error) => not_listening(f, address, error, "--metrics-listen"),
             StartError::Inherit(error) => write!(f, "a listener that was passed to the server cannot be used: {error}"),
