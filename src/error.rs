@@ -13,21 +13,34 @@ use crate::sys::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     setting: Option<&'static str>,
-    what: String,
+    what: Box<str>,
     origin: Origin,
     /// Another setting that the value contradicts, and the source of the other value.
     against: Option<(&'static str, Origin)>,
+    /// Whether the machine is at fault, and the text leaves out the setting, which nobody has given.
+    is_of_default: bool,
 }
 
 impl ConfigError {
     /// Returns the error of a setting, by its key, whose value cannot be used.
     pub(crate) fn of(setting: &'static str, what: String) -> Self {
-        ConfigError { setting: Some(setting), what, origin: Origin::Default, against: None }
+        ConfigError {
+            setting: Some(setting),
+            what: what.into(),
+            origin: Origin::Default,
+            against: None,
+            is_of_default: false,
+        }
+    }
+
+    /// Returns the error of a setting that is not given, and whose default this machine does not allow.
+    pub(crate) fn of_default(setting: &'static str, what: String) -> Self {
+        ConfigError { is_of_default: true, ..ConfigError::of(setting, what) }
     }
 
     /// Returns the error of a place in a source that is not a setting.
     pub(crate) fn at(origin: Origin, what: String) -> Self {
-        ConfigError { setting: None, what, origin, against: None }
+        ConfigError { setting: None, what: what.into(), origin, against: None, is_of_default: false }
     }
 
     pub(crate) fn from(self, origin: Origin) -> Self {
@@ -71,6 +84,7 @@ impl ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.origin, self.setting) {
+            (Origin::Default, _) if self.is_of_default => f.write_str(&self.what)?,
             (Origin::Default, Some(setting)) => write!(f, "{setting}: {}", self.what)?,
             (Origin::File(..), Some(setting)) => write!(f, "{}: {setting}: {}", self.origin, self.what)?,
             // The names of flags and variables name the setting.
