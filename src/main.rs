@@ -20,7 +20,7 @@ use ringhub::{
     config::{self, Config, Flags, Given, LogFormat, SETTINGS, SandboxChoice, Settings, Size, Time},
     logs::Logs,
     metrics::{self, Counter},
-    server::{ChosenBackend, DrainReport, Running, Server},
+    server::{self, ChosenBackend, DrainReport, Running, Server},
     sys,
 };
 use service_manager::ServiceManager;
@@ -218,8 +218,13 @@ fn check_config(arguments: CheckConfig) -> Result<(), Box<dyn std::error::Error>
     if let Some(line) = backend.fallback() {
         print_error(&format_args!("warning: {line}"));
     }
+    server::check_sandbox(&config, &backend)?;
     let effective = config::effective(&given, &config);
-    print_line(&format!("{}\n\n# ---- Backend ----\n# {backend}", effective.trim_end()))
+    let sandbox = sandbox_words(config.sandbox, &backend);
+    print_line(&format!(
+        "{}\n\n# ---- Sandbox ----\n# {sandbox}\n\n# ---- Backend ----\n# {backend}",
+        effective.trim_end()
+    ))
 }
 
 /// Logs the failure of a health check as the server would, in JSON.
@@ -278,7 +283,7 @@ fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Erro
     let builder = if config.routes.is_empty() { Server::builder().topics().page() } else { Server::builder() };
     let server = builder.config(config).listeners(inherited.listeners).build()?;
     report.io = server.backend().to_string();
-    report.sandbox = sandbox_words(sandbox, &server);
+    report.sandbox = sandbox_words(sandbox, server.backend());
     let metrics = server.metrics_addr();
     let running = server.start()?;
     let addresses: Vec<String> = running.local_addrs().iter().map(ToString::to_string).collect();
@@ -374,11 +379,11 @@ impl StartReport {
     }
 }
 
-/// Returns the sandbox of a server in words, for the log line about the start.
-fn sandbox_words(choice: SandboxChoice, server: &Server) -> &'static str {
+/// Returns the sandbox of a server with this backend in words.
+fn sandbox_words(choice: SandboxChoice, backend: &ChosenBackend) -> &'static str {
     match choice {
         SandboxChoice::Off => "off",
-        SandboxChoice::On if server.backend().info().backend == "uring" => {
+        SandboxChoice::On if backend.info().backend == "uring" => {
             "on (a seccomp filter, and rings that take the operations in use alone)"
         }
         SandboxChoice::On => "on (a seccomp filter)",
