@@ -254,7 +254,7 @@ fn serve(flags: &Flags) -> ExitCode {
     };
     let outcome = serve_with(&logs, flags);
     if let Err(error) = &outcome {
-        logs.print_error(format_args!("{}", error_text(error)));
+        logs.print_error(error);
     }
     logs.finish();
     if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -262,6 +262,7 @@ fn serve(flags: &Flags) -> ExitCode {
 
 fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Error>> {
     let mut given = Given::read(flags, env::vars_os());
+    logs.set_format(given.settings.log_format);
     // Before anything else opens a descriptor.
     let inherited = service_manager::take_over_listeners(&mut given)?;
     let descriptors = sys::net::raise_descriptor_limit();

@@ -12,8 +12,8 @@ use crate::{
     },
 };
 
-/// Checks whether the sandbox of these settings can be set up on this machine: the filter, and on io_uring both rings of
-/// a shard. The calling process stays as it is.
+/// Checks whether the sandbox of these settings can be set up on this machine: the filter, and on io_uring both rings
+/// of a shard. The calling process stays as it is.
 ///
 /// # Errors
 ///
