@@ -2,7 +2,10 @@
 
 use std::{fmt, io, net::SocketAddr, path::Path, sync::Arc};
 
-use crate::sys::{sandbox::SandboxError, uring::probe::ProbeError};
+use crate::sys::{
+    sandbox::SandboxError,
+    uring::{cause::RefusalCause, probe::ProbeError},
+};
 
 /// An error of the settings: the setting, the fault, and the source of the value.
 ///
@@ -10,21 +13,34 @@ use crate::sys::{sandbox::SandboxError, uring::probe::ProbeError};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     setting: Option<&'static str>,
-    what: String,
+    what: Box<str>,
     origin: Origin,
     /// Another setting that the value contradicts, and the source of the other value.
     against: Option<(&'static str, Origin)>,
+    /// Whether the machine is at fault, and the text leaves out the setting, which nobody has given.
+    is_of_default: bool,
 }
 
 impl ConfigError {
     /// Returns the error of a setting, by its key, whose value cannot be used.
     pub(crate) fn of(setting: &'static str, what: String) -> Self {
-        ConfigError { setting: Some(setting), what, origin: Origin::Default, against: None }
+        ConfigError {
+            setting: Some(setting),
+            what: what.into(),
+            origin: Origin::Default,
+            against: None,
+            is_of_default: false,
+        }
+    }
+
+    /// Returns the error of a setting that is not given, and whose default this machine does not allow.
+    pub(crate) fn of_default(setting: &'static str, what: String) -> Self {
+        ConfigError { is_of_default: true, ..ConfigError::of(setting, what) }
     }
 
     /// Returns the error of a place in a source that is not a setting.
     pub(crate) fn at(origin: Origin, what: String) -> Self {
-        ConfigError { setting: None, what, origin, against: None }
+        ConfigError { setting: None, what: what.into(), origin, against: None, is_of_default: false }
     }
 
     pub(crate) fn from(self, origin: Origin) -> Self {
@@ -68,6 +84,7 @@ impl ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.origin, self.setting) {
+            (Origin::Default, _) if self.is_of_default => f.write_str(&self.what)?,
             (Origin::Default, Some(setting)) => write!(f, "{setting}: {}", self.what)?,
             (Origin::File(..), Some(setting)) => write!(f, "{}: {setting}: {}", self.origin, self.what)?,
             // The names of flags and variables name the setting.
@@ -123,8 +140,8 @@ impl fmt::Display for Origin {
 /// The reason for which a server does not start, or has stopped.
 #[derive(Debug)]
 pub enum StartError {
-    /// The kernel or the container does not allow an operation that the server needs.
-    Probe(ProbeError),
+    /// The setting `io` demands io_uring, and the kernel or the container does not allow it.
+    Probe(ProbeError, RefusalCause),
     /// The address cannot be listened on.
     Listen(SocketAddr, io::Error),
     /// The address for `/metrics` cannot be listened on.
@@ -147,7 +164,12 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StartError::Probe(error) => error.fmt(f),
+            StartError::Probe(error, cause) => write!(
+                f,
+                "{error}. The likely cause: {cause}. The remedy: {}. The server would start on epoll with `--io auto` \
+                 or `--io epoll`.",
+                cause.remedy()
+            ),
             StartError::Listen(address, error) => not_listening(f, address, error, "--listen"),
             StartError::ListenMetrics(address, error) => not_listening(f, address, error, "--metrics-listen"),
             StartError::Inherit(error) => write!(f, "a listener that was passed to the server cannot be used: {error}"),

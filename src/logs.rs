@@ -96,9 +96,22 @@ impl Logs {
         self.output.push(format!("{text}\n").as_bytes());
     }
 
-    /// Prints text and the end of a line on standard error, without the form of a log line.
-    pub fn print_error(&self, text: fmt::Arguments<'_>) {
-        self.error.push(format!("{text}\n").as_bytes());
+    /// Sets the format of the lines before [`Logs::take_over`], which takes no other format after that.
+    pub fn set_format(&self, format: LogFormat) {
+        self.format.get_or_init(|| format);
+    }
+
+    /// Prints the error that ends the program on standard error, line by line: in the format of JSON as events like
+    /// those of the log, else with the name of the program before each line.
+    pub fn print_error(&self, error: &dyn fmt::Display) {
+        let format = format_of(&self.format);
+        for text in error.to_string().lines() {
+            let line = match format {
+                LogFormat::Text => format!("ringhub: {text}\n"),
+                LogFormat::Json => line(format, "ERROR", text),
+            };
+            self.error.push(line.as_bytes());
+        }
     }
 
     /// Waits until everything is written or dropped, for a second at most: the reader of a stream may be slow, or

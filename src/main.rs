@@ -20,7 +20,7 @@ use ringhub::{
     config::{self, Config, Flags, Given, LogFormat, SETTINGS, SandboxChoice, Settings, Size, Time},
     logs::Logs,
     metrics::{self, Counter},
-    server::{ChosenBackend, DrainReport, Running, Server},
+    server::{self, ChosenBackend, DrainReport, Running, Server},
     sys,
 };
 use service_manager::ServiceManager;
@@ -218,8 +218,13 @@ fn check_config(arguments: CheckConfig) -> Result<(), Box<dyn std::error::Error>
     if let Some(line) = backend.fallback() {
         print_error(&format_args!("warning: {line}"));
     }
+    server::check_sandbox(&config, &backend)?;
     let effective = config::effective(&given, &config);
-    print_line(&format!("{}\n\n# ---- Backend ----\n# {backend}", effective.trim_end()))
+    let sandbox = sandbox_words(config.sandbox, &backend);
+    print_line(&format!(
+        "{}\n\n# ---- Sandbox ----\n# {sandbox}\n\n# ---- Backend ----\n# {backend}",
+        effective.trim_end()
+    ))
 }
 
 /// Logs the failure of a health check as the server would, in JSON.
@@ -249,7 +254,7 @@ fn serve(flags: &Flags) -> ExitCode {
     };
     let outcome = serve_with(&logs, flags);
     if let Err(error) = &outcome {
-        logs.print_error(format_args!("{}", error_text(error)));
+        logs.print_error(error);
     }
     logs.finish();
     if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -257,6 +262,7 @@ fn serve(flags: &Flags) -> ExitCode {
 
 fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Error>> {
     let mut given = Given::read(flags, env::vars_os());
+    logs.set_format(given.settings.log_format);
     // Before anything else opens a descriptor.
     let inherited = service_manager::take_over_listeners(&mut given)?;
     let descriptors = sys::net::raise_descriptor_limit();
@@ -278,7 +284,7 @@ fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Erro
     let builder = if config.routes.is_empty() { Server::builder().topics().page() } else { Server::builder() };
     let server = builder.config(config).listeners(inherited.listeners).build()?;
     report.io = server.backend().to_string();
-    report.sandbox = sandbox_words(sandbox, &server);
+    report.sandbox = sandbox_words(sandbox, server.backend());
     let metrics = server.metrics_addr();
     let running = server.start()?;
     let addresses: Vec<String> = running.local_addrs().iter().map(ToString::to_string).collect();
@@ -374,11 +380,11 @@ impl StartReport {
     }
 }
 
-/// Returns the sandbox of a server in words, for the log line about the start.
-fn sandbox_words(choice: SandboxChoice, server: &Server) -> &'static str {
+/// Returns the sandbox of a server with this backend in words.
+fn sandbox_words(choice: SandboxChoice, backend: &ChosenBackend) -> &'static str {
     match choice {
         SandboxChoice::Off => "off",
-        SandboxChoice::On if server.backend().info().backend == "uring" => {
+        SandboxChoice::On if backend.info().backend == "uring" => {
             "on (a seccomp filter, and rings that take the operations in use alone)"
         }
         SandboxChoice::On => "on (a seccomp filter)",

@@ -102,6 +102,8 @@ pub enum CountedBy {
 counters! {
     /// Connections that are established now.
     ConnectionsOpen "connections_open" "connections" Gauge Shard;
+    /// The limit of connections, also during their opening handshake.
+    ConnectionsMax "connections_max" "connections" Gauge Control;
     /// Sockets accepted.
     Accepted "accepted_total" "connections" Counter Shard;
     /// Opening handshakes accepted.
@@ -332,7 +334,8 @@ pub(crate) fn add_for_process(counter: Counter, count: u64) {
 
 /// Returns all counters in the text format of Prometheus, version 0.0.4. The label `shard` is the number of a shard,
 /// `control`, or `process` for counters of the whole process. `build_info`, `io_backend_info` and the gauges of the
-/// process have no such label: `process_resident_memory_bytes` and, since Linux 6.2, `process_open_fds`.
+/// process have no such label: `process_resident_memory_bytes`, `process_max_fds` if there is a limit, and, since Linux
+/// 6.2, `process_open_fds`.
 #[must_use]
 pub fn prometheus(shards: &[Arc<Counters>], control: &Counters, io: &BackendInfo) -> String {
     let mut text = String::with_capacity(16 * 1_024);

@@ -51,10 +51,12 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
     let cpus = faults.keep(choose_cpus(settings, &allowed));
     let shards = faults.keep(choose_shards(settings, cpus.as_ref().map_or(1, Vec::len), quota));
     let addresses = listen.len();
-    let reserved = descriptors::parts(shards.unwrap_or(1), addresses, folders, settings.metrics_listen.is_some());
-    let descriptors = (descriptors, descriptors::sum(&reserved));
-    let limits = check_limits(settings, descriptors, shards.unwrap_or(1), faults);
-    let few_descriptors = limits.as_ref().and_then(|limits| few_descriptors(settings, limits, descriptors.0));
+    let reserved =
+        |shards| descriptors::sum(&descriptors::parts(shards, addresses, folders, settings.metrics_listen.is_some()));
+    let (of_all, of_one) = (reserved(shards.unwrap_or(1)), reserved(1));
+    let descriptors = Descriptors { limit: descriptors, reserved: of_all, reserved_by_one_shard: of_one };
+    let limits = check_limits(settings, &descriptors, shards.unwrap_or(1), faults);
+    let few_descriptors = limits.as_ref().and_then(|limits| few_descriptors(settings, limits, descriptors.limit));
     let keep_alive = check_keep_alive(settings, faults);
     let drain_timeout = faults.keep(ticks("drain_timeout", settings.drain_timeout));
     let send_buffer = settings.send_buffer.map(|size| size_within("send_buffer", size, 0, Limits::SEND_BUFFER_MAX));
@@ -181,9 +183,7 @@ fn check_keep_alive(settings: &Settings, faults: &mut Faults) -> Option<KeepAliv
     Some(KeepAlive { ping_interval: ping_interval?, pong_timeout: pong_timeout?, close_timeout: close_timeout? })
 }
 
-/// Checks the limits. `descriptors` holds the limit of open descriptors and the number of those that are not for
-/// connections.
-fn check_limits(settings: &Settings, descriptors: (u64, u64), shards: usize, faults: &mut Faults) -> Option<Limits> {
+fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, faults: &mut Faults) -> Option<Limits> {
     let connections_max = faults.keep(connections_max(settings, descriptors));
     let fragments_max = faults.keep(match settings.max_fragments {
         0 => Err(ConfigError::of("max_fragments", "a message has at least one frame".into())),
@@ -221,27 +221,64 @@ fn check_limits(settings: &Settings, descriptors: (u64, u64), shards: usize, fau
     })
 }
 
-fn connections_max(settings: &Settings, (descriptors, reserved): (u64, u64)) -> Result<usize, ConfigError> {
-    let affordable = descriptors.saturating_sub(reserved).min(SLOTS_MAX) as usize;
-    let remedy = descriptors::remedy(reserved);
-    let what = match settings.max_connections {
-        Some(count) if (1..=affordable).contains(&count) => return Ok(count),
-        None if affordable >= descriptors::CONNECTIONS_NEEDED => return Ok(affordable),
-        _ if affordable == 0 => format!(
-            "the limit of {descriptors} open descriptors leaves none for connections: the server's own are {reserved}. \
-             Run fewer shards, or {remedy}"
-        ),
-        None => format!(
-            "the limit of {descriptors} open descriptors leaves {affordable} for connections beside the server's own \
-             {reserved}, which is mostly a mistake. For so few connections, set max_connections to {affordable} or \
-             less. For more, run fewer shards, or {remedy}"
-        ),
-        Some(count) => format!(
-            "{count} is not between 1 and {affordable}, which is what the limit of {descriptors} open descriptors \
-             leaves beside the server's own {reserved}. To raise it, {remedy}"
-        ),
-    };
-    Err(ConfigError::of("max_connections", what))
+fn connections_max(settings: &Settings, descriptors: &Descriptors) -> Result<usize, ConfigError> {
+    let &Descriptors { limit, reserved, .. } = descriptors;
+    let affordable = limit.saturating_sub(reserved).min(SLOTS_MAX) as usize;
+    let remedy = descriptors::remedy(reserved, settings.max_connections);
+    let fewer_shards =
+        |connections| if descriptors.suffice_for_one_shard(connections) { "run fewer shards, or " } else { "" };
+    match settings.max_connections {
+        Some(count) if (1..=affordable).contains(&count) => Ok(count),
+        None if affordable >= descriptors::CONNECTIONS_NEEDED => Ok(affordable),
+        Some(count) => {
+            let room = match affordable {
+                0 => format!(
+                    "the limit of {limit} open descriptors leaves none for connections: the server's own are {reserved}"
+                ),
+                _ => format!(
+                    "{count} is not between 1 and {affordable}, which is what the limit of {limit} open descriptors \
+                     leaves beside the server's own {reserved}"
+                ),
+            };
+            // No limit of descriptors makes room for none, nor for more than a server can number.
+            let is_possible = (1..=SLOTS_MAX as usize).contains(&count);
+            let way =
+                if is_possible { format!(". To have {count}, {}{remedy}", fewer_shards(count)) } else { String::new() };
+            Err(ConfigError::of("max_connections", room + &way))
+        }
+        None => {
+            let fewer_shards = fewer_shards(descriptors::CONNECTIONS_NEEDED);
+            let what = match affordable {
+                0 => format!(
+                    "the limit of {limit} open descriptors leaves none for connections: the server's own are \
+                     {reserved}. For some, {fewer_shards}{remedy}"
+                ),
+                _ => format!(
+                    "the limit of {limit} open descriptors leaves {affordable} for connections beside the server's own \
+                     {reserved}, which is mostly a mistake. For so few connections, set max_connections to \
+                     {affordable} or less. For more, {fewer_shards}{remedy}"
+                ),
+            };
+            Err(ConfigError::of_default("max_connections", what))
+        }
+    }
+}
+
+/// The limit of open descriptors, and what the server itself takes of it.
+struct Descriptors {
+    limit: u64,
+    /// The descriptors that are not for connections.
+    reserved: u64,
+    /// The same if the server had one shard.
+    reserved_by_one_shard: u64,
+}
+
+impl Descriptors {
+    /// Returns whether fewer shards than the server has would leave room for these connections.
+    fn suffice_for_one_shard(&self, connections: usize) -> bool {
+        let needed = self.reserved_by_one_shard.saturating_add(connections as u64);
+        self.reserved_by_one_shard < self.reserved && needed <= self.limit
+    }
 }
 
 /// Returns the limit of open descriptors if it alone limits the connections, and leaves fewer than are useful.

@@ -82,8 +82,12 @@ pub(super) fn sum(parts: &[DescriptorPart]) -> u64 {
 }
 
 /// Returns the ways to raise the limit of open descriptors, for a server that needs `reserved` descriptors itself.
-pub(super) fn remedy(reserved: u64) -> String {
-    let enough = (reserved + 2 * CONNECTIONS_USEFUL as u64).next_power_of_two();
+/// `connections` is the setting `max_connections`.
+pub(super) fn remedy(reserved: u64, connections: Option<usize>) -> String {
+    let enough = match connections {
+        Some(count) => reserved + count as u64,
+        None => (reserved + 2 * CONNECTIONS_USEFUL as u64).next_power_of_two(),
+    };
     format!(
         "raise the limit: `ulimit -n {enough}` in a shell, LimitNOFILE={enough} in a systemd unit, `--ulimit \
          nofile={enough}:{enough}` for Docker and Podman"

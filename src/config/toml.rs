@@ -54,6 +54,7 @@ impl TomlFile {
                 let decimal = i128::from_str_radix(number.as_str(), number.radix());
                 Ok(decimal.map_or_else(|_| number.to_string(), |number| number.to_string()))
             }
+            DeValue::Boolean(is_on) if shape.takes_booleans() => Ok(if *is_on { "on" } else { "off" }.into()),
             other => {
                 let list = if shape.is_list { ", or a list of such," } else { "" };
                 let what = format!("{}{list} is expected, not this {}", shape.expected, other.type_str());

@@ -42,6 +42,12 @@ impl Shape {
         Shape { key, is_list: T::IS_LIST, takes_integers: T::TAKES_INTEGERS, expected: T::EXPECTED }
     }
 
+    /// Returns whether a value is on or off, among other words perhaps. A file may write these two as booleans: YAML
+    /// has made them of `on` and `off` where a program turns YAML into the file, and people write them by themselves.
+    pub(super) fn takes_booleans(&self) -> bool {
+        ["\"on\"", "\"off\""].iter().all(|word| self.expected.contains(word))
+    }
+
     /// Splits text into items, as flags and variables are written.
     pub(super) fn split<'a>(&self, text: &'a str) -> Vec<&'a str> {
         if self.is_list { text.split(',').map(str::trim).collect() } else { vec![text] }

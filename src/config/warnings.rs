@@ -34,7 +34,7 @@ impl Config {
         format!(
             "only {connections} connections have room: the limit of open descriptors is {limit}, and the server's own \
              are {reserved}; {}; if so few are meant, set max_connections",
-            descriptors::remedy(reserved)
+            descriptors::remedy(reserved, None)
         )
     }
 

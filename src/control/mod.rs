@@ -48,7 +48,7 @@ use crate::{
     endpoints::Endpoints,
     handover::HandedOff,
     hub::ExternalEnd,
-    metrics::{BackendInfo, Counters},
+    metrics::{BackendInfo, Counter, Counters},
 };
 
 /// The parts that the control thread is started with.
@@ -104,6 +104,7 @@ const READING_THREADS_MAX: usize = 8;
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
     let Start { outside, clock, woken, requests, publisher, endpoints, backend, .. } = start;
+    counters.set(Counter::ConnectionsMax, config.limits.connections_max as u64);
     // A change tells the connections that the server leaves, and the end of the sender that they are to finish.
     let (finish, finishing) = watch::channel(());
     let task = PublisherTask::new(outside, clock, Arc::clone(&woken), Arc::clone(&counters), leaving.clone(), requests);

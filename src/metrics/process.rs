@@ -5,11 +5,14 @@ use std::{
     fs,
 };
 
+use rustix::process::Resource;
+
 /// Appends the gauges of the process to a text for Prometheus. A gauge that cannot be read is left out.
 pub(super) fn append(text: &mut String) {
     let gauges = [
         ("process_resident_memory_bytes", "Resident memory of the process.", resident_bytes()),
         ("process_open_fds", "Open descriptors of the process.", open_descriptors()),
+        ("process_max_fds", "The limit of open descriptors.", rustix::process::getrlimit(Resource::Nofile).current),
     ];
     let mut line = |line: fmt::Arguments<'_>| text.write_fmt(format_args!("{line}\n")).unwrap_or_default();
     for (name, help, value) in gauges {
@@ -72,6 +75,7 @@ mod tests {
         if open_descriptors().is_some() {
             expected.extend(["#", "#", "process_open_fds"]);
         }
+        expected.extend(["#", "#", "process_max_fds"]);
         assert_eq!(names, expected, "{text}");
         assert!(!text.lines().any(|line| line.ends_with(" 0")), "{text}");
     }

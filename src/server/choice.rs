@@ -47,7 +47,10 @@ impl ChosenBackend {
         let (kind, reason) = match setting {
             IoChoice::Epoll => (BackendKind::Epoll, Reason::Setting),
             IoChoice::Uring => {
-                probe().map_err(StartError::Probe)?;
+                probe().map_err(|error| {
+                    let cause = RefusalCause::of(&error);
+                    StartError::Probe(error, cause)
+                })?;
                 (BackendKind::Uring, Reason::Setting)
             }
             IoChoice::Auto => match probe() {
@@ -66,10 +69,10 @@ impl ChosenBackend {
     #[must_use]
     pub fn fallback(&self) -> Option<String> {
         let Reason::Refused(error, cause) = &self.reason else { return None };
-        let (refused, remedy) = (error.refused(), cause.remedy());
+        let remedy = cause.remedy();
         Some(format!(
-            "io_uring cannot be used: {refused}. The likely cause: {cause}. The hub serves on epoll instead, with \
-             a system call for each send rather than for each batch. The remedy: {remedy}. `--io epoll` takes epoll \
+            "{error}. The likely cause: {cause}. The hub serves on epoll instead, with a system call \
+             for each send rather than for each batch. The remedy: {remedy}. `--io epoll` takes epoll \
              without this warning."
         ))
     }
@@ -142,16 +145,23 @@ mod tests {
             );
         }
         for (what, error) in refusals() {
-            let told = error.to_string();
+            let cause = RefusalCause::of(&error);
             let error = chosen(IoChoice::Uring, Err(error)).unwrap_err();
-            assert!(matches!(error, StartError::Probe(_)) && error.to_string() == told, "{what}: {error}");
+            let told = format!(
+                "io_uring cannot be used: {what}. The likely cause: {cause}. The remedy: {}. The server would start on \
+                 epoll with `--io auto` or `--io epoll`.",
+                cause.remedy()
+            );
+            assert!(matches!(error, StartError::Probe(..)), "{what}: {error}");
+            assert_eq!(error.to_string(), told);
+            assert!(!told.contains('\n') && !told.contains("unconfined"), "{told}");
         }
     }
 
     #[test]
     fn a_named_backend_is_taken_or_refused() {
         let error = chosen(IoChoice::Uring, Err(refusal())).unwrap_err();
-        assert!(matches!(error, StartError::Probe(ProbeError::Refused(Call::Setup, _))), "{error}");
+        assert!(matches!(error, StartError::Probe(ProbeError::Refused(Call::Setup, _), _)), "{error}");
         let uring = chosen(IoChoice::Uring, Ok(())).unwrap();
         assert_eq!(uring.to_string(), "uring (by the setting io)");
         let epoll = ChosenBackend::by(IoChoice::Epoll, || panic!("io_uring is not asked for")).unwrap();

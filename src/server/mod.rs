@@ -17,6 +17,7 @@ mod mixed_order;
 mod order_on_backends;
 mod role;
 mod running;
+mod sandbox;
 #[cfg(test)]
 mod second_surface;
 mod start;
@@ -44,6 +45,7 @@ pub use choice::ChosenBackend;
 pub use drain_report::DrainReport;
 pub use hub::{Hub, HubError};
 pub use running::Running;
+pub use sandbox::check_sandbox;
 pub use turn_watch::TurnWatch;
 
 /// A server that listens, but does not serve yet.

@@ -1,7 +1,7 @@
 //! Starts a server: the channels between its threads, and the threads.
 
 use std::{
-    env, io,
+    io,
     sync::{Arc, atomic::AtomicUsize, mpsc as blocking},
     thread,
 };
@@ -9,10 +9,9 @@ use std::{
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{Server, engine::EngineEnds, role::Role, running::Running};
+use super::{Server, engine::EngineEnds, role::Role, running::Running, sandbox::filter_of};
 use crate::{
     clock::Clock,
-    config::{Config, SandboxChoice},
     control,
     error::StartError,
     handler::Panicked,
@@ -20,10 +19,7 @@ use crate::{
     hub::{EndRole, EngineTopics, ExternalEnd, MeshEnd, MeshLimits, Wake},
     metrics::Counters,
     shard::{self, ShardCommand},
-    sys::{
-        RingAccess,
-        sandbox::{Need, RefusedCall, SandboxError, SandboxFilter},
-    },
+    sys::RingAccess,
 };
 
 impl Server {
@@ -71,7 +67,7 @@ impl Server {
         let Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend, engine } =
             self;
         let (hub, requests) = hub;
-        let sandbox = sandbox_of(&config).map_err(StartError::Sandbox)?;
+        let sandbox = filter_of(&config).map_err(StartError::Sandbox)?;
         let ring_access = if sandbox.is_some() { RingAccess::InUse } else { RingAccess::Unrestricted };
         let config = Arc::new(config);
         let count = config.shards;
@@ -144,21 +140,6 @@ impl Server {
             filter.install().map_err(StartError::Sandbox)?;
         }
         Ok(running)
-    }
-}
-
-/// Returns the filter of the sandbox, if the settings ask for one.
-fn sandbox_of(config: &Config) -> Result<Option<SandboxFilter>, SandboxError> {
-    let mut needs = Vec::new();
-    if config.folders > 0 {
-        needs.push(Need::Files);
-    }
-    if env::var_os("NOTIFY_SOCKET").is_some() {
-        needs.push(Need::ServiceManager);
-    }
-    match config.sandbox {
-        SandboxChoice::On => SandboxFilter::new(&needs, RefusedCall::Eperm).map(Some),
-        SandboxChoice::Off => Ok(None),
     }
 }
 

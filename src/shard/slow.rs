@@ -96,10 +96,12 @@ impl<I: Io> Shard<I> {
         connection.io.session.close(self.now, CloseCode::POLICY_VIOLATION, "slow consumer", &mut output.outbox);
         let dropped = labels.iter().map(|label| u64::from(label.messages())).sum::<u64>() + self.hub.leave_unsent(id);
         let peer = self.peer(id);
+        let is_beyond_messages = messages > self.limits.backlog_messages_max;
+        let limit = if is_beyond_messages { "max_backlog_messages" } else { "max_backlog" };
         if let Some(suppressed) = self.warnings.slow_consumer.allow(Instant::now()) {
-            tracing::info!(%id, peer, bytes, messages, suppressed, "slow consumer: its backlog went beyond the limit");
+            tracing::info!(%id, peer, bytes, messages, suppressed, "slow consumer: its backlog went beyond {limit}");
         } else {
-            tracing::debug!(%id, peer, bytes, messages, "slow consumer: its backlog went beyond the limit");
+            tracing::debug!(%id, peer, bytes, messages, "slow consumer: its backlog went beyond {limit}");
         }
         log_given_up(id, &labels);
         self.count(Counter::SlowClosed, 1);

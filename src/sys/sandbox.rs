@@ -9,9 +9,9 @@
 //! call fails with ENOSYS, after which the C library starts its threads by `clone`. The flags of `openat2` are in
 //! memory too. A server needs this call for the files of folders, so a server with folders may make it.
 
-use std::{fmt, io};
+use std::{fmt, io, panic, thread};
 
-use seccompiler::{BpfProgram, TargetArch, apply_filter_all_threads, compile_from_json};
+use seccompiler::{BpfProgram, TargetArch, apply_filter, apply_filter_all_threads, compile_from_json};
 use serde_json::{Value, json};
 
 use super::system_calls::SYSTEM_CALLS;
@@ -71,6 +71,18 @@ impl SandboxFilter {
     /// [`SandboxError`] if the kernel, the container or a filter of another thread does not let it.
     pub fn install(&self) -> Result<(), SandboxError> {
         self.programs.iter().try_for_each(|program| apply_filter_all_threads(program).map_err(SandboxError::Filter))
+    }
+
+    /// Checks whether the filter can be installed here: a thread of its own gets it, and ends. All other threads stay
+    /// as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError`] if the kernel or the container does not let it.
+    pub fn try_out(&self) -> Result<(), SandboxError> {
+        let install = || self.programs.iter().try_for_each(|program| apply_filter(program));
+        let outcome = thread::scope(|scope| scope.spawn(install).join());
+        outcome.unwrap_or_else(|panicked| panic::resume_unwind(panicked)).map_err(SandboxError::Filter)
     }
 }
 

@@ -89,7 +89,8 @@ fn metric_names() -> BTreeSet<String> {
             _ => _ = names.insert(name.to_string()),
         }
     }
-    names.extend(["ringhub_build_info", "process_open_fds", "process_resident_memory_bytes"].map(Into::into));
+    let of_process = ["process_open_fds", "process_max_fds", "process_resident_memory_bytes"];
+    names.extend(["ringhub_build_info"].into_iter().chain(of_process).map(Into::into));
     assert!(names.len() > 50, "{names:?}");
     names
 }
@@ -157,6 +158,22 @@ fn every_query_names_metrics_and_labels_that_exist() {
         labels_in("sum by (le, x) (a{shard=\"1\",y!=\"2\"})").into_iter().collect::<Vec<_>>(),
         ["le", "shard", "x", "y"]
     );
+}
+
+/// The alerts of limits compare with gauges: a number would be the limit of one installation.
+#[test]
+fn alerts_of_limits_follow_the_server() {
+    let alerts = queries().into_iter().filter(|(place, _)| place.starts_with("alert "));
+    let shares: Vec<(String, String)> = alerts.filter(|(_, query)| query.contains("0.9 * ")).collect();
+    for limit in ["ringhub_connections_max", "process_max_fds"] {
+        assert_eq!(
+            shares.iter().filter(|(_, query)| metrics_in(query).any(|name| name == limit)).count(),
+            1,
+            "{limit}"
+        );
+    }
+    let of_numbers = shares.iter().filter(|(_, query)| metrics_in(query).count() < 2);
+    assert_none(&of_numbers.map(|(place, query)| format!("{place}: {query}")).collect::<Vec<_>>());
 }
 
 /// The dashboard names no data source, so it can be imported anywhere, and no panel covers another.

@@ -92,6 +92,26 @@ fn every_setting_is_a_flag_a_variable_and_a_key() {
     assert_eq!(values[1], values[2]);
 }
 
+/// A boolean of the file is `on` or `off`, for the settings that have these values and for no other.
+#[test]
+fn on_and_off_may_be_booleans() {
+    for (given, sandbox, pin) in
+        [("sandbox = true\npin = false", "on", "off"), ("sandbox = false\npin = true", "off", "on")]
+    {
+        let file = Scratch::new(given);
+        let output = run_to_end(check_config(&file));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{given}: {}", String::from_utf8_lossy(&output.stderr));
+        for line in [format!("sandbox = \"{sandbox}\" "), format!("pin = \"{pin}\" ")] {
+            assert!(text.lines().any(|found| found.starts_with(&line)), "{given}: {text}");
+        }
+    }
+    for (setting, expected) in [("io", "uring"), ("log_format", "text"), ("listen_ipv6", "only"), ("log", "a level")] {
+        let file = Scratch::new(&format!("{setting} = true"));
+        check_failure(check_config(&file), &[&format!("1: {setting}: "), expected, "is expected, not this boolean"]);
+    }
+}
+
 #[test]
 fn a_file_says_what_is_wrong_and_where() {
     let check = |text: &str, expected: &str| {

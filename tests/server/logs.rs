@@ -1,5 +1,5 @@
 //! Standard error and standard output that are not read, are full or are closed: the server neither waits for them nor
-//! ends because of them.
+//! ends because of them. The forms of what is written there.
 
 use std::{
     env,
@@ -20,7 +20,9 @@ use ringhub::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Client, DEADLINE, Received, close, dial, dial_with, exchange, pattern, program, text};
+use crate::support::{
+    self, Client, DEADLINE, Received, close, dial, dial_with, exchange, pattern, program, program::run_to_end, text,
+};
 
 /// A server whose output streams the test chooses. A drop kills the server.
 struct Hub {
@@ -278,3 +280,51 @@ fn a_program_that_panics() {
 }
 
 const POLL: Duration = Duration::from_millis(5);
+
+/// With JSON, the error that ends the program is an event of the log, one for each line; without, it is text.
+#[test]
+fn errors_of_the_start_have_the_format_of_the_log() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().to_string();
+    for (flags, told) in [
+        (vec!["--listen", &taken], vec!["is in use: another ringhub"]),
+        (vec!["--max-frame", "0", "--shards", "300"], vec!["--shards: 300 is not", "--max-frame: 0 is not"]),
+        (vec!["--shards", "some"], vec!["--shards: \"some\" is no whole number"]),
+    ] {
+        let run = |format: &str| {
+            let mut command = program();
+            command.args(&flags).args(["--log-format", format]);
+            let output = run_to_end(command);
+            assert!(output.status.code() == Some(1) && output.stdout.is_empty(), "{output:?}");
+            String::from_utf8(output.stderr).unwrap()
+        };
+        let (text, json) = (run("text"), run("json"));
+        assert_eq!((text.lines().count(), json.lines().count()), (told.len(), told.len()), "{text}{json}");
+        for ((text, json), told) in text.lines().zip(json.lines()).zip(told) {
+            let event: serde_json::Value = serde_json::from_str(json).unwrap();
+            let message = event["message"].as_str().unwrap();
+            assert!(message.contains(told), "{json}");
+            assert_eq!((&event["level"], text), (&"ERROR".into(), &*format!("ringhub: {message}")));
+            assert!(event["timestamp"].is_string() && event["target"].is_string(), "{json}");
+        }
+    }
+}
+
+/// The line about a slow consumer names the setting whose limit it went beyond.
+#[test]
+fn a_slow_consumer_is_logged_with_its_limit() {
+    for (flags, limit) in [
+        (["--max-backlog", "2MiB"], "beyond max_backlog "),
+        (["--max-backlog-messages", "3"], "beyond max_backlog_messages "),
+    ] {
+        let mut server = support::Server::start(&[&flags[..], &["--shards", "1", "--send-buffer", "16KiB"]].concat());
+        let slow = server.connect("/t/x?mode=sub");
+        let mut publisher = server.connect("/t/x?mode=pub");
+        (0..300).for_each(|_| publisher.send_text(&"x".repeat(60_000)));
+        server.expect_counts(&[("slow_closed_total", 1)]);
+        drop((slow, publisher));
+        let log = server.end();
+        let line = log.lines().find(|line| line.contains("slow consumer: ")).expect("a line about it");
+        assert!(line.contains(limit), "{line}");
+    }
+}

@@ -247,6 +247,15 @@ fn topics_are_counted_once() {
     assert_eq!(sum(&scrape_anew(&mut scraper), "topics"), 0.0);
 }
 
+/// The limit of connections is the one that holds: at that number the next client is refused.
+#[test]
+fn the_limit_of_connections_is_told() {
+    let server = Server::start(&["--max-connections", "7", "--shards", "2"]);
+    let mut scraper = dial(server.address());
+    assert_eq!(scrape(&mut scraper)["ringhub_connections_max{shard=\"control\"}"], 7.0);
+    drop(scraper);
+}
+
 /// The process's memory and descriptors are those that the kernel reports.
 #[test]
 fn the_process_has_memory_and_descriptors() {
@@ -264,6 +273,13 @@ fn the_process_has_memory_and_descriptors() {
     } else {
         assert!(!after.contains_key("process_open_fds"), "{after:?}");
     }
+    let limit = rustix::process::prlimit(
+        Some(server.pid()),
+        rustix::process::Resource::Nofile,
+        rustix::process::Rlimit { current: Some(4_321), maximum: Some(4_321) },
+    );
+    assert_eq!(after["process_max_fds"], limit.unwrap().current.unwrap() as f64);
+    assert_eq!(scrape_anew(&mut scraper)["process_max_fds"], 4_321.0);
     let resident = after["process_resident_memory_bytes"];
     assert!((1e6..1e9).contains(&resident) && resident % 1_024.0 == 0.0, "{resident}");
     drop(clients);

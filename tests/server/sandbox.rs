@@ -307,7 +307,34 @@ fn fails(flags: &[&str]) -> String {
     let log = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(1) && output.stdout.is_empty(), "{}: {log}", output.status);
     assert_eq!(log.lines().count(), 1, "{log}");
+    // `check-config` finds the same.
+    let mut check = program();
+    check.args(["check-config", "--sandbox", "on"]).args(flags);
+    let checked = run_to_end(check);
+    assert_eq!((checked.status.code(), String::from_utf8(checked.stderr).unwrap()), (Some(1), log.clone()));
+    assert!(checked.stdout.is_empty());
     log
+}
+
+/// Settings with a sandbox are checked where it can be set up, and the check says which sandbox that is.
+#[test]
+fn check_config_tries_the_sandbox() {
+    for io in backends() {
+        for (choice, told) in [("on", "# on (a seccomp filter"), ("off", "# off")] {
+            let mut command = program();
+            command.args(["check-config", "--sandbox", choice, "--io", io]);
+            let output = run_to_end(command);
+            let text = String::from_utf8(output.stdout).unwrap();
+            assert!(output.status.success() && output.stderr.is_empty(), "{text}");
+            let line = text.lines().skip_while(|line| *line != "# ---- Sandbox ----").nth(1);
+            assert!(line.is_some_and(|line| line.starts_with(told)), "{io}: {line:?}");
+            assert_eq!(
+                text.contains("rings that take the operations in use"),
+                (io, choice) == ("uring", "on"),
+                "{text}"
+            );
+        }
+    }
 }
 
 /// If the sandbox cannot be set up, the server does not start. It never serves without the sandbox.

@@ -80,7 +80,7 @@ fn too_few_descriptors_for_so_many_shards() {
     let output = run_to_end(command);
     let log = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{log}");
-    assert!(log.contains("max_connections: the limit of 700 open descriptors leaves none"), "{log}");
+    assert!(log.contains("ringhub: the limit of 700 open descriptors leaves none"), "{log}");
 }
 
 /// A server with descriptors for very few connections does not start. With descriptors for few it warns, unless the

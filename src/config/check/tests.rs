@@ -65,7 +65,7 @@ fn few_descriptors_are_told_and_fewer_are_refused() {
     let remedies = ["`ulimit -n 4096`", "LimitNOFILE=4096", "`--ulimit nofile=4096:4096`"];
     for few in [1, 63] {
         let error = start(few, &[]).unwrap_err();
-        let what = format!("max_connections: the limit of {} open descriptors leaves {few} for connections", 201 + few);
+        let what = format!("the limit of {} open descriptors leaves {few} for connections", 201 + few);
         assert!(error.starts_with(&what), "{error}");
         assert!(error.contains(&format!("set max_connections to {few} or less")), "{error}");
         assert!(remedies.iter().all(|remedy| error.contains(remedy)), "{error}");
@@ -81,10 +81,50 @@ fn few_descriptors_are_told_and_fewer_are_refused() {
     }
     assert!(start(1_024, &[]).unwrap().warnings().is_empty());
     let error = start(100, &["--max-connections", "101"]).unwrap_err();
-    assert!(error.contains("101 is not between 1 and 100") && error.contains(remedies[0]), "{error}");
+    assert!(error.contains("101 is not between 1 and 100"), "{error}");
     // The remedy leaves a useful number also where the server's own descriptors are many.
     let error = start(1, &["--shards", "256"]).unwrap_err();
     assert!(error.contains("leaves none") && error.contains("`ulimit -n 8192`"), "{error}");
+}
+
+/// The limit that the remedy names has room for the connections that are wanted.
+#[test]
+fn a_remedy_raises_the_limit_far_enough() {
+    let start = |limit, flags: &[&str]| {
+        Config::new(&settings(flags), limit).map_err(|ConfigErrors(errors)| errors[0].to_string())
+    };
+    for shards in ["1", "40"] {
+        let flags = ["--max-connections", "100000", "--shards", shards];
+        let error = start(20_000, &flags).unwrap_err();
+        let told = error.split("`ulimit -n ").nth(1).and_then(|rest| rest.split('`').next()).expect("a number");
+        let enough: u64 = told.parse().unwrap();
+        for way in [format!("LimitNOFILE={enough} "), format!("nofile={enough}:{enough}`")] {
+            assert!(error.contains(&way), "{error}");
+        }
+        assert_eq!(start(enough, &flags).unwrap().limits.connections_max, 100_000);
+        assert!(start(enough - 1, &flags).is_err(), "{enough} is the least");
+    }
+    // No limit helps.
+    for impossible in ["0", "16777217"] {
+        let error = start(1 << 40, &["--max-connections", impossible, "--shards", "1"]).unwrap_err();
+        assert!(error.starts_with("max_connections: ") && !error.contains("ulimit"), "{error}");
+    }
+}
+
+/// Fewer shards are a remedy only where there are several, and one would leave room.
+#[test]
+fn fewer_shards_are_named_where_they_help() {
+    let helps = |limit, flags: &[&str]| {
+        let ConfigErrors(errors) = Config::new(&settings(flags), limit).map(drop).unwrap_err();
+        errors[0].to_string().contains("run fewer shards")
+    };
+    // One shard takes 201 descriptors, and the 64 connections that are the fewest have room beside it.
+    assert!(helps(265, &["--shards", "20"]) && !helps(264, &["--shards", "20"]));
+    assert!(!helps(264, &["--shards", "1"]));
+    let of_few = |limit| helps(limit, &["--shards", "20", "--max-connections", "10"]);
+    assert!(of_few(211) && !of_few(210));
+    // The server's own leave some for connections, yet too few.
+    assert!(helps(400, &["--shards", "20"]) && !helps(220, &["--shards", "2"]));
 }
 
 /// A time that is added to a clock does not overflow it.

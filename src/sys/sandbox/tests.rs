@@ -73,6 +73,17 @@ fn what_a_serving_server_does_not_do_is_refused() {
 }
 
 #[test]
+fn a_filter_is_tried_out_on_a_thread_of_its_own() {
+    let filter = SandboxFilter::new(&[], RefusedCall::Eperm).unwrap();
+    filter.try_out().unwrap();
+    // The filter would refuse this.
+    assert_eq!(errno(UdpSocket::bind("127.0.0.1:0")), None);
+    // A filter that allows no other is told.
+    let told = under_the_filter(&[], || filter.try_out().unwrap_err().to_string());
+    assert!(told.contains("the sandbox cannot be set up"), "{told}");
+}
+
+#[test]
 fn a_serving_server_goes_on() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -19,6 +19,8 @@ pub enum RefusalCause {
     Descriptors,
     /// The kernel is too old, or was built without io_uring. The value is the kernel's release, if it can be read.
     Kernel(Option<String>),
+    /// The kernel has io_uring, and does not do what the hub relies on. The value is the kernel's release.
+    Defect(Option<String>),
     /// No sign shows the cause.
     Unknown,
 }
@@ -58,7 +60,8 @@ impl RefusalCause {
                 (Some(libc::EMFILE | libc::ENFILE), _) => RefusalCause::Descriptors,
                 _ => RefusalCause::Unknown,
             },
-            ProbeError::TooOld(_) | ProbeError::ShortSend(_) | ProbeError::Cancel(_) => RefusalCause::Kernel(release),
+            ProbeError::TooOld(_) => RefusalCause::Kernel(release),
+            ProbeError::ShortSend(_) | ProbeError::Cancel(_) => RefusalCause::Defect(release),
             ProbeError::Thread(_) => RefusalCause::Unknown,
         }
     }
@@ -78,6 +81,7 @@ impl RefusalCause {
                  limit of the container runtime; systemd: `LimitNOFILE=1048576`"
             }
             RefusalCause::Kernel(_) => "Linux 6.1 or newer, built with CONFIG_IO_URING",
+            RefusalCause::Defect(_) => "another kernel; please report the release of this one",
         }
     }
 }
@@ -99,6 +103,11 @@ impl fmt::Display for RefusalCause {
                 write!(f, "the kernel, {release}, is too old or was built without io_uring")
             }
             RefusalCause::Kernel(None) => f.write_str("the kernel is too old or was built without io_uring"),
+            RefusalCause::Defect(release) => write!(
+                f,
+                "the kernel{} has a defect by which bytes could be lost or sockets stay open",
+                release.as_ref().map(|release| format!(", {release},")).unwrap_or_default()
+            ),
             RefusalCause::Unknown => {
                 f.write_str("this machine does not show the cause; the usual cause is a seccomp profile")
             }
@@ -117,13 +126,12 @@ impl Signs {
     }
 }
 
-const SECCOMP_REMEDY: &str = "let the seccomp profile allow io_uring_setup, io_uring_enter and io_uring_register, \
-                              as the profile of `ringhub seccomp-profile >seccomp.json` does. Docker: \
-                              `docker run --security-opt seccomp=seccomp.json`; \
-                              Podman: `podman run --security-opt seccomp=seccomp.json`; compose: `security_opt: \
-                              [\"seccomp=seccomp.json\"]`; Kubernetes: `securityContext: {seccompProfile: {type: \
-                              Localhost, localhostProfile: seccomp.json}}`; systemd: \
-                              `SystemCallFilter=@system-service`";
+const SECCOMP_REMEDY: &str = "a seccomp profile that allows io_uring, such as `docker run --rm ringhub \
+                              seccomp-profile >seccomp.json` writes (`ringhub seccomp-profile` without Docker). Docker \
+                              and Podman: `--security-opt seccomp=seccomp.json`; compose: `security_opt: \
+                              [\"seccomp=seccomp.json\"]`; Kubernetes: `localhostProfile: ringhub/minimal.json`, once \
+                              that file is on every node under /var/lib/kubelet/seccomp/ \
+                              (deploy/kubernetes/seccomp.yaml); systemd: `SystemCallFilter=@system-service`";
 
 #[cfg(test)]
 mod tests {
@@ -175,7 +183,11 @@ mod tests {
             }
         }
         for cause in [RefusalCause::Seccomp, RefusalCause::Operations, RefusalCause::Unknown] {
-            assert!(cause.remedy().contains("`ringhub seccomp-profile >seccomp.json`"), "{cause:?}");
+            let remedy = cause.remedy();
+            assert!(remedy.contains("`docker run --rm ringhub seccomp-profile >seccomp.json`"), "{cause:?}");
+            // The kubelet takes the name from its own folder, where the DaemonSet puts the file.
+            assert!(remedy.contains("`localhostProfile: ringhub/minimal.json`"), "{cause:?}");
+            assert!(remedy.contains("/var/lib/kubelet/seccomp/"), "{cause:?}");
         }
         assert!(
             RefusalCause::Disabled(2).remedy().contains("sysctl")
@@ -187,6 +199,17 @@ mod tests {
                 && one_line(&RefusalCause::Memory)
                 && one_line(&RefusalCause::Kernel(Some("6.0".into())))
         );
+    }
+
+    #[test]
+    fn a_defect_of_the_kernel_is_not_its_age() {
+        for error in [ProbeError::ShortSend("3 of 5".into()), ProbeError::Cancel("open".into())] {
+            let cause = RefusalCause::by(&error, signs(Some(0), Some(2)));
+            assert_eq!(cause, RefusalCause::Defect(Some("5.15.0".into())), "{error}");
+            assert!(cause.to_string().starts_with("the kernel, 5.15.0, has a defect "), "{cause}");
+            assert!(cause.remedy().contains("report"), "{cause}");
+        }
+        assert!(RefusalCause::Defect(None).to_string().starts_with("the kernel has a defect "));
     }
 
     /// A container may hide any of the files.

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::sys::{Io, Key, SendEntry, Transport, net};
 
-/// The reason why the hub cannot use io_uring here; its text names a remedy.
+/// The reason why the hub cannot use io_uring here.
 #[derive(Debug)]
 pub enum ProbeError {
     /// The kernel has refused a system call, or an operation of a ring.
@@ -63,58 +63,10 @@ impl fmt::Display for Call {
     }
 }
 
+/// Writes what was refused. The cause and the remedy are those of [`RefusalCause`](super::cause::RefusalCause).
 impl fmt::Display for ProbeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ProbeError::Refused(Call::Operation(_), error) if is_forbidden(error) => write!(
-                f,
-                "an operation of io_uring is not permitted here ({}): a filter of this container or of this host \
-                 forbids it. Let the hub use NOP, POLL_ADD, ASYNC_CANCEL, RECV, SEND and SENDMSG.",
-                self.refused()
-            ),
-            ProbeError::Refused(_, error) => match error.raw_os_error() {
-                Some(libc::EPERM | libc::EACCES) => write!(
-                    f,
-                    "io_uring is not permitted here ({error}). In a container the seccomp profile usually forbids it: \
-                     start it with `--security-opt seccomp=unconfined` or a profile that allows io_uring_setup, \
-                     io_uring_enter and io_uring_register, as `ringhub seccomp-profile` prints. On the host, \
-                     `sysctl kernel.io_uring_disabled` must be 0."
-                ),
-                Some(libc::ENOSYS) => write!(
-                    f,
-                    "this kernel has no io_uring, or a seccomp profile hides it ({error}). ringhub needs Linux 6.1 or \
-                     newer with CONFIG_IO_URING; in a container, use a seccomp profile that allows io_uring."
-                ),
-                Some(libc::ENOMEM) => write!(
-                    f,
-                    "there is no memory for io_uring's queues ({error}). Raise the limit of locked memory \
-                     (`ulimit -l`, or `--ulimit memlock=-1` for a container) or the container's memory limit."
-                ),
-                Some(libc::EINVAL) => write!(
-                    f,
-                    "this kernel's io_uring does not know the flags ringhub needs ({error}). Linux 6.1 or newer is \
-                     needed."
-                ),
-                Some(libc::EOPNOTSUPP) => write!(
-                    f,
-                    "the kernel or the sandbox that this runs in does not support io_uring ({error}). ringhub needs \
-                     Linux 6.1 or newer."
-                ),
-                _ => write!(f, "io_uring cannot be set up: {error}"),
-            },
-            ProbeError::Thread(error) => write!(f, "the thread that probes io_uring cannot be started: {error}"),
-            ProbeError::TooOld(what) => write!(f, "this kernel's io_uring lacks {what}. Linux 6.1 or newer is needed."),
-            ProbeError::ShortSend(what) => write!(
-                f,
-                "this kernel does not report a short send exactly ({what}), which could lose bytes unnoticed; \
-                 ringhub does not run on it. Please report the kernel's version."
-            ),
-            ProbeError::Cancel(what) => write!(
-                f,
-                "this kernel does not end a poll that is cancelled while input arrives ({what}), which would keep \
-                 sockets open for ever; ringhub does not run on it. Please report the kernel's version."
-            ),
-        }
+        write!(f, "io_uring cannot be used: {}", self.refused())
     }
 }
 

@@ -67,29 +67,29 @@ impl Kernel for Fake {
 
 #[test]
 fn each_call_is_named_with_its_error() {
-    let check = |fake: Fake, refused: &str, told: &str| {
+    let check = |fake: Fake, refused: &str| {
         let error = probe_by(&fake).expect_err(refused);
         assert_eq!(error.refused(), refused);
-        assert!(error.to_string().contains(told), "{error}");
+        assert_eq!(error.to_string(), format!("io_uring cannot be used: {refused}"));
     };
-    for (code, name, told) in [
-        (libc::EPERM, "EPERM", "seccomp"),
-        (libc::EACCES, "EACCES", "seccomp"),
-        (libc::ENOSYS, "ENOSYS", "hides it"),
-        (libc::ENOMEM, "ENOMEM", "memlock"),
-        (libc::EOPNOTSUPP, "EOPNOTSUPP", "sandbox"),
-        (libc::EINVAL, "EINVAL", "6.1"),
-        (libc::EMFILE, "EMFILE", "cannot be set up"),
+    for (code, name) in [
+        (libc::EPERM, "EPERM"),
+        (libc::EACCES, "EACCES"),
+        (libc::ENOSYS, "ENOSYS"),
+        (libc::ENOMEM, "ENOMEM"),
+        (libc::EOPNOTSUPP, "EOPNOTSUPP"),
+        (libc::EINVAL, "EINVAL"),
+        (libc::EMFILE, "EMFILE"),
     ] {
-        check(Fake { ring: Some(code), ..Fake::default() }, &format!("io_uring_setup fails with {name}"), told);
-        check(Fake { register: Some(code), ..Fake::default() }, &format!("io_uring_register fails with {name}"), told);
+        check(Fake { ring: Some(code), ..Fake::default() }, &format!("io_uring_setup fails with {name}"));
+        check(Fake { register: Some(code), ..Fake::default() }, &format!("io_uring_register fails with {name}"));
         // Linux 5.15 has io_uring, and refuses the flags of a hot ring with EINVAL.
-        check(Fake { hot_ring: Some(code), ..Fake::default() }, &format!("io_uring_setup fails with {name}"), told);
-        check(Fake { run: Some(code), ..Fake::default() }, &format!("io_uring_setup fails with {name}"), told);
+        check(Fake { hot_ring: Some(code), ..Fake::default() }, &format!("io_uring_setup fails with {name}"));
+        check(Fake { run: Some(code), ..Fake::default() }, &format!("io_uring_setup fails with {name}"));
     }
-    check(Fake { unknown: OPERATIONS.last(), ..Fake::default() }, "it lacks sendmsg", "6.1");
+    check(Fake { unknown: OPERATIONS.last(), ..Fake::default() }, "it lacks sendmsg");
     let skipped = "skipped completions";
-    check(Fake { lacks: Some(skipped), ..Fake::default() }, "it lacks skipped completions", "6.1");
+    check(Fake { lacks: Some(skipped), ..Fake::default() }, "it lacks skipped completions");
 }
 
 /// The answers of Linux 5.15, which has io_uring and not all that a shard needs of it.
@@ -144,7 +144,6 @@ fn a_single_operation_may_be_refused() {
         let error = probe_by(&fake).expect_err(constant);
         assert_eq!(error.refused(), format!("IORING_OP_{constant} fails with EACCES"));
         assert_eq!(error.label(), format!("IORING_OP_{constant} EACCES"));
-        assert!(error.to_string().contains("filter"), "{error}");
         assert_eq!(fake.later.get(), 0, "nothing else is set up");
     }
     let fake = Fake { forbidden: Some(opcode::Read::CODE), ..Fake::default() };
@@ -157,7 +156,7 @@ fn a_single_operation_may_be_refused() {
 #[test]
 fn a_kernel_that_fails_the_self_test_is_named() {
     let text = ProbeError::Cancel("a socket is open".into()).to_string();
-    assert!(text.contains("(a socket is open)") && text.contains("kernel"));
+    assert!(text.contains("(a socket is open)"));
     let text = ProbeError::ShortSend("3 bytes reported, 5 arrived".into()).to_string();
-    assert!(text.contains("(3 bytes reported, 5 arrived)") && text.contains("kernel"));
+    assert!(text.contains("(3 bytes reported, 5 arrived)"));
 }
