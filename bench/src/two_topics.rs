@@ -1,7 +1,7 @@
 //! A hub whose subscribers have two topics each, as an embedder would write it.
 //!
-//! A baseline compiles this file too, so it uses only names that the library has had since the commit in
-//! `bench/ANCHOR`.
+//! This file is also compiled with the library of a baseline, an earlier commit. So the file uses only names that the
+//! library has had since the commit in `bench/ANCHOR`.
 
 use ringhub::handler::{Accept, Handler, OpeningRequest, Response, RouteOptions};
 use ringhub::hub::TopicName;

@@ -104,10 +104,11 @@ impl<T: Attachment> ShardHub<T> {
         owed
     }
 
-    /// Sends marks after the messages that the connection has published: one to each other end that orders a topic to
-    /// which the connection has a live subscription with echo. That end is the topic's home or, if this shard is the
-    /// home, an engine. Returns how many marks were sent. Each mark comes back after the messages that were ordered
-    /// before it, and [`ShardHub::take_marks`] returns the mark when these messages are gathered.
+    /// Sends marks after the messages that the connection has published. Only topics count to which the connection has
+    /// a live subscription with echo. Each other shard that is the home of such a topic gets one mark. So does an
+    /// engine that orders such a topic if this shard is the topic's home. Returns how many marks were sent. Each mark
+    /// comes back after the messages that were ordered before it, and [`ShardHub::take_marks`] returns the mark when
+    /// these messages are gathered.
     ///
     /// If a mark is sent, the pending subscriptions end, since the connection is about to leave.
     pub fn send_marks(&mut self, id: ConnectionId) -> usize {

@@ -45,7 +45,8 @@ const PUBLISHERS: usize = 3;
 const MESSAGES: usize = 120;
 const LAST: &str = "the last";
 
-/// Subscribers of two topics see one order each, with every message once, while others join and leave.
+/// There are two topics. All subscribers of a topic see the topic's messages in one order, each message once, while
+/// other clients join and leave.
 fn agree(backend: BackendKind) {
     let running = start(backend);
     let address = running.local_addr();

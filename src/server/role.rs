@@ -21,7 +21,8 @@ impl Role {
         ROLE.set(Some(self));
     }
 
-    /// Returns the end of a thread with this role, from the outcome of its work.
+    /// Turns the outcome of the thread's work into the result that the thread reports. An error before the thread
+    /// `has_started` is an error of the start. Any later error, and any panic, means that the thread has died.
     pub(super) fn end(self, outcome: Result<io::Result<()>, Panicked>, has_started: bool) -> Result<(), StartError> {
         let how = match outcome {
             Ok(Ok(())) => return Ok(()),

@@ -16,12 +16,13 @@ pub(crate) struct Sides {
 pub(crate) enum Ours {
     /// The connection receives messages.
     Open,
-    /// The session has left the open state. The output that the connection is owed is being sent.
+    /// The connection gets no more messages. The output that it is owed is being sent or, if the connection is lost,
+    /// was dropped.
     Leaving {
         /// When the connection is dropped, whatever the peer does; `None` for never.
         ends_by: Option<Deadline>,
     },
-    /// Everything has been sent, and the end after it (FIN).
+    /// No output is left, and our end (FIN) has been sent.
     Finished {
         /// When the connection is dropped, whatever the peer does; `None` for never.
         ends_by: Option<Deadline>,
@@ -33,7 +34,7 @@ pub(crate) enum Ours {
 pub(crate) enum Peer {
     /// Nothing is known of an end.
     Sends,
-    /// The ring has reported that the peer has finished or that the socket has failed. The end shows after the input.
+    /// The peer has finished, or the socket has failed. The end shows after the input.
     HungUp,
     /// The end of the peer's input has been received.
     Ended,
@@ -43,7 +44,7 @@ pub(crate) enum Peer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Deadline(NonZeroU32);
 
-const _: () = assert!(size_of::<Sides>() == 12, "two words more would make each connection's slot larger");
+const _: () = assert!(size_of::<Sides>() == 12, "larger `Sides` would make each connection's slot larger");
 
 impl Sides {
     /// Returns the sides of a socket whose session is open.
@@ -61,8 +62,7 @@ impl Sides {
         matches!(self.ours, Ours::Finished { .. })
     }
 
-    /// Returns whether the ring has reported a hang-up, or the peer's end has been received: receiving goes on until
-    /// the end shows.
+    /// Returns whether a hang-up is known, or the peer's end has been received. Receiving goes on until the end shows.
     #[inline]
     pub(crate) fn has_hung_up(&self) -> bool {
         self.peer != Peer::Sends
@@ -81,7 +81,7 @@ impl Sides {
         }
     }
 
-    /// Notes that the ring has reported a hang-up.
+    /// Notes a hang-up: the peer has finished, or the socket has failed.
     #[inline]
     pub(crate) fn hang_up(&mut self) {
         if self.peer == Peer::Sends {
@@ -94,7 +94,7 @@ impl Sides {
         self.peer = Peer::Ended;
     }
 
-    /// Notes that the session has left the open state.
+    /// Notes that the connection gets no more messages.
     ///
     /// # Panics
     ///
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!((sides.is_open(), sides.is_finished(), sides.ends_by()), (false, true, Some(Tick(55))));
     }
 
-    /// The close timeout is for all of the end, however often a step is tried.
+    /// One close timeout bounds the whole end of a connection. It is set once; setting it again changes nothing.
     #[test]
     fn the_first_deadline_holds() {
         let mut sides = Sides::open();

@@ -1,4 +1,5 @@
-//! Sends of a handler to its own connection, with the cases of Kore's `send`, Qore's `sendEncoded` and Ioto's `Send…`.
+//! Tests of a handler that sends to its own connection. They cover the cases of Kore's `send`, Qore's `sendEncoded` and
+//! Ioto's `Send…`, the functions of other servers.
 
 use std::sync::{
     Arc,
@@ -237,8 +238,8 @@ fn ioto_close_codes_and_reasons_are_checked() {
     assert_eq!(truncate_reason(&too_long).len(), 123);
 }
 
-/// Messages that are sent before a close arrive before the close frame. Nothing follows the close frame. A second close
-/// is an error.
+/// A message that is sent before a close reaches the client before the close frame. Nothing follows the close frame. A
+/// second close is an error.
 #[test]
 fn ioto_nothing_is_sent_after_a_close() {
     let (script, journal) = Script::<()>::by_message(|connection, _| {
@@ -275,8 +276,8 @@ fn qore_a_welcome_follows_the_opening_answer() {
     }
 }
 
-/// A message without room closes the connection with 1008, unless the route has `manual_backpressure`. The part of the
-/// backlog that the socket has begun to take is sent before the close frame.
+/// A message without room closes the connection with 1008, unless the route has `manual_backpressure`. The
+/// first piece of the backlog or, without a backlog, the whole outbox is sent before the close frame.
 #[test]
 fn a_message_without_room_closes_the_connection() {
     let (script, _) = Script::<()>::by_message(move |connection, _| {

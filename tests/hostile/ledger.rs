@@ -297,13 +297,13 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "half of a message of somebody else")]
+    #[should_panic(expected = "a part of a hostile client")]
     fn a_message_is_cut() {
         watched(1, 0).1.take("foreign 5 yyy");
     }
 
     #[test]
-    #[should_panic(expected = "a message that nobody may have sent")]
+    #[should_panic(expected = "a message that no client may send to topic")]
     fn a_message_is_forged() {
         watched(1, 0).1.take("forged");
     }

@@ -19,10 +19,10 @@ use hyper::{Request, Response, body::Incoming, server::conn::http1, service::ser
 use ringhub::proto::{HEADERS_MAX, HttpError, RequestHead};
 
 /// For each head that ringhub accepts, checks that httparse reads the head in the same way. Only a version above
-/// HTTP/1.1 is refused by httparse at once, and by ringhub later (505). For each request that ringhub accepts, checks that hyper
-/// reads the same request with the same end, except for [`DIFFERENCES`]. If hyper accepts a request,
-/// ringhub either accepts the request with the same end, or refuses the request. The first byte of `bytes` chooses the
-/// size of the pieces in which the other bytes arrive.
+/// HTTP/1.1 is refused by httparse at once, and by ringhub later (505). For each request that ringhub accepts, checks
+/// that hyper reads the same request with the same end, except for [`DIFFERENCES`]. If hyper accepts a request, ringhub
+/// either accepts the request with the same end, or refuses the request. The first byte of `bytes` chooses the size of
+/// the pieces in which the other bytes arrive.
 ///
 /// Returns the name of the difference that the request shows, or else the kind of an accepted request.
 pub(crate) fn requests(bytes: &[u8]) -> Option<&'static str> {
