@@ -8,12 +8,12 @@
 //!   input, which is parsed before the shard receives from its socket again. A received KiB counts as a frame, and so
 //!   does a KiB that is copied because a large message has filled its buffer.
 //! - **Three queues.** Open connections that the ring has just reported stand in `ready`. Connections stand in `busy`
-//!   if they had more input than their share, if their socket filled its buffer, or if they are closing. Connections
-//!   whose frame has to be copied into a larger buffer stand in `copying`. The queues are served alternately, so that a
-//!   client that sends little waits for no crowd of clients that send much. Connections whose next message goes to a
-//!   home that is behind, or to a topic that has gathered its share of memory, wait in queues of their own
-//!   ([`awaiting`](super::awaiting)) until there is room. Closed connections stand apart: a turn drops some of their
-//!   input.
+//!   if they had more input than their share, if their socket filled its buffer or had more input, or if they are
+//!   closing. Connections whose frame has to be copied into a larger buffer stand in `copying`. The queues are served
+//!   alternately, so that a client that sends little waits for no crowd of clients that send much. Connections whose
+//!   next message goes to a home that is behind, or to a topic that has gathered its share of memory, wait in queues of
+//!   their own ([`awaiting`](super::awaiting)) until there is room. Closed connections stand apart: a turn drops some
+//!   of their input.
 //! - **Room is checked between two messages.** After each message the shard checks the room for output. So if the shard
 //!   becomes full within a batch, at most one more message of each connection of the batch is parsed. An open
 //!   connection that is owed more than half of its backlog's limit is *parked* unless its route has
@@ -295,8 +295,8 @@ impl<I: Io> Shard<I> {
                 0
             }
             Ok(count) => {
-                // A full buffer may have left input in the socket. A hang-up is reported only once, so the shard
-                // receives until the end shows.
+                // No report comes for input that was left in the socket: behind a full buffer, or behind an urgent
+                // byte. A hang-up is reported only once, so the shard receives until the end shows.
                 let is_full = buffer.bytes.len() == buffer.bytes.capacity() || count == Receive::<I::Socket>::BYTES_MAX;
                 let has_more = is_full || outcome.has_more || connection.io.sides.has_hung_up();
                 self.count(Counter::BytesIn, count as u64);

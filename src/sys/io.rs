@@ -149,8 +149,8 @@ pub struct Receive<'a, S> {
     /// `Interrupted` if the entry could not be tried, for example because the kernel had no memory, and the caller must
     /// try again.
     pub result: io::Result<usize>,
-    /// Whether the socket still had input, or its end, after these bytes. A receive may be short although there is more
-    /// input: the kernel lets it end in front of an urgent byte (tcp(7)).
+    /// Whether the socket still had input after these bytes; the end of input may count as well. A receive may be short
+    /// although there is more input: the kernel lets it end in front of an urgent byte (tcp(7)).
     pub has_more: bool,
 }
 

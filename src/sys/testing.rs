@@ -82,7 +82,7 @@ pub(super) fn receive_one(
 }
 
 /// Receives from one socket. Returns the bytes, and whether the socket has more input.
-pub(super) fn receive_and_tell(io: &mut impl Io<Socket = Transport>, socket: &Transport) -> (Vec<u8>, bool) {
+pub(super) fn receive_bytes(io: &mut impl Io<Socket = Transport>, socket: &Transport) -> (Vec<u8>, bool) {
     let mut buffer = BytesMut::with_capacity(1_024);
     let mut batch = [Receive::new(socket, &mut buffer)];
     io.receive(&mut batch);

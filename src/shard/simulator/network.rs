@@ -4,7 +4,8 @@
 //! The network does what Linux may do, at the worst moment that chance finds: reports come late or more than once, and
 //! one report may have several causes; a multishot poll ends by itself; a receive finds nothing although input was
 //! announced; a receive ends in front of an urgent byte, which is not reported again; a send takes a part, or is
-//! refused for lack of memory; bytes, ends and resets arrive in the middle of a turn. The network never loses a report of an armed poll, so a shard that hangs in a run has forgotten something.
+//! refused for lack of memory; bytes, ends and resets arrive in the middle of a turn. The network never loses a
+//! report of an armed poll, so a shard that hangs in a run has forgotten something.
 
 use std::{collections::HashMap, io, mem};
 

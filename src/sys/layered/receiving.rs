@@ -126,6 +126,8 @@ impl<S, I: Io<Socket = Transport<S>>> Layered<I> {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // At an urgent byte the kernel may say so although there is input.
+                entry.has_more = opening.received > 0 && self.inner.unread(entry.socket) > 0;
                 entry.result = if opening.received > 0 { Ok(opening.received) } else { Err(error) };
                 return false;
             }
