@@ -8,12 +8,12 @@
 //!   input, which is parsed before the shard receives from its socket again. A received KiB counts as a frame, and so
 //!   does a KiB that is copied because a large message has filled its buffer.
 //! - **Three queues.** Open connections that the ring has just reported stand in `ready`. Connections stand in `busy`
-//!   if they had more input than their share, if their socket filled its buffer, or if they are closing. Connections
-//!   whose frame has to be copied into a larger buffer stand in `copying`. The queues are served alternately, so that a
-//!   client that sends little waits for no crowd of clients that send much. Connections whose next message goes to a
-//!   home that is behind, or to a topic that has gathered its share of memory, wait in queues of their own
-//!   ([`awaiting`](super::awaiting)) until there is room. Closed connections stand apart: a turn drops some of their
-//!   input.
+//!   if they had more input than their share, if their socket filled its buffer or had more input, or if they are
+//!   closing. Connections whose frame has to be copied into a larger buffer stand in `copying`. The queues are served
+//!   alternately, so that a client that sends little waits for no crowd of clients that send much. Connections whose
+//!   next message goes to a home that is behind, or to a topic that has gathered its share of memory, wait in queues of
+//!   their own ([`awaiting`](super::awaiting)) until there is room. Closed connections stand apart: a turn drops some
+//!   of their input.
 //! - **Room is checked between two messages.** After each message the shard checks the room for output. So if the shard
 //!   becomes full within a batch, at most one more message of each connection of the batch is parsed. An open
 //!   connection that is owed more than half of its backlog's limit is *parked* unless its route has
@@ -162,7 +162,7 @@ impl<I: Io> Shard<I> {
                 batch.push((id, self.incoming.buffer_for(connection, homes)));
             }
         }
-        let results = self.receive_into(&mut batch);
+        let outcomes = self.receive_into(&mut batch);
         let mut served = unparsed.len() + batch.len();
         let mut frames_max = |budget: u32| {
             // A connection for which no frame is left comes first in the next turn.
@@ -175,8 +175,8 @@ impl<I: Io> Shard<I> {
             // The socket may have become readable meanwhile.
             self.queue_again(id);
         }
-        for ((id, buffer), result) in batch.into_iter().zip(results) {
-            budget = budget.saturating_sub(self.received(id, buffer, result, frames_max(budget)));
+        for ((id, buffer), outcome) in batch.into_iter().zip(outcomes) {
+            budget = budget.saturating_sub(self.received(id, buffer, outcome, frames_max(budget)));
         }
         self.incoming.end_batch();
         budget
@@ -236,6 +236,7 @@ impl<I: Io> Shard<I> {
     fn discard(&mut self, id: ConnectionId) {
         let Some(socket) = &self.sockets[id.slot() as usize] else { return };
         let result = self.io.discard(socket, DISCARD_MAX);
+        let result = self.checked(id, result);
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         match result {
             Ok(0) => {
@@ -246,7 +247,7 @@ impl<I: Io> Shard<I> {
                 // A goodbye may wait until the peer is silent.
                 connection.io.session.excuse_silence(self.now);
                 let is_full = count == DISCARD_MAX;
-                let has_more = is_full || connection.io.sides.has_hung_up();
+                let has_more = is_full || connection.io.sides.has_hung_up() || self.has_unread(id);
                 self.count(Counter::BytesIn, count as u64);
                 if has_more {
                     self.queue_again(id);
@@ -262,7 +263,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// Receives into each buffer of the batch, in one system call.
-    fn receive_into(&mut self, batch: &mut [(ConnectionId, Buffer)]) -> Vec<io::Result<usize>> {
+    fn receive_into(&mut self, batch: &mut [(ConnectionId, Buffer)]) -> Vec<Received> {
         if batch.is_empty() {
             return Vec::new();
         }
@@ -275,12 +276,13 @@ impl<I: Io> Shard<I> {
             })
             .collect();
         self.io.receive(&mut entries);
-        entries.into_iter().map(|entry| entry.result).collect()
+        entries.into_iter().map(|Receive { result, has_more, .. }| Received { result, has_more }).collect()
     }
 
     /// Handles the outcome of one receive, up to `frames_max` frames of it. Returns the part of the budget that was
     /// used.
-    fn received(&mut self, id: ConnectionId, buffer: Buffer, result: io::Result<usize>, frames_max: u32) -> u32 {
+    fn received(&mut self, id: ConnectionId, buffer: Buffer, outcome: Received, frames_max: u32) -> u32 {
+        let result = self.checked(id, outcome.result);
         let Some(connection) = self.hub.connections.get_mut(id) else {
             self.incoming.give_back(buffer);
             return 0;
@@ -293,10 +295,10 @@ impl<I: Io> Shard<I> {
                 0
             }
             Ok(count) => {
-                // A full buffer may have left input in the socket. A hang-up is reported only once, so the shard
-                // receives until the end shows.
+                // No report comes for input that was left in the socket: behind a full buffer, or behind an urgent
+                // byte. A hang-up is reported only once, so the shard receives until the end shows.
                 let is_full = buffer.bytes.len() == buffer.bytes.capacity() || count == Receive::<I::Socket>::BYTES_MAX;
-                let has_more = is_full || connection.io.sides.has_hung_up();
+                let has_more = is_full || outcome.has_more || connection.io.sides.has_hung_up();
                 self.count(Counter::BytesIn, count as u64);
                 let frames = self.input(id, buffer, count, frames_max);
                 if has_more {
@@ -333,12 +335,36 @@ impl<I: Io> Shard<I> {
         }
     }
 
+    /// Returns the result of a receive; `Interrupted` if the kernel says that there is no input although there is some.
+    /// It does so in front of an urgent byte while a signal, or work of a ring, waits for the thread.
+    fn checked(&self, id: ConnectionId, result: io::Result<usize>) -> io::Result<usize> {
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.has_unread(id) => {
+                Err(io::ErrorKind::Interrupted.into())
+            }
+            result => result,
+        }
+    }
+
+    /// Returns whether the connection's socket has input that was not received.
+    fn has_unread(&self, id: ConnectionId) -> bool {
+        self.sockets[id.slot() as usize].as_ref().is_some_and(|socket| self.io.unread(socket) > 0)
+    }
+
     /// Queues the connection again: its socket may hold more, or its input is not parsed to its end.
     fn queue_again(&mut self, id: ConnectionId) {
         if let Some(connection) = self.hub.connections.get_mut(id) {
             self.incoming.push_busy(connection, id);
         }
     }
+}
+
+/// The outcome of one receive.
+#[derive(Debug)]
+struct Received {
+    result: io::Result<usize>,
+    /// Whether input was left in the socket.
+    has_more: bool,
 }
 
 /// The most bytes that are dropped in one call.

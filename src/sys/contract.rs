@@ -50,6 +50,10 @@ macro_rules! real_backend_keeps {
             a_receive_without_room
             one_batch_of_receives_with_every_outcome
             input_is_dropped_without_a_copy
+            a_receive_that_ends_at_an_urgent_byte_is_followed_by_another
+            a_receive_tells_that_the_end_of_input_is_there
+            urgent_bytes_that_came_before_the_poll_are_all_received
+            many_urgent_bytes_cost_no_more_than_small_segments
             a_poll_reports_again_and_again
             input_that_waits_is_reported_once
             what_came_before_the_poll_is_reported
@@ -263,6 +267,82 @@ fn one_batch_of_receives_with_every_outcome(backend: BackendKind) {
     let expected = [Err(ErrorKind::WouldBlock), Ok(4), Ok(0), Ok(4), Err(ErrorKind::ConnectionReset)];
     assert_eq!(kinds, expected);
     assert_eq!(receive_one(&mut io, &sockets[3], 16).0.unwrap(), 0, "the end comes after the data");
+}
+
+/// No report comes for the bytes that such a receive leaves in the socket.
+fn a_receive_that_ends_at_an_urgent_byte_is_followed_by_another(backend: BackendKind) {
+    let mut io = Backend::new(backend).unwrap();
+    for is_watched in [true, false] {
+        let (server, client) = pair(None);
+        if is_watched {
+            io.arm(key(1, 0), &server);
+        }
+        for rest in ["", " and more"] {
+            send_urgent(&client, b"urgent");
+            (&client).write_all(rest.as_bytes()).unwrap();
+            while net::unread(&server).unwrap() < 6 + rest.len() {}
+            reap_briefly(&mut io);
+            assert_eq!(receive_bytes(&mut io, &server), (b"urgen".to_vec(), true), "watched: {is_watched}");
+            assert_eq!(reap_briefly(&mut io), [], "a report does without the answer");
+            assert_eq!(receive_bytes(&mut io, &server), (format!("t{rest}").into_bytes(), false));
+            assert_eq!(receive_one(&mut io, &server, 64).0.unwrap_err().kind(), ErrorKind::WouldBlock);
+            assert_eq!(reap_briefly(&mut io), [], "the urgent byte is reported on and on");
+        }
+        // An ordinary receive has no other after it.
+        (&client).write_all(b"plain").unwrap();
+        while net::unread(&server).unwrap() < 5 {}
+        assert_eq!(receive_bytes(&mut io, &server), (b"plain".to_vec(), false));
+        io.disarm(key(1, 0));
+    }
+}
+
+/// The kernel itself tells this with each receive from a watched socket: nobody has to ask for it by another call.
+fn a_receive_tells_that_the_end_of_input_is_there(backend: BackendKind) {
+    let mut io = Backend::new(backend).unwrap();
+    let (server, mut client) = pair(None);
+    io.arm(key(0, 0), &server);
+    client.write_all(b"last").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    while !net::has_left(&server) {}
+    assert_eq!(receive_bytes(&mut io, &server), (b"last".to_vec(), true));
+    assert_eq!(receive_bytes(&mut io, &server).0, b"");
+}
+
+fn urgent_bytes_that_came_before_the_poll_are_all_received(backend: BackendKind) {
+    let mut io = Backend::new(backend).unwrap();
+    let (server, client) = pair(None);
+    send_urgent(&client, b"early");
+    while net::unread(&server).unwrap() < 5 {}
+    io.arm(key(0, 0), &server);
+    assert!(reap_one(&mut io).readable);
+    assert_eq!(receive_bytes(&mut io, &server), (b"earl".to_vec(), true));
+    assert_eq!(receive_bytes(&mut io, &server), (b"y".to_vec(), false));
+}
+
+/// The kernel knows one urgent byte of a socket at a time. So at most two receives take a segment with one.
+fn many_urgent_bytes_cost_no_more_than_small_segments(backend: BackendKind) {
+    let mut io = Backend::new(backend).unwrap();
+    let (server, client) = pair(None);
+    io.arm(key(0, 0), &server);
+    for _ in 0..100 {
+        send_urgent(&client, b"abc");
+    }
+    while net::unread(&server).unwrap() < 300 {}
+    let reports = reap_briefly(&mut io).len();
+    assert!((1..=100).contains(&reports), "{reports} reports");
+    assert_eq!(receive_bytes(&mut io, &server), (b"abc".repeat(100)[..299].to_vec(), true));
+    assert_eq!(receive_bytes(&mut io, &server), (b"c".to_vec(), false));
+    let mut reports = 0;
+    for _ in 0..100 {
+        send_urgent(&client, b"abc");
+        while net::unread(&server).unwrap() < 3 {}
+        let mut ready = Vec::new();
+        io.reap(&mut ready);
+        reports += ready.len();
+        assert_eq!(receive_bytes(&mut io, &server), (b"ab".to_vec(), true));
+        assert_eq!(receive_bytes(&mut io, &server), (b"c".to_vec(), false));
+    }
+    assert!(reports <= 100 && reap_briefly(&mut io).is_empty(), "{reports} reports");
 }
 
 fn a_poll_reports_again_and_again(backend: BackendKind) {

@@ -73,11 +73,11 @@ impl Faulty {
             let mut part = BytesMut::with_capacity(room);
             let mut less = [Receive::new(entry.socket, &mut part)];
             self.real.receive(&mut less);
-            let [Receive { result, .. }] = less;
+            let [Receive { result, has_more, .. }] = less;
             // An allocation may be larger than was asked for.
             assert!(part.len() <= entry.buffer.capacity() - entry.buffer.len(), "a part fits");
             entry.buffer.extend_from_slice(&part);
-            entry.result = result;
+            (entry.result, entry.has_more) = (result, has_more);
         }
     }
 

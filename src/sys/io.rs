@@ -49,7 +49,8 @@ pub trait Io {
     /// [`Resumed::Refused`].
     fn retry(&mut self, _socket: &Self::Socket) {}
 
-    /// Tries each entry at most once and fills in its result.
+    /// Tries each entry at most once and fills in its outcome. Receive again from a socket that [has more
+    /// input](Receive::has_more): no report comes for this input.
     fn receive(&mut self, batch: &mut [Receive<'_, Self::Socket>]);
 
     /// Drops up to `most` bytes of input, without a copy, and returns their number; `Ok(0)` is the end of input.
@@ -148,6 +149,9 @@ pub struct Receive<'a, S> {
     /// `Interrupted` if the entry could not be tried, for example because the kernel had no memory, and the caller must
     /// try again.
     pub result: io::Result<usize>,
+    /// Whether the socket still had input after these bytes; the end of input may count as well. A receive may be short
+    /// although there is more input: the kernel lets it end in front of an urgent byte (tcp(7)).
+    pub has_more: bool,
 }
 
 impl<'a, S> Receive<'a, S> {
@@ -156,7 +160,7 @@ impl<'a, S> Receive<'a, S> {
 
     /// Returns an entry that has not been tried yet.
     pub fn new(socket: &'a S, buffer: &'a mut BytesMut) -> Self {
-        Receive { socket, buffer, result: Err(io::ErrorKind::WouldBlock.into()) }
+        Receive { socket, buffer, result: Err(io::ErrorKind::WouldBlock.into()), has_more: false }
     }
 }
 

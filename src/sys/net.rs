@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    mem::{MaybeUninit, zeroed},
     net::SocketAddr,
     os::fd::{AsFd, AsRawFd as _, OwnedFd},
     time::Duration,
@@ -82,14 +83,16 @@ pub fn stop_listening(listener: &OwnedFd) -> io::Result<()> {
     Ok(rustix::net::shutdown(listener, Shutdown::Both)?)
 }
 
-/// Sets the options of an accepted connection: small frames leave at once, and a receive takes all input.
+/// Sets the options of an accepted connection: small frames leave at once, and a receive takes urgent bytes like all
+/// others.
 ///
 /// # Errors
 ///
 /// The error of `setsockopt(2)`.
 pub fn prepare_connection(socket: &OwnedFd, send_buffer_bytes: Option<usize>) -> io::Result<()> {
     sockopt::set_tcp_nodelay(socket, true)?;
-    // A short receive means that no input is left. An urgent byte would make a receive short although there is more.
+    // Otherwise the kernel would take the last urgent byte out of the input. With this option too, a receive ends in
+    // front of that byte, although there is more input.
     SockRef::from(socket).set_out_of_band_inline(true)?;
     if let Some(bytes) = send_buffer_bytes {
         SockRef::from(socket).set_send_buffer_size(bytes)?;
@@ -125,6 +128,53 @@ pub fn has_left(socket: &impl AsFd) -> bool {
 /// `WouldBlock` if there is none; otherwise the error of `recv(2)`.
 pub fn receive_now(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(rustix::net::recv(socket, buffer, RecvFlags::DONTWAIT)?.0)
+}
+
+/// Makes [`receive_and_tell`] fast for this socket: the kernel adds to each receive how much is left (`TCP_INQ`). A
+/// socket that refuses this is asked after each receive.
+pub fn tell_unread(socket: &impl AsFd) {
+    let on: libc::c_int = 1;
+    let (level, length) = (libc::IPPROTO_TCP, size_of_val(&on) as libc::socklen_t);
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed, and the kernel reads `length` bytes of `on`.
+    unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, libc::TCP_INQ, (&raw const on).cast(), length) };
+}
+
+/// Receives input that has arrived into the beginning of `room`, without waiting.
+///
+/// # Errors
+///
+/// `WouldBlock` if there is none; otherwise the error of `recvmsg(2)`.
+pub fn receive_and_tell(socket: &impl AsFd, room: &mut [MaybeUninit<u8>]) -> io::Result<Taken> {
+    let mut piece = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
+    // SAFETY: all-zero bytes are a valid `Left`, which has only numbers.
+    let mut left: Left = unsafe { zeroed() };
+    // SAFETY: all-zero bytes are a valid `msghdr`: null pointers and zero lengths.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    (message.msg_iov, message.msg_iovlen) = (&raw mut piece, 1);
+    (message.msg_control, message.msg_controllen) = ((&raw mut left).cast(), size_of::<Left>() as _);
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed. The kernel writes only to `message`, within
+    // `room`, and within `left`, all of which outlive the call.
+    let count = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+    let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+    let is_told = (left.header.cmsg_level, left.header.cmsg_type) == (libc::IPPROTO_TCP, libc::TCP_CM_INQ);
+    let has_more = if is_told { left.bytes > 0 } else { unread(socket).is_ok_and(|bytes| bytes > 0) };
+    Ok(Taken { count, has_more })
+}
+
+/// The outcome of [`receive_and_tell`].
+#[derive(Debug, Clone, Copy)]
+pub struct Taken {
+    /// The number of bytes that were received.
+    pub count: usize,
+    /// Whether the socket still has input. The end of input may count as well.
+    pub has_more: bool,
+}
+
+/// The message of the kernel that tells how much a receive has left in the socket. The end of input counts as one byte.
+#[repr(C)]
+struct Left {
+    header: libc::cmsghdr,
+    bytes: libc::c_int,
 }
 
 /// Sends as many bytes as fit into the socket, without waiting.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use rustix::net::SendFlags;
 
 use super::{
     io::{Io, Key, Readiness, Receive, SendEntry},
@@ -78,6 +79,21 @@ pub(super) fn receive_one(
     io.receive(&mut batch);
     let [Receive { result, .. }] = batch;
     (result, buffer)
+}
+
+/// Receives from one socket. Returns the bytes, and whether the socket has more input.
+pub(super) fn receive_bytes(io: &mut impl Io<Socket = Transport>, socket: &Transport) -> (Vec<u8>, bool) {
+    let mut buffer = BytesMut::with_capacity(1_024);
+    let mut batch = [Receive::new(socket, &mut buffer)];
+    io.receive(&mut batch);
+    let [Receive { result, has_more, .. }] = batch;
+    assert_eq!(result.unwrap(), buffer.len());
+    (buffer.to_vec(), has_more)
+}
+
+/// Sends bytes of which the last one is urgent.
+pub(super) fn send_urgent(client: &TcpStream, bytes: &[u8]) {
+    assert_eq!(rustix::net::send(client, bytes, SendFlags::OOB).unwrap(), bytes.len());
 }
 
 /// Lets the readiness of a socket, which is armed with the key, come in the midst of batches for another socket that

@@ -3,8 +3,9 @@
 //!
 //! The network does what Linux may do, at the worst moment that chance finds: reports come late or more than once, and
 //! one report may have several causes; a multishot poll ends by itself; a receive finds nothing although input was
-//! announced; a send takes a part, or is refused for lack of memory; bytes, ends and resets arrive in the middle of a
-//! turn. The network never loses a report of an armed poll, so a shard that hangs in a run has forgotten something.
+//! announced; a receive ends in front of an urgent byte, which is not reported again; a send takes a part, or is
+//! refused for lack of memory; bytes, ends and resets arrive in the middle of a turn. The network never loses a
+//! report of an armed poll, so a shard that hangs in a run has forgotten something.
 
 use std::{collections::HashMap, io, mem};
 
@@ -255,8 +256,8 @@ impl Network {
         line
     }
 
-    /// Receives up to `room` bytes, or the end.
-    pub(super) fn receive_one(&mut self, number: usize, room: usize) -> io::Result<Vec<u8>> {
+    /// Receives up to `room` bytes, or the end. Returns the bytes, and whether the socket says that it has more input.
+    pub(super) fn receive_one(&mut self, number: usize, room: usize) -> io::Result<(Vec<u8>, bool)> {
         let short = self.random.chance(self.weather.short_receive);
         let kind = self.random.within(0..=2);
         let line = &mut self.lines[number];
@@ -267,16 +268,22 @@ impl Network {
         }
         let line = &mut self.lines[number];
         if most > 0 && short && line.arrived_end.is_none() {
-            // The rest arrives a moment later, and is reported.
             let count = if kind == 0 { 0 } else { 1 + (self.random.next() % most as u64) as usize };
             let received = take_front(&mut self.lines[number].arrived, count);
-            self.report_input(number);
-            return if count == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(received) };
+            // The rest arrives a moment later, and is reported. Or it begins with an urgent byte, and no report comes.
+            let is_urgent = self.random.chance(500);
+            if !is_urgent {
+                self.report_input(number);
+            }
+            self.tally.urgent += u64::from(is_urgent);
+            let has_more = is_urgent && !self.lines[number].arrived.is_empty();
+            return if count == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok((received, has_more)) };
         }
         if most > 0 {
-            return Ok(take_front(&mut line.arrived, most));
+            let received = take_front(&mut line.arrived, most);
+            return Ok((received, !line.arrived.is_empty() || line.arrived_end.is_some()));
         }
-        line.receive_end().map(|()| Vec::new())
+        line.receive_end().map(|()| (Vec::new(), false))
     }
 
     /// Notes what the shard has received on a line.

@@ -47,8 +47,8 @@ impl Seen {
         for counter in Counter::ALL.iter().filter(|counter| !is_elsewhere(**counter)) {
             assert!(self.counters.get(*counter) > 0, "{counter:?} was never counted");
         }
-        let Tally { stale, stale_reused, polls_ended, cut_off, kept, ends_kept, .. } = self.tally;
-        for count in [stale, stale_reused, polls_ended, cut_off, kept, ends_kept] {
+        let Tally { stale, stale_reused, polls_ended, urgent, cut_off, kept, ends_kept, .. } = self.tally;
+        for count in [stale, stale_reused, polls_ended, urgent, cut_off, kept, ends_kept] {
             assert!(count > 0, "{:?}", self.tally);
         }
         self.events.check();

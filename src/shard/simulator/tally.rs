@@ -14,6 +14,8 @@ pub(super) struct Tally {
     /// Reports that came when their slot had another owner.
     pub(super) stale_reused: u64,
     pub(super) polls_ended: u64,
+    /// Receives that ended in front of an urgent byte.
+    pub(super) urgent: u64,
     /// Sends after which a transport kept bytes.
     pub(super) kept: u64,
     /// Ends of the server's side that waited for bytes that a transport kept.
@@ -40,6 +42,7 @@ impl Tally {
         self.stale += other.stale;
         self.stale_reused += other.stale_reused;
         self.polls_ended += other.polls_ended;
+        self.urgent += other.urgent;
         self.kept += other.kept;
         self.ends_kept += other.ends_kept;
         self.cut_off += other.cut_off;

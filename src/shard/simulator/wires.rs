@@ -78,8 +78,9 @@ impl Io for SimulatedWires {
             let room = room.min(Receive::<Socket>::BYTES_MAX);
             assert!(named.insert(entry.socket.socket().line), "a receive batch names a socket twice");
             network.line(entry.socket.socket().line);
-            entry.result = network.receive_one(entry.socket.socket().line, room).map(|received| {
+            entry.result = network.receive_one(entry.socket.socket().line, room).map(|(received, has_more)| {
                 entry.buffer.extend_from_slice(&received);
+                entry.has_more = has_more;
                 received.len()
             });
         }
@@ -90,7 +91,7 @@ impl Io for SimulatedWires {
         network.submit();
         network.happen();
         network.line(socket.socket().line);
-        network.receive_one(socket.socket().line, most).map(|dropped| dropped.len())
+        network.receive_one(socket.socket().line, most).map(|(dropped, _)| dropped.len())
     }
 
     fn send(&mut self, batch: &[SendEntry<'_, Socket>], refused: &mut Vec<Unsent>) {

@@ -29,7 +29,7 @@ use rustix::{
         epoll::{self, CreateFlags, Event, EventData, EventFlags},
     },
     io::{Errno, retry_on_intr},
-    net::{RecvFlags, SendAncillaryBuffer, SendFlags},
+    net::{SendAncillaryBuffer, SendFlags},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -116,7 +116,11 @@ impl Epoll {
         let data = EventData::new_u64(u64::from(key.generation) << 32 | u64::from(key.slot));
         match epoll::add(&self.instance, socket, data, EDGES) {
             Err(Errno::EXIST) => epoll::modify(&self.instance, socket, data, EDGES),
-            outcome => outcome,
+            Ok(()) => {
+                net::tell_unread(socket);
+                Ok(())
+            }
+            refused => refused,
         }
     }
 
@@ -216,11 +220,14 @@ impl Io for Epoll {
             let room = entry.buffer.spare_capacity_mut();
             assert!(!room.is_empty(), "a receive entry needs room");
             let most = room.len().min(Receive::<Socket>::BYTES_MAX);
-            entry.result = match rustix::net::recv(entry.socket, &mut room[..most], RecvFlags::DONTWAIT) {
-                Ok((_, count)) => Ok(count),
+            entry.result = match net::receive_and_tell(entry.socket, &mut room[..most]) {
+                Ok(taken) => {
+                    entry.has_more = taken.has_more;
+                    Ok(taken.count)
+                }
                 // No edge will report the bytes in the socket again.
-                Err(Errno::NOMEM | Errno::NOBUFS | Errno::INTR) => Err(io::ErrorKind::Interrupted.into()),
-                Err(error) => Err(error.into()),
+                Err(error) if is_untried(&error) => Err(io::ErrorKind::Interrupted.into()),
+                Err(error) => Err(error),
             };
             if let Ok(count) = entry.result {
                 let length = entry.buffer.len() + count;
@@ -268,6 +275,11 @@ impl Io for Epoll {
     fn reset(&mut self, socket: &Socket) {
         net::reset_when_closed(socket);
     }
+}
+
+/// Returns whether a receive that has failed in this way has not looked at the socket.
+fn is_untried(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS | libc::EINTR))
 }
 
 /// Returns whether the entry can be sent as it is.

@@ -33,10 +33,10 @@ impl<S, I: Io<Socket = Transport<S>>> Layered<I> {
             if part > 0 && openings.is_empty() {
                 return;
             }
-            let results = self.receive_part(batch, &mut openings, part == 0);
-            let mut results = results.into_iter();
+            let mut outcomes = self.receive_part(batch, &mut openings, part == 0).into_iter();
             openings.retain_mut(|opening| {
-                let result = results.next().expect("each has a result");
+                let (result, has_more) = outcomes.next().expect("each has an outcome");
+                opening.is_socket_empty = !has_more && opening.chunk.len() < opening.chunk.capacity();
                 self.open(&mut batch[opening.index], opening, result)
             });
         }
@@ -72,13 +72,13 @@ impl<S, I: Io<Socket = Transport<S>>> Layered<I> {
     }
 
     /// Receives the bytes of the sockets after the beginnings of their records; with the first part also those of the
-    /// entries that go down as they are. Returns the results of `openings`.
+    /// entries that go down as they are. Returns the results of `openings`, and whether their sockets have more input.
     fn receive_part(
         &mut self,
         batch: &mut [Receive<'_, Transport<S>>],
         openings: &mut [Opening],
         is_first: bool,
-    ) -> Vec<io::Result<usize>> {
+    ) -> Vec<(io::Result<usize>, bool)> {
         let is_plain = |socket: &Transport<S>| is_first && socket.sealed().is_none();
         let mut chunks = openings.iter_mut().peekable();
         let mut entries: Vec<Receive<'_, Transport<S>>> = Vec::with_capacity(batch.len());
@@ -93,18 +93,18 @@ impl<S, I: Io<Socket = Transport<S>>> Layered<I> {
             }
         }
         self.inner.receive(&mut entries);
-        let results: Vec<io::Result<usize>> = entries.into_iter().map(|entry| entry.result).collect();
-        let mut results = results.into_iter();
-        let mut opening_results = Vec::with_capacity(openings.len());
+        let outcomes: Vec<_> = entries.into_iter().map(|entry| (entry.result, entry.has_more)).collect();
+        let mut outcomes = outcomes.into_iter();
+        let mut opening_outcomes = Vec::with_capacity(openings.len());
         let mut openings = openings.iter().peekable();
         for (index, entry) in batch.iter_mut().enumerate() {
             if openings.next_if(|opening| opening.index == index).is_some() {
-                opening_results.extend(results.next());
+                opening_outcomes.extend(outcomes.next());
             } else if is_plain(entry.socket) {
-                entry.result = results.next().expect("each entry has a result");
+                (entry.result, entry.has_more) = outcomes.next().expect("each entry has an outcome");
             }
         }
-        opening_results
+        opening_outcomes
     }
 
     /// Opens the records that have arrived, and sends the answers to them. Returns whether the entry goes on; otherwise
@@ -117,7 +117,6 @@ impl<S, I: Io<Socket = Transport<S>>> Layered<I> {
     ) -> bool {
         let Some(sealed) = entry.socket.sealed() else { return false };
         let chunk = mem::take(&mut opening.chunk);
-        opening.is_socket_empty = chunk.len() < chunk.capacity();
         sealed.with(|state| state.open(chunk));
         match result {
             Ok(0) => sealed.with(|state| state.end_input(None)),
@@ -127,6 +126,8 @@ impl<S, I: Io<Socket = Transport<S>>> Layered<I> {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // At an urgent byte the kernel may say so although there is input.
+                entry.has_more = opening.received > 0 && self.inner.unread(entry.socket) > 0;
                 entry.result = if opening.received > 0 { Ok(opening.received) } else { Err(error) };
                 return false;
             }

@@ -62,8 +62,8 @@ pub struct HotRing {
     repeated: u64,
     /// Readiness that was seen while a batch was under way; kept for the next [`Io::reap`].
     ready: Vec<Readiness>,
-    /// Completions of the current batch: index of the entry, result.
-    completed: Vec<(usize, i32)>,
+    /// Completions of the current batch.
+    completed: Vec<Completed>,
     /// Counts batches, so that a completion can be told from one of an earlier batch.
     batch: u32,
     /// How many more entries the kernel has memory for, set by a test. `None`: no limit.
@@ -75,6 +75,16 @@ impl std::fmt::Debug for HotRing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HotRing").field("fd", &self.ring.as_raw_fd()).finish_non_exhaustive()
     }
+}
+
+/// The completion of an entry of a batch.
+#[derive(Debug, Clone, Copy)]
+struct Completed {
+    /// The entry's index in the part of the batch that was submitted.
+    index: usize,
+    result: i32,
+    /// Whether the socket had input left after a receive.
+    has_more: bool,
 }
 
 impl HotRing {
@@ -150,8 +160,9 @@ impl HotRing {
         for entry in &mut batch[tried..] {
             entry.result = Err(io::ErrorKind::Interrupted.into());
         }
-        for &(index, result) in &self.completed {
+        for &Completed { index, result, has_more } in &self.completed {
             let entry = &mut batch[index];
+            entry.has_more = has_more;
             entry.result = match -result {
                 // The kernel had no memory to try this entry. No poll will report the bytes in the socket again.
                 libc::ENOMEM | libc::ENOBUFS => Err(io::ErrorKind::Interrupted.into()),
@@ -196,7 +207,7 @@ impl HotRing {
         self.fetch();
         drop(headers);
         refused.extend((tried..batch.len()).map(untried));
-        for &(index, result) in &self.completed {
+        for &Completed { index, result, .. } in &self.completed {
             refused.push(Unsent { index: first + index, sent: outcome(result) });
         }
     }
@@ -288,7 +299,9 @@ impl HotRing {
                 let token = Token(completion.user_data());
                 match token.kind() {
                     Some(Kind::Batch) if token.key().generation == self.batch => {
-                        self.completed.push((token.key().slot as usize, completion.result()));
+                        let has_more = cqueue::sock_nonempty(completion.flags());
+                        let index = token.key().slot as usize;
+                        self.completed.push(Completed { index, result: completion.result(), has_more });
                     }
                     Some(kind @ (Kind::Input | Kind::Room)) => {
                         self.armed -= u64::from(!cqueue::more(completion.flags()));
@@ -458,6 +471,7 @@ fn outcome(result: i32) -> io::Result<usize> {
 }
 
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+/// `POLLPRI` would not tell whether there is an urgent byte: the kernel adds it to every report of input.
 const INPUT: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
 const OUTPUT: u32 = libc::POLLOUT as u32;
 const HUNG_UP: u32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as u32;
