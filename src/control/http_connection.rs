@@ -310,10 +310,8 @@ impl HttpConnection {
             let mut count = None;
             let tried = socket.try_io(Interest::READABLE, || {
                 let read = *count.insert(self.stream.receive_now(&mut self.received)?);
-                // A read that left room has emptied the socket, unless it has ended in front of an urgent byte:
-                // `WouldBlock` saves a read that would find no byte.
-                let is_last = (1..room).contains(&read) && !self.stream.has_unread();
-                if is_last { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+                // A read that left room has emptied the socket: `WouldBlock` saves a read that would find no byte.
+                if (1..room).contains(&read) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
             match (count, tried) {
                 (Some(count), _) => return Poll::Ready(Ok(count)),

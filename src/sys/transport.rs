@@ -135,12 +135,6 @@ impl<S: DirectSocket + AsFd> Transport<S> {
         Ok(rustix::net::shutdown(self.socket().as_fd(), rustix::net::Shutdown::Write)?)
     }
 
-    /// Returns whether the socket has input that was not received.
-    pub fn has_unread(&self) -> bool {
-        // A socket that cannot report this has failed. The next receive will fail too.
-        net::unread(self.socket()).is_ok_and(|bytes| bytes > 0)
-    }
-
     /// Returns how many bytes the peer has not acknowledged, with those that the transport keeps.
     ///
     /// # Errors

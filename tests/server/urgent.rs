@@ -59,23 +59,6 @@ fn an_opening_request_with_an_urgent_byte_is_answered_at_once() {
     });
 }
 
-#[test]
-fn a_request_with_urgent_bytes_is_answered_at_once() {
-    on_each_backend(&["--shards", "2"], |server| {
-        let mut subscriber = server.connect("/t/x");
-        let mut stream = dial(server.address());
-        for number in 0..20 {
-            let request = post("/t/x", "text/plain", &format!("number {number}"));
-            let (begin, end) = request.split_at(if number % 2 == 0 { 20 } else { request.len() - 3 });
-            send_urgent(&stream, begin.as_bytes());
-            send_urgent(&stream, end.as_bytes());
-            let (response, _) = take_response(&mut stream, Vec::new(), true);
-            assert_eq!(published(&response).2, number + 1);
-            subscriber.expect(text(&format!("number {number}")));
-        }
-    });
-}
-
 /// Input that nobody receives would make the server wait for it.
 #[test]
 fn a_message_with_an_urgent_byte_has_its_time() {
