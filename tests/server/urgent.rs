@@ -6,9 +6,7 @@ use std::{io::Read as _, net::TcpStream};
 use ringhub::proto::OpCode;
 use rustix::net::SendFlags;
 
-use crate::support::{
-    Client, Received, Server, close, dial, frame, is_on_epoll, post, published, take_response, text, upgrade_request,
-};
+use crate::support::{Client, Received, Server, close, dial, frame, is_on_epoll, text, upgrade_request};
 
 /// Sends bytes of which the last one is urgent.
 fn send_urgent(stream: &TcpStream, bytes: &[u8]) {
