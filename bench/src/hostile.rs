@@ -201,7 +201,7 @@ fn on_the_loads_cpu<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) ->
     thread::scope(|scope| scope.spawn(pinned).join()).unwrap_or_else(|_| Err("the honest clients panicked".to_owned()))
 }
 
-/// A process that floods until it is ended. If this process is killed, the kernel ends that process too.
+/// A process that floods until it is ended. If the bench is killed, the kernel kills the flooding process too.
 struct Flood {
     name: &'static str,
     child: Child,

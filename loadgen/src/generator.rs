@@ -81,8 +81,8 @@ impl<'a> Generator<'a> {
         self.clock.elapsed().as_nanos() as u64
     }
 
-    /// Returns the number of messages delivered to subscribers. For dropped bytes it is their number divided by a
-    /// frame's length.
+    /// Returns the number of messages delivered to subscribers. Messages of subscribers that drop their bytes are not
+    /// counted one by one: their number is that of the dropped bytes, divided by the length of a frame.
     pub(crate) fn deliveries(&self, received: &Received) -> u64 {
         received.messages + received.dropped_bytes / self.frame_length
     }

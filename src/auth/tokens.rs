@@ -25,8 +25,8 @@ impl Tokens {
     ///
     /// # Errors
     ///
-    /// A sentence without any token, if one is empty or has characters other than those of RFC 6750 2.1, or if the list
-    /// is empty.
+    /// If a token is empty or has characters other than those of RFC 6750 2.1, or if the list is empty. The error is a
+    /// sentence that shows no token.
     pub fn new(tokens: Vec<String>) -> Result<Tokens, String> {
         if tokens.is_empty() {
             return Err("the list is empty, and nobody could show one of its tokens".into());

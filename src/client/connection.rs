@@ -16,9 +16,10 @@
 //! ```
 //!
 //! The first cause of the end (a close request, a close frame, a violation, an idle timeout, a failed write) starts one
-//! deadline for the rest. The rest is both close frames, and the server's end of the socket, which comes before the
-//! client's (RFC 6455 7.1.1). After an idle timeout the client sends its close frame, and waits neither for the
-//! server's close frame nor for its end.
+//! deadline for the rest. The deadline bounds what is still missing of three things: the client's close frame, the
+//! server's close frame, and the server's end of the socket. The client ends its own side only after the server's end
+//! (RFC 6455 7.1.1). After an idle timeout the client sends its close frame, and waits neither for the server's close
+//! frame nor for its end.
 
 use std::{io, pin::pin, sync::Arc};
 
@@ -467,5 +468,6 @@ fn write_error(error: WebSocketError) -> io::Error {
 /// The payload of the keep-alive's pings, by which their pongs are recognised.
 const KEEP_ALIVE: &[u8] = b"ringhub keep-alive";
 
-/// The room for control frames in fastwebsockets' limit, which every frame must stay below.
+/// What is added to the limit of data frames for fastwebsockets, whose one limit also holds for control frames. A
+/// payload must be shorter than that limit, and the payload of a control frame has up to 125 bytes.
 const CONTROL_FRAMES_BELOW: usize = 126;

@@ -4,11 +4,11 @@ use std::collections::{HashSet, VecDeque};
 
 use crate::{hub::ConnectionId, proto::Tick};
 
-/// A drain under way. A drain closes no connection before every message from before the drain has been gathered, or the
-/// time to gather them is over. This time is a quarter of the drain's time, or up to half of it while the shard has
-/// mail to take. Then the drain closes its connections at a pace, so that their clients do not all come to the next
-/// server at the same moment. The closes take up to half of the drain's time, or up to a quarter if gathering took more
-/// than a quarter.
+/// A drain under way. A drain closes connections only when every message from before the drain has been gathered, or
+/// when the time to gather them is over. This time is a quarter of the drain's time, or up to half of it while the
+/// shard has mail to take. Then the drain closes its connections at a pace, so that their clients do not all come to
+/// the next server at the same moment. The closes take up to half of the drain's time, or up to a quarter if gathering
+/// took more than a quarter.
 #[derive(Debug)]
 pub(super) struct Drain {
     /// The connections to close, in order. Some may have ended.
