@@ -2,7 +2,7 @@
 
 use std::{
     env, fs, io,
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::unix::{net::UnixDatagram, process::ExitStatusExt as _},
     path::PathBuf,
     process::{Command, ExitStatus, Stdio},
@@ -88,16 +88,7 @@ fn a_server_in_the_sandbox_serves_publishes_and_drains() {
         assert!(open.is_empty(), "{io}: {open:?}");
         let rings = if io == "uring" { ", and rings that take the operations in use alone" } else { "" };
         server.log_until(&format!("on (a seccomp filter{rings})"));
-        let mut subscribers: Vec<Client> = (0..30).map(|_| server.connect("/t/x?echo=true")).collect();
-        subscribers[0].send_text("an echo");
-        let mut stream = dial(server.address());
-        for client in &mut subscribers {
-            client.expect(text("an echo"));
-        }
-        assert_eq!(ask(&mut stream, &post("/t/x", "text/plain", "by POST")).status(), 202);
-        for client in &mut subscribers {
-            client.expect(text("by POST"));
-        }
+        let (mut subscribers, mut stream) = serve_thirty(&server);
         // To read files, the server starts new threads in the sandbox. It can also read a file that came later.
         assert_eq!(ask(&mut stream, &request("GET", "/site/file")).body, "a file\n");
         folder.write("site/later", "a later file\n");
@@ -368,4 +359,20 @@ fn without_its_sandbox_a_server_does_not_start() {
         assert!(told.contains("has a seccomp filter that the other threads do not have"), "{told}");
         assert!(program.wait().success());
     }
+}
+
+/// Connects 30 subscribers that get a message of a client and one by POST. Returns the subscribers, and the connection
+/// that has posted.
+pub(crate) fn serve_thirty(server: &Server) -> (Vec<Client>, TcpStream) {
+    let mut subscribers: Vec<Client> = (0..30).map(|_| server.connect("/t/x?echo=true")).collect();
+    subscribers[0].send_text("an echo");
+    let mut stream = dial(server.address());
+    for client in &mut subscribers {
+        client.expect(text("an echo"));
+    }
+    assert_eq!(ask(&mut stream, &post("/t/x", "text/plain", "by POST")).status(), 202);
+    for client in &mut subscribers {
+        client.expect(text("by POST"));
+    }
+    (subscribers, stream)
 }

@@ -5,10 +5,13 @@ use std::{fs, path::PathBuf, process::Command, thread};
 use seccompiler::{BpfMap, TargetArch, apply_filter, compile_from_json};
 use serde_json::{Value, json};
 
-use crate::support::{
-    Server, ask, clean, dial, post,
-    program::{Program, binary_path, program, run_to_end},
-    request, text,
+use crate::{
+    sandbox::serve_thirty,
+    support::{
+        Server, ask, clean,
+        program::{Program, binary_path, program, run_to_end},
+        request,
+    },
 };
 
 /// System calls by which the test starts the server's process after it has set the filter.
@@ -83,16 +86,7 @@ fn runs_under_the_minimal_profile(sandbox: &str) {
     });
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid().as_raw_nonzero())).unwrap();
     assert!(status.contains("\nSeccomp:\t2\n"), "{status}");
-    let mut subscribers: Vec<_> = (0..30).map(|_| server.connect("/t/x?echo=true")).collect();
-    subscribers[0].send_text("an echo");
-    let mut stream = dial(server.address());
-    for client in &mut subscribers {
-        client.expect(text("an echo"));
-    }
-    assert_eq!(ask(&mut stream, &post("/t/x", "text/plain", "by POST")).status(), 202);
-    for client in &mut subscribers {
-        client.expect(text("by POST"));
-    }
+    let (subscribers, mut stream) = serve_thirty(&server);
     assert_eq!(ask(&mut stream, &request("GET", "/site/file")).body, "a file\n");
     assert_eq!(ask(&mut stream, &request("GET", "/healthz")).status(), 200);
     assert_eq!(server.counts().get("connections_open"), 30);
