@@ -14,7 +14,7 @@ use std::{fmt, io, panic, thread};
 use seccompiler::{BpfProgram, TargetArch, apply_filter, apply_filter_all_threads, compile_from_json};
 use serde_json::{Value, json};
 
-use super::system_calls::SYSTEM_CALLS;
+use super::system_calls::{BEFORE_THE_SERVER, SYSTEM_CALLS};
 
 /// The filter of a server that serves, compiled for this machine.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ fn rules(target: TargetArch, needs: &[Need]) -> Vec<Value> {
         let of_x86_64 = if has_x86_64 { group.of_x86_64 } else { &[] };
         group.names.iter().chain(of_x86_64)
     });
-    names.filter(|name| !AT_START.contains(name)).flat_map(|name| rules_of(name, needs)).collect()
+    names.filter(|name| !at_start().any(|early| early == **name)).flat_map(|name| rules_of(name, needs)).collect()
 }
 
 /// Returns the rules for a call: none, one without a condition, or one for each set of arguments with which the call is
@@ -201,7 +201,7 @@ fn seccomp_hint(error: &io::Error) -> &'static str {
 
 impl std::error::Error for SandboxError {}
 
-/// The calls of the table that a server makes at its start alone, or that the program which starts it makes.
+/// The calls of the table that a server makes at its start alone. Those of [`BEFORE_THE_SERVER`] are refused as well.
 const AT_START: &[&str] = &[
     "io_uring_setup",
     "io_uring_register",
@@ -219,27 +219,13 @@ const AT_START: &[&str] = &[
     "sched_setaffinity",
     "arch_prctl",
     "seccomp",
-    "access",
-    "capget",
-    "capset",
-    "chdir",
-    "close_range",
-    "execve",
-    "faccessat",
-    "faccessat2",
-    "fchdir",
-    "fchown",
-    "fstatfs",
-    "getppid",
-    "lstat",
-    "setgid",
-    "setgroups",
-    "setresgid",
-    "setresuid",
-    "setuid",
-    "stat",
-    "umask",
 ];
+
+/// Returns the calls of the table that a serving server does not make.
+fn at_start() -> impl Iterator<Item = &'static str> {
+    let before = BEFORE_THE_SERVER.names.iter().chain(BEFORE_THE_SERVER.of_x86_64);
+    AT_START.iter().chain(before).copied()
+}
 
 /// The flags of a file that is opened for more than reading.
 const WRITES: i32 = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND;

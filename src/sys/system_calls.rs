@@ -15,6 +15,31 @@ pub struct SystemCalls {
 pub const IO_URING: SystemCalls =
     group("io_uring: the rings of each shard", &["io_uring_setup", "io_uring_enter", "io_uring_register"], &[]);
 
+/// The calls of the programs that start a server.
+pub(crate) const BEFORE_THE_SERVER: SystemCalls = group(
+    "the container's runtime and the loader, between the filter's start and the server's",
+    &[
+        "capget",
+        "capset",
+        "chdir",
+        "close_range",
+        "execve",
+        "faccessat",
+        "faccessat2",
+        "fchdir",
+        "fchown",
+        "fstatfs",
+        "getppid",
+        "setgid",
+        "setgroups",
+        "setresgid",
+        "setresuid",
+        "setuid",
+        "umask",
+    ],
+    &["access", "lstat", "stat"],
+);
+
 /// All system calls that a server makes, with the C library and the container runtimes that start it.
 ///
 /// `tests/server` runs a server under this list on x86-64. The calls of container runtimes are those that the runtimes'
@@ -111,29 +136,7 @@ pub const SYSTEM_CALLS: &[SystemCalls] = &[
         &[],
     ),
     group("the sandbox (`sandbox = \"on\"`): its filter", &["seccomp"], &[]),
-    group(
-        "the container's runtime and the loader, between the filter's start and the server's",
-        &[
-            "capget",
-            "capset",
-            "chdir",
-            "close_range",
-            "execve",
-            "faccessat",
-            "faccessat2",
-            "fchdir",
-            "fchown",
-            "fstatfs",
-            "getppid",
-            "setgid",
-            "setgroups",
-            "setresgid",
-            "setresuid",
-            "setuid",
-            "umask",
-        ],
-        &["access", "lstat", "stat"],
-    ),
+    BEFORE_THE_SERVER,
 ];
 
 const fn group(
