@@ -85,7 +85,7 @@ pub use auth::{Authenticator, Identity};
 pub use handler::{Accept, Closed, Connection, Handle, Handler, OpeningRequest, Response, RouteOptions};
 pub use hub::{
     ConnectionId, ConnectionIdError, NotAMessage, Place, Publication, Refused, Scope, Sent, SubscribeOptions,
-    TopicName, TopicNameError,
+    TopicName, TopicNameError, TopicPattern, TopicPatternError,
 };
 #[doc(inline)]
 pub use proto::{CloseCode, KeepAlive, Message, MessageType, OpCode, PreparedMessage};

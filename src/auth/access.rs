@@ -112,7 +112,7 @@ mod tests {
             Access { publish: tokens(&["pub", "both"]), subscribe: tokens(&["sub", "both"]), ..Access::default() };
         let lines: String = lines.iter().map(|line| format!("Authorization: {line}\r\n")).collect();
         let head = RequestHead::decode(format!("GET {target} HTTP/1.1\r\n{lines}\r\n").as_bytes()).unwrap().unwrap().0;
-        let outcome = access.check_tokens(&Credentials { head: &head, peer: None }, rights);
+        let outcome = access.check_tokens(&Credentials::new(&head, None), rights);
         assert_eq!(outcome.map_err(|refusal| refusal.status), expected, "{target} {lines} {rights:?}");
     }
 
@@ -146,7 +146,7 @@ mod tests {
             let access = Access { publish: tokens(publish), subscribe: tokens(subscribe), ..Access::default() };
             let line = if shown.is_empty() { String::new() } else { format!("Authorization: Bearer {shown}\r\n") };
             let head = RequestHead::decode(format!("GET / HTTP/1.1\r\n{line}\r\n").as_bytes()).unwrap().unwrap().0;
-            let refusal = access.check_tokens(&Credentials { head: &head, peer: None }, rights).unwrap_err();
+            let refusal = access.check_tokens(&Credentials::new(&head, None), rights).unwrap_err();
             (refusal.status, refusal.error)
         };
         let check = |publish: &[&str], subscribe: &[&str], shown: &str, status: u16, error: &str| {
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(told(&["p"], &["s"], "", &[Publish]).1, "publishing needs a bearer token");
         let access = Access { metrics: tokens(&["m"]), ..Access::default() };
         let head = RequestHead::decode(b"GET / HTTP/1.1\r\n\r\n").unwrap().unwrap().0;
-        let refusal = access.check_tokens(&Credentials { head: &head, peer: None }, &[Metrics]).unwrap_err();
+        let refusal = access.check_tokens(&Credentials::new(&head, None), &[Metrics]).unwrap_err();
         assert_eq!(refusal.error, "reading the metrics needs a bearer token");
     }
 

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    Authenticator, Identity,
+    Authenticator, Identity, Later,
     credentials::{Credentials, after_scheme},
 };
 use crate::proto::Refusal;
@@ -39,12 +39,21 @@ impl AllOf {
         self.others.push(Arc::new(other));
         self
     }
+
+    fn each(&self) -> impl Iterator<Item = &dyn Authenticator> {
+        std::iter::once(&*self.first).chain(self.others.iter().map(|other| &**other))
+    }
 }
 
 impl Authenticator for AllOf {
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         let first = self.first.authenticate(credentials)?;
         self.others.iter().try_fold(first, |_, other| other.authenticate(credentials))
+    }
+
+    /// Returns the work of the first authenticator that has to wait, unless one before it refuses the request.
+    fn prepare(&self, credentials: &Credentials<'_>) -> Option<Later> {
+        decide_in_order(self.each(), credentials, |outcome| outcome.is_err())
     }
 }
 
@@ -71,9 +80,18 @@ impl AnyOf {
         self.others.push(Arc::new(other));
         self
     }
+
+    fn each(&self) -> impl Iterator<Item = &dyn Authenticator> {
+        std::iter::once(&*self.first).chain(self.others.iter().map(|other| &**other))
+    }
 }
 
 impl Authenticator for AnyOf {
+    /// Returns the work of the first authenticator that has to wait, unless one before it admits the request.
+    fn prepare(&self, credentials: &Credentials<'_>) -> Option<Later> {
+        decide_in_order(self.each(), credentials, |outcome| outcome.is_ok())
+    }
+
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         let mut refusals = match self.first.authenticate(credentials) {
             Ok(identity) => return Ok(identity),
@@ -109,6 +127,24 @@ pub(crate) fn together(authenticators: Vec<Arc<dyn Authenticator>>, is_all: bool
         _ if is_all => Arc::new(each.fold(all_of(first), |all, other| all.and(other))),
         _ => Arc::new(each.fold(any_of(first), |any, other| any.or(other))),
     })
+}
+
+/// Returns the work of the first authenticator that has to wait. An outcome of an earlier one that decides alone ends
+/// the search.
+fn decide_in_order<'a>(
+    each: impl Iterator<Item = &'a dyn Authenticator>,
+    credentials: &Credentials<'_>,
+    decides: impl Fn(&Result<Identity, Refusal>) -> bool,
+) -> Option<Later> {
+    for authenticator in each {
+        if let Some(later) = authenticator.prepare(credentials) {
+            return Some(later);
+        }
+        if decides(&authenticator.authenticate(credentials)) {
+            return None;
+        }
+    }
+    None
 }
 
 fn challenges(refusal: &Refusal) -> impl Iterator<Item = &str> {

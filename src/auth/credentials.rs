@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use super::answers::Answers;
 use crate::proto::{RequestHead, query_pairs};
 
 /// The parts of a request that show who sent it.
@@ -15,9 +16,28 @@ pub struct Credentials<'a> {
     pub head: &'a RequestHead,
     /// The client's address; `None` if the client has gone meanwhile.
     pub peer: Option<SocketAddr>,
+    answers: Option<&'a Answers>,
 }
 
 impl<'a> Credentials<'a> {
+    /// Returns the credentials of a request that waits for no answers.
+    #[must_use]
+    pub fn new(head: &'a RequestHead, peer: Option<SocketAddr>) -> Self {
+        Credentials { head, peer, answers: None }
+    }
+
+    /// Returns the credentials of a request that can wait for answers, which are kept in `answers`.
+    #[must_use]
+    pub fn with_answers(self, answers: &'a Answers) -> Self {
+        Credentials { answers: Some(answers), ..self }
+    }
+
+    /// Returns the answers that the request has waited for; `None` if it cannot wait.
+    #[must_use]
+    pub fn answers(&self) -> Option<&'a Answers> {
+        self.answers
+    }
+
     /// Returns the credentials after a scheme in `Authorization` (RFC 9110 11.6.2). Returns `None` for another scheme,
     /// without the header, and also if there are several `Authorization` headers: a proxy in front may have judged
     /// another of them.
@@ -55,7 +75,7 @@ impl<'a> Credentials<'a> {
 /// Shows neither headers nor the query: they may hold secrets.
 impl fmt::Debug for Credentials<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Credentials { head, peer } = self;
+        let Credentials { head, peer, .. } = self;
         f.debug_struct("Credentials").field("path", &head.path()).field("peer", peer).finish_non_exhaustive()
     }
 }

@@ -20,27 +20,31 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod answers;
 mod basic;
 mod bearer;
 mod chain;
 mod credentials;
 mod gate;
+mod grants;
 mod network;
 mod origins;
 #[cfg(test)]
 mod testing;
 mod tokens;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 pub use access::Access;
 pub(crate) use access::Right;
+pub use answers::{Answers, Later};
 pub use basic::Basic;
 pub use bearer::{Bearer, TokenFault};
 pub(crate) use chain::together;
 pub use chain::{AllOf, AnyOf, all_of, any_of};
 pub use credentials::{Credentials, TOKEN_KEY};
 pub(crate) use gate::Gate;
+pub use grants::{Grants, TopicRight};
 pub use network::Network;
 pub use origins::Origins;
 pub use tokens::Tokens;
@@ -48,24 +52,39 @@ pub use tokens::Tokens;
 use crate::proto::Refusal;
 
 /// The sender of a request, as an authenticator has found it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Identity {
     /// The name: a user, a token's owner, a network.
     pub name: String,
+    /// What others may know of the identity: a text of JSON.
+    pub info: Option<Arc<str>>,
+    /// The topics that the identity may use; `None` leaves the decision to routes and the rules of topics.
+    pub grants: Option<Arc<Grants>>,
+    /// The time at which the identity's token expires.
+    pub expires: Option<SystemTime>,
+    /// The id of the identity's token (`jti`), by which the token can be revoked.
+    pub token_id: Option<Arc<str>>,
 }
 
 impl Identity {
-    /// Returns the identity of a name.
+    /// Returns the identity of a name, without grants of its own.
     pub fn new(name: impl Into<String>) -> Self {
-        Identity { name: name.into() }
+        Identity { name: name.into(), info: None, grants: None, expires: None, token_id: None }
+    }
+
+    /// Gives the identity the topics that it may use, and no others.
+    #[must_use]
+    pub fn with_grants(self, grants: Grants) -> Self {
+        Identity { grants: Some(Arc::new(grants)), ..self }
     }
 }
 
 /// Finds out who sent a request.
 ///
 /// An authenticator is called on the threads of shards and on the control thread, and must answer at once. A check that
-/// takes longer, such as a slow hash or a question to another server, belongs on another thread: let a handler's
-/// `opening` wait for it.
+/// takes longer, such as a slow hash or a question to another server, belongs on another thread:
+/// [`Authenticator::prepare`] lets the request wait for it.
 ///
 /// ```
 /// use ringhub::{
@@ -92,10 +111,25 @@ pub trait Authenticator: Send + Sync + 'static {
     /// (`Connection`, `Content-Length`, `Transfer-Encoding`), or whose names are not valid header names (RFC 9110 5.1),
     /// are left out.
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal>;
+
+    /// Returns the work that a request has to wait for before [`Authenticator::authenticate`] can decide, or `None` if
+    /// it can decide at once.
+    ///
+    /// The server awaits the work, and asks both functions again. The work runs on the thread that asks, so it must only
+    /// wait for another thread. It puts its result into a cache of the authenticator, or into the request's own
+    /// [`Credentials::answers`]. A request that still has to wait after some rounds, or for too long, is answered 503.
+    fn prepare(&self, credentials: &Credentials<'_>) -> Option<Later> {
+        _ = credentials;
+        None
+    }
 }
 
 impl<A: Authenticator + ?Sized> Authenticator for Arc<A> {
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         (**self).authenticate(credentials)
+    }
+
+    fn prepare(&self, credentials: &Credentials<'_>) -> Option<Later> {
+        (**self).prepare(credentials)
     }
 }

@@ -14,7 +14,7 @@ pub(super) fn judge(
     let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
     let head = RequestHead::decode(format!("GET {target} HTTP/1.1\r\n{lines}\r\n").as_bytes()).unwrap().unwrap().0;
     let peer = peer.map(|address| std::net::SocketAddr::new(address.parse().unwrap(), 1));
-    let outcome = authenticator.authenticate(&Credentials { head: &head, peer });
+    let outcome = authenticator.authenticate(&Credentials::new(&head, peer));
     outcome.map(|identity| identity.name).map_err(|refusal| (refusal.status, challenges(&refusal)))
 }
 

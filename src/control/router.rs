@@ -72,7 +72,7 @@ impl RequestRouter {
             return Err(Refusal::leaving());
         }
         if let Some(read_intent) = openings.intent {
-            self.shared.authorize(&Credentials { head, peer: self.peer }, read_intent(head)?, endpoint)?;
+            self.shared.authorize(&Credentials::new(head, self.peer), read_intent(head)?, endpoint)?;
         }
         Ok(())
     }

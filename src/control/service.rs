@@ -164,7 +164,7 @@ impl Service {
                 format!("nothing is at {path:?}; /metrics is here, with /healthz and /readyz"),
             ));
         }
-        let credentials = Credentials { head: &head, peer };
+        let credentials = Credentials::new(&head, peer);
         match &endpoint {
             Endpoint::Metrics if !is_for_metrics && shared.config.metrics_listen.is_some() => {
                 Err(Refusal::new(404, "the metrics are served on another address (metrics_listen)"))

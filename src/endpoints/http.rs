@@ -156,7 +156,7 @@ impl HttpRequest {
     pub(crate) fn may_publish(&self, topic: &TopicName) -> Result<PublishGrant, Refusal> {
         match self.granted.as_ref().filter(|granted| granted.topic == *topic) {
             Some(granted) => Ok(granted.clone()),
-            None => self.commands.authorize(&Credentials { head: &self.head, peer: self.peer }, self.route, topic),
+            None => self.commands.authorize(&Credentials::new(&self.head, self.peer), self.route, topic),
         }
     }
 

@@ -64,7 +64,7 @@ impl Judge {
 }
 
 fn sender(opening: &OpeningRequest) -> Credentials<'_> {
-    Credentials { head: &opening.head, peer: opening.peer }
+    Credentials::new(&opening.head, opening.peer)
 }
 
 fn decided<T>(outcome: Result<T, Denied>) -> Result<T, Refusal> {

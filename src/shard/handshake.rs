@@ -179,7 +179,7 @@ fn is_for_metrics(lobby: &Lobby, head: &RequestHead) -> bool {
 fn refused_metrics(lobby: &Lobby, socket: &Transport, head: &RequestHead) -> Option<Bytes> {
     let peer = net::peer(socket);
     let endpoint = Endpoint::Metrics;
-    let refusal = lobby.authorize(&Credentials { head, peer }, Intent::ReadMetrics, &endpoint).err()?;
+    let refusal = lobby.authorize(&Credentials::new(head, peer), Intent::ReadMetrics, &endpoint).err()?;
     let (status, counter) = (refusal.status, Counter::refused(refusal.status));
     tracing::debug!(peer = peer.map(display), status, cause = counter.cause(), path = head.path(), "refused");
     lobby.counters.add(Counter::HttpRequests, 1);

@@ -66,7 +66,7 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<Transport>, head: RequestHe
     // The connection gets an id of its own only when the shard adopts it.
     let id = lobby.next_request();
     let span = tracing::info_span!("opening", request = id, peer = peer.map(display), path = head.path());
-    let identity = span.in_scope(|| lobby.authorize(&Credentials { head: &head, peer }, intent, &endpoint))?;
+    let identity = span.in_scope(|| lobby.authorize(&Credentials::new(&head, peer), intent, &endpoint))?;
     let protocol = choose_protocol(route, &upgrade)?;
     let local = net::local(&**socket);
     let listener = local.and_then(|local| lobby.addresses.iter().position(|&address| serves(address, local)));

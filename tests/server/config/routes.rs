@@ -209,7 +209,7 @@ fn routes_are_what_the_file_says() {
     let check = |route: &RouteConfig, user: &str, peer: &str, expected: Result<&str, u16>| {
         let line = if user.is_empty() { String::new() } else { format!("Authorization: {user}\r\n") };
         let head = RequestHead::decode(format!("GET / HTTP/1.1\r\n{line}\r\n").as_bytes()).unwrap().unwrap().0;
-        let credentials = Credentials { head: &head, peer: Some(format!("{peer}:1").parse().unwrap()) };
+        let credentials = Credentials::new(&head, Some(format!("{peer}:1").parse().unwrap()));
         let outcome = route.rules.authenticator().unwrap().authenticate(&credentials);
         let found = outcome.as_ref().map(|identity| &*identity.name).map_err(|refusal| refusal.status);
         assert_eq!(found, expected, "{} {user} {peer}", route.pattern);
