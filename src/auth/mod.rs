@@ -29,6 +29,7 @@ mod gate;
 mod grants;
 mod network;
 mod origins;
+mod proxies;
 #[cfg(test)]
 mod testing;
 mod tokens;
@@ -45,8 +46,10 @@ pub use chain::{AllOf, AnyOf, all_of, any_of};
 pub use credentials::{Credentials, TOKEN_KEY};
 pub(crate) use gate::Gate;
 pub use grants::{Grants, TopicRight};
-pub use network::Network;
+pub use network::{AddressRange, Network};
 pub use origins::Origins;
+pub(crate) use proxies::Remote;
+pub use proxies::{ClientAddress, TrustedProxies};
 pub use tokens::Tokens;
 
 use crate::proto::Refusal;
