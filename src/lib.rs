@@ -69,6 +69,7 @@ mod log_throttle;
 pub mod logs;
 pub mod metrics;
 pub mod proto;
+mod refusal_log;
 pub mod server;
 mod shard;
 #[doc(hidden)]

@@ -113,8 +113,8 @@ counters! {
     /// Requests refused because a limit of the server was reached: connections, bodies in memory, or files being sent
     /// (503).
     RefusedLimit "refused_total{cause=\"limit\"}" "requests" Counter ShardAndControl;
-    /// Sockets refused because their address had as many as allowed (429).
-    RefusedAddress "refused_total{cause=\"address\"}" "requests" Counter Shard;
+    /// Sockets, and requests through trusted proxies, refused because their address had as many as allowed (429).
+    RefusedAddress "refused_total{cause=\"address\"}" "requests" Counter ShardAndControl;
     /// Requests refused because the server is leaving (503).
     RefusedLeaving "refused_total{cause=\"leaving\"}" "requests" Counter ShardAndControl;
     /// Requests refused because they were malformed: heads, handshakes, queries, topics, bodies (400, 431, 501, 505).

@@ -11,7 +11,7 @@ use super::{
     values::{CpuList, ListenIpv6, Pin, Secrets},
 };
 use crate::{
-    auth::{Access, Origins, Tokens},
+    auth::{Access, Origins, Tokens, TrustedProxies},
     error::{ConfigError, ConfigErrors},
     proto::{KeepAlive, MessageLimits},
     sys,
@@ -69,6 +69,10 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         sandbox: settings.sandbox,
         metrics_listen: settings.metrics_listen,
         access: access?,
+        trusted_proxies: TrustedProxies::new(
+            settings.trusted_proxies.clone().unwrap_or_default(),
+            settings.client_address,
+        ),
         http: Http { header_timeout: handshake_timeout, ..http? },
         shards: shards?,
         cpus: cpus?,

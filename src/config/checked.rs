@@ -8,7 +8,7 @@ use super::{
     values::{IoChoice, ListenIpv6, SandboxChoice},
 };
 use crate::{
-    auth::Access,
+    auth::{Access, TrustedProxies},
     proto::{KeepAlive, MessageLimits},
 };
 
@@ -23,6 +23,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// The origins and tokens that requests need.
     pub access: Access,
+    /// The proxies that are believed when they name the address of a client.
+    pub trusted_proxies: TrustedProxies,
     /// The limits of connections that speak HTTP: publishing, health, metrics, the page.
     pub http: Http,
     /// The number of shards.

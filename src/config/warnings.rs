@@ -24,7 +24,18 @@ impl Config {
         let few = self.few_descriptors.map(|limit| self.warn_of_descriptors(limit));
         let of_pages = self.routes.iter().filter_map(|route| route.warn_of_pages(&self.access.origins));
         let of_tokens = self.hubs().flat_map(|route| route.warn_of_tokens(&self.access));
-        few.into_iter().chain(open).chain(self.shared_topics()).chain(of_pages).chain(of_tokens).collect()
+        let everybody = self.trusted_proxies.include_everybody().then(|| {
+            "trusted_proxies includes every address: whoever reaches the server takes any address by a header line; name \
+             the addresses of the proxies alone"
+                .into()
+        });
+        few.into_iter()
+            .chain(open)
+            .chain(everybody)
+            .chain(self.shared_topics())
+            .chain(of_pages)
+            .chain(of_tokens)
+            .collect()
     }
 
     /// Returns the warning about a limit of open descriptors that leaves few for connections.

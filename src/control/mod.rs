@@ -46,9 +46,10 @@ use crate::{
     clock::Clock,
     config::{Config, Limits},
     endpoints::Endpoints,
-    handover::HandedOff,
+    handover::{Addresses, HandedOff},
     hub::ExternalEnd,
     metrics::{BackendInfo, Counter, Counters},
+    refusal_log::RefusalLog,
 };
 
 /// The parts that the control thread is started with.
@@ -72,6 +73,9 @@ pub(crate) struct Start {
     pub(crate) metrics_listener: Option<TcpListener>,
     pub(crate) shards: Vec<Arc<Counters>>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) refusal_log: Arc<RefusalLog>,
+    /// The sockets of each address, where their number is limited.
+    pub(crate) of_addresses: Option<Arc<Addresses>>,
     /// The backend of the shards.
     pub(crate) backend: BackendInfo,
     /// Whether the server is leaving.
@@ -103,7 +107,7 @@ const READING_THREADS_MAX: usize = 8;
 
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
-    let Start { outside, clock, woken, requests, publisher, endpoints, backend, .. } = start;
+    let Start { outside, clock, woken, requests, publisher, endpoints, backend, refusal_log, of_addresses, .. } = start;
     counters.set(Counter::ConnectionsMax, config.limits.connections_max as u64);
     // A change tells the connections that the server leaves, and the end of the sender that they are to finish.
     let (finish, finishing) = watch::channel(());
@@ -122,6 +126,8 @@ async fn serve(start: Start) -> io::Result<()> {
         returns,
         shards,
         counters,
+        refusal_log,
+        of_addresses,
         backend,
         leaving,
         // The rest of the limit is for connections that have given way and are about to be closed.
@@ -215,6 +221,8 @@ mod tests {
             metrics_listener: None,
             shards: Vec::new(),
             counters: Arc::default(),
+            refusal_log: Arc::default(),
+            of_addresses: None,
             backend: BackendInfo { backend: "none".into(), reason: "no shard".into() },
             leaving: leaving.subscribe(),
         };

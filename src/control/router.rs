@@ -7,7 +7,7 @@ use std::{
 
 use super::shared::Shared;
 use crate::{
-    auth::Credentials,
+    auth::{Credentials, Remote},
     endpoints::Endpoint,
     proto::{Refusal, RequestHead, Upgrade},
     surface::raw::is_opening_request,
@@ -19,7 +19,8 @@ pub(super) struct RequestRouter {
     shared: Arc<Shared>,
     /// Whether the connection may become a WebSocket.
     may_upgrade: bool,
-    peer: Option<SocketAddr>,
+    /// The other side of the connection. A trusted proxy names another client with each request.
+    of_connection: Remote,
     routed: Mutex<Option<RoutedRequest>>,
 }
 
@@ -31,6 +32,9 @@ pub(super) struct RoutedRequest {
     pub(super) endpoint: Result<Endpoint, Refusal>,
     /// The refusal of the upgrade that the request asks for.
     pub(super) refusal: Option<Refusal>,
+    pub(super) remote: Remote,
+    /// The client's address, if a header line of the request has named it.
+    pub(super) named: Option<SocketAddr>,
 }
 
 /// The side that answers a request.
@@ -43,8 +47,8 @@ pub(super) enum Destination {
 }
 
 impl RequestRouter {
-    pub(super) fn new(shared: Arc<Shared>, may_upgrade: bool, peer: Option<SocketAddr>) -> RequestRouter {
-        RequestRouter { shared, may_upgrade, peer, routed: Mutex::default() }
+    pub(super) fn new(shared: Arc<Shared>, may_upgrade: bool, of_connection: Remote) -> RequestRouter {
+        RequestRouter { shared, may_upgrade, of_connection, routed: Mutex::default() }
     }
 
     /// Routes the next request. The request is judged as on a shard, except for the answer of a handler, which only a
@@ -52,18 +56,20 @@ impl RequestRouter {
     /// keeps its connection.
     pub(super) fn route(&self, head: RequestHead) -> Destination {
         let endpoint = self.shared.endpoints.resolve(&head);
+        let remote = self.shared.config.trusted_proxies.remote(self.of_connection, &head);
         let mut refusal = None;
         if self.may_upgrade && is_opening_request(&head) {
-            match self.open(&head, &endpoint) {
+            match self.open(&head, remote, &endpoint) {
                 Ok(()) => return Destination::WebSocket,
                 Err(refused) => refusal = Some(refused),
             }
         }
-        *self.lock() = Some(RoutedRequest { head, endpoint, refusal });
+        let named = remote.client.filter(|_| remote != self.of_connection);
+        *self.lock() = Some(RoutedRequest { head, endpoint, refusal, remote, named });
         Destination::Http
     }
 
-    fn open(&self, head: &RequestHead, endpoint: &Result<Endpoint, Refusal>) -> Result<(), Refusal> {
+    fn open(&self, head: &RequestHead, remote: Remote, endpoint: &Result<Endpoint, Refusal>) -> Result<(), Refusal> {
         let endpoint = endpoint.as_ref().map_err(Clone::clone)?;
         let openings = self.shared.endpoints.openings(endpoint);
         let (.., openings) = openings.ok_or_else(|| self.shared.endpoints.no_websocket_at(head.path()))?;
@@ -72,7 +78,7 @@ impl RequestRouter {
             return Err(Refusal::leaving());
         }
         if let Some(read_intent) = openings.intent {
-            self.shared.authorize(&Credentials::new(head, self.peer), read_intent(head)?, endpoint)?;
+            self.shared.authorize(&Credentials::new(head, remote.client), read_intent(head)?, endpoint)?;
         }
         Ok(())
     }
@@ -85,11 +91,6 @@ impl RequestRouter {
     /// Returns whether the server leaves.
     pub(super) fn is_leaving(&self) -> bool {
         self.shared.is_leaving()
-    }
-
-    /// Returns the client's address.
-    pub(super) fn peer(&self) -> Option<SocketAddr> {
-        self.peer
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<RoutedRequest>> {

@@ -1,6 +1,6 @@
 //! Answers the requests that hyper reads.
 
-use std::{convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
 
 use http_body_util::BodyExt as _;
 use hyper::{
@@ -8,6 +8,7 @@ use hyper::{
     body::{Body as _, Incoming},
     header::{self, HeaderValue},
 };
+use tracing::field::display;
 
 use super::{
     answers::{Answer, Body, TEXT, append, preflight, refuse, response, the_page},
@@ -17,9 +18,10 @@ use super::{
     shared::Shared,
 };
 use crate::{
-    auth::Credentials,
+    auth::{Credentials, Remote},
     documents::Documents,
     endpoints::{Endpoint, Intent},
+    handover::AddressPermit,
     metrics::Counter,
     proto::Refusal,
 };
@@ -55,7 +57,8 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             has_body: !request.body().is_end_stream(),
             target: None,
             page_lines: Vec::new(),
-            peer: self.router.peer(),
+            remote: Remote::default(),
+            of_address: None,
         };
         if tracing::enabled!(tracing::Level::DEBUG) {
             facts.target = Some(Box::new((request.method().clone(), request.uri().path().to_owned())));
@@ -66,7 +69,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let origin = request.headers().get(header::ORIGIN).map(HeaderValue::as_bytes);
         let endpoint = routed.as_ref().ok().and_then(|routed| routed.endpoint.as_ref().ok());
         facts.page_lines = shared.endpoints.page_lines(origin, endpoint);
-        match routed.and_then(|routed| self.begin(request, routed, facts.peer)) {
+        match routed.and_then(|routed| self.begin(request, routed, &mut facts)) {
             Ok(Begun::Answered(answer)) => Box::pin(std::future::ready(Ok(facts.finish(shared, Ok(answer))))),
             Err(refusal) => Box::pin(std::future::ready(Ok(facts.finish(shared, Err(refusal))))),
             Ok(Begun::Call(call)) => {
@@ -95,7 +98,9 @@ struct RequestFacts {
     target: Option<Box<(Method, String)>>,
     /// The header lines that tell a browser which pages may have the answer.
     page_lines: Vec<(&'static str, String)>,
-    peer: Option<SocketAddr>,
+    remote: Remote,
+    /// The permit that counts the request among the connections of its client's address.
+    of_address: Option<AddressPermit>,
 }
 
 impl RequestFacts {
@@ -105,7 +110,8 @@ impl RequestFacts {
             // The query may hold a token, and the text of the refusal may repeat the query, so neither is logged.
             if let Some((method, path)) = self.target.as_deref() {
                 let (status, cause) = (refusal.status, shared.cause(&refusal).cause());
-                tracing::debug!(peer = self.peer.map(display), status, cause, %method, path, "refused");
+                let (peer, proxy) = (self.remote.client.map(display), self.remote.proxy.map(display));
+                tracing::debug!(peer, proxy, status, cause, %method, path, "refused");
             }
             let mut answer = refuse(shared, &refusal);
             if self.has_body {
@@ -141,10 +147,11 @@ impl Service {
     fn begin(
         &self,
         request: Request<Incoming>,
-        RoutedRequest { head, endpoint, refusal }: RoutedRequest,
-        peer: Option<SocketAddr>,
+        RoutedRequest { head, endpoint, refusal, remote, named }: RoutedRequest,
+        facts: &mut RequestFacts,
     ) -> Result<Begun, Refusal> {
         let shared = &self.shared;
+        facts.remote = remote;
         let health = |endpoint: &Endpoint| endpoint.health(head.method(), shared.is_leaving());
         if let Some(text) = endpoint.as_ref().ok().and_then(health).filter(|_| refusal.is_none()) {
             return text.map(|text| Begun::Answered(response(StatusCode::OK, TEXT, text)));
@@ -156,6 +163,9 @@ impl Service {
             return Err(refusal);
         }
         let endpoint = endpoint?;
+        if endpoint != Endpoint::Metrics {
+            facts.of_address = named.map(|client| shared.admit_client(client)).transpose()?.flatten();
+        }
         let is_for_metrics = self.served == ServedEndpoints::Operations;
         if is_for_metrics && endpoint != Endpoint::Metrics {
             let path = head.path();
@@ -164,7 +174,7 @@ impl Service {
                 format!("nothing is at {path:?}; /metrics is here, with /healthz and /readyz"),
             ));
         }
-        let credentials = Credentials::new(&head, peer);
+        let credentials = Credentials::new(&head, remote.client);
         match &endpoint {
             Endpoint::Metrics if !is_for_metrics && shared.config.metrics_listen.is_some() => {
                 Err(Refusal::new(404, "the metrics are served on another address (metrics_listen)"))
@@ -190,7 +200,7 @@ impl Service {
                 AtPath::Preflight(answer) => Ok(Begun::Answered(answer)),
                 AtPath::Call(admitted) => {
                     let body = request.into_body();
-                    Ok(Begun::Call(EndpointCall::new(shared, admitted, head, endpoint, peer, body)))
+                    Ok(Begun::Call(EndpointCall::new(shared, admitted, head, endpoint, remote.client, body)))
                 }
             },
             Endpoint::Files { mount, below } => {
