@@ -101,7 +101,7 @@ impl Port {
                 );
             }
             ServedEndpoints::Everything => {
-                let limit = shared.config.http.connections_max;
+                let limit = shared.config.get().http.connections_max;
                 tracing::warn!(
                     limit,
                     suppressed,
@@ -192,7 +192,7 @@ async fn converse(
     let of_connection = Remote::of_socket(stream.socket().peer_addr().ok(), named);
     let router = Arc::new(RequestRouter::new(Arc::clone(shared), may_upgrade, of_connection));
     let connection =
-        HttpConnection::new(stream, received, Arc::clone(&router), &shared.config.http, permit, of_address);
+        HttpConnection::new(stream, received, Arc::clone(&router), &shared.config.get().http, permit, of_address);
     let service = Service { shared: Arc::clone(shared), router, served, has_permit };
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder

@@ -20,6 +20,7 @@ use super::{bodies::Bodies, permits::Farewells, publisher::Publisher};
 use crate::{
     auth::{Credentials, Identity},
     config::Config,
+    current::Current,
     endpoints::{Denied, Endpoint, Endpoints, Intent},
     handover::{AddressPermit, Addresses, HandedOff},
     metrics::{self, BackendInfo, Counter, Counters},
@@ -31,9 +32,11 @@ use crate::{
 /// The state that all connections of the control thread share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) config: Arc<Config>,
+    /// The settings, which a connection or a request reads once for each decision.
+    pub(super) config: Current<Config>,
     pub(super) publisher: Publisher,
-    pub(super) endpoints: Arc<Endpoints>,
+    /// The endpoints by their paths, which a request reads once.
+    pub(super) endpoints: Current<Endpoints>,
     pub(super) returns: Vec<mpsc::Sender<HandedOff>>,
     pub(super) shards: Vec<Arc<Counters>>,
     pub(super) counters: Arc<Counters>,
@@ -65,18 +68,19 @@ impl Shared {
         drop(self.leaving.clone().wait_for(|&is_leaving| is_leaving).await);
     }
 
-    /// Authorizes a request at its endpoint, and returns the identity of its sender.
+    /// Authorizes a request at its endpoint of a table, and returns the identity of its sender.
     ///
     /// # Errors
     ///
     /// The answer that refuses it.
     pub(super) fn authorize(
         &self,
+        endpoints: &Endpoints,
         credentials: &Credentials<'_>,
         intent: Intent,
         endpoint: &Endpoint,
     ) -> Result<Option<Identity>, Refusal> {
-        self.refused(self.endpoints.authorize(credentials, intent, endpoint))
+        self.refused(endpoints.authorize(credentials, intent, endpoint))
     }
 
     /// Returns the outcome of the judge with the answer that refuses a request. A panic of an authenticator is counted.
@@ -109,7 +113,7 @@ impl Shared {
     /// 429 if the address has as many connections as allowed.
     pub(super) fn admit_client(&self, client: SocketAddr) -> Result<Option<AddressPermit>, Refusal> {
         let Some(addresses) = &self.of_addresses else { return Ok(None) };
-        if self.config.trusted_proxies.include(client.ip()) {
+        if self.config.get().trusted_proxies.include(client.ip()) {
             return Ok(None);
         }
         let displaced = || self.counters.add(Counter::HttpDisplaced, 1);

@@ -173,7 +173,7 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) -> bool {
     let socket = Transport::accepted(socket);
     let admission = lobby.admit(&socket);
     let has_room = admission.is_ok();
-    if let Err(error) = net::prepare_connection(socket.socket(), lobby.config.send_buffer_bytes) {
+    if let Err(error) = net::prepare_connection(socket.socket(), lobby.config.get().send_buffer_bytes) {
         tracing::debug!(%error, "the client left before it was served");
         return has_room;
     }

@@ -31,7 +31,7 @@ fn addresses() -> Script<String> {
 #[test]
 fn handlers_see_the_client_and_the_proxy() {
     let forgets = RouteOptions::new().forget_request();
-    let routes = builder(1).route("/kept", addresses()).route_with("/forgotten", forgets, addresses());
+    let routes = builder(1).route("/kept", addresses()).route_with("/forgotten", addresses(), forgets);
     let server = Live::start(routes.settings(|settings| {
         settings.trusted_proxies = Some(vec!["127.0.0.1".parse().unwrap(), "10.0.0.0/8".parse().unwrap()]);
         settings.client_address = ClientAddress::Forwarded;
