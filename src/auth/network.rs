@@ -11,8 +11,8 @@ use crate::proto::Refusal;
 /// 403.
 ///
 /// The address of an IPv4 client counts as IPv4 even if the client reached an IPv6 socket. So `0.0.0.0/0` is all of
-/// IPv4, and `::/0` all of IPv6. Behind a proxy every request has the proxy's address, unless the server trusts the proxy
-/// to name the client's ([`TrustedProxies`](super::TrustedProxies)).
+/// IPv4, and `::/0` all of IPv6. Behind a proxy every request has the proxy's address, unless the server trusts the
+/// proxy to name the client's ([`TrustedProxies`](super::TrustedProxies)).
 ///
 /// ```
 /// use ringhub::auth::Network;

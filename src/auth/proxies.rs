@@ -79,9 +79,9 @@ impl TrustedProxies {
 
     /// Returns the other side of a request, where the proxies on its way may name it.
     ///
-    /// A list of nodes is read from its end, since each proxy appends its own client. Every trusted proxy vouches for the
-    /// node before its own. So the first node that is no trusted proxy is the client. The list ends early at a node that
-    /// is no address, and the last node before it is the client.
+    /// A list of nodes is read from its end, since each proxy appends its own client. Every trusted proxy vouches for
+    /// the node before its own. So the first node that is no trusted proxy is the client. The list ends early at a node
+    /// that is no address, and the last node before it is the client.
     pub(crate) fn remote(&self, of_connection: Remote, head: &RequestHead) -> Remote {
         let Some(peer) = of_connection.client else { return of_connection };
         if self.named_by == ClientAddress::None || !self.include(peer.ip()) {

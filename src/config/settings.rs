@@ -238,8 +238,8 @@ settings! {
 
     "Proxies" {
         /// Addresses and networks of the proxies in front, such as 10.0.0.0/8 or 192.0.2.1. They are believed when they
-        /// name the address of a client, which logs, network rules and limits of addresses then see. Any machine in them
-        /// can take any address.
+        /// name the address of a client, which logs, network rules and limits of addresses then see. Any machine in
+        /// them can take any address.
         trusted_proxies: Option<Vec<AddressRange>>, NETWORK,
         Otherwise { words: "none, and no header line is read", example: "10.0.0.0/8", effective: UNSET };
 

@@ -25,8 +25,8 @@ impl Config {
         let of_pages = self.routes.iter().filter_map(|route| route.warn_of_pages(&self.access.origins));
         let of_tokens = self.hubs().flat_map(|route| route.warn_of_tokens(&self.access));
         let everybody = self.trusted_proxies.include_everybody().then(|| {
-            "trusted_proxies includes every address: whoever reaches the server takes any address by a header line; name \
-             the addresses of the proxies alone"
+            "trusted_proxies includes every address: whoever reaches the server takes any address by a header line; \
+             name the addresses of the proxies alone"
                 .into()
         });
         few.into_iter()

@@ -58,8 +58,8 @@ impl RouteOptions {
     }
 
     /// Sets the subprotocols in order of preference. The first that a client offers is chosen; a client that offers
-    /// none of them is served without a subprotocol (RFC 6455 4.2.2), unless [`RouteOptions::require_protocol`]. `*`, as
-    /// the last one, stands for the first subprotocol that a client offers, whatever its name.
+    /// none of them is served without a subprotocol (RFC 6455 4.2.2), unless [`RouteOptions::require_protocol`]. `*`,
+    /// as the last one, stands for the first subprotocol that a client offers, whatever its name.
     #[must_use]
     pub fn protocols<'a>(mut self, protocols: impl IntoIterator<Item = &'a str>) -> Self {
         self.protocols = protocols.into_iter().map(Into::into).collect();

@@ -1,9 +1,7 @@
 //! The addresses that proxies name in header lines: `X-Forwarded-For`, and `Forwarded` (RFC 7239).
 
-use std::{
-    borrow::Cow,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::borrow::Cow;
 
 use super::{headers::Headers, syntax::is_token};
 
@@ -41,7 +39,7 @@ fn elements<'a>(headers: &'a Headers, name: &str) -> impl Iterator<Item = &'a [u
     elements.filter(|element| !element.is_empty()).take(NODES_MAX)
 }
 
-/// Splits a list before its last element. A comma in a quoted string, as it is seen from the end, is part of an element.
+/// Splits a list before its last element. A comma in a quoted string, seen from the end, is part of an element.
 fn split_last(list: &[u8]) -> (Option<&[u8]>, &[u8]) {
     let mut is_quoted = false;
     for (at, octet) in list.iter().enumerate().rev() {

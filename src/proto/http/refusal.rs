@@ -60,8 +60,8 @@ impl Refusal {
         Self::new(405, format!("this path takes {allowed}")).header("Allow", allowed)
     }
 
-    /// Returns a 429 for an address with too many connections (RFC 6585 4). 503 would let its client take the server for
-    /// an overloaded one.
+    /// Returns a 429 for an address with too many connections (RFC 6585 4). 503 would let its client take the server
+    /// for an overloaded one.
     pub(crate) fn too_many_of_address() -> Self {
         Self::new(429, "there are as many connections from one address as this server allows")
             .header("Retry-After", "1")
