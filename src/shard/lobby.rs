@@ -14,9 +14,8 @@ use tokio::sync::Notify;
 
 use super::{arrival::Arrival, refusals::Refusals, warnings::Warnings};
 use crate::{
-    auth::{Credentials, Identity},
     config::Config,
-    endpoints::{Denied, Endpoint, Endpoints, Intent},
+    endpoints::{Denied, Endpoints},
     handler::ShardRoute,
     handover::{AddressPermit, ControlHandoff, Network, SocketPermits, Sockets},
     metrics::{Counter, Counters},
@@ -143,24 +142,13 @@ impl Lobby {
         Lobby { warnings, backend, ..self }
     }
 
-    /// Judges whether the sender of a request may use an endpoint as it intends, and returns the identity that the
-    /// endpoint's authenticator has found.
-    ///
-    /// # Errors
-    ///
-    /// The answer that refuses the request.
-    pub(super) fn authorize(
-        &self,
-        credentials: &Credentials<'_>,
-        intent: Intent,
-        endpoint: &Endpoint,
-    ) -> Result<Option<Identity>, Refusal> {
-        self.endpoints.authorize(credentials, intent, endpoint).map_err(|denied| {
-            if denied == Denied::Panicked {
-                self.counters.add(Counter::HandlerPanics, 1);
-            }
-            denied.into()
-        })
+    /// Returns the answer that refuses a request which the judge has not admitted. A panic of an authenticator is
+    /// counted.
+    pub(super) fn refusal(&self, denied: Denied) -> Refusal {
+        if matches!(denied, Denied::Panicked) {
+            self.counters.add(Counter::HandlerPanics, 1);
+        }
+        denied.into()
     }
 
     /// Returns a number for an opening request.
