@@ -20,6 +20,7 @@ use super::{bodies::Bodies, permits::Farewells, publisher::Publisher};
 use crate::{
     auth::{Answers, Credentials, Identity},
     config::Config,
+    current::Current,
     endpoints::{Denied, Endpoint, Endpoints, Intent, until_decided},
     handover::HandedOff,
     metrics::{self, BackendInfo, Counter, Counters},
@@ -30,9 +31,11 @@ use crate::{
 /// The state that all connections of the control thread share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) config: Arc<Config>,
+    /// The settings, which a connection or a request reads once for each decision.
+    pub(super) config: Current<Config>,
     pub(super) publisher: Publisher,
-    pub(super) endpoints: Arc<Endpoints>,
+    /// The endpoints by their paths, which a request reads once.
+    pub(super) endpoints: Current<Endpoints>,
     pub(super) returns: Vec<mpsc::Sender<HandedOff>>,
     pub(super) shards: Vec<Arc<Counters>>,
     pub(super) counters: Arc<Counters>,
@@ -61,7 +64,7 @@ impl Shared {
         drop(self.leaving.clone().wait_for(|&is_leaving| is_leaving).await);
     }
 
-    /// Authorizes a request at its endpoint, and returns the identity of its sender. The judge may have to wait. A
+    /// Authorizes a request at its endpoint of a table, and returns the identity of its sender. The judge may have to wait. A
     /// client that leaves meanwhile is noticed only when it gets its answer, since a client may end its side of the
     /// connection after its request.
     ///
@@ -70,14 +73,15 @@ impl Shared {
     /// The answer that refuses it.
     pub(super) async fn authorize(
         &self,
+        endpoints: &Endpoints,
         credentials: &Credentials<'_>,
         intent: Intent,
         endpoint: &Endpoint,
     ) -> Result<Option<Identity>, Refusal> {
         let answers = Answers::default();
         let credentials = credentials.with_answers(&answers);
-        let ask = || self.endpoints.authorize(&credentials, intent, endpoint);
-        self.refused(until_decided(self.endpoints.wait_max(), pending(), ask).await)
+        let ask = || endpoints.authorize(&credentials, intent, endpoint);
+        self.refused(until_decided(endpoints.wait_max(), pending(), ask).await)
     }
 
     /// Returns the outcome of the judge with the answer that refuses a request.

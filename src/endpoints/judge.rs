@@ -5,12 +5,13 @@
 use std::{
     future::{Future, pending},
     pin::Pin,
-    sync::{Arc, OnceLock, Weak},
+    sync::{Arc, OnceLock},
 };
 
 use super::{Denied, Endpoints, http::PublishGrant, intent::Intent, waiting::until_decided};
 use crate::{
     auth::{Answers, Credentials},
+    current::{Current, WeakCurrent},
     handler::{Connection, OpeningRequest},
     hub::TopicName,
     proto::Refusal,
@@ -22,7 +23,7 @@ use crate::{
 /// A handler of a surface has to ask the judge about every topic that a client names, and gives it the client's
 /// connection, whose route keeps its opening requests.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Judge(Arc<OnceLock<Weak<Endpoints>>>);
+pub(crate) struct Judge(Arc<OnceLock<WeakCurrent<Endpoints>>>);
 
 /// The decision of the judge about a topic in a message.
 pub(crate) enum Judged<T> {
@@ -37,10 +38,10 @@ pub(crate) enum Judged<T> {
 pub(crate) type Judging<T> = Pin<Box<dyn Future<Output = Result<T, Refusal>>>>;
 
 impl Judge {
-    /// Lets the judge decide by a table. The handlers in the table keep the judge, so the judge does not keep the
-    /// table.
-    pub(crate) fn decide_by(&self, endpoints: &Arc<Endpoints>) {
-        assert!(self.0.set(Arc::downgrade(endpoints)).is_ok(), "a server has one table of endpoints");
+    /// Lets the judge decide by the table that is current at each question. The handlers in the table keep the judge,
+    /// so the judge does not keep the table.
+    pub(crate) fn decide_by(&self, endpoints: &Current<Endpoints>) {
+        assert!(self.0.set(endpoints.downgrade()).is_ok(), "a server has one current table of endpoints");
     }
 
     /// Returns the topic that a client means by a name in a message: the prefix of the route's topics, then the name.
@@ -108,7 +109,7 @@ impl Judge {
     }
 
     fn endpoints(&self) -> Result<Arc<Endpoints>, Refusal> {
-        self.0.get().and_then(Weak::upgrade).ok_or_else(Refusal::leaving)
+        self.0.get().and_then(WeakCurrent::get).ok_or_else(Refusal::leaving)
     }
 }
 

@@ -11,7 +11,7 @@ use super::session::length_prefixed::LengthPrefixed;
 use super::{lobby::Lobby, session::Session};
 use crate::{
     auth::{Answers, Credentials, Identity},
-    endpoints::{Denied, Endpoint, Intent, until_decided},
+    endpoints::{Denied, Endpoint, Endpoints, Intent, until_decided},
     handler::{Opened, OpeningRequest, Panicked, Profile, ProtocolChoice, Response, Route},
     hub::{SubscribeOptions, TopicName},
     metrics::Counter,
@@ -54,12 +54,13 @@ impl From<Refusal> for NotOpened {
 
 /// Judges a request for a WebSocket.
 pub(super) async fn judge(lobby: &Lobby, socket: &Rc<Transport>, head: RequestHead) -> Result<Accepted, NotOpened> {
-    let endpoint = lobby.endpoints.resolve(&head)?;
-    let Some((number, path, openings)) = lobby.endpoints.openings(&endpoint) else {
-        return Err(lobby.endpoints.no_websocket_at(head.path()).into());
+    let endpoints = lobby.endpoints.get();
+    let endpoint = endpoints.resolve(&head)?;
+    let Some((number, path, openings)) = endpoints.openings(&endpoint) else {
+        return Err(endpoints.no_websocket_at(head.path()).into());
     };
-    let (at, parameters) = (path.route, lobby.endpoints.parameters(number, &head));
-    let route = &lobby.endpoints.routes()[at];
+    let (at, parameters) = (path.route, endpoints.parameters(number, &head));
+    let route = &endpoints.routes()[at];
     let upgrade = Upgrade::from_request(&head).map_err(|error| Response::from(error.refusal()))?;
     check_leaving(lobby)?;
     let intent = openings.intent(&head)?;
@@ -69,7 +70,7 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<Transport>, head: RequestHe
     let span = tracing::info_span!("opening", request = id, peer = peer.map(display), path = head.path());
     let answers = Answers::default();
     let credentials = Credentials::new(&head, peer).with_answers(&answers);
-    let identity = admit(lobby, socket, &credentials, intent, &endpoint).instrument(span.clone()).await?;
+    let identity = admit(lobby, &endpoints, socket, &credentials, intent, &endpoint).instrument(span.clone()).await?;
     let protocol = choose_protocol(route, &upgrade)?;
     let local = net::local(&**socket);
     let listener = local.and_then(|local| lobby.addresses.iter().position(|&address| serves(address, local)));
@@ -89,7 +90,7 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<Transport>, head: RequestHe
     let mut opened = call_handler(lobby, socket, at, &request).instrument(span.clone()).await?;
     // The server may have begun to leave meanwhile.
     check_leaving(lobby)?;
-    let limits = limits_of_topic(lobby.endpoints.message_bytes_max(&endpoint), &route.rules.limits);
+    let limits = limits_of_topic(endpoints.message_bytes_max(&endpoint), &route.rules.limits);
     let (profile, answer) = span.in_scope(|| complete(route, &upgrade, request, &mut opened))?;
     let session = Session::web_socket();
     #[cfg(test)]
@@ -101,13 +102,14 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<Transport>, head: RequestHe
 /// an opening request. A client that leaves meanwhile ends the wait.
 async fn admit(
     lobby: &Lobby,
+    endpoints: &Endpoints,
     socket: &Transport,
     credentials: &Credentials<'_>,
     intent: Intent,
     endpoint: &Endpoint,
 ) -> Result<Option<Identity>, NotOpened> {
-    let ask = || lobby.endpoints.authorize(credentials, intent, endpoint);
-    until_decided(lobby.config.handshake_timeout, left(socket), ask).await.map_err(|denied| match denied {
+    let ask = || endpoints.authorize(credentials, intent, endpoint);
+    until_decided(endpoints.wait_max(), left(socket), ask).await.map_err(|denied| match denied {
         Denied::Later(_) | Denied::Undecided => NotOpened::Undecided,
         Denied::Left => NotOpened::Left,
         Denied::Refused(_) | Denied::Panicked => lobby.refusal(denied).into(),
@@ -203,7 +205,7 @@ async fn call_handler(
     });
     let outcome = tokio::select! {
         biased;
-        outcome = tokio::time::timeout(lobby.config.handshake_timeout, decision) => outcome,
+        outcome = tokio::time::timeout(lobby.config.get().handshake_timeout, decision) => outcome,
         () = left(socket) => return Err(NotOpened::Left),
     };
     if has_waited && net::has_left(socket) {
