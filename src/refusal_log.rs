@@ -38,6 +38,7 @@ pub(crate) fn counter_of(status: u16, cause: RefusalCause, is_leaving: bool) -> 
         (503, _) if is_leaving => Counter::RefusedLeaving,
         (_, RefusalCause::Limit) => Counter::RefusedLimit,
         (_, RefusalCause::Address) => Counter::RefusedAddress,
+        (_, RefusalCause::Undecided) => Counter::RefusedUndecided,
         (_, RefusalCause::OfStatus) => Counter::refused(status),
     }
 }
@@ -58,6 +59,7 @@ mod tests {
         check(Refusal::not_now("full"), false, Counter::RefusedLimit);
         check(Refusal::not_now("full"), true, Counter::RefusedLeaving);
         check(Refusal::leaving(), true, Counter::RefusedLeaving);
+        check(Refusal::undecided(), false, Counter::RefusedUndecided);
         // As of an authenticator.
         check(Refusal::new(503, "later"), false, Counter::RefusedOther);
         check(Refusal::new(503, "later"), true, Counter::RefusedLeaving);

@@ -125,7 +125,7 @@ async fn open(
             refuse_opening(lobby, socket, refused, cause_of(lobby, &response, cause), &response).await;
         }
         Err(NotOpened::Undecided) => {
-            let response = Response::from(Refusal::not_now("the decision about this request took too long"));
+            let response = Response::from(Refusal::undecided());
             refuse_opening(lobby, socket, refused, Counter::RefusedUndecided, &response).await;
         }
         Err(NotOpened::Left) => {
@@ -208,8 +208,9 @@ fn is_for_metrics(lobby: &Lobby, endpoints: &Endpoints, head: &RequestHead) -> b
 fn refused_metrics(lobby: &Lobby, endpoints: &Endpoints, of_connection: Remote, head: &RequestHead) -> Option<Bytes> {
     let remote = lobby.config.get().trusted_proxies.remote(of_connection, head);
     let endpoint = Endpoint::Metrics;
-    let refusal =
-        lobby.authorize(endpoints, &Credentials::new(head, remote.client), Intent::ReadMetrics, &endpoint).err()?;
+    // No gate of its own stands before the metrics, so nobody has to wait here.
+    let judged = endpoints.authorize(&Credentials::new(head, remote.client), Intent::ReadMetrics, &endpoint);
+    let refusal = lobby.refusal(judged.err()?);
     let (peer, proxy, status) = (remote.client.map(display), remote.proxy.map(display), refusal.status);
     let counter = counter_of(status, refusal.cause, lobby.is_leaving());
     tracing::debug!(peer, proxy, status, cause = counter.cause(), path = head.path(), "refused");

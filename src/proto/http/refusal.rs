@@ -37,6 +37,8 @@ pub(crate) enum RefusalCause {
     Limit,
     /// A limit for one address is reached.
     Address,
+    /// The decision about the request took too long.
+    Undecided,
 }
 
 impl Refusal {
@@ -53,6 +55,11 @@ impl Refusal {
     /// Gives the refusal another cause.
     pub(crate) fn because(self, cause: RefusalCause) -> Self {
         Self { cause, ..self }
+    }
+
+    /// Returns the refusal of a request whose judge had to wait for too long.
+    pub(crate) fn undecided() -> Self {
+        Self::not_now("the decision about this request took too long").because(RefusalCause::Undecided)
     }
 
     /// Returns a 405 with the methods that the path takes (RFC 9110 15.5.6).
