@@ -63,7 +63,11 @@ macro_rules! counters {
 const PREFIX: &str = "ringhub_";
 
 /// The help texts of families with several counters.
-const FAMILIES: &[(&str, &str)] = &[("refused_total", "Requests refused, by cause.")];
+const FAMILIES: &[(&str, &str)] = &[
+    ("refused_total", "Requests refused, by cause."),
+    ("throttled_total", "Times a connection was not received from because it was over a rate, by rate."),
+    ("rate_closed_total", "Connections closed with 1008 because they were over a rate for too long, by rate."),
+];
 
 /// Upper bounds of the buckets of turn lengths, in microseconds.
 pub const TURN_BOUNDS_US: [u64; 9] = [10, 40, 160, 640, 2_500, 10_000, 40_000, 160_000, 640_000];
@@ -209,6 +213,16 @@ counters! {
     ReceivePaused "receive_paused_total" "turns" Counter Shard;
     /// Times a connection was parked, since its client did not take its output.
     Parked "parked_total" "times" Counter Shard;
+    /// Connections that are not received from now because they are over a rate.
+    ConnectionsThrottled "connections_throttled" "connections" Gauge Shard;
+    /// Times a connection was not received from because it had sent more messages than its rate.
+    ThrottledMessages "throttled_total{rate=\"messages\"}" "times" Counter Shard;
+    /// Times a connection was not received from because it had sent more bytes than its rate.
+    ThrottledBytes "throttled_total{rate=\"bytes\"}" "times" Counter Shard;
+    /// Connections closed with 1008 because they were over their rate of messages for too long.
+    RateClosedMessages "rate_closed_total{rate=\"messages\"}" "connections" Counter Shard;
+    /// Connections closed with 1008 because they were over their rate of bytes for too long.
+    RateClosedBytes "rate_closed_total{rate=\"bytes\"}" "connections" Counter Shard;
     /// Times a connection was not received from because a home that its messages go to was behind.
     AwaitedHome "awaited_home_total" "times" Counter Shard;
     /// Times a connection was not received from because the topic that its messages go to had gathered its share of

@@ -14,6 +14,7 @@ use crate::{
     auth::{Access, Origins, Tokens},
     error::{ConfigError, ConfigErrors},
     proto::{KeepAlive, MessageLimits},
+    rates::InputRates,
     sys,
 };
 
@@ -190,6 +191,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         count => Ok(count),
     });
     let message_ticks_max = faults.keep(ticks("message_timeout", settings.message_timeout));
+    let rate_ticks_max = faults.keep(ticks("rate_timeout", settings.rate_timeout));
     // The limits below depend on `message`.
     let message = faults.keep(size_within("max_message", settings.max_message, 1, Limits::MESSAGE_BYTES_MAX))?;
     let frame = faults.keep(frame_bytes_max(settings, message));
@@ -217,6 +219,8 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         gathered_bytes_max: gathered? as usize,
         unfinished_bytes_max: unfinished? as usize,
         message_ticks_max: message_ticks_max?,
+        input_rates: InputRates { messages: settings.max_message_rate.0, bytes: settings.max_byte_rate.0 },
+        rate_ticks_max: rate_ticks_max?,
         topics_idle_max: settings.max_idle_topics,
     })
 }

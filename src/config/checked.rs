@@ -10,6 +10,7 @@ use super::{
 use crate::{
     auth::Access,
     proto::{KeepAlive, MessageLimits},
+    rates::InputRates,
 };
 
 /// Checked settings of a server.
@@ -114,6 +115,12 @@ pub struct Limits {
     /// Ticks that a message may take from its first byte on; 0 for any number. Beyond it the connection is closed with
     /// 1008.
     pub message_ticks_max: u32,
+    /// The rates of what a client sends on one connection. Beyond one of them the connection is not received from until
+    /// the rate allows it. A connection of a route with rates costs 32 bytes more.
+    pub(crate) input_rates: InputRates,
+    /// Ticks for which a connection may be over its rates without a break; 0 for any number. Beyond it the connection
+    /// is closed with 1008.
+    pub rate_ticks_max: u32,
     /// Topics that no connection subscribes or publishes to, but whose offsets each shard remembers. Beyond it the
     /// topic at the front of the queue of idle topics is forgotten; when it is used again it has a new epoch. Each
     /// topic costs some 300 bytes.

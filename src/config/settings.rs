@@ -8,6 +8,7 @@ use super::{
     checked::{Config, Limits},
     listen::ListenAddress,
     quantities::{Size, Time},
+    rates::{ByteRateLimit, RateLimit},
     toml::quoted,
     values::{CpuList, Fault, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets, Shape, Value},
 };
@@ -344,6 +345,20 @@ settings! {
         /// Bytes of an answer that a client has to take in a second, on average over --body-timeout, while the server
         /// waits for the client. Below it the connection is reset; with 0, one byte in each --body-timeout is enough.
         min_rate: Size, SIZE ["0 or more"], Is("1KiB");
+    }
+
+    "Rates" {
+        /// Messages from one connection, such as 100/s or 30/m burst 5; each ping and each pong counts as one. Beyond
+        /// it the connection is not read until the rate allows it.
+        max_message_rate: RateLimit, RATE, Is("off");
+
+        /// Bytes from one connection, such as 64KiB/s or 1MiB/s burst 8MiB. Beyond it the connection is not read until
+        /// the rate allows it.
+        max_byte_rate: ByteRateLimit, RATE, Is("off");
+
+        /// Time for which a connection may be over its rates, without a break of more than a second; 0 is any time.
+        /// Beyond it: close 1008.
+        rate_timeout: Time, TIME ["0 to 8784h"], Is("30s");
     }
 
     "Times" {
