@@ -66,6 +66,7 @@ const PREFIX: &str = "ringhub_";
 const FAMILIES: &[(&str, &str)] = &[
     ("refused_total", "Requests refused, by cause."),
     ("throttled_total", "Times a connection was not received from because it was over a rate, by rate."),
+    ("rate_refused_total", "Requests refused with 429 because their sender was over a rate, by rate."),
     ("rate_closed_total", "Connections closed with 1008 because they were over a rate for too long, by rate."),
 ];
 
@@ -137,6 +138,9 @@ counters! {
     RefusedTooLarge "refused_total{cause=\"too_large\"}" "requests" Counter ShardAndControl;
     /// Requests refused because their path needs an upgrade to a WebSocket, and they have none or another (426).
     RefusedUpgrade "refused_total{cause=\"upgrade\"}" "requests" Counter ShardAndControl;
+    /// Requests refused because their sender came too often (429): opening requests on shards, messages to publish on
+    /// the control thread.
+    RefusedRate "refused_total{cause=\"rate\"}" "requests" Counter ShardAndControl;
     /// Requests refused because their handler took too long to decide about them (503).
     RefusedUndecided "refused_total{cause=\"undecided\"}" "requests" Counter Shard;
     /// Requests refused for any other reason.
@@ -223,6 +227,16 @@ counters! {
     RateClosedMessages "rate_closed_total{rate=\"messages\"}" "connections" Counter Shard;
     /// Connections closed with 1008 because they were over their rate of bytes for too long.
     RateClosedBytes "rate_closed_total{rate=\"bytes\"}" "connections" Counter Shard;
+    /// Opening requests refused because their address made more than its rate.
+    LimitedHandshakes "rate_refused_total{rate=\"handshakes\"}" "requests" Counter Shard;
+    /// Messages to publish by HTTP refused because their address published more than its rate.
+    LimitedPublishesOfAddress "rate_refused_total{rate=\"publishes_of_address\"}" "requests" Counter Control;
+    /// Messages to publish by HTTP refused because their identity published more than its rate.
+    LimitedPublishesOfIdentity "rate_refused_total{rate=\"publishes_of_identity\"}" "requests" Counter Control;
+    /// Messages to publish by HTTP refused because their token published more than its rate.
+    LimitedPublishesOfToken "rate_refused_total{rate=\"publishes_of_token\"}" "requests" Counter Control;
+    /// Times accepting paused because sockets came faster than their rate.
+    AcceptThrottled "accept_throttled_total" "pauses" Counter Shard;
     /// Times a connection was not received from because a home that its messages go to was behind.
     AwaitedHome "awaited_home_total" "times" Counter Shard;
     /// Times a connection was not received from because the topic that its messages go to had gathered its share of
@@ -277,6 +291,7 @@ impl Counter {
             408 => Counter::RefusedTimeout,
             413 => Counter::RefusedTooLarge,
             426 => Counter::RefusedUpgrade,
+            429 => Counter::RefusedRate,
             _ => Counter::RefusedOther,
         }
     }

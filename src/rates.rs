@@ -1,8 +1,11 @@
 //! Rates: how much may come in a period, and how much at once; and the buckets that tell whether more has come.
 
+mod table;
+
 use std::{num::NonZeroU64, time::Duration};
 
 use crate::proto::Millis;
+pub(crate) use table::{KEY_BYTES, KEYS_MAX, RateTable};
 
 /// A rate of messages, bytes, requests or the like: how many in a second, a minute or an hour, and how many at once.
 ///
@@ -45,6 +48,14 @@ impl Rate {
         Rate::new(self.count, self.period, burst)
     }
 
+    /// Returns the part of the rate that each of `parts` has. A part has a burst of one at least.
+    #[must_use]
+    pub(crate) fn part(self, parts: NonZeroU64) -> Rate {
+        let period = self.period.saturating_mul(parts.get().try_into().unwrap_or(u32::MAX));
+        let burst = NonZeroU64::new(self.burst() / parts).unwrap_or(NonZeroU64::MIN);
+        Rate::new(self.count, period, burst)
+    }
+
     /// Returns how many may come in a period.
     #[must_use]
     pub fn count(&self) -> u64 {
@@ -84,6 +95,26 @@ impl InputRates {
     pub(crate) fn has_any(&self) -> bool {
         self.messages.is_some() || self.bytes.is_some()
     }
+}
+
+/// The rates of messages that are published by HTTP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct PublishRates {
+    /// Of each address, or each /64 of IPv6.
+    pub(crate) of_address: Option<Rate>,
+    /// Of each identity that an authenticator has found.
+    pub(crate) of_identity: Option<Rate>,
+    /// Of each bearer token that requests show.
+    pub(crate) of_token: Option<Rate>,
+}
+
+/// The rates at which clients come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct ArrivalRates {
+    /// Opening requests of each address, or each /64 of IPv6.
+    pub(crate) handshakes: Option<Rate>,
+    /// Accepted sockets of a shard.
+    pub(crate) accepts: Option<Rate>,
 }
 
 /// A bucket of one rate: GCRA, the generic cell rate algorithm, whose whole state is one time. A new bucket is full.
@@ -183,6 +214,13 @@ mod tests {
         bucket.charge(&rate, Millis(0), 64_000);
         assert!(bucket.is_empty(&rate, Millis(63_000)) && !bucket.is_empty(&rate, Millis(63_001)));
         assert_eq!(bucket.due(&rate, 1), Millis(63_001));
+    }
+
+    #[test]
+    fn parts_of_a_rate_make_the_whole() {
+        let three = NonZeroU64::new(3).expect("not zero");
+        assert_eq!(rate(100, 1, 50).part(three), rate(100, 3, 16));
+        assert_eq!(rate(100, 1, 2).part(three), rate(100, 3, 1));
     }
 
     /// More than a bucket ever holds is given from a full bucket.

@@ -2,7 +2,7 @@
 
 use std::{fmt, num::NonZeroU64, str::FromStr, time::Duration};
 
-use super::{checked::Limits, quantities::Size};
+use super::quantities::Size;
 use crate::rates::Rate;
 
 /// A limit of messages, requests or the like by a rate, or none: `100/s`, `30/m burst 5`, `off`. The periods are `s`,
@@ -69,10 +69,10 @@ fn read(text: &str, number: impl Fn(&str) -> Option<u64>, example: &str) -> Resu
         let count = number(word.trim()).ok_or_else(bad)?;
         let count =
             NonZeroU64::new(count).ok_or_else(|| format!("{text:?} lets nothing through; off sets no limit"))?;
-        if count.get() <= Limits::SIZE_MAX {
+        if count.get() <= NUMBER_MAX {
             return Ok(count);
         }
-        Err(format!("{text:?} has a number above {}", Limits::SIZE_MAX))
+        Err(format!("{text:?} has a number above {NUMBER_MAX}"))
     };
     let count = read(count)?;
     let burst = burst.map_or(Ok(count), read)?;
@@ -89,6 +89,9 @@ fn show<T: fmt::Display>(rate: Option<&Rate>, f: &mut fmt::Formatter<'_>, number
     }
     if rate.burst() == rate.count() { Ok(()) } else { write!(f, " burst {}", number(rate.burst())) }
 }
+
+/// The largest number of a rate: more than any machine needs, as of every size.
+const NUMBER_MAX: u64 = 1 << 40;
 
 /// The names of the periods, and their lengths in seconds.
 const PERIODS: [(&str, u64); 3] = [("s", 1), ("m", 60), ("h", 3_600)];

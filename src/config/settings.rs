@@ -359,6 +359,25 @@ settings! {
         /// Time for which a connection may be over its rates, without a break of more than a second; 0 is any time.
         /// Beyond it: close 1008.
         rate_timeout: Time, TIME ["0 to 8784h"], Is("30s");
+
+        /// Messages that one address, or one /64 of IPv6, publishes by HTTP. Beyond it: 429, with the time to wait.
+        max_publish_rate_per_address: RateLimit, RATE, Is("off");
+
+        /// Messages that one identity publishes by HTTP: the name that an authenticator of the route has found. Beyond
+        /// it: 429.
+        max_publish_rate_per_identity: RateLimit, RATE, Is("off");
+
+        /// Messages that requests with one bearer token publish by HTTP. Where no token is needed to publish, a client
+        /// may show any. Beyond it: 429.
+        max_publish_rate_per_token: RateLimit, RATE, Is("off");
+
+        /// Opening requests for WebSockets of one address, or one /64 of IPv6, over all shards. Beyond it: 429, with
+        /// the time to wait.
+        max_handshake_rate: RateLimit, RATE, Is("off");
+
+        /// Sockets that the server accepts, whatever their addresses; each shard has an equal part. Beyond it sockets
+        /// wait in the kernel's queue, those for the server's health too.
+        max_accept_rate: RateLimit, RATE, Is("off");
     }
 
     "Times" {

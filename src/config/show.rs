@@ -155,8 +155,9 @@ const EXAMPLE_ROUTES: &str = r#"
 # of your own pages.
 #
 # allowed_origins, max_message, max_frame, max_fragments, max_message_rate, max_byte_rate,
-# ping_interval and pong_timeout are those above where they are not given. protocols are subprotocols, the best first; ping_payload is the
-# payload of pings, at most 125 bytes; with check_utf8 = false, texts need not be UTF-8.
+# ping_interval and pong_timeout are those above where they are not given. protocols are
+# subprotocols, the best first; ping_payload is the payload of pings, at most 125 bytes; with
+# check_utf8 = false, texts need not be UTF-8.
 #[[routes]]
 #match = "/t/{topic...}"
 #handler = "hub"
