@@ -77,6 +77,8 @@ pub(super) async fn judge(
     check_leaving(lobby)?;
     let intent = openings.intent(&head)?;
     let Remote { client: peer, proxy } = remote;
+    // The cheap check comes before those of tokens and passwords.
+    lobby.count_handshake(&Credentials::new(&head, peer))?;
     // The connection gets an id of its own only when the shard adopts it.
     let id = lobby.next_request();
     let (shown, of_proxy) = (peer.map(display), proxy.map(display));
