@@ -110,7 +110,13 @@ impl Shared {
     ///
     /// 429 with the time after which the sender may publish again.
     pub(super) fn count_publish(&self, sender: &Credentials<'_>, identity: Option<&Identity>) -> Result<(), Refusal> {
-        self.publish_buckets.count(&self.config.get().http.publish_rates, sender, identity, &self.counters)
+        let config = self.config.get();
+        let mut rates = config.http.publish_rates;
+        if sender.address().is_some_and(|address| config.trusted_proxies.include(address)) {
+            // The proxy has named nobody, and its address stands for many clients.
+            rates.of_address = None;
+        }
+        self.publish_buckets.count(&rates, sender, identity, &self.counters)
     }
 
     /// Returns the counter of a refusal.
@@ -121,7 +127,7 @@ impl Shared {
     /// Counts a refusal by its cause, and logs the cause unless a line about it was written a short time before.
     pub(super) fn note_cause(&self, cause: Counter, status: u16) {
         self.counters.add(cause, 1);
-        self.refusal_log.note(cause, Some(status));
+        self.refusal_log.note(cause, status);
     }
 
     /// Counts a request whose header lines have named its client, until the permit is dropped: among the connections of

@@ -50,5 +50,5 @@ mod unfinished;
 mod warnings;
 
 pub(crate) use driver::{ShardCommand, Start, run};
-pub(crate) use listener::{Listener, ListenerOwner};
+pub(crate) use listener::{Beginning, Listener, ListenerOwner};
 pub(crate) use warnings::Warnings;

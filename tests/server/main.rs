@@ -28,6 +28,7 @@ mod orphans;
 mod pages;
 mod places;
 mod proxies;
+mod proxy_protocol;
 mod raw_topics;
 mod routes;
 mod sandbox;
