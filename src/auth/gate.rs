@@ -27,7 +27,9 @@ impl Gate {
     /// 403 if `Origin` or `Sec-Fetch-Site` shows that the page is of another origin; otherwise the refusal of the
     /// authenticator.
     pub(crate) fn admit(&self, origins: &Origins, credentials: &Credentials<'_>) -> Result<Option<Identity>, Refusal> {
-        self.origins_or(origins).check(credentials.head)?;
+        let origins = self.origins_or(origins);
+        origins.check(credentials.head)?;
+        let credentials = &credentials.behind(origins);
         self.authenticator.as_ref().map(|authenticator| authenticator.authenticate(credentials)).transpose()
     }
 }
