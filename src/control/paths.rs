@@ -1,6 +1,6 @@
 //! Answers requests at the paths of routes: the checks in front of every endpoint, and then the endpoint.
 
-use std::{future::ready, net::SocketAddr, sync::Arc};
+use std::{future::ready, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -13,7 +13,9 @@ use super::{
 };
 use crate::{
     auth::{Credentials, Identity},
-    endpoints::{BodyLimit, Commands, Endpoint, HttpEndpoint, HttpRequest, Intent, PublishGrant, Publishing},
+    endpoints::{
+        BodyLimit, Commands, Denied, Endpoint, Endpoints, HttpEndpoint, HttpRequest, Intent, PublishGrant, Publishing,
+    },
     handler::Parameters,
     hub::{Publication, TopicName},
     proto::{HandshakeError, Refusal, RequestHead},
@@ -39,21 +41,25 @@ pub(super) struct Admitted {
 ///
 /// # Errors
 ///
-/// 503 while the server leaves, the refusal of a query or of the judge, 426 for a request that could have asked for a
-/// WebSocket, and 405 for a method that the path does not have.
-pub(super) fn begin(
+/// 503 while the server leaves, the refusal of a query or of the judge, 429 beyond a rate of messages, 426 for a
+/// request that could have asked for a WebSocket, and 405 for a method that the path does not have.
+pub(super) async fn begin(
     shared: &Shared,
+    endpoints: &Endpoints,
     number: usize,
     sender: &Credentials<'_>,
     endpoint: &Endpoint,
 ) -> Result<AtPath, Refusal> {
-    let (head, path) = (sender.head, &shared.endpoints.served_paths()[number]);
+    let (head, path) = (sender.head, &endpoints.served_paths()[number]);
     if let Some(row) = path.endpoint(head.method()) {
         if shared.is_leaving() {
             return Err(Refusal::leaving());
         }
         let intent = (row.intent)(head)?;
-        let identity = shared.authorize(sender, intent, endpoint)?;
+        let identity = shared.authorize(endpoints, sender, intent, endpoint).await?;
+        if endpoints.granted(intent, endpoint).is_some() {
+            shared.count_publish(sender, identity.as_ref())?;
+        }
         return Ok(AtPath::Call(Admitted { number, row, intent, identity }));
     }
     if head.method() == "OPTIONS" && !path.endpoints.is_empty() {
@@ -70,7 +76,7 @@ pub(super) fn begin(
     if let Some(read_intent) = path.openings.and_then(|openings| openings.intent) {
         // A browser hides the response to a failed opening handshake from its page, so the page can ask by this
         // request.
-        shared.authorize(sender, read_intent(head)?, endpoint)?;
+        shared.authorize(endpoints, sender, read_intent(head)?, endpoint).await?;
     }
     Err(HandshakeError::Upgrade.refusal())
 }
@@ -88,6 +94,7 @@ impl EndpointCall {
     /// Returns the call of an endpoint for an admitted request.
     pub(super) fn new(
         shared: &Arc<Shared>,
+        endpoints: Arc<Endpoints>,
         admitted: Admitted,
         head: RequestHead,
         endpoint: Endpoint,
@@ -95,7 +102,6 @@ impl EndpointCall {
         body: Incoming,
     ) -> EndpointCall {
         let Admitted { number, row, intent, identity } = admitted;
-        let endpoints = &shared.endpoints;
         let body_max = match row.body {
             BodyLimit::Nothing => None,
             BodyLimit::Message => {
@@ -105,6 +111,11 @@ impl EndpointCall {
         };
         let granted = endpoints.granted(intent, &endpoint);
         let path = &endpoints.served_paths()[number];
+        let commands = RequestCommands {
+            shared: Arc::clone(shared),
+            endpoints: Arc::clone(&endpoints),
+            identity: identity.clone(),
+        };
         let request = Box::new(HttpRequest {
             head,
             topic: endpoint.into_topic(),
@@ -115,7 +126,7 @@ impl EndpointCall {
             values: Arc::clone(&path.values),
             path: number,
             route: path.route,
-            commands: Arc::clone(shared) as Arc<dyn Commands>,
+            commands: Arc::new(commands),
         });
         EndpointCall { row, body_max, request, body }
     }
@@ -137,7 +148,15 @@ impl EndpointCall {
     }
 }
 
-impl Commands for Shared {
+/// The commands of an endpoint, by the table that holds for its request.
+struct RequestCommands {
+    shared: Arc<Shared>,
+    endpoints: Arc<Endpoints>,
+    /// The sender of the request.
+    identity: Option<Identity>,
+}
+
+impl Commands for RequestCommands {
     fn parameters(&self, path: usize, head: &RequestHead) -> Parameters {
         self.endpoints.parameters(path, head)
     }
@@ -146,15 +165,26 @@ impl Commands for Shared {
         self.endpoints.topic(route, name)
     }
 
-    fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Refusal> {
-        self.refused(self.endpoints.authorize_publish(sender, route, topic))
+    fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Denied> {
+        let grant = self.endpoints.authorize_publish(sender, route, topic)?;
+        // The endpoint publishes one message by the grant.
+        self.shared.count_publish(sender, self.identity.as_ref()).map_err(Denied::Refused)?;
+        Ok(grant)
+    }
+
+    fn refusal(&self, denied: Denied) -> Refusal {
+        self.shared.refusal_of(denied)
+    }
+
+    fn wait_max(&self) -> Duration {
+        self.endpoints.wait_max()
     }
 
     fn publish(&self, grant: PublishGrant, message: Publication) -> Publishing {
         if let Err(refusal) = grant.check(&message) {
             return Box::pin(ready(Err(refusal)));
         }
-        let publishing = self.publisher.publish_body(grant.into_topic(), message);
+        let publishing = self.shared.publisher.publish_body(grant.into_topic(), message);
         Box::pin(async move { publishing.await.map_err(refused) })
     }
 }

@@ -14,7 +14,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{rand::SystemRandom, signature};
 
 use super::{
-    super::{Authenticator, Credentials, Grants, Identity, Later, Origins},
+    super::{Authenticator, Credentials, Gate, Grants, Identity, Later, Origins, Stopped},
     BareTokens, Jwt, JwtIssuer,
     remote::{Done, Fetch, Fetched, Times},
 };
@@ -99,13 +99,17 @@ fn a_cookie_is_for_its_own_issuer() {
 /// Cross-site WebSocket hijacking, with the origins of the gate.
 #[test]
 fn a_cookie_of_a_foreign_page_is_refused() {
-    let gate = |origins: Option<Origins>| crate::auth::Gate {
+    let gate = |origins: Option<Origins>| Gate {
         origins,
         authenticator: Some(Arc::new(Jwt::new([JwtIssuer::new("app").secret(SECRET).cookie("session")]).unwrap())),
     };
     let lines = |origin: &str| [format!("Cookie: session={}", signed(&claims("ann"))), format!("Origin: {origin}")];
-    let admitted = |gate: &crate::auth::Gate, origin: &str| {
-        gate.admit(&Origins::default(), &Credentials::new(&head(&lines(origin)), None)).map(Option::unwrap)
+    let admitted = |gate: &Gate, origin: &str| {
+        let admitted = gate.admit(&Origins::default(), &Credentials::new(&head(&lines(origin)), None));
+        admitted.map(Option::unwrap).map_err(|stopped| match stopped {
+            Stopped::Refused(refusal) => refusal,
+            Stopped::Waits(_) => panic!("the keys are there"),
+        })
     };
     let open = gate(None);
     assert_eq!(admitted(&open, "https://hub.example").unwrap().name, "ann");
