@@ -257,6 +257,10 @@ counters! {
     /// Lines for standard error or standard output that were dropped, since the stream was closed, full, or not read in
     /// time.
     LogLinesDropped "log_lines_dropped_total" "lines" Counter Process;
+    /// Sets of keys of token issuers that were fetched.
+    JwksFetched "jwks_fetched_total" "sets" Counter Process;
+    /// Sets of keys of token issuers that could not be fetched or used. The last keys stay in use for a day.
+    JwksFailed "jwks_failed_total" "sets" Counter Process;
 }
 
 impl Counter {
