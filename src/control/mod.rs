@@ -47,7 +47,7 @@ use crate::{
     config::{Config, Limits},
     endpoints::Endpoints,
     handover::HandedOff,
-    hub::ExternalEnd,
+    hub::{ExternalEnd, MeshLimits},
     metrics::{BackendInfo, Counter, Counters},
 };
 
@@ -105,6 +105,9 @@ async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
     let Start { outside, clock, woken, requests, publisher, endpoints, backend, .. } = start;
     counters.set(Counter::ConnectionsMax, config.limits.connections_max as u64);
+    counters.set(Counter::GatheredBytesMax, config.limits.gathered_bytes_max as u64);
+    let lane_entries = MeshLimits::default().lane_entries(outside.ends());
+    counters.set(Counter::LaneEntriesMax, lane_entries as u64);
     // A change tells the connections that the server leaves, and the end of the sender that they are to finish.
     let (finish, finishing) = watch::channel(());
     let task = PublisherTask::new(outside, clock, Arc::clone(&woken), Arc::clone(&counters), leaving.clone(), requests);

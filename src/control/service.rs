@@ -20,7 +20,7 @@ use crate::{
     auth::Credentials,
     documents::Documents,
     endpoints::{Endpoint, Intent},
-    metrics::Counter,
+    metrics::{Counter, TextFormat},
     proto::Refusal,
 };
 
@@ -175,8 +175,11 @@ impl Service {
             Endpoint::Metrics => {
                 only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
                 shared.authorize(&credentials, Intent::ReadMetrics, &endpoint)?;
-                let text = shared.metrics();
-                Ok(Begun::Answered(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)))
+                let lines = request.headers().get_all(header::ACCEPT).iter();
+                let format = TextFormat::negotiate(lines.filter_map(|line| line.to_str().ok()));
+                let mut answer = response(StatusCode::OK, format.content_type(), shared.metrics(format));
+                answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+                Ok(Begun::Answered(answer))
             }
             Endpoint::Page { page } => {
                 only(&request, &[Method::GET, Method::HEAD])?;

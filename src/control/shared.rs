@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     endpoints::{Denied, Endpoint, Endpoints, Intent},
     handover::HandedOff,
-    metrics::{self, BackendInfo, Counter, Counters},
+    metrics::{self, BackendInfo, Counter, Counters, TextFormat},
     proto::Refusal,
     sys::bounded_close::BoundedClose,
 };
@@ -43,8 +43,8 @@ pub(super) struct Shared {
     pub(super) bodies: Bodies,
     /// Files that may be sent at the same time.
     pub(super) files: Arc<Semaphore>,
-    /// The last text of `/metrics`, and the time at which it was made.
-    pub(super) metrics: Mutex<Option<(Instant, Bytes)>>,
+    /// The last text of `/metrics` in each format, and the time at which it was made.
+    pub(super) metrics: Mutex<[Option<(Instant, Bytes)>; TextFormat::ALL.len()]>,
     /// The number of connections that went back to shards, which get them in turn.
     pub(super) returned: AtomicUsize,
 }
@@ -93,14 +93,15 @@ impl Shared {
         }
     }
 
-    /// Returns the text of `/metrics`. All requests within a second get the same text, so no client can keep this
+    /// Returns the text of `/metrics` in a format. All requests within a second get the same text, so no client can keep this
     /// thread busy with it.
-    pub(super) fn metrics(&self) -> Bytes {
+    pub(super) fn metrics(&self, format: TextFormat) -> Bytes {
         let mut last = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = &mut last[format as usize];
         match &*last {
             Some((time, text)) if time.elapsed() < METRICS_AGE_MAX => text.clone(),
             _ => {
-                let text = Bytes::from(metrics::prometheus(&self.shards, &self.counters, &self.backend));
+                let text = Bytes::from(metrics::metrics_text(format, &self.shards, &self.counters, &self.backend));
                 *last = Some((Instant::now(), text.clone()));
                 text
             }

@@ -68,7 +68,7 @@ pub use encoding::{DearFormats, Encodable, Encode, Encodings, Prepare};
 pub use end_role::{EndRole, EngineTopics};
 pub use entry::{Delivery, Interest, Placed, Request, Unplaced};
 pub use external::{ExternalEnd, Order};
-pub use fanout::SPARE_RUN_BYTES_MAX;
+pub use fanout::{SPARE_RUN_BYTES_MAX, Walked};
 pub use format::Format;
 pub use hub::{Homes, HubLimits, ShardHub};
 pub use label::{Label, messages_by_topic};

@@ -1,6 +1,6 @@
 //! An accepted opening handshake on its way from the lobby to the turn.
 
-use std::{any::Any, fmt};
+use std::{any::Any, fmt, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -15,6 +15,8 @@ use crate::{
 /// An accepted opening handshake on its way to become a connection.
 pub(crate) struct Arrival<S> {
     pub(crate) socket: S,
+    /// The time at which the socket was accepted, or was handed back by the control thread.
+    pub(crate) begun: Instant,
     /// The permit that counts the socket among those of its address, where their number is limited.
     pub(crate) of_address: Option<AddressPermit>,
     /// The session, which begins after the answer.

@@ -36,8 +36,8 @@ use crate::{
     handler::{ShardRoute, Tasks},
     handover::{ControlHandoff, HandedOff, Sockets},
     hub::{Encodings, EngineTopics, MeshEnd},
-    metrics::{Counter, Counters},
-    proto::Tick,
+    metrics::{Counter, Counters, Histogram},
+    proto::{Millis, Tick},
     sys::{Backend, BackendKind, Io as _, Layered, RingAccess, cpu, runtime},
 };
 
@@ -124,6 +124,8 @@ struct Driver {
     occupied: Arc<AtomicUsize>,
     /// Whether `occupied` counts this shard.
     is_occupied: bool,
+    /// The tick in which the gauges were set that are not set in each turn.
+    gauges_of: Tick,
     /// When the drain drops the connections that are left; set when the drain begins.
     ends_by: Option<Instant>,
 }
@@ -211,6 +213,7 @@ impl Driver {
             commands,
             occupied,
             is_occupied: true,
+            gauges_of: Tick::default(),
             ends_by: None,
         })
     }
@@ -239,8 +242,14 @@ impl Driver {
     /// Runs a turn, and starts and ends the work beside it.
     fn turn(&mut self) -> AfterTurn {
         let begun = Instant::now();
-        let has_more = self.shard.turn(self.clock.at(begun));
-        self.counters.count_turn(begun.elapsed());
+        self.shard.note_begin(begun);
+        let now = self.clock.at(begun);
+        let has_more = self.shard.turn(now);
+        self.counters.count_time(Histogram::Turn, begun.elapsed());
+        if self.gauges_of != now.tick() {
+            self.gauges_of = now.tick();
+            self.shard.set_gauges();
+        }
         self.counters.set(Counter::PollsArmed, self.shard.io_mut().inner().armed());
         self.counters.set(Counter::CancelsRepeated, self.shard.io_mut().inner().repeated());
         self.lobby.set_open(self.shard.open());
@@ -276,6 +285,7 @@ impl Driver {
     async fn sleep(&mut self, deadline: Option<Tick>) -> io::Result<bool> {
         let wait = until(self.clock, deadline, self.ends_by, Instant::now());
         let mut has_command = false;
+        self.shard.set_gauges();
         tokio::select! {
             () = self.woken.notified() => {}
             ready = self.watched.readable() => ready?.clear_ready(),
@@ -311,13 +321,22 @@ impl Driver {
         while self.shard.takes_calls()
             && let Some((id, call)) = self.tasks.next_call()
         {
-            self.shard.call_back(self.clock.now(), id, call);
+            let now = self.begin_call();
+            self.shard.call_back(now, id, call);
         }
         while let Some(arrival) = self.lobby.next_arrival() {
-            if self.shard.adopt(self.clock.now(), arrival).is_none() {
+            let now = self.begin_call();
+            if self.shard.adopt(now, arrival).is_none() {
                 tracing::error!("no slot is left for a connection");
             }
         }
+    }
+
+    /// Notes the beginning of a call between two turns. Returns the time.
+    fn begin_call(&mut self) -> Millis {
+        let begun = Instant::now();
+        self.shard.note_begin(begun);
+        self.clock.at(begun)
     }
 
     /// Drops the connections that are left, and makes the calls that wait.

@@ -69,6 +69,8 @@ impl<I: Io> Shard<I> {
         self.joined.reverse();
         while let Some(Joined { id, topic }) = self.joined.pop() {
             tracing::trace!(%id, peer = self.peer(id), %topic, "subscribed");
+            // The subscription may be the last for which the connection was held.
+            self.note_opened(id);
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
             if connection.io.owes_output() {
                 self.flush.mark_dirty(connection, id);

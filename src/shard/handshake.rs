@@ -40,18 +40,25 @@ pub(super) struct Opening {
     pub(super) socket: Transport,
     /// The bytes that have been received on the socket.
     pub(super) received: BytesMut,
+    /// The time at which the socket was accepted, or was handed back by the control thread.
+    begun: Instant,
 }
 
 impl Opening {
     pub(super) fn new(socket: Transport) -> Self {
-        Opening { socket, received: BytesMut::new() }
+        Opening::with(socket, BytesMut::new())
+    }
+
+    /// Returns the opening of a socket on which these bytes have been received.
+    pub(super) fn with(socket: Transport, received: BytesMut) -> Self {
+        Opening { socket, received, begun: Instant::now() }
     }
 }
 
 /// Serves the opening request of one socket. The socket becomes a connection, is refused, or goes to the control thread
 /// because the request asks for no WebSocket. `permit` counts the socket until then.
 pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPermit) {
-    let Opening { socket, mut received } = opening;
+    let Opening { socket, mut received, begun } = opening;
     let socket = BoundedClose::new(Rc::new(socket));
     match read_in_time(&lobby, &socket, &mut received).await {
         None => {}
@@ -70,7 +77,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPer
         },
         Some(Ok((head, length))) => {
             let leftover = received.split_off(length);
-            open(&lobby, socket, head, leftover, permit).await;
+            open(&lobby, socket, (head, begun), leftover, permit).await;
         }
     }
 }
@@ -79,7 +86,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPer
 async fn open(
     lobby: &Rc<Lobby>,
     socket: BoundedClose<Rc<Transport>>,
-    head: RequestHead,
+    (head, begun): (RequestHead, Instant),
     leftover: BytesMut,
     mut permit: OpeningPermit,
 ) {
@@ -93,6 +100,7 @@ async fn open(
             let of_address = permit.take_address_permit();
             lobby.add_arrival(Arrival {
                 socket,
+                begun,
                 of_address,
                 session,
                 route,

@@ -19,6 +19,7 @@ mod handshake;
 mod incoming;
 mod input;
 mod io_state;
+mod lag;
 mod leaving;
 mod listener;
 mod lobby;
@@ -44,6 +45,7 @@ mod state;
 mod timers;
 mod turn;
 mod unfinished;
+mod walk_samples;
 mod warnings;
 
 pub(crate) use driver::{ShardCommand, Start, run};

@@ -1,19 +1,21 @@
 //! One CPU's connections and topics. Other files of this folder add methods to [`Shard`]. Each of these files stands on
 //! a floor above this file, and calls only files on lower floors.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
 
 use tracing::field::{DisplayValue, display};
 
 use super::{
     incoming::Incoming,
     io_state::IoHub,
+    lag::BacklogSize,
     leaving::Drain,
     marks::Marks,
     outgoing::Flush,
     pace::{Mail, MailLeft, Pace},
     seats::Handlers,
     timers::Wheel,
+    walk_samples::WalkSamples,
     warnings::Warnings,
 };
 use crate::{
@@ -64,6 +66,11 @@ pub(crate) struct Shard<I: Io> {
     /// Subscriptions that have gone live and have not been reported to their handlers.
     pub(super) joined: Vec<Joined>,
     pub(super) commands: Vec<Commanded>,
+    /// The beginnings of the opening handshakes whose answers wait until all subscriptions are live.
+    pub(super) opening: HashMap<ConnectionId, Instant>,
+    /// The size of all backlogs.
+    pub(super) backlogs: BacklogSize,
+    pub(super) walk_samples: WalkSamples,
     /// The kinds of mail in the order in which they are taken.
     pub(super) mail_order: [Mail; 2],
     /// The rest of this turn's part of the mail. An adoption before the next turn takes mail too, up to this rest.
@@ -106,6 +113,9 @@ impl<I: Io> Shard<I> {
             due: Vec::new(),
             joined: Vec::new(),
             commands: Vec::new(),
+            opening: HashMap::new(),
+            backlogs: BacklogSize::default(),
+            walk_samples: WalkSamples::new(epoch_seed),
             mail_order: [Mail::Deliveries, Mail::Requests],
             mail_left: MailLeft::default(),
         }
@@ -128,6 +138,23 @@ impl<I: Io> Shard<I> {
     pub(super) fn note_time(&mut self, now: Millis) {
         self.now = now.tick();
         self.hub.note_time(now);
+    }
+
+    /// Notes the beginning of a turn, or of a call between two turns, for measures.
+    pub(crate) fn note_begin(&mut self, begun: Instant) {
+        let micros = self.walk_samples.micros_at(begun);
+        self.hub.note_turn(micros);
+    }
+
+    /// Sets the gauges that would cost too much in each turn.
+    pub(crate) fn set_gauges(&self) {
+        let set = |gauge, number: usize| self.counters.set(gauge, number as u64);
+        set(Counter::Subscriptions, self.hub.subscribed());
+        set(Counter::GatheredBytes, self.hub.gathered_bytes());
+        set(Counter::LaneEntries, self.hub.fullest_lane());
+        set(Counter::LaneWaitingBytes, self.hub.waiting_bytes());
+        self.counters.set(Counter::BacklogBytes, self.backlogs.bytes);
+        self.counters.set(Counter::BacklogMessages, self.backlogs.messages);
     }
 
     /// Returns when the next turn is due even if nothing happens.

@@ -20,6 +20,7 @@ mod last_messages;
 mod lifecycle;
 mod logs;
 mod manual;
+mod measures;
 mod memory;
 mod metrics;
 mod order;

@@ -1,7 +1,7 @@
 //! The state of a simulated run: shards with their networks, the control thread's end, clients, and the clock of all of
 //! them.
 
-use std::{cell::RefCell, collections::HashMap, fmt::Arguments, rc::Rc, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, fmt::Arguments, rc::Rc, sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -263,6 +263,7 @@ pub(super) fn arrival<S>(
     let subscriptions =
         subscriptions.into_iter().map(|(topic, echo)| (topic, SubscribeOptions { has_echo: echo })).collect();
     Arrival {
+        begun: Instant::now(),
         socket,
         of_address: None,
         session: Session::web_socket(),
