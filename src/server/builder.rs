@@ -14,6 +14,7 @@ use crate::{
         settle, settle_surface,
     },
     control::publisher::Requests,
+    current::Current,
     documents::Documents,
     endpoints::{Conflict, Endpoints, Judge, Mount, ServedRoute},
     error::{ConfigErrors, StartError},
@@ -279,7 +280,7 @@ impl Builder {
             Conflict::Own(pattern) => BuildError::Own(pattern),
             Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
         })?;
-        let endpoints = Arc::new(endpoints);
+        let endpoints = Current::new(endpoints);
         judge.decide_by(&endpoints);
         Server::bind(config, inherited, endpoints, hub).map_err(BuildError::Start)
     }
