@@ -1,22 +1,25 @@
 //! Builds answers, and completes their header lines.
 
-use std::io;
-
 use bytes::Bytes;
-use http_body_util::{Either, Full, combinators::UnsyncBoxBody};
+use http_body_util::{Either, Full};
 use hyper::{
     Response, StatusCode,
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 
 use super::shared::Shared;
-use crate::{handler, metrics::Counter, proto::Refusal, surface::page};
+use crate::{
+    handler::{self, ServiceBody},
+    metrics::Counter,
+    proto::Refusal,
+    surface::page,
+};
 
 /// The answer to a request.
 pub(super) type Answer = Response<Body>;
 
-/// Bytes that are complete, or a file that is read while it is sent.
-pub(super) type Body = Either<Full<Bytes>, UnsyncBoxBody<Bytes, io::Error>>;
+/// Bytes that are complete, or the bytes of a file or of a service, which come while they are sent.
+pub(super) type Body = Either<Full<Bytes>, ServiceBody>;
 
 /// Returns the answer that holds the page.
 pub(super) fn the_page() -> Answer {

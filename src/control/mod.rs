@@ -9,6 +9,7 @@ mod answers;
 mod bodies;
 mod body;
 mod date;
+mod embedded;
 mod http_connection;
 mod output;
 mod paths;

@@ -12,6 +12,7 @@ use hyper::{
 use super::{
     answers::{Answer, Body, TEXT, append, preflight, refuse, response, the_page},
     date,
+    embedded::{self, AtService, ServiceCall},
     paths::{self, AtPath, EndpointCall},
     router::{RequestRouter, RoutedRequest},
     shared::Shared,
@@ -79,6 +80,13 @@ impl hyper::service::Service<Request<Incoming>> for Service {
                     Ok(facts.finish(&shared, answer))
                 })
             }
+            Ok(Begun::Serve(call)) => {
+                let shared = Arc::clone(shared);
+                Box::pin(async move {
+                    let answer = call.answer(&shared).await;
+                    Ok(facts.finish(&shared, answer))
+                })
+            }
             Ok(Begun::Read { request, documents, below }) => {
                 let shared = Arc::clone(shared);
                 Box::pin(async move {
@@ -120,7 +128,10 @@ impl RequestFacts {
         if shared.is_leaving() {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        append(answer.headers_mut(), &self.page_lines);
+        // A service may have said itself which pages may have its answer.
+        let says = answer.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+        let lines = self.page_lines.iter().filter(|(name, _)| !(says && name.starts_with("Access-Control-")));
+        append(answer.headers_mut(), &lines.cloned().collect::<Vec<_>>());
         answer.headers_mut().insert(header::DATE, date::now());
         answer
     }
@@ -131,6 +142,8 @@ enum Begun {
     Answered(Answer),
     /// An endpoint of a surface is called when its body has been read.
     Call(EndpointCall),
+    /// The service of an embedder is called when its body has been read.
+    Serve(ServiceCall),
     /// A file is read.
     Read {
         request: Box<Request<()>>,
@@ -199,6 +212,12 @@ impl Service {
                     Ok(Begun::Call(EndpointCall::new(shared, endpoints, admitted, head, endpoint, peer, body)))
                 }
             },
+            Endpoint::Service { service } => {
+                match embedded::begin(shared, &endpoints, *service, &credentials, &endpoint, request)? {
+                    AtService::Preflight(answer) => Ok(Begun::Answered(answer)),
+                    AtService::Call(call) => Ok(Begun::Serve(call)),
+                }
+            }
             Endpoint::Files { mount, below } => {
                 shared.authorize(&endpoints, &credentials, Intent::Use, &endpoint)?;
                 only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;

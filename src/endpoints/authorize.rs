@@ -169,6 +169,7 @@ impl Endpoints {
             }
             Endpoint::Files { mount, .. } => (&self.mounts[*mount].gate, None),
             Endpoint::Page { page: Some(page) } => (&self.pages[*page], None),
+            Endpoint::Service { service } => (&self.services[*service].gate, None),
             Endpoint::Page { page: None }
             | Endpoint::Health
             | Endpoint::Ready

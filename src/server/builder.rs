@@ -6,6 +6,10 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
+use hyper::{Request, Response, body::Body};
+use tower_service::Service;
+
 use super::{Server, hub::Hub};
 use crate::{
     auth::Gate,
@@ -16,9 +20,11 @@ use crate::{
     control::publisher::Requests,
     current::Current,
     documents::Documents,
-    endpoints::{Conflict, Endpoints, Judge, Mount, ServedRoute},
+    endpoints::{Conflict, Endpoints, Judge, Mount, ServedRoute, ServedService},
     error::{ConfigErrors, StartError},
-    handler::{Handler, Pattern, PatternError, Route, RouteOptions, Rules, TopicSpace, Typed},
+    handler::{
+        Handler, HttpBody, HttpService, OfTower, Pattern, PatternError, Route, RouteOptions, Rules, TopicSpace, Typed,
+    },
     surface::raw::{RAW, TOPIC_PATTERN},
     sys::net,
 };
@@ -52,6 +58,7 @@ pub struct Builder {
     base: Base,
     routes: Vec<(String, RouteOptions, Arc<dyn crate::handler::Factory>)>,
     documents: Vec<(String, Documents, RouteOptions)>,
+    services: Vec<(String, RouteOptions, Arc<dyn HttpService>)>,
     /// Whether topics are served at their usual path.
     serves_topics: bool,
     /// Whether the page that watches topics is served at `/`.
@@ -74,6 +81,7 @@ impl Default for Builder {
             base: Base::Settings(Box::default()),
             routes: Vec::new(),
             documents: Vec::new(),
+            services: Vec::new(),
             serves_topics: false,
             serves_page: false,
             serves_operations: true,
@@ -136,6 +144,12 @@ impl Builder {
     pub fn listeners(mut self, listeners: impl IntoIterator<Item = TcpListener>) -> Self {
         self.inherited.extend(listeners);
         self
+    }
+
+    /// Serves on a listener that the embedder has opened, as [`Builder::listeners`] does. All shards accept on it.
+    #[must_use]
+    pub fn listener(self, listener: TcpListener) -> Self {
+        self.listeners([listener])
     }
 
     /// Sets the number of shards, 1 to 256. The default is one for each CPU, or fewer under a cgroup quota of CPUs.
@@ -202,6 +216,52 @@ impl Builder {
         self
     }
 
+    /// Serves all HTTP requests at the paths of a pattern by a service of tower, such as a `Router` of axum. See
+    /// [`Builder::http_with`].
+    ///
+    /// ```
+    /// use axum::{Router, routing::get};
+    /// use ringhub::Server;
+    ///
+    /// let rest = Router::new().route("/api/time", get(async || "now"));
+    /// let builder = Server::builder().http("/api/{rest...}", rest).topics();
+    /// ```
+    #[must_use]
+    pub fn http<S, B>(self, pattern: &str, service: S) -> Self
+    where
+        S: Service<Request<HttpBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.http_with(pattern, service, RouteOptions::new())
+    }
+
+    /// Serves HTTP requests like [`Builder::http`], with rules: the origins and the authenticator of `options` decide
+    /// which requests reach the service, and its largest message is the largest body.
+    ///
+    /// The service gets every method, HEAD and OPTIONS too, and the whole path. The control thread has read the body
+    /// before, within the limits of bodies in bytes, memory and time, and a [`RequestSender`](crate::handler::RequestSender)
+    /// is among the request's extensions. The body of the answer may come piece by piece. A panic of the service, and
+    /// its error, are answered 500. A preflight of a browser has no credentials, so the server answers it where there is
+    /// an authenticator. A request for a WebSocket is answered 404: a service opens none.
+    ///
+    /// The service is called on the one thread that serves all HTTP connections, so it must not block. It has as much
+    /// time for its answer as it likes; the connection counts as one of `max_http_connections` meanwhile.
+    #[must_use]
+    pub fn http_with<S, B>(mut self, pattern: &str, service: S, options: RouteOptions) -> Self
+    where
+        S: Service<Request<HttpBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.services.push((pattern.into(), options, Arc::new(OfTower::new(service))));
+        self
+    }
+
     /// Leaves out `/healthz`, `/readyz` and `/metrics`.
     #[must_use]
     pub fn without_operations(mut self) -> Self {
@@ -241,8 +301,8 @@ impl Builder {
     ///
     /// See [`BuildError`].
     pub fn build(self) -> Result<Server, BuildError> {
-        let Builder { base, routes, documents, serves_topics, mut serves_page, serves_operations, inherited, hub } =
-            self;
+        let Builder { base, routes, documents, services, serves_topics, mut serves_page, serves_operations, .. } = self;
+        let Builder { inherited, hub, .. } = self;
         let config = match base {
             Base::Settings(settings) => {
                 let descriptors = net::raise_descriptor_limit();
@@ -265,6 +325,12 @@ impl Builder {
         for (path, documents, options) in documents {
             table.mount(&path, documents, options.gate)?;
         }
+        for (pattern, options, service) in services {
+            let pattern = Pattern::new(&pattern).map_err(BuildError::Pattern)?;
+            let rules = settled(&pattern, settle(&options, Sources::WebSocketsAndBodies, &config.base_of_routes()))?;
+            let body_bytes_max = rules.limits.message_bytes_max;
+            table.services.push((pattern, ServedService { gate: rules.gate, body_bytes_max, service }));
+        }
         for route in &config.routes {
             table.add(route)?;
         }
@@ -273,8 +339,9 @@ impl Builder {
             // is at `/`.
             serves_page = table.is_root_free();
         }
-        let Table { routes, mounts, pages, judge } = table;
-        let endpoints = Endpoints::new(routes, mounts, pages, serves_page, serves_operations, config.access.clone());
+        let Table { routes, mounts, pages, services, judge } = table;
+        let own = (serves_page, serves_operations);
+        let endpoints = Endpoints::with_services(routes, mounts, pages, services, own, config.access.clone());
         let endpoints = endpoints.map_err(|conflict| match conflict {
             Conflict::Clash(first, second) => BuildError::Clash(first, second),
             Conflict::Own(pattern) => BuildError::Own(pattern),
@@ -300,6 +367,7 @@ struct Table {
     routes: Vec<ServedRoute>,
     mounts: Vec<Mount>,
     pages: Vec<(Pattern, Gate)>,
+    services: Vec<(Pattern, ServedService)>,
     /// The judge that handlers of surfaces ask.
     judge: Judge,
 }
@@ -345,7 +413,11 @@ impl Table {
     /// Returns whether nothing is at `/`, and no page is at another path.
     fn is_root_free(&self) -> bool {
         let is_root = |served: &ServedRoute| served.paths.iter().any(|path| path.pattern.as_str() == "/");
-        self.pages.is_empty() && !self.mounts.iter().any(Mount::is_root) && !self.routes.iter().any(is_root)
+        let is_service_root = self.services.iter().any(|(pattern, _)| pattern.as_str() == "/");
+        self.pages.is_empty()
+            && !is_service_root
+            && !self.mounts.iter().any(Mount::is_root)
+            && !self.routes.iter().any(is_root)
     }
 }
 

@@ -16,6 +16,7 @@ mod panics;
 mod people;
 mod receiving;
 mod sending;
+mod services;
 mod spans;
 mod spawned;
 mod stuck;
