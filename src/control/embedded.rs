@@ -78,6 +78,11 @@ fn preflight_of(request: &Request<Incoming>) -> Option<Answer> {
 }
 
 impl ServiceCall {
+    /// Returns the sender that the authenticator of the route has found.
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.sender.identity.as_ref()
+    }
+
     /// Reads the body, and calls the service.
     pub(super) async fn answer(self, shared: &Shared) -> Result<Answer, Refusal> {
         let ServiceCall { service, body_max, request, sender } = self;

@@ -19,6 +19,7 @@ pub(crate) mod publisher;
 mod router;
 mod service;
 mod shared;
+mod top;
 mod waits;
 
 use std::{
@@ -44,6 +45,7 @@ use self::{
     waits::Waits,
 };
 use crate::{
+    access_log::AccessLog,
     clock::Clock,
     config::{Config, Limits},
     current::Current,
@@ -74,6 +76,7 @@ pub(crate) struct Start {
     pub(crate) metrics_listener: Option<TcpListener>,
     pub(crate) shards: Vec<Arc<Counters>>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) access_log: AccessLog,
     /// The backend of the shards.
     pub(crate) backend: BackendInfo,
     /// Whether the server is leaving.
@@ -105,7 +108,7 @@ const READING_THREADS_MAX: usize = 8;
 
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
-    let Start { outside, clock, woken, requests, publisher, endpoints, backend, .. } = start;
+    let Start { outside, clock, woken, requests, publisher, endpoints, backend, access_log, .. } = start;
     let at_start = config.get();
     counters.set(Counter::ConnectionsMax, at_start.limits.connections_max as u64);
     counters.set(Counter::GatheredBytesMax, at_start.limits.gathered_bytes_max as u64);
@@ -128,6 +131,7 @@ async fn serve(start: Start) -> io::Result<()> {
         returns,
         shards,
         counters,
+        access_log,
         backend,
         leaving,
         // The rest of the limit is for connections that have given way and are about to be closed.
@@ -135,6 +139,7 @@ async fn serve(start: Start) -> io::Result<()> {
         bodies,
         files,
         metrics: Mutex::default(),
+        top: Default::default(),
         returned: AtomicUsize::default(),
     };
     let shared = Arc::new(shared);
@@ -221,6 +226,7 @@ mod tests {
             metrics_listener: None,
             shards: Vec::new(),
             counters: Arc::default(),
+            access_log: AccessLog::off(),
             backend: BackendInfo { backend: "none".into(), reason: "no shard".into() },
             leaving: leaving.subscribe(),
         };

@@ -16,9 +16,11 @@ use super::{
     paths::{self, AtPath, EndpointCall},
     router::{RequestRouter, RoutedRequest},
     shared::Shared,
+    top::{self, TopFormat},
 };
 use crate::{
-    auth::Credentials,
+    access_log::Access,
+    auth::{Credentials, Identity},
     documents::Documents,
     endpoints::{Endpoint, Intent},
     metrics::{Counter, TextFormat},
@@ -57,7 +59,9 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             target: None,
             page_lines: Vec::new(),
             peer: self.router.peer(),
+            access: None,
         };
+        facts.access = shared.access_log.begin(|| facts.peer, request.method().as_str(), request.uri().path());
         if tracing::enabled!(tracing::Level::DEBUG) {
             facts.target = Some(Box::new((request.method().clone(), request.uri().path().to_owned())));
         }
@@ -74,13 +78,22 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             Ok(Begun::Answered(answer)) => Box::pin(std::future::ready(Ok(facts.finish(shared, Ok(answer))))),
             Err(refusal) => Box::pin(std::future::ready(Ok(facts.finish(shared, Err(refusal))))),
             Ok(Begun::Call(call)) => {
+                facts.note_sender(call.identity());
                 let shared = Arc::clone(shared);
                 Box::pin(async move {
                     let answer = call.answer(&shared).await;
                     Ok(facts.finish(&shared, answer))
                 })
             }
+            Ok(Begun::Top(format)) => {
+                let shared = Arc::clone(shared);
+                Box::pin(async move {
+                    let answer = top::answer(&shared, format).await;
+                    Ok(facts.finish(&shared, Ok(answer)))
+                })
+            }
             Ok(Begun::Serve(call)) => {
+                facts.note_sender(call.identity());
                 let shared = Arc::clone(shared);
                 Box::pin(async move {
                     let answer = call.answer(&shared).await;
@@ -107,9 +120,18 @@ struct RequestFacts {
     /// The header lines that tell a browser which pages may have the answer.
     page_lines: Vec<(&'static str, String)>,
     peer: Option<SocketAddr>,
+    /// The facts for the access log, if it is on.
+    access: Option<Access>,
 }
 
 impl RequestFacts {
+    /// Notes the sender of the request for the access log.
+    fn note_sender(&mut self, identity: Option<&Identity>) {
+        if let Some(access) = &mut self.access {
+            access.identity = identity.map(|identity| identity.name.clone());
+        }
+    }
+
     /// Completes the answer of a request.
     fn finish(self, shared: &Shared, answer: Result<Answer, Refusal>) -> Answer {
         let mut answer = answer.unwrap_or_else(|refusal| {
@@ -133,6 +155,9 @@ impl RequestFacts {
         let lines = self.page_lines.iter().filter(|(name, _)| !(says && name.starts_with("Access-Control-")));
         append(answer.headers_mut(), &lines.cloned().collect::<Vec<_>>());
         answer.headers_mut().insert(header::DATE, date::now());
+        if let Some(access) = &self.access {
+            shared.access_log.request(access, answer.status().as_u16());
+        }
         answer
     }
 }
@@ -142,6 +167,8 @@ enum Begun {
     Answered(Answer),
     /// An endpoint of a surface is called when its body has been read.
     Call(EndpointCall),
+    /// The shards are asked what is on top.
+    Top(TopFormat),
     /// The service of an embedder is called when its body has been read.
     Serve(ServiceCall),
     /// A file is read.
@@ -173,7 +200,7 @@ impl Service {
         }
         let endpoint = endpoint?;
         let is_for_metrics = self.served == ServedEndpoints::Operations;
-        if is_for_metrics && endpoint != Endpoint::Metrics {
+        if is_for_metrics && !matches!(endpoint, Endpoint::Metrics | Endpoint::Top) {
             let path = head.path();
             return Err(Refusal::new(
                 404,
@@ -182,10 +209,10 @@ impl Service {
         }
         let credentials = Credentials::new(&head, peer);
         match &endpoint {
-            Endpoint::Metrics if !is_for_metrics && shared.config.get().metrics_listen.is_some() => {
+            Endpoint::Metrics | Endpoint::Top if !is_for_metrics && shared.config.get().metrics_listen.is_some() => {
                 Err(Refusal::new(404, "the metrics are served on another address (metrics_listen)"))
             }
-            Endpoint::Metrics | Endpoint::Files { .. } if request.method() == Method::OPTIONS => {
+            Endpoint::Metrics | Endpoint::Top | Endpoint::Files { .. } if request.method() == Method::OPTIONS => {
                 Ok(Begun::Answered(preflight("GET, HEAD", &[])))
             }
             Endpoint::Metrics => {
@@ -196,6 +223,11 @@ impl Service {
                 let mut answer = response(StatusCode::OK, format.content_type(), shared.metrics(format));
                 answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
                 Ok(Begun::Answered(answer))
+            }
+            Endpoint::Top => {
+                only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
+                shared.authorize(&endpoints, &credentials, Intent::ReadTop, &endpoint)?;
+                Ok(Begun::Top(TopFormat::of(&head)?))
             }
             Endpoint::Page { page } => {
                 only(&request, &[Method::GET, Method::HEAD])?;

@@ -15,8 +15,9 @@ use tokio::sync::{
     watch,
 };
 
-use super::{bodies::Bodies, permits::Farewells, publisher::Publisher};
+use super::{bodies::Bodies, permits::Farewells, publisher::Publisher, top::LastTop};
 use crate::{
+    access_log::AccessLog,
     auth::{Credentials, Identity},
     config::Config,
     current::Current,
@@ -38,6 +39,7 @@ pub(super) struct Shared {
     pub(super) returns: Vec<mpsc::Sender<HandedOff>>,
     pub(super) shards: Vec<Arc<Counters>>,
     pub(super) counters: Arc<Counters>,
+    pub(super) access_log: AccessLog,
     /// The backend of the shards.
     pub(super) backend: BackendInfo,
     pub(super) leaving: watch::Receiver<bool>,
@@ -48,6 +50,8 @@ pub(super) struct Shared {
     pub(super) files: Arc<Semaphore>,
     /// The last text of `/metrics` in each format, and the time at which it was made.
     pub(super) metrics: Mutex<[Option<(Instant, Bytes)>; TextFormat::ALL.len()]>,
+    /// The last answer of all shards about what is on top.
+    pub(super) top: LastTop,
     /// The number of connections that went back to shards, which get them in turn.
     pub(super) returned: AtomicUsize,
 }

@@ -111,6 +111,7 @@ impl Endpoints {
             Intent::Attach { subscribes: true, publishes: false } => &[Right::Subscribe],
             Intent::Attach { subscribes: false, .. } | Intent::Publish => &[Right::Publish],
             Intent::ReadMetrics => &[Right::Metrics],
+            Intent::ReadTop => &[Right::Metrics],
         };
         self.access.check_tokens(credentials, rights).map_err(Denied::Refused)?;
         Ok(identity)
@@ -174,6 +175,7 @@ impl Endpoints {
             | Endpoint::Health
             | Endpoint::Ready
             | Endpoint::Metrics
+            | Endpoint::Top
             | Endpoint::Nothing => (&OPEN, None),
         };
         let others = topic.into_iter().flat_map(|(route, topic)| self.other_gates(route, topic));

@@ -56,6 +56,8 @@ pub(crate) enum Endpoint {
     Ready,
     /// `/metrics`: the counters of the server.
     Metrics,
+    /// `/debug/top`: the busiest topics, and the largest backlogs.
+    Top,
     /// A path without an endpoint.
     Nothing,
 }
@@ -349,8 +351,12 @@ impl Endpoints {
 }
 
 /// The endpoints for the operator of the server.
-pub(crate) const OPERATIONS: [(&str, Endpoint); 3] =
-    [("/healthz", Endpoint::Health), ("/readyz", Endpoint::Ready), ("/metrics", Endpoint::Metrics)];
+pub(crate) const OPERATIONS: [(&str, Endpoint); 4] = [
+    ("/healthz", Endpoint::Health),
+    ("/readyz", Endpoint::Ready),
+    ("/metrics", Endpoint::Metrics),
+    ("/debug/top", Endpoint::Top),
+];
 
 /// The most patterns that a refusal names.
 const NAMED_MAX: usize = 3;

@@ -18,6 +18,7 @@ use super::{
     subscriptions::{Membership, Subscription},
     tag::{Tag, Tags},
     topic_id::TopicId,
+    topic_name::TopicName,
     topics::Topic,
     walk::{VACANT, Walk},
 };
@@ -25,7 +26,13 @@ use crate::proto::LARGE_FRAME;
 
 /// A walk, as measures see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Walked {
+pub struct Walked<'a> {
+    /// The topic.
+    pub topic: &'a TopicName,
+    /// The messages of the walk's run.
+    pub messages: u32,
+    /// The length of the run in bytes.
+    pub bytes: usize,
     /// The members that the audience had when the walk began.
     pub members: u32,
     /// The time of the turn in which the first message was gathered, see [`ShardHub::note_turn`].
@@ -131,9 +138,15 @@ impl<T: Attachment> ShardHub<T> {
     /// Returns the facts about the audience's walk that measures need.
     #[inline]
     #[must_use]
-    pub fn walked(&self, audience: AudienceId) -> Walked {
+    pub fn walked(&self, audience: AudienceId) -> Walked<'_> {
         let walk = self.topics[audience].walk.as_ref().expect(WALKING);
-        Walked { members: walk.length(), gathered_at_us: walk.run.gathered_at_us() }
+        Walked {
+            topic: &self.topics[audience.topic].name,
+            messages: walk.run.messages(),
+            bytes: walk.run.bytes(),
+            members: walk.length(),
+            gathered_at_us: walk.run.gathered_at_us(),
+        }
     }
 
     /// Returns the share of the subscriber at `slot` in the run of the audience's walk, as pieces that a backlog may

@@ -52,6 +52,7 @@ mod subscriptions;
 mod tag;
 #[cfg(test)]
 pub(crate) mod testing;
+mod top;
 mod topic_id;
 mod topic_name;
 mod topic_pattern;
@@ -82,6 +83,7 @@ pub use publication::{NotAMessage, Place, Posted, Publication, Scope};
 pub use run::{FrozenRun, Run, Share};
 pub use subscribe_options::SubscribeOptions;
 pub use tag::{PieceTags, Tag, TaggedMessage, Tags};
+pub use top::{BusiestTopics, BusyTopic, HALF_LIFE_MS, LargeBacklog, TOP_MAX, Top, TopicWork};
 pub use topic_id::TopicId;
 pub(crate) use topic_name::home;
 pub use topic_name::{TopicName, TopicNameError};

@@ -12,10 +12,11 @@ use tower_service::Service;
 
 use super::{Server, hub::Hub};
 use crate::{
+    access_log::{self, AccessLog, Sink},
     auth::Gate,
     config::{
-        Config, CpuList, ListenAddress, Pin, RouteConfig, RouteHandler, RuleFault, Settings, Sources, SurfaceConfig,
-        settle, settle_surface,
+        AccessLogFormat, Config, CpuList, ListenAddress, Pin, RouteConfig, RouteHandler, RuleFault, Settings, Sources,
+        SurfaceConfig, settle, settle_surface,
     },
     control::publisher::Requests,
     current::Current,
@@ -53,7 +54,6 @@ use crate::{
 ///     .build()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct Builder {
     base: Base,
     routes: Vec<(String, RouteOptions, Arc<dyn crate::handler::Factory>)>,
@@ -66,6 +66,7 @@ pub struct Builder {
     serves_operations: bool,
     /// Listeners that another process has opened.
     inherited: Vec<TcpListener>,
+    access_sink: Option<Sink>,
     hub: (Hub, Requests),
 }
 
@@ -73,6 +74,12 @@ pub struct Builder {
 enum Base {
     Settings(Box<Settings>),
     Config(Box<Config>),
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("base", &self.base).field("routes", &self.routes.len()).finish_non_exhaustive()
+    }
 }
 
 impl Default for Builder {
@@ -86,6 +93,7 @@ impl Default for Builder {
             serves_page: false,
             serves_operations: true,
             inherited: Vec::new(),
+            access_sink: None,
             hub: Hub::new(),
         }
     }
@@ -269,6 +277,17 @@ impl Builder {
         self
     }
 
+    /// Gives the lines of the access log to a function, if the setting `access_log` is on. Otherwise they are events of
+    /// `tracing` with the target `ringhub::access_log` and the level `INFO`. Each line is an object of JSON without the
+    /// end of the line.
+    ///
+    /// The function is called on the threads of shards and on the control thread, so it must not wait.
+    #[must_use]
+    pub fn access_log(mut self, sink: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.access_sink = Some(Arc::new(sink));
+        self
+    }
+
     /// Returns the handle to all connections that the server will have. Handlers that act on other connections need it.
     /// Before the server has started, a publication waits for the start, and every other call finds no connection.
     ///
@@ -302,7 +321,7 @@ impl Builder {
     /// See [`BuildError`].
     pub fn build(self) -> Result<Server, BuildError> {
         let Builder { base, routes, documents, services, serves_topics, mut serves_page, serves_operations, .. } = self;
-        let Builder { inherited, hub, .. } = self;
+        let Builder { inherited, access_sink, hub, .. } = self;
         let config = match base {
             Base::Settings(settings) => {
                 let descriptors = net::raise_descriptor_limit();
@@ -349,7 +368,15 @@ impl Builder {
         })?;
         let endpoints = Current::new(endpoints);
         judge.decide_by(&endpoints);
-        Server::bind(config, inherited, endpoints, hub).map_err(BuildError::Start)
+        let access_log = match config.access_log {
+            AccessLogFormat::Off => AccessLog::off(),
+            AccessLogFormat::Json => {
+                let sink = access_sink.unwrap_or_else(|| Arc::new(access_log::trace));
+                AccessLog::new(sink, config.access_log_sample)
+            }
+        };
+        let server = Server::bind(config, inherited, endpoints, hub).map_err(BuildError::Start)?;
+        Ok(Server { access_log, ..server })
     }
 }
 

@@ -30,6 +30,7 @@ use super::{
     warnings::Warnings,
 };
 use crate::{
+    access_log::AccessLog,
     clock::Clock,
     config::{Config, TICK},
     current::Current,
@@ -82,6 +83,7 @@ pub(crate) struct Start {
     pub(crate) encodings: Arc<Encodings>,
     /// The engine that orders some of the topics, if there is one.
     pub(crate) engine: Option<EngineTopics>,
+    pub(crate) access_log: AccessLog,
     /// The clock of the server.
     pub(crate) clock: Clock,
     /// A random number, from which the epochs of the shard's topics follow.
@@ -179,12 +181,12 @@ impl Driver {
         let number = mesh.number();
         let io = Layered::new(io);
         let mut shard = Shard::new(mesh, &config.get(), io, handlers, Arc::clone(&counters), epoch_seed, clock.now());
-        shard = shard.with_encodings(start.encodings);
+        shard = shard.with_encodings(start.encodings).with_access_log(start.access_log.clone());
         if let Some(engine) = start.engine {
             shard = shard.with_engine(engine);
         }
         shard.warnings = Arc::clone(&start.warnings);
-        let lobby = Lobby::new(
+        let mut lobby = Lobby::new(
             config.clone(),
             Arc::clone(&counters),
             start.sockets,
@@ -193,6 +195,7 @@ impl Driver {
             on_shard,
             start.addresses,
         );
+        lobby.access_log = start.access_log;
         let lobby = Rc::new(lobby.of_shard(number, start.warnings, backend));
         let spawned = Spawned::new(tasks.clone());
         let has_parent = listeners.iter().any(|listener| listener.owner == ListenerOwner::Parent);

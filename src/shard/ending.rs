@@ -154,7 +154,7 @@ impl<I: Io> Shard<I> {
         let (was_open, was_slow) = (connection.io.session.state() == State::Open, connection.io.has_backlog());
         connection.io.session.abandon();
         let output = connection.io.output.take();
-        self.forget_output(output.as_deref());
+        self.forget_output(id, output.as_deref());
         if self.marks.end(id).is_some() {
             self.hub.unsubscribe_all(id);
         }
@@ -180,7 +180,7 @@ impl<I: Io> Shard<I> {
         // The end of the socket shows after the input. The ring may have reported this end already.
         connection.io.sides.hang_up();
         self.hub.unsubscribe_all(id);
-        self.forget_output(output.as_deref());
+        self.forget_output(id, output.as_deref());
         self.opening.remove(&id);
         tracing::debug!(%id, peer = self.peer(id), %error, "the connection was lost; its input is handled to its end");
         self.count(Counter::Aborted, 1);
@@ -239,8 +239,9 @@ impl<I: Io> Shard<I> {
     /// Takes a connection and its socket out of the shard. Every end comes through here, once.
     fn take_out(&mut self, id: ConnectionId) -> Option<(ShardConnection, I::Socket)> {
         let connection = self.hub.remove(id)?;
-        self.forget_output(connection.io.output.as_deref());
+        self.forget_output(id, connection.io.output.as_deref());
         self.opening.remove(&id);
+        self.access.note_ended(id);
         self.incoming.forget(&connection, id);
         self.marks.end(id);
         self.handlers.notice_ended(id);

@@ -19,10 +19,11 @@ use super::{
     refusals::RefusalPermit,
 };
 use crate::{
+    access_log::Access,
     auth::Credentials,
     config::Limits,
     endpoints::{Endpoint, Endpoints, Intent},
-    handler::{Opened, Response},
+    handler::{Opened, Profile, Response},
     handover::{HandedOff, SocketPermits},
     metrics::Counter,
     proto::{HeadScan, HttpError, Refusal, RequestHead},
@@ -93,14 +94,20 @@ async fn open(
     let has_body = head.method() != "HEAD";
     // Without the query, which may hold a token.
     let path = tracing::enabled!(tracing::Level::DEBUG).then(|| head.path().to_owned());
+    let access = lobby.access_log.begin(|| net::peer(&**socket), head.method(), head.path());
+    let mut access = access.map(|access| Box::new(Access { begun, ..access }));
     match judge(lobby, &socket, head).await {
         Ok(Accepted { session, route, opened, profile, limits, answer }) => {
             let Some(socket) = sole_owner(socket) else { return };
             let Opened { state, subscriptions, forwards, format, .. } = opened;
             let of_address = permit.take_address_permit();
+            if let Some(access) = &mut access {
+                access.identity = profile.as_deref().and_then(Profile::identity).map(|identity| identity.name.clone());
+            }
             lobby.add_arrival(Arrival {
                 socket,
                 begun,
+                access,
                 of_address,
                 session,
                 route,
@@ -115,16 +122,25 @@ async fn open(
             });
         }
         Err(NotOpened::Refused(response)) => {
+            note_refused(lobby, access.as_deref(), &response);
             refuse_opening(lobby, socket, path, cause_of(lobby, &response), &response, has_body).await;
         }
         Err(NotOpened::Undecided) => {
             let refusal = Response::from(Refusal::not_now("the decision about this request took too long"));
+            note_refused(lobby, access.as_deref(), &refusal);
             refuse_opening(lobby, socket, path, Counter::RefusedUndecided, &refusal, has_body).await;
         }
         Err(NotOpened::Left) => {
             let peer = net::peer(&**socket).map(display);
             tracing::debug!(peer, "the client left before its request was answered");
         }
+    }
+}
+
+/// Writes the line of a refused opening into the access log, if it is on.
+fn note_refused(lobby: &Lobby, access: Option<&Access>, response: &Response) {
+    if let Some(access) = access {
+        lobby.access_log.refused(access, response.status());
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::{arrival::Arrival, refusals::Refusals, warnings::Warnings};
 use crate::{
+    access_log::AccessLog,
     auth::{Credentials, Identity},
     config::Config,
     current::Current,
@@ -52,6 +53,7 @@ pub(super) struct Lobby {
     pub(super) refusals: Refusals,
     leaving: Cell<Option<Openings>>,
     pub(super) warnings: Arc<Warnings>,
+    pub(super) access_log: AccessLog,
     /// The backend whose runtime this thread has.
     pub(super) backend: BackendKind,
     /// The number of the next opening request. The shard's number stands in the upper 16 bits, so that no two requests
@@ -134,6 +136,7 @@ impl Lobby {
             refusals,
             leaving: Cell::new(None),
             warnings: Arc::default(),
+            access_log: AccessLog::off(),
             backend: BackendKind::Uring,
             next_request: Cell::new(0),
         }

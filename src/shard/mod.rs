@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod access_lines;
 mod adopt;
 mod arrival;
 mod awaiting;
@@ -43,6 +44,7 @@ mod slow;
 mod spawned;
 mod state;
 mod timers;
+mod top;
 mod turn;
 mod unfinished;
 mod walk_samples;

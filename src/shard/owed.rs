@@ -103,6 +103,11 @@ impl<I: Io> Shard<I> {
         let Some(output) = &mut connection.io.output else { return };
         let before = mem::replace(&mut output.counted, BacklogSize::of(&output.backlog));
         self.backlogs.replace(before, output.counted);
+        match (before == BacklogSize::default(), output.backlog.is_empty()) {
+            (true, false) => _ = self.laggards.insert(id),
+            (false, true) => _ = self.laggards.remove(&id),
+            (true, true) | (false, false) => {}
+        }
         output.marked = output.marked.or_else(|| MarkedByte::last_of(&output.backlog, now));
     }
 
@@ -114,8 +119,9 @@ impl<I: Io> Shard<I> {
     }
 
     /// Takes the output of a connection that has ended, or is dropped, out of the measures of backlogs.
-    pub(super) fn forget_output(&mut self, output: Option<&Output>) {
+    pub(super) fn forget_output(&mut self, id: ConnectionId, output: Option<&Output>) {
         if let Some(output) = output {
+            self.laggards.remove(&id);
             self.backlogs.replace(output.counted, BacklogSize::default());
             self.count_age(output.marked);
         }

@@ -1,11 +1,17 @@
 //! One CPU's connections and topics. Other files of this folder add methods to [`Shard`]. Each of these files stands on
 //! a floor above this file, and calls only files on lower floors.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Instant,
+};
 
 use tracing::field::{DisplayValue, display};
 
 use super::{
+    access_lines::AccessLines,
     incoming::Incoming,
     io_state::IoHub,
     lag::BacklogSize,
@@ -19,6 +25,7 @@ use super::{
     warnings::Warnings,
 };
 use crate::{
+    access_log::AccessLog,
     config::{Config, Limits},
     handler::Seat,
     handover::AddressPermit,
@@ -68,6 +75,10 @@ pub(crate) struct Shard<I: Io> {
     pub(super) commands: Vec<Commanded>,
     /// The beginnings of the opening handshakes whose answers wait until all subscriptions are live.
     pub(super) opening: HashMap<ConnectionId, Instant>,
+    /// The connections that have a backlog.
+    pub(super) laggards: HashSet<ConnectionId>,
+    /// The lines of the connections in the access log.
+    pub(super) access: AccessLines,
     /// The size of all backlogs.
     pub(super) backlogs: BacklogSize,
     pub(super) walk_samples: WalkSamples,
@@ -114,6 +125,8 @@ impl<I: Io> Shard<I> {
             joined: Vec::new(),
             commands: Vec::new(),
             opening: HashMap::new(),
+            laggards: HashSet::new(),
+            access: AccessLines::new(AccessLog::off()),
             backlogs: BacklogSize::default(),
             walk_samples: WalkSamples::new(epoch_seed),
             mail_order: [Mail::Deliveries, Mail::Requests],
@@ -130,6 +143,12 @@ impl<I: Io> Shard<I> {
     /// Lets an engine order the topics that are its own.
     pub(crate) fn with_engine(mut self, engine: EngineTopics) -> Self {
         self.hub = self.hub.with_engine(engine);
+        self
+    }
+
+    /// Takes the access log.
+    pub(crate) fn with_access_log(mut self, log: AccessLog) -> Self {
+        self.access = AccessLines::new(log);
         self
     }
 

@@ -1,4 +1,4 @@
-//! Samples of walks: the time from the gathering of a walk's first message to the walk's end.
+//! Samples of walks: the time from the gathering of a walk's first message to the walk's end, and the work for topics.
 //!
 //! A walk over few members costs a microsecond or two, so looking at a clock would show. Such a walk is looked at one
 //! time in [`SAMPLED`], on average, and then counts as [`SAMPLED`] walks. The gaps are random: a walk of every
@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    hub::{AudienceId, Walked},
+    hub::{AudienceId, BusiestTopics, TopicWork, Walked},
     metrics::{Counters, Histogram},
 };
 
@@ -21,12 +21,14 @@ pub(super) struct WalkSamples {
     /// The walks that pass before the next sample.
     left: u32,
     random: u32,
+    /// The topics with the most deliveries.
+    pub(super) busiest: BusiestTopics,
 }
 
 impl WalkSamples {
     pub(super) fn new(seed: u64) -> Self {
         // Xorshift never leaves 0.
-        WalkSamples { start: Instant::now(), left: 0, random: seed as u32 | 1 }
+        WalkSamples { start: Instant::now(), left: 0, random: seed as u32 | 1, busiest: BusiestTopics::default() }
     }
 
     /// Returns the microseconds from the beginning of all times to this instant.
@@ -39,9 +41,16 @@ impl WalkSamples {
     pub(super) fn note_end(&mut self, hub: &IoHub, audience: AudienceId, counters: &Counters) {
         let walked = hub.walked(audience);
         let Some(weight) = self.weight(walked.members) else { return };
-        let Walked { gathered_at_us, .. } = walked;
+        let Walked { topic, messages, bytes, members, gathered_at_us } = walked;
         let waited = self.micros_at(Instant::now()).saturating_sub(gathered_at_us);
         counters.count_times(Histogram::PublishToFlush, Duration::from_micros(waited), weight.into());
+        let (weight, messages) = (u64::from(weight), u64::from(messages));
+        let work = TopicWork {
+            deliveries: messages * u64::from(members) * weight,
+            messages: messages * weight,
+            bytes: bytes as u64 * weight,
+        };
+        self.busiest.count(topic, work, hub.now());
     }
 
     /// Returns the number of walks that a walk over so many members counts for; `None` if the walk is not looked at.

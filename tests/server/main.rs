@@ -6,6 +6,7 @@
 //! `sandbox::a_program_in_the_sandbox`). Only the limit of open descriptors is raised, by [`support::CrowdPermit`].
 
 mod access;
+mod access_log;
 mod answers;
 mod backends;
 mod config;
@@ -38,4 +39,5 @@ mod smuggling;
 mod soak;
 #[path = "../support/mod.rs"]
 mod support;
+mod top;
 mod urgent;

@@ -72,6 +72,7 @@ impl Simulation {
             let size = BacklogSize::of(&output.backlog);
             assert_eq!(output.counted, size, "{id:?}");
             assert_eq!(output.marked.is_some(), !output.backlog.is_empty(), "{id:?}");
+            assert_eq!(shard.laggards.contains(&id), !output.backlog.is_empty(), "{id:?}");
             all.replace(BacklogSize::default(), size);
         }
         assert_eq!((shard.backlogs, shard.hub.subscribed()), (all, subscriptions), "measures");

@@ -55,6 +55,7 @@ impl Simulation {
             assert_eq!(shard.incoming.unfinished.bytes(), 0, "unfinished messages of shard {number}");
             assert_eq!(shard.incoming.unparsed(), 0, "connections of shard {number} with unparsed input");
             assert_eq!(shard.backlogs, BacklogSize::default(), "measured backlogs of shard {number}");
+            assert!(shard.laggards.is_empty(), "laggards of shard {number}");
             assert!(shard.opening.is_empty(), "opening handshakes of shard {number}");
             assert_eq!(shard.hub.subscribed(), 0, "subscriptions of shard {number}");
             assert!(shard.joined.is_empty() && shard.commands.is_empty(), "work of shard {number}");

@@ -264,6 +264,7 @@ pub(super) fn arrival<S>(
         subscriptions.into_iter().map(|(topic, echo)| (topic, SubscribeOptions { has_echo: echo })).collect();
     Arrival {
         begun: Instant::now(),
+        access: None,
         socket,
         of_address: None,
         session: Session::web_socket(),
