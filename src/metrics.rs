@@ -6,7 +6,7 @@
 
 mod histogram;
 mod process;
-mod text;
+pub mod text;
 
 use std::{
     sync::{
@@ -16,11 +16,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+pub use self::histogram::Histogram;
 use self::histogram::{Buckets, Snapshot};
-pub use self::{
-    histogram::Histogram,
-    text::{TextFormat, metrics_text, prometheus},
-};
 
 macro_rules! counters {
     ($($(#[doc = $help:literal])+ $variant:ident $name:literal $unit:literal $kind:ident $place:ident;)+) => {
@@ -138,7 +135,7 @@ counters! {
     /// Requests refused because their path needs an upgrade to a WebSocket, and they have none or another (426).
     RefusedUpgrade "refused_total{cause=\"upgrade\"}" "requests" Counter ShardAndControl;
     /// Requests refused because their handler took too long to decide about them (503).
-    RefusedUndecided "refused_total{cause=\"undecided\"}" "requests" Counter Shard;
+    RefusedUndecided "refused_total{cause=\"undecided\"}" "requests" Counter ShardAndControl;
     /// Requests refused for any other reason.
     RefusedOther "refused_total{cause=\"other\"}" "requests" Counter ShardAndControl;
     /// Connections dropped because the head of a request did not arrive in time.
@@ -184,8 +181,8 @@ counters! {
     BacklogMessages "backlog_messages" "messages" Gauge Shard;
     /// Memory of the messages that were gathered and not yet handed to all subscribers.
     GatheredBytes "gathered_bytes" "bytes" Gauge Shard;
-    /// The limit of that memory for each shard. A shard that has gathered three quarters of it from its clients receives
-    /// nothing.
+    /// The limit of that memory for each shard. A shard that has gathered three quarters of it from its clients
+    /// receives nothing.
     GatheredBytesMax "gathered_bytes_max" "bytes" Gauge Control;
     /// Connections closed with 1008 because their backlog went beyond its limit.
     SlowClosed "slow_closed_total" "connections" Counter Shard;

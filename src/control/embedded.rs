@@ -41,7 +41,7 @@ pub(super) struct ServiceCall {
 /// # Errors
 ///
 /// 503 while the server leaves, and the refusal of the judge.
-pub(super) fn begin(
+pub(super) async fn begin(
     shared: &Shared,
     endpoints: &Endpoints,
     number: usize,
@@ -58,7 +58,7 @@ pub(super) fn begin(
     {
         return Ok(AtService::Preflight(answer));
     }
-    let identity: Option<Identity> = shared.authorize(endpoints, credentials, Intent::Use, endpoint)?;
+    let identity: Option<Identity> = shared.authorize(endpoints, credentials, Intent::Use, endpoint).await?;
     Ok(AtService::Call(ServiceCall {
         service: Arc::clone(service),
         body_max: BodyMax { bytes: *body_bytes_max, what: "the largest body that this path takes" },

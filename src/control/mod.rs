@@ -11,6 +11,7 @@ mod body;
 mod date;
 mod embedded;
 mod http_connection;
+mod merged_top;
 mod output;
 mod paths;
 mod permits;

@@ -1,6 +1,6 @@
 //! The busiest topics and the largest backlogs of a shard, in bounded memory.
 
-use std::{collections::HashMap, hash::Hash, net::SocketAddr};
+use std::{collections::HashMap, hash::Hash};
 
 use super::{connection_id::ConnectionId, memory::ALLOCATION, topic_name::TopicName};
 use crate::proto::Millis;
@@ -44,12 +44,12 @@ pub struct BusyTopic {
 }
 
 /// A connection with a backlog.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LargeBacklog {
     /// The connection.
     pub id: ConnectionId,
-    /// The client's address.
-    pub peer: Option<SocketAddr>,
+    /// The client's address, as text.
+    pub peer: Option<Box<str>>,
     /// Memory of the backlog.
     pub bytes: u64,
     /// Messages in the backlog.
@@ -79,8 +79,8 @@ impl Top {
 }
 
 /// Counts the work for the busiest topics, after the algorithm Space-Saving (Metwally, Agrawal and El Abbadi, 2005): a
-/// topic without a place takes the place of the topic with the fewest deliveries, and may have missed as many itself. So
-/// a topic that has had more deliveries than that is always among the busiest.
+/// topic without a place takes the place of the topic with the fewest deliveries, and may have missed as many itself.
+/// So a topic that has had more deliveries than that is always among the busiest.
 ///
 /// All counts halve each [`HALF_LIFE_MS`], so that they tell of the last minutes.
 #[derive(Debug, Default)]

@@ -40,16 +40,19 @@ macro_rules! histograms {
 /// The number of upper bounds of each histogram.
 pub(super) const BOUNDS: usize = 9;
 
+const BACKLOG_BOUNDS: [u64; BOUNDS] =
+    [1_000, 4_000, 16_000, 64_000, 250_000, 1_000_000, 4_000_000, 16_000_000, 64_000_000];
+
 histograms! {
     /// Lengths of turns.
     Turn "turn_seconds" [10, 40, 160, 640, 2_500, 10_000, 40_000, 160_000, 640_000];
     /// Times from the accept of a socket, or from its return by the control thread, to the 101 of its WebSocket.
     Handshake "handshake_seconds" [100, 400, 1_600, 6_400, 25_000, 100_000, 400_000, 1_600_000, 6_400_000];
-    /// Times from the turn in which a walk's first message was gathered to the end of the walk. Of walks over fewer than 16
-    /// members, one in 16 is looked at and counts for 16.
+    /// Times from the turn in which a walk's first message was gathered to the end of the walk. Of walks over fewer
+    /// than 16 members, one in 16 is looked at and counts for 16.
     PublishToFlush "publish_to_flush_seconds" [10, 40, 160, 640, 2_500, 10_000, 40_000, 160_000, 640_000];
     /// Times that bytes waited in backlogs, of one byte at a time in each backlog, in steps of a turn.
-    BacklogAge "backlog_age_seconds" [1_000, 4_000, 16_000, 64_000, 250_000, 1_000_000, 4_000_000, 16_000_000, 64_000_000];
+    BacklogAge "backlog_age_seconds" BACKLOG_BOUNDS;
 }
 
 /// The buckets of one histogram of one thread. Only this thread counts.

@@ -80,7 +80,7 @@ struct Stat {
 }
 
 impl Stat {
-    /// Reads the line, see proc_pid_stat(5). The name of the program stands in parentheses, and may have any characters.
+    /// Reads the line, see proc_pid_stat(5). The program's name stands in parentheses, and may have any characters.
     fn read(line: &str) -> Option<Stat> {
         let mut fields = line[line.rfind(')')? + 1..].split_ascii_whitespace();
         // The first of these fields is the third of the line.
@@ -157,7 +157,7 @@ mod tests {
     /// The line of a program whose name looks like the rest of the line.
     #[test]
     fn the_line_is_read_as_the_kernel_writes_it() {
-        let line = "42 (a) R 1 2) S 1 42 42 0 -1 4194560 900 0 0 0 150 50 7 8 20 0 5 0 12345 8192000 300 18446744073709551615\n";
+        let line = "42 (a) R 1 2) S 1 42 42 0 -1 4194560 900 0 0 0 150 50 7 8 20 0 5 0 12345 8192000 300 1844\n";
         let read =
             Stat { cpu: Duration::from_secs(2), started: Duration::from_millis(123_450), virtual_bytes: 8_192_000 };
         assert_eq!(Stat::read(line), Some(read));

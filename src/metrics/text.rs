@@ -305,8 +305,8 @@ mod tests {
     #[test]
     fn the_format_follows_accept() {
         let of_prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
-            application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;q=0.4,text/plain;version=0.0.4;q=0.3,\
-            */*;q=0.2";
+            application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;q=0.4,\
+            text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
         let cases: [(&[&str], TextFormat); 12] = [
             (&[], TextFormat::Prometheus),
             (&["*/*"], TextFormat::Prometheus),

@@ -250,10 +250,11 @@ impl Builder {
     /// which requests reach the service, and its largest message is the largest body.
     ///
     /// The service gets every method, HEAD and OPTIONS too, and the whole path. The control thread has read the body
-    /// before, within the limits of bodies in bytes, memory and time, and a [`RequestSender`](crate::handler::RequestSender)
-    /// is among the request's extensions. The body of the answer may come piece by piece. A panic of the service, and
-    /// its error, are answered 500. A preflight of a browser has no credentials, so the server answers it where there is
-    /// an authenticator. A request for a WebSocket is answered 404: a service opens none.
+    /// before, within the limits of bodies in bytes, memory and time. A
+    /// [`RequestSender`](crate::handler::RequestSender) is among the extensions of the request. The body of the answer
+    /// may come piece by piece. A panic of the service, and its error, are answered 500. A preflight of a browser has
+    /// no credentials, so the server answers it where there is an authenticator. A request for a WebSocket is answered
+    /// 404: a service opens none.
     ///
     /// The service is called on the one thread that serves all HTTP connections, so it must not block. It has as much
     /// time for its answer as it likes; the connection counts as one of `max_http_connections` meanwhile.
@@ -366,7 +367,7 @@ impl Builder {
             Conflict::Own(pattern) => BuildError::Own(pattern),
             Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
         })?;
-        let endpoints = Current::new(endpoints);
+        let endpoints = Current::new(endpoints.with_wait_max(config.handshake_timeout));
         judge.decide_by(&endpoints);
         let access_log = match config.access_log {
             AccessLogFormat::Off => AccessLog::off(),

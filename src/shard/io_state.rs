@@ -141,7 +141,8 @@ impl Watch {
 }
 
 impl Output {
-    /// Marks the next `count` bytes of the backlog as sent. Returns the byte whose wait is measured if it is among them.
+    /// Marks the next `count` bytes of the backlog as sent. Returns the byte whose wait is measured if it is among
+    /// them.
     ///
     /// # Panics
     ///

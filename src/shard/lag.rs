@@ -32,8 +32,8 @@ impl BacklogSize {
     }
 }
 
-/// A byte of a backlog whose wait is measured: the last one at the time of the mark. One byte at a time is enough, since
-/// the bytes leave in order.
+/// A byte of a backlog whose wait is measured: the last one at the time of the mark. One byte at a time is enough,
+/// since the bytes leave in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MarkedByte {
     /// The bytes up to this one, itself included, that the socket has not taken.

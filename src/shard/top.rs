@@ -27,7 +27,7 @@ impl<I: Io> Shard<I> {
         let mut backlogs = most(seen.collect());
         for backlog in &mut backlogs {
             // The address takes a system call, so only these few are asked for.
-            backlog.peer = self.addresses_of(backlog.id).0;
+            backlog.peer = self.peer(backlog.id).map(|peer| peer.to_string().into());
         }
         Top { topics, backlogs }
     }

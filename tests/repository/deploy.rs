@@ -79,7 +79,7 @@ fn every_manifest_parses_and_says_what_it_is() {
 /// Returns the names of all metrics that a server can show, with the endings of a histogram's series.
 fn metric_names() -> BTreeSet<String> {
     let io = metrics::BackendInfo { backend: "io_uring".into(), reason: "chosen".into() };
-    let text = metrics::prometheus(&[Default::default()], &Default::default(), &io);
+    let text = metrics::text::prometheus(&[Default::default()], &Default::default(), &io);
     let mut names = BTreeSet::new();
     for line in text.lines() {
         let Some(rest) = line.strip_prefix("# TYPE ") else { continue };

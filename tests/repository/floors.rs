@@ -60,6 +60,7 @@ const BUILDINGS: &[Building] = &[
             "parking",
             "ending",
             "slow",
+            "top",
             "handlers",
             "several",
             "flush",
