@@ -196,7 +196,7 @@ impl Driver {
             start.addresses,
         );
         lobby.access_log = start.access_log;
-        let lobby = Rc::new(lobby.of_shard(number, start.warnings, backend));
+        let lobby = Rc::new(lobby.of_shard(number, start.warnings, clock, backend));
         let spawned = Spawned::new(tasks.clone());
         let has_parent = listeners.iter().any(|listener| listener.owner == ListenerOwner::Parent);
         let listeners = listeners.into_iter().map(|listener| Accepting::begin(&lobby, listener));

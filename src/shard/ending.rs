@@ -243,6 +243,7 @@ impl<I: Io> Shard<I> {
         self.opening.remove(&id);
         self.access.note_ended(id);
         self.incoming.forget(&connection, id);
+        self.note_throttled();
         self.marks.end(id);
         self.handlers.notice_ended(id);
         self.count_slow(connection.io.has_backlog(), false);

@@ -56,11 +56,13 @@ const BUILDINGS: &[Building] = &[
         floors: &[
             "state",
             "owed",
+            "charging",
             "schedule",
             "parking",
             "ending",
             "slow",
             "top",
+            "throttling",
             "handlers",
             "several",
             "flush",

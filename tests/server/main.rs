@@ -19,6 +19,7 @@ mod hostile;
 mod http;
 mod last_messages;
 mod lifecycle;
+mod limits;
 mod logs;
 mod manual;
 mod measures;
