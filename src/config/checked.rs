@@ -5,10 +5,10 @@ use std::{fmt, net::SocketAddr, time::Duration};
 use super::{
     quantities::Size,
     routes::config::RouteConfig,
-    values::{IoChoice, ListenIpv6, SandboxChoice},
+    values::{AccessLogFormat, IoChoice, ListenIpv6, SandboxChoice},
 };
 use crate::{
-    auth::{Access, TrustedProxies},
+    auth::{Access, Jwt, TrustedProxies},
     proto::{KeepAlive, MessageLimits},
     rates::{ArrivalRates, InputRates, PublishRates},
 };
@@ -40,6 +40,10 @@ pub struct Config {
     pub io: IoChoice,
     /// Whether the server gives up what only its start needs, once it serves.
     pub sandbox: SandboxChoice,
+    /// The format of the access log.
+    pub access_log: AccessLogFormat,
+    /// One in so many connections, and one in so many requests, has lines in the access log.
+    pub access_log_sample: u32,
     /// Every limit.
     pub limits: Limits,
     /// The times after which silent or closing connections are pinged or ended.
@@ -52,6 +56,8 @@ pub struct Config {
     pub send_buffer_bytes: Option<usize>,
     /// The routes in the order of the file. Without routes, the server has the hub and its page.
     pub routes: Vec<RouteConfig>,
+    /// The authenticator of the issuers of the file. It holds for topics at their usual path if the file has no routes.
+    pub jwt: Option<Jwt>,
     /// The number of folders of files. Each has a descriptor.
     pub(crate) folders: usize,
     /// The limit of open descriptors, if it alone limits the connections, and leaves fewer than are useful.

@@ -48,6 +48,7 @@ pub use close_code::CloseCode;
 pub use error::ProtocolError;
 pub use event::{Event, Verdict};
 pub use frame::{CONTROL_PAYLOAD_MAX, Fin, FrameHeader, MessageType, OpCode, encode_frame, encode_masked};
+pub(crate) use handshake::token_of_protocols;
 pub use handshake::{ClientHandshake, HandshakeError, ResponseError, Upgrade};
 pub use http::{
     BodyScan, HEAD_BYTES_MAX, HEADERS_MAX, HeadScan, Headers, HttpError, PathError, Refusal, RequestHead, RequestPath,

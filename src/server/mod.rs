@@ -38,8 +38,8 @@ use engine::Engine;
 use listeners::Listeners;
 
 use crate::{
-    config::Config, control::publisher::Requests, current::Current, endpoints::Endpoints, error::StartError,
-    hub::Encodings, shard::Listener, surface,
+    access_log::AccessLog, config::Config, control::publisher::Requests, current::Current, endpoints::Endpoints,
+    error::StartError, hub::Encodings, shard::Listener, surface,
 };
 
 pub use builder::{BuildError, Builder};
@@ -70,6 +70,7 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     metrics_listener: Option<TcpListener>,
     endpoints: Current<Endpoints>,
+    access_log: AccessLog,
     /// The encodings of the formats that connections may want.
     encodings: Arc<Encodings>,
     hub: (Hub, Requests),
@@ -108,7 +109,18 @@ impl Server {
         });
         let metrics_listener = metrics_listener.transpose()?;
         let encodings = Arc::new(surface::encodings());
-        Ok(Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend, engine: None })
+        Ok(Server {
+            config,
+            listeners,
+            addresses,
+            metrics_listener,
+            endpoints,
+            access_log: AccessLog::off(),
+            encodings,
+            hub,
+            backend,
+            engine: None,
+        })
     }
 
     /// Returns the backend that the server's shards will use.

@@ -21,10 +21,11 @@ use super::{
     refusals::RefusalPermit,
 };
 use crate::{
+    access_log::Access,
     auth::{Credentials, Remote},
     config::Limits,
     endpoints::{Endpoint, Endpoints, Intent},
-    handler::{Opened, Response},
+    handler::{Opened, Profile, Response},
     handover::{HandedOff, SocketPermits},
     metrics::Counter,
     proto::{HeadScan, HttpError, ProxyHeader, ProxyHeaderError, Refusal, RefusalCause, RequestHead},
@@ -40,25 +41,33 @@ use crate::{
 /// A socket whose opening request is to be read.
 #[derive(Debug)]
 pub(super) struct Opening<S = Transport> {
-    pub(super) socket: S,
+    socket: S,
     /// The bytes that have been received on the socket.
-    pub(super) received: BytesMut,
+    received: BytesMut,
     /// The next bytes that are to be read.
-    pub(super) beginning: Beginning,
+    beginning: Beginning,
     /// The client's address, if a trusted proxy has named it for the whole connection.
-    pub(super) named: Option<SocketAddr>,
+    named: Option<SocketAddr>,
+    /// The time at which the socket was accepted, or was handed back by the control thread.
+    begun: Instant,
 }
 
 impl<S> Opening<S> {
     pub(super) fn new(socket: S, beginning: Beginning) -> Self {
-        Opening { socket, received: BytesMut::new(), beginning, named: None }
+        Opening { beginning, ..Opening::with(socket, BytesMut::new(), None) }
+    }
+
+    /// Returns the opening of a socket on which these bytes of a request have been received, and whose client a trusted
+    /// proxy may have named for the whole connection.
+    pub(super) fn with(socket: S, received: BytesMut, named: Option<SocketAddr>) -> Self {
+        Opening { socket, received, beginning: Beginning::Request, named, begun: Instant::now() }
     }
 }
 
 /// Serves the opening request of one socket. The socket becomes a connection, is refused, or goes to the control thread
 /// because the request asks for no WebSocket. `permit` counts the socket until then.
 pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut permit: OpeningPermit) {
-    let Opening { socket, mut received, beginning, mut named } = opening;
+    let Opening { socket, mut received, beginning, mut named, begun } = opening;
     let socket = BoundedClose::new(Rc::new(socket));
     let ends = Instant::now() + lobby.config.get().handshake_timeout;
     if beginning == Beginning::ProxyHeader {
@@ -68,7 +77,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut permit: Openin
             lobby.note_refusal(no_room);
             let socket = socket.into_inner();
             if let Some(kept) = lobby.refusals.keep(&socket) {
-                let opening = Opening { socket, received, beginning: Beginning::Request, named };
+                let opening = Opening::with(socket, received, named);
                 drop(spawn_local(refuse(lobby, opening, no_room, kept)));
             }
             return;
@@ -95,7 +104,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut permit: Openin
             let leftover = received.split_off(length);
             let of_connection = Remote::of_socket(net::peer(&**socket), named);
             let remote = lobby.config.get().trusted_proxies.remote(of_connection, &head);
-            open(&lobby, socket, head, remote, leftover, permit).await;
+            open(&lobby, socket, (head, begun), remote, leftover, permit).await;
         }
     }
 }
@@ -104,7 +113,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut permit: Openin
 async fn open(
     lobby: &Rc<Lobby>,
     socket: BoundedClose<Rc<Transport>>,
-    head: RequestHead,
+    (head, begun): (RequestHead, Instant),
     remote: Remote,
     leftover: BytesMut,
     mut permit: OpeningPermit,
@@ -117,13 +126,20 @@ async fn open(
     // Without the query, which may hold a token.
     let path = tracing::enabled!(tracing::Level::DEBUG).then(|| head.path().to_owned());
     let refused = Refused { remote, path, has_body: head.method() != "HEAD" };
+    let access = lobby.access_log.begin(|| remote.client, head.method(), head.path());
+    let mut access = access.map(|access| Box::new(Access { begun, ..access }));
     match judge(lobby, &socket, head, remote).await {
         Ok(Accepted { session, route, opened, profile, limits, answer }) => {
             let Some(socket) = sole_owner(socket) else { return };
             let Opened { state, subscriptions, forwards, format, .. } = opened;
             let of_address = permit.take_address_permit();
+            if let Some(access) = &mut access {
+                access.identity = profile.as_deref().and_then(Profile::identity).map(|identity| identity.name.clone());
+            }
             lobby.add_arrival(Arrival {
                 socket,
+                begun,
+                access,
                 of_address,
                 named: remote.named_client(),
                 session,
@@ -139,16 +155,25 @@ async fn open(
             });
         }
         Err(NotOpened::Refused { response, cause }) => {
+            note_refused(lobby, access.as_deref(), &response);
             refuse_opening(lobby, socket, refused, cause_of(lobby, &response, cause), &response).await;
         }
         Err(NotOpened::Undecided) => {
             let response = Response::from(Refusal::undecided());
+            note_refused(lobby, access.as_deref(), &response);
             refuse_opening(lobby, socket, refused, Counter::RefusedUndecided, &response).await;
         }
         Err(NotOpened::Left) => {
             let (peer, proxy) = (remote.client.map(display), remote.proxy.map(display));
             tracing::debug!(peer, proxy, "the client left before its request was answered");
         }
+    }
+}
+
+/// Writes the line of a refused opening into the access log, if it is on.
+fn note_refused(lobby: &Lobby, access: Option<&Access>, response: &Response) {
+    if let Some(access) = access {
+        lobby.access_log.refused(access, response.status());
     }
 }
 
@@ -191,7 +216,7 @@ async fn refuse_opening(
 /// Answers a client for which there is no room. The answer is the refusal, unless the client has asked for the server's
 /// health or metrics.
 pub(super) async fn refuse(lobby: Rc<Lobby>, opening: Opening<Rc<Transport>>, no_room: NoRoom, permit: RefusalPermit) {
-    let Opening { socket, mut received, beginning, mut named } = opening;
+    let Opening { socket, mut received, beginning, mut named, .. } = opening;
     let socket = BoundedClose::new(socket);
     let ends = Instant::now() + lobby.config.get().handshake_timeout;
     if beginning == Beginning::ProxyHeader {
