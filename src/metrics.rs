@@ -63,7 +63,10 @@ macro_rules! counters {
 const PREFIX: &str = "ringhub_";
 
 /// The help texts of families with several counters.
-const FAMILIES: &[(&str, &str)] = &[("refused_total", "Requests refused, by cause.")];
+const FAMILIES: &[(&str, &str)] = &[
+    ("refused_total", "Requests refused, by cause."),
+    ("outbound_requests_total", "Requests of the server itself to other servers, by outcome."),
+];
 
 /// Upper bounds of the buckets of turn lengths, in microseconds.
 pub const TURN_BOUNDS_US: [u64; 9] = [10, 40, 160, 640, 2_500, 10_000, 40_000, 160_000, 640_000];
@@ -226,6 +229,14 @@ counters! {
     CancelsRepeated "cancels_repeated_total" "cancellations" Counter Shard;
     /// Turns.
     Turns "turns_total" "turns" Counter Shard;
+    /// Requests of the server itself that were answered, whatever the status.
+    OutboundAnswered "outbound_requests_total{outcome=\"answered\"}" "requests" Counter Process;
+    /// Requests of the server itself that failed: no name, no connection, no TLS, no answer in HTTP, too large an answer.
+    OutboundFailed "outbound_requests_total{outcome=\"failed\"}" "requests" Counter Process;
+    /// Requests of the server itself that were not answered in time.
+    OutboundTimeout "outbound_requests_total{outcome=\"timeout\"}" "requests" Counter Process;
+    /// Requests of the server itself that were not made, since too many were under way or waited.
+    OutboundLimit "outbound_requests_total{outcome=\"limit\"}" "requests" Counter Process;
     /// Lines for standard error or standard output that were dropped, since the stream was closed, full, or not read in
     /// time.
     LogLinesDropped "log_lines_dropped_total" "lines" Counter Process;

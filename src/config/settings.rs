@@ -9,7 +9,9 @@ use super::{
     listen::ListenAddress,
     quantities::{Size, Time},
     toml::quoted,
-    values::{CpuList, Fault, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets, Shape, Value},
+    values::{
+        CpuList, Fault, FilePath, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets, Shape, Value,
+    },
 };
 use crate::hub::ConnectionId;
 
@@ -370,6 +372,13 @@ settings! {
 
         /// Longest time for connections to leave after SIGTERM, SIGINT or SIGQUIT.
         drain_timeout: Time, TIME ["0 to 8784h"], Is("10s");
+    }
+
+    "Requests to other servers" {
+        /// File of certificates in PEM form: authorities that the server trusts, in addition to those of the system,
+        /// when it sends requests to https URLs of its settings.
+        outbound_ca: Option<FilePath>, FILE,
+        Otherwise { words: "those of the system alone", example: "/etc/ringhub/ca.pem", effective: UNSET };
     }
 
     "Logs" {

@@ -49,6 +49,7 @@ use crate::{
     handover::HandedOff,
     hub::ExternalEnd,
     metrics::{BackendInfo, Counter, Counters},
+    outbound,
 };
 
 /// The parts that the control thread is started with.
@@ -76,6 +77,8 @@ pub(crate) struct Start {
     pub(crate) backend: BackendInfo,
     /// Whether the server is leaving.
     pub(crate) leaving: watch::Receiver<bool>,
+    /// The service of the server's own requests, if the server has URLs to send them to.
+    pub(crate) outbound: Option<outbound::Service>,
 }
 
 /// Runs the control thread until all shards have ended. `started` is called once the control thread has all descriptors
@@ -103,7 +106,11 @@ const READING_THREADS_MAX: usize = 8;
 
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
-    let Start { outside, clock, woken, requests, publisher, endpoints, backend, .. } = start;
+    let Start { outside, clock, woken, requests, publisher, endpoints, backend, outbound, .. } = start;
+    if let Some(service) = outbound {
+        // It ends with the runtime.
+        tokio::spawn(service.run());
+    }
     counters.set(Counter::ConnectionsMax, config.limits.connections_max as u64);
     // A change tells the connections that the server leaves, and the end of the sender that they are to finish.
     let (finish, finishing) = watch::channel(());
@@ -217,6 +224,7 @@ mod tests {
             counters: Arc::default(),
             backend: BackendInfo { backend: "none".into(), reason: "no shard".into() },
             leaving: leaving.subscribe(),
+            outbound: None,
         };
         let (ended, has_ended) = mpsc::channel();
         thread::spawn(move || ended.send(run(start, || {}).map_err(|error| error.to_string())));

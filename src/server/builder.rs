@@ -18,6 +18,7 @@ use crate::{
     endpoints::{Conflict, Endpoints, Judge, Mount, ServedRoute},
     error::{ConfigErrors, StartError},
     handler::{Handler, Pattern, PatternError, Route, RouteOptions, Rules, TopicSpace, Typed},
+    outbound::Outbound,
     surface::raw::{RAW, TOPIC_PATTERN},
     sys::net,
 };
@@ -59,6 +60,7 @@ pub struct Builder {
     /// Listeners that another process has opened.
     inherited: Vec<TcpListener>,
     hub: (Hub, Requests),
+    outbound: Outbound,
 }
 
 #[derive(Debug)]
@@ -78,6 +80,7 @@ impl Default for Builder {
             serves_operations: true,
             inherited: Vec::new(),
             hub: Hub::new(),
+            outbound: Outbound::default(),
         }
     }
 }
@@ -234,14 +237,21 @@ impl Builder {
         self.hub.0.clone()
     }
 
+    /// Returns the way by which requests of the server leave it, for authenticators that ask another server. Its targets
+    /// have to be made before [`Server::start`].
+    #[must_use]
+    pub fn outbound(&self) -> Outbound {
+        self.outbound.clone()
+    }
+
     /// Checks everything, then listens. Connections are accepted from [`Server::start`] on.
     ///
     /// # Errors
     ///
     /// See [`BuildError`].
     pub fn build(self) -> Result<Server, BuildError> {
-        let Builder { base, routes, documents, serves_topics, mut serves_page, serves_operations, inherited, hub } =
-            self;
+        let Builder { base, routes, documents, serves_topics, mut serves_page, serves_operations, .. } = self;
+        let Builder { inherited, hub, outbound, .. } = self;
         let config = match base {
             Base::Settings(settings) => {
                 let descriptors = net::raise_descriptor_limit();
@@ -281,7 +291,7 @@ impl Builder {
         })?;
         let endpoints = Arc::new(endpoints);
         judge.decide_by(&endpoints);
-        Server::bind(config, inherited, endpoints, hub).map_err(BuildError::Start)
+        Server::bind(config, inherited, endpoints, hub, outbound).map_err(BuildError::Start)
     }
 }
 

@@ -37,7 +37,7 @@ use listeners::Listeners;
 
 use crate::{
     config::Config, control::publisher::Requests, endpoints::Endpoints, error::StartError, hub::Encodings,
-    shard::Listener, surface,
+    outbound::Outbound, shard::Listener, surface,
 };
 
 pub use builder::{BuildError, Builder};
@@ -73,6 +73,8 @@ pub struct Server {
     hub: (Hub, Requests),
     backend: ChosenBackend,
     engine: Option<Engine>,
+    /// The way of the server's own requests, for what the embedder has made of URLs.
+    outbound: Outbound,
 }
 
 impl Server {
@@ -87,6 +89,7 @@ impl Server {
         inherited: Vec<TcpListener>,
         endpoints: Arc<Endpoints>,
         hub: (Hub, Requests),
+        outbound: Outbound,
     ) -> Result<Server, StartError> {
         let backend = ChosenBackend::choose(config.io)?;
         if let Some(line) = backend.fallback() {
@@ -106,7 +109,19 @@ impl Server {
         });
         let metrics_listener = metrics_listener.transpose()?;
         let encodings = Arc::new(surface::encodings());
-        Ok(Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend, engine: None })
+        let engine = None;
+        Ok(Server {
+            config,
+            listeners,
+            addresses,
+            metrics_listener,
+            endpoints,
+            encodings,
+            hub,
+            backend,
+            engine,
+            outbound,
+        })
     }
 
     /// Returns the backend that the server's shards will use.
