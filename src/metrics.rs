@@ -231,7 +231,7 @@ counters! {
     Turns "turns_total" "turns" Counter Shard;
     /// Requests of the server itself that were answered, whatever the status.
     OutboundAnswered "outbound_requests_total{outcome=\"answered\"}" "requests" Counter Process;
-    /// Requests of the server itself that failed: no name, no connection, no TLS, no answer in HTTP, too large an answer.
+    /// Requests of the server itself that failed: no name, no connection, no TLS, no answer in HTTP, one too large.
     OutboundFailed "outbound_requests_total{outcome=\"failed\"}" "requests" Counter Process;
     /// Requests of the server itself that were not answered in time.
     OutboundTimeout "outbound_requests_total{outcome=\"timeout\"}" "requests" Counter Process;

@@ -24,7 +24,7 @@ use tokio_rustls::{
     rustls::{ClientConfig, pki_types::ServerName},
 };
 
-use super::{error::OutboundError, service::OutboundLimits, url::TargetUrl};
+use super::{error::OutboundError, limits::OutboundLimits, url::TargetUrl};
 
 /// The connections of a service.
 pub(super) struct Connections {
@@ -75,8 +75,8 @@ impl Connections {
         None
     }
 
-    /// Keeps a connection for the next request. Beyond [`OutboundLimits::IDLE_MAX`], the connection that has been idle longest
-    /// is closed.
+    /// Keeps a connection for the next request. Beyond [`OutboundLimits::IDLE_MAX`], the connection that has been idle
+    /// longest is closed.
     pub(super) fn keep(&self, connection: Connection) {
         let mut idle = self.idle();
         if idle.len() >= OutboundLimits::IDLE_MAX {

@@ -1,9 +1,6 @@
 //! The service of a server that makes its requests, on the control thread.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -12,107 +9,14 @@ use tokio::{
 };
 
 use super::{
-    Outbound,
     authorities::Authorities,
     connections::Connections,
     error::OutboundError,
     exchange::{exchange, keep},
-    message::{OutboundAnswer, OutboundRequest},
-    url::TargetUrl,
+    handle::Outbound,
+    job::{Entrance, Job},
+    limits::OutboundLimits,
 };
-use crate::metrics::{Counter, add_for_process};
-
-/// The limits of a server's own requests.
-#[derive(Debug, Clone, Copy)]
-pub struct OutboundLimits;
-
-impl OutboundLimits {
-    /// Requests that are under way, each on a connection of its own. Further requests wait, within their time.
-    pub const IN_FLIGHT_MAX: usize = 64;
-
-    /// Requests that are under way or wait. One more fails at once.
-    pub const REQUESTS_MAX: usize = 1_024;
-
-    /// Idle connections that are kept for the next requests. For one more, the one that has been idle longest is closed.
-    pub const IDLE_MAX: usize = 16;
-
-    /// The time after which an idle connection is closed.
-    pub const IDLE_TIME: Duration = Duration::from_secs(30);
-
-    /// Names that are resolved at the same time.
-    pub const LOOKUPS_MAX: usize = 2;
-
-    /// Bytes of the head of an answer, and of the buffer that it is read into.
-    pub const HEAD_BYTES_MAX: usize = 64 << 10;
-
-    /// Descriptors of the requests under way, of the idle connections, and of names that are resolved.
-    pub const DESCRIPTORS_MAX: usize = Self::IN_FLIGHT_MAX + Self::IDLE_MAX + 4 * Self::LOOKUPS_MAX;
-}
-
-/// A request on its way to the control thread.
-pub(super) struct Job {
-    pub(super) url: Arc<TargetUrl>,
-    pub(super) request: OutboundRequest,
-    pub(super) deadline: Instant,
-    pub(super) reply: Reply,
-}
-
-/// The caller's part of a request.
-type Done = Box<dyn FnOnce(Result<OutboundAnswer, OutboundError>) + Send>;
-
-/// The way back to the caller of a request. A drop of it tells the caller that the server has ended.
-pub(super) struct Reply(Option<Done>);
-
-impl Reply {
-    pub(super) fn new(done: Done) -> Reply {
-        Reply(Some(done))
-    }
-
-    /// Tells the caller the outcome, and counts it.
-    pub(super) fn send(mut self, outcome: Result<OutboundAnswer, OutboundError>) {
-        self.tell(outcome);
-    }
-
-    fn tell(&mut self, outcome: Result<OutboundAnswer, OutboundError>) {
-        let Some(done) = self.0.take() else { return };
-        let counter = match &outcome {
-            Ok(_) => Counter::OutboundAnswered,
-            Err(OutboundError::Timeout(_)) => Counter::OutboundTimeout,
-            Err(OutboundError::Limit) => Counter::OutboundLimit,
-            Err(_) => Counter::OutboundFailed,
-        };
-        add_for_process(counter, 1);
-        done(outcome);
-    }
-}
-
-impl Drop for Reply {
-    fn drop(&mut self) {
-        self.tell(Err(OutboundError::NotServing));
-    }
-}
-
-/// The way to a service.
-#[derive(Clone)]
-pub(super) struct Entrance {
-    jobs: mpsc::Sender<(Job, OwnedSemaphorePermit)>,
-    room: Arc<Semaphore>,
-}
-
-impl Entrance {
-    pub(super) fn is_open(&self) -> bool {
-        !self.jobs.is_closed()
-    }
-
-    /// Hands a job to the service. If there is no room, the job fails.
-    pub(super) fn submit(&self, job: Job) {
-        match Arc::clone(&self.room).try_acquire_owned() {
-            // The channel has room for all that have a permit. A service that has ended drops the job, which fails then.
-            Ok(permit) => drop(self.jobs.try_send((job, permit))),
-            Err(_) => job.reply.send(Err(OutboundError::Limit)),
-        }
-    }
-}
 
 /// Makes the requests of a server's handles.
 pub(crate) struct Service {
@@ -141,7 +45,7 @@ impl Service {
         Ok(Some(Service { jobs, connections: Arc::new(Connections::new(tls)), in_flight }))
     }
 
-    /// Makes requests until the future is dropped, with which all requests under way end, or until all handles are gone.
+    /// Makes requests until the future is dropped, which ends all requests under way, or until all handles are gone.
     pub(crate) async fn run(mut self) {
         let mut tasks = JoinSet::new();
         let mut rounds = time::interval(OutboundLimits::IDLE_TIME / 4);

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::{
     Authorities, Outbound, OutboundError, OutboundRequest, Service,
-    service::OutboundLimits,
+    limits::OutboundLimits,
     testing::{Act, Application, json, served},
 };
 

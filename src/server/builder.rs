@@ -14,6 +14,7 @@ use crate::{
         settle, settle_surface,
     },
     control::publisher::Requests,
+    current::Current,
     documents::Documents,
     endpoints::{Conflict, Endpoints, Judge, Mount, ServedRoute},
     error::{ConfigErrors, StartError},
@@ -237,8 +238,8 @@ impl Builder {
         self.hub.0.clone()
     }
 
-    /// Returns the way by which requests of the server leave it, for authenticators that ask another server. Its targets
-    /// have to be made before [`Server::start`].
+    /// Returns the way by which requests of the server leave it, for authenticators that ask another server. Its
+    /// targets have to be made before [`Server::start`].
     #[must_use]
     pub fn outbound(&self) -> Outbound {
         self.outbound.clone()
@@ -289,7 +290,7 @@ impl Builder {
             Conflict::Own(pattern) => BuildError::Own(pattern),
             Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
         })?;
-        let endpoints = Arc::new(endpoints);
+        let endpoints = Current::new(endpoints);
         judge.decide_by(&endpoints);
         Server::bind(config, inherited, endpoints, hub, outbound).map_err(BuildError::Start)
     }

@@ -37,7 +37,8 @@ fn restrict_rings(kind: BackendKind) -> io::Result<()> {
     runtime::block_on(kind, RingAccess::InUse, async {})
 }
 
-/// Returns the filter of the sandbox, if the settings ask for one. `outbound` are the ways of the server's own requests.
+/// Returns the filter of the sandbox, if the settings ask for one. `outbound` has the ways of the server's own
+/// requests.
 pub(super) fn filter_of(config: &Config, outbound: &[&Outbound]) -> Result<Option<SandboxFilter>, SandboxError> {
     let mut needs = Vec::new();
     if outbound.iter().any(|outbound| outbound.has_targets()) {

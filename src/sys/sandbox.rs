@@ -151,8 +151,8 @@ fn conditions(name: &str, needs: &[Need]) -> Condition {
     }
 }
 
-/// Returns the condition under which a serving server makes sockets. The resolver of the C library also tries sockets of
-/// the machine (for a cache of names) and of the kernel (for the list of addresses), and does without them.
+/// Returns the condition under which a serving server makes sockets. The resolver of the C library also tries sockets
+/// of the machine (for a cache of names) and of the kernel (for the list of addresses), and does without them.
 fn sockets(needs: &[Need]) -> Condition {
     // The type of a socket has flags in its higher bits.
     let socket = |family, kind| vec![is(0, family), masked(1, 0xf, kind)];
