@@ -1,6 +1,6 @@
 //! Answers requests at the paths of routes: the checks in front of every endpoint, and then the endpoint.
 
-use std::{future::ready, net::SocketAddr, sync::Arc};
+use std::{future::ready, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     auth::{Credentials, Identity},
     endpoints::{
-        BodyLimit, Commands, Endpoint, Endpoints, HttpEndpoint, HttpRequest, Intent, PublishGrant, Publishing,
+        BodyLimit, Commands, Denied, Endpoint, Endpoints, HttpEndpoint, HttpRequest, Intent, PublishGrant, Publishing,
     },
     handler::Parameters,
     hub::{Publication, TopicName},
@@ -41,9 +41,9 @@ pub(super) struct Admitted {
 ///
 /// # Errors
 ///
-/// 503 while the server leaves, the refusal of a query or of the judge, 426 for a request that could have asked for a
-/// WebSocket, and 405 for a method that the path does not have.
-pub(super) fn begin(
+/// 503 while the server leaves, the refusal of a query or of the judge, 429 beyond a rate of messages, 426 for a
+/// request that could have asked for a WebSocket, and 405 for a method that the path does not have.
+pub(super) async fn begin(
     shared: &Shared,
     endpoints: &Endpoints,
     number: usize,
@@ -56,7 +56,10 @@ pub(super) fn begin(
             return Err(Refusal::leaving());
         }
         let intent = (row.intent)(head)?;
-        let identity = shared.authorize(endpoints, sender, intent, endpoint)?;
+        let identity = shared.authorize(endpoints, sender, intent, endpoint).await?;
+        if endpoints.granted(intent, endpoint).is_some() {
+            shared.count_publish(sender, identity.as_ref())?;
+        }
         return Ok(AtPath::Call(Admitted { number, row, intent, identity }));
     }
     if head.method() == "OPTIONS" && !path.endpoints.is_empty() {
@@ -73,7 +76,7 @@ pub(super) fn begin(
     if let Some(read_intent) = path.openings.and_then(|openings| openings.intent) {
         // A browser hides the response to a failed opening handshake from its page, so the page can ask by this
         // request.
-        shared.authorize(endpoints, sender, read_intent(head)?, endpoint)?;
+        shared.authorize(endpoints, sender, read_intent(head)?, endpoint).await?;
     }
     Err(HandshakeError::Upgrade.refusal())
 }
@@ -108,6 +111,11 @@ impl EndpointCall {
         };
         let granted = endpoints.granted(intent, &endpoint);
         let path = &endpoints.served_paths()[number];
+        let commands = RequestCommands {
+            shared: Arc::clone(shared),
+            endpoints: Arc::clone(&endpoints),
+            identity: identity.clone(),
+        };
         let request = Box::new(HttpRequest {
             head,
             topic: endpoint.into_topic(),
@@ -118,7 +126,7 @@ impl EndpointCall {
             values: Arc::clone(&path.values),
             path: number,
             route: path.route,
-            commands: Arc::new(RequestCommands { shared: Arc::clone(shared), endpoints: Arc::clone(&endpoints) }),
+            commands: Arc::new(commands),
         });
         EndpointCall { row, body_max, request, body }
     }
@@ -144,6 +152,8 @@ impl EndpointCall {
 struct RequestCommands {
     shared: Arc<Shared>,
     endpoints: Arc<Endpoints>,
+    /// The sender of the request.
+    identity: Option<Identity>,
 }
 
 impl Commands for RequestCommands {
@@ -155,8 +165,19 @@ impl Commands for RequestCommands {
         self.endpoints.topic(route, name)
     }
 
-    fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Refusal> {
-        self.shared.refused(self.endpoints.authorize_publish(sender, route, topic))
+    fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Denied> {
+        let grant = self.endpoints.authorize_publish(sender, route, topic)?;
+        // The endpoint publishes one message by the grant.
+        self.shared.count_publish(sender, self.identity.as_ref()).map_err(Denied::Refused)?;
+        Ok(grant)
+    }
+
+    fn refusal(&self, denied: Denied) -> Refusal {
+        self.shared.refusal_of(denied)
+    }
+
+    fn wait_max(&self) -> Duration {
+        self.endpoints.wait_max()
     }
 
     fn publish(&self, grant: PublishGrant, message: Publication) -> Publishing {

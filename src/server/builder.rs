@@ -290,7 +290,7 @@ impl Builder {
             Conflict::Own(pattern) => BuildError::Own(pattern),
             Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
         })?;
-        let endpoints = Current::new(endpoints);
+        let endpoints = Current::new(endpoints.with_wait_max(config.handshake_timeout));
         judge.decide_by(&endpoints);
         Server::bind(config, inherited, endpoints, hub, outbound).map_err(BuildError::Start)
     }

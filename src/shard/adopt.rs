@@ -32,6 +32,7 @@ impl<I: Io> Shard<I> {
         let id = self.hub.connections.insert(connection).ok()?;
         self.handlers.seat(id, route, state, profile, limits);
         self.place_socket(id, socket, of_address);
+        self.begin_rates(id);
         let mut is_refused = false;
         for (topic, options) in subscriptions {
             is_refused |= self.hub.subscribe(id, &topic, options) == Subscribed::TooMany;
@@ -92,6 +93,7 @@ impl<I: Io> Shard<I> {
             if is_new {
                 self.schedule(id);
             }
+            self.charge_bytes(id, leftover.len());
             self.limit_unfinished();
         }
     }
