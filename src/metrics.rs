@@ -69,6 +69,7 @@ const PREFIX: &str = "ringhub_";
 /// The help texts of families with several counters.
 const FAMILIES: &[(&str, &str)] = &[
     ("refused_total", "Requests refused, by cause."),
+    ("outbound_requests_total", "Requests of the server itself to other servers, by outcome."),
     ("throttled_total", "Times a connection was not received from because it was over a rate, by rate."),
     ("rate_refused_total", "Requests refused with 429 because their sender was over a rate, by rate."),
     ("rate_closed_total", "Connections closed with 1008 because they were over a rate for too long, by rate."),
@@ -273,6 +274,14 @@ counters! {
     CancelsRepeated "cancels_repeated_total" "cancellations" Counter Shard;
     /// Turns.
     Turns "turns_total" "turns" Counter Shard;
+    /// Requests of the server itself that were answered, whatever the status.
+    OutboundAnswered "outbound_requests_total{outcome=\"answered\"}" "requests" Counter Process;
+    /// Requests of the server itself that failed: no name, no connection, no TLS, no answer in HTTP, one too large.
+    OutboundFailed "outbound_requests_total{outcome=\"failed\"}" "requests" Counter Process;
+    /// Requests of the server itself that were not answered in time.
+    OutboundTimeout "outbound_requests_total{outcome=\"timeout\"}" "requests" Counter Process;
+    /// Requests of the server itself that were not made, since too many were under way or waited.
+    OutboundLimit "outbound_requests_total{outcome=\"limit\"}" "requests" Counter Process;
     /// Lines for standard error or standard output that were dropped, since the stream was closed, full, or not read in
     /// time.
     LogLinesDropped "log_lines_dropped_total" "lines" Counter Process;

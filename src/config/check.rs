@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, num::NonZeroU64};
 
 use super::{
+    applications,
     checked::{Config, Http, Limits},
     descriptors,
     quantities::Size,
@@ -13,6 +14,7 @@ use super::{
 use crate::{
     auth::{Access, Origins, Tokens, TrustedProxies},
     error::{ConfigError, ConfigErrors},
+    outbound::Outbound,
     proto::{KeepAlive, MessageLimits},
     rates::{ArrivalRates, InputRates, PublishRates},
     sys,
@@ -66,6 +68,7 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
     let drain_timeout = faults.keep(ticks("drain_timeout", settings.drain_timeout));
     let send_buffer = settings.send_buffer.map(|size| size_within("send_buffer", size, 0, Limits::SEND_BUFFER_MAX));
     let send_buffer = faults.keep(send_buffer.transpose());
+    let authorities = faults.keep(applications::authorities(settings));
     let handshake_timeout = handshake_timeout?.0;
     Some(Config {
         listen,
@@ -90,6 +93,8 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         drain_timeout: TICK * drain_timeout?,
         send_buffer_bytes: send_buffer?.map(|bytes| bytes as usize),
         routes: Vec::new(),
+        outbound: Outbound::default(),
+        authorities: authorities?,
         jwt: None,
         folders,
         few_descriptors,

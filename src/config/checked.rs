@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     auth::{Access, Jwt, TrustedProxies},
+    outbound::{Authorities, Outbound},
     proto::{KeepAlive, MessageLimits},
     rates::{ArrivalRates, InputRates, PublishRates},
 };
@@ -54,6 +55,10 @@ pub struct Config {
     pub send_buffer_bytes: Option<usize>,
     /// The routes in the order of the file. Without routes, the server has the hub and its page.
     pub routes: Vec<RouteConfig>,
+    /// The way of the server's own requests, for what the settings have made of URLs.
+    pub(crate) outbound: Outbound,
+    /// The authorities that the server trusts when it sends requests, in addition to those of the system.
+    pub(crate) authorities: Authorities,
     /// The authenticator of the issuers of the file. It holds for topics at their usual path if the file has no routes.
     pub jwt: Option<Jwt>,
     /// The number of folders of files. Each has a descriptor.

@@ -4,6 +4,7 @@
 //! All names, defaults and helps follow from the table [`SETTINGS`]. [`Given`] reads the settings from all sources, and
 //! has the source of each one.
 
+mod applications;
 mod check;
 mod checked;
 mod descriptors;
@@ -38,4 +39,6 @@ pub(crate) use routes::rules::{RuleFault, Sources, settle, settle_surface};
 pub use settings::{Preset, SETTINGS, Setting, Settings};
 pub use show::{effective, example};
 pub(crate) use ticks::TICK;
-pub use values::{AccessLogFormat, CpuList, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets};
+pub use values::{
+    AccessLogFormat, CpuList, FilePath, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets,
+};

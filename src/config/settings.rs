@@ -11,8 +11,8 @@ use super::{
     rates::{ByteRateLimit, RateLimit},
     toml::quoted,
     values::{
-        AccessLogFormat, CpuList, Fault, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets,
-        Shape, Value,
+        AccessLogFormat, CpuList, Fault, FilePath, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice,
+        Secrets, Shape, Value,
     },
 };
 use crate::{
@@ -422,6 +422,13 @@ settings! {
 
         /// Longest time for connections to leave after SIGTERM, SIGINT or SIGQUIT.
         drain_timeout: Time, TIME ["0 to 8784h"], Is("10s");
+    }
+
+    "Requests to other servers" {
+        /// File of certificates in PEM form: authorities that the server trusts, in addition to those of the system,
+        /// when it sends requests to https URLs of its settings.
+        outbound_ca: Option<FilePath>, FILE,
+        Otherwise { words: "those of the system alone", example: "/etc/ringhub/ca.pem", effective: UNSET };
     }
 
     "Logs" {

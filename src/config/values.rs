@@ -1,6 +1,6 @@
 //! The types of settings, and the ways in which their values are written and shown.
 
-use std::{fmt, net::SocketAddr, str::FromStr};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -204,6 +204,22 @@ impl Value for Option<CpuList> {
 
     fn items(&self) -> Vec<String> {
         self.iter().flat_map(|list| &list.0).map(ToString::to_string).collect()
+    }
+}
+
+/// The path of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilePath(pub PathBuf);
+
+impl Scalar for FilePath {
+    const EXPECTED: &'static str = "the path of a file in quotes";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Err("the path is empty".into()) } else { Ok(FilePath(text.into())) }
+    }
+
+    fn show(&self) -> String {
+        self.0.display().to_string()
     }
 }
 

@@ -56,6 +56,7 @@ use crate::{
     handover::{Addresses, HandedOff},
     hub::{ExternalEnd, MeshLimits},
     metrics::{BackendInfo, Counter, Counters},
+    outbound,
     refusal_log::RefusalLog,
 };
 
@@ -88,6 +89,8 @@ pub(crate) struct Start {
     pub(crate) backend: BackendInfo,
     /// Whether the server is leaving.
     pub(crate) leaving: watch::Receiver<bool>,
+    /// The service of the server's own requests, if the server has URLs to send them to.
+    pub(crate) outbound: Option<outbound::Service>,
 }
 
 /// Runs the control thread until all shards have ended. `started` is called once the control thread has all descriptors
@@ -116,7 +119,11 @@ const READING_THREADS_MAX: usize = 8;
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
     let Start { outside, clock, woken, requests, publisher, endpoints, backend, .. } = start;
-    let Start { refusal_log, of_addresses, access_log, .. } = start;
+    let Start { refusal_log, of_addresses, access_log, outbound, .. } = start;
+    if let Some(service) = outbound {
+        // It ends with the runtime.
+        tokio::spawn(service.run());
+    }
     let at_start = config.get();
     counters.set(Counter::ConnectionsMax, at_start.limits.connections_max as u64);
     counters.set(Counter::GatheredBytesMax, at_start.limits.gathered_bytes_max as u64);
@@ -242,6 +249,7 @@ mod tests {
             access_log: AccessLog::off(),
             backend: BackendInfo { backend: "none".into(), reason: "no shard".into() },
             leaving: leaving.subscribe(),
+            outbound: None,
         };
         let (ended, has_ended) = mpsc::channel();
         thread::spawn(move || ended.send(run(start, || {}).map_err(|error| error.to_string())));

@@ -39,7 +39,7 @@ use listeners::Listeners;
 
 use crate::{
     access_log::AccessLog, config::Config, control::publisher::Requests, current::Current, endpoints::Endpoints,
-    error::StartError, hub::Encodings, shard::Listener, surface,
+    error::StartError, hub::Encodings, outbound::Outbound, shard::Listener, surface,
 };
 
 pub use builder::{BuildError, Builder};
@@ -76,6 +76,8 @@ pub struct Server {
     hub: (Hub, Requests),
     backend: ChosenBackend,
     engine: Option<Engine>,
+    /// The way of the server's own requests, for what the embedder has made of URLs.
+    outbound: Outbound,
 }
 
 impl Server {
@@ -90,6 +92,7 @@ impl Server {
         inherited: Vec<TcpListener>,
         endpoints: Current<Endpoints>,
         hub: (Hub, Requests),
+        outbound: Outbound,
     ) -> Result<Server, StartError> {
         let backend = ChosenBackend::choose(config.io)?;
         if let Some(line) = backend.fallback() {
@@ -120,6 +123,7 @@ impl Server {
             hub,
             backend,
             engine: None,
+            outbound,
         })
     }
 

@@ -19,6 +19,7 @@ use crate::{
     handover::{ControlHandoff, HandedOff, Sockets},
     hub::{EndRole, EngineTopics, ExternalEnd, MeshEnd, MeshLimits, Wake},
     metrics::Counters,
+    outbound,
     refusal_log::RefusalLog,
     shard::{self, ShardCommand},
     sys::RingAccess,
@@ -64,12 +65,14 @@ impl Server {
     ///
     /// [`StartError::Shard`] or [`StartError::Control`] if a thread cannot be set up; [`StartError::ShardDied`] or
     /// [`StartError::ControlDied`] if a thread panics before it has started; [`StartError::Sandbox`] if the sandbox of
-    /// the settings cannot be set up.
+    /// the settings cannot be set up; [`StartError::Outbound`] if requests to the URLs of the settings cannot be made.
     pub fn start(self) -> Result<Running, StartError> {
         let Server { config, listeners, addresses, metrics_listener, endpoints, access_log, encodings, .. } = self;
-        let Server { hub, backend, engine, .. } = self;
+        let Server { hub, backend, engine, outbound, .. } = self;
         let (hub, requests) = hub;
-        let sandbox = filter_of(&config).map_err(StartError::Sandbox)?;
+        let outbound = [&config.outbound, &outbound];
+        let sandbox = filter_of(&config, &outbound).map_err(StartError::Sandbox)?;
+        let outbound = outbound::Service::new(&outbound, &config.authorities).map_err(StartError::Outbound)?;
         let ring_access = if sandbox.is_some() { RingAccess::InUse } else { RingAccess::Unrestricted };
         let config = Arc::new(config);
         let current = Current::new(Arc::clone(&config));
@@ -134,6 +137,7 @@ impl Server {
             of_addresses: sockets.of_addresses,
             backend: backend.info(),
             leaving: leaving.subscribe(),
+            outbound,
         };
         let run = move |started: Started<'_>| control::run(start, || started.report());
         threads.spawn("ringhub-control".into(), Role::Control, run).map_err(StartError::Control)?;
@@ -337,6 +341,7 @@ mod tests {
             of_addresses: None,
             backend: BackendInfo { backend: "none".into(), reason: "the test plays the shards".into() },
             leaving: watch::Sender::new(false).subscribe(),
+            outbound: None,
         };
         let run = move |started: Started<'_>| control::run(start, || started.report());
         threads.spawn("control".into(), Role::Control, run).unwrap();
