@@ -74,6 +74,7 @@ pub mod metrics;
 pub mod outbound;
 pub mod proto;
 mod rates;
+mod refusal_log;
 pub mod server;
 mod shard;
 #[doc(hidden)]

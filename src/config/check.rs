@@ -12,7 +12,7 @@ use super::{
     values::{CpuList, ListenIpv6, Pin, Secrets},
 };
 use crate::{
-    auth::{Access, Origins, Tokens},
+    auth::{Access, Origins, Tokens, TrustedProxies},
     error::{ConfigError, ConfigErrors},
     outbound::Outbound,
     proto::{KeepAlive, MessageLimits},
@@ -73,6 +73,10 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         sandbox: settings.sandbox,
         metrics_listen: settings.metrics_listen,
         access: access?,
+        trusted_proxies: TrustedProxies::new(
+            settings.trusted_proxies.clone().unwrap_or_default(),
+            settings.client_address,
+        ),
         http: Http { header_timeout: handshake_timeout, ..http? },
         shards: shards?,
         cpus: cpus?,
@@ -85,6 +89,7 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         routes: Vec::new(),
         outbound: Outbound::default(),
         authorities: authorities?,
+        jwt: None,
         folders,
         few_descriptors,
     })

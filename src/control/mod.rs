@@ -49,10 +49,11 @@ use crate::{
     config::{Config, Limits},
     current::Current,
     endpoints::Endpoints,
-    handover::HandedOff,
+    handover::{Addresses, HandedOff},
     hub::ExternalEnd,
     metrics::{BackendInfo, Counter, Counters},
     outbound,
+    refusal_log::RefusalLog,
 };
 
 /// The parts that the control thread is started with.
@@ -76,6 +77,9 @@ pub(crate) struct Start {
     pub(crate) metrics_listener: Option<TcpListener>,
     pub(crate) shards: Vec<Arc<Counters>>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) refusal_log: Arc<RefusalLog>,
+    /// The sockets of each address, where their number is limited.
+    pub(crate) of_addresses: Option<Arc<Addresses>>,
     /// The backend of the shards.
     pub(crate) backend: BackendInfo,
     /// Whether the server is leaving.
@@ -109,8 +113,8 @@ const READING_THREADS_MAX: usize = 8;
 
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
-    let Start { outside, clock, woken, requests, publisher, endpoints, backend, outbound, .. } = start;
-    if let Some(service) = outbound {
+    let Start { outside, clock, woken, requests, publisher, endpoints, backend, refusal_log, of_addresses, .. } = start;
+    if let Some(service) = start.outbound {
         // It ends with the runtime.
         tokio::spawn(service.run());
     }
@@ -133,6 +137,8 @@ async fn serve(start: Start) -> io::Result<()> {
         returns,
         shards,
         counters,
+        refusal_log,
+        of_addresses,
         backend,
         leaving,
         // The rest of the limit is for connections that have given way and are about to be closed.
@@ -227,6 +233,8 @@ mod tests {
             metrics_listener: None,
             shards: Vec::new(),
             counters: Arc::default(),
+            refusal_log: Arc::default(),
+            of_addresses: None,
             backend: BackendInfo { backend: "none".into(), reason: "no shard".into() },
             leaving: leaving.subscribe(),
             outbound: None,
