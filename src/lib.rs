@@ -55,6 +55,7 @@
 )]
 
 pub mod auth;
+mod budget;
 pub mod client;
 mod clock;
 pub mod config;

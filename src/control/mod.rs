@@ -10,6 +10,7 @@ mod bodies;
 mod body;
 mod date;
 mod http_connection;
+mod memory;
 mod output;
 mod paths;
 mod permits;
@@ -45,6 +46,7 @@ use self::{
     waits::Waits,
 };
 use crate::{
+    budget::Budget,
     clock::Clock,
     config::{Config, Limits},
     current::Current,
@@ -77,6 +79,8 @@ pub(crate) struct Start {
     pub(crate) counters: Arc<Counters>,
     /// The backend of the shards.
     pub(crate) backend: BackendInfo,
+    /// The budget of the server's memory, if there is a limit.
+    pub(crate) budget: Option<Arc<Budget>>,
     /// Whether the server is leaving.
     pub(crate) leaving: watch::Receiver<bool>,
 }
@@ -137,6 +141,10 @@ async fn serve(start: Start) -> io::Result<()> {
         returned: AtomicUsize::default(),
     };
     let shared = Arc::new(shared);
+    let watching = start.budget.map(|budget| {
+        shared.counters.set(Counter::MemoryMax, budget.bytes_max());
+        tokio::spawn(memory::watch(Arc::clone(&shared), budget, shared.shards.len()))
+    });
     let mut connections = JoinSet::new();
     if let Some(listener) = metrics_listener {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -164,6 +172,9 @@ async fn serve(start: Start) -> io::Result<()> {
                 }
             }
         }
+    }
+    if let Some(watching) = watching {
+        watching.abort();
     }
     drop(finish);
     woken.notify_one();
@@ -221,6 +232,7 @@ mod tests {
             shards: Vec::new(),
             counters: Arc::default(),
             backend: BackendInfo { backend: "none".into(), reason: "no shard".into() },
+            budget: None,
             leaving: leaving.subscribe(),
         };
         let (ended, has_ended) = mpsc::channel();

@@ -118,6 +118,15 @@ impl Shared {
         }
     }
 
+    /// Notes the memory that the control thread holds, and returns it in bytes.
+    pub(super) fn note_memory(&self) -> u64 {
+        let bodies = self.bodies.bytes() as u64;
+        let connections = self.counters.get(Counter::HttpConnectionsOpen) * HTTP_CONNECTION;
+        self.counters.set(Counter::MemoryBodies, bodies);
+        self.counters.set(Counter::MemoryHttp, connections);
+        bodies + connections
+    }
+
     /// Returns the text of `/metrics`. All requests within a second get the same text, so no client can keep this
     /// thread busy with it.
     pub(super) fn metrics(&self) -> Bytes {
@@ -125,6 +134,7 @@ impl Shared {
         match &*last {
             Some((time, text)) if time.elapsed() < METRICS_AGE_MAX => text.clone(),
             _ => {
+                self.note_memory();
                 let text = Bytes::from(metrics::prometheus(&self.shards, &self.counters, &self.backend));
                 *last = Some((Instant::now(), text.clone()));
                 text
@@ -143,6 +153,9 @@ impl Shared {
         }
     }
 }
+
+/// Bytes of a connection that speaks HTTP: its task, and buffers that are mostly empty.
+const HTTP_CONNECTION: u64 = 16 * 1_024;
 
 /// The longest age of the text of `/metrics`.
 const METRICS_AGE_MAX: Duration = Duration::from_secs(1);

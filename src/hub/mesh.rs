@@ -303,6 +303,12 @@ impl MeshEnd {
         self.requests_waiting + self.deliveries_waiting
     }
 
+    /// Returns the memory of the requests and deliveries that this end has sent and that were not taken.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.links().map(Link::bytes).sum()
+    }
+
     /// Returns how many requests and deliveries have found no room in their lane so far.
     #[must_use]
     pub fn overflowed(&self) -> u64 {

@@ -25,7 +25,7 @@ pub(super) fn append(text: &mut String) {
 }
 
 /// Returns the bytes of memory that the process has in RAM.
-fn resident_bytes() -> Option<u64> {
+pub(crate) fn resident_bytes() -> Option<u64> {
     resident_of(&fs::read_to_string("/proc/self/status").ok()?)
 }
 

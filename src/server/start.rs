@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::{Server, engine::EngineEnds, role::Role, running::Running, sandbox::filter_of};
 use crate::{
+    budget::Budget,
     clock::Clock,
     control,
     current::Current,
@@ -79,7 +80,8 @@ impl Server {
         let of_engine = engine.as_ref().map(|engine| EngineTopics { end: count as u16 + 1, has: engine.has });
         let woken = shards.iter().map(|ends| Arc::clone(&ends.woken)).collect();
         let threads = Threads::new(count + 1);
-        let sockets = Sockets::new(config.limits.connections_per_address_max);
+        let budget = config.limits.memory_bytes_max.map(|bytes| Budget::new(bytes, config.idle_memory(), count));
+        let sockets = Sockets { budget: budget.clone(), ..Sockets::new(config.limits.connections_per_address_max) };
         let occupied = Arc::new(AtomicUsize::new(count));
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         hub.start(&counters);
@@ -127,6 +129,7 @@ impl Server {
             shards: counters.clone(),
             counters: Arc::clone(&control_counters),
             backend: backend.info(),
+            budget,
             leaving: leaving.subscribe(),
         };
         let run = move |started: Started<'_>| control::run(start, || started.report());
@@ -326,6 +329,7 @@ mod tests {
             shards: vec![Arc::default(), Arc::default()],
             counters: Arc::default(),
             backend: BackendInfo { backend: "none".into(), reason: "the test plays the shards".into() },
+            budget: None,
             leaving: watch::Sender::new(false).subscribe(),
         };
         let run = move |started: Started<'_>| control::run(start, || started.report());

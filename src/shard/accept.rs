@@ -222,6 +222,8 @@ fn note(lobby: &Lobby, no_room: NoRoom) {
                 tracing::warn!(limit, suppressed, "as many connections as --max-connections allows: more are refused");
             }
         }
+        // The control thread logs when memory becomes short.
+        NoRoom::Memory => lobby.counters.add(Counter::RefusedMemory, 1),
         NoRoom::Address(address) => {
             lobby.counters.add(Counter::RefusedAddress, 1);
             let addresses = lobby.sockets.of_addresses.as_ref();

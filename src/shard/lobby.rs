@@ -81,6 +81,8 @@ pub(super) enum Openings {
 pub(super) enum NoRoom {
     /// The server has as many connections as it allows.
     Connections,
+    /// The server is short of memory.
+    Memory,
     /// The server has as many connections from this address as it allows.
     Address(Network),
 }
@@ -91,6 +93,7 @@ impl NoRoom {
     pub(super) fn refusal(self) -> Refusal {
         match self {
             NoRoom::Connections => Refusal::not_now("there are as many connections as this server allows"),
+            NoRoom::Memory => Refusal::not_now("this server is short of memory"),
             NoRoom::Address(_) => {
                 Refusal::new(429, "there are as many connections from one address as this server allows")
                     .header("Retry-After", "1")
@@ -208,6 +211,9 @@ impl Lobby {
     /// The limit that the socket would exceed.
     pub(super) fn admit(self: &Rc<Self>, socket: &Transport) -> Result<OpeningPermit, NoRoom> {
         self.counters.add(Counter::Accepted, 1);
+        if self.sockets.budget.as_ref().is_some_and(|budget| budget.is_short()) {
+            return Err(NoRoom::Memory);
+        }
         // The limit of the server comes first: at the limit of the address an idle connection gives way, and none must
         // give way for a socket that is then refused.
         let of_all = self.sockets.all.admit(self.config.get().limits.connections_max).ok_or(NoRoom::Connections)?;

@@ -62,6 +62,7 @@ const BUILDINGS: &[Building] = &[
             "ending",
             "slow",
             "throttling",
+            "memory_watch",
             "handlers",
             "several",
             "flush",
