@@ -38,4 +38,6 @@ mod smuggling;
 mod soak;
 #[path = "../support/mod.rs"]
 mod support;
+mod tokens;
+mod trusted_proxies;
 mod urgent;
