@@ -57,6 +57,7 @@
 
 mod access_log;
 pub mod auth;
+mod budget;
 pub mod client;
 mod clock;
 pub mod config;

@@ -8,6 +8,8 @@ mod histogram;
 mod process;
 pub mod text;
 
+pub(crate) use process::resident_bytes;
+
 use std::{
     sync::{
         Arc,
@@ -72,6 +74,7 @@ const FAMILIES: &[(&str, &str)] = &[
     ("outbound_requests_total", "Requests of the server itself to other servers, by outcome."),
     ("throttled_total", "Times a connection was not received from because it was over a rate, by rate."),
     ("rate_refused_total", "Requests refused with 429 because their sender was over a rate, by rate."),
+    ("memory_bytes", "Memory that the server holds, by kind: what backlogs share counts in each."),
     ("rate_closed_total", "Connections closed with 1008 because they were over a rate for too long, by rate."),
 ];
 
@@ -120,6 +123,8 @@ counters! {
     /// Requests refused because a limit of the server was reached: connections, bodies in memory, or files being sent
     /// (503).
     RefusedLimit "refused_total{cause=\"limit\"}" "requests" Counter ShardAndControl;
+    /// Sockets refused because the server was short of memory (503).
+    RefusedMemory "refused_total{cause=\"memory\"}" "requests" Counter Shard;
     /// Sockets, and requests through trusted proxies, refused because their address had as many as allowed (429).
     RefusedAddress "refused_total{cause=\"address\"}" "requests" Counter ShardAndControl;
     /// Requests refused because the server is leaving (503).
@@ -197,6 +202,30 @@ counters! {
     SlowClosed "slow_closed_total" "connections" Counter Shard;
     /// Messages dropped when slow consumers were closed.
     SlowDropped "slow_dropped_total" "messages" Counter Shard;
+    /// Connections closed with 1008 because their backlogs were the largest while the server was short of memory.
+    MemoryClosed "memory_closed_total" "connections" Counter Shard;
+    /// Times the server became short of memory: its memory went beyond `max_memory`.
+    MemoryShort "memory_short_total" "times" Counter Control;
+    /// The limit of memory, or 0 if there is none.
+    MemoryMax "memory_max_bytes" "bytes" Gauge Control;
+    /// Bytes of the backlogs of slow consumers.
+    MemoryBacklogs "memory_bytes{kind=\"backlogs\"}" "bytes" Gauge Shard;
+    /// Bytes of messages that wait to be handed to subscribers.
+    MemoryGathered "memory_bytes{kind=\"gathered\"}" "bytes" Gauge Shard;
+    /// Bytes of messages whose end has not arrived.
+    MemoryUnfinished "memory_bytes{kind=\"unfinished\"}" "bytes" Gauge Shard;
+    /// Bytes of buffers for input.
+    MemoryInput "memory_bytes{kind=\"input\"}" "bytes" Gauge Shard;
+    /// Bytes of messages on their way to other threads.
+    MemoryLanes "memory_bytes{kind=\"lanes\"}" "bytes" Gauge Shard;
+    /// Bytes of connections without input and output, roughly.
+    MemoryConnections "memory_bytes{kind=\"connections\"}" "bytes" Gauge Shard;
+    /// Bytes of topics, roughly.
+    MemoryTopics "memory_bytes{kind=\"topics\"}" "bytes" Gauge Shard;
+    /// Bytes of bodies of requests.
+    MemoryBodies "memory_bytes{kind=\"bodies\"}" "bytes" Gauge Control;
+    /// Bytes of connections that speak HTTP, roughly.
+    MemoryHttp "memory_bytes{kind=\"http\"}" "bytes" Gauge Control;
     /// Connections failed because the client broke the protocol or a limit.
     ProtocolErrors "protocol_errors_total" "connections" Counter Shard;
     /// Connections closed with 1008 because a message did not arrive in time.

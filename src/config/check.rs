@@ -212,6 +212,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         count => Ok(count),
     });
     let message_ticks_max = faults.keep(ticks("message_timeout", settings.message_timeout));
+    let memory_bytes_max = faults.keep(memory_bytes_max(settings));
     let rate_ticks_max = faults.keep(ticks("rate_timeout", settings.rate_timeout));
     // The limits below depend on `message`.
     let message = faults.keep(size_within("max_message", settings.max_message, 1, Limits::MESSAGE_BYTES_MAX))?;
@@ -241,6 +242,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         gathered_bytes_max: gathered? as usize,
         unfinished_bytes_max: unfinished? as usize,
         message_ticks_max: message_ticks_max?,
+        memory_bytes_max: memory_bytes_max?,
         input_rates: InputRates { messages: settings.max_message_rate.0, bytes: settings.max_byte_rate.0 },
         arrival_rates: ArrivalRates {
             handshakes: settings.max_handshake_rate.0,
@@ -333,6 +335,21 @@ fn gathered_bytes_max(settings: &Settings, message: u64) -> Result<u64, ConfigEr
         return Err(ConfigError::of("max_gathered", what).against("max_message"));
     }
     size_within("max_gathered", gathered, message, 2 * Limits::MESSAGE_BYTES_MAX)
+}
+
+/// Returns the limit of the server's memory, if there is one. By default it is 70 % of what the cgroup may have: the
+/// kernel ends a process that needs more than all of it. The memory of a machine is not only the server's, so it sets no
+/// limit.
+fn memory_bytes_max(settings: &Settings) -> Result<Option<u64>, ConfigError> {
+    match settings.max_memory {
+        Some(limit) => {
+            limit.0.map(|size| size_within("max_memory", size, Limits::MEMORY_BYTES_MIN, Limits::SIZE_MAX)).transpose()
+        }
+        None => {
+            let of_cgroup = sys::memory::available().filter(|available| available.is_cgroup);
+            Ok(of_cgroup.map(|available| (available.bytes / 10 * 7).max(Limits::MEMORY_BYTES_MIN)))
+        }
+    }
 }
 
 /// Returns the limit of unfinished messages. A message is at most half as large as a backlog, and its buffer at most

@@ -130,6 +130,9 @@ pub struct Limits {
     /// Ticks that a message may take from its first byte on; 0 for any number. Beyond it the connection is closed with
     /// 1008.
     pub message_ticks_max: u32,
+    /// Bytes of memory of the server, if there is a limit. Above it new connections are answered 503, and the connections
+    /// with the largest backlogs are closed with 1008.
+    pub memory_bytes_max: Option<u64>,
     /// The rates of what a client sends on one connection. Beyond one of them the connection is not received from until
     /// the rate allows it. A connection of a route with rates costs 32 bytes more.
     pub(crate) input_rates: InputRates,
@@ -156,6 +159,9 @@ impl Limits {
 
     /// The largest limit in bytes: 1 TiB, more than any machine needs. Sums of such limits do not overflow.
     pub const SIZE_MAX: u64 = 1 << 40;
+
+    /// The smallest limit of memory: a server without connections needs about as much.
+    pub const MEMORY_BYTES_MIN: u64 = 16 << 20;
 
     /// The largest send buffer. The kernel doubles it, and does not accept a larger one.
     pub const SEND_BUFFER_MAX: u64 = 1 << 30;

@@ -7,7 +7,7 @@ use Preset::{Otherwise, Value as Is};
 use super::{
     checked::{Config, Limits},
     listen::ListenAddress,
-    quantities::{Size, Time},
+    quantities::{MemoryLimit, Size, Time},
     rates::{ByteRateLimit, RateLimit},
     toml::quoted,
     values::{
@@ -396,6 +396,18 @@ settings! {
         /// Sockets that the server accepts, whatever their addresses; each shard has an equal part. Beyond it sockets
         /// wait in the kernel's queue, those for the server's health too.
         max_accept_rate: RateLimit, RATE, Is("off");
+    }
+
+    "Memory" {
+        /// Memory of the server, or off. Above it new connections are answered 503, and the connections with the
+        /// largest backlogs are closed with 1008, until the memory is a tenth below it. What counts is the smaller of
+        /// two sums: what the server holds, and the resident memory of its process.
+        max_memory: Option<MemoryLimit>, SIZE ["16MiB or more"],
+        Otherwise {
+            words: "70 % of the limit of the cgroup; off if there is none",
+            example: "700MiB",
+            effective: |config| one(MemoryLimit(config.limits.memory_bytes_max.map(Size))),
+        };
     }
 
     "Times" {

@@ -6,7 +6,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
     listen::{ListenAddress, parse_address},
-    quantities::{Size, Time},
+    quantities::{MemoryLimit, Size, Time},
     rates::{ByteRateLimit, RateLimit},
 };
 use crate::auth::{AddressRange, ClientAddress};
@@ -393,6 +393,7 @@ macro_rules! parsed {
 
 parsed! {
     Size, true, "a size, such as 65536 or \"64KiB\"";
+    MemoryLimit, true, "a size, such as 734003200 or \"700MiB\", or \"off\"";
     Time, true, "a time in quotes, such as \"10s\"";
     RateLimit, false, "a rate in quotes, such as \"100/s\", or \"off\"";
     ByteRateLimit, false, "a rate in quotes, such as \"64KiB/s\", or \"off\"";

@@ -11,6 +11,7 @@ mod body;
 mod date;
 mod embedded;
 mod http_connection;
+mod memory;
 mod merged_top;
 mod output;
 mod paths;
@@ -49,6 +50,7 @@ use self::{
 };
 use crate::{
     access_log::AccessLog,
+    budget::Budget,
     clock::Clock,
     config::{Config, Limits},
     current::Current,
@@ -87,6 +89,8 @@ pub(crate) struct Start {
     pub(crate) access_log: AccessLog,
     /// The backend of the shards.
     pub(crate) backend: BackendInfo,
+    /// The budget of the server's memory, if there is a limit.
+    pub(crate) budget: Option<Arc<Budget>>,
     /// Whether the server is leaving.
     pub(crate) leaving: watch::Receiver<bool>,
     /// The service of the server's own requests, if the server has URLs to send them to.
@@ -161,6 +165,10 @@ async fn serve(start: Start) -> io::Result<()> {
         returned: AtomicUsize::default(),
     };
     let shared = Arc::new(shared);
+    let watching = start.budget.map(|budget| {
+        shared.counters.set(Counter::MemoryMax, budget.bytes_max());
+        tokio::spawn(memory::watch(Arc::clone(&shared), budget, shared.shards.len()))
+    });
     let mut connections = JoinSet::new();
     if let Some(listener) = metrics_listener {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -188,6 +196,9 @@ async fn serve(start: Start) -> io::Result<()> {
                 }
             }
         }
+    }
+    if let Some(watching) = watching {
+        watching.abort();
     }
     drop(finish);
     woken.notify_one();
@@ -248,6 +259,7 @@ mod tests {
             of_addresses: None,
             access_log: AccessLog::off(),
             backend: BackendInfo { backend: "none".into(), reason: "no shard".into() },
+            budget: None,
             leaving: leaving.subscribe(),
             outbound: None,
         };

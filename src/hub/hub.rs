@@ -277,6 +277,12 @@ impl<T: Attachment> ShardHub<T> {
         self.mesh.shards() == 1
     }
 
+    /// Returns the memory of the requests and deliveries that this shard has sent and that were not taken.
+    #[must_use]
+    pub fn lane_bytes(&self) -> usize {
+        self.mesh.bytes()
+    }
+
     /// Returns how many requests and deliveries have found no room in a lane so far.
     #[must_use]
     pub fn overflowed(&self) -> u64 {

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::{Server, engine::EngineEnds, role::Role, running::Running, sandbox::filter_of};
 use crate::{
+    budget::Budget,
     clock::Clock,
     control,
     current::Current,
@@ -83,7 +84,8 @@ impl Server {
         let of_engine = engine.as_ref().map(|engine| EngineTopics { end: count as u16 + 1, has: engine.has });
         let woken = shards.iter().map(|ends| Arc::clone(&ends.woken)).collect();
         let threads = Threads::new(count + 1);
-        let sockets = Sockets::new(config.limits.connections_per_address_max);
+        let budget = config.limits.memory_bytes_max.map(|bytes| Budget::new(bytes, config.idle_memory(), count));
+        let sockets = Sockets { budget: budget.clone(), ..Sockets::new(config.limits.connections_per_address_max) };
         let occupied = Arc::new(AtomicUsize::new(count));
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         hub.start(&counters);
@@ -136,6 +138,7 @@ impl Server {
             refusal_log,
             of_addresses: sockets.of_addresses,
             backend: backend.info(),
+            budget,
             leaving: leaving.subscribe(),
             outbound,
         };
@@ -340,6 +343,7 @@ mod tests {
             refusal_log: Arc::default(),
             of_addresses: None,
             backend: BackendInfo { backend: "none".into(), reason: "the test plays the shards".into() },
+            budget: None,
             leaving: watch::Sender::new(false).subscribe(),
             outbound: None,
         };

@@ -8,7 +8,7 @@ use std::{mem, net::SocketAddr, rc::Rc, time::Instant};
 use tokio::sync::oneshot;
 use tracing::field::display;
 
-use super::{io_state::ShardConnection, seats::LocalRoute, state::Shard};
+use super::{io_state::ShardConnection, seats::LocalRoute, slow::GivenUp, state::Shard};
 use crate::{
     handler::{Call, Closed, Facts, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks, WORK_MAX},
     hub::{
@@ -197,7 +197,7 @@ impl<I: Io> ShardApi for Shard<I> {
         let output = connection.io.output.as_ref().filter(|output| !output.is_empty());
         if output.is_some_and(|output| !output.has_room_for(frames.len(), &self.output_limits())) {
             if !self.handlers.has_manual_backpressure(id) {
-                self.close_slow(id);
+                self.close_slow(id, GivenUp::BeyondLimit);
             }
             return Sent::Refused(Refused::Full);
         }

@@ -27,6 +27,8 @@ mod listener;
 mod lobby;
 mod mail;
 mod marks;
+mod memory;
+mod memory_watch;
 mod opening;
 mod outgoing;
 mod owed;

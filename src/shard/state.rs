@@ -17,6 +17,7 @@ use super::{
     lag::BacklogSize,
     leaving::Drain,
     marks::Marks,
+    memory::Memory,
     outgoing::Flush,
     pace::{Mail, MailLeft, Pace},
     rates::Rates,
@@ -27,6 +28,7 @@ use super::{
 };
 use crate::{
     access_log::AccessLog,
+    budget::Budget,
     config::{Config, Limits},
     handler::Seat,
     handover::AddressPermit,
@@ -70,6 +72,7 @@ pub(crate) struct Shard<I: Io> {
     pub(super) unfinished_bytes_max: usize,
     /// Exists only where a route's input has a rate.
     pub(super) rates: Option<Box<Rates>>,
+    pub(super) memory: Memory,
     pub(super) wheel: Wheel,
     /// Scratch memory: this field and the next two are empty between uses.
     pub(super) readiness: Vec<Readiness>,
@@ -126,6 +129,7 @@ impl<I: Io> Shard<I> {
             incoming: Incoming::default(),
             unfinished_bytes_max: config.limits.unfinished_bytes_max / config.shards,
             rates: has_rates.then(Box::default),
+            memory: Memory::default(),
             wheel: Wheel::new(now.tick()),
             readiness: Vec::new(),
             replies: Vec::new(),
@@ -160,6 +164,12 @@ impl<I: Io> Shard<I> {
         self
     }
 
+    /// Takes the budget of the server's memory, and the number of this shard.
+    pub(crate) fn with_budget(mut self, budget: Option<Arc<Budget>>, number: u16) -> Self {
+        self.memory.budget = budget.map(|budget| (budget, usize::from(number)));
+        self
+    }
+
     /// Notes the time, which the driver reads from the server's clock. Keep-alives count in ticks; the hub gets the
     /// exact time.
     pub(super) fn note_time(&mut self, now: Millis) {
@@ -187,7 +197,8 @@ impl<I: Io> Shard<I> {
     /// Returns when the next turn is due even if nothing happens.
     pub(crate) fn next_deadline(&self) -> Option<Tick> {
         let drain = self.drain.as_ref().map(|drain| drain.next_step(self.now, self.is_empty()));
-        self.wheel.next().into_iter().chain(drain).chain(self.flush.next_try()).min()
+        let look = self.memory.next_look(self.counters.get(Counter::SlowConsumers) > 0, self.now);
+        self.wheel.next().into_iter().chain(drain).chain(self.flush.next_try()).chain(look).min()
     }
 
     /// Returns whether there are no connections.

@@ -63,6 +63,7 @@ const BUILDINGS: &[Building] = &[
             "slow",
             "top",
             "throttling",
+            "memory_watch",
             "handlers",
             "several",
             "flush",
