@@ -79,7 +79,7 @@ async fn ask(shared: &Shared) -> AllShards {
             _ => silent += 1,
         }
     }
-    AllShards { silent, ..AllShards::merge(tops) }
+    AllShards::merge(tops, silent)
 }
 
 /// The longest age of an answer of the shards.
