@@ -11,7 +11,7 @@ use super::{
     values::{CpuList, ListenIpv6, Pin, Secrets},
 };
 use crate::{
-    auth::{Access, Origins, Tokens},
+    auth::{Access, Origins, Tokens, TrustedProxies},
     error::{ConfigError, ConfigErrors},
     proto::{KeepAlive, MessageLimits},
     rates::{ArrivalRates, InputRates, PublishRates},
@@ -76,6 +76,10 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         access_log: settings.access_log,
         access_log_sample: sample?,
         access: access?,
+        trusted_proxies: TrustedProxies::new(
+            settings.trusted_proxies.clone().unwrap_or_default(),
+            settings.client_address,
+        ),
         http: Http { header_timeout: handshake_timeout, ..http? },
         shards: shards?,
         cpus: cpus?,
@@ -86,6 +90,7 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         drain_timeout: TICK * drain_timeout?,
         send_buffer_bytes: send_buffer?.map(|bytes| bytes as usize),
         routes: Vec::new(),
+        jwt: None,
         folders,
         few_descriptors,
     })

@@ -8,7 +8,7 @@ use super::{
     values::{AccessLogFormat, IoChoice, ListenIpv6, SandboxChoice},
 };
 use crate::{
-    auth::Access,
+    auth::{Access, Jwt, TrustedProxies},
     proto::{KeepAlive, MessageLimits},
     rates::{ArrivalRates, InputRates, PublishRates},
 };
@@ -24,6 +24,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// The origins and tokens that requests need.
     pub access: Access,
+    /// The proxies that are believed when they name the address of a client.
+    pub trusted_proxies: TrustedProxies,
     /// The limits of connections that speak HTTP: publishing, health, metrics, the page.
     pub http: Http,
     /// The number of shards.
@@ -52,6 +54,8 @@ pub struct Config {
     pub send_buffer_bytes: Option<usize>,
     /// The routes in the order of the file. Without routes, the server has the hub and its page.
     pub routes: Vec<RouteConfig>,
+    /// The authenticator of the issuers of the file. It holds for topics at their usual path if the file has no routes.
+    pub jwt: Option<Jwt>,
     /// The number of folders of files. Each has a descriptor.
     pub(crate) folders: usize,
     /// The limit of open descriptors, if it alone limits the connections, and leaves fewer than are useful.

@@ -53,9 +53,10 @@ use crate::{
     config::{Config, Limits},
     current::Current,
     endpoints::Endpoints,
-    handover::HandedOff,
+    handover::{Addresses, HandedOff},
     hub::{ExternalEnd, MeshLimits},
     metrics::{BackendInfo, Counter, Counters},
+    refusal_log::RefusalLog,
 };
 
 /// The parts that the control thread is started with.
@@ -80,6 +81,9 @@ pub(crate) struct Start {
     pub(crate) shards: Vec<Arc<Counters>>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) access_log: AccessLog,
+    pub(crate) refusal_log: Arc<RefusalLog>,
+    /// The sockets of each address, where their number is limited.
+    pub(crate) of_addresses: Option<Arc<Addresses>>,
     /// The backend of the shards.
     pub(crate) backend: BackendInfo,
     /// Whether the server is leaving.
@@ -111,7 +115,8 @@ const READING_THREADS_MAX: usize = 8;
 
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
-    let Start { outside, clock, woken, requests, publisher, endpoints, backend, access_log, .. } = start;
+    let Start { outside, clock, woken, requests, publisher, endpoints, backend, .. } = start;
+    let Start { access_log, refusal_log, of_addresses, .. } = start;
     let at_start = config.get();
     counters.set(Counter::ConnectionsMax, at_start.limits.connections_max as u64);
     counters.set(Counter::GatheredBytesMax, at_start.limits.gathered_bytes_max as u64);
@@ -135,6 +140,8 @@ async fn serve(start: Start) -> io::Result<()> {
         shards,
         counters,
         access_log,
+        refusal_log,
+        of_addresses,
         backend,
         leaving,
         // The rest of the limit is for connections that have given way and are about to be closed.
@@ -231,6 +238,8 @@ mod tests {
             shards: Vec::new(),
             counters: Arc::default(),
             access_log: AccessLog::off(),
+            refusal_log: Arc::default(),
+            of_addresses: None,
             backend: BackendInfo { backend: "none".into(), reason: "no shard".into() },
             leaving: leaving.subscribe(),
         };

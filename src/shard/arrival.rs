@@ -1,6 +1,6 @@
 //! An accepted opening handshake on its way from the lobby to the turn.
 
-use std::{any::Any, fmt, time::Instant};
+use std::{any::Any, fmt, net::SocketAddr, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -22,6 +22,8 @@ pub(crate) struct Arrival<S> {
     pub(crate) begun: Instant,
     /// The permit that counts the socket among those of its address, where their number is limited.
     pub(crate) of_address: Option<AddressPermit>,
+    /// The client's address, if the socket has a trusted proxy as its peer.
+    pub(crate) named: Option<SocketAddr>,
     /// The session, which begins after the answer.
     pub(crate) session: Session,
     /// The index of the route; the route keeps the state and the profile of the connection.

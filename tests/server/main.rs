@@ -40,5 +40,7 @@ mod smuggling;
 mod soak;
 #[path = "../support/mod.rs"]
 mod support;
+mod tokens;
 mod top;
+mod trusted_proxies;
 mod urgent;

@@ -267,6 +267,7 @@ pub(super) fn arrival<S>(
         access: None,
         socket,
         of_address: None,
+        named: None,
         session: Session::web_socket(),
         route: 0,
         state: Box::new(()),
