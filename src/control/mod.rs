@@ -80,10 +80,10 @@ pub(crate) struct Start {
     pub(crate) metrics_listener: Option<TcpListener>,
     pub(crate) shards: Vec<Arc<Counters>>,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) access_log: AccessLog,
     pub(crate) refusal_log: Arc<RefusalLog>,
     /// The sockets of each address, where their number is limited.
     pub(crate) of_addresses: Option<Arc<Addresses>>,
+    pub(crate) access_log: AccessLog,
     /// The backend of the shards.
     pub(crate) backend: BackendInfo,
     /// Whether the server is leaving.
@@ -116,7 +116,7 @@ const READING_THREADS_MAX: usize = 8;
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
     let Start { outside, clock, woken, requests, publisher, endpoints, backend, .. } = start;
-    let Start { access_log, refusal_log, of_addresses, .. } = start;
+    let Start { refusal_log, of_addresses, access_log, .. } = start;
     let at_start = config.get();
     counters.set(Counter::ConnectionsMax, at_start.limits.connections_max as u64);
     counters.set(Counter::GatheredBytesMax, at_start.limits.gathered_bytes_max as u64);
@@ -139,9 +139,9 @@ async fn serve(start: Start) -> io::Result<()> {
         returns,
         shards,
         counters,
-        access_log,
         refusal_log,
         of_addresses,
+        access_log,
         backend,
         leaving,
         // The rest of the limit is for connections that have given way and are about to be closed.
@@ -237,9 +237,9 @@ mod tests {
             metrics_listener: None,
             shards: Vec::new(),
             counters: Arc::default(),
-            access_log: AccessLog::off(),
             refusal_log: Arc::default(),
             of_addresses: None,
+            access_log: AccessLog::off(),
             backend: BackendInfo { backend: "none".into(), reason: "no shard".into() },
             leaving: leaving.subscribe(),
         };

@@ -186,6 +186,9 @@ impl Service {
     ) -> Result<Begun, Refusal> {
         let shared = &self.shared;
         facts.remote = remote;
+        if let Some(access) = &mut facts.access {
+            access.peer = remote.client;
+        }
         let health = |endpoint: &Endpoint| endpoint.health(head.method(), shared.is_leaving());
         if let Some(text) = endpoint.as_ref().ok().and_then(health).filter(|_| refusal.is_none()) {
             return text.map(|text| Begun::Answered(response(StatusCode::OK, TEXT, text)));

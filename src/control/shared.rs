@@ -47,10 +47,10 @@ pub(super) struct Shared {
     pub(super) returns: Vec<mpsc::Sender<HandedOff>>,
     pub(super) shards: Vec<Arc<Counters>>,
     pub(super) counters: Arc<Counters>,
-    pub(super) access_log: AccessLog,
     pub(super) refusal_log: Arc<RefusalLog>,
     /// The sockets of each address, where their number is limited.
     pub(super) of_addresses: Option<Arc<Addresses>>,
+    pub(super) access_log: AccessLog,
     /// The backend of the shards.
     pub(super) backend: BackendInfo,
     pub(super) leaving: watch::Receiver<bool>,

@@ -43,10 +43,10 @@ pub(super) struct Opening {
     pub(super) socket: Transport,
     /// The bytes that have been received on the socket.
     pub(super) received: BytesMut,
+    /// The client's address, if a trusted proxy has named it for the whole connection.
+    named: Option<SocketAddr>,
     /// The time at which the socket was accepted, or was handed back by the control thread.
     begun: Instant,
-    /// The client's address, if a trusted proxy has named it for the whole connection.
-    pub(super) named: Option<SocketAddr>,
 }
 
 impl Opening {
@@ -55,16 +55,16 @@ impl Opening {
     }
 
     /// Returns the opening of a socket on which these bytes have been received, and whose client a trusted proxy may
-    /// have named.
+    /// have named for the whole connection.
     pub(super) fn with(socket: Transport, received: BytesMut, named: Option<SocketAddr>) -> Self {
-        Opening { socket, received, begun: Instant::now(), named }
+        Opening { socket, received, named, begun: Instant::now() }
     }
 }
 
 /// Serves the opening request of one socket. The socket becomes a connection, is refused, or goes to the control thread
 /// because the request asks for no WebSocket. `permit` counts the socket until then.
 pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPermit) {
-    let Opening { socket, mut received, begun, named } = opening;
+    let Opening { socket, mut received, named, begun } = opening;
     let socket = BoundedClose::new(Rc::new(socket));
     match read_in_time(&lobby, &socket, &mut received).await {
         None => {}
@@ -108,9 +108,9 @@ async fn open(
     }
     // Without the query, which may hold a token.
     let path = tracing::enabled!(tracing::Level::DEBUG).then(|| head.path().to_owned());
+    let refused = Refused { remote, path, has_body: head.method() != "HEAD" };
     let access = lobby.access_log.begin(|| remote.client, head.method(), head.path());
     let mut access = access.map(|access| Box::new(Access { begun, ..access }));
-    let refused = Refused { remote, path, has_body: head.method() != "HEAD" };
     match judge(lobby, &socket, head, remote).await {
         Ok(Accepted { session, route, opened, profile, limits, answer }) => {
             let Some(socket) = sole_owner(socket) else { return };
