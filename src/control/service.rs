@@ -151,9 +151,8 @@ impl RequestFacts {
         let lines = self.page_lines.iter().filter(|(name, _)| !(says && name.starts_with("Access-Control-")));
         append(answer.headers_mut(), &lines.cloned().collect::<Vec<_>>());
         answer.headers_mut().insert(header::DATE, date::now());
-        if let Some(access) = self.access {
-            let access = Access { peer: self.remote.client, ..access };
-            shared.access_log.request(&access, answer.status().as_u16());
+        if let Some(access) = &self.access {
+            shared.access_log.request(access, answer.status().as_u16());
         }
         answer
     }
