@@ -29,6 +29,7 @@ mod gate;
 mod grants;
 mod network;
 mod origins;
+mod revocations;
 #[cfg(test)]
 mod testing;
 mod tokens;
@@ -47,6 +48,8 @@ pub(crate) use gate::Gate;
 pub use grants::{Grants, TopicRight};
 pub use network::Network;
 pub use origins::Origins;
+pub use revocations::{Revocation, RevocationError};
+pub(crate) use revocations::{Revocations, unix_seconds};
 pub use tokens::Tokens;
 
 use crate::proto::Refusal;

@@ -139,7 +139,8 @@ fn check_access(settings: &Settings, faults: &mut Faults) -> Option<Access> {
     let publish = tokens("publish_tokens", &settings.publish_tokens);
     let subscribe = tokens("subscribe_tokens", &settings.subscribe_tokens);
     let metrics = tokens("metrics_tokens", &settings.metrics_tokens);
-    Some(Access { origins: origins?, publish: publish?, subscribe: subscribe?, metrics: metrics? })
+    let admin = tokens("admin_tokens", &settings.admin_tokens);
+    Some(Access { origins: origins?, publish: publish?, subscribe: subscribe?, metrics: metrics?, admin: admin? })
 }
 
 /// Checks the settings of HTTP. `handshake_timeout` limits the heads of HTTP's requests too.
@@ -218,6 +219,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         unfinished_bytes_max: unfinished? as usize,
         message_ticks_max: message_ticks_max?,
         topics_idle_max: settings.max_idle_topics,
+        revocations_max: settings.max_revocations,
     })
 }
 

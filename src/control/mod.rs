@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
+mod admin_query;
 mod answers;
 mod bodies;
 mod body;
@@ -12,6 +14,7 @@ mod date;
 mod http_connection;
 mod output;
 mod paths;
+mod people;
 mod permits;
 mod port;
 pub(crate) mod publisher;

@@ -134,6 +134,25 @@ impl Publisher {
         self.request(ShardRequest::Command { shard, command }).await
     }
 
+    /// Sends a command to each of `shards` shards, and waits for the replies, which are in the order of the shards.
+    /// Returns `None` if the server has ended meanwhile.
+    pub(super) async fn command_each(&self, shards: u16, command: &Command) -> Option<Vec<Reply>> {
+        if shards == 0 {
+            return Some(Vec::new());
+        }
+        let queues = self.queues().await?;
+        let begin = |shard: u16| {
+            let request = ShardRequest::Command { shard, command: command.clone() };
+            Requested::of(&queues[usize::from(shard)], request)
+        };
+        let begun: Vec<Requested> = (0..shards).map(begin).collect();
+        let mut replies = Vec::with_capacity(begun.len());
+        for requested in begun {
+            replies.push(requested.reply().await?);
+        }
+        Some(replies)
+    }
+
     async fn request(&self, request: ShardRequest) -> Option<Reply> {
         let queues = self.queues().await?;
         let shard = match &request {

@@ -10,6 +10,7 @@ use hyper::{
 };
 
 use super::{
+    admin::AdminCall,
     answers::{Answer, Body, TEXT, append, preflight, refuse, response, the_page},
     date,
     paths::{self, AtPath, EndpointCall},
@@ -76,6 +77,13 @@ impl hyper::service::Service<Request<Incoming>> for Service {
                     Ok(facts.finish(&shared, answer))
                 })
             }
+            Ok(Begun::Admin(call)) => {
+                let shared = Arc::clone(shared);
+                Box::pin(async move {
+                    let answer = call.answer(&shared).await;
+                    Ok(facts.finish(&shared, answer))
+                })
+            }
             Ok(Begun::Read { request, documents, below }) => {
                 let shared = Arc::clone(shared);
                 Box::pin(async move {
@@ -128,6 +136,8 @@ enum Begun {
     Answered(Answer),
     /// An endpoint of a surface is called when its body has been read.
     Call(EndpointCall),
+    /// The administration answers when it has asked the shards.
+    Admin(Box<AdminCall>),
     /// A file is read.
     Read {
         request: Box<Request<()>>,
@@ -157,7 +167,7 @@ impl Service {
         }
         let endpoint = endpoint?;
         let is_for_metrics = self.served == ServedEndpoints::Operations;
-        if is_for_metrics && endpoint != Endpoint::Metrics {
+        if is_for_metrics && !matches!(endpoint, Endpoint::Metrics | Endpoint::Admin(_)) {
             let path = head.path();
             return Err(Refusal::new(
                 404,
@@ -177,6 +187,18 @@ impl Service {
                 shared.authorize(&credentials, Intent::ReadMetrics, &endpoint)?;
                 let text = shared.metrics();
                 Ok(Begun::Answered(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)))
+            }
+            Endpoint::Admin(path) => {
+                let methods = AdminCall::methods(path);
+                if request.method() == Method::OPTIONS {
+                    return Ok(Begun::Answered(preflight(methods, &[])));
+                }
+                if !methods.split(", ").any(|method| method == request.method().as_str()) {
+                    return Err(Refusal::not_allowed(&format!("{methods}, OPTIONS")));
+                }
+                shared.authorize(&credentials, Intent::Administer, &endpoint)?;
+                let call = AdminCall::read(path, &head, request.into_body())?;
+                Ok(Begun::Admin(Box::new(call)))
             }
             Endpoint::Page { page } => {
                 only(&request, &[Method::GET, Method::HEAD])?;

@@ -35,8 +35,8 @@ impl Endpoints {
     ///
     /// # Errors
     ///
-    /// 403 for a page of another origin or a token for another right, 401 for a missing or wrong token, the refusal of
-    /// an authenticator, and [`Denied::Panicked`] (500).
+    /// 403 for a page of another origin or a token for another right, 401 for a missing or wrong token, either for a
+    /// revoked sender, the refusal of an authenticator, and [`Denied::Panicked`] (500).
     pub(crate) fn authorize(
         &self,
         credentials: &Credentials<'_>,
@@ -100,8 +100,13 @@ impl Endpoints {
                 Denied::Panicked
             })?;
             match admitted {
-                Ok(found) if elsewhere.is_none() => identity = found,
-                Ok(_) => {}
+                Ok(found) => {
+                    let checked = found.as_ref().map_or(Ok(()), |found| self.revocations.check(found));
+                    checked.map_err(|refusal| Denied::Refused(refused_by(elsewhere, refusal)))?;
+                    if elsewhere.is_none() {
+                        identity = found;
+                    }
+                }
                 Err(refusal) => return Err(Denied::Refused(refused_by(elsewhere, sendable(refusal)))),
             }
         }
@@ -111,6 +116,7 @@ impl Endpoints {
             Intent::Attach { subscribes: true, publishes: false } => &[Right::Subscribe],
             Intent::Attach { subscribes: false, .. } | Intent::Publish => &[Right::Publish],
             Intent::ReadMetrics => &[Right::Metrics],
+            Intent::Administer => &[Right::Administer],
         };
         self.access.check_tokens(credentials, rights).map_err(Denied::Refused)?;
         Ok(identity)
@@ -173,6 +179,7 @@ impl Endpoints {
             | Endpoint::Health
             | Endpoint::Ready
             | Endpoint::Metrics
+            | Endpoint::Admin(_)
             | Endpoint::Nothing => (&OPEN, None),
         };
         let others = topic.into_iter().flat_map(|(route, topic)| self.other_gates(route, topic));

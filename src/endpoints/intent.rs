@@ -13,6 +13,8 @@ pub(crate) enum Intent {
     Publish,
     /// Read the metrics.
     ReadMetrics,
+    /// List and close connections, and revoke.
+    Administer,
 }
 
 /// Reads the intent of a request, for one endpoint.

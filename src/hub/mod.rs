@@ -4,7 +4,7 @@
 //! The files are listed from the lowest floor to the highest. A file imports only files that stand before it:
 //!
 //! - values: `atomic`, `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `publication`, `encoding`,
-//!   `command`, `subscribe_options`, `barrier`, `end_role`;
+//!   `subscribe_options`, `listing`, `command`, `barrier`, `end_role`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `external`;
 //! - tables: `tag`, `topic_rules`, `piece`, `run`, `walk`, `label`, `backlog`, `overflow`, `audience`, `topics`, `due`,
 //!   `subscriptions`, `connections`;
@@ -32,6 +32,7 @@ mod interest;
 mod label;
 mod lane;
 mod link;
+mod listing;
 mod mail;
 mod membership;
 mod memory;
@@ -61,7 +62,7 @@ mod walk;
 
 pub use audience::AudienceId;
 pub use backlog::Backlog;
-pub use command::{Command, Commanded, Refused, Reply, Sent};
+pub use command::{Command, Commanded, Refused, Reply, Sent, SubscribeOutcome};
 pub use connection_id::{ConnectionId, ConnectionIdError};
 pub use connections::{Attachment, Connections, HubConnection, Publishing};
 pub use encoding::{DearFormats, Encodable, Encode, Encodings, Prepare};
@@ -72,6 +73,10 @@ pub use fanout::SPARE_RUN_BYTES_MAX;
 pub use format::Format;
 pub use hub::{Homes, HubLimits, ShardHub};
 pub use label::{Label, messages_by_topic};
+pub use listing::{
+    ConnectionFilter, ConnectionPage, ConnectionSummary, LOOKS_MAX, PagePart, ROWS_MAX, TOPICS_PER_STEP, TopicCursor,
+    TopicPage, TopicPart, TopicSummary, Who,
+};
 pub use membership::{Joined, Subscribed};
 pub use memory::LARGE_PIECE_PINS;
 pub use mesh::{MeshEnd, Wake};

@@ -201,7 +201,7 @@ impl Builder {
         self
     }
 
-    /// Leaves out `/healthz`, `/readyz` and `/metrics`.
+    /// Leaves out `/healthz`, `/readyz`, `/metrics`, and the administration at `/connections` and `/revocations`.
     #[must_use]
     pub fn without_operations(mut self) -> Self {
         self.serves_operations = false;
@@ -279,7 +279,8 @@ impl Builder {
             Conflict::Own(pattern) => BuildError::Own(pattern),
             Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
         })?;
-        let endpoints = Arc::new(endpoints);
+        hub.0.revocations.set_max(config.limits.revocations_max);
+        let endpoints = Arc::new(endpoints.with_revocations(hub.0.revocations.clone()));
         judge.decide_by(&endpoints);
         Server::bind(config, inherited, endpoints, hub).map_err(BuildError::Start)
     }

@@ -15,6 +15,7 @@ mod listeners;
 mod mixed_order;
 #[cfg(test)]
 mod order_on_backends;
+mod people;
 mod role;
 mod running;
 mod sandbox;

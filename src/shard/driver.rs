@@ -175,7 +175,7 @@ impl Driver {
         let number = mesh.number();
         let io = Layered::new(io);
         let mut shard = Shard::new(mesh, &config, io, handlers, Arc::clone(&counters), epoch_seed, clock.now());
-        shard = shard.with_encodings(start.encodings);
+        shard = shard.with_encodings(start.encodings).with_revocations(start.endpoints.revocations().clone());
         if let Some(engine) = start.engine {
             shard = shard.with_engine(engine);
         }

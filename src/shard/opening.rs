@@ -86,6 +86,10 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<Transport>, head: RequestHe
     let mut opened = call_handler(lobby, socket, at, &request).instrument(span.clone()).await?;
     // The server may have begun to leave meanwhile.
     check_leaving(lobby)?;
+    // The judge does not know the identity that a handler has found.
+    if let Some(identity) = &opened.identity {
+        lobby.endpoints.revocations().check(identity)?;
+    }
     let limits = limits_of_topic(lobby.endpoints.message_bytes_max(&endpoint), &route.rules.limits);
     let (profile, answer) = span.in_scope(|| complete(route, &upgrade, request, &mut opened))?;
     let session = Session::web_socket();

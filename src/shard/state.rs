@@ -8,15 +8,18 @@ use tracing::field::{DisplayValue, display};
 use super::{
     incoming::Incoming,
     io_state::IoHub,
+    joining::Joining,
     leaving::Drain,
     marks::Marks,
     outgoing::Flush,
     pace::{Mail, MailLeft, Pace},
+    people::People,
     seats::Handlers,
     timers::Wheel,
     warnings::Warnings,
 };
 use crate::{
+    auth::Revocations,
     config::{Config, Limits},
     handler::Seat,
     handover::AddressPermit,
@@ -43,6 +46,14 @@ pub(crate) struct Shard<I: Io> {
     pub(super) sockets: Vec<Option<I::Socket>>,
     /// By slot, and empty unless the number of an address' sockets is limited.
     pub(super) of_address: Vec<Option<AddressPermit>>,
+    /// By slot: when the connection was adopted.
+    pub(super) opened: Vec<Tick>,
+    /// The connections with identities.
+    pub(super) people: People,
+    /// The identities and tokens that are refused.
+    pub(super) revocations: Revocations,
+    /// The external ends that wait for subscriptions.
+    pub(super) joining: Joining,
     pub(super) limits: Limits,
     pub(super) handlers: Handlers,
     pub(super) counters: Arc<Counters>,
@@ -89,6 +100,10 @@ impl<I: Io> Shard<I> {
             hub,
             sockets: Vec::new(),
             of_address: Vec::new(),
+            opened: Vec::new(),
+            people: People::default(),
+            revocations: Revocations::default(),
+            joining: Joining::default(),
             limits: config.limits.clone(),
             handlers,
             counters,
@@ -114,6 +129,12 @@ impl<I: Io> Shard<I> {
     /// Takes the encodings of the formats that connections may want.
     pub(crate) fn with_encodings(mut self, encodings: Arc<Encodings>) -> Self {
         self.hub = self.hub.with_encodings(encodings);
+        self
+    }
+
+    /// Takes the revocations that all threads of the server share.
+    pub(crate) fn with_revocations(mut self, revocations: Revocations) -> Self {
+        self.revocations = revocations;
         self
     }
 

@@ -4,6 +4,7 @@
 mod between_turns;
 mod broadcasts;
 mod builders;
+mod census;
 mod client;
 mod drains;
 mod endings;

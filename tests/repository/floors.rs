@@ -60,6 +60,7 @@ const BUILDINGS: &[Building] = &[
             "parking",
             "ending",
             "slow",
+            "census",
             "handlers",
             "several",
             "flush",
