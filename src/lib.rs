@@ -58,6 +58,7 @@ pub mod client;
 mod clock;
 pub mod config;
 mod control;
+mod current;
 pub mod documents;
 mod endpoints;
 pub mod error;

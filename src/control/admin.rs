@@ -82,8 +82,9 @@ impl AdminCall {
     /// 404 for a connection or a revocation that there is not, 503 for a revocation for which there is no room, and for
     /// a server that has ended.
     pub(super) async fn answer(self, shared: &Shared) -> Result<Answer, Refusal> {
-        let (publisher, shards) = (&shared.publisher, shared.config.shards as u16);
-        let revocations = shared.endpoints.revocations();
+        let (publisher, shards) = (&shared.publisher, shared.config.get().shards as u16);
+        let endpoints = shared.endpoints.get();
+        let revocations = endpoints.revocations();
         match self {
             AdminCall::List { filter, after, limit } => {
                 let page = publisher.connection_page(shards, &filter, after, limit).await;

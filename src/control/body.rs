@@ -78,7 +78,7 @@ async fn read_body(
         }
         Ok(whole.into())
     };
-    let timeout = shared.config.http.body_timeout;
+    let timeout = shared.config.get().http.body_timeout;
     let whole = tokio::select! {
         biased;
         _ = given_way => Err(no_room_for_bodies()),

@@ -48,6 +48,7 @@ use self::{
 use crate::{
     clock::Clock,
     config::{Config, Limits},
+    current::Current,
     endpoints::Endpoints,
     handover::HandedOff,
     hub::ExternalEnd,
@@ -65,8 +66,8 @@ pub(crate) struct Start {
     pub(crate) requests: Requests,
     pub(crate) publisher: Publisher,
     /// The endpoints by their paths.
-    pub(crate) endpoints: Arc<Endpoints>,
-    pub(crate) config: Arc<Config>,
+    pub(crate) endpoints: Current<Endpoints>,
+    pub(crate) config: Current<Config>,
     /// Connections that shards hand over. The channel ends when all shards have ended.
     pub(crate) arrivals: mpsc::Receiver<HandedOff>,
     /// The way back to each shard, for connections that are to become WebSockets.
@@ -107,17 +108,18 @@ const READING_THREADS_MAX: usize = 8;
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
     let Start { outside, clock, woken, requests, publisher, endpoints, backend, .. } = start;
-    counters.set(Counter::ConnectionsMax, config.limits.connections_max as u64);
+    let at_start = config.get();
+    counters.set(Counter::ConnectionsMax, at_start.limits.connections_max as u64);
     // A change tells the connections that the server leaves, and the end of the sender that they are to finish.
     let (finish, finishing) = watch::channel(());
     let task = PublisherTask::new(outside, clock, Arc::clone(&woken), Arc::clone(&counters), leaving.clone(), requests);
     let mut publishing = tokio::spawn(task.run(finishing.clone()));
-    let bodies = Bodies::new(config.http.bodies_bytes_max);
-    let waits = Waits::new(config.shards, config.http.connections_max, config.http.bodies_bytes_max);
+    let bodies = Bodies::new(at_start.http.bodies_bytes_max);
+    let waits = Waits::new(at_start.shards, at_start.http.connections_max, at_start.http.bodies_bytes_max);
     let publisher = publisher.with_waits(waits);
     let files = Arc::new(Semaphore::new(Limits::FILES_MAX));
     // The port of the connections that shards hand over. An address of `/metrics` alone has another port.
-    let port = Arc::new(Port::new(ServedEndpoints::Everything, config.http.connections_max, Limits::FAREWELLS_MAX));
+    let port = Arc::new(Port::new(ServedEndpoints::Everything, at_start.http.connections_max, Limits::FAREWELLS_MAX));
     let shared = Shared {
         config,
         publisher,
@@ -145,7 +147,7 @@ async fn serve(start: Start) -> io::Result<()> {
         tokio::select! {
             () = shared.has_left(), if !has_left => {
                 has_left = true;
-                ends_by = Instant::now().checked_add(shared.config.drain_timeout);
+                ends_by = Instant::now().checked_add(shared.config.get().drain_timeout);
                 woken.notify_one();
                 finish.send_replace(());
             }
@@ -211,8 +213,8 @@ mod tests {
             woken: Arc::default(),
             requests,
             publisher,
-            endpoints: Arc::new(endpoints.expect("no two for a path")),
-            config: Arc::new(Config::new(&Settings::default(), 20_000).expect("settings that fit")),
+            endpoints: Current::new(endpoints.expect("no two for a path")),
+            config: Current::new(Config::new(&Settings::default(), 20_000).expect("settings that fit")),
             arrivals,
             returns: Vec::new(),
             metrics_listener: None,

@@ -13,7 +13,9 @@ use super::{
 };
 use crate::{
     auth::{Credentials, Identity},
-    endpoints::{BodyLimit, Commands, Endpoint, HttpEndpoint, HttpRequest, Intent, PublishGrant, Publishing},
+    endpoints::{
+        BodyLimit, Commands, Endpoint, Endpoints, HttpEndpoint, HttpRequest, Intent, PublishGrant, Publishing,
+    },
     handler::Parameters,
     hub::{Publication, TopicName},
     proto::{HandshakeError, Refusal, RequestHead},
@@ -43,17 +45,18 @@ pub(super) struct Admitted {
 /// WebSocket, and 405 for a method that the path does not have.
 pub(super) fn begin(
     shared: &Shared,
+    endpoints: &Endpoints,
     number: usize,
     sender: &Credentials<'_>,
     endpoint: &Endpoint,
 ) -> Result<AtPath, Refusal> {
-    let (head, path) = (sender.head, &shared.endpoints.served_paths()[number]);
+    let (head, path) = (sender.head, &endpoints.served_paths()[number]);
     if let Some(row) = path.endpoint(head.method()) {
         if shared.is_leaving() {
             return Err(Refusal::leaving());
         }
         let intent = (row.intent)(head)?;
-        let identity = shared.authorize(sender, intent, endpoint)?;
+        let identity = shared.authorize(endpoints, sender, intent, endpoint)?;
         return Ok(AtPath::Call(Admitted { number, row, intent, identity }));
     }
     if head.method() == "OPTIONS" && !path.endpoints.is_empty() {
@@ -70,7 +73,7 @@ pub(super) fn begin(
     if let Some(read_intent) = path.openings.and_then(|openings| openings.intent) {
         // A browser hides the response to a failed opening handshake from its page, so the page can ask by this
         // request.
-        shared.authorize(sender, read_intent(head)?, endpoint)?;
+        shared.authorize(endpoints, sender, read_intent(head)?, endpoint)?;
     }
     Err(HandshakeError::Upgrade.refusal())
 }
@@ -88,6 +91,7 @@ impl EndpointCall {
     /// Returns the call of an endpoint for an admitted request.
     pub(super) fn new(
         shared: &Arc<Shared>,
+        endpoints: Arc<Endpoints>,
         admitted: Admitted,
         head: RequestHead,
         endpoint: Endpoint,
@@ -95,7 +99,6 @@ impl EndpointCall {
         body: Incoming,
     ) -> EndpointCall {
         let Admitted { number, row, intent, identity } = admitted;
-        let endpoints = &shared.endpoints;
         let body_max = match row.body {
             BodyLimit::Nothing => None,
             BodyLimit::Message => {
@@ -115,7 +118,7 @@ impl EndpointCall {
             values: Arc::clone(&path.values),
             path: number,
             route: path.route,
-            commands: Arc::clone(shared) as Arc<dyn Commands>,
+            commands: Arc::new(RequestCommands { shared: Arc::clone(shared), endpoints: Arc::clone(&endpoints) }),
         });
         EndpointCall { row, body_max, request, body }
     }
@@ -137,7 +140,13 @@ impl EndpointCall {
     }
 }
 
-impl Commands for Shared {
+/// The commands of an endpoint, by the table that holds for its request.
+struct RequestCommands {
+    shared: Arc<Shared>,
+    endpoints: Arc<Endpoints>,
+}
+
+impl Commands for RequestCommands {
     fn parameters(&self, path: usize, head: &RequestHead) -> Parameters {
         self.endpoints.parameters(path, head)
     }
@@ -147,14 +156,14 @@ impl Commands for Shared {
     }
 
     fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Refusal> {
-        self.refused(self.endpoints.authorize_publish(sender, route, topic))
+        self.shared.refused(self.endpoints.authorize_publish(sender, route, topic))
     }
 
     fn publish(&self, grant: PublishGrant, message: Publication) -> Publishing {
         if let Err(refusal) = grant.check(&message) {
             return Box::pin(ready(Err(refusal)));
         }
-        let publishing = self.publisher.publish_body(grant.into_topic(), message);
+        let publishing = self.shared.publisher.publish_body(grant.into_topic(), message);
         Box::pin(async move { publishing.await.map_err(refused) })
     }
 }

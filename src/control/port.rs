@@ -99,7 +99,7 @@ impl Port {
                 );
             }
             ServedEndpoints::Everything => {
-                let limit = shared.config.http.connections_max;
+                let limit = shared.config.get().http.connections_max;
                 tracing::warn!(
                     limit,
                     suppressed,
@@ -186,7 +186,7 @@ async fn converse(
     let router = Arc::new(RequestRouter::new(Arc::clone(shared), may_upgrade, stream.socket().peer_addr().ok()));
     let peer = router.peer().map(display);
     let connection =
-        HttpConnection::new(stream, received, Arc::clone(&router), &shared.config.http, permit, of_address);
+        HttpConnection::new(stream, received, Arc::clone(&router), &shared.config.get().http, permit, of_address);
     let service = Service { shared: Arc::clone(shared), router, served, has_permit };
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder

@@ -8,7 +8,7 @@ use std::{
 use super::shared::Shared;
 use crate::{
     auth::Credentials,
-    endpoints::Endpoint,
+    endpoints::{Endpoint, Endpoints},
     proto::{Refusal, RequestHead, Upgrade},
     surface::raw::is_opening_request,
 };
@@ -27,6 +27,8 @@ pub(super) struct RequestRouter {
 #[derive(Debug)]
 pub(super) struct RoutedRequest {
     pub(super) head: RequestHead,
+    /// The table that holds for the request, to its end.
+    pub(super) endpoints: Arc<Endpoints>,
     /// The endpoint of its path, or the refusal of its path.
     pub(super) endpoint: Result<Endpoint, Refusal>,
     /// The refusal of the upgrade that the request asks for.
@@ -51,28 +53,34 @@ impl RequestRouter {
     /// shard can call. Openings whose intent depends on the head are judged here, so that a refused client
     /// keeps its connection.
     pub(super) fn route(&self, head: RequestHead) -> Destination {
-        let endpoint = self.shared.endpoints.resolve(&head);
+        let endpoints = self.shared.endpoints.get();
+        let endpoint = endpoints.resolve(&head);
         let mut refusal = None;
         if self.may_upgrade && is_opening_request(&head) {
-            match self.open(&head, &endpoint) {
+            match self.open(&endpoints, &head, &endpoint) {
                 Ok(()) => return Destination::WebSocket,
                 Err(refused) => refusal = Some(refused),
             }
         }
-        *self.lock() = Some(RoutedRequest { head, endpoint, refusal });
+        *self.lock() = Some(RoutedRequest { head, endpoints, endpoint, refusal });
         Destination::Http
     }
 
-    fn open(&self, head: &RequestHead, endpoint: &Result<Endpoint, Refusal>) -> Result<(), Refusal> {
+    fn open(
+        &self,
+        endpoints: &Endpoints,
+        head: &RequestHead,
+        endpoint: &Result<Endpoint, Refusal>,
+    ) -> Result<(), Refusal> {
         let endpoint = endpoint.as_ref().map_err(Clone::clone)?;
-        let openings = self.shared.endpoints.openings(endpoint);
-        let (.., openings) = openings.ok_or_else(|| self.shared.endpoints.no_websocket_at(head.path()))?;
+        let openings = endpoints.openings(endpoint);
+        let (.., openings) = openings.ok_or_else(|| endpoints.no_websocket_at(head.path()))?;
         Upgrade::from_request(head).map_err(|error| error.refusal())?;
         if self.shared.is_leaving() {
             return Err(Refusal::leaving());
         }
         if let Some(read_intent) = openings.intent {
-            self.shared.authorize(&Credentials::new(head, self.peer), read_intent(head)?, endpoint)?;
+            self.shared.authorize(endpoints, &Credentials::new(head, self.peer), read_intent(head)?, endpoint)?;
         }
         Ok(())
     }

@@ -66,7 +66,10 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let routed = routed.ok_or_else(|| Refusal::new(500, "this server has lost the state of the request"));
         let origin = request.headers().get(header::ORIGIN).map(HeaderValue::as_bytes);
         let endpoint = routed.as_ref().ok().and_then(|routed| routed.endpoint.as_ref().ok());
-        facts.page_lines = shared.endpoints.page_lines(origin, endpoint);
+        facts.page_lines = match &routed {
+            Ok(routed) => routed.endpoints.page_lines(origin, endpoint),
+            Err(_) => shared.endpoints.get().page_lines(origin, None),
+        };
         match routed.and_then(|routed| self.begin(request, routed, facts.peer)) {
             Ok(Begun::Answered(answer)) => Box::pin(std::future::ready(Ok(facts.finish(shared, Ok(answer))))),
             Err(refusal) => Box::pin(std::future::ready(Ok(facts.finish(shared, Err(refusal))))),
@@ -151,7 +154,7 @@ impl Service {
     fn begin(
         &self,
         request: Request<Incoming>,
-        RoutedRequest { head, endpoint, refusal }: RoutedRequest,
+        RoutedRequest { head, endpoints, endpoint, refusal }: RoutedRequest,
         peer: Option<SocketAddr>,
     ) -> Result<Begun, Refusal> {
         let shared = &self.shared;
@@ -176,7 +179,7 @@ impl Service {
         }
         let credentials = Credentials::new(&head, peer);
         match &endpoint {
-            Endpoint::Metrics if !is_for_metrics && shared.config.metrics_listen.is_some() => {
+            Endpoint::Metrics if !is_for_metrics && shared.config.get().metrics_listen.is_some() => {
                 Err(Refusal::new(404, "the metrics are served on another address (metrics_listen)"))
             }
             Endpoint::Metrics | Endpoint::Files { .. } if request.method() == Method::OPTIONS => {
@@ -184,7 +187,7 @@ impl Service {
             }
             Endpoint::Metrics => {
                 only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
-                shared.authorize(&credentials, Intent::ReadMetrics, &endpoint)?;
+                shared.authorize(&endpoints, &credentials, Intent::ReadMetrics, &endpoint)?;
                 let text = shared.metrics();
                 Ok(Begun::Answered(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)))
             }
@@ -204,24 +207,24 @@ impl Service {
                 only(&request, &[Method::GET, Method::HEAD])?;
                 // The server's own page is public: it holds no data.
                 if page.is_some() {
-                    shared.authorize(&credentials, Intent::Use, &endpoint)?;
+                    shared.authorize(&endpoints, &credentials, Intent::Use, &endpoint)?;
                 }
                 Ok(Begun::Answered(the_page()))
             }
-            Endpoint::Path { path, .. } => match paths::begin(shared, *path, &credentials, &endpoint)? {
+            Endpoint::Path { path, .. } => match paths::begin(shared, &endpoints, *path, &credentials, &endpoint)? {
                 AtPath::Preflight(answer) => Ok(Begun::Answered(answer)),
                 AtPath::Call(admitted) => {
                     let body = request.into_body();
-                    Ok(Begun::Call(EndpointCall::new(shared, admitted, head, endpoint, peer, body)))
+                    Ok(Begun::Call(EndpointCall::new(shared, endpoints, admitted, head, endpoint, peer, body)))
                 }
             },
             Endpoint::Files { mount, below } => {
-                shared.authorize(&credentials, Intent::Use, &endpoint)?;
+                shared.authorize(&endpoints, &credentials, Intent::Use, &endpoint)?;
                 only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
-                let documents = shared.endpoints.mounts()[*mount].documents.clone();
+                let documents = endpoints.mounts()[*mount].documents.clone();
                 Ok(Begun::Read { request: Box::new(request.map(drop)), documents, below: below.clone() })
             }
-            Endpoint::Health | Endpoint::Ready | Endpoint::Nothing => Err(shared.endpoints.nothing_at(head.path())),
+            Endpoint::Health | Endpoint::Ready | Endpoint::Nothing => Err(endpoints.nothing_at(head.path())),
         }
     }
 }

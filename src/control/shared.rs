@@ -19,6 +19,7 @@ use super::{bodies::Bodies, permits::Farewells, publisher::Publisher};
 use crate::{
     auth::{Credentials, Identity},
     config::Config,
+    current::Current,
     endpoints::{Denied, Endpoint, Endpoints, Intent},
     handover::HandedOff,
     metrics::{self, BackendInfo, Counter, Counters},
@@ -29,9 +30,11 @@ use crate::{
 /// The state that all connections of the control thread share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) config: Arc<Config>,
+    /// The settings, which a connection or a request reads once for each decision.
+    pub(super) config: Current<Config>,
     pub(super) publisher: Publisher,
-    pub(super) endpoints: Arc<Endpoints>,
+    /// The endpoints by their paths, which a request reads once.
+    pub(super) endpoints: Current<Endpoints>,
     pub(super) returns: Vec<mpsc::Sender<HandedOff>>,
     pub(super) shards: Vec<Arc<Counters>>,
     pub(super) counters: Arc<Counters>,
@@ -60,18 +63,19 @@ impl Shared {
         drop(self.leaving.clone().wait_for(|&is_leaving| is_leaving).await);
     }
 
-    /// Authorizes a request at its endpoint, and returns the identity of its sender.
+    /// Authorizes a request at its endpoint of a table, and returns the identity of its sender.
     ///
     /// # Errors
     ///
     /// The answer that refuses it.
     pub(super) fn authorize(
         &self,
+        endpoints: &Endpoints,
         credentials: &Credentials<'_>,
         intent: Intent,
         endpoint: &Endpoint,
     ) -> Result<Option<Identity>, Refusal> {
-        self.refused(self.endpoints.authorize(credentials, intent, endpoint))
+        self.refused(endpoints.authorize(credentials, intent, endpoint))
     }
 
     /// Returns the outcome of the judge with the answer that refuses a request. A panic of an authenticator is counted.

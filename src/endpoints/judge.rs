@@ -2,10 +2,16 @@
 
 #![cfg_attr(not(test), expect(dead_code, reason = "only the surface of the tests uses all of it so far"))]
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 
 use super::{Denied, Endpoints, http::PublishGrant, intent::Intent};
-use crate::{auth::Credentials, handler::OpeningRequest, hub::TopicName, proto::Refusal};
+use crate::{
+    auth::Credentials,
+    current::{Current, WeakCurrent},
+    handler::OpeningRequest,
+    hub::TopicName,
+    proto::Refusal,
+};
 
 /// The judge of topics that clients name in their messages. A handler gets it before the table of endpoints exists. A
 /// clone is another handle to the same judge.
@@ -13,13 +19,13 @@ use crate::{auth::Credentials, handler::OpeningRequest, hub::TopicName, proto::R
 /// A handler of a surface has to ask the judge about every topic that a client names, and gives it the opening request
 /// of the client's connection.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Judge(Arc<OnceLock<Weak<Endpoints>>>);
+pub(crate) struct Judge(Arc<OnceLock<WeakCurrent<Endpoints>>>);
 
 impl Judge {
-    /// Lets the judge decide by a table. The handlers in the table keep the judge, so the judge does not keep the
-    /// table.
-    pub(crate) fn decide_by(&self, endpoints: &Arc<Endpoints>) {
-        assert!(self.0.set(Arc::downgrade(endpoints)).is_ok(), "a server has one table of endpoints");
+    /// Lets the judge decide by the table that is current at each question. The handlers in the table keep the judge,
+    /// so the judge does not keep the table.
+    pub(crate) fn decide_by(&self, endpoints: &Current<Endpoints>) {
+        assert!(self.0.set(endpoints.downgrade()).is_ok(), "a server has one current table of endpoints");
     }
 
     /// Returns the topic that a client means by a name in a message: the prefix of the route's topics, then the name.
@@ -59,7 +65,7 @@ impl Judge {
     }
 
     fn endpoints(&self) -> Result<Arc<Endpoints>, Refusal> {
-        self.0.get().and_then(Weak::upgrade).ok_or_else(Refusal::leaving)
+        self.0.get().and_then(WeakCurrent::get).ok_or_else(Refusal::leaving)
     }
 }
 

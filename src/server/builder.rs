@@ -14,6 +14,7 @@ use crate::{
         settle, settle_surface,
     },
     control::publisher::Requests,
+    current::Current,
     documents::Documents,
     endpoints::{Conflict, Endpoints, Judge, Mount, ServedRoute},
     error::{ConfigErrors, StartError},
@@ -280,7 +281,7 @@ impl Builder {
             Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
         })?;
         hub.0.revocations.set_max(config.limits.revocations_max);
-        let endpoints = Arc::new(endpoints.with_revocations(hub.0.revocations.clone()));
+        let endpoints = Current::new(endpoints.with_revocations(hub.0.revocations.clone()));
         judge.decide_by(&endpoints);
         Server::bind(config, inherited, endpoints, hub).map_err(BuildError::Start)
     }

@@ -37,8 +37,8 @@ use engine::Engine;
 use listeners::Listeners;
 
 use crate::{
-    config::Config, control::publisher::Requests, endpoints::Endpoints, error::StartError, hub::Encodings,
-    shard::Listener, surface,
+    config::Config, control::publisher::Requests, current::Current, endpoints::Endpoints, error::StartError,
+    hub::Encodings, shard::Listener, surface,
 };
 
 pub use builder::{BuildError, Builder};
@@ -68,7 +68,7 @@ pub struct Server {
     /// The addresses, at least one.
     addresses: Vec<SocketAddr>,
     metrics_listener: Option<TcpListener>,
-    endpoints: Arc<Endpoints>,
+    endpoints: Current<Endpoints>,
     /// The encodings of the formats that connections may want.
     encodings: Arc<Encodings>,
     hub: (Hub, Requests),
@@ -86,7 +86,7 @@ impl Server {
     fn bind(
         config: Config,
         inherited: Vec<TcpListener>,
-        endpoints: Arc<Endpoints>,
+        endpoints: Current<Endpoints>,
         hub: (Hub, Requests),
     ) -> Result<Server, StartError> {
         let backend = ChosenBackend::choose(config.io)?;

@@ -13,6 +13,7 @@ use super::{Server, engine::EngineEnds, role::Role, running::Running, sandbox::f
 use crate::{
     clock::Clock,
     control,
+    current::Current,
     error::StartError,
     handler::Panicked,
     handover::{ControlHandoff, HandedOff, Sockets},
@@ -70,6 +71,7 @@ impl Server {
         let sandbox = filter_of(&config).map_err(StartError::Sandbox)?;
         let ring_access = if sandbox.is_some() { RingAccess::InUse } else { RingAccess::Unrestricted };
         let config = Arc::new(config);
+        let current = Current::new(Arc::clone(&config));
         let count = config.shards;
         let mut roles = EndRole::shards_and_control(count);
         roles.extend(engine.iter().map(|_| EndRole::Engine));
@@ -95,8 +97,8 @@ impl Server {
                 cpu: config.is_pinned.then(|| config.cpus[number % config.cpus.len()]),
                 backend: backend.kind,
                 ring_access,
-                config: Arc::clone(&config),
-                endpoints: Arc::clone(&endpoints),
+                config: current.clone(),
+                endpoints: endpoints.clone(),
                 addresses: addresses.clone(),
                 listeners,
                 counters: Arc::clone(&counters[number]),
@@ -118,7 +120,7 @@ impl Server {
             publisher: hub.publisher(),
             endpoints,
             woken: control.woken,
-            config,
+            config: current,
             arrivals: control.arrivals,
             returns: control.returns,
             metrics_listener,
@@ -315,9 +317,9 @@ mod tests {
             clock: Clock::new(),
             requests,
             publisher: hub.publisher(),
-            endpoints: Arc::new(endpoints.expect("no routes")),
+            endpoints: Current::new(endpoints.expect("no routes")),
             woken: control.woken,
-            config: Arc::new(Config::new(&settings, 20_000).expect("the defaults")),
+            config: Current::new(Config::new(&settings, 20_000).expect("the defaults")),
             arrivals: control.arrivals,
             returns: control.returns,
             metrics_listener: None,

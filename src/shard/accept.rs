@@ -173,7 +173,7 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) -> bool {
     let socket = Transport::accepted(socket);
     let admission = lobby.admit(&socket);
     let has_room = admission.is_ok();
-    if let Err(error) = net::prepare_connection(socket.socket(), lobby.config.send_buffer_bytes) {
+    if let Err(error) = net::prepare_connection(socket.socket(), lobby.config.get().send_buffer_bytes) {
         tracing::debug!(%error, "the client left before it was served");
         return has_room;
     }
@@ -194,7 +194,8 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) -> bool {
 /// Counts a socket for which there is no room, and logs the limit unless a line about it was written a short time
 /// before.
 fn note(lobby: &Lobby, no_room: NoRoom) {
-    let limits = &lobby.config.limits;
+    let config = lobby.config.get();
+    let limits = &config.limits;
     match no_room {
         NoRoom::Connections => {
             lobby.counters.add(Counter::RefusedLimit, 1);

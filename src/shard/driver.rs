@@ -32,6 +32,7 @@ use super::{
 use crate::{
     clock::Clock,
     config::{Config, TICK},
+    current::Current,
     endpoints::Endpoints,
     handler::{ShardRoute, Tasks},
     handover::{ControlHandoff, HandedOff, Sockets},
@@ -61,10 +62,10 @@ pub(crate) struct Start {
     pub(crate) backend: BackendKind,
     /// The operations that the shard's rings take, if it has rings.
     pub(crate) ring_access: RingAccess,
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: Current<Config>,
     pub(crate) listeners: Vec<Listener>,
     /// The table of endpoints.
-    pub(crate) endpoints: Arc<Endpoints>,
+    pub(crate) endpoints: Current<Endpoints>,
     /// The addresses that the server listens on.
     pub(crate) addresses: Vec<SocketAddr>,
     /// The count of the sockets of all threads, which the limits bound.
@@ -110,7 +111,7 @@ struct Driver {
     tasks: Tasks,
     spawned: Spawned,
     clock: Clock,
-    config: Arc<Config>,
+    config: Current<Config>,
     counters: Arc<Counters>,
     listeners: Vec<Accepting>,
     /// Whether a listener belongs to the server's parent, which will start the next server.
@@ -168,20 +169,21 @@ impl Driver {
             start;
         let io = Backend::with(backend, start.ring_access)?;
         let watched = io.watch()?;
-        let routes = start.endpoints.routes();
+        let endpoints = start.endpoints.get();
+        let routes = endpoints.routes();
         let on_shard: Rc<[Rc<dyn ShardRoute>]> = routes.iter().map(|route| route.factory.on_shard()).collect();
         let tasks = Tasks::default();
         let handlers = Handlers::new(routes, &on_shard, tasks.clone());
         let number = mesh.number();
         let io = Layered::new(io);
-        let mut shard = Shard::new(mesh, &config, io, handlers, Arc::clone(&counters), epoch_seed, clock.now());
-        shard = shard.with_encodings(start.encodings).with_revocations(start.endpoints.revocations().clone());
+        let mut shard = Shard::new(mesh, &config.get(), io, handlers, Arc::clone(&counters), epoch_seed, clock.now());
+        shard = shard.with_encodings(start.encodings).with_revocations(start.endpoints.get().revocations().clone());
         if let Some(engine) = start.engine {
             shard = shard.with_engine(engine);
         }
         shard.warnings = Arc::clone(&start.warnings);
         let lobby = Lobby::new(
-            Arc::clone(&config),
+            config.clone(),
             Arc::clone(&counters),
             start.sockets,
             start.control,
@@ -300,8 +302,9 @@ impl Driver {
         } else {
             Openings::Refused
         });
-        self.shard.drain(self.clock.now(), ticks(self.config.drain_timeout));
-        self.ends_by = Some(Instant::now() + self.config.drain_timeout);
+        let drain_timeout = self.config.get().drain_timeout;
+        self.shard.drain(self.clock.now(), ticks(drain_timeout));
+        self.ends_by = Some(Instant::now() + drain_timeout);
         Ok(())
     }
 

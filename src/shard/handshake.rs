@@ -21,7 +21,7 @@ use super::{
 use crate::{
     auth::Credentials,
     config::Limits,
-    endpoints::{Endpoint, Intent},
+    endpoints::{Endpoint, Endpoints, Intent},
     handler::{Opened, Response},
     handover::{HandedOff, SocketPermits},
     metrics::Counter,
@@ -154,9 +154,10 @@ pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<Transport>, no_room: NoR
     let head = head.as_ref().ok().map(|(head, _)| head);
     let plain = head.filter(|head| !is_opening_request(head));
     let mut response = plain.and_then(|head| health(&lobby, head));
-    if let Some(head) = plain.filter(|head| response.is_none() && is_for_metrics(&lobby, head)) {
+    let endpoints = lobby.endpoints.get();
+    if let Some(head) = plain.filter(|head| response.is_none() && is_for_metrics(&lobby, &endpoints, head)) {
         // The check of the token comes first: clients without one would take the permits of monitors.
-        response = refused_metrics(&lobby, &socket, head);
+        response = refused_metrics(&lobby, &endpoints, &socket, head);
         if response.is_none()
             && let Some(of_all) = lobby.sockets.monitors.admit(Limits::MONITORS_MAX)
         {
@@ -171,27 +172,28 @@ pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<Transport>, no_room: NoR
 }
 
 /// Returns whether a request is for the metrics, and they are served at this address.
-fn is_for_metrics(lobby: &Lobby, head: &RequestHead) -> bool {
-    lobby.config.metrics_listen.is_none() && lobby.endpoints.resolve(head) == Ok(Endpoint::Metrics)
+fn is_for_metrics(lobby: &Lobby, endpoints: &Endpoints, head: &RequestHead) -> bool {
+    lobby.config.get().metrics_listen.is_none() && endpoints.resolve(head) == Ok(Endpoint::Metrics)
 }
 
 /// Returns the refusal of a request for metrics, if its sender may not read them. The connection ends after it.
-fn refused_metrics(lobby: &Lobby, socket: &Transport, head: &RequestHead) -> Option<Bytes> {
+fn refused_metrics(lobby: &Lobby, endpoints: &Endpoints, socket: &Transport, head: &RequestHead) -> Option<Bytes> {
     let peer = net::peer(socket);
     let endpoint = Endpoint::Metrics;
-    let refusal = lobby.authorize(&Credentials::new(head, peer), Intent::ReadMetrics, &endpoint).err()?;
+    let refusal = lobby.authorize(endpoints, &Credentials::new(head, peer), Intent::ReadMetrics, &endpoint).err()?;
     let (status, counter) = (refusal.status, Counter::refused(refusal.status));
     tracing::debug!(peer = peer.map(display), status, cause = counter.cause(), path = head.path(), "refused");
     lobby.counters.add(Counter::HttpRequests, 1);
     lobby.counters.add(counter, 1);
-    Some(complete(lobby, head, &endpoint, refusal.into()))
+    Some(complete(endpoints, head, &endpoint, refusal.into()))
 }
 
 /// Returns the answer to a request for the server's health. The connection ends after the answer. `None` for any other
 /// request, also for a request that the control thread will refuse.
 fn health(lobby: &Lobby, head: &RequestHead) -> Option<Bytes> {
     head.check_host().ok()?;
-    let endpoint = lobby.endpoints.resolve(head).ok()?;
+    let endpoints = lobby.endpoints.get();
+    let endpoint = endpoints.resolve(head).ok()?;
     let answer = endpoint.health(head.method(), lobby.is_leaving())?;
     lobby.counters.add(Counter::HttpRequests, 1);
     let response = match answer {
@@ -201,12 +203,12 @@ fn health(lobby: &Lobby, head: &RequestHead) -> Option<Bytes> {
             refusal.into()
         }
     };
-    Some(complete(lobby, head, &endpoint, response))
+    Some(complete(&endpoints, head, &endpoint, response))
 }
 
 /// Encodes the answer to a request that asks for no WebSocket, with the header lines for browsers' pages.
-fn complete(lobby: &Lobby, head: &RequestHead, endpoint: &Endpoint, response: Response) -> Bytes {
-    let lines = lobby.endpoints.page_lines(head.headers().get("origin"), Some(endpoint));
+fn complete(endpoints: &Endpoints, head: &RequestHead, endpoint: &Endpoint, response: Response) -> Bytes {
+    let lines = endpoints.page_lines(head.headers().get("origin"), Some(endpoint));
     let response = lines.iter().fold(response, |response, (name, value)| response.header(name, value));
     response.encode(head.method() != "HEAD")
 }
@@ -242,7 +244,8 @@ type Head = Result<(RequestHead, usize), HttpError>;
 
 /// Returns the head at the front of `received`, or its error. `None` if the client left or took too long.
 async fn read_in_time(lobby: &Lobby, socket: &Rc<Transport>, received: &mut BytesMut) -> Option<Head> {
-    match within(lobby.config.handshake_timeout, socket, pin!(read_head(lobby.backend, socket, received))).await {
+    let time = lobby.config.get().handshake_timeout;
+    match within(time, socket, pin!(read_head(lobby.backend, socket, received))).await {
         Some(Ok(head)) => Some(head),
         Some(Err(error)) => {
             tracing::debug!(%error, "the client left in its opening handshake");

@@ -16,6 +16,7 @@ use super::{arrival::Arrival, refusals::Refusals, warnings::Warnings};
 use crate::{
     auth::{Credentials, Identity},
     config::Config,
+    current::Current,
     endpoints::{Denied, Endpoint, Endpoints, Intent},
     handler::ShardRoute,
     handover::{AddressPermit, ControlHandoff, Network, SocketPermits, Sockets},
@@ -26,12 +27,14 @@ use crate::{
 
 /// The state that a shard's tasks share. All of them run on its thread.
 pub(super) struct Lobby {
-    pub(super) config: Arc<Config>,
+    /// The settings. An opening handshake reads them once for each decision.
+    pub(super) config: Current<Config>,
     pub(super) counters: Arc<Counters>,
     /// The way to the control thread, for connections that ask for no WebSocket.
     pub(super) control: ControlHandoff,
-    /// The endpoints by their paths, and each route's handler on this shard.
-    pub(super) endpoints: Arc<Endpoints>,
+    /// The endpoints by their paths, which a request reads once.
+    pub(super) endpoints: Current<Endpoints>,
+    /// Each route's handler on this shard. All tables have the same routes.
     pub(super) handlers: Rc<[Rc<dyn ShardRoute>]>,
     /// The addresses that the server listens on.
     pub(super) addresses: Vec<SocketAddr>,
@@ -106,15 +109,15 @@ impl OpeningPermit {
 
 impl Lobby {
     pub(super) fn new(
-        config: Arc<Config>,
+        config: Current<Config>,
         counters: Arc<Counters>,
         sockets: Sockets,
         control: ControlHandoff,
-        endpoints: Arc<Endpoints>,
+        endpoints: Current<Endpoints>,
         handlers: Rc<[Rc<dyn ShardRoute>]>,
         addresses: Vec<SocketAddr>,
     ) -> Self {
-        let refusals = Refusals::new(config.shards);
+        let refusals = Refusals::new(config.get().shards);
         Lobby {
             config,
             counters,
@@ -143,19 +146,20 @@ impl Lobby {
         Lobby { warnings, backend, ..self }
     }
 
-    /// Judges whether the sender of a request may use an endpoint as it intends, and returns the identity that the
-    /// endpoint's authenticator has found.
+    /// Judges whether the sender of a request may use an endpoint of a table as it intends, and returns the identity
+    /// that the endpoint's authenticator has found.
     ///
     /// # Errors
     ///
     /// The answer that refuses the request.
     pub(super) fn authorize(
         &self,
+        endpoints: &Endpoints,
         credentials: &Credentials<'_>,
         intent: Intent,
         endpoint: &Endpoint,
     ) -> Result<Option<Identity>, Refusal> {
-        self.endpoints.authorize(credentials, intent, endpoint).map_err(|denied| {
+        endpoints.authorize(credentials, intent, endpoint).map_err(|denied| {
             if denied == Denied::Panicked {
                 self.counters.add(Counter::HandlerPanics, 1);
             }
@@ -179,7 +183,7 @@ impl Lobby {
         self.counters.add(Counter::Accepted, 1);
         // The limit of the server comes first: at the limit of the address an idle connection gives way, and none must
         // give way for a socket that is then refused.
-        let of_all = self.sockets.all.admit(self.config.limits.connections_max).ok_or(NoRoom::Connections)?;
+        let of_all = self.sockets.all.admit(self.config.get().limits.connections_max).ok_or(NoRoom::Connections)?;
         let of_address = self.admit_address(socket)?;
         Ok(self.reclaim(SocketPermits { of_all, of_address }))
     }

@@ -53,12 +53,13 @@ impl From<Refusal> for NotOpened {
 
 /// Judges a request for a WebSocket.
 pub(super) async fn judge(lobby: &Lobby, socket: &Rc<Transport>, head: RequestHead) -> Result<Accepted, NotOpened> {
-    let endpoint = lobby.endpoints.resolve(&head)?;
-    let Some((number, path, openings)) = lobby.endpoints.openings(&endpoint) else {
-        return Err(lobby.endpoints.no_websocket_at(head.path()).into());
+    let endpoints = lobby.endpoints.get();
+    let endpoint = endpoints.resolve(&head)?;
+    let Some((number, path, openings)) = endpoints.openings(&endpoint) else {
+        return Err(endpoints.no_websocket_at(head.path()).into());
     };
-    let (at, parameters) = (path.route, lobby.endpoints.parameters(number, &head));
-    let route = &lobby.endpoints.routes()[at];
+    let (at, parameters) = (path.route, endpoints.parameters(number, &head));
+    let route = &endpoints.routes()[at];
     let upgrade = Upgrade::from_request(&head).map_err(|error| Response::from(error.refusal()))?;
     check_leaving(lobby)?;
     let intent = openings.intent(&head)?;
@@ -66,7 +67,7 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<Transport>, head: RequestHe
     // The connection gets an id of its own only when the shard adopts it.
     let id = lobby.next_request();
     let span = tracing::info_span!("opening", request = id, peer = peer.map(display), path = head.path());
-    let identity = span.in_scope(|| lobby.authorize(&Credentials::new(&head, peer), intent, &endpoint))?;
+    let identity = span.in_scope(|| lobby.authorize(&endpoints, &Credentials::new(&head, peer), intent, &endpoint))?;
     let protocol = choose_protocol(route, &upgrade)?;
     let local = net::local(&**socket);
     let listener = local.and_then(|local| lobby.addresses.iter().position(|&address| serves(address, local)));
@@ -88,9 +89,9 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<Transport>, head: RequestHe
     check_leaving(lobby)?;
     // The judge does not know the identity that a handler has found.
     if let Some(identity) = &opened.identity {
-        lobby.endpoints.revocations().check(identity)?;
+        endpoints.revocations().check(identity)?;
     }
-    let limits = limits_of_topic(lobby.endpoints.message_bytes_max(&endpoint), &route.rules.limits);
+    let limits = limits_of_topic(endpoints.message_bytes_max(&endpoint), &route.rules.limits);
     let (profile, answer) = span.in_scope(|| complete(route, &upgrade, request, &mut opened))?;
     let session = Session::web_socket();
     #[cfg(test)]
@@ -187,7 +188,7 @@ async fn call_handler(
     });
     let outcome = tokio::select! {
         biased;
-        outcome = tokio::time::timeout(lobby.config.handshake_timeout, decision) => outcome,
+        outcome = tokio::time::timeout(lobby.config.get().handshake_timeout, decision) => outcome,
         () = left(socket) => return Err(NotOpened::Left),
     };
     if has_waited && net::has_left(socket) {
