@@ -199,7 +199,7 @@ impl Service {
                 if !methods.split(", ").any(|method| method == request.method().as_str()) {
                     return Err(Refusal::not_allowed(&format!("{methods}, OPTIONS")));
                 }
-                shared.authorize(&credentials, Intent::Administer, &endpoint)?;
+                shared.authorize(&endpoints, &credentials, Intent::Administer, &endpoint)?;
                 let call = AdminCall::read(path, &head, request.into_body())?;
                 Ok(Begun::Admin(Box::new(call)))
             }

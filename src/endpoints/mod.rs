@@ -5,9 +5,9 @@
 //!
 //! If the patterns of several endpoints match a path, the endpoint with the most precise pattern has the path. Patterns
 //! are compared segment by segment from the front: a fixed segment is more precise than `{name}`, and `{name}` is more
-//! precise than `{name...}`. The server's own endpoints (`/healthz`, `/readyz`, `/metrics`, and its page at `/`) have
-//! patterns of fixed segments, and so has its administration, except for the id of a connection. Files at `/site` have the paths that `/site/{name...}` matches, and `/site` itself
-//! unless a route has exactly that path.
+//! precise than `{name...}`. The server's own endpoints (`/healthz`, `/readyz`, `/metrics`, its page at `/`, and its
+//! administration) have patterns of fixed segments, except for the id of a connection. Files at `/site` have the paths
+//! that `/site/{name...}` matches, and `/site` itself unless a route has exactly that path.
 
 #![forbid(unsafe_code)]
 

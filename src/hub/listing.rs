@@ -1,7 +1,7 @@
 //! Pages of connections and of topics, for those who look at a server from outside.
 
-use core::net::SocketAddr;
-use std::{fmt, sync::Arc, time::Duration};
+use core::{net::SocketAddr, time::Duration};
+use std::{fmt, sync::Arc};
 
 use super::{connection_id::ConnectionId, topic_name::TopicName};
 

@@ -82,7 +82,11 @@ impl Hub {
     /// # }
     /// ```
     pub async fn revoke(&self, who: &Who, until: SystemTime) -> Result<u64, HubError> {
-        let until = until.duration_since(UNIX_EPOCH).map_err(|_| HubError::Revocation(RevocationError::Over))?;
+        let over = HubError::Revocation(RevocationError::Over);
+        if until <= SystemTime::now() {
+            return Err(over);
+        }
+        let until = until.duration_since(UNIX_EPOCH).map_err(|_| over)?;
         let until = until.as_secs() + u64::from(until.subsec_nanos() > 0);
         let close = (CloseCode::POLICY_VIOLATION, "revoked");
         let revoked = self.publisher.revoke(self.shards(), &self.revocations, who, until, close).await;

@@ -46,6 +46,7 @@ fn connections_are_found_by_identity_and_topic() {
     assert_eq!(page(&hub, ConnectionFilter::default()), ConnectionPage::default());
     let mut ann: Vec<Client> = (0..20).map(|_| server.connect("/lobby?name=ann&topic=news")).collect();
     let mut bob = server.connect("/lobby?name=bob&topic=news");
+    ann.iter_mut().chain([&mut bob]).for_each(|client| client.expect(text("live news")));
     let _stranger = server.connect("/cellar");
     let all = page(&hub, ConnectionFilter::default());
     assert_eq!((all.connections.len(), all.next), (22, None));

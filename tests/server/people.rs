@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::{Read as _, Write as _},
     net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -12,7 +13,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    Client, CrowdPermit, Response, Server, clean, dial, exchange, post, program, published, request, text,
+    Client, CrowdPermit, Response, Server, clean, dial, dial_with, exchange, post, program, published, request, text,
     upgrade_request,
 };
 
@@ -35,9 +36,9 @@ const ROUTES: &str = r#"
 /// Starts a server with these settings in front of [`ROUTES`].
 fn serve(name: &str, shards: usize, settings: &str) -> Server {
     let file = std::env::temp_dir().join(format!("ringhub-people-{name}-{shards}-{}.toml", std::process::id()));
-    fs::write(&file, format!("shards = {shards}\n{settings}\n{ROUTES}")).unwrap();
+    fs::write(&file, format!("{settings}\n{ROUTES}")).unwrap();
     let mut command = clean(program());
-    command.args(["serve", "--config"]).arg(&file);
+    command.args(["serve", "--config"]).arg(&file).env("RINGHUB_SHARDS", shards.to_string());
     let server = Server::start_command(command);
     fs::remove_file(file).unwrap();
     server
@@ -125,7 +126,8 @@ fn connections_are_listed_with_what_is_known_of_them() {
 #[test]
 fn a_crowd_is_listed_by_pages_while_others_come_and_go() {
     let crowd = CrowdPermit::take();
-    let server = serve("crowd", 4, "");
+    // The clients that stay answer no ping.
+    let server = serve("crowd", 4, "ping_interval = 0");
     let address = server.address();
     let staying: Vec<Client> = (0..crowd.afford(10_000, 200)).map(|_| server.connect("/echo/x")).collect();
     let mut expected: Vec<String> =
@@ -179,6 +181,7 @@ fn connections_are_closed_by_id() {
         };
         let of_ann = id(&ann);
         published(&exchange(address, &with_token(&post("/t/news", "text/plain", "the last"), "word-bob")));
+        server.expect_counts(&[("deliveries_total", 2)]);
         let closed = admin(address, "DELETE", &format!("/connections/{of_ann}?code=4403&reason=no%20more"));
         assert_eq!(body(&closed), json!({ "closed": 1 }));
         ann.expect(text("the last"));
@@ -199,6 +202,24 @@ fn connections_are_closed_by_id() {
         }
         server.expect_counts(&[("disconnected_total", 2)]);
     }
+}
+
+/// A slow consumer gets all that it is owed, and then the close frame.
+#[test]
+fn a_backlog_goes_before_the_close_frame() {
+    let server = serve("backlog", 1, "send_buffer = \"16KiB\"");
+    let address = server.address();
+    let stream = dial_with(address, Some(4_096));
+    let mut ann = Client::open(stream, "/t/news?access_token=word-ann", &[]).unwrap();
+    let message = "x".repeat(64 * 1_024);
+    let publish = with_token(&post("/t/news", "text/plain", &message), "word-bob");
+    (0..30).for_each(|_| _ = published(&exchange(address, &publish)));
+    server.expect_counts(&[("slow_consumers", 1)]);
+    let rows = listed(&server, "?identity=ann");
+    assert!(rows[0]["owed_bytes"].as_u64().unwrap() > 1_000_000, "{rows:?}");
+    assert_eq!(body(&admin(address, "DELETE", "/connections?identity=ann")), json!({ "closed": 1 }));
+    (0..30).for_each(|_| ann.expect(text(&message)));
+    ann.expect_close(1008, "disconnected");
 }
 
 #[test]
@@ -241,8 +262,8 @@ fn a_revoked_identity_is_refused_until_it_is_lifted() {
         };
         refused(exchange(address, &opening));
         refused(exchange(address, &publish));
-        refused(crate::support::ask(&mut kept, &publish));
         refused(crate::support::ask(&mut kept, &opening));
+        refused(crate::support::ask(&mut kept, &publish));
         published(&exchange(address, &with_token(&post("/t/news", "text/plain", "on"), "word-bob")));
         bob.expect(text("on"));
         let list = body(&admin(address, "GET", "/revocations"));
@@ -334,7 +355,11 @@ fn the_administration_is_guarded() {
         let response = admin(address, method, target);
         assert_eq!((response.status(), response.header("allow")), (405, Some(allowed)), "{method} {target}");
     }
-    assert_eq!(exchange(address, &request("OPTIONS", "/connections")).status(), 204);
+    let mut preflight = dial(address);
+    preflight.write_all(request("OPTIONS", "/connections").as_bytes()).unwrap();
+    let mut status = [0; 12];
+    preflight.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 204");
     for (method, target, error) in [
         ("GET", "/connections?limit=0", "limit is \"0\", not a number from 1 to 1000"),
         ("GET", "/connections?idenity=a", "\"idenity\" is not known here; identity, topic, limit, after are"),
