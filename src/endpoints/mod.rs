@@ -19,13 +19,19 @@ mod intent;
 mod judge;
 mod served_path;
 mod values;
+mod waiting;
 
 pub(crate) use authorize::Denied;
 pub(crate) use http::{BodyLimit, Commands, HttpEndpoint, HttpRequest, PublishGrant, Publishing};
 pub(crate) use intent::Intent;
 pub(crate) use judge::Judge;
+#[cfg(test)]
+pub(crate) use judge::Judged;
 pub(crate) use served_path::{NewPath, Openings, ServedPath, ServedRoute};
 pub(crate) use values::{RouteValue, RouteValues};
+pub(crate) use waiting::until_decided;
+
+use std::time::Duration;
 
 use crate::{
     auth::{Access, Gate, Revocations},
@@ -146,6 +152,8 @@ pub(crate) struct Endpoints {
     lacks_admin_tokens: bool,
     /// The identities and tokens that the judge refuses.
     revocations: Revocations,
+    /// The longest time for which a request waits for the judge.
+    wait_max: Duration,
 }
 
 /// The owner of the paths of a pattern. Of two equally precise patterns, a route's has a path before a folder's.
@@ -225,9 +233,18 @@ impl Endpoints {
             || routes.iter().any(|route| is_restricted(&route.rules.gate))
             || mounts.iter().any(|mount| is_restricted(&mount.gate))
             || pages.iter().any(is_restricted);
-        let lacks_admin_tokens = has_operations && !has_admin;
-        let revocations = Revocations::default();
-        Ok(Endpoints { rows, routes, paths, mounts, pages, access, restricts_origins, lacks_admin_tokens, revocations })
+        Ok(Endpoints {
+            rows,
+            routes,
+            paths,
+            mounts,
+            pages,
+            access,
+            restricts_origins,
+            lacks_admin_tokens: has_operations && !has_admin,
+            revocations: Revocations::default(),
+            wait_max: Duration::from_secs(10),
+        })
     }
 
     /// Lets the judge refuse these identities and tokens.
@@ -238,6 +255,16 @@ impl Endpoints {
     /// Returns the identities and tokens that the judge refuses.
     pub(crate) fn revocations(&self) -> &Revocations {
         &self.revocations
+    }
+
+    /// Lets requests wait for the judge for so long at most, which is the time for an opening request.
+    pub(crate) fn with_wait_max(self, wait_max: Duration) -> Endpoints {
+        Endpoints { wait_max, ..self }
+    }
+
+    /// Returns the longest time for which a request waits for the judge.
+    pub(crate) fn wait_max(&self) -> Duration {
+        self.wait_max
     }
 
     /// Returns the endpoint of a request by the segments of its path alone.

@@ -281,6 +281,7 @@ impl Builder {
             Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
         })?;
         hub.0.revocations.set_max(config.limits.revocations_max);
+        let endpoints = endpoints.with_wait_max(config.handshake_timeout);
         let endpoints = Current::new(endpoints.with_revocations(hub.0.revocations.clone()));
         judge.decide_by(&endpoints);
         Server::bind(config, inherited, endpoints, hub).map_err(BuildError::Start)
