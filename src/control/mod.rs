@@ -11,6 +11,7 @@ mod answers;
 mod bodies;
 mod body;
 mod date;
+pub(crate) mod feed;
 mod http_connection;
 mod output;
 mod paths;

@@ -5,7 +5,7 @@
 //!
 //! - values: `atomic`, `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `publication`, `encoding`,
 //!   `subscribe_options`, `listing`, `command`, `barrier`, `end_role`;
-//! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `external`;
+//! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `feeds`, `external`;
 //! - tables: `tag`, `topic_rules`, `piece`, `run`, `walk`, `label`, `backlog`, `overflow`, `audience`, `topics`, `due`,
 //!   `subscriptions`, `connections`;
 //! - the hub itself: `hub`, then `fanout`, `interest`, `order`, `membership`, `mail`.
@@ -25,6 +25,7 @@ mod end_role;
 mod entry;
 mod external;
 mod fanout;
+mod feeds;
 mod format;
 #[expect(clippy::module_inception, reason = "the file is named after its struct")]
 mod hub;
@@ -68,7 +69,7 @@ pub use connections::{Attachment, Connections, HubConnection, Publishing};
 pub use encoding::{DearFormats, Encodable, Encode, Encodings, Prepare};
 pub use end_role::{EndRole, EngineTopics};
 pub use entry::{Delivery, Interest, Placed, Request, Unplaced};
-pub use external::{ExternalEnd, Order};
+pub use external::{Arrival, ExternalEnd, Order};
 pub use fanout::SPARE_RUN_BYTES_MAX;
 pub use format::Format;
 pub use hub::{Homes, HubLimits, ShardHub};

@@ -47,6 +47,7 @@ pub use builder::{BuildError, Builder};
 pub use choice::ChosenBackend;
 pub use drain_report::DrainReport;
 pub use hub::{Hub, HubError};
+pub use people::{Lagged, QueueLimits, Subscription, TopicMessage};
 pub use running::Running;
 pub use sandbox::check_sandbox;
 pub use turn_watch::TurnWatch;

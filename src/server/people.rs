@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::hub::{Hub, HubError};
+pub use crate::control::feed::{Lagged, QueueLimits, Subscription, TopicMessage};
 use crate::{
     auth::{Revocation, RevocationError},
     handler::SubscribeError,
@@ -125,6 +126,39 @@ impl Hub {
         let topics: Arc<[TopicName]> = [topic.clone()].into();
         let counts = self.publisher.counts(self.shards(), &topics).await;
         counts.and_then(|counts| counts.first().copied()).ok_or(HubError::Ended)
+    }
+
+    /// Subscribes to a topic in the process of the server. When this returns, the stream gets every later message of
+    /// the topic, in the order that all subscribers see, each once, with its place.
+    ///
+    /// # Errors
+    ///
+    /// [`HubError::Ended`] if the server leaves or has ended.
+    ///
+    /// ```
+    /// # use ringhub::{TopicName, server::{Hub, HubError}};
+    /// # async fn example(hub: Hub, topic: TopicName) -> Result<(), HubError> {
+    /// let mut news = hub.subscribe(&topic).await?;
+    /// while let Some(message) = news.next().await {
+    ///     match message {
+    ///         Ok(message) => println!("{}: {:?}", message.place.offset, message.publication.payload()),
+    ///         Err(lagged) => println!("{lagged}"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn subscribe(&self, topic: &TopicName) -> Result<Subscription, HubError> {
+        self.subscribe_with(topic, QueueLimits::default()).await
+    }
+
+    /// Subscribes like [`Hub::subscribe`], with a queue of these limits.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Hub::subscribe`].
+    pub async fn subscribe_with(&self, topic: &TopicName, limits: QueueLimits) -> Result<Subscription, HubError> {
+        self.publisher.subscribe(topic.clone(), limits).await.ok_or(HubError::Ended)
     }
 
     /// Makes a connection a subscriber of a topic. When this returns, the subscription is live: the connection gets

@@ -20,6 +20,7 @@ mod sending;
 mod spans;
 mod spawned;
 mod stuck;
+mod subscriptions;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "these tests use a part of it")]
 mod support;
