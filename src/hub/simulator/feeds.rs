@@ -1,5 +1,5 @@
-//! Tests an external end that reads topics, with steps of the shards in any order: what each reader gets is compared with
-//! the topic's one order.
+//! Tests an external end that reads topics, with steps of the shards in any order: what each reader gets is compared
+//! with the topic's one order.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -27,7 +27,8 @@ struct Readers {
 /// A reader, and the offsets that it has got.
 struct Reader {
     topic: usize,
-    /// How many messages the home had ordered when the reader had to wait; `None` if it was live at once.
+    /// How many messages the home had ordered when the topic was announced for the reader; `None` if another reader had
+    /// the topic.
     asked_at: Option<u64>,
     /// How many messages the home had ordered when the reader was told that it is live.
     live_at: Option<u64>,
@@ -66,9 +67,10 @@ impl Readers {
 
     fn read(&mut self, number: usize) {
         self.next_reader += 1;
+        let is_first = !self.readers.values().any(|reader| reader.topic == number);
         let is_live = self.external.read(&topic(number), self.next_reader);
         let ordered = self.ordered(number);
-        let (asked_at, live_at) = if is_live { (None, Some(ordered)) } else { (Some(ordered), None) };
+        let (asked_at, live_at) = (is_first.then_some(ordered), is_live.then_some(ordered));
         self.seen[1] += u64::from(!is_live);
         self.readers.insert(self.next_reader, Reader { topic: number, asked_at, live_at, offsets: Vec::new() });
     }
