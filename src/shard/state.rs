@@ -14,6 +14,7 @@ use super::{
     outgoing::Flush,
     pace::{Mail, MailLeft, Pace},
     people::People,
+    rates::Rates,
     seats::Handlers,
     timers::Wheel,
     warnings::Warnings,
@@ -54,6 +55,8 @@ pub(crate) struct Shard<I: Io> {
     pub(super) revocations: Revocations,
     /// The external ends that wait for subscriptions.
     pub(super) joining: Joining,
+    /// The addresses of clients whose sockets have a trusted proxy as their peer; by slot, and empty without proxies.
+    pub(super) named: Vec<Option<SocketAddr>>,
     pub(super) limits: Limits,
     pub(super) handlers: Handlers,
     pub(super) counters: Arc<Counters>,
@@ -67,6 +70,8 @@ pub(crate) struct Shard<I: Io> {
     pub(super) incoming: Incoming,
     /// This shard's part of [`Limits::unfinished_bytes_max`].
     pub(super) unfinished_bytes_max: usize,
+    /// Exists only where a route's input has a rate.
+    pub(super) rates: Option<Box<Rates>>,
     pub(super) wheel: Wheel,
     /// Scratch memory: this field and the next two are empty between uses.
     pub(super) readiness: Vec<Readiness>,
@@ -95,6 +100,7 @@ impl<I: Io> Shard<I> {
         let hub_limits = HubLimits { topics_idle_max, gathered_bytes_max, ..HubLimits::default() };
         let mut hub = IoHub::new(mesh, hub_limits, epoch_seed);
         hub.note_time(now);
+        let has_rates = handlers.routes.iter().any(|route| route.rules.rates.has_any());
         Shard {
             io,
             hub,
@@ -104,6 +110,7 @@ impl<I: Io> Shard<I> {
             people: People::default(),
             revocations: Revocations::default(),
             joining: Joining::default(),
+            named: Vec::new(),
             limits: config.limits.clone(),
             handlers,
             counters,
@@ -115,6 +122,7 @@ impl<I: Io> Shard<I> {
             pace: Pace::DEFAULT,
             incoming: Incoming::default(),
             unfinished_bytes_max: config.limits.unfinished_bytes_max / config.shards,
+            rates: has_rates.then(Box::default),
             wheel: Wheel::new(now.tick()),
             readiness: Vec::new(),
             replies: Vec::new(),
@@ -213,13 +221,19 @@ impl<I: Io> Shard<I> {
         kept.or_else(|| self.addresses_of(id).0).map(display)
     }
 
-    /// Returns the addresses of both sides of a connection: the peer's, and ours.
+    /// Returns the addresses of both sides of a connection: the client's, and ours.
     pub(super) fn addresses_of(&self, id: ConnectionId) -> (Option<SocketAddr>, Option<SocketAddr>) {
         if self.hub.connections.get(id).is_none() {
             return (None, None);
         }
         let socket = self.sockets[id.slot() as usize].as_ref();
-        socket.map_or((None, None), |socket| self.io.addresses(socket))
+        let (peer, local) = socket.map_or((None, None), |socket| self.io.addresses(socket));
+        (self.named.get(id.slot() as usize).copied().flatten().or(peer), local)
+    }
+
+    /// Shows how many connections are throttled.
+    pub(super) fn note_throttled(&self) {
+        self.counters.set(Counter::ConnectionsThrottled, self.incoming.throttled() as u64);
     }
 
     pub(super) fn count(&self, counter: Counter, count: u64) {

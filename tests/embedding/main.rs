@@ -15,6 +15,7 @@ mod hub;
 mod openings;
 mod panics;
 mod people;
+mod proxies;
 mod receiving;
 mod sending;
 mod spans;

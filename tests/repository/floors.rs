@@ -56,11 +56,13 @@ const BUILDINGS: &[Building] = &[
         floors: &[
             "state",
             "owed",
+            "charging",
             "schedule",
             "parking",
             "ending",
             "slow",
             "census",
+            "throttling",
             "handlers",
             "several",
             "flush",
