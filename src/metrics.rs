@@ -236,6 +236,8 @@ counters! {
     HandlerPanics "handler_panics_total" "panics" Counter ShardAndControl;
     /// Connections closed with 1008 by their handler, or because they subscribe to too many topics.
     PolicyClosed "policy_closed_total" "connections" Counter Shard;
+    /// Connections closed by the administration, a revocation or a `Hub`.
+    Disconnected "disconnected_total" "connections" Counter Shard;
     /// Pings sent to silent clients.
     PingsSent "pings_sent_total" "pings" Counter Shard;
     /// Connections ended because no sign of life followed a ping, or because their clients took nothing of their

@@ -156,7 +156,8 @@ fn check_access(settings: &Settings, faults: &mut Faults) -> Option<Access> {
     let publish = tokens("publish_tokens", &settings.publish_tokens);
     let subscribe = tokens("subscribe_tokens", &settings.subscribe_tokens);
     let metrics = tokens("metrics_tokens", &settings.metrics_tokens);
-    Some(Access { origins: origins?, publish: publish?, subscribe: subscribe?, metrics: metrics? })
+    let admin = tokens("admin_tokens", &settings.admin_tokens);
+    Some(Access { origins: origins?, publish: publish?, subscribe: subscribe?, metrics: metrics?, admin: admin? })
 }
 
 /// Checks the settings of HTTP. `handshake_timeout` limits the heads of HTTP's requests too.
@@ -250,6 +251,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         },
         rate_ticks_max: rate_ticks_max?,
         topics_idle_max: settings.max_idle_topics,
+        revocations_max: settings.max_revocations,
     })
 }
 

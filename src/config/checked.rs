@@ -145,6 +145,9 @@ pub struct Limits {
     /// topic at the front of the queue of idle topics is forgotten; when it is used again it has a new epoch. Each
     /// topic costs some 300 bytes.
     pub topics_idle_max: usize,
+    /// Revocations of identities and tokens in force. Beyond it a further one is answered 503: none is forgotten before
+    /// its end. Each costs at most some 700 bytes.
+    pub revocations_max: usize,
 }
 
 impl Limits {

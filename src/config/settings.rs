@@ -238,6 +238,11 @@ settings! {
         /// Bearer tokens of which one is needed to read /metrics.
         metrics_tokens: Option<Secrets>, TOKEN,
         Otherwise { words: "none needed", example: "choose-a-third", effective: UNSET };
+
+        /// Bearer tokens of which one is needed at /connections and /revocations, in the header Authorization. Without
+        /// any, these paths do not exist.
+        admin_tokens: Option<Secrets>, TOKEN,
+        Otherwise { words: "no administration", example: "choose-a-fourth", effective: UNSET };
     }
 
     "Proxies" {
@@ -363,6 +368,9 @@ settings! {
         /// Bytes of an answer that a client has to take in a second, on average over --body-timeout, while the server
         /// waits for the client. Below it the connection is reset; with 0, one byte in each --body-timeout is enough.
         min_rate: Size, SIZE ["0 or more"], Is("1KiB");
+
+        /// Revocations of identities and tokens that are in force at the same time. Beyond it: 503 for a further one.
+        max_revocations: usize, COUNT ["0 or more"], Is("10000");
     }
 
     "Rates" {

@@ -17,6 +17,7 @@ mod listeners;
 mod mixed_order;
 #[cfg(test)]
 mod order_on_backends;
+mod people;
 mod role;
 mod running;
 mod sandbox;
@@ -46,6 +47,7 @@ pub use builder::{BuildError, Builder};
 pub use choice::ChosenBackend;
 pub use drain_report::DrainReport;
 pub use hub::{Hub, HubError};
+pub use people::{Lagged, QueueLimits, Subscription, TopicMessage};
 pub use running::Running;
 pub use sandbox::check_sandbox;
 pub use turn_watch::TurnWatch;
