@@ -15,6 +15,8 @@ pub(crate) enum Intent {
     ReadMetrics,
     /// List and close connections, and revoke.
     Administer,
+    /// Read the busiest topics and the largest backlogs, with the addresses of clients.
+    ReadTop,
 }
 
 /// Reads the intent of a request, for one endpoint.

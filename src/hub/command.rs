@@ -7,6 +7,7 @@ use super::{
     listing::{ConnectionFilter, PagePart, TopicPart, Who},
     publication::Place,
     subscribe_options::SubscribeOptions,
+    top::Top,
     topic_name::TopicName,
 };
 use crate::proto::{CloseCode, KeepAlive, PreparedMessage};
@@ -88,6 +89,8 @@ pub enum Command {
     },
     /// Return the ids of all open connections.
     List,
+    /// Return the busiest topics, and the largest backlogs.
+    Top,
     /// Change how connections are pinged and when they time out.
     KeepAlive {
         /// The connection; `None` means all connections of the shard, later ones included.
@@ -152,6 +155,8 @@ pub enum Reply {
     Done(bool),
     /// The shard's open connections.
     Connections(Box<[ConnectionId]>),
+    /// The shard's busiest topics and largest backlogs.
+    Top(Box<Top>),
     /// The outcome of a [`Command::Page`].
     Page(Box<PagePart>),
     /// The outcome of a [`Command::CloseAll`].

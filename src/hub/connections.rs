@@ -140,7 +140,7 @@ impl<T: Attachment> Connections<T> {
         self.slots.len() - self.free.len()
     }
 
-    /// Returns a number above all slots.
+    /// Returns how many slots there are, with those that are free.
     #[must_use]
     pub fn slots(&self) -> u32 {
         self.slots.len() as u32

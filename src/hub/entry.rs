@@ -168,6 +168,7 @@ impl Reply {
             }
             // The names belong to the topics.
             Reply::Topics(part) => 2 * ALLOCATION + size_of_val(&**part) + size_of_val(&*part.topics),
+            Reply::Top(top) => ALLOCATION + top.kept(),
             Reply::Counts(counts) => ALLOCATION + size_of_val(&**counts),
             Reply::Published(_) | Reply::Sent(_) | Reply::Done(_) | Reply::Closed { .. } | Reply::Subscribed(_) => 0,
         }
@@ -194,7 +195,7 @@ impl Command {
             }
             Command::CountSubscribers(topics) => ALLOCATION + size_of_val(&**topics),
             Command::Subscribe { topic, .. } | Command::Unsubscribe { topic, .. } => ALLOCATION + topic.as_str().len(),
-            Command::List | Command::KeepAlive { .. } | Command::Topics { .. } => 0,
+            Command::List | Command::Top | Command::KeepAlive { .. } | Command::Topics { .. } => 0,
         }
     }
 }

@@ -18,6 +18,7 @@ mod people;
 mod proxies;
 mod receiving;
 mod sending;
+mod services;
 mod spans;
 mod spawned;
 mod stuck;
