@@ -386,7 +386,8 @@ settings! {
         /// Beyond it: close 1008.
         rate_timeout: Time, TIME ["0 to 8784h"], Is("30s");
 
-        /// Messages that one address, or one /64 of IPv6, publishes by HTTP. Beyond it: 429, with the time to wait.
+        /// Messages that one address, or one /64 of IPv6, publishes by HTTP. Addresses of trusted_proxies have
+        /// no rate. Beyond it: 429, with the time to wait.
         max_publish_rate_per_address: RateLimit, RATE, Is("off");
 
         /// Messages that one identity publishes by HTTP: the name that an authenticator of the route has found. Beyond
@@ -397,8 +398,8 @@ settings! {
         /// may show any. Beyond it: 429.
         max_publish_rate_per_token: RateLimit, RATE, Is("off");
 
-        /// Opening requests for WebSockets of one address, or one /64 of IPv6, over all shards. Beyond it: 429, with
-        /// the time to wait.
+        /// Opening requests for WebSockets of one address, or one /64 of IPv6, over all shards. Addresses of
+        /// trusted_proxies have no rate. Beyond it: 429, with the time to wait.
         max_handshake_rate: RateLimit, RATE, Is("off");
 
         /// Sockets that the server accepts, whatever their addresses; each shard has an equal part. Beyond it sockets
