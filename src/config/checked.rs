@@ -27,6 +27,8 @@ pub struct Config {
     pub access: Access,
     /// The proxies that are believed when they name the address of a client.
     pub trusted_proxies: TrustedProxies,
+    /// The addresses among `listen` at which each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: Vec<SocketAddr>,
     /// The limits of connections that speak HTTP: publishing, health, metrics, the page.
     pub http: Http,
     /// The number of shards.

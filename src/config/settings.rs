@@ -255,6 +255,11 @@ settings! {
         /// Header line in which trusted proxies name their client: x-forwarded-for, forwarded (RFC 7239) or none. Only
         /// this one is read.
         client_address: ClientAddress, WHICH, Is("x-forwarded-for");
+
+        /// Addresses among those of listen at which each connection begins with a header of the PROXY protocol, version 1
+        /// or 2, and comes from one of trusted_proxies. Other connections are closed there.
+        proxy_protocol: Option<Vec<ListenAddress>>, ADDRESS,
+        Otherwise { words: "none", example: "127.0.0.1:6455", effective: UNSET };
     }
 
     "CPUs" {

@@ -103,7 +103,7 @@ impl Server {
         let Listeners { by_shard: listeners, addresses } = if inherited.is_empty() {
             Listeners::open(&config)?
         } else {
-            Listeners::inherit(inherited, config.shards).map_err(StartError::Inherit)?
+            Listeners::inherit(inherited, &config).map_err(StartError::Inherit)?
         };
         let metrics_listener = config.metrics_listen.map(|address| {
             let listen = TcpListener::bind(address).and_then(|listener| {

@@ -59,5 +59,5 @@ mod walk_samples;
 mod warnings;
 
 pub(crate) use driver::{ShardCommand, Start, run};
-pub(crate) use listener::{Listener, ListenerOwner};
+pub(crate) use listener::{Beginning, Listener, ListenerOwner};
 pub(crate) use warnings::Warnings;

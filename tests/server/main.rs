@@ -31,6 +31,7 @@ mod pages;
 mod people;
 mod places;
 mod proxies;
+mod proxy_protocol;
 mod raw_topics;
 mod routes;
 mod sandbox;
