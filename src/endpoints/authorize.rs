@@ -140,7 +140,7 @@ impl Endpoints {
             Intent::Attach { subscribes: true, publishes: false } => &[Right::Subscribe],
             Intent::Attach { subscribes: false, .. } | Intent::Publish => &[Right::Publish],
             Intent::ReadMetrics => &[Right::Metrics],
-            Intent::ReadTop => &[Right::Metrics],
+            Intent::ReadTop => &[Right::Administer],
             Intent::Administer => &[Right::Administer],
         };
         self.access.check_tokens(credentials, rights).map_err(Denied::Refused)?;
