@@ -244,8 +244,8 @@ const EXAMPLE_ISSUERS: &str = r##"
 #-----END PUBLIC KEY-----
 #"""
 #jwks = '''{"keys": [{"kid": "a", "kty": "EC", "crv": "P-256",
-#  "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
-#  "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}'''
+#"x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+#"y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}'''
 "##;
 
 const COMMENT_WIDTH: usize = 98;

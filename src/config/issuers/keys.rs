@@ -1,5 +1,8 @@
 //! The table of all keys of an issuer. The keys that the reader knows and docs/routes.md follow from this table.
 
+/// The key of a file that has the issuers.
+pub(in crate::config) const ISSUERS: &str = "issuers";
+
 /// One row of the table.
 pub(in crate::config) struct IssuerKey {
     /// The key. A key of a table within the issuer has the table's name before it: `claims.info`.

@@ -7,15 +7,13 @@ use std::sync::Arc;
 
 use toml::{Spanned, de::DeValue};
 
+pub(super) use self::keys::ISSUERS;
 use self::table::GivenIssuer;
-use super::{entry::nearest_key, routes::reader::Reader, toml::TomlFile};
+use super::{routes::reader::Reader, toml::TomlFile};
 use crate::{
     auth::{Issuer, Jwt},
     error::{ConfigError, Origin},
 };
-
-/// The key of a file that has the issuers.
-pub(super) const ISSUERS: &str = "issuers";
 
 /// The issuers of a file.
 #[derive(Debug, Default)]
@@ -101,15 +99,4 @@ fn check_together(issuers: &[GivenIssuer], count: usize) -> Vec<ConfigError> {
         }
     }
     errors
-}
-
-impl Reader<'_> {
-    /// Notes that a table has a key that is not known.
-    fn unknown_of_issuer(&mut self, at: Origin, owner: &str, key: &str, known: &[&'static str]) {
-        let what = match nearest_key(key, known.iter().copied()) {
-            Some(nearest) => format!("unknown key {key:?} of {owner}; did you mean {nearest:?}?"),
-            None => format!("unknown key {key:?} of {owner}, which has {}", known.join(", ")),
-        };
-        self.errors.push(ConfigError::at(at, what));
-    }
 }

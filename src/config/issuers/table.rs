@@ -6,13 +6,13 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     super::{
+        entry::nearest_key,
         quantities::Time,
         routes::reader::{Reader, Value},
         toml::{Masks, in_order, line, toml_pair},
         values::one_of,
     },
-    ISSUERS,
-    keys::{names, names_of_claims},
+    keys::{ISSUERS, names, names_of_claims},
 };
 use crate::{
     auth::{BareTokens, Issuer, JwtIssuer, TopicRight},
@@ -158,6 +158,15 @@ impl Reader<'_> {
             }
             _ => Some(vec![(None, self.text(key, expected, value)?)]),
         }
+    }
+
+    /// Notes that a table has a key that is not known.
+    fn unknown_of_issuer(&mut self, at: Origin, owner: &str, key: &str, known: &[&'static str]) {
+        let what = match nearest_key(key, known.iter().copied()) {
+            Some(nearest) => format!("unknown key {key:?} of {owner}; did you mean {nearest:?}?"),
+            None => format!("unknown key {key:?} of {owner}, which has {}", known.join(", ")),
+        };
+        self.errors.push(ConfigError::at(at, what));
     }
 }
 

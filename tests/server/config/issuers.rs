@@ -72,8 +72,8 @@ fn routes_name_issuers_that_are_there() {
 fn issuers_are_shown_without_their_secrets() {
     let key = include_str!("../../jwt/keys/p256.pub.pem");
     let text = format!(
-        "[[issuers]]\nname = \"app\"\niss = \"https://app.example\"\naudience = [\"hub\", \"other\"]\ncookie = \"token\"\n\
-         secrets = {{ a = \"{SECRET}\", b = \"{SECRET}, too\" }}\nalgorithms = \"HS256, ES256\"\nleeway = \"10s\"\n\
+        "[[issuers]]\nname = \"app\"\niss = \"https://app.example\"\naudience = [\"hub\", \"other\"]\n\
+         cookie = \"token\"\nsecrets = {{ a = \"{SECRET}\", b = \"{SECRET}, too\" }}\nalgorithms = \"HS256, ES256\"\nleeway = \"10s\"\n\
          public_keys = '''\n{key}'''\nbare_tokens = \"all\"\nrequire_exp = false\nclaims = {{ sub = \"user\" }}\n"
     );
     let file = Scratch::new(&text);
