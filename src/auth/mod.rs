@@ -30,6 +30,7 @@ mod grants;
 mod jwt;
 mod network;
 mod origins;
+mod proxies;
 #[cfg(test)]
 mod testing;
 mod tokens;
@@ -48,8 +49,10 @@ pub(crate) use gate::{Gate, Stopped};
 pub use grants::{Grants, TopicRight};
 pub(crate) use jwt::Issuer;
 pub use jwt::{BareTokens, Jwt, JwtIssuer};
-pub use network::Network;
+pub use network::{AddressRange, Network};
 pub use origins::Origins;
+pub(crate) use proxies::Remote;
+pub use proxies::{ClientAddress, TrustedProxies};
 pub use tokens::Tokens;
 
 use crate::proto::Refusal;

@@ -7,12 +7,18 @@ use Preset::{Otherwise, Value as Is};
 use super::{
     checked::{Config, Limits},
     listen::ListenAddress,
-    quantities::{Size, Time},
+    quantities::{MemoryLimit, Size, Time},
     rates::{ByteRateLimit, RateLimit},
     toml::quoted,
-    values::{CpuList, Fault, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets, Shape, Value},
+    values::{
+        AccessLogFormat, CpuList, Fault, FilePath, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice,
+        Secrets, Shape, Value,
+    },
 };
-use crate::hub::ConnectionId;
+use crate::{
+    auth::{AddressRange, ClientAddress},
+    hub::ConnectionId,
+};
 
 /// One row of the table.
 #[derive(Debug)]
@@ -234,6 +240,18 @@ settings! {
         Otherwise { words: "none needed", example: "choose-a-third", effective: UNSET };
     }
 
+    "Proxies" {
+        /// Addresses and networks of the proxies in front, such as 10.0.0.0/8 or 192.0.2.1. They are believed when they
+        /// name the address of a client, which logs, network rules and limits of addresses then see. Any machine in
+        /// them can take any address.
+        trusted_proxies: Option<Vec<AddressRange>>, NETWORK,
+        Otherwise { words: "none, and no header line is read", example: "10.0.0.0/8", effective: UNSET };
+
+        /// Header line in which trusted proxies name their client: x-forwarded-for, forwarded (RFC 7239) or none. Only
+        /// this one is read.
+        client_address: ClientAddress, WHICH, Is("x-forwarded-for");
+    }
+
     "CPUs" {
         /// Shards, 1 to 256: threads that each serve their share of the connections. A cgroup quota of fewer CPUs
         /// lowers the default.
@@ -273,8 +291,8 @@ settings! {
         };
 
         /// Connections at the same time from one address, or from one /64 of IPv6; 0 is no limit. Beyond it the HTTP
-        /// connection of the address that has been idle longest is ended; if none is idle: 429. Behind a proxy all
-        /// clients have the proxy's address, so 0 is right there.
+        /// connection of the address that has been idle longest is ended; if none is idle: 429. Behind a proxy that is
+        /// not among trusted_proxies all clients have the proxy's address, so 0 is right there.
         max_connections_per_address: usize, COUNT ["0 or more"], Is("0");
 
         /// Largest message from a client, such as 32MiB, to 1GiB. Beyond it: close 1009.
@@ -380,6 +398,18 @@ settings! {
         max_accept_rate: RateLimit, RATE, Is("off");
     }
 
+    "Memory" {
+        /// Memory of the server, or off. Above it new connections are answered 503, and the connections with the
+        /// largest backlogs are closed with 1008, until the memory is a tenth below it. What counts is the smaller of
+        /// two sums: what the server holds, and the resident memory of its process.
+        max_memory: Option<MemoryLimit>, SIZE ["16MiB or more"],
+        Otherwise {
+            words: "70 % of the limit of the cgroup; off if there is none",
+            example: "700MiB",
+            effective: |config| one(MemoryLimit(config.limits.memory_bytes_max.map(Size))),
+        };
+    }
+
     "Times" {
         /// Longest time for an opening request, or for the head of any request.
         handshake_timeout: Time, TIME ["100ms to 8784h"], Is("10s");
@@ -406,12 +436,25 @@ settings! {
         drain_timeout: Time, TIME ["0 to 8784h"], Is("10s");
     }
 
+    "Requests to other servers" {
+        /// File of certificates in PEM form: authorities that the server trusts, in addition to those of the system,
+        /// when it sends requests to https URLs of its settings.
+        outbound_ca: Option<FilePath>, FILE,
+        Otherwise { words: "those of the system alone", example: "/etc/ringhub/ca.pem", effective: UNSET };
+    }
+
     "Logs" {
         /// Events to log, such as info, or ringhub=debug.
         log: LogFilter, FILTER, Is("info");
 
         /// Format of the log on standard error: text or json.
         log_format: LogFormat, FORMAT, Is("text");
+
+        /// Lines about openings, HTTP requests and ends of connections on standard output: off or json.
+        access_log: AccessLogFormat, FORMAT, Is("off");
+
+        /// One in so many connections, and one in so many requests, has lines in the access log.
+        access_log_sample: u32, COUNT ["1 to 1000000"] (from 1 to 1_000_000), Is("1");
     }
 }
 

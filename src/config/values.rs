@@ -1,14 +1,15 @@
 //! The types of settings, and the ways in which their values are written and shown.
 
-use std::{fmt, net::SocketAddr, str::FromStr};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
     listen::{ListenAddress, parse_address},
-    quantities::{Size, Time},
+    quantities::{MemoryLimit, Size, Time},
     rates::{ByteRateLimit, RateLimit},
 };
+use crate::auth::{AddressRange, ClientAddress};
 
 /// A type of settings. A value is written as items of text: one, unless it is a list.
 pub(super) trait Value: Sized {
@@ -206,6 +207,22 @@ impl Value for Option<CpuList> {
     }
 }
 
+/// The path of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilePath(pub PathBuf);
+
+impl Scalar for FilePath {
+    const EXPECTED: &'static str = "the path of a file in quotes";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Err("the path is empty".into()) } else { Ok(FilePath(text.into())) }
+    }
+
+    fn show(&self) -> String {
+        self.0.display().to_string()
+    }
+}
+
 /// The rule by which shards stay on their CPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pin {
@@ -244,6 +261,15 @@ pub enum LogFormat {
     /// One readable line for each event.
     Text,
     /// One JSON object for each event.
+    Json,
+}
+
+/// The format of the access log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessLogFormat {
+    /// No line is written.
+    Off,
+    /// One JSON object for each opening, each HTTP request and each end of a connection.
     Json,
 }
 
@@ -339,8 +365,11 @@ words! {
     Pin, "\"auto\", \"on\" or \"off\"": "auto" Auto, "on" On, "off" Off;
     IoChoice, "\"auto\", \"uring\" or \"epoll\"": "auto" Auto, "uring" Uring, "epoll" Epoll;
     SandboxChoice, "\"on\" or \"off\"": "on" On, "off" Off;
+    AccessLogFormat, "\"off\" or \"json\"": "off" Off, "json" Json;
     LogFormat, "\"text\" or \"json\"": "text" Text, "json" Json;
     ListenIpv6, "\"only\" or \"dual\"": "only" Only, "dual" Dual;
+    ClientAddress, "\"x-forwarded-for\", \"forwarded\" or \"none\"":
+        "x-forwarded-for" XForwardedFor, "forwarded" Forwarded, "none" None;
 }
 
 /// Types that are read by [`FromStr`] and shown by `Display`. An integer has no unit: a time refuses it with that
@@ -364,10 +393,12 @@ macro_rules! parsed {
 
 parsed! {
     Size, true, "a size, such as 65536 or \"64KiB\"";
+    MemoryLimit, true, "a size, such as 734003200 or \"700MiB\", or \"off\"";
     Time, true, "a time in quotes, such as \"10s\"";
     RateLimit, false, "a rate in quotes, such as \"100/s\", or \"off\"";
     ByteRateLimit, false, "a rate in quotes, such as \"64KiB/s\", or \"off\"";
     ListenAddress, false, "an address and port in quotes, such as \"127.0.0.1:6455\"";
+    AddressRange, false, "an address or a network in quotes, such as \"10.0.0.0/8\"";
 }
 
 macro_rules! counts {
@@ -438,6 +469,11 @@ mod tests {
         check::<LogFilter>("ringhub=debug", &["ringhub=debug"]);
         check::<Vec<ListenAddress>>("127.0.0.1:1,[::1]:2,a:3", &["127.0.0.1:1", "[::1]:2", "a:3"]);
         check::<ListenIpv6>("dual", &["dual"]);
+        check::<ClientAddress>("forwarded", &["forwarded"]);
+        check::<Vec<AddressRange>>(
+            "10.0.0.0/8,::ffff:192.0.2.1,fd00::1",
+            &["10.0.0.0/8", "192.0.2.1/32", "fd00::1/128"],
+        );
     }
 
     #[test]

@@ -24,12 +24,17 @@ impl Config {
         let few = self.few_descriptors.map(|limit| self.warn_of_descriptors(limit));
         let of_pages = self.routes.iter().filter_map(|route| route.warn_of_pages(&self.access.origins));
         let of_tokens = self.hubs().flat_map(|route| route.warn_of_tokens(&self.access));
+        let everybody = self.trusted_proxies.include_everybody().then(|| {
+            "trusted_proxies includes every address: whoever reaches the server takes any address by a header line; \
+             name the addresses of the proxies alone"
+                .into()
+        });
         let of_jwt = self
             .jwt
             .iter()
             .filter(|_| self.routes.is_empty())
             .flat_map(|_| lists(&self.access).map(|list| warn_of_jwt("the hub at /t/{topic...}", list)));
-        let warnings = few.into_iter().chain(open).chain(self.shared_topics()).chain(of_pages);
+        let warnings = few.into_iter().chain(open).chain(everybody).chain(self.shared_topics()).chain(of_pages);
         warnings.chain(of_tokens).chain(of_jwt).collect()
     }
 

@@ -1,6 +1,6 @@
 //! Answers the requests that hyper reads.
 
-use std::{convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
 
 use http_body_util::BodyExt as _;
 use hyper::{
@@ -8,19 +8,24 @@ use hyper::{
     body::{Body as _, Incoming},
     header::{self, HeaderValue},
 };
+use tracing::field::display;
 
 use super::{
     answers::{Answer, Body, TEXT, append, preflight, refuse, response, the_page},
     date,
+    embedded::{self, AtService, ServiceCall},
     paths::{self, AtPath, EndpointCall},
     router::{RequestRouter, RoutedRequest},
     shared::Shared,
+    top::{self, TopFormat},
 };
 use crate::{
-    auth::Credentials,
+    access_log::Access,
+    auth::{Credentials, Identity, Remote},
     documents::Documents,
     endpoints::{Endpoint, Intent},
-    metrics::Counter,
+    handover::AddressPermit,
+    metrics::{Counter, text::TextFormat},
     proto::Refusal,
 };
 
@@ -56,8 +61,11 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             has_body: !request.body().is_end_stream(),
             target: None,
             page_lines: Vec::new(),
-            peer: self.router.peer(),
+            remote: Remote::default(),
+            of_address: None,
+            access: None,
         };
+        facts.access = shared.access_log.begin(|| None, request.method().as_str(), request.uri().path());
         if tracing::enabled!(tracing::Level::DEBUG) {
             facts.target = Some(Box::new((request.method().clone(), request.uri().path().to_owned())));
         }
@@ -73,12 +81,19 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let service = self.clone();
         Box::pin(async move {
             let begun = match routed {
-                Ok(routed) => service.begin(request, routed, facts.peer).await,
+                Ok(routed) => service.begin(request, routed, &mut facts).await,
                 Err(refusal) => Err(refusal),
             };
+            match &begun {
+                Ok(Begun::Call(call)) => facts.note_sender(call.identity()),
+                Ok(Begun::Serve(call)) => facts.note_sender(call.identity()),
+                _ => {}
+            }
             let answer = match begun {
                 Ok(Begun::Answered(answer)) => Ok(answer),
                 Ok(Begun::Call(call)) => call.answer(&service.shared).await,
+                Ok(Begun::Serve(call)) => call.answer(&service.shared).await,
+                Ok(Begun::Top(format)) => Ok(top::answer(&service.shared, format).await),
                 Ok(Begun::Read { request, documents, below }) => {
                     read(&service.shared, &request, &documents, &below).await
                 }
@@ -97,17 +112,29 @@ struct RequestFacts {
     target: Option<Box<(Method, String)>>,
     /// The header lines that tell a browser which pages may have the answer.
     page_lines: Vec<(&'static str, String)>,
-    peer: Option<SocketAddr>,
+    remote: Remote,
+    /// The permit that counts the request among the connections of its client's address.
+    of_address: Option<AddressPermit>,
+    /// The facts for the access log, if it is on.
+    access: Option<Access>,
 }
 
 impl RequestFacts {
+    /// Notes the sender of the request for the access log.
+    fn note_sender(&mut self, identity: Option<&Identity>) {
+        if let Some(access) = &mut self.access {
+            access.identity = identity.map(|identity| identity.name.clone());
+        }
+    }
+
     /// Completes the answer of a request.
     fn finish(self, shared: &Shared, answer: Result<Answer, Refusal>) -> Answer {
         let mut answer = answer.unwrap_or_else(|refusal| {
             // The query may hold a token, and the text of the refusal may repeat the query, so neither is logged.
             if let Some((method, path)) = self.target.as_deref() {
                 let (status, cause) = (refusal.status, shared.cause(&refusal).cause());
-                tracing::debug!(peer = self.peer.map(display), status, cause, %method, path, "refused");
+                let (peer, proxy) = (self.remote.client.map(display), self.remote.proxy.map(display));
+                tracing::debug!(peer, proxy, status, cause, %method, path, "refused");
             }
             let mut answer = refuse(shared, &refusal);
             if self.has_body {
@@ -119,8 +146,14 @@ impl RequestFacts {
         if shared.is_leaving() {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        append(answer.headers_mut(), &self.page_lines);
+        // A service may have said itself which pages may have its answer.
+        let says = answer.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+        let lines = self.page_lines.iter().filter(|(name, _)| !(says && name.starts_with("Access-Control-")));
+        append(answer.headers_mut(), &lines.cloned().collect::<Vec<_>>());
         answer.headers_mut().insert(header::DATE, date::now());
+        if let Some(access) = &self.access {
+            shared.access_log.request(access, answer.status().as_u16());
+        }
         answer
     }
 }
@@ -130,6 +163,10 @@ enum Begun {
     Answered(Answer),
     /// An endpoint of a surface is called when its body has been read.
     Call(EndpointCall),
+    /// The shards are asked what is on top.
+    Top(TopFormat),
+    /// The service of an embedder is called when its body has been read.
+    Serve(ServiceCall),
     /// A file is read.
     Read {
         request: Box<Request<()>>,
@@ -143,10 +180,14 @@ impl Service {
     async fn begin(
         &self,
         request: Request<Incoming>,
-        RoutedRequest { head, endpoints, endpoint, refusal }: RoutedRequest,
-        peer: Option<SocketAddr>,
+        RoutedRequest { head, endpoints, endpoint, refusal, remote, named }: RoutedRequest,
+        facts: &mut RequestFacts,
     ) -> Result<Begun, Refusal> {
         let shared = &self.shared;
+        facts.remote = remote;
+        if let Some(access) = &mut facts.access {
+            access.peer = remote.client;
+        }
         let health = |endpoint: &Endpoint| endpoint.health(head.method(), shared.is_leaving());
         if let Some(text) = endpoint.as_ref().ok().and_then(health).filter(|_| refusal.is_none()) {
             return text.map(|text| Begun::Answered(response(StatusCode::OK, TEXT, text)));
@@ -158,27 +199,38 @@ impl Service {
             return Err(refusal);
         }
         let endpoint = endpoint?;
+        if endpoint != Endpoint::Metrics {
+            facts.of_address = named.map(|client| shared.admit_client(client)).transpose()?.flatten();
+        }
         let is_for_metrics = self.served == ServedEndpoints::Operations;
-        if is_for_metrics && endpoint != Endpoint::Metrics {
+        if is_for_metrics && !matches!(endpoint, Endpoint::Metrics | Endpoint::Top) {
             let path = head.path();
             return Err(Refusal::new(
                 404,
                 format!("nothing is at {path:?}; /metrics is here, with /healthz and /readyz"),
             ));
         }
-        let credentials = Credentials::new(&head, peer);
+        let credentials = Credentials::new(&head, remote.client);
         match &endpoint {
-            Endpoint::Metrics if !is_for_metrics && shared.config.get().metrics_listen.is_some() => {
+            Endpoint::Metrics | Endpoint::Top if !is_for_metrics && shared.config.get().metrics_listen.is_some() => {
                 Err(Refusal::new(404, "the metrics are served on another address (metrics_listen)"))
             }
-            Endpoint::Metrics | Endpoint::Files { .. } if request.method() == Method::OPTIONS => {
+            Endpoint::Metrics | Endpoint::Top | Endpoint::Files { .. } if request.method() == Method::OPTIONS => {
                 Ok(Begun::Answered(preflight("GET, HEAD", &[])))
             }
             Endpoint::Metrics => {
                 only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
                 shared.authorize(&endpoints, &credentials, Intent::ReadMetrics, &endpoint).await?;
-                let text = shared.metrics();
-                Ok(Begun::Answered(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)))
+                let lines = request.headers().get_all(header::ACCEPT).iter();
+                let format = TextFormat::negotiate(lines.filter_map(|line| line.to_str().ok()));
+                let mut answer = response(StatusCode::OK, format.content_type(), shared.metrics(format));
+                answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+                Ok(Begun::Answered(answer))
+            }
+            Endpoint::Top => {
+                only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
+                shared.authorize(&endpoints, &credentials, Intent::ReadTop, &endpoint).await?;
+                Ok(Begun::Top(TopFormat::of(&head)?))
             }
             Endpoint::Page { page } => {
                 only(&request, &[Method::GET, Method::HEAD])?;
@@ -193,8 +245,22 @@ impl Service {
                     AtPath::Preflight(answer) => Ok(Begun::Answered(answer)),
                     AtPath::Call(admitted) => {
                         let body = request.into_body();
-                        Ok(Begun::Call(EndpointCall::new(shared, endpoints, admitted, head, endpoint, peer, body)))
+                        Ok(Begun::Call(EndpointCall::new(
+                            shared,
+                            endpoints,
+                            admitted,
+                            head,
+                            endpoint,
+                            remote.client,
+                            body,
+                        )))
                     }
+                }
+            }
+            Endpoint::Service { service } => {
+                match embedded::begin(shared, &endpoints, *service, &credentials, &endpoint, request).await? {
+                    AtService::Preflight(answer) => Ok(Begun::Answered(answer)),
+                    AtService::Call(call) => Ok(Begun::Serve(call)),
                 }
             }
             Endpoint::Files { mount, below } => {

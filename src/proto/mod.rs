@@ -53,7 +53,9 @@ pub use http::{
     BodyScan, HEAD_BYTES_MAX, HEADERS_MAX, HeadScan, Headers, HttpError, PathError, Refusal, RequestHead, RequestPath,
     ResponseHead,
 };
-pub(crate) use http::{encode_response, is_token, percent_decode, query_pairs};
+pub(crate) use http::{
+    RefusalCause, encode_response, forwarded_for, is_token, percent_decode, query_pairs, x_forwarded_for,
+};
 pub use input::Input;
 pub use keep_alive::{KeepAlive, Millis, Tick, Timeout};
 pub use limits::{Deliver, MessageLimits};

@@ -10,6 +10,7 @@ mod authenticator;
 mod claims;
 mod crypto;
 mod fault;
+mod fetch;
 mod issuer;
 mod jwk;
 mod keys;

@@ -224,5 +224,4 @@ impl Kept {
 const TELL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The most bytes of a set of keys. 64 keys of RSA with their certificates are some 200 KiB.
-#[expect(dead_code, reason = "no source is there yet but that of the tests")]
 pub(super) const JWKS_BYTES_MAX: usize = 256 << 10;

@@ -13,6 +13,7 @@ use super::{routes::reader::Reader, toml::TomlFile};
 use crate::{
     auth::{Issuer, Jwt},
     error::{ConfigError, Origin},
+    outbound::Outbound,
 };
 
 /// The issuers of a file.
@@ -48,14 +49,24 @@ impl GivenIssuers {
         Jwt::of(self.issuers.iter().map(|given| Arc::clone(&given.issuer)).collect()).ok()
     }
 
+    /// Returns the warnings about issuers.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = &String> {
+        self.issuers.iter().filter_map(|given| given.warning.as_ref())
+    }
+
     /// Returns the place of each issuer, with its keys and values as they are shown, those of secrets masked.
     pub(super) fn shown(&self) -> impl Iterator<Item = (&Origin, &str)> {
         self.issuers.iter().map(|given| (&given.origin, &*given.shown))
     }
 }
 
-/// Reads the issuers of a file.
-pub(super) fn read(file: &TomlFile, value: &Spanned<DeValue<'_>>, errors: &mut Vec<ConfigError>) -> GivenIssuers {
+/// Reads the issuers of a file. `outbound` will fetch the keys that issuers publish.
+pub(super) fn read(
+    file: &TomlFile,
+    value: &Spanned<DeValue<'_>>,
+    errors: &mut Vec<ConfigError>,
+    outbound: &Outbound,
+) -> GivenIssuers {
     let count = errors.len();
     let mut issuers: Vec<GivenIssuer> = Vec::new();
     let mut reader = Reader { file, errors };
@@ -70,7 +81,7 @@ pub(super) fn read(file: &TomlFile, value: &Spanned<DeValue<'_>>, errors: &mut V
     for table in tables {
         let origin = file.origin(table.span().start);
         let Some(keys) = reader.table(ISSUERS, table) else { continue };
-        issuers.extend(reader.issuer(keys, origin));
+        issuers.extend(reader.issuer(keys, origin, outbound));
     }
     let together = check_together(&issuers, tables.len());
     reader.errors.extend(together);

@@ -142,7 +142,8 @@ keys! {
     "allowed_origins": All, "list of origins", "the server's `allowed_origins`",
         "Origins whose pages may use the route. Others are answered 403.";
     "protocols": WebSockets, "list of subprotocols", "none",
-        "Subprotocols that the route speaks (RFC 6455 section 1.9), the best first.";
+        "Subprotocols that the route speaks (RFC 6455 section 1.9), the best first. `*`, as the last one, accepts the \
+         first that a client offers.";
     "topic_prefix": Topics, "text", "none",
         "Beginning of the names of the route's topics. It stands before the topic of the path.";
     "max_message": WebSockets, "size, 1 to half of `max_backlog`", "the server's `max_message`",
