@@ -119,13 +119,7 @@ impl Shared {
     ///
     /// 429 with the time after which the sender may publish again.
     pub(super) fn count_publish(&self, sender: &Credentials<'_>, identity: Option<&Identity>) -> Result<(), Refusal> {
-        let config = self.config.get();
-        let mut rates = config.http.publish_rates;
-        if sender.address().is_some_and(|address| config.trusted_proxies.include(address)) {
-            // The proxy has named nobody, and its address stands for many clients.
-            rates.of_address = None;
-        }
-        self.publish_buckets.count(&rates, sender, identity, &self.counters)
+        self.publish_buckets.count(&self.config.get(), sender, identity, &self.counters)
     }
 
     /// Returns the counter of a refusal.
@@ -158,7 +152,17 @@ impl Shared {
         })
     }
 
-    /// Returns the text of `/metrics` in a format. All requests within a second get the same text, so no client can keep this
+    /// Notes the memory that the control thread holds, and returns it in bytes.
+    pub(super) fn note_memory(&self) -> u64 {
+        let bodies = self.bodies.bytes() as u64;
+        let connections = self.counters.get(Counter::HttpConnectionsOpen) * HTTP_CONNECTION;
+        self.counters.set(Counter::MemoryBodies, bodies);
+        self.counters.set(Counter::MemoryHttp, connections);
+        bodies + connections
+    }
+
+    /// Returns the text of `/metrics` in a format. All requests within a second get the same text, so no client can
+    /// keep this
     /// thread busy with it.
     pub(super) fn metrics(&self, format: TextFormat) -> Bytes {
         let mut last = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,6 +170,7 @@ impl Shared {
         match &*last {
             Some((time, text)) if time.elapsed() < METRICS_AGE_MAX => text.clone(),
             _ => {
+                self.note_memory();
                 let text = Bytes::from(metrics_text(format, &self.shards, &self.counters, &self.backend));
                 *last = Some((Instant::now(), text.clone()));
                 text
@@ -184,6 +189,9 @@ impl Shared {
         }
     }
 }
+
+/// Bytes of a connection that speaks HTTP: its task, and buffers that are mostly empty.
+const HTTP_CONNECTION: u64 = 16 * 1_024;
 
 /// The longest age of the text of `/metrics`.
 const METRICS_AGE_MAX: Duration = Duration::from_secs(1);

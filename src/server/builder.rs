@@ -26,6 +26,7 @@ use crate::{
     handler::{
         Handler, HttpBody, HttpService, OfTower, Pattern, PatternError, Route, RouteOptions, Rules, TopicSpace, Typed,
     },
+    outbound::Outbound,
     surface::raw::{RAW, TOPIC_PATTERN},
     sys::net,
 };
@@ -68,6 +69,7 @@ pub struct Builder {
     inherited: Vec<TcpListener>,
     access_sink: Option<Sink>,
     hub: (Hub, Requests),
+    outbound: Outbound,
 }
 
 #[derive(Debug)]
@@ -95,6 +97,7 @@ impl Default for Builder {
             inherited: Vec::new(),
             access_sink: None,
             hub: Hub::new(),
+            outbound: Outbound::default(),
         }
     }
 }
@@ -271,7 +274,7 @@ impl Builder {
         self
     }
 
-    /// Leaves out `/healthz`, `/readyz` and `/metrics`.
+    /// Leaves out `/healthz`, `/readyz`, `/metrics`, `/debug/top`, and the administration at `/connections` and `/revocations`.
     #[must_use]
     pub fn without_operations(mut self) -> Self {
         self.serves_operations = false;
@@ -315,6 +318,13 @@ impl Builder {
         self.hub.0.clone()
     }
 
+    /// Returns the way by which requests of the server leave it, for authenticators that ask another server. Its
+    /// targets have to be made before [`Server::start`].
+    #[must_use]
+    pub fn outbound(&self) -> Outbound {
+        self.outbound.clone()
+    }
+
     /// Checks everything, then listens. Connections are accepted from [`Server::start`] on.
     ///
     /// # Errors
@@ -322,7 +332,7 @@ impl Builder {
     /// See [`BuildError`].
     pub fn build(self) -> Result<Server, BuildError> {
         let Builder { base, routes, documents, services, serves_topics, mut serves_page, serves_operations, .. } = self;
-        let Builder { inherited, access_sink, hub, .. } = self;
+        let Builder { inherited, access_sink, hub, outbound, .. } = self;
         let config = match base {
             Base::Settings(settings) => {
                 let descriptors = net::raise_descriptor_limit();
@@ -373,7 +383,9 @@ impl Builder {
             Conflict::Own(pattern) => BuildError::Own(pattern),
             Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
         })?;
-        let endpoints = Current::new(endpoints.with_wait_max(config.handshake_timeout));
+        hub.0.revocations.set_max(config.limits.revocations_max);
+        let endpoints = endpoints.with_wait_max(config.handshake_timeout);
+        let endpoints = Current::new(endpoints.with_revocations(hub.0.revocations.clone()));
         judge.decide_by(&endpoints);
         let access_log = match config.access_log {
             AccessLogFormat::Off => AccessLog::off(),
@@ -382,7 +394,7 @@ impl Builder {
                 AccessLog::new(sink, config.access_log_sample)
             }
         };
-        let server = Server::bind(config, inherited, endpoints, hub).map_err(BuildError::Start)?;
+        let server = Server::bind(config, inherited, endpoints, hub, outbound).map_err(BuildError::Start)?;
         Ok(Server { access_log, ..server })
     }
 }

@@ -17,6 +17,7 @@ mod listeners;
 mod mixed_order;
 #[cfg(test)]
 mod order_on_backends;
+mod people;
 mod role;
 mod running;
 mod sandbox;
@@ -39,13 +40,14 @@ use listeners::Listeners;
 
 use crate::{
     access_log::AccessLog, config::Config, control::publisher::Requests, current::Current, endpoints::Endpoints,
-    error::StartError, hub::Encodings, shard::Listener, surface,
+    error::StartError, hub::Encodings, outbound::Outbound, shard::Listener, surface,
 };
 
 pub use builder::{BuildError, Builder};
 pub use choice::ChosenBackend;
 pub use drain_report::DrainReport;
 pub use hub::{Hub, HubError};
+pub use people::{Lagged, QueueLimits, Subscription, TopicMessage};
 pub use running::Running;
 pub use sandbox::check_sandbox;
 pub use turn_watch::TurnWatch;
@@ -76,6 +78,8 @@ pub struct Server {
     hub: (Hub, Requests),
     backend: ChosenBackend,
     engine: Option<Engine>,
+    /// The way of the server's own requests, for what the embedder has made of URLs.
+    outbound: Outbound,
 }
 
 impl Server {
@@ -90,6 +94,7 @@ impl Server {
         inherited: Vec<TcpListener>,
         endpoints: Current<Endpoints>,
         hub: (Hub, Requests),
+        outbound: Outbound,
     ) -> Result<Server, StartError> {
         let backend = ChosenBackend::choose(config.io)?;
         if let Some(line) = backend.fallback() {
@@ -120,6 +125,7 @@ impl Server {
             hub,
             backend,
             engine: None,
+            outbound,
         })
     }
 

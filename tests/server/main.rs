@@ -28,6 +28,7 @@ mod metrics;
 mod order;
 mod orphans;
 mod pages;
+mod people;
 mod places;
 mod proxies;
 mod proxy_protocol;
