@@ -16,7 +16,10 @@ use super::{
     routes::{given::GivenRoute, rules::Base},
     settings::{SETTINGS, Setting, Settings, VARIABLE_PREFIX},
 };
-use crate::error::{ConfigError, ConfigErrors, Origin};
+use crate::{
+    error::{ConfigError, ConfigErrors, Origin},
+    outbound::Outbound,
+};
 
 /// The settings among the flags of a command line, to be flattened into the arguments of a command.
 #[derive(Default, Clone)]
@@ -92,6 +95,7 @@ pub struct Given {
     pub settings: Settings,
     pub(super) routes: Vec<GivenRoute>,
     pub(super) issuers: GivenIssuers,
+    outbound: Outbound,
     origins: BTreeMap<&'static str, Origin>,
     errors: Vec<ConfigError>,
     warnings: Vec<String>,
@@ -132,6 +136,7 @@ impl Given {
             settings: Settings::default(),
             routes: Vec::new(),
             issuers: GivenIssuers::default(),
+            outbound: Outbound::default(),
             origins: BTreeMap::new(),
             errors: Vec::new(),
             warnings: Vec::new(),
@@ -159,7 +164,9 @@ impl Given {
             let contents = file::read(path, named_by, part);
             given.errors.splice(0..0, contents.errors);
             given.routes = contents.routes;
+            given.warnings.extend(contents.issuers.warnings().cloned());
             given.issuers = contents.issuers;
+            given.outbound = contents.outbound;
             entries.splice(0..0, contents.entries);
         }
         for entry in entries {
@@ -215,6 +222,7 @@ impl Given {
         match Config::with_folders(&self.settings, descriptors, folders) {
             Ok(mut config) => {
                 config.jwt = self.issuers.all();
+                config.outbound = self.outbound.clone();
                 let base = config.base_of_routes();
                 for route in &self.routes {
                     match route.settle(&base, |key| self.origin(key)) {
