@@ -274,7 +274,8 @@ impl Builder {
         self
     }
 
-    /// Leaves out `/healthz`, `/readyz`, `/metrics`, `/debug/top`, and the administration at `/connections` and `/revocations`.
+    /// Leaves out `/healthz`, `/readyz`, `/metrics`, `/debug/top`, and the administration at `/connections` and
+    /// `/revocations`.
     #[must_use]
     pub fn without_operations(mut self) -> Self {
         self.serves_operations = false;
