@@ -85,8 +85,8 @@ pub use auth::{Authenticator, Identity};
 #[doc(inline)]
 pub use handler::{Accept, Closed, Connection, Handle, Handler, OpeningRequest, Response, RouteOptions};
 pub use hub::{
-    ConnectionId, ConnectionIdError, NotAMessage, Place, Publication, Refused, Scope, Sent, SubscribeOptions,
-    TopicName, TopicNameError, TopicPattern, TopicPatternError,
+    ConnectionId, ConnectionIdError, NotAMessage, Permission, Place, Publication, Refused, Scope, Sent,
+    SubscribeOptions, TopicName, TopicNameError, TopicPattern, TopicPatternError, TopicRule, TopicRules, TopicTable,
 };
 #[doc(inline)]
 pub use proto::{CloseCode, KeepAlive, Message, MessageType, OpCode, PreparedMessage};

@@ -29,6 +29,7 @@ mod gate;
 mod grants;
 mod network;
 mod origins;
+mod permission;
 #[cfg(test)]
 mod testing;
 mod tokens;
@@ -37,6 +38,7 @@ use std::{sync::Arc, time::SystemTime};
 
 pub use access::Access;
 pub(crate) use access::Right;
+pub(crate) use answers::ROUNDS_MAX;
 pub use answers::{Answers, Later};
 pub use basic::Basic;
 pub use bearer::{Bearer, TokenFault};
@@ -47,6 +49,8 @@ pub(crate) use gate::{Gate, Stopped};
 pub use grants::{Grants, TopicRight};
 pub use network::Network;
 pub use origins::Origins;
+pub(crate) use permission::{Decision, decide};
+pub use permission::{PermissionSource, TopicQuestion};
 pub use tokens::Tokens;
 
 use crate::proto::Refusal;
@@ -61,7 +65,8 @@ pub struct Identity {
     pub info: Option<Arc<str>>,
     /// The topics that the identity may use; `None` leaves the decision to routes and the rules of topics.
     pub grants: Option<Arc<Grants>>,
-    /// The time at which the identity's token expires.
+    /// The time from which on the identity is not valid any more, because its token expires. A tolerance for clocks
+    /// that differ is part of it.
     pub expires: Option<SystemTime>,
     /// The id of the identity's token (`jti`), by which the token can be revoked.
     pub token_id: Option<Arc<str>>,
@@ -77,6 +82,26 @@ impl Identity {
     #[must_use]
     pub fn with_grants(self, grants: Grants) -> Self {
         Identity { grants: Some(Arc::new(grants)), ..self }
+    }
+
+    /// Sets the time from which on the identity is not valid any more. A connection of the identity is closed then with
+    /// the code 4401, unless it gets a fresh token ([`Connection::renew_token`](crate::Connection::renew_token)).
+    #[must_use]
+    pub fn with_expiry(self, expires: SystemTime) -> Self {
+        Identity { expires: Some(expires), ..self }
+    }
+
+    /// Returns the identity, unless its token has expired.
+    ///
+    /// # Errors
+    ///
+    /// 401.
+    pub(crate) fn check_expiry(self) -> Result<Identity, Refusal> {
+        if self.expires.is_some_and(|expires| expires <= SystemTime::now()) {
+            let challenge = "Bearer error=\"invalid_token\"";
+            return Err(Refusal::new(401, "the token has expired").header("WWW-Authenticate", challenge));
+        }
+        Ok(self)
     }
 }
 

@@ -79,6 +79,7 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         drain_timeout: TICK * drain_timeout?,
         send_buffer_bytes: send_buffer?.map(|bytes| bytes as usize),
         routes: Vec::new(),
+        topics: Vec::new(),
         folders,
         few_descriptors,
     })

@@ -5,6 +5,7 @@ use std::{fmt, net::SocketAddr, time::Duration};
 use super::{
     quantities::Size,
     routes::config::RouteConfig,
+    topics::config::TopicRuleConfig,
     values::{IoChoice, ListenIpv6, SandboxChoice},
 };
 use crate::{
@@ -47,6 +48,8 @@ pub struct Config {
     pub send_buffer_bytes: Option<usize>,
     /// The routes in the order of the file. Without routes, the server has the hub and its page.
     pub routes: Vec<RouteConfig>,
+    /// The rules of topics in the order of the file.
+    pub topics: Vec<TopicRuleConfig>,
     /// The number of folders of files. Each has a descriptor.
     pub(crate) folders: usize,
     /// The limit of open descriptors, if it alone limits the connections, and leaves fewer than are useful.

@@ -14,6 +14,7 @@ use super::{
     file,
     routes::{given::GivenRoute, rules::Base},
     settings::{SETTINGS, Setting, Settings, VARIABLE_PREFIX},
+    topics::config::GivenTopicRule,
 };
 use crate::error::{ConfigError, ConfigErrors, Origin};
 
@@ -90,6 +91,7 @@ pub struct Given {
     /// [`Given::config`] returns the error.
     pub settings: Settings,
     pub(super) routes: Vec<GivenRoute>,
+    pub(super) topics: Vec<GivenTopicRule>,
     origins: BTreeMap<&'static str, Origin>,
     errors: Vec<ConfigError>,
     warnings: Vec<String>,
@@ -129,6 +131,7 @@ impl Given {
         let mut given = Given {
             settings: Settings::default(),
             routes: Vec::new(),
+            topics: Vec::new(),
             origins: BTreeMap::new(),
             errors: Vec::new(),
             warnings: Vec::new(),
@@ -156,6 +159,7 @@ impl Given {
             let contents = file::read(path, named_by, part);
             given.errors.splice(0..0, contents.errors);
             given.routes = contents.routes;
+            given.topics = contents.topics;
             entries.splice(0..0, contents.entries);
         }
         for entry in entries {
@@ -210,6 +214,7 @@ impl Given {
         let folders = self.routes.iter().filter(|route| route.serves_files()).count();
         match Config::with_folders(&self.settings, descriptors, folders) {
             Ok(mut config) => {
+                config.topics = self.topics.iter().map(Into::into).collect();
                 let base = config.base_of_routes();
                 for route in &self.routes {
                     match route.settle(&base, |key| self.origin(key)) {

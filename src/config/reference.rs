@@ -95,7 +95,8 @@ mod tests {
         let example = example();
         let mut keys = BTreeSet::new();
         let mut table = None;
-        for line in example[example.find("#[[routes]]").unwrap()..].lines().map(|line| line.trim_start_matches('#')) {
+        let routes = &example[example.find("#[[routes]]").unwrap()..example.find("#[[topics]]").unwrap()];
+        for line in routes.lines().map(|line| line.trim_start_matches('#')) {
             if line.starts_with("[[") {
                 table = None;
             } else if let Some(name) = line.strip_prefix("[routes.") {

@@ -14,7 +14,8 @@ use super::{
 use crate::{
     auth::{Credentials, Identity},
     endpoints::{
-        BodyLimit, Commands, Denied, Endpoint, Endpoints, HttpEndpoint, HttpRequest, Intent, PublishGrant, Publishing,
+        AdmittedSender, BodyLimit, Commands, Denied, Endpoint, Endpoints, HttpEndpoint, HttpRequest, Intent,
+        PublishGrant, Publishing,
     },
     handler::Parameters,
     hub::{Publication, TopicName},
@@ -155,8 +156,8 @@ impl Commands for RequestCommands {
         self.endpoints.topic(route, name)
     }
 
-    fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Denied> {
-        self.endpoints.authorize_publish(sender, route, topic)
+    fn authorize(&self, sender: &AdmittedSender<'_>, topic: &TopicName) -> Result<PublishGrant, Denied> {
+        self.endpoints.authorize_publish(sender, topic)
     }
 
     fn refusal(&self, denied: Denied) -> Refusal {

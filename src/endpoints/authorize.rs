@@ -1,8 +1,8 @@
 //! Judges whether a request may use an endpoint: one judge for every thread and every surface.
 
-use std::fmt;
+use std::{fmt, time::SystemTime};
 
-use super::{Endpoint, Endpoints, http::PublishGrant, intent::Intent};
+use super::{Endpoint, Endpoints, http::PublishGrant, intent::Intent, permissions::DecidedBy};
 use crate::{
     auth::{Credentials, Gate, Identity, Later, Origins, Right, Stopped},
     handler::{Panicked, Pattern, sendable},
@@ -45,26 +45,48 @@ impl From<Denied> for Refusal {
     }
 }
 
+/// The sender of an admitted request.
+#[derive(Debug, Default)]
+pub(crate) struct Admittance {
+    /// The identity that the endpoint's own authenticator has found.
+    pub(crate) identity: Option<Identity>,
+    /// The time at which the first of the sender's tokens expires.
+    pub(crate) ends: Option<SystemTime>,
+    /// Whether the decision holds until the rules or the sender's token change: no source of permissions was asked.
+    pub(super) is_lasting: bool,
+}
+
+/// The sender of a request that its own route has admitted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AdmittedSender<'a> {
+    pub(crate) credentials: Credentials<'a>,
+    /// The identity that the route's authenticator has found.
+    pub(crate) identity: Option<&'a Identity>,
+    /// The number of the route.
+    pub(crate) route: usize,
+}
+
 impl Endpoints {
     /// Judges whether a request may use an endpoint as it intends, and returns the sender that the endpoint's own
     /// authenticator has found.
     ///
     /// The access to a topic depends on the topic, not on the path in the request or on its spelling. The gates of all
     /// routes whose topics include this topic must admit the request, not only the gate of the request's own route.
-    /// Then the request must show a token for each right of its intent for which the server requires one.
+    /// Then the request must show a token for each right of its intent for which the server requires one. At last the
+    /// rules of the topic decide, by the grants of all identities that the gates have found.
     ///
     /// # Errors
     ///
-    /// 403 for a page of another origin or a token for another right, 401 for a missing or wrong token, the refusal of
-    /// an authenticator, [`Denied::Panicked`] (500), and [`Denied::Later`] where an authenticator has to wait and the
-    /// request can wait: its credentials have answers.
+    /// 403 for a page of another origin, a token for another right, or a topic that is not for the sender; 401 for a
+    /// missing, wrong or expired token; the refusal of an authenticator; [`Denied::Panicked`] (500); and
+    /// [`Denied::Later`] where an authenticator has to wait and the request can wait: its credentials have answers.
     pub(crate) fn authorize(
         &self,
         credentials: &Credentials<'_>,
         intent: Intent,
         endpoint: &Endpoint,
-    ) -> Result<Option<Identity>, Denied> {
-        self.judge(credentials, intent, self.gates(endpoint))
+    ) -> Result<Admittance, Denied> {
+        self.judge(credentials, None, intent, endpoint.topic(), self.gates(endpoint))
     }
 
     /// Judges whether a request that a route has admitted may use a topic as it intends, though its path does not name
@@ -75,12 +97,12 @@ impl Endpoints {
     /// As of [`Endpoints::authorize`].
     pub(crate) fn authorize_topic(
         &self,
-        credentials: &Credentials<'_>,
+        sender: &AdmittedSender<'_>,
         intent: Intent,
-        route: usize,
         topic: &TopicName,
-    ) -> Result<(), Denied> {
-        self.judge(credentials, intent, self.other_gates(route, topic)).map(drop)
+    ) -> Result<Admittance, Denied> {
+        let gates = self.other_gates(sender.route, topic);
+        self.judge(&sender.credentials, sender.identity, intent, Some(topic), gates)
     }
 
     /// Judges whether a request may publish to a topic, as [`Endpoints::authorize_topic`] does, and returns the grant.
@@ -90,43 +112,55 @@ impl Endpoints {
     /// As of [`Endpoints::authorize`].
     pub(crate) fn authorize_publish(
         &self,
-        credentials: &Credentials<'_>,
-        route: usize,
+        sender: &AdmittedSender<'_>,
         topic: &TopicName,
     ) -> Result<PublishGrant, Denied> {
-        self.authorize_topic(credentials, Intent::Publish, route, topic)?;
-        Ok(PublishGrant::new(topic.clone(), self.topic_bytes_max(topic)))
+        self.authorize_topic(sender, Intent::Publish, topic)?;
+        Ok(self.grant(topic))
     }
 
     /// Returns the grant of a request whose path names a topic, if the request was admitted there with
     /// [`Intent::Publish`].
     pub(crate) fn granted(&self, intent: Intent, endpoint: &Endpoint) -> Option<PublishGrant> {
         let Endpoint::Path { topic: Some(topic), .. } = endpoint else { return None };
-        (intent == Intent::Publish).then(|| PublishGrant::new(topic.clone(), self.topic_bytes_max(topic)))
+        (intent == Intent::Publish).then(|| self.grant(topic))
     }
 
-    /// Judges a request by gates and by the server's tokens. Returns the sender that the first gate has found, if it is
-    /// the gate of the endpoint.
+    /// Returns the grant of a sender that the judge has admitted to publish to a topic.
+    pub(super) fn grant(&self, topic: &TopicName) -> PublishGrant {
+        PublishGrant::new(topic.clone(), self.topic_bytes_max(topic))
+    }
+
+    /// Judges a request by gates, by the server's tokens, and by the rules of the topic. `known` is the identity that
+    /// was found before. The identity of the outcome is that of the first gate, if it is the gate of the endpoint.
     fn judge<'a>(
         &self,
         credentials: &Credentials<'_>,
+        known: Option<&Identity>,
         intent: Intent,
+        topic: Option<&TopicName>,
         gates: impl Iterator<Item = (&'a Gate, Option<&'a Pattern>)>,
-    ) -> Result<Option<Identity>, Denied> {
-        let mut identity = None;
+    ) -> Result<Admittance, Denied> {
+        let (mut identity, mut ends) = (None, None);
+        let mut others: Vec<Identity> = Vec::new();
         for (gate, elsewhere) in gates {
             let admitted = Panicked::catch(|| gate.admit(&self.access.origins, credentials));
             let admitted = admitted.map_err(|Panicked(panic)| {
                 tracing::error!(panic, "an authenticator has panicked over a request");
                 Denied::Panicked
             })?;
-            match admitted {
-                Ok(found) if elsewhere.is_none() => identity = found,
-                Ok(_) => {}
+            let refused = |refusal| Denied::Refused(refused_by(elsewhere, sendable(refusal)));
+            let found = match admitted {
+                Ok(None) => continue,
+                Ok(Some(found)) => found.check_expiry().map_err(refused)?,
                 Err(Stopped::Waits(later)) => return Err(Denied::Later(later)),
-                Err(Stopped::Refused(refusal)) => {
-                    return Err(Denied::Refused(refused_by(elsewhere, sendable(refusal))));
-                }
+                Err(Stopped::Refused(refusal)) => return Err(refused(refusal)),
+            };
+            ends = [ends, found.expires].into_iter().flatten().min();
+            if elsewhere.is_none() {
+                identity = Some(found);
+            } else {
+                others.push(found);
             }
         }
         let rights: &[Right] = match intent {
@@ -137,7 +171,12 @@ impl Endpoints {
             Intent::ReadMetrics => &[Right::Metrics],
         };
         self.access.check_tokens(credentials, rights).map_err(Denied::Refused)?;
-        Ok(identity)
+        let mut by = DecidedBy::Rules;
+        if let Some(topic) = topic {
+            let identities = known.into_iter().chain(identity.as_ref()).chain(&others);
+            by = self.permissions.judge(credentials, intent.topic_rights(), topic, identities)?;
+        }
+        Ok(Admittance { identity, ends, is_lasting: by == DecidedBy::Rules })
     }
 
     /// Returns the header lines by which a browser learns which pages may have an answer (WHATWG Fetch). Without an

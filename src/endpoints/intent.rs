@@ -1,6 +1,9 @@
 //! The intents of requests, which the judge decides about.
 
-use crate::proto::{Refusal, RequestHead};
+use crate::{
+    auth::TopicRight,
+    proto::{Refusal, RequestHead},
+};
 
 /// The intended use of an endpoint by a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +16,18 @@ pub(crate) enum Intent {
     Publish,
     /// Read the metrics.
     ReadMetrics,
+}
+
+impl Intent {
+    /// Returns the rights that the request needs over the topic of its path or of its message, if there is one.
+    pub(super) fn topic_rights(self) -> &'static [TopicRight] {
+        match self {
+            Intent::Use | Intent::ReadMetrics => &[],
+            Intent::Attach { subscribes: true, publishes: true } => &[TopicRight::Subscribe, TopicRight::Publish],
+            Intent::Attach { subscribes: true, publishes: false } => &[TopicRight::Subscribe],
+            Intent::Attach { subscribes: false, .. } | Intent::Publish => &[TopicRight::Publish],
+        }
+    }
 }
 
 /// Reads the intent of a request, for one endpoint.

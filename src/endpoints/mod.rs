@@ -17,27 +17,30 @@ pub mod fuzz;
 mod http;
 mod intent;
 mod judge;
+mod permissions;
 mod served_path;
 mod values;
 mod waiting;
 
-pub(crate) use authorize::Denied;
+pub(crate) use authorize::{Admittance, AdmittedSender, Denied};
 pub(crate) use http::{BodyLimit, Commands, HttpEndpoint, HttpRequest, PublishGrant, Publishing};
 pub(crate) use intent::Intent;
 pub(crate) use judge::Judge;
-#[cfg(test)]
-pub(crate) use judge::Judged;
+pub(crate) use permissions::{Permissions, asking};
 pub(crate) use served_path::{NewPath, Openings, ServedPath, ServedRoute};
 pub(crate) use values::{RouteValue, RouteValues};
 pub(crate) use waiting::until_decided;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use crate::{
     auth::{Access, Gate},
     documents::Documents,
     handler::{Parameters, Pattern, Route, TOPIC},
-    hub::TopicName,
+    hub::{RulesOfTopics, TopicName},
     proto::{Refusal, RequestHead, RequestPath},
 };
 
@@ -137,6 +140,9 @@ pub(crate) struct Endpoints {
     restricts_origins: bool,
     /// The longest time for which a request waits for the judge.
     wait_max: Duration,
+    permissions: Permissions,
+    /// The number that no other table has.
+    number: u32,
 }
 
 /// The owner of the paths of a pattern. Of two equally precise patterns, a route's has a path before a folder's.
@@ -213,16 +219,26 @@ impl Endpoints {
             || routes.iter().any(|route| is_restricted(&route.rules.gate))
             || mounts.iter().any(|mount| is_restricted(&mount.gate))
             || pages.iter().any(is_restricted);
-        Ok(Endpoints {
-            rows,
-            routes,
-            paths,
-            mounts,
-            pages,
-            access,
-            restricts_origins,
-            wait_max: Duration::from_secs(10),
-        })
+        let (wait_max, permissions) = (Duration::from_secs(10), Permissions::default());
+        // Relaxed: only the number itself matters.
+        let number = TABLES.fetch_add(1, Ordering::Relaxed);
+        Ok(Endpoints { rows, routes, paths, mounts, pages, access, restricts_origins, wait_max, permissions, number })
+    }
+
+    /// Lets the judge decide about topics by these rules.
+    pub(crate) fn with_permissions(self, permissions: Permissions) -> Endpoints {
+        Endpoints { permissions, ..self }
+    }
+
+    /// Returns the rules of all topics.
+    pub(crate) fn topic_rules(&self) -> &RulesOfTopics {
+        &self.permissions.rules
+    }
+
+    /// Returns a number that changes with the table, and with the rules of topics. A decision of the judge holds while
+    /// the number is the same.
+    pub(crate) fn generation(&self) -> u64 {
+        u64::from(self.number) << 32 | u64::from(self.topic_rules().generation())
     }
 
     /// Lets requests wait for the judge for so long at most, which is the time for an opening request.
@@ -347,6 +363,9 @@ impl Endpoints {
 /// The endpoints for the operator of the server.
 pub(crate) const OPERATIONS: [(&str, Endpoint); 3] =
     [("/healthz", Endpoint::Health), ("/readyz", Endpoint::Ready), ("/metrics", Endpoint::Metrics)];
+
+/// The number of the next table.
+static TABLES: AtomicU32 = AtomicU32::new(1);
 
 /// The most patterns that a refusal names.
 const NAMED_MAX: usize = 3;

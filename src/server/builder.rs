@@ -3,22 +3,25 @@
 use std::{
     fmt,
     net::{SocketAddr, TcpListener},
+    panic::Location,
+    path::Path,
     sync::Arc,
 };
 
-use super::{Server, hub::Hub};
+use super::{Server, hub::Hub, topic_table::topic_table};
 use crate::{
-    auth::Gate,
+    auth::{Gate, PermissionSource},
     config::{
         Config, CpuList, ListenAddress, Pin, RouteConfig, RouteHandler, RuleFault, Settings, Sources, SurfaceConfig,
-        settle, settle_surface,
+        TopicRuleConfig, settle, settle_surface,
     },
     control::publisher::Requests,
     current::Current,
     documents::Documents,
-    endpoints::{Conflict, Endpoints, Judge, Mount, ServedRoute},
-    error::{ConfigErrors, StartError},
+    endpoints::{Conflict, Endpoints, Judge, Mount, Permissions, ServedRoute},
+    error::{ConfigErrors, Origin, StartError},
     handler::{Handler, Pattern, PatternError, Route, RouteOptions, Rules, TopicSpace, Typed},
+    hub::{RulesOfTopics, TopicPattern, TopicRule},
     surface::raw::{RAW, TOPIC_PATTERN},
     sys::net,
 };
@@ -47,7 +50,6 @@ use crate::{
 ///     .build()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct Builder {
     base: Base,
     routes: Vec<(String, RouteOptions, Arc<dyn crate::handler::Factory>)>,
@@ -57,6 +59,8 @@ pub struct Builder {
     /// Whether the page that watches topics is served at `/`.
     serves_page: bool,
     serves_operations: bool,
+    topic_rules: Vec<TopicRuleConfig>,
+    source: Option<Arc<dyn PermissionSource>>,
     /// Listeners that another process has opened.
     inherited: Vec<TcpListener>,
     hub: (Hub, Requests),
@@ -77,6 +81,8 @@ impl Default for Builder {
             serves_topics: false,
             serves_page: false,
             serves_operations: true,
+            topic_rules: Vec::new(),
+            source: None,
             inherited: Vec::new(),
             hub: Hub::new(),
         }
@@ -202,6 +208,31 @@ impl Builder {
         self
     }
 
+    /// Adds a rule of topics: who may use them. The rules of a settings' file hold in addition; a pattern may have one
+    /// rule only.
+    ///
+    /// ```
+    /// use ringhub::{Permission, Server, TopicRule};
+    /// let orders = TopicRule::new(["orders/*".parse()?]).subscribe(Permission::Granted).publish(Permission::Nobody);
+    /// let builder = Server::builder().topics().topic_rule(orders);
+    /// # Ok::<(), ringhub::TopicPatternError>(())
+    /// ```
+    #[must_use]
+    #[track_caller]
+    pub fn topic_rule(mut self, rule: TopicRule) -> Self {
+        let place = Location::caller();
+        let origin = Origin::File(Path::new(place.file()).into(), place.line() as usize);
+        self.topic_rules.push(TopicRuleConfig { rule, origin });
+        self
+    }
+
+    /// Lets a source decide about the topics whose rule is [`Permission::Callback`](crate::Permission::Callback).
+    #[must_use]
+    pub fn permission_source(mut self, source: impl PermissionSource) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
     /// Leaves out `/healthz`, `/readyz` and `/metrics`.
     #[must_use]
     pub fn without_operations(mut self) -> Self {
@@ -241,8 +272,8 @@ impl Builder {
     ///
     /// See [`BuildError`].
     pub fn build(self) -> Result<Server, BuildError> {
-        let Builder { base, routes, documents, serves_topics, mut serves_page, serves_operations, inherited, hub } =
-            self;
+        let Builder { base, routes, documents, serves_topics, mut serves_page, serves_operations, .. } = self;
+        let Builder { topic_rules, source, inherited, hub, .. } = self;
         let config = match base {
             Base::Settings(settings) => {
                 let descriptors = net::raise_descriptor_limit();
@@ -280,7 +311,10 @@ impl Builder {
             Conflict::Own(pattern) => BuildError::Own(pattern),
             Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
         })?;
-        let endpoints = Current::new(endpoints.with_wait_max(config.handshake_timeout));
+        let rules = topic_table(topic_rules.iter().chain(&config.topics), source.is_some())?;
+        let permissions = Permissions::new(RulesOfTopics::of_table(rules), source);
+        let endpoints = endpoints.with_wait_max(config.handshake_timeout).with_permissions(permissions);
+        let endpoints = Current::new(endpoints);
         judge.decide_by(&endpoints);
         Server::bind(config, inherited, endpoints, hub).map_err(BuildError::Start)
     }
@@ -292,6 +326,14 @@ fn settled(pattern: &Pattern, rules: Result<Rules, Vec<RuleFault>>) -> Result<Ru
         let faults = faults.into_iter().map(|RuleFault { key, what, .. }| format!("{key}: {what}"));
         BuildError::Options(pattern.clone(), faults.collect::<Vec<_>>().join("; "))
     })
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Builder { base, routes, topic_rules, .. } = self;
+        let mut debug = f.debug_struct("Builder");
+        debug.field("base", base).field("routes", routes).field("topic_rules", topic_rules).finish_non_exhaustive()
+    }
 }
 
 /// The routes, folders and pages of a server.
@@ -374,6 +416,10 @@ pub enum BuildError {
     Mount(String),
     /// All wrong rules of a route, each with its key.
     Options(Pattern, String),
+    /// Two rules of topics have this pattern, at these places.
+    TopicRules(TopicPattern, Origin, Origin),
+    /// The rule of topics at that place asks a source of permissions, and the server has none.
+    NoPermissionSource(TopicPattern, Origin),
     /// An address cannot be listened on, a listener cannot be used, or the kernel lacks an operation.
     Start(StartError),
 }
@@ -394,6 +440,15 @@ impl fmt::Display for BuildError {
             }
             BuildError::Mount(path) => write!(f, "{path:?} is no path for files, or two folders are at this path"),
             BuildError::Options(pattern, what) => write!(f, "the route {:?}: {what}", pattern.as_str()),
+            BuildError::TopicRules(pattern, first, second) => {
+                write!(f, "{second}: the topics {:?} have a rule already, at {first}", pattern.to_string())
+            }
+            BuildError::NoPermissionSource(pattern, origin) => write!(
+                f,
+                "{origin}: the rule of the topics {:?} asks the application (callback), and nothing says how: set \
+                 Builder::permission_source",
+                pattern.to_string()
+            ),
             BuildError::Start(error) => error.fmt(f),
         }
     }
@@ -409,6 +464,8 @@ impl std::error::Error for BuildError {
             | BuildError::Own(_)
             | BuildError::Method(..)
             | BuildError::Mount(_)
+            | BuildError::TopicRules(..)
+            | BuildError::NoPermissionSource(..)
             | BuildError::Options(..) => None,
         }
     }

@@ -17,6 +17,8 @@ mod listeners;
 mod mixed_order;
 #[cfg(test)]
 mod order_on_backends;
+#[cfg(test)]
+mod permissions;
 mod role;
 mod running;
 mod sandbox;
@@ -25,6 +27,7 @@ mod second_surface;
 mod start;
 #[cfg(test)]
 mod testing;
+mod topic_table;
 #[cfg(test)]
 mod transports;
 mod turn_watch;

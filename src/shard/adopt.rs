@@ -30,7 +30,9 @@ impl<I: Io> Shard<I> {
         connection.is_held = true;
         connection.io.format = format;
         let id = self.hub.connections.insert(connection).ok()?;
+        let lifetime = profile.as_ref().and_then(|profile| profile.lifetime());
         self.handlers.seat(id, route, state, profile, limits);
+        self.handlers.set_lifetime(id, lifetime, self.now);
         self.place_socket(id, socket, of_address);
         let mut is_refused = false;
         for (topic, options) in subscriptions {

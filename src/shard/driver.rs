@@ -177,7 +177,7 @@ impl Driver {
         let number = mesh.number();
         let io = Layered::new(io);
         let mut shard = Shard::new(mesh, &config.get(), io, handlers, Arc::clone(&counters), epoch_seed, clock.now());
-        shard = shard.with_encodings(start.encodings);
+        shard = shard.with_encodings(start.encodings).with_topic_rules(endpoints.topic_rules().clone());
         if let Some(engine) = start.engine {
             shard = shard.with_engine(engine);
         }

@@ -3,17 +3,24 @@
 //! Nothing recurses: a call of a handler returns before another handler is called. A handler learns that a connection
 //! has ended when the shard is not in the midst of an action for another connection.
 
-use std::{mem, net::SocketAddr, rc::Rc, time::Instant};
+use std::{
+    mem,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::oneshot;
 use tracing::field::display;
 
 use super::{io_state::ShardConnection, seats::LocalRoute, state::Shard};
 use crate::{
+    auth::Authenticator,
     handler::{Call, Closed, Facts, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks, WORK_MAX},
     hub::{
         Command, Commanded, ConnectionId, Joined, Place, Publication, Refused, Reply, Scope, Sent, SubscribeOptions,
-        Subscribed, TopicName,
+        Subscribed, TopicName, TopicRules,
     },
     metrics::Counter,
     proto::{CloseCode, Event, KeepAlive, MessageLimits, Millis, State},
@@ -265,6 +272,30 @@ impl<I: Io> ShardApi for Shard<I> {
         if self.hub.connections.get(id).is_some() {
             self.handlers.own.entry(id).or_default().keep_alive = Some(keep_alive);
             self.schedule(id);
+        }
+    }
+
+    fn authenticator(&self, id: ConnectionId) -> Option<Arc<dyn Authenticator>> {
+        self.hub.connections.get(id)?;
+        self.handlers.route(id).rules.gate.authenticator.clone()
+    }
+
+    fn topic_rules(&self, topic: &TopicName) -> TopicRules {
+        self.hub.topic_rules().of(topic)
+    }
+
+    fn set_lifetime(&mut self, id: ConnectionId, lifetime: Option<Duration>) {
+        if self.hub.connections.get(id).is_some() {
+            self.handlers.set_lifetime(id, lifetime, self.now);
+            self.schedule(id);
+        }
+    }
+
+    fn shorten_lifetime(&mut self, id: ConnectionId, lifetime: Duration) {
+        let earlier = self.handlers.expiry(id);
+        self.set_lifetime(id, Some(lifetime));
+        if let (Some(earlier), Some(expiry)) = (earlier, self.handlers.expiries.get_mut(&id)) {
+            *expiry = earlier.min(*expiry);
         }
     }
 

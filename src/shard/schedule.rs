@@ -30,7 +30,16 @@ impl<I: Io> Shard<I> {
         };
         let watch = connection.io.output.as_ref().and_then(|output| output.watch);
         let taken = watch.filter(|_| pings).and_then(|watch| deadline_of(&watch, &keep_alive));
-        let deadlines = [deadline, connection.io.sides.ends_by(), look, message, waits, taken, self.marks.until(id)];
+        let deadlines = [
+            deadline,
+            connection.io.sides.ends_by(),
+            look,
+            message,
+            waits,
+            taken,
+            self.marks.until(id),
+            self.handlers.expiry(id),
+        ];
         let deadline = deadlines.into_iter().flatten().min();
         if let Some(deadline) = deadline
             && connection.io.timer.is_none_or(|timer| deadline < timer)

@@ -37,4 +37,5 @@ mod smuggling;
 mod soak;
 #[path = "../support/mod.rs"]
 mod support;
+mod topics_table;
 mod urgent;

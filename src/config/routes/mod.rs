@@ -5,7 +5,7 @@ mod auth;
 pub(super) mod config;
 pub(super) mod given;
 pub(super) mod keys;
-mod reader;
+pub(super) mod reader;
 pub(super) mod rules;
 mod table;
 
