@@ -20,7 +20,7 @@ use std::{
 use bytes::BytesMut;
 use tokio::sync::mpsc;
 
-use crate::sys::transport::Transport;
+use crate::{rates::RateTable, sys::transport::Transport};
 
 pub(crate) use addresses::{AddressPermit, Addresses, Network};
 pub(crate) use idle::{IdleConnection, has_input};
@@ -51,6 +51,8 @@ pub(crate) struct SocketPermits {
 pub(crate) struct Sockets {
     pub(crate) all: Count,
     pub(crate) of_addresses: Option<Arc<Addresses>>,
+    /// The buckets of the addresses that open WebSockets.
+    pub(crate) handshakes: Arc<RateTable>,
     /// Sockets without room that are handed over nevertheless because their request is for the metrics.
     pub(crate) monitors: Count,
 }

@@ -63,7 +63,12 @@ macro_rules! counters {
 const PREFIX: &str = "ringhub_";
 
 /// The help texts of families with several counters.
-const FAMILIES: &[(&str, &str)] = &[("refused_total", "Requests refused, by cause.")];
+const FAMILIES: &[(&str, &str)] = &[
+    ("refused_total", "Requests refused, by cause."),
+    ("throttled_total", "Times a connection was not received from because it was over a rate, by rate."),
+    ("rate_refused_total", "Requests refused with 429 because their sender was over a rate, by rate."),
+    ("rate_closed_total", "Connections closed with 1008 because they were over a rate for too long, by rate."),
+];
 
 /// Upper bounds of the buckets of turn lengths, in microseconds.
 pub const TURN_BOUNDS_US: [u64; 9] = [10, 40, 160, 640, 2_500, 10_000, 40_000, 160_000, 640_000];
@@ -133,6 +138,9 @@ counters! {
     RefusedTooLarge "refused_total{cause=\"too_large\"}" "requests" Counter ShardAndControl;
     /// Requests refused because their path needs an upgrade to a WebSocket, and they have none or another (426).
     RefusedUpgrade "refused_total{cause=\"upgrade\"}" "requests" Counter ShardAndControl;
+    /// Requests refused because their sender came too often (429): opening requests on shards, messages to publish on
+    /// the control thread.
+    RefusedRate "refused_total{cause=\"rate\"}" "requests" Counter ShardAndControl;
     /// Requests refused because their handler took too long to decide about them (503).
     RefusedUndecided "refused_total{cause=\"undecided\"}" "requests" Counter ShardAndControl;
     /// Requests refused for any other reason.
@@ -211,6 +219,26 @@ counters! {
     ReceivePaused "receive_paused_total" "turns" Counter Shard;
     /// Times a connection was parked, since its client did not take its output.
     Parked "parked_total" "times" Counter Shard;
+    /// Connections that are not received from now because they are over a rate.
+    ConnectionsThrottled "connections_throttled" "connections" Gauge Shard;
+    /// Times a connection was not received from because it had sent more messages than its rate.
+    ThrottledMessages "throttled_total{rate=\"messages\"}" "times" Counter Shard;
+    /// Times a connection was not received from because it had sent more bytes than its rate.
+    ThrottledBytes "throttled_total{rate=\"bytes\"}" "times" Counter Shard;
+    /// Connections closed with 1008 because they were over their rate of messages for too long.
+    RateClosedMessages "rate_closed_total{rate=\"messages\"}" "connections" Counter Shard;
+    /// Connections closed with 1008 because they were over their rate of bytes for too long.
+    RateClosedBytes "rate_closed_total{rate=\"bytes\"}" "connections" Counter Shard;
+    /// Opening requests refused because their address made more than its rate.
+    LimitedHandshakes "rate_refused_total{rate=\"handshakes\"}" "requests" Counter Shard;
+    /// Messages to publish by HTTP refused because their address published more than its rate.
+    LimitedPublishesOfAddress "rate_refused_total{rate=\"publishes_of_address\"}" "requests" Counter Control;
+    /// Messages to publish by HTTP refused because their identity published more than its rate.
+    LimitedPublishesOfIdentity "rate_refused_total{rate=\"publishes_of_identity\"}" "requests" Counter Control;
+    /// Messages to publish by HTTP refused because their token published more than its rate.
+    LimitedPublishesOfToken "rate_refused_total{rate=\"publishes_of_token\"}" "requests" Counter Control;
+    /// Times accepting paused because sockets came faster than their rate.
+    AcceptThrottled "accept_throttled_total" "pauses" Counter Shard;
     /// Times a connection was not received from because a home that its messages go to was behind.
     AwaitedHome "awaited_home_total" "times" Counter Shard;
     /// Times a connection was not received from because the topic that its messages go to had gathered its share of
@@ -265,6 +293,7 @@ impl Counter {
             408 => Counter::RefusedTimeout,
             413 => Counter::RefusedTooLarge,
             426 => Counter::RefusedUpgrade,
+            429 => Counter::RefusedRate,
             _ => Counter::RefusedOther,
         }
     }

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     auth::Access,
     proto::{KeepAlive, MessageLimits},
+    rates::{ArrivalRates, InputRates, PublishRates},
 };
 
 /// Checked settings of a server.
@@ -69,6 +70,8 @@ pub struct Http {
     /// server waits for the client. Below it the connection is reset; with 0, one byte in each `body_timeout` is
     /// enough.
     pub rate_min: u64,
+    /// The rates of messages that are published. Beyond one of them: 429.
+    pub(crate) publish_rates: PublishRates,
     /// The longest time for a head; on a connection that was kept alive, from the first byte of the head on.
     pub header_timeout: Duration,
     /// The longest time for a body. Beyond it: 408.
@@ -117,6 +120,14 @@ pub struct Limits {
     /// Ticks that a message may take from its first byte on; 0 for any number. Beyond it the connection is closed with
     /// 1008.
     pub message_ticks_max: u32,
+    /// The rates of what a client sends on one connection. Beyond one of them the connection is not received from until
+    /// the rate allows it. A connection of a route with rates costs 32 bytes more.
+    pub(crate) input_rates: InputRates,
+    /// The rates at which clients come. Beyond them opening requests are answered 429, and sockets wait to be accepted.
+    pub(crate) arrival_rates: ArrivalRates,
+    /// Ticks for which a connection may be over its rates without a break; 0 for any number. Beyond it the connection
+    /// is closed with 1008.
+    pub rate_ticks_max: u32,
     /// Topics that no connection subscribes or publishes to, but whose offsets each shard remembers. Beyond it the
     /// topic at the front of the queue of idle topics is forgotten; when it is used again it has a new epoch. Each
     /// topic costs some 300 bytes.

@@ -8,6 +8,7 @@ use super::{
     checked::{Config, Limits},
     listen::ListenAddress,
     quantities::{Size, Time},
+    rates::{ByteRateLimit, RateLimit},
     toml::quoted,
     values::{CpuList, Fault, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets, Shape, Value},
 };
@@ -344,6 +345,39 @@ settings! {
         /// Bytes of an answer that a client has to take in a second, on average over --body-timeout, while the server
         /// waits for the client. Below it the connection is reset; with 0, one byte in each --body-timeout is enough.
         min_rate: Size, SIZE ["0 or more"], Is("1KiB");
+    }
+
+    "Rates" {
+        /// Messages from one connection, such as 100/s or 30/m burst 5; each ping and each pong counts as one. Beyond
+        /// it the connection is not read until the rate allows it.
+        max_message_rate: RateLimit, RATE, Is("off");
+
+        /// Bytes from one connection, such as 64KiB/s or 1MiB/s burst 8MiB. Beyond it the connection is not read until
+        /// the rate allows it.
+        max_byte_rate: ByteRateLimit, RATE, Is("off");
+
+        /// Time for which a connection may be over its rates, without a break of more than a second; 0 is any time.
+        /// Beyond it: close 1008.
+        rate_timeout: Time, TIME ["0 to 8784h"], Is("30s");
+
+        /// Messages that one address, or one /64 of IPv6, publishes by HTTP. Beyond it: 429, with the time to wait.
+        max_publish_rate_per_address: RateLimit, RATE, Is("off");
+
+        /// Messages that one identity publishes by HTTP: the name that an authenticator of the route has found. Beyond
+        /// it: 429.
+        max_publish_rate_per_identity: RateLimit, RATE, Is("off");
+
+        /// Messages that requests with one bearer token publish by HTTP. Where no token is needed to publish, a client
+        /// may show any. Beyond it: 429.
+        max_publish_rate_per_token: RateLimit, RATE, Is("off");
+
+        /// Opening requests for WebSockets of one address, or one /64 of IPv6, over all shards. Beyond it: 429, with
+        /// the time to wait.
+        max_handshake_rate: RateLimit, RATE, Is("off");
+
+        /// Sockets that the server accepts, whatever their addresses; each shard has an equal part. Beyond it sockets
+        /// wait in the kernel's queue, those for the server's health too.
+        max_accept_rate: RateLimit, RATE, Is("off");
     }
 
     "Times" {

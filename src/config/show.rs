@@ -158,9 +158,10 @@ const EXAMPLE_ROUTES: &str = r#"
 # in the browser of an admitted person may use the route, unless allowed_origins names the origins
 # of your own pages.
 #
-# allowed_origins, max_message, max_frame, max_fragments, ping_interval and pong_timeout are those
-# above where they are not given. protocols are subprotocols, the best first; ping_payload is the
-# payload of pings, at most 125 bytes; with check_utf8 = false, texts need not be UTF-8.
+# allowed_origins, max_message, max_frame, max_fragments, max_message_rate, max_byte_rate,
+# ping_interval and pong_timeout are those above where they are not given. protocols are
+# subprotocols, the best first; ping_payload is the payload of pings, at most 125 bytes; with
+# check_utf8 = false, texts need not be UTF-8.
 #[[routes]]
 #match = "/t/{topic...}"
 #handler = "hub"
@@ -176,6 +177,8 @@ const EXAMPLE_ROUTES: &str = r#"
 #max_message = "64KiB"
 #max_frame = "16KiB"
 #max_fragments = 16
+#max_message_rate = "30/m burst 5"
+#max_byte_rate = "64KiB/s"
 #ping_interval = "5s"
 #pong_timeout = "5s"
 #ping_payload = "are you there"

@@ -7,6 +7,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use super::{
     listen::{ListenAddress, parse_address},
     quantities::{Size, Time},
+    rates::{ByteRateLimit, RateLimit},
 };
 
 /// A type of settings. A value is written as items of text: one, unless it is a list.
@@ -364,6 +365,8 @@ macro_rules! parsed {
 parsed! {
     Size, true, "a size, such as 65536 or \"64KiB\"";
     Time, true, "a time in quotes, such as \"10s\"";
+    RateLimit, false, "a rate in quotes, such as \"100/s\", or \"off\"";
+    ByteRateLimit, false, "a rate in quotes, such as \"64KiB/s\", or \"off\"";
     ListenAddress, false, "an address and port in quotes, such as \"127.0.0.1:6455\"";
 }
 

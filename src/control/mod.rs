@@ -14,6 +14,7 @@ mod output;
 mod paths;
 mod permits;
 mod port;
+mod publish_rates;
 pub(crate) mod publisher;
 mod router;
 mod service;
@@ -37,6 +38,7 @@ use self::{
     bodies::Bodies,
     permits::Farewells,
     port::Port,
+    publish_rates::PublishBuckets,
     publisher::{Publisher, PublisherTask, Requests},
     service::ServedEndpoints,
     shared::Shared,
@@ -129,6 +131,7 @@ async fn serve(start: Start) -> io::Result<()> {
         // The rest of the limit is for connections that have given way and are about to be closed.
         monitors: Farewells::new(Limits::MONITORS_MAX * 3 / 4),
         bodies,
+        publish_buckets: PublishBuckets::new(clock),
         files,
         metrics: Mutex::default(),
         returned: AtomicUsize::default(),

@@ -16,7 +16,7 @@ use tokio::sync::{
     watch,
 };
 
-use super::{bodies::Bodies, permits::Farewells, publisher::Publisher};
+use super::{bodies::Bodies, permits::Farewells, publish_rates::PublishBuckets, publisher::Publisher};
 use crate::{
     auth::{Answers, Credentials, Identity},
     config::Config,
@@ -45,6 +45,7 @@ pub(super) struct Shared {
     /// Connections without room whose requests are for the metrics.
     pub(super) monitors: Farewells,
     pub(super) bodies: Bodies,
+    pub(super) publish_buckets: PublishBuckets,
     /// Files that may be sent at the same time.
     pub(super) files: Arc<Semaphore>,
     /// The last text of `/metrics`, and the time at which it was made.
@@ -97,6 +98,15 @@ impl Shared {
             self.counters.add(Counter::HandlerPanics, 1);
         }
         denied.into()
+    }
+
+    /// Counts a message that a request publishes against the rates of its sender.
+    ///
+    /// # Errors
+    ///
+    /// 429 with the time after which the sender may publish again.
+    pub(super) fn count_publish(&self, sender: &Credentials<'_>, identity: Option<&Identity>) -> Result<(), Refusal> {
+        self.publish_buckets.count(&self.config.get().http.publish_rates, sender, identity, &self.counters)
     }
 
     /// Returns the counter of a refusal.

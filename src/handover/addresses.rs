@@ -214,7 +214,8 @@ pub(crate) enum Network {
 }
 
 impl Network {
-    fn of(address: IpAddr) -> Network {
+    /// Returns the network that the address counts as.
+    pub(crate) fn of(address: IpAddr) -> Network {
         match address.to_canonical() {
             IpAddr::V4(address) => Network::V4(address),
             IpAddr::V6(address) => Network::V6((address.to_bits() >> 64) as u64),

@@ -88,8 +88,10 @@ enum Queue {
 impl Queue {
     /// Waits for connections, and accepts some of them.
     async fn accept_some(&self, lobby: &Rc<Lobby>) -> io::Result<()> {
-        let go =
-            |listener: &OwnedFd| accept_waiting(listener, lobby.refusals.at_once_max(), |socket| admit(lobby, socket));
+        let go = |listener: &OwnedFd| {
+            let (refusals, may_accept) = (lobby.refusals.at_once_max(), || lobby.accepts_after().is_none());
+            accept_waiting(listener, refusals, may_accept, |socket| admit(lobby, socket))
+        };
         match self {
             Queue::Own(listener) => {
                 runtime::readable(lobby.backend, Rc::clone(listener)).await?;
@@ -123,6 +125,12 @@ enum Rest {
 /// one accept for each poll, a shard with long turns would accept hardly any socket.
 async fn accept(lobby: Rc<Lobby>, queue: Queue) {
     loop {
+        if let Some(wait) = lobby.accepts_after() {
+            // The sockets that wait stay in the kernel's queue. The rate may change, and the server may leave.
+            lobby.counters.add(Counter::AcceptThrottled, 1);
+            tokio::time::sleep(wait.min(ACCEPT_WAIT_MAX)).await;
+            continue;
+        }
         match queue.accept_some(&lobby).await {
             Ok(()) => {}
             Err(_) if lobby.is_leaving() => return,
@@ -148,11 +156,20 @@ async fn accept(lobby: Rc<Lobby>, queue: Queue) {
     }
 }
 
-/// Accepts the sockets that wait, up to [`ACCEPTS_MAX`], until `refusals` of them have found no room. `admit` counts
+/// Accepts the sockets that wait, up to [`ACCEPTS_MAX`], until `refusals` of them have found no room, or `may_accept`
+/// lets no further one in. `admit` counts
 /// each socket, as a connection or as a refusal, before the next is accepted, and returns whether there was room.
 /// Returns what is left in the queue.
-fn accept_waiting(listener: &OwnedFd, mut refusals: usize, mut admit: impl FnMut(OwnedFd) -> bool) -> io::Result<Rest> {
+fn accept_waiting(
+    listener: &OwnedFd,
+    mut refusals: usize,
+    may_accept: impl Fn() -> bool,
+    mut admit: impl FnMut(OwnedFd) -> bool,
+) -> io::Result<Rest> {
     for _ in 0..ACCEPTS_MAX {
+        if !may_accept() {
+            break;
+        }
         let socket = match net::accept_now(listener) {
             Ok(socket) => socket,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Rest::Nothing),
@@ -170,6 +187,7 @@ fn accept_waiting(listener: &OwnedFd, mut refusals: usize, mut admit: impl FnMut
 
 /// Begins the opening handshake of an accepted socket. Returns whether there is room for it.
 fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) -> bool {
+    lobby.count_accept();
     let socket = Transport::accepted(socket);
     let admission = lobby.admit(&socket);
     let has_room = admission.is_ok();
@@ -231,6 +249,9 @@ fn is_shortage(error: &io::Error) -> bool {
 /// The most sockets that are accepted from one listener between two turns.
 const ACCEPTS_MAX: usize = 64;
 
+/// The longest sleep of accepting while sockets come faster than their rate.
+const ACCEPT_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// The pause of accepting when descriptors or memory are used up.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -250,7 +271,9 @@ mod tests {
                 count += 1;
                 has_room
             };
-            accept_waiting(&listeners[0], refusals, admit).map(|rest| (count, rest)).map_err(|error| error.kind())
+            accept_waiting(&listeners[0], refusals, || true, admit)
+                .map(|rest| (count, rest))
+                .map_err(|error| error.kind())
         };
         assert_eq!(accept(1, true), Ok((ACCEPTS_MAX, Rest::Unknown)));
         assert_eq!(accept(3, false), Ok((3, Rest::Unknown)));

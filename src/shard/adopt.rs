@@ -34,6 +34,7 @@ impl<I: Io> Shard<I> {
         self.handlers.seat(id, route, state, profile, limits);
         self.handlers.set_lifetime(id, lifetime, self.now);
         self.place_socket(id, socket, of_address);
+        self.begin_rates(id);
         let mut is_refused = false;
         for (topic, options) in subscriptions {
             is_refused |= self.hub.subscribe(id, &topic, options) == Subscribed::TooMany;
@@ -94,6 +95,7 @@ impl<I: Io> Shard<I> {
             if is_new {
                 self.schedule(id);
             }
+            self.charge_bytes(id, leftover.len());
             self.limit_unfinished();
         }
     }

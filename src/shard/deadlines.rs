@@ -51,6 +51,9 @@ impl<I: Io> Shard<I> {
             connection.io.session.excuse_silence(self.now);
         }
         self.expire_token(id);
+        if !self.expire_throttling(id) {
+            self.unthrottle(id);
+        }
         self.expire_watch(id);
         self.expire_message(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return };

@@ -236,6 +236,7 @@ impl<I: Io> Shard<I> {
     fn take_out(&mut self, id: ConnectionId) -> Option<(ShardConnection, I::Socket)> {
         let connection = self.hub.remove(id)?;
         self.incoming.forget(&connection, id);
+        self.note_throttled();
         self.marks.end(id);
         self.handlers.notice_ended(id);
         self.count_slow(connection.io.has_backlog(), false);

@@ -7,13 +7,15 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
 
 use super::{arrival::Arrival, refusals::Refusals, warnings::Warnings};
 use crate::{
+    auth::Credentials,
+    clock::Clock,
     config::Config,
     current::Current,
     endpoints::{Denied, Endpoints},
@@ -21,6 +23,7 @@ use crate::{
     handover::{AddressPermit, ControlHandoff, Network, SocketPermits, Sockets},
     metrics::{Counter, Counters},
     proto::Refusal,
+    rates::{Bucket, retry_after},
     sys::{BackendKind, Transport, net},
 };
 
@@ -51,6 +54,9 @@ pub(super) struct Lobby {
     pub(super) refusals: Refusals,
     leaving: Cell<Option<Openings>>,
     pub(super) warnings: Arc<Warnings>,
+    clock: Clock,
+    /// The sockets that may be accepted now, where they have a rate.
+    accepts: Cell<Bucket>,
     /// The backend whose runtime this thread has.
     pub(super) backend: BackendKind,
     /// The number of the next opening request. The shard's number stands in the upper 16 bits, so that no two requests
@@ -133,16 +139,18 @@ impl Lobby {
             refusals,
             leaving: Cell::new(None),
             warnings: Arc::default(),
+            clock: Clock::new(),
+            accepts: Cell::default(),
             backend: BackendKind::Uring,
             next_request: Cell::new(0),
         }
     }
 
-    /// Returns the same lobby with opening requests numbered as those of this shard, with the warnings that it shares
-    /// with the other shards, and with the backend of all shards.
-    pub(super) fn of_shard(self, number: u16, warnings: Arc<Warnings>, backend: BackendKind) -> Self {
+    /// Returns the same lobby with opening requests numbered as those of this shard, and with the warnings, the clock
+    /// and the backend that all shards share.
+    pub(super) fn of_shard(self, number: u16, warnings: Arc<Warnings>, clock: Clock, backend: BackendKind) -> Self {
         self.next_request.set(u64::from(number) << 48);
-        Lobby { warnings, backend, ..self }
+        Lobby { warnings, clock, backend, ..self }
     }
 
     /// Returns the answer that refuses a request which the judge has not admitted. A panic of an authenticator is
@@ -152,6 +160,38 @@ impl Lobby {
             self.counters.add(Counter::HandlerPanics, 1);
         }
         denied.into()
+    }
+
+    /// Counts an opening request against the rate of its sender's address.
+    ///
+    /// # Errors
+    ///
+    /// 429 (RFC 6585 4) with the time after which the address may open a WebSocket again.
+    pub(super) fn count_handshake(&self, credentials: &Credentials<'_>) -> Result<(), Refusal> {
+        let rate = self.config.get().limits.arrival_rates.handshakes;
+        let Some((rate, address)) = rate.zip(credentials.address()) else { return Ok(()) };
+        let now = self.clock.now();
+        self.sockets.handshakes.take(&rate, Network::of(address), now).map_err(|due| {
+            self.counters.add(Counter::LimitedHandshakes, 1);
+            Refusal::new(429, "more opening requests from one address than max_handshake_rate allows")
+                .header("Retry-After", &retry_after(now, due).to_string())
+        })
+    }
+
+    /// Counts a socket that was accepted against the rate of this shard.
+    pub(super) fn count_accept(&self) {
+        if let Some(rate) = self.config.get().limits.arrival_rates.accepts {
+            let mut bucket = self.accepts.get();
+            bucket.charge(&rate, self.clock.now(), 1);
+            self.accepts.set(bucket);
+        }
+    }
+
+    /// Returns the time until the next socket may be accepted; `None` if one may be accepted now.
+    pub(super) fn accepts_after(&self) -> Option<Duration> {
+        let rate = self.config.get().limits.arrival_rates.accepts?;
+        let (due, now) = (self.accepts.get().due(&rate, 1), self.clock.now());
+        (due > now).then(|| Duration::from_millis(due.0 - now.0))
     }
 
     /// Returns a number for an opening request.

@@ -72,6 +72,8 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<Transport>, head: RequestHe
     check_leaving(lobby)?;
     let intent = openings.intent(&head)?;
     let peer = net::peer(&**socket);
+    // The cheap check comes before those of tokens and passwords.
+    lobby.count_handshake(&Credentials::new(&head, peer))?;
     // The connection gets an id of its own only when the shard adopts it.
     let id = lobby.next_request();
     let span = tracing::info_span!("opening", request = id, peer = peer.map(display), path = head.path());

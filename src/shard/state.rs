@@ -12,6 +12,7 @@ use super::{
     marks::Marks,
     outgoing::Flush,
     pace::{Mail, MailLeft, Pace},
+    rates::Rates,
     seats::Handlers,
     timers::Wheel,
     warnings::Warnings,
@@ -56,6 +57,8 @@ pub(crate) struct Shard<I: Io> {
     pub(super) incoming: Incoming,
     /// This shard's part of [`Limits::unfinished_bytes_max`].
     pub(super) unfinished_bytes_max: usize,
+    /// Exists only where a route's input has a rate.
+    pub(super) rates: Option<Box<Rates>>,
     pub(super) wheel: Wheel,
     /// Scratch memory: this field and the next two are empty between uses.
     pub(super) readiness: Vec<Readiness>,
@@ -84,6 +87,7 @@ impl<I: Io> Shard<I> {
         let hub_limits = HubLimits { topics_idle_max, gathered_bytes_max, ..HubLimits::default() };
         let mut hub = IoHub::new(mesh, hub_limits, epoch_seed);
         hub.note_time(now);
+        let has_rates = handlers.routes.iter().any(|route| route.rules.rates.has_any());
         Shard {
             io,
             hub,
@@ -100,6 +104,7 @@ impl<I: Io> Shard<I> {
             pace: Pace::DEFAULT,
             incoming: Incoming::default(),
             unfinished_bytes_max: config.limits.unfinished_bytes_max / config.shards,
+            rates: has_rates.then(Box::default),
             wheel: Wheel::new(now.tick()),
             readiness: Vec::new(),
             replies: Vec::new(),
@@ -205,6 +210,11 @@ impl<I: Io> Shard<I> {
         }
         let socket = self.sockets[id.slot() as usize].as_ref();
         socket.map_or((None, None), |socket| self.io.addresses(socket))
+    }
+
+    /// Shows how many connections are throttled.
+    pub(super) fn note_throttled(&self) {
+        self.counters.set(Counter::ConnectionsThrottled, self.incoming.throttled() as u64);
     }
 
     pub(super) fn count(&self, counter: Counter, count: u64) {

@@ -18,6 +18,7 @@ mod hostile;
 mod http;
 mod last_messages;
 mod lifecycle;
+mod limits;
 mod logs;
 mod manual;
 mod memory;

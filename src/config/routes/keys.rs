@@ -148,6 +148,11 @@ keys! {
         "Largest frame from a client. Beyond it: close 1009.";
     "max_fragments": WebSockets, "count, 1 or more", "the server's `max_fragments`",
         "Fragments of one message. Beyond it: close 1009.";
+    "max_message_rate": WebSockets, "rate or `off`", "the server's `max_message_rate`",
+        "Messages of one connection, such as `100/s` or `30/m burst 5`. Beyond it: the connection is not read until \
+         the rate allows it.";
+    "max_byte_rate": WebSockets, "rate or `off`", "the server's `max_byte_rate`",
+        "Bytes of one connection, such as `64KiB/s burst 1MiB`. Beyond it: the same.";
     "ping_interval": WebSockets, "time, 0 to 8784h", "the server's `ping_interval`",
         "Silence of a client after which it is pinged; 0 never pings.";
     "pong_timeout": WebSockets, "time, 0 to 8784h", "the server's `pong_timeout`",

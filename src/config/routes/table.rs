@@ -12,6 +12,7 @@ use toml::de::DeTable;
 use super::{
     super::{
         quantities::{Size, Time},
+        rates::{ByteRateLimit, RateLimit},
         ticks::ticks,
         toml::{Masks, in_order, line, toml_pair},
         values::one_of,
@@ -100,6 +101,14 @@ impl Reader<'_> {
                 "max_frame" => parts.options.max_frame = self.size("routes.max_frame", value),
                 "max_fragments" => {
                     parts.options.max_fragments = self.keep(self.file.value("routes.max_fragments", value));
+                }
+                "max_message_rate" => {
+                    let rate = self.keep(self.file.value::<RateLimit>("routes.max_message_rate", value));
+                    parts.options.max_message_rate = rate.map(|limit| limit.0);
+                }
+                "max_byte_rate" => {
+                    let rate = self.keep(self.file.value::<ByteRateLimit>("routes.max_byte_rate", value));
+                    parts.options.max_byte_rate = rate.map(|limit| limit.0);
                 }
                 "ping_interval" => parts.options.ping_interval = self.ticks("routes.ping_interval", value),
                 "pong_timeout" => parts.options.pong_timeout = self.ticks("routes.pong_timeout", value),
