@@ -12,7 +12,12 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{AdmittedSender, Denied, intent::ReadIntent, values::RouteValues, waiting::until_decided};
+use super::{
+    denied::{AdmittedSender, Denied},
+    intent::ReadIntent,
+    values::RouteValues,
+    waiting::until_decided,
+};
 use crate::{
     auth::{Answers, Credentials, Identity},
     handler::{Parameters, Response},

@@ -11,8 +11,8 @@ use std::{
 };
 
 use super::{
-    Denied, Endpoints,
-    authorize::{Admittance, AdmittedSender},
+    Endpoints,
+    denied::{Admittance, AdmittedSender, Denied},
     http::PublishGrant,
     intent::Intent,
     waiting::until_decided,

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod authorize;
+mod denied;
 #[doc(hidden)]
 pub mod fuzz;
 mod http;
@@ -22,7 +23,7 @@ mod served_path;
 mod values;
 mod waiting;
 
-pub(crate) use authorize::{Admittance, AdmittedSender, Denied};
+pub(crate) use denied::{Admittance, AdmittedSender, Denied};
 pub(crate) use http::{BodyLimit, Commands, HttpEndpoint, HttpRequest, PublishGrant, Publishing};
 pub(crate) use intent::Intent;
 pub(crate) use judge::Judge;

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::Denied;
+use super::denied::Denied;
 use crate::{
     auth::{Credentials, Decision, Identity, PermissionSource, TopicQuestion, TopicRight, decide},
     handler::{Panicked, sendable},

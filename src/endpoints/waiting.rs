@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::Denied;
+use super::denied::Denied;
 use crate::{
     auth::{Later, ROUNDS_MAX},
     handler::Panicked,

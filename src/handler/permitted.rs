@@ -1,6 +1,5 @@
 //! The topics that the judge has permitted to a connection lately.
 
-use super::{connection::Connection, profile::RenewedToken};
 use crate::{auth::TopicRight, hub::TopicName};
 
 /// The topics that the judge has permitted to a connection lately, so that a surface which is asked about the same
@@ -33,24 +32,6 @@ impl PermittedTopics {
                 self.next = (self.next + 1) % PERMITTED_MAX;
             }
         }
-    }
-}
-
-impl<S: 'static> Connection<'_, S> {
-    /// Returns whether the judge has permitted this use of a topic, by the rules of this number.
-    pub(crate) fn is_permitted(&self, generation: u64, right: TopicRight, topic: &TopicName) -> bool {
-        let permitted = self.profile.as_ref().and_then(|profile| profile.permitted.as_ref());
-        permitted.is_some_and(|permitted| permitted.has(generation, right, topic))
-    }
-
-    /// Notes that the judge has permitted this use of a topic.
-    pub(crate) fn note_permitted(&mut self, generation: u64, right: TopicRight, topic: &TopicName) {
-        self.profile.get_or_insert_default().permitted.get_or_insert_default().add(generation, right, topic);
-    }
-
-    /// Returns the token that has been renewed last.
-    pub(crate) fn renewed_token(&self) -> Option<&str> {
-        self.profile.as_ref()?.token.as_ref().map(RenewedToken::as_str)
     }
 }
 

@@ -162,6 +162,24 @@ impl<S: 'static> Connection<'_, S> {
     }
 }
 
+impl<S: 'static> Connection<'_, S> {
+    /// Returns whether the judge has permitted this use of a topic, by the rules of this number.
+    pub(crate) fn is_permitted(&self, generation: u64, right: TopicRight, topic: &TopicName) -> bool {
+        let permitted = self.profile.as_ref().and_then(|profile| profile.permitted.as_ref());
+        permitted.is_some_and(|permitted| permitted.has(generation, right, topic))
+    }
+
+    /// Notes that the judge has permitted this use of a topic.
+    pub(crate) fn note_permitted(&mut self, generation: u64, right: TopicRight, topic: &TopicName) {
+        self.profile.get_or_insert_default().permitted.get_or_insert_default().add(generation, right, topic);
+    }
+
+    /// Returns the token that has been renewed last.
+    pub(crate) fn renewed_token(&self) -> Option<&str> {
+        self.profile.as_ref()?.token.as_ref().map(RenewedToken::as_str)
+    }
+}
+
 impl<S: 'static> Handle<S> {
     /// Renews the token of the connection, as [`Connection::renew_token`] does. If the authenticator has to wait, so
     /// does this call, for 10 seconds at most.

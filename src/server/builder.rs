@@ -8,7 +8,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{Server, hub::Hub, topic_table::topic_table};
+use super::{
+    Server,
+    hub::Hub,
+    topic_table::{TopicConflict, topic_table},
+};
 use crate::{
     auth::{Gate, PermissionSource},
     config::{
@@ -422,6 +426,15 @@ pub enum BuildError {
     NoPermissionSource(TopicPattern, Origin),
     /// An address cannot be listened on, a listener cannot be used, or the kernel lacks an operation.
     Start(StartError),
+}
+
+impl From<TopicConflict> for BuildError {
+    fn from(conflict: TopicConflict) -> Self {
+        match conflict {
+            TopicConflict::Clash(pattern, first, second) => BuildError::TopicRules(pattern, first, second),
+            TopicConflict::NoSource(pattern, origin) => BuildError::NoPermissionSource(pattern, origin),
+        }
+    }
 }
 
 impl fmt::Display for BuildError {
