@@ -72,6 +72,7 @@ pub mod logs;
 pub mod metrics;
 pub mod proto;
 mod rates;
+mod refusal_log;
 pub mod server;
 mod shard;
 #[doc(hidden)]

@@ -118,8 +118,8 @@ counters! {
     /// Requests refused because a limit of the server was reached: connections, bodies in memory, or files being sent
     /// (503).
     RefusedLimit "refused_total{cause=\"limit\"}" "requests" Counter ShardAndControl;
-    /// Sockets refused because their address had as many as allowed (429).
-    RefusedAddress "refused_total{cause=\"address\"}" "requests" Counter Shard;
+    /// Sockets, and requests through trusted proxies, refused because their address had as many as allowed (429).
+    RefusedAddress "refused_total{cause=\"address\"}" "requests" Counter ShardAndControl;
     /// Requests refused because the server is leaving (503).
     RefusedLeaving "refused_total{cause=\"leaving\"}" "requests" Counter ShardAndControl;
     /// Requests refused because they were malformed: heads, handshakes, queries, topics, bodies (400, 431, 501, 505).
@@ -259,6 +259,10 @@ counters! {
     /// Lines for standard error or standard output that were dropped, since the stream was closed, full, or not read in
     /// time.
     LogLinesDropped "log_lines_dropped_total" "lines" Counter Process;
+    /// Sets of keys of token issuers that were fetched.
+    JwksFetched "jwks_fetched_total" "sets" Counter Process;
+    /// Sets of keys of token issuers that could not be fetched or used. The last keys stay in use for a day.
+    JwksFailed "jwks_failed_total" "sets" Counter Process;
 }
 
 impl Counter {

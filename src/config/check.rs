@@ -11,7 +11,7 @@ use super::{
     values::{CpuList, ListenIpv6, Pin, Secrets},
 };
 use crate::{
-    auth::{Access, Origins, Tokens},
+    auth::{Access, Origins, Tokens, TrustedProxies},
     error::{ConfigError, ConfigErrors},
     proto::{KeepAlive, MessageLimits},
     rates::{ArrivalRates, InputRates, PublishRates},
@@ -70,6 +70,10 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         sandbox: settings.sandbox,
         metrics_listen: settings.metrics_listen,
         access: access?,
+        trusted_proxies: TrustedProxies::new(
+            settings.trusted_proxies.clone().unwrap_or_default(),
+            settings.client_address,
+        ),
         http: Http { header_timeout: handshake_timeout, ..http? },
         shards: shards?,
         cpus: cpus?,
@@ -81,6 +85,7 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         send_buffer_bytes: send_buffer?.map(|bytes| bytes as usize),
         routes: Vec::new(),
         topics: Vec::new(),
+        jwt: None,
         folders,
         few_descriptors,
     })

@@ -9,7 +9,7 @@ use super::{
     values::{IoChoice, ListenIpv6, SandboxChoice},
 };
 use crate::{
-    auth::Access,
+    auth::{Access, Jwt, TrustedProxies},
     proto::{KeepAlive, MessageLimits},
     rates::{ArrivalRates, InputRates, PublishRates},
 };
@@ -25,6 +25,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// The origins and tokens that requests need.
     pub access: Access,
+    /// The proxies that are believed when they name the address of a client.
+    pub trusted_proxies: TrustedProxies,
     /// The limits of connections that speak HTTP: publishing, health, metrics, the page.
     pub http: Http,
     /// The number of shards.
@@ -51,6 +53,8 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// The rules of topics in the order of the file.
     pub topics: Vec<TopicRuleConfig>,
+    /// The authenticator of the issuers of the file. It holds for topics at their usual path if the file has no routes.
+    pub jwt: Option<Jwt>,
     /// The number of folders of files. Each has a descriptor.
     pub(crate) folders: usize,
     /// The limit of open descriptors, if it alone limits the connections, and leaves fewer than are useful.

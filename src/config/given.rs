@@ -12,6 +12,7 @@ use super::{
     checked::Config,
     entry::{Entry, Part, nearest},
     file,
+    issuers::GivenIssuers,
     routes::{given::GivenRoute, rules::Base},
     settings::{SETTINGS, Setting, Settings, VARIABLE_PREFIX},
     topics::config::GivenTopicRule,
@@ -92,6 +93,7 @@ pub struct Given {
     pub settings: Settings,
     pub(super) routes: Vec<GivenRoute>,
     pub(super) topics: Vec<GivenTopicRule>,
+    pub(super) issuers: GivenIssuers,
     origins: BTreeMap<&'static str, Origin>,
     errors: Vec<ConfigError>,
     warnings: Vec<String>,
@@ -132,6 +134,7 @@ impl Given {
             settings: Settings::default(),
             routes: Vec::new(),
             topics: Vec::new(),
+            issuers: GivenIssuers::default(),
             origins: BTreeMap::new(),
             errors: Vec::new(),
             warnings: Vec::new(),
@@ -160,6 +163,7 @@ impl Given {
             given.errors.splice(0..0, contents.errors);
             given.routes = contents.routes;
             given.topics = contents.topics;
+            given.issuers = contents.issuers;
             entries.splice(0..0, contents.entries);
         }
         for entry in entries {
@@ -215,6 +219,7 @@ impl Given {
         match Config::with_folders(&self.settings, descriptors, folders) {
             Ok(mut config) => {
                 config.topics = self.topics.iter().map(Into::into).collect();
+                config.jwt = self.issuers.all();
                 let base = config.base_of_routes();
                 for route in &self.routes {
                     match route.settle(&base, |key| self.origin(key)) {

@@ -10,6 +10,7 @@ mod descriptors;
 mod entry;
 mod file;
 mod given;
+mod issuers;
 mod listen;
 mod memory;
 mod quantities;

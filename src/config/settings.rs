@@ -12,7 +12,10 @@ use super::{
     toml::quoted,
     values::{CpuList, Fault, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets, Shape, Value},
 };
-use crate::hub::ConnectionId;
+use crate::{
+    auth::{AddressRange, ClientAddress},
+    hub::ConnectionId,
+};
 
 /// One row of the table.
 #[derive(Debug)]
@@ -234,6 +237,18 @@ settings! {
         Otherwise { words: "none needed", example: "choose-a-third", effective: UNSET };
     }
 
+    "Proxies" {
+        /// Addresses and networks of the proxies in front, such as 10.0.0.0/8 or 192.0.2.1. They are believed when they
+        /// name the address of a client, which logs, network rules and limits of addresses then see. Any machine in
+        /// them can take any address.
+        trusted_proxies: Option<Vec<AddressRange>>, NETWORK,
+        Otherwise { words: "none, and no header line is read", example: "10.0.0.0/8", effective: UNSET };
+
+        /// Header line in which trusted proxies name their client: x-forwarded-for, forwarded (RFC 7239) or none. Only
+        /// this one is read.
+        client_address: ClientAddress, WHICH, Is("x-forwarded-for");
+    }
+
     "CPUs" {
         /// Shards, 1 to 256: threads that each serve their share of the connections. A cgroup quota of fewer CPUs
         /// lowers the default.
@@ -273,8 +288,8 @@ settings! {
         };
 
         /// Connections at the same time from one address, or from one /64 of IPv6; 0 is no limit. Beyond it the HTTP
-        /// connection of the address that has been idle longest is ended; if none is idle: 429. Behind a proxy all
-        /// clients have the proxy's address, so 0 is right there.
+        /// connection of the address that has been idle longest is ended; if none is idle: 429. Behind a proxy that is
+        /// not among trusted_proxies all clients have the proxy's address, so 0 is right there.
         max_connections_per_address: usize, COUNT ["0 or more"], Is("0");
 
         /// Largest message from a client, such as 32MiB, to 1GiB. Beyond it: close 1009.

@@ -30,7 +30,7 @@ pub fn example() -> String {
         };
         line(text, &format!("#{} = {}", setting.key, setting.toml(&setting.split(given))));
     });
-    text + EXAMPLE_ROUTES
+    text + EXAMPLE_ROUTES + EXAMPLE_ISSUERS
 }
 
 /// Returns the values of the settings as TOML, with the source of each, and the memory and the descriptors that follow
@@ -63,6 +63,10 @@ pub fn effective(given: &Given, config: &Config) -> String {
     for rule in &given.topics {
         line(&mut text, &format!("{:<EFFECTIVE_WIDTH$}  # {}", "[[topics]]", rule.origin));
         text.push_str(&rule.shown);
+    }
+    for (origin, shown) in given.issuers.shown() {
+        line(&mut text, &format!("{:<EFFECTIVE_WIDTH$}  # {origin}", "[[issuers]]"));
+        text.push_str(shown);
     }
     line(&mut text, "\n# ---- Memory at worst ----");
     text += &memory(config, machine::available());
@@ -151,7 +155,7 @@ const EXAMPLE_ROUTES: &str = r#"
 # watches the topics at /t/), or "files" with the folder that documents names, relative to this
 # file; files are served at the path and below it.
 #
-# basic (users and passwords), bearer (tokens) and network (addresses) are authenticators. All that
+# basic (users and passwords), bearer and jwt (tokens) and network (addresses) are authenticators. All that
 # are given must admit a request; with admit = "any" one of them is enough. A password may be given
 # as its SHA-256: "sha256:" and 64 hexadecimal digits. Where several routes of the hub lead to one
 # topic, all of them must admit a request, whichever path it takes. With basic or network, any page
@@ -168,6 +172,12 @@ const EXAMPLE_ROUTES: &str = r#"
 #topic_prefix = "news/"
 #[routes.bearer.tokens]
 #billing = "a-long-random-word"
+
+#[[routes]]
+#match = "/app/{topic...}"
+#handler = "hub"
+#topic_prefix = "app/"
+#jwt = ["app"]
 
 #[[routes]]
 #match = "/echo"
@@ -216,6 +226,46 @@ const EXAMPLE_ROUTES: &str = r#"
 #presence = "nobody"
 #history = "granted"
 "#;
+
+const EXAMPLE_ISSUERS: &str = r##"
+# ---- Issuers of tokens ----
+
+# Who signs the tokens (JWT) of your users: your application, or an identity provider. A token's
+# claims name its user and the user's topics. Without routes, the issuers' tokens are for the hub at
+# /t/{topic...}; with routes, each route names its issuers: jwt = ["app"].
+#
+# An issuer has secrets, public_keys or jwks. Several texts, or a table with a key id for each, serve
+# while a new key replaces an old one.
+#[[issuers]]
+#name = "app"
+#iss = "https://app.example"
+#secrets = "a random text of 32 bytes, or more"
+#audience = "hub"
+#leeway = "5s"
+#require_exp = true
+#cookie = "__Host-token"
+#bare_tokens = "none"
+#[issuers.claims]
+#sub = "sub"
+#info = "info"
+#subscribe = "subscribe"
+#publish = "publish"
+#presence = "presence"
+#history = "history"
+
+#[[issuers]]
+#name = "other"
+#iss = "https://other.example"
+#algorithms = ["EdDSA", "ES256"]
+#public_keys = """
+#-----BEGIN PUBLIC KEY-----
+#MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=
+#-----END PUBLIC KEY-----
+#"""
+#jwks = '''{"keys": [{"kid": "a", "kty": "EC", "crv": "P-256",
+#  "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+#  "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}'''
+"##;
 
 const COMMENT_WIDTH: usize = 98;
 const EFFECTIVE_WIDTH: usize = 36;

@@ -8,6 +8,9 @@ use crate::{
     rates::{InputRates, Rate},
 };
 
+/// Stands for any subprotocol in a route's list of subprotocols.
+pub(crate) const ANY_PROTOCOL: &str = "*";
+
 /// The given rules of a route. The server's settings hold for the rules that are not set.
 ///
 /// ```
@@ -59,7 +62,8 @@ impl RouteOptions {
     }
 
     /// Sets the subprotocols in order of preference. The first that a client offers is chosen; a client that offers
-    /// none of them is served without a subprotocol (RFC 6455 4.2.2), unless [`RouteOptions::require_protocol`].
+    /// none of them is served without a subprotocol (RFC 6455 4.2.2), unless [`RouteOptions::require_protocol`]. `*`,
+    /// as the last one, stands for the first subprotocol that a client offers, whatever its name.
     #[must_use]
     pub fn protocols<'a>(mut self, protocols: impl IntoIterator<Item = &'a str>) -> Self {
         self.protocols = protocols.into_iter().map(Into::into).collect();

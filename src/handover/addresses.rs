@@ -7,6 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Waker,
+    time::Instant,
 };
 
 use tokio::net::TcpStream;
@@ -25,7 +26,7 @@ pub(crate) struct Addresses {
     hasher: RandomState,
     stripes: [Mutex<Stripe>; STRIPES],
     /// The throttle of warnings that a network has as many sockets as it may.
-    pub(crate) full: LogThrottle,
+    full: LogThrottle,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +88,18 @@ impl Addresses {
             gave_way();
         }
         Ok(AddressPermit { all: Arc::clone(self), network, idle_since: None, connection: None })
+    }
+
+    /// Logs that a network has as many sockets as it may, unless a line about it was written a short time before.
+    pub(crate) fn warn_of(&self, address: Network) {
+        if let Some(suppressed) = self.full.allow(Instant::now()) {
+            tracing::warn!(
+                limit = self.sockets_max,
+                suppressed,
+                %address,
+                "an address has as many connections as --max-connections-per-address allows: further ones are refused"
+            );
+        }
     }
 
     /// Returns the stripe of the table in which the network stands. No peer can choose addresses that are all in one

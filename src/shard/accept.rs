@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     handshake::{self, Opening},
     listener::{Listener, ListenerOwner},
-    lobby::{Lobby, NoRoom},
+    lobby::Lobby,
 };
 use crate::{
     handover::HandedOff,
@@ -70,9 +70,9 @@ impl Accepting {
 
 /// Reclaims connections that the control thread hands back, until that thread ends.
 pub(super) async fn reclaim_handed_back(lobby: Rc<Lobby>, mut returns: mpsc::Receiver<HandedOff>) {
-    while let Some(HandedOff { socket, received, permits, .. }) = returns.recv().await {
+    while let Some(HandedOff { socket, received, permits, named, .. }) = returns.recv().await {
         let permit = lobby.reclaim(permits);
-        spawn_local(handshake::serve(Rc::clone(&lobby), Opening { socket, received }, permit));
+        spawn_local(handshake::serve(Rc::clone(&lobby), Opening { socket, received, named }, permit));
     }
 }
 
@@ -198,7 +198,7 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) -> bool {
     match admission {
         Ok(permit) => drop(spawn_local(handshake::serve(Rc::clone(lobby), Opening::new(socket), permit))),
         Err(no_room) => {
-            note(lobby, no_room);
+            lobby.note_refusal(no_room);
             let socket = Rc::new(socket);
             // Without room for a refusal the socket is closed without an answer.
             if let Some(kept) = lobby.refusals.keep(&socket) {
@@ -207,36 +207,6 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) -> bool {
         }
     }
     has_room
-}
-
-/// Counts a socket for which there is no room, and logs the limit unless a line about it was written a short time
-/// before.
-fn note(lobby: &Lobby, no_room: NoRoom) {
-    let config = lobby.config.get();
-    let limits = &config.limits;
-    match no_room {
-        NoRoom::Connections => {
-            lobby.counters.add(Counter::RefusedLimit, 1);
-            if let Some(suppressed) = lobby.warnings.full.allow(Instant::now()) {
-                let limit = limits.connections_max;
-                tracing::warn!(limit, suppressed, "as many connections as --max-connections allows: more are refused");
-            }
-        }
-        NoRoom::Address(address) => {
-            lobby.counters.add(Counter::RefusedAddress, 1);
-            let addresses = lobby.sockets.of_addresses.as_ref();
-            if let Some(suppressed) = addresses.and_then(|addresses| addresses.full.allow(Instant::now())) {
-                let limit = limits.connections_per_address_max;
-                tracing::warn!(
-                    limit,
-                    suppressed,
-                    %address,
-                    "an address has as many connections as --max-connections-per-address allows: further ones are \
-                     refused"
-                );
-            }
-        }
-    }
 }
 
 /// Returns whether an error says that descriptors or memory are used up.

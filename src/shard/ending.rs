@@ -244,6 +244,9 @@ impl<I: Io> Shard<I> {
         if let Some(of_address) = self.of_address.get_mut(id.slot() as usize) {
             *of_address = None;
         }
+        if let Some(named) = self.named.get_mut(id.slot() as usize) {
+            *named = None;
+        }
         self.count(Counter::Ended, 1);
         if self.drain.as_mut().is_some_and(|drain| drain.note_end(id)) {
             self.count(Counter::DrainLeft, 1);

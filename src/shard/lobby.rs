@@ -86,15 +86,11 @@ pub(super) enum NoRoom {
 }
 
 impl NoRoom {
-    /// Returns the answer to the client. An address with too many connections is answered 429 (RFC 6585 4), since 503
-    /// would let its client take the server for an overloaded one.
+    /// Returns the answer to the client.
     pub(super) fn refusal(self) -> Refusal {
         match self {
             NoRoom::Connections => Refusal::not_now("there are as many connections as this server allows"),
-            NoRoom::Address(_) => {
-                Refusal::new(429, "there are as many connections from one address as this server allows")
-                    .header("Retry-After", "1")
-            }
+            NoRoom::Address(_) => Refusal::too_many_of_address(),
         }
     }
 }
@@ -211,16 +207,61 @@ impl Lobby {
         // The limit of the server comes first: at the limit of the address an idle connection gives way, and none must
         // give way for a socket that is then refused.
         let of_all = self.sockets.all.admit(self.config.get().limits.connections_max).ok_or(NoRoom::Connections)?;
-        let of_address = self.admit_address(socket)?;
+        // A socket without a peer has been left by its client, as its task will find out.
+        let of_address = self.admit_address(net::peer(socket))?;
         Ok(self.reclaim(SocketPermits { of_all, of_address }))
     }
 
-    fn admit_address(&self, socket: &Transport) -> Result<Option<AddressPermit>, NoRoom> {
+    /// Counts a socket that came through a trusted proxy among those of its client.
+    ///
+    /// # Errors
+    ///
+    /// The limit of the client's address.
+    pub(super) fn admit_client(&self, permit: &mut OpeningPermit, client: Option<SocketAddr>) -> Result<(), NoRoom> {
+        if permit.of_address.is_none() {
+            permit.of_address = self.admit_address(client)?;
+        }
+        Ok(())
+    }
+
+    /// Counts a socket among those of a client's address, where their number is limited. An address of a trusted proxy
+    /// stands for many clients, so its sockets are not counted.
+    fn admit_address(&self, client: Option<SocketAddr>) -> Result<Option<AddressPermit>, NoRoom> {
         let Some(addresses) = &self.sockets.of_addresses else { return Ok(None) };
-        // A socket without a peer has been left by its client, as its task will find out.
-        let Some(peer) = net::peer(socket) else { return Ok(None) };
+        let counted = client.filter(|client| !self.config.get().trusted_proxies.include(client.ip()));
+        let Some(client) = counted else { return Ok(None) };
         let displaced = || self.counters.add(Counter::HttpDisplaced, 1);
-        addresses.admit(peer.ip(), displaced).map(Some).map_err(NoRoom::Address)
+        addresses.admit(client.ip(), displaced).map(Some).map_err(NoRoom::Address)
+    }
+
+    /// Counts a refusal by its cause, and logs the cause unless a line about it was written a short time before.
+    pub(super) fn note_cause(&self, cause: Counter, status: Option<u16>) {
+        self.counters.add(cause, 1);
+        self.warnings.refusals.note(cause, status);
+    }
+
+    /// Counts a socket for which there is no room, and logs the limit unless a line about it was written a short time
+    /// before.
+    pub(super) fn note_refusal(&self, no_room: NoRoom) {
+        match no_room {
+            NoRoom::Connections => {
+                self.counters.add(Counter::RefusedLimit, 1);
+                if let Some(suppressed) = self.warnings.full.allow(Instant::now()) {
+                    let limit = self.config.get().limits.connections_max;
+                    tracing::warn!(
+                        limit,
+                        suppressed,
+                        "as many connections as --max-connections allows: more are refused"
+                    );
+                }
+            }
+            NoRoom::Address(address) => {
+                self.counters.add(Counter::RefusedAddress, 1);
+                if let Some(addresses) = &self.sockets.of_addresses {
+                    addresses.warn_of(address);
+                }
+            }
+        }
     }
 
     /// Begins an opening handshake of a socket that has permits already.

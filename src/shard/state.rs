@@ -44,6 +44,8 @@ pub(crate) struct Shard<I: Io> {
     pub(super) sockets: Vec<Option<I::Socket>>,
     /// By slot, and empty unless the number of an address' sockets is limited.
     pub(super) of_address: Vec<Option<AddressPermit>>,
+    /// The addresses of clients whose sockets have a trusted proxy as their peer; by slot, and empty without proxies.
+    pub(super) named: Vec<Option<SocketAddr>>,
     pub(super) limits: Limits,
     pub(super) handlers: Handlers,
     pub(super) counters: Arc<Counters>,
@@ -93,6 +95,7 @@ impl<I: Io> Shard<I> {
             hub,
             sockets: Vec::new(),
             of_address: Vec::new(),
+            named: Vec::new(),
             limits: config.limits.clone(),
             handlers,
             counters,
@@ -203,13 +206,14 @@ impl<I: Io> Shard<I> {
         kept.or_else(|| self.addresses_of(id).0).map(display)
     }
 
-    /// Returns the addresses of both sides of a connection: the peer's, and ours.
+    /// Returns the addresses of both sides of a connection: the client's, and ours.
     pub(super) fn addresses_of(&self, id: ConnectionId) -> (Option<SocketAddr>, Option<SocketAddr>) {
         if self.hub.connections.get(id).is_none() {
             return (None, None);
         }
         let socket = self.sockets[id.slot() as usize].as_ref();
-        socket.map_or((None, None), |socket| self.io.addresses(socket))
+        let (peer, local) = socket.map_or((None, None), |socket| self.io.addresses(socket));
+        (self.named.get(id.slot() as usize).copied().flatten().or(peer), local)
     }
 
     /// Shows how many connections are throttled.

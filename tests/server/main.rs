@@ -38,5 +38,7 @@ mod smuggling;
 mod soak;
 #[path = "../support/mod.rs"]
 mod support;
+mod tokens;
 mod topics_table;
+mod trusted_proxies;
 mod urgent;

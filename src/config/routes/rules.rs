@@ -5,7 +5,7 @@ use super::super::{
     quantities::Size,
 };
 use crate::{
-    handler::{RouteOptions, Rules},
+    handler::{ANY_PROTOCOL, RouteOptions, Rules},
     proto::{CONTROL_PAYLOAD_MAX, KeepAlive, MessageLimits, is_token},
     rates::InputRates,
     surface::Surface,
@@ -198,6 +198,8 @@ fn check_protocols(given: &RouteOptions, faults: &mut Faults) {
             format!("{protocol:?} is no subprotocol: letters, digits and !#$%&'*+-.^_`|~")
         } else if protocols[..at].contains(protocol) {
             format!("{protocol:?} is there twice")
+        } else if protocol == ANY_PROTOCOL && at + 1 < protocols.len() {
+            format!("{protocol:?} stands for any subprotocol, so it has to be the last one")
         } else {
             continue;
         };
