@@ -47,6 +47,7 @@
 //! | [`client`] | a WebSocket client for any tokio runtime |
 //! | [`config`], [`error`], [`metrics`] | every setting, the errors of settings and of the start, every counter |
 //! | [`logs`] | logs that never wait for their reader |
+//! | [`outbound`] | requests of the server to other servers |
 //! | [`proto`] | RFC 6455 without sockets |
 //!
 #![cfg_attr(
@@ -54,7 +55,9 @@
     doc = "[`guide`] runs a hub beside axum, and translates names of uWebSockets, Socket.IO, Kore and others."
 )]
 
+mod access_log;
 pub mod auth;
+mod budget;
 pub mod client;
 mod clock;
 pub mod config;
@@ -70,6 +73,7 @@ pub mod hub;
 mod log_throttle;
 pub mod logs;
 pub mod metrics;
+pub mod outbound;
 pub mod proto;
 mod rates;
 mod refusal_log;

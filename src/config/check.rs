@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, num::NonZeroU64};
 
 use super::{
+    applications,
     checked::{Config, Http, Limits},
     descriptors,
     quantities::Size,
@@ -13,6 +14,7 @@ use super::{
 use crate::{
     auth::{Access, Origins, Tokens, TrustedProxies},
     error::{ConfigError, ConfigErrors},
+    outbound::Outbound,
     proto::{KeepAlive, MessageLimits},
     rates::{ArrivalRates, InputRates, PublishRates},
     sys,
@@ -59,9 +61,14 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
     let limits = check_limits(settings, &descriptors, shards.unwrap_or(1), faults);
     let few_descriptors = limits.as_ref().and_then(|limits| few_descriptors(settings, limits, descriptors.limit));
     let keep_alive = check_keep_alive(settings, faults);
+    let sample = faults.keep(match settings.access_log_sample {
+        sample @ 1..=1_000_000 => Ok(sample),
+        other => Err(ConfigError::of("access_log_sample", format!("{other} is not between 1 and 1000000"))),
+    });
     let drain_timeout = faults.keep(ticks("drain_timeout", settings.drain_timeout));
     let send_buffer = settings.send_buffer.map(|size| size_within("send_buffer", size, 0, Limits::SEND_BUFFER_MAX));
     let send_buffer = faults.keep(send_buffer.transpose());
+    let authorities = faults.keep(applications::authorities(settings));
     let handshake_timeout = handshake_timeout?.0;
     Some(Config {
         listen,
@@ -69,6 +76,8 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         io: settings.io,
         sandbox: settings.sandbox,
         metrics_listen: settings.metrics_listen,
+        access_log: settings.access_log,
+        access_log_sample: sample?,
         access: access?,
         trusted_proxies: TrustedProxies::new(
             settings.trusted_proxies.clone().unwrap_or_default(),
@@ -85,6 +94,8 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         send_buffer_bytes: send_buffer?.map(|bytes| bytes as usize),
         routes: Vec::new(),
         topics: Vec::new(),
+        outbound: Outbound::default(),
+        authorities: authorities?,
         jwt: None,
         folders,
         few_descriptors,
@@ -202,6 +213,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         count => Ok(count),
     });
     let message_ticks_max = faults.keep(ticks("message_timeout", settings.message_timeout));
+    let memory_bytes_max = faults.keep(memory_bytes_max(settings));
     let rate_ticks_max = faults.keep(ticks("rate_timeout", settings.rate_timeout));
     // The limits below depend on `message`.
     let message = faults.keep(size_within("max_message", settings.max_message, 1, Limits::MESSAGE_BYTES_MAX))?;
@@ -231,6 +243,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         gathered_bytes_max: gathered? as usize,
         unfinished_bytes_max: unfinished? as usize,
         message_ticks_max: message_ticks_max?,
+        memory_bytes_max: memory_bytes_max?,
         input_rates: InputRates { messages: settings.max_message_rate.0, bytes: settings.max_byte_rate.0 },
         arrival_rates: ArrivalRates {
             handshakes: settings.max_handshake_rate.0,
@@ -323,6 +336,21 @@ fn gathered_bytes_max(settings: &Settings, message: u64) -> Result<u64, ConfigEr
         return Err(ConfigError::of("max_gathered", what).against("max_message"));
     }
     size_within("max_gathered", gathered, message, 2 * Limits::MESSAGE_BYTES_MAX)
+}
+
+/// Returns the limit of the server's memory, if there is one. By default it is 70 % of what the cgroup may have: the
+/// kernel ends a process that needs more than all of it. The memory of a machine is not only the server's, so it sets no
+/// limit.
+fn memory_bytes_max(settings: &Settings) -> Result<Option<u64>, ConfigError> {
+    match settings.max_memory {
+        Some(limit) => {
+            limit.0.map(|size| size_within("max_memory", size, Limits::MEMORY_BYTES_MIN, Limits::SIZE_MAX)).transpose()
+        }
+        None => {
+            let of_cgroup = sys::memory::available().filter(|available| available.is_cgroup);
+            Ok(of_cgroup.map(|available| (available.bytes / 10 * 7).max(Limits::MEMORY_BYTES_MIN)))
+        }
+    }
 }
 
 /// Returns the limit of unfinished messages. A message is at most half as large as a backlog, and its buffer at most

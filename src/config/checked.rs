@@ -6,10 +6,11 @@ use super::{
     quantities::Size,
     routes::config::RouteConfig,
     topics::config::TopicRuleConfig,
-    values::{IoChoice, ListenIpv6, SandboxChoice},
+    values::{AccessLogFormat, IoChoice, ListenIpv6, SandboxChoice},
 };
 use crate::{
     auth::{Access, Jwt, TrustedProxies},
+    outbound::{Authorities, Outbound},
     proto::{KeepAlive, MessageLimits},
     rates::{ArrivalRates, InputRates, PublishRates},
 };
@@ -39,6 +40,10 @@ pub struct Config {
     pub io: IoChoice,
     /// Whether the server gives up what only its start needs, once it serves.
     pub sandbox: SandboxChoice,
+    /// The format of the access log.
+    pub access_log: AccessLogFormat,
+    /// One in so many connections, and one in so many requests, has lines in the access log.
+    pub access_log_sample: u32,
     /// Every limit.
     pub limits: Limits,
     /// The times after which silent or closing connections are pinged or ended.
@@ -53,6 +58,10 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// The rules of topics in the order of the file.
     pub topics: Vec<TopicRuleConfig>,
+    /// The way of the server's own requests, for what the settings have made of URLs.
+    pub(crate) outbound: Outbound,
+    /// The authorities that the server trusts when it sends requests, in addition to those of the system.
+    pub(crate) authorities: Authorities,
     /// The authenticator of the issuers of the file. It holds for topics at their usual path if the file has no routes.
     pub jwt: Option<Jwt>,
     /// The number of folders of files. Each has a descriptor.
@@ -124,6 +133,9 @@ pub struct Limits {
     /// Ticks that a message may take from its first byte on; 0 for any number. Beyond it the connection is closed with
     /// 1008.
     pub message_ticks_max: u32,
+    /// Bytes of memory of the server, if there is a limit. Above it new connections are answered 503, and the connections
+    /// with the largest backlogs are closed with 1008.
+    pub memory_bytes_max: Option<u64>,
     /// The rates of what a client sends on one connection. Beyond one of them the connection is not received from until
     /// the rate allows it. A connection of a route with rates costs 32 bytes more.
     pub(crate) input_rates: InputRates,
@@ -150,6 +162,9 @@ impl Limits {
 
     /// The largest limit in bytes: 1 TiB, more than any machine needs. Sums of such limits do not overflow.
     pub const SIZE_MAX: u64 = 1 << 40;
+
+    /// The smallest limit of memory: a server without connections needs about as much.
+    pub const MEMORY_BYTES_MIN: u64 = 16 << 20;
 
     /// The largest send buffer. The kernel doubles it, and does not accept a larger one.
     pub const SEND_BUFFER_MAX: u64 = 1 << 30;

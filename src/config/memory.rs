@@ -145,6 +145,13 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Returns what the server holds without connections and messages.
+    pub(crate) fn idle_memory(&self) -> u64 {
+        SERVER + self.shards as u64 * SHARD
+    }
+}
+
 /// Returns a number of bytes in mebibytes.
 pub(super) fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)

@@ -4,6 +4,7 @@
 //! All names, defaults and helps follow from the table [`SETTINGS`]. [`Given`] reads the settings from all sources, and
 //! has the source of each one.
 
+mod applications;
 mod check;
 mod checked;
 mod descriptors;
@@ -31,7 +32,7 @@ pub use descriptors::DescriptorPart;
 pub use given::{Flags, Given};
 pub use listen::{ListenAddress, parse_address};
 pub use memory::MemoryPart;
-pub use quantities::{Size, Time};
+pub use quantities::{MemoryLimit, Size, Time};
 pub use rates::{ByteRateLimit, RateLimit};
 pub use reference::{routes_page, settings_page};
 pub use routes::config::{RouteConfig, RouteHandler, SurfaceConfig};
@@ -40,4 +41,6 @@ pub use settings::{Preset, SETTINGS, Setting, Settings};
 pub use show::{effective, example};
 pub(crate) use ticks::TICK;
 pub use topics::config::TopicRuleConfig;
-pub use values::{CpuList, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets};
+pub use values::{
+    AccessLogFormat, CpuList, FilePath, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets,
+};

@@ -7,10 +7,13 @@ use Preset::{Otherwise, Value as Is};
 use super::{
     checked::{Config, Limits},
     listen::ListenAddress,
-    quantities::{Size, Time},
+    quantities::{MemoryLimit, Size, Time},
     rates::{ByteRateLimit, RateLimit},
     toml::quoted,
-    values::{CpuList, Fault, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets, Shape, Value},
+    values::{
+        AccessLogFormat, CpuList, Fault, FilePath, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice,
+        Secrets, Shape, Value,
+    },
 };
 use crate::{
     auth::{AddressRange, ClientAddress},
@@ -395,6 +398,18 @@ settings! {
         max_accept_rate: RateLimit, RATE, Is("off");
     }
 
+    "Memory" {
+        /// Memory of the server, or off. Above it new connections are answered 503, and the connections with the
+        /// largest backlogs are closed with 1008, until the memory is a tenth below it. What counts is the smaller of
+        /// two sums: what the server holds, and the resident memory of its process.
+        max_memory: Option<MemoryLimit>, SIZE ["16MiB or more"],
+        Otherwise {
+            words: "70 % of the limit of the cgroup; off if there is none",
+            example: "700MiB",
+            effective: |config| one(MemoryLimit(config.limits.memory_bytes_max.map(Size))),
+        };
+    }
+
     "Times" {
         /// Longest time for an opening request, or for the head of any request.
         handshake_timeout: Time, TIME ["100ms to 8784h"], Is("10s");
@@ -421,12 +436,25 @@ settings! {
         drain_timeout: Time, TIME ["0 to 8784h"], Is("10s");
     }
 
+    "Requests to other servers" {
+        /// File of certificates in PEM form: authorities that the server trusts, in addition to those of the system,
+        /// when it sends requests to https URLs of its settings.
+        outbound_ca: Option<FilePath>, FILE,
+        Otherwise { words: "those of the system alone", example: "/etc/ringhub/ca.pem", effective: UNSET };
+    }
+
     "Logs" {
         /// Events to log, such as info, or ringhub=debug.
         log: LogFilter, FILTER, Is("info");
 
         /// Format of the log on standard error: text or json.
         log_format: LogFormat, FORMAT, Is("text");
+
+        /// Lines about openings, HTTP requests and ends of connections on standard output: off or json.
+        access_log: AccessLogFormat, FORMAT, Is("off");
+
+        /// One in so many connections, and one in so many requests, has lines in the access log.
+        access_log_sample: u32, COUNT ["1 to 1000000"] (from 1 to 1_000_000), Is("1");
     }
 }
 

@@ -9,7 +9,10 @@ mod answers;
 mod bodies;
 mod body;
 mod date;
+mod embedded;
 mod http_connection;
+mod memory;
+mod merged_top;
 mod output;
 mod paths;
 mod permits;
@@ -19,6 +22,7 @@ pub(crate) mod publisher;
 mod router;
 mod service;
 mod shared;
+mod top;
 mod waits;
 
 use std::{
@@ -45,13 +49,16 @@ use self::{
     waits::Waits,
 };
 use crate::{
+    access_log::AccessLog,
+    budget::Budget,
     clock::Clock,
     config::{Config, Limits},
     current::Current,
     endpoints::Endpoints,
     handover::{Addresses, HandedOff},
-    hub::ExternalEnd,
+    hub::{ExternalEnd, MeshLimits},
     metrics::{BackendInfo, Counter, Counters},
+    outbound,
     refusal_log::RefusalLog,
 };
 
@@ -79,10 +86,15 @@ pub(crate) struct Start {
     pub(crate) refusal_log: Arc<RefusalLog>,
     /// The sockets of each address, where their number is limited.
     pub(crate) of_addresses: Option<Arc<Addresses>>,
+    pub(crate) access_log: AccessLog,
     /// The backend of the shards.
     pub(crate) backend: BackendInfo,
+    /// The budget of the server's memory, if there is a limit.
+    pub(crate) budget: Option<Arc<Budget>>,
     /// Whether the server is leaving.
     pub(crate) leaving: watch::Receiver<bool>,
+    /// The service of the server's own requests, if the server has URLs to send them to.
+    pub(crate) outbound: Option<outbound::Service>,
 }
 
 /// Runs the control thread until all shards have ended. `started` is called once the control thread has all descriptors
@@ -110,9 +122,17 @@ const READING_THREADS_MAX: usize = 8;
 
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
-    let Start { outside, clock, woken, requests, publisher, endpoints, backend, refusal_log, of_addresses, .. } = start;
+    let Start { outside, clock, woken, requests, publisher, endpoints, backend, .. } = start;
+    let Start { refusal_log, of_addresses, access_log, outbound, .. } = start;
+    if let Some(service) = outbound {
+        // It ends with the runtime.
+        tokio::spawn(service.run());
+    }
     let at_start = config.get();
     counters.set(Counter::ConnectionsMax, at_start.limits.connections_max as u64);
+    counters.set(Counter::GatheredBytesMax, at_start.limits.gathered_bytes_max as u64);
+    let lane_entries = MeshLimits::default().lane_entries(outside.ends());
+    counters.set(Counter::LaneEntriesMax, lane_entries as u64);
     // A change tells the connections that the server leaves, and the end of the sender that they are to finish.
     let (finish, finishing) = watch::channel(());
     let task = PublisherTask::new(outside, clock, Arc::clone(&woken), Arc::clone(&counters), leaving.clone(), requests);
@@ -132,6 +152,7 @@ async fn serve(start: Start) -> io::Result<()> {
         counters,
         refusal_log,
         of_addresses,
+        access_log,
         backend,
         leaving,
         // The rest of the limit is for connections that have given way and are about to be closed.
@@ -140,9 +161,14 @@ async fn serve(start: Start) -> io::Result<()> {
         publish_buckets: PublishBuckets::new(clock),
         files,
         metrics: Mutex::default(),
+        top: Default::default(),
         returned: AtomicUsize::default(),
     };
     let shared = Arc::new(shared);
+    let watching = start.budget.map(|budget| {
+        shared.counters.set(Counter::MemoryMax, budget.bytes_max());
+        tokio::spawn(memory::watch(Arc::clone(&shared), budget, shared.shards.len()))
+    });
     let mut connections = JoinSet::new();
     if let Some(listener) = metrics_listener {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -170,6 +196,9 @@ async fn serve(start: Start) -> io::Result<()> {
                 }
             }
         }
+    }
+    if let Some(watching) = watching {
+        watching.abort();
     }
     drop(finish);
     woken.notify_one();
@@ -228,8 +257,11 @@ mod tests {
             counters: Arc::default(),
             refusal_log: Arc::default(),
             of_addresses: None,
+            access_log: AccessLog::off(),
             backend: BackendInfo { backend: "none".into(), reason: "no shard".into() },
+            budget: None,
             leaving: leaving.subscribe(),
+            outbound: None,
         };
         let (ended, has_ended) = mpsc::channel();
         thread::spawn(move || ended.send(run(start, || {}).map_err(|error| error.to_string())));

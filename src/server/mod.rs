@@ -41,8 +41,8 @@ use engine::Engine;
 use listeners::Listeners;
 
 use crate::{
-    config::Config, control::publisher::Requests, current::Current, endpoints::Endpoints, error::StartError,
-    hub::Encodings, shard::Listener, surface,
+    access_log::AccessLog, config::Config, control::publisher::Requests, current::Current, endpoints::Endpoints,
+    error::StartError, hub::Encodings, outbound::Outbound, shard::Listener, surface,
 };
 
 pub use builder::{BuildError, Builder};
@@ -73,11 +73,14 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     metrics_listener: Option<TcpListener>,
     endpoints: Current<Endpoints>,
+    access_log: AccessLog,
     /// The encodings of the formats that connections may want.
     encodings: Arc<Encodings>,
     hub: (Hub, Requests),
     backend: ChosenBackend,
     engine: Option<Engine>,
+    /// The way of the server's own requests, for what the embedder has made of URLs.
+    outbound: Outbound,
 }
 
 impl Server {
@@ -92,6 +95,7 @@ impl Server {
         inherited: Vec<TcpListener>,
         endpoints: Current<Endpoints>,
         hub: (Hub, Requests),
+        outbound: Outbound,
     ) -> Result<Server, StartError> {
         let backend = ChosenBackend::choose(config.io)?;
         if let Some(line) = backend.fallback() {
@@ -111,7 +115,19 @@ impl Server {
         });
         let metrics_listener = metrics_listener.transpose()?;
         let encodings = Arc::new(surface::encodings());
-        Ok(Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend, engine: None })
+        Ok(Server {
+            config,
+            listeners,
+            addresses,
+            metrics_listener,
+            endpoints,
+            access_log: AccessLog::off(),
+            encodings,
+            hub,
+            backend,
+            engine: None,
+            outbound,
+        })
     }
 
     /// Returns the backend that the server's shards will use.

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::{Server, engine::EngineEnds, role::Role, running::Running, sandbox::filter_of};
 use crate::{
+    budget::Budget,
     clock::Clock,
     control,
     current::Current,
@@ -19,6 +20,7 @@ use crate::{
     handover::{ControlHandoff, HandedOff, Sockets},
     hub::{EndRole, EngineTopics, ExternalEnd, MeshEnd, MeshLimits, Wake},
     metrics::Counters,
+    outbound,
     refusal_log::RefusalLog,
     shard::{self, ShardCommand},
     sys::RingAccess,
@@ -64,12 +66,14 @@ impl Server {
     ///
     /// [`StartError::Shard`] or [`StartError::Control`] if a thread cannot be set up; [`StartError::ShardDied`] or
     /// [`StartError::ControlDied`] if a thread panics before it has started; [`StartError::Sandbox`] if the sandbox of
-    /// the settings cannot be set up.
+    /// the settings cannot be set up; [`StartError::Outbound`] if requests to the URLs of the settings cannot be made.
     pub fn start(self) -> Result<Running, StartError> {
-        let Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend, engine } =
-            self;
+        let Server { config, listeners, addresses, metrics_listener, endpoints, access_log, encodings, .. } = self;
+        let Server { hub, backend, engine, outbound, .. } = self;
         let (hub, requests) = hub;
-        let sandbox = filter_of(&config).map_err(StartError::Sandbox)?;
+        let outbound = [&config.outbound, &outbound];
+        let sandbox = filter_of(&config, &outbound).map_err(StartError::Sandbox)?;
+        let outbound = outbound::Service::new(&outbound, &config.authorities).map_err(StartError::Outbound)?;
         let ring_access = if sandbox.is_some() { RingAccess::InUse } else { RingAccess::Unrestricted };
         let config = Arc::new(config);
         let current = Current::new(Arc::clone(&config));
@@ -80,7 +84,8 @@ impl Server {
         let of_engine = engine.as_ref().map(|engine| EngineTopics { end: count as u16 + 1, has: engine.has });
         let woken = shards.iter().map(|ends| Arc::clone(&ends.woken)).collect();
         let threads = Threads::new(count + 1);
-        let sockets = Sockets::new(config.limits.connections_per_address_max);
+        let budget = config.limits.memory_bytes_max.map(|bytes| Budget::new(bytes, config.idle_memory(), count));
+        let sockets = Sockets { budget: budget.clone(), ..Sockets::new(config.limits.connections_per_address_max) };
         let occupied = Arc::new(AtomicUsize::new(count));
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         hub.start(&counters);
@@ -90,6 +95,7 @@ impl Server {
         let clock = Clock::new();
         for (number, (ends, listeners)) in shards.into_iter().zip(listeners).enumerate() {
             let start = shard::Start {
+                access_log: access_log.clone(),
                 mesh: ends.mesh,
                 woken: ends.woken,
                 occupied: Arc::clone(&occupied),
@@ -116,6 +122,7 @@ impl Server {
         }
         let control_counters: Arc<Counters> = Arc::default();
         let start = control::Start {
+            access_log,
             outside: control.outside,
             clock,
             requests,
@@ -131,7 +138,9 @@ impl Server {
             refusal_log,
             of_addresses: sockets.of_addresses,
             backend: backend.info(),
+            budget,
             leaving: leaving.subscribe(),
+            outbound,
         };
         let run = move |started: Started<'_>| control::run(start, || started.report());
         threads.spawn("ringhub-control".into(), Role::Control, run).map_err(StartError::Control)?;
@@ -302,6 +311,7 @@ mod tests {
     use bytes::BytesMut;
 
     use super::*;
+    use crate::access_log::AccessLog;
     use crate::{
         auth::Access,
         config::{Config, Settings},
@@ -317,6 +327,7 @@ mod tests {
         let (hub, requests) = Hub::new();
         let endpoints = Endpoints::new(Vec::new(), Vec::new(), Vec::new(), false, true, Access::default());
         let start = control::Start {
+            access_log: AccessLog::off(),
             outside: control.outside,
             clock: Clock::new(),
             requests,
@@ -332,7 +343,9 @@ mod tests {
             refusal_log: Arc::default(),
             of_addresses: None,
             backend: BackendInfo { backend: "none".into(), reason: "the test plays the shards".into() },
+            budget: None,
             leaving: watch::Sender::new(false).subscribe(),
+            outbound: None,
         };
         let run = move |started: Started<'_>| control::run(start, || started.report());
         threads.spawn("control".into(), Role::Control, run).unwrap();

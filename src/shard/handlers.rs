@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::oneshot;
 use tracing::field::display;
 
-use super::{io_state::ShardConnection, seats::LocalRoute, state::Shard};
+use super::{io_state::ShardConnection, seats::LocalRoute, slow::GivenUp, state::Shard};
 use crate::{
     auth::Authenticator,
     handler::{Call, Closed, Facts, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks, WORK_MAX},
@@ -58,6 +58,7 @@ impl<I: Io> Shard<I> {
             Event::Pong(payload) => self.call(id, |handler, shard, seat| handler.on_pong(shard, seat, payload)),
             Event::Close(frame) => {
                 let code = frame.code.unwrap_or(CloseCode::NO_STATUS);
+                self.access.note_code(id, code);
                 let closed = Closed { code, reason: frame.reason.into(), is_clean: true };
                 self.call(id, |handler, _, seat| {
                     handler.set_closed(seat, closed);
@@ -76,6 +77,8 @@ impl<I: Io> Shard<I> {
         self.joined.reverse();
         while let Some(Joined { id, topic }) = self.joined.pop() {
             tracing::trace!(%id, peer = self.peer(id), %topic, "subscribed");
+            // The subscription may be the last for which the connection was held.
+            self.note_opened(id);
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
             if connection.io.owes_output() {
                 self.flush.mark_dirty(connection, id);
@@ -139,6 +142,7 @@ impl<I: Io> Shard<I> {
                 Reply::Done(is_open)
             }
             Command::List => Reply::Connections(self.connections().into()),
+            Command::Top => Reply::Top(Box::new(self.top())),
             Command::KeepAlive { id: Some(id), keep_alive } => {
                 let is_there = self.facts(id).is_some();
                 self.set_keep_alive(id, keep_alive);
@@ -200,7 +204,7 @@ impl<I: Io> ShardApi for Shard<I> {
         let output = connection.io.output.as_ref().filter(|output| !output.is_empty());
         if output.is_some_and(|output| !output.has_room_for(frames.len(), &self.output_limits())) {
             if !self.handlers.has_manual_backpressure(id) {
-                self.close_slow(id);
+                self.close_slow(id, GivenUp::BeyondLimit);
             }
             return Sent::Refused(Refused::Full);
         }
