@@ -32,6 +32,7 @@ mod network;
 mod origins;
 mod permission;
 mod proxies;
+mod revocations;
 #[cfg(test)]
 mod testing;
 mod tokens;
@@ -57,6 +58,8 @@ pub(crate) use permission::{Decision, decide};
 pub use permission::{PermissionSource, TopicQuestion};
 pub(crate) use proxies::Remote;
 pub use proxies::{ClientAddress, TrustedProxies};
+pub use revocations::{Revocation, RevocationError};
+pub(crate) use revocations::{Revocations, unix_seconds};
 pub use tokens::Tokens;
 
 use crate::proto::Refusal;

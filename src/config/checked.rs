@@ -28,6 +28,8 @@ pub struct Config {
     pub access: Access,
     /// The proxies that are believed when they name the address of a client.
     pub trusted_proxies: TrustedProxies,
+    /// The addresses among `listen` at which each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: Vec<SocketAddr>,
     /// The limits of connections that speak HTTP: publishing, health, metrics, the page.
     pub http: Http,
     /// The number of shards.
@@ -148,6 +150,9 @@ pub struct Limits {
     /// topic at the front of the queue of idle topics is forgotten; when it is used again it has a new epoch. Each
     /// topic costs some 300 bytes.
     pub topics_idle_max: usize,
+    /// Revocations of identities and tokens in force. Beyond it a further one is answered 503: none is forgotten before
+    /// its end. Each costs at most some 700 bytes.
+    pub revocations_max: usize,
 }
 
 impl Limits {

@@ -131,7 +131,7 @@ impl Shared {
     /// Counts a refusal by its cause, and logs the cause unless a line about it was written a short time before.
     pub(super) fn note_cause(&self, cause: Counter, status: u16) {
         self.counters.add(cause, 1);
-        self.refusal_log.note(cause, Some(status));
+        self.refusal_log.note(cause, status);
     }
 
     /// Counts a request whose header lines have named its client, until the permit is dropped: among the connections of

@@ -26,7 +26,7 @@ impl Endpoints {
     /// # Errors
     ///
     /// 403 for a page of another origin, a token for another right, or a topic that is not for the sender; 401 for a
-    /// missing, wrong or expired token; the refusal of an authenticator; [`Denied::Panicked`] (500); and
+    /// missing, wrong or expired token; either for a revoked sender; the refusal of an authenticator; [`Denied::Panicked`] (500); and
     /// [`Denied::Later`] where an authenticator has to wait and the request can wait: its credentials have answers.
     pub(crate) fn authorize(
         &self,
@@ -104,6 +104,7 @@ impl Endpoints {
                 Err(Stopped::Waits(later)) => return Err(Denied::Later(later)),
                 Err(Stopped::Refused(refusal)) => return Err(refused(refusal)),
             };
+            self.revocations.check(&found).map_err(refused)?;
             ends = [ends, found.expires].into_iter().flatten().min();
             if elsewhere.is_none() {
                 identity = Some(found);
@@ -118,6 +119,7 @@ impl Endpoints {
             Intent::Attach { subscribes: false, .. } | Intent::Publish => &[Right::Publish],
             Intent::ReadMetrics => &[Right::Metrics],
             Intent::ReadTop => &[Right::Metrics],
+            Intent::Administer => &[Right::Administer],
         };
         self.access.check_tokens(credentials, rights).map_err(Denied::Refused)?;
         let mut by = DecidedBy::Rules;
@@ -187,6 +189,7 @@ impl Endpoints {
             | Endpoint::Ready
             | Endpoint::Metrics
             | Endpoint::Top
+            | Endpoint::Admin(_)
             | Endpoint::Nothing => (&OPEN, None),
         };
         let others = topic.into_iter().flat_map(|(route, topic)| self.other_gates(route, topic));

@@ -18,13 +18,15 @@ pub(crate) enum Intent {
     ReadMetrics,
     /// Read the busiest topics and the largest backlogs, with the addresses of clients.
     ReadTop,
+    /// List and close connections, and revoke.
+    Administer,
 }
 
 impl Intent {
     /// Returns the rights that the request needs over the topic of its path or of its message, if there is one.
     pub(super) fn topic_rights(self) -> &'static [TopicRight] {
         match self {
-            Intent::Use | Intent::ReadMetrics | Intent::ReadTop => &[],
+            Intent::Use | Intent::ReadMetrics | Intent::ReadTop | Intent::Administer => &[],
             Intent::Attach { subscribes: true, publishes: true } => &[TopicRight::Subscribe, TopicRight::Publish],
             Intent::Attach { subscribes: true, publishes: false } => &[TopicRight::Subscribe],
             Intent::Attach { subscribes: false, .. } | Intent::Publish => &[TopicRight::Publish],

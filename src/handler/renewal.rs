@@ -39,7 +39,7 @@ pub enum RenewError {
     NoAuthenticator,
     /// The route forgets its opening requests, with which a new token is judged.
     RequestForgotten,
-    /// The authenticator of the route refuses the token.
+    /// The authenticator of the route refuses the token, or the identity has been revoked.
     Refused(Refusal),
     /// The token is that of another identity. A new identity needs a new connection.
     OtherIdentity,
@@ -103,16 +103,17 @@ impl<S: 'static> Connection<'_, S> {
     ///
     /// # Errors
     ///
-    /// [`RenewError::NotOpen`] and [`RenewError::OtherIdentity`].
+    /// [`RenewError::NotOpen`], [`RenewError::OtherIdentity`], and [`RenewError::Refused`] if it has been revoked.
     pub fn renew_identity(&mut self, identity: Identity) -> Result<Renewed, RenewError> {
         if self.websocket_state() != State::Open {
             return Err(RenewError::NotOpen);
         }
-        let profile = self.profile.get_or_insert_default();
-        if profile.identity.as_ref().is_some_and(|earlier| earlier.name != identity.name) {
+        if self.identity().is_some_and(|earlier| earlier.name != identity.name) {
             return Err(RenewError::OtherIdentity);
         }
+        self.shard.note_identity(self.id, &identity).map_err(RenewError::Refused)?;
         let ends = identity.expires;
+        let profile = self.profile.get_or_insert_default();
         let earlier = profile.identity.replace(identity);
         profile.permitted = None;
         self.shard.set_lifetime(self.id, ends.map(lifetime));

@@ -17,9 +17,9 @@ use tokio::sync::Notify;
 
 use super::{errors::SubscribeError, panicked::Panicked};
 use crate::{
-    auth::Authenticator,
+    auth::{Authenticator, Identity},
     hub::{ConnectionId, Place, Publication, Scope, Sent, SubscribeOptions, TopicName, TopicRules},
-    proto::{CloseCode, KeepAlive, MessageLimits, State},
+    proto::{CloseCode, KeepAlive, MessageLimits, Refusal, State},
 };
 
 /// The methods of a shard for handlers. No method calls a handler before it returns.
@@ -70,6 +70,13 @@ pub(crate) trait ShardApi {
 
     /// Returns the authenticator of the connection's route.
     fn authenticator(&self, id: ConnectionId) -> Option<Arc<dyn Authenticator>>;
+
+    /// Notes the identity that takes the place of a connection's earlier one.
+    ///
+    /// # Errors
+    ///
+    /// The refusal of an identity that has been revoked, or whose token has.
+    fn note_identity(&mut self, id: ConnectionId, identity: &Identity) -> Result<(), Refusal>;
 
     /// Returns the rules of a topic.
     fn topic_rules(&self, topic: &TopicName) -> TopicRules;

@@ -310,7 +310,7 @@ impl Builder {
         self
     }
 
-    /// Leaves out `/healthz`, `/readyz` and `/metrics`.
+    /// Leaves out `/healthz`, `/readyz`, `/metrics`, `/debug/top`, and the administration at `/connections` and `/revocations`.
     #[must_use]
     pub fn without_operations(mut self) -> Self {
         self.serves_operations = false;
@@ -419,10 +419,11 @@ impl Builder {
             Conflict::Own(pattern) => BuildError::Own(pattern),
             Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
         })?;
+        hub.0.revocations.set_max(config.limits.revocations_max);
         let rules = topic_table(topic_rules.iter().chain(&config.topics), source.is_some())?;
         let permissions = Permissions::new(RulesOfTopics::of_table(rules), source);
         let endpoints = endpoints.with_wait_max(config.handshake_timeout).with_permissions(permissions);
-        let endpoints = Current::new(endpoints);
+        let endpoints = Current::new(endpoints.with_revocations(hub.0.revocations.clone()));
         judge.decide_by(&endpoints);
         let access_log = match config.access_log {
             AccessLogFormat::Off => AccessLog::off(),

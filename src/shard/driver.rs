@@ -184,6 +184,7 @@ impl Driver {
         shard = shard.with_encodings(start.encodings).with_topic_rules(endpoints.topic_rules().clone());
         shard = shard.with_access_log(start.access_log.clone());
         shard = shard.with_budget(start.sockets.budget.clone(), number);
+        shard = shard.with_revocations(start.endpoints.get().revocations().clone());
         if let Some(engine) = start.engine {
             shard = shard.with_engine(engine);
         }
