@@ -25,6 +25,7 @@ pub(super) struct Contents {
     pub(super) entries: Vec<Entry>,
     pub(super) routes: Vec<GivenRoute>,
     pub(super) errors: Vec<ConfigError>,
+    pub(super) warnings: Vec<String>,
 }
 
 impl Contents {
@@ -36,13 +37,14 @@ impl Contents {
 /// Reads a part of the settings of a file. `named_by` is the flag or variable with the file's path.
 pub(super) fn read(path: &Path, named_by: &Origin, part: Part) -> Contents {
     let file = match read_whole(path) {
-        Ok(bytes) => TomlFile { path: path.into(), bytes },
+        Ok(bytes) => TomlFile::new(path, bytes),
         Err(error) => {
             let what = format!("{path:?} cannot be read: {error}");
             return Contents::only(vec![ConfigError::at(named_by.clone(), what)]);
         }
     };
-    contents(&file, part)
+    let contents = contents(&file, part);
+    Contents { warnings: file.values.warnings(), ..contents }
 }
 
 fn read_whole(path: &Path) -> io::Result<Vec<u8>> {

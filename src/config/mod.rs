@@ -4,11 +4,13 @@
 //! All names, defaults and helps follow from the table [`SETTINGS`]. [`Given`] reads the settings from all sources, and
 //! has the source of each one.
 
+mod changes;
 mod check;
 mod checked;
 mod descriptors;
 mod entry;
 mod file;
+mod file_value;
 mod given;
 mod listen;
 mod memory;
@@ -23,6 +25,7 @@ mod values;
 mod warnings;
 
 pub use crate::auth::Access;
+pub use changes::{ReloadReport, SettingChange};
 pub use checked::{Config, Http, Limits};
 pub use descriptors::DescriptorPart;
 pub use given::{Flags, Given};
@@ -32,7 +35,7 @@ pub use quantities::{Size, Time};
 pub use reference::{routes_page, settings_page};
 pub use routes::config::{RouteConfig, RouteHandler, SurfaceConfig};
 pub(crate) use routes::rules::{RuleFault, Sources, settle, settle_surface};
-pub use settings::{Preset, SETTINGS, Setting, Settings};
+pub use settings::{Preset, Reloads, SETTINGS, Setting, Settings};
 pub use show::{effective, example};
 pub(crate) use ticks::TICK;
 pub use values::{CpuList, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets};

@@ -16,12 +16,12 @@ use tokio::sync::oneshot;
 /// The bodies of all connections. A clone is another handle to the same bodies.
 #[derive(Debug, Clone)]
 pub(super) struct Bodies {
-    bytes_max: usize,
     table: Arc<Mutex<Table>>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
+    bytes_max: usize,
     /// The bytes of all bodies, complete ones included.
     bytes: usize,
     incomplete: BTreeMap<u64, Entry>,
@@ -59,7 +59,12 @@ pub(super) struct NoRoom;
 
 impl Bodies {
     pub(super) fn new(bytes_max: usize) -> Bodies {
-        Bodies { bytes_max, table: Arc::default() }
+        Bodies { table: Arc::new(Mutex::new(Table { bytes_max, ..Table::default() })) }
+    }
+
+    /// Sets the most bytes of all bodies. Bodies beyond a smaller number keep their room.
+    pub(super) fn set_max(&self, bytes_max: usize) {
+        self.lock().bytes_max = bytes_max;
     }
 
     /// Takes room for a body of `bytes` that has arrived at once. Incomplete bodies give way if their cost is not 0.
@@ -69,7 +74,7 @@ impl Bodies {
     /// If there is no room.
     pub(super) fn take(&self, bytes: usize) -> Result<Room, NoRoom> {
         let mut table = self.lock();
-        if table.bytes + bytes > self.bytes_max {
+        if table.bytes + bytes > table.bytes_max {
             self.make_room(&mut table, Instant::now(), bytes, None)?;
         }
         table.bytes += bytes;
@@ -95,10 +100,10 @@ impl Bodies {
         let others = table.incomplete.iter().filter(|(number, _)| Some(**number) != own);
         let dearer = others.filter(|(_, entry)| entry.cost(now, 0) > own_cost);
         let given: usize = dearer.map(|(_, entry)| entry.bytes).sum();
-        if table.bytes - given + bytes > self.bytes_max {
+        if table.bytes - given + bytes > table.bytes_max {
             return Err(NoRoom);
         }
-        while table.bytes + bytes > self.bytes_max {
+        while table.bytes + bytes > table.bytes_max {
             let others = table.incomplete.iter().filter(|(number, _)| Some(**number) != own);
             let dearest = others.map(|(&number, entry)| (entry.cost(now, 0), number)).max();
             let (_, number) = dearest.ok_or(NoRoom)?;

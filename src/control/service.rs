@@ -148,7 +148,7 @@ impl Service {
         peer: Option<SocketAddr>,
     ) -> Result<Begun, Refusal> {
         let shared = &self.shared;
-        let health = |endpoint: &Endpoint| endpoint.health(head.method(), shared.is_leaving());
+        let health = |endpoint: &Endpoint| endpoint.health(head.method(), shared.is_unready());
         if let Some(text) = endpoint.as_ref().ok().and_then(health).filter(|_| refusal.is_none()) {
             return text.map(|text| Begun::Answered(response(StatusCode::OK, TEXT, text)));
         }

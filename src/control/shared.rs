@@ -20,7 +20,7 @@ use crate::{
     auth::{Credentials, Identity},
     config::Config,
     current::Current,
-    endpoints::{Denied, Endpoint, Endpoints, Intent},
+    endpoints::{Denied, Endpoint, Endpoints, Intent, Readiness},
     handover::HandedOff,
     metrics::{self, BackendInfo, Counter, Counters},
     proto::Refusal,
@@ -41,6 +41,7 @@ pub(super) struct Shared {
     /// The backend of the shards.
     pub(super) backend: BackendInfo,
     pub(super) leaving: watch::Receiver<bool>,
+    pub(super) readiness: Readiness,
     /// Connections without room whose requests are for the metrics.
     pub(super) monitors: Farewells,
     pub(super) bodies: Bodies,
@@ -56,6 +57,11 @@ impl Shared {
     /// Returns whether the server leaves.
     pub(super) fn is_leaving(&self) -> bool {
         *self.leaving.borrow()
+    }
+
+    /// Returns whether the server is not ready any more: it leaves, or is about to.
+    pub(super) fn is_unready(&self) -> bool {
+        self.is_leaving() || self.readiness.has_ended()
     }
 
     /// Waits until the server leaves, or until its owner has dropped it.

@@ -5,7 +5,10 @@ use std::{
     fmt,
     hash::BuildHasher as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Waker,
 };
 
@@ -21,7 +24,7 @@ use crate::log_throttle::LogThrottle;
 /// busy; never for a delivery.
 #[derive(Debug)]
 pub(crate) struct Addresses {
-    sockets_max: usize,
+    sockets_max: AtomicUsize,
     hasher: RandomState,
     stripes: [Mutex<Stripe>; STRIPES],
     /// The throttle of warnings that a network has as many sockets as it may.
@@ -56,11 +59,16 @@ struct Idle {
 impl Addresses {
     pub(crate) fn new(sockets_max: usize) -> Arc<Addresses> {
         Arc::new(Addresses {
-            sockets_max,
+            sockets_max: AtomicUsize::new(sockets_max),
             hasher: RandomState::new(),
             stripes: Default::default(),
             full: LogThrottle::of_limit(),
         })
+    }
+
+    /// Sets the most sockets of one network. A network that has more keeps them.
+    pub(crate) fn set_max(&self, sockets_max: usize) {
+        self.sockets_max.store(sockets_max, Ordering::Relaxed);
     }
 
     /// Counts one more socket of the address. If there are as many as allowed, the connection that has been idle
@@ -75,7 +83,8 @@ impl Addresses {
         let mut stripe = self.stripe(network);
         let sockets = stripe.networks.entry(network).or_default();
         let mut gives_way = None;
-        if sockets.count < self.sockets_max {
+        // Relaxed: a reload sets the number, and no other memory depends on it.
+        if sockets.count < self.sockets_max.load(Ordering::Relaxed) {
             sockets.count += 1;
         } else {
             let at = sockets.longest_idle().ok_or(network)?;

@@ -241,8 +241,7 @@ impl Builder {
     ///
     /// See [`BuildError`].
     pub fn build(self) -> Result<Server, BuildError> {
-        let Builder { base, routes, documents, serves_topics, mut serves_page, serves_operations, inherited, hub } =
-            self;
+        let Builder { base, routes, documents, serves_topics, serves_page, serves_operations, inherited, hub } = self;
         let config = match base {
             Base::Settings(settings) => {
                 let descriptors = net::raise_descriptor_limit();
@@ -250,39 +249,65 @@ impl Builder {
             }
             Base::Config(config) => *config,
         };
-        let mut table = Table::default();
-        for (pattern, options, factory) in routes {
-            let pattern = Pattern::new(&pattern).map_err(BuildError::Pattern)?;
-            let rules = settled(&pattern, settle(&options, Sources::WebSockets, &config.base_of_routes()))?;
-            table.routes.push(Route { pattern, rules, topics: None, factory }.into());
+        let judge = Judge::default();
+        let blueprint = Blueprint { routes, documents, serves_topics, serves_page, serves_operations, judge };
+        let endpoints = Current::new(blueprint.endpoints(&config)?);
+        blueprint.judge.decide_by(&endpoints);
+        Server::bind(config, inherited, endpoints, blueprint, hub).map_err(BuildError::Start)
+    }
+}
+
+/// The parts of a table of endpoints that are not in the settings, from which each reload makes its table.
+#[derive(Debug, Default)]
+pub(super) struct Blueprint {
+    routes: Vec<(String, RouteOptions, Arc<dyn crate::handler::Factory>)>,
+    documents: Vec<(String, Documents, RouteOptions)>,
+    serves_topics: bool,
+    serves_page: bool,
+    serves_operations: bool,
+    /// The judge that handlers of surfaces ask.
+    judge: Judge,
+}
+
+impl Blueprint {
+    /// Makes the table of endpoints for these settings.
+    ///
+    /// # Errors
+    ///
+    /// See [`BuildError`].
+    pub(super) fn endpoints(&self, config: &Config) -> Result<Endpoints, BuildError> {
+        let mut table = Table { judge: self.judge.clone(), ..Table::default() };
+        for (pattern, options, factory) in &self.routes {
+            let pattern = Pattern::new(pattern).map_err(BuildError::Pattern)?;
+            let rules = settled(&pattern, settle(options, Sources::WebSockets, &config.base_of_routes()))?;
+            table.routes.push(Route { pattern, rules, topics: None, factory: Arc::clone(factory) }.into());
         }
-        if serves_topics {
+        if self.serves_topics {
             let pattern = Pattern::new(TOPIC_PATTERN).map_err(BuildError::Pattern)?;
             let rules = settle_surface(&RAW, &RouteOptions::new(), &config.base_of_routes());
             let rules = settled(&pattern, rules)?;
             table.add_surface(&SurfaceConfig::without_values(&RAW), pattern, rules, TopicSpace::default())?;
         }
-        for (path, documents, options) in documents {
-            table.mount(&path, documents, options.gate)?;
+        for (path, documents, options) in &self.documents {
+            table.mount(path, documents.clone(), options.gate.clone())?;
         }
         for route in &config.routes {
             table.add(route)?;
         }
+        let mut serves_page = self.serves_page;
         if !config.routes.is_empty() && table.serves_topics() {
             // The routes of a file need not name the page. If topics are at their usual path and `/` is free, the page
             // is at `/`.
             serves_page = table.is_root_free();
         }
-        let Table { routes, mounts, pages, judge } = table;
-        let endpoints = Endpoints::new(routes, mounts, pages, serves_page, serves_operations, config.access.clone());
-        let endpoints = endpoints.map_err(|conflict| match conflict {
+        let Table { routes, mounts, pages, .. } = table;
+        let access = config.access.clone();
+        let endpoints = Endpoints::new(routes, mounts, pages, serves_page, self.serves_operations, access);
+        endpoints.map_err(|conflict| match conflict {
             Conflict::Clash(first, second) => BuildError::Clash(first, second),
             Conflict::Own(pattern) => BuildError::Own(pattern),
             Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
-        })?;
-        let endpoints = Current::new(endpoints);
-        judge.decide_by(&endpoints);
-        Server::bind(config, inherited, endpoints, hub).map_err(BuildError::Start)
+        })
     }
 }
 

@@ -15,6 +15,7 @@ mod listeners;
 mod mixed_order;
 #[cfg(test)]
 mod order_on_backends;
+mod reload;
 mod role;
 mod running;
 mod sandbox;
@@ -32,6 +33,7 @@ use std::{
     sync::Arc,
 };
 
+use builder::Blueprint;
 use engine::Engine;
 use listeners::Listeners;
 
@@ -40,10 +42,12 @@ use crate::{
     hub::Encodings, shard::Listener, surface,
 };
 
+pub use crate::config::{ReloadReport, SettingChange};
 pub use builder::{BuildError, Builder};
 pub use choice::ChosenBackend;
 pub use drain_report::DrainReport;
 pub use hub::{Hub, HubError};
+pub use reload::ReloadError;
 pub use running::Running;
 pub use sandbox::check_sandbox;
 pub use turn_watch::TurnWatch;
@@ -68,6 +72,7 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     metrics_listener: Option<TcpListener>,
     endpoints: Current<Endpoints>,
+    blueprint: Blueprint,
     /// The encodings of the formats that connections may want.
     encodings: Arc<Encodings>,
     hub: (Hub, Requests),
@@ -86,6 +91,7 @@ impl Server {
         config: Config,
         inherited: Vec<TcpListener>,
         endpoints: Current<Endpoints>,
+        blueprint: Blueprint,
         hub: (Hub, Requests),
     ) -> Result<Server, StartError> {
         let backend = ChosenBackend::choose(config.io)?;
@@ -106,7 +112,18 @@ impl Server {
         });
         let metrics_listener = metrics_listener.transpose()?;
         let encodings = Arc::new(surface::encodings());
-        Ok(Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend, engine: None })
+        Ok(Server {
+            config,
+            listeners,
+            addresses,
+            metrics_listener,
+            endpoints,
+            blueprint,
+            encodings,
+            hub,
+            backend,
+            engine: None,
+        })
     }
 
     /// Returns the backend that the server's shards will use.

@@ -2,18 +2,26 @@
 
 use std::{
     io,
-    sync::{Arc, atomic::AtomicUsize, mpsc as blocking},
+    sync::{Arc, Mutex, atomic::AtomicUsize, mpsc as blocking},
     thread,
 };
 
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{Server, engine::EngineEnds, role::Role, running::Running, sandbox::filter_of};
+use super::{
+    Server,
+    engine::EngineEnds,
+    reload::{InForce, note_start},
+    role::Role,
+    running::Running,
+    sandbox::filter_of,
+};
 use crate::{
     clock::Clock,
     control,
     current::Current,
+    endpoints::Readiness,
     error::StartError,
     handler::Panicked,
     handover::{ControlHandoff, HandedOff, Sockets},
@@ -65,8 +73,8 @@ impl Server {
     /// [`StartError::ControlDied`] if a thread panics before it has started; [`StartError::Sandbox`] if the sandbox of
     /// the settings cannot be set up.
     pub fn start(self) -> Result<Running, StartError> {
-        let Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend, engine } =
-            self;
+        let Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend, .. } = self;
+        let Server { blueprint, engine, .. } = self;
         let (hub, requests) = hub;
         let sandbox = filter_of(&config).map_err(StartError::Sandbox)?;
         let ring_access = if sandbox.is_some() { RingAccess::InUse } else { RingAccess::Unrestricted };
@@ -84,6 +92,16 @@ impl Server {
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         hub.start(&counters);
         let warnings: Arc<shard::Warnings> = Arc::default();
+        let readiness = Readiness::default();
+        let in_force = InForce {
+            config: current.clone(),
+            endpoints: endpoints.clone(),
+            blueprint,
+            sockets: sockets.clone(),
+            taken: (0..count).map(|_| Arc::default()).collect(),
+            reloaded: watch::Sender::new(()),
+            one_at_a_time: Mutex::default(),
+        };
         let leaving = watch::Sender::new(false);
         let clock = Clock::new();
         for (number, (ends, listeners)) in shards.into_iter().zip(listeners).enumerate() {
@@ -108,6 +126,8 @@ impl Server {
                 engine: of_engine,
                 clock,
                 epoch_seed: epoch_seed().map_err(StartError::Shard)?,
+                taken: Arc::clone(&in_force.taken[number]),
+                readiness: readiness.clone(),
             };
             let run = move |started: Started<'_>| shard::run(start, || started.report());
             threads.spawn(format!("ringhub-shard-{number}"), Role::Shard, run).map_err(StartError::Shard)?;
@@ -128,6 +148,8 @@ impl Server {
             counters: Arc::clone(&control_counters),
             backend: backend.info(),
             leaving: leaving.subscribe(),
+            readiness: readiness.clone(),
+            reloaded: in_force.reloaded.subscribe(),
         };
         let run = move |started: Started<'_>| control::run(start, || started.report());
         threads.spawn("ringhub-control".into(), Role::Control, run).map_err(StartError::Control)?;
@@ -137,10 +159,23 @@ impl Server {
         let ends = threads.wait_for_start()?;
         let running = count + 1;
         // Its drop ends the threads if the sandbox fails.
-        let running = Running { addresses, commands, woken, counters, control_counters, hub, leaving, ends, running };
+        let running = Running {
+            addresses,
+            commands,
+            woken,
+            counters,
+            control_counters,
+            hub,
+            leaving,
+            readiness,
+            in_force,
+            ends,
+            running,
+        };
         if let Some(filter) = sandbox {
             filter.install().map_err(StartError::Sandbox)?;
         }
+        note_start();
         Ok(running)
     }
 }
@@ -304,8 +339,23 @@ mod tests {
         endpoints::Endpoints,
         handover::SocketPermits,
         metrics::BackendInfo,
-        server::hub::Hub,
+        server::{builder::Blueprint, hub::Hub},
     };
+
+    /// Returns the settings of a server without routes.
+    fn in_force() -> InForce {
+        let config = Config::new(&Settings::default(), 20_000).expect("the defaults");
+        let blueprint = Blueprint::default();
+        InForce {
+            endpoints: Current::new(blueprint.endpoints(&config).expect("no routes")),
+            config: Current::new(config),
+            blueprint,
+            sockets: Sockets::new(0),
+            taken: Vec::new(),
+            reloaded: watch::Sender::new(()),
+            one_at_a_time: Mutex::default(),
+        }
+    }
 
     /// Starts the control thread of a server whose two shards are played by the test.
     fn start_control(threads: &Threads, control: ControlEnds) {
@@ -327,6 +377,8 @@ mod tests {
             counters: Arc::default(),
             backend: BackendInfo { backend: "none".into(), reason: "the test plays the shards".into() },
             leaving: watch::Sender::new(false).subscribe(),
+            readiness: Readiness::default(),
+            reloaded: watch::Sender::new(()).subscribe(),
         };
         let run = move |started: Started<'_>| control::run(start, || started.report());
         threads.spawn("control".into(), Role::Control, run).unwrap();
@@ -408,6 +460,8 @@ mod tests {
                 control_counters: Arc::default(),
                 hub: Hub::new().0,
                 leaving: watch::Sender::default(),
+                readiness: Readiness::default(),
+                in_force: in_force(),
                 ends,
                 running: 2,
             };

@@ -146,7 +146,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// Sets the times of the keep-alive of all connections, also of later ones.
-    fn set_all_keep_alive(&mut self, keep_alive: KeepAlive) {
+    pub(super) fn set_all_keep_alive(&mut self, keep_alive: KeepAlive) {
         let routes = self.handlers.routes.iter().map(|route| LocalRoute {
             handler: Rc::clone(&route.handler),
             rules: Rules { keep_alive, ..route.rules.clone() },
@@ -175,7 +175,7 @@ impl<I: Io> ShardApi for Shard<I> {
             message_length: connection.io.session.message_length(),
             backlog_bytes: backlog,
             backlog_bytes_max: self.limits.backlog_bytes_max,
-            limits: own.next_limits.or(own.limits).unwrap_or(self.handlers.route(id).rules.limits),
+            limits: own.next_limits.unwrap_or(self.handlers.limits_in_force(id)),
             keep_alive: self.handlers.keep_alive(id),
         })
     }

@@ -17,7 +17,7 @@ use crate::{
     auth::{Credentials, Identity},
     config::Config,
     current::Current,
-    endpoints::{Denied, Endpoint, Endpoints, Intent},
+    endpoints::{Denied, Endpoint, Endpoints, Intent, Readiness},
     handler::ShardRoute,
     handover::{AddressPermit, ControlHandoff, Network, SocketPermits, Sockets},
     metrics::{Counter, Counters},
@@ -54,6 +54,7 @@ pub(super) struct Lobby {
     pub(super) warnings: Arc<Warnings>,
     /// The backend whose runtime this thread has.
     pub(super) backend: BackendKind,
+    readiness: Readiness,
     /// The number of the next opening request. The shard's number stands in the upper 16 bits, so that no two requests
     /// of a server have the same number.
     next_request: Cell<u64>,
@@ -64,7 +65,7 @@ pub(super) struct Lobby {
 pub(super) enum Openings {
     /// They are answered 503.
     Refused,
-    /// They become connections, which are closed with 1001 like all others.
+    /// They become connections, which are closed with 1012 like all others.
     Served {
         /// When the shard waits for them no longer.
         until: Instant,
@@ -135,15 +136,22 @@ impl Lobby {
             leaving: Cell::new(None),
             warnings: Arc::default(),
             backend: BackendKind::Uring,
+            readiness: Readiness::default(),
             next_request: Cell::new(0),
         }
     }
 
     /// Returns the same lobby with opening requests numbered as those of this shard, with the warnings that it shares
-    /// with the other shards, and with the backend of all shards.
-    pub(super) fn of_shard(self, number: u16, warnings: Arc<Warnings>, backend: BackendKind) -> Self {
+    /// with the other shards, with the backend of all shards, and with the readiness of the server.
+    pub(super) fn of_shard(
+        self,
+        number: u16,
+        warnings: Arc<Warnings>,
+        backend: BackendKind,
+        readiness: Readiness,
+    ) -> Self {
         self.next_request.set(u64::from(number) << 48);
-        Lobby { warnings, backend, ..self }
+        Lobby { warnings, backend, readiness, ..self }
     }
 
     /// Judges whether the sender of a request may use an endpoint of a table as it intends, and returns the identity
@@ -266,6 +274,11 @@ impl Lobby {
     /// Returns whether the server leaves.
     pub(super) fn is_leaving(&self) -> bool {
         self.leaving.get().is_some()
+    }
+
+    /// Returns whether the server is not ready any more: it leaves, or is about to.
+    pub(super) fn is_unready(&self) -> bool {
+        self.is_leaving() || self.readiness.has_ended()
     }
 
     /// Returns whether every opening request is refused with 503, since the server leaves.

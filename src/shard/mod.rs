@@ -31,6 +31,7 @@ mod pace;
 mod parking;
 mod receive;
 mod refusals;
+mod reload;
 mod schedule;
 mod seats;
 pub(crate) mod session;

@@ -28,6 +28,7 @@ mod pages;
 mod places;
 mod proxies;
 mod raw_topics;
+mod reload;
 mod routes;
 mod sandbox;
 mod seccomp;
