@@ -134,7 +134,7 @@ counters! {
     /// Requests refused because their path needs an upgrade to a WebSocket, and they have none or another (426).
     RefusedUpgrade "refused_total{cause=\"upgrade\"}" "requests" Counter ShardAndControl;
     /// Requests refused because their handler took too long to decide about them (503).
-    RefusedUndecided "refused_total{cause=\"undecided\"}" "requests" Counter Shard;
+    RefusedUndecided "refused_total{cause=\"undecided\"}" "requests" Counter ShardAndControl;
     /// Requests refused for any other reason.
     RefusedOther "refused_total{cause=\"other\"}" "requests" Counter ShardAndControl;
     /// Connections dropped because the head of a request did not arrive in time.

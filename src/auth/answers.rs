@@ -4,7 +4,7 @@ use std::{
     any::Any,
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 /// Work that a request waits for. When it is done, its authenticator can decide.
@@ -16,8 +16,8 @@ pub type Later = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// finds it when it is asked again for the same request.
 ///
 /// [`Authenticator::prepare`]: super::Authenticator::prepare
-#[derive(Clone, Default)]
-pub struct Answers(Arc<Mutex<Vec<Entry>>>);
+#[derive(Default)]
+pub struct Answers(OnceLock<Arc<Mutex<Vec<Entry>>>>);
 
 /// A question and its answer.
 type Entry = (String, Arc<dyn Any + Send + Sync>);
@@ -33,20 +33,29 @@ impl Answers {
     /// Returns the answer to a question, if there is one of this type.
     #[must_use]
     pub fn get<T: Send + Sync + 'static>(&self, question: &str) -> Option<Arc<T>> {
+        // Most requests wait for nothing, and get no list.
+        self.0.get()?;
         let answer = self.lock().iter().find(|(other, _)| other == question).map(|(_, answer)| Arc::clone(answer));
         answer?.downcast().ok()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
         // No call panics while it holds the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.get_or_init(Arc::default).lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Clone for Answers {
+    fn clone(&self) -> Self {
+        Answers(Arc::clone(self.0.get_or_init(Arc::default)).into())
     }
 }
 
 /// Prints the number of answers: questions and answers may hold secrets.
 impl fmt::Debug for Answers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Answers({})", self.lock().len())
+        let count = self.0.get().map_or(0, |_| self.lock().len());
+        write!(f, "Answers({count})")
     }
 }
 

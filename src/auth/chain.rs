@@ -40,7 +40,7 @@ impl AllOf {
         self
     }
 
-    fn each(&self) -> impl Iterator<Item = &dyn Authenticator> {
+    fn each(&self) -> impl Iterator<Item = &dyn Authenticator> + Clone {
         std::iter::once(&*self.first).chain(self.others.iter().map(|other| &**other))
     }
 }
@@ -81,7 +81,7 @@ impl AnyOf {
         self
     }
 
-    fn each(&self) -> impl Iterator<Item = &dyn Authenticator> {
+    fn each(&self) -> impl Iterator<Item = &dyn Authenticator> + Clone {
         std::iter::once(&*self.first).chain(self.others.iter().map(|other| &**other))
     }
 }
@@ -129,22 +129,17 @@ pub(crate) fn together(authenticators: Vec<Arc<dyn Authenticator>>, is_all: bool
     })
 }
 
-/// Returns the work of the first authenticator that has to wait. An outcome of an earlier one that decides alone ends
-/// the search.
+/// Returns the work of the first authenticator that has to wait, unless the outcome of an earlier one decides alone. The
+/// earlier ones are asked for their outcomes only then: mostly nobody has to wait, and each outcome costs a check.
 fn decide_in_order<'a>(
-    each: impl Iterator<Item = &'a dyn Authenticator>,
+    each: impl Iterator<Item = &'a dyn Authenticator> + Clone,
     credentials: &Credentials<'_>,
     decides: impl Fn(&Result<Identity, Refusal>) -> bool,
 ) -> Option<Later> {
-    for authenticator in each {
-        if let Some(later) = authenticator.prepare(credentials) {
-            return Some(later);
-        }
-        if decides(&authenticator.authenticate(credentials)) {
-            return None;
-        }
-    }
-    None
+    let waiting = |(at, authenticator): (usize, &dyn Authenticator)| Some((at, authenticator.prepare(credentials)?));
+    let (at, later) = each.clone().enumerate().find_map(waiting)?;
+    let is_decided = each.take(at).any(|earlier| decides(&earlier.authenticate(credentials)));
+    (!is_decided).then_some(later)
 }
 
 fn challenges(refusal: &Refusal) -> impl Iterator<Item = &str> {

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Authenticator, Identity, credentials::Credentials, origins::Origins};
+use super::{Authenticator, Identity, answers::Later, credentials::Credentials, origins::Origins};
 use crate::proto::Refusal;
 
 /// The origins and the authenticator of a route.
@@ -12,6 +12,14 @@ pub(crate) struct Gate {
     pub(crate) origins: Option<Origins>,
     /// The authenticator, if the route is not for every client.
     pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
+}
+
+/// The reason for which a gate does not admit a request.
+pub(crate) enum Stopped {
+    /// The origin or the authenticator refuses the request.
+    Refused(Refusal),
+    /// The authenticator can decide when this work is done.
+    Waits(Later),
 }
 
 impl Gate {
@@ -25,10 +33,16 @@ impl Gate {
     /// # Errors
     ///
     /// 403 if `Origin` or `Sec-Fetch-Site` shows that the page is of another origin; otherwise the refusal of the
-    /// authenticator.
-    pub(crate) fn admit(&self, origins: &Origins, credentials: &Credentials<'_>) -> Result<Option<Identity>, Refusal> {
-        self.origins_or(origins).check(credentials.head)?;
-        self.authenticator.as_ref().map(|authenticator| authenticator.authenticate(credentials)).transpose()
+    /// authenticator. [`Stopped::Waits`] only for a request that can wait: one whose credentials have answers.
+    pub(crate) fn admit(&self, origins: &Origins, credentials: &Credentials<'_>) -> Result<Option<Identity>, Stopped> {
+        self.origins_or(origins).check(credentials.head).map_err(Stopped::Refused)?;
+        let Some(authenticator) = &self.authenticator else { return Ok(None) };
+        if credentials.answers().is_some()
+            && let Some(later) = authenticator.prepare(credentials)
+        {
+            return Err(Stopped::Waits(later));
+        }
+        authenticator.authenticate(credentials).map(Some).map_err(Stopped::Refused)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Answers requests at the paths of routes: the checks in front of every endpoint, and then the endpoint.
 
-use std::{future::ready, net::SocketAddr, sync::Arc};
+use std::{future::ready, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     auth::{Credentials, Identity},
     endpoints::{
-        BodyLimit, Commands, Endpoint, Endpoints, HttpEndpoint, HttpRequest, Intent, PublishGrant, Publishing,
+        BodyLimit, Commands, Denied, Endpoint, Endpoints, HttpEndpoint, HttpRequest, Intent, PublishGrant, Publishing,
     },
     handler::Parameters,
     hub::{Publication, TopicName},
@@ -43,7 +43,7 @@ pub(super) struct Admitted {
 ///
 /// 503 while the server leaves, the refusal of a query or of the judge, 426 for a request that could have asked for a
 /// WebSocket, and 405 for a method that the path does not have.
-pub(super) fn begin(
+pub(super) async fn begin(
     shared: &Shared,
     endpoints: &Endpoints,
     number: usize,
@@ -56,7 +56,7 @@ pub(super) fn begin(
             return Err(Refusal::leaving());
         }
         let intent = (row.intent)(head)?;
-        let identity = shared.authorize(endpoints, sender, intent, endpoint)?;
+        let identity = shared.authorize(endpoints, sender, intent, endpoint).await?;
         return Ok(AtPath::Call(Admitted { number, row, intent, identity }));
     }
     if head.method() == "OPTIONS" && !path.endpoints.is_empty() {
@@ -73,7 +73,7 @@ pub(super) fn begin(
     if let Some(read_intent) = path.openings.and_then(|openings| openings.intent) {
         // A browser hides the response to a failed opening handshake from its page, so the page can ask by this
         // request.
-        shared.authorize(endpoints, sender, read_intent(head)?, endpoint)?;
+        shared.authorize(endpoints, sender, read_intent(head)?, endpoint).await?;
     }
     Err(HandshakeError::Upgrade.refusal())
 }
@@ -155,8 +155,16 @@ impl Commands for RequestCommands {
         self.endpoints.topic(route, name)
     }
 
-    fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Refusal> {
-        self.shared.refused(self.endpoints.authorize_publish(sender, route, topic))
+    fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Denied> {
+        self.endpoints.authorize_publish(sender, route, topic)
+    }
+
+    fn refusal(&self, denied: Denied) -> Refusal {
+        self.shared.refusal_of(denied)
+    }
+
+    fn wait_max(&self) -> Duration {
+        self.endpoints.wait_max()
     }
 
     fn publish(&self, grant: PublishGrant, message: Publication) -> Publishing {

@@ -7,8 +7,8 @@ use std::{
 
 use super::shared::Shared;
 use crate::{
-    auth::Credentials,
-    endpoints::{Endpoint, Endpoints},
+    auth::{Answers, Credentials},
+    endpoints::{Denied, Endpoint, Endpoints},
     proto::{Refusal, RequestHead, Upgrade},
     surface::raw::is_opening_request,
 };
@@ -51,7 +51,7 @@ impl RequestRouter {
 
     /// Routes the next request. The request is judged as on a shard, except for the answer of a handler, which only a
     /// shard can call. Openings whose intent depends on the head are judged here, so that a refused client
-    /// keeps its connection.
+    /// keeps its connection, unless the judge has to wait.
     pub(super) fn route(&self, head: RequestHead) -> Destination {
         let endpoints = self.shared.endpoints.get();
         let endpoint = endpoints.resolve(&head);
@@ -80,7 +80,13 @@ impl RequestRouter {
             return Err(Refusal::leaving());
         }
         if let Some(read_intent) = openings.intent {
-            self.shared.authorize(endpoints, &Credentials::new(head, self.peer), read_intent(head)?, endpoint)?;
+            let answers = Answers::default();
+            let credentials = Credentials::new(head, self.peer).with_answers(&answers);
+            match endpoints.authorize(&credentials, read_intent(head)?, endpoint) {
+                // The shard judges the request again, and can wait.
+                Err(Denied::Later(_)) => {}
+                judged => drop(self.shared.refused(judged)?),
+            }
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Answers the requests of one connection.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Service {
     pub(super) shared: Arc<Shared>,
     pub(super) router: Arc<RequestRouter>,
@@ -47,7 +47,8 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
-    /// Begins to answer a request. Only an endpoint of a surface and a file take longer than this call.
+    /// Begins to answer a request. Only an endpoint of a surface, a file, and a judge that has to wait take longer than
+    /// the first poll of the work.
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let shared = &self.shared;
         shared.counters.add(Counter::HttpRequests, 1);
@@ -69,24 +70,22 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             Ok(routed) => routed.endpoints.page_lines(origin, endpoint),
             Err(_) => shared.endpoints.get().page_lines(origin, None),
         };
-        match routed.and_then(|routed| self.begin(request, routed, facts.peer)) {
-            Ok(Begun::Answered(answer)) => Box::pin(std::future::ready(Ok(facts.finish(shared, Ok(answer))))),
-            Err(refusal) => Box::pin(std::future::ready(Ok(facts.finish(shared, Err(refusal))))),
-            Ok(Begun::Call(call)) => {
-                let shared = Arc::clone(shared);
-                Box::pin(async move {
-                    let answer = call.answer(&shared).await;
-                    Ok(facts.finish(&shared, answer))
-                })
-            }
-            Ok(Begun::Read { request, documents, below }) => {
-                let shared = Arc::clone(shared);
-                Box::pin(async move {
-                    let answer = read(&shared, &request, &documents, &below).await;
-                    Ok(facts.finish(&shared, answer))
-                })
-            }
-        }
+        let service = self.clone();
+        Box::pin(async move {
+            let begun = match routed {
+                Ok(routed) => service.begin(request, routed, facts.peer).await,
+                Err(refusal) => Err(refusal),
+            };
+            let answer = match begun {
+                Ok(Begun::Answered(answer)) => Ok(answer),
+                Ok(Begun::Call(call)) => call.answer(&service.shared).await,
+                Ok(Begun::Read { request, documents, below }) => {
+                    read(&service.shared, &request, &documents, &below).await
+                }
+                Err(refusal) => Err(refusal),
+            };
+            Ok(facts.finish(&service.shared, answer))
+        })
     }
 }
 
@@ -141,7 +140,7 @@ enum Begun {
 
 impl Service {
     /// Begins to answer a request by its head.
-    fn begin(
+    async fn begin(
         &self,
         request: Request<Incoming>,
         RoutedRequest { head, endpoints, endpoint, refusal }: RoutedRequest,
@@ -177,7 +176,7 @@ impl Service {
             }
             Endpoint::Metrics => {
                 only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
-                shared.authorize(&endpoints, &credentials, Intent::ReadMetrics, &endpoint)?;
+                shared.authorize(&endpoints, &credentials, Intent::ReadMetrics, &endpoint).await?;
                 let text = shared.metrics();
                 Ok(Begun::Answered(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)))
             }
@@ -185,19 +184,21 @@ impl Service {
                 only(&request, &[Method::GET, Method::HEAD])?;
                 // The server's own page is public: it holds no data.
                 if page.is_some() {
-                    shared.authorize(&endpoints, &credentials, Intent::Use, &endpoint)?;
+                    shared.authorize(&endpoints, &credentials, Intent::Use, &endpoint).await?;
                 }
                 Ok(Begun::Answered(the_page()))
             }
-            Endpoint::Path { path, .. } => match paths::begin(shared, &endpoints, *path, &credentials, &endpoint)? {
-                AtPath::Preflight(answer) => Ok(Begun::Answered(answer)),
-                AtPath::Call(admitted) => {
-                    let body = request.into_body();
-                    Ok(Begun::Call(EndpointCall::new(shared, endpoints, admitted, head, endpoint, peer, body)))
+            Endpoint::Path { path, .. } => {
+                match paths::begin(shared, &endpoints, *path, &credentials, &endpoint).await? {
+                    AtPath::Preflight(answer) => Ok(Begun::Answered(answer)),
+                    AtPath::Call(admitted) => {
+                        let body = request.into_body();
+                        Ok(Begun::Call(EndpointCall::new(shared, endpoints, admitted, head, endpoint, peer, body)))
+                    }
                 }
-            },
+            }
             Endpoint::Files { mount, below } => {
-                shared.authorize(&endpoints, &credentials, Intent::Use, &endpoint)?;
+                shared.authorize(&endpoints, &credentials, Intent::Use, &endpoint).await?;
                 only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
                 let documents = endpoints.mounts()[*mount].documents.clone();
                 Ok(Begun::Read { request: Box::new(request.map(drop)), documents, below: below.clone() })

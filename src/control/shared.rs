@@ -1,6 +1,7 @@
 //! The state that all connections of the control thread share.
 
 use std::{
+    future::pending,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -17,10 +18,10 @@ use tokio::sync::{
 
 use super::{bodies::Bodies, permits::Farewells, publisher::Publisher};
 use crate::{
-    auth::{Credentials, Identity},
+    auth::{Answers, Credentials, Identity},
     config::Config,
     current::Current,
-    endpoints::{Denied, Endpoint, Endpoints, Intent, Readiness},
+    endpoints::{Denied, Endpoint, Endpoints, Intent, Readiness, until_decided},
     handover::HandedOff,
     metrics::{self, BackendInfo, Counter, Counters},
     proto::Refusal,
@@ -69,35 +70,45 @@ impl Shared {
         drop(self.leaving.clone().wait_for(|&is_leaving| is_leaving).await);
     }
 
-    /// Authorizes a request at its endpoint of a table, and returns the identity of its sender.
+    /// Authorizes a request at its endpoint of a table, and returns the identity of its sender. The judge may have to wait. A
+    /// client that leaves meanwhile is noticed only when it gets its answer, since a client may end its side of the
+    /// connection after its request.
     ///
     /// # Errors
     ///
     /// The answer that refuses it.
-    pub(super) fn authorize(
+    pub(super) async fn authorize(
         &self,
         endpoints: &Endpoints,
         credentials: &Credentials<'_>,
         intent: Intent,
         endpoint: &Endpoint,
     ) -> Result<Option<Identity>, Refusal> {
-        self.refused(endpoints.authorize(credentials, intent, endpoint))
+        let answers = Answers::default();
+        let credentials = credentials.with_answers(&answers);
+        let ask = || endpoints.authorize(&credentials, intent, endpoint);
+        self.refused(until_decided(endpoints.wait_max(), pending(), ask).await)
     }
 
-    /// Returns the outcome of the judge with the answer that refuses a request. A panic of an authenticator is counted.
+    /// Returns the outcome of the judge with the answer that refuses a request.
     pub(super) fn refused<T>(&self, outcome: Result<T, Denied>) -> Result<T, Refusal> {
-        outcome.map_err(|denied| {
-            if denied == Denied::Panicked {
-                self.counters.add(Counter::HandlerPanics, 1);
-            }
-            denied.into()
-        })
+        outcome.map_err(|denied| self.refusal_of(denied))
+    }
+
+    /// Returns the answer that refuses a request which the judge has not admitted. A panic of an authenticator is
+    /// counted.
+    pub(super) fn refusal_of(&self, denied: Denied) -> Refusal {
+        if matches!(denied, Denied::Panicked) {
+            self.counters.add(Counter::HandlerPanics, 1);
+        }
+        denied.into()
     }
 
     /// Returns the counter of a refusal.
     pub(super) fn cause(&self, refusal: &Refusal) -> Counter {
         match refusal.status {
             503 if self.is_leaving() => Counter::RefusedLeaving,
+            503 if *refusal == Refusal::undecided() => Counter::RefusedUndecided,
             503 => Counter::RefusedLimit,
             status => Counter::refused(status),
         }

@@ -1,19 +1,38 @@
 //! Judges whether a request may use an endpoint: one judge for every thread and every surface.
 
+use std::fmt;
+
 use super::{Endpoint, Endpoints, http::PublishGrant, intent::Intent};
 use crate::{
-    auth::{Credentials, Gate, Identity, Origins, Right},
+    auth::{Credentials, Gate, Identity, Later, Origins, Right, Stopped},
     handler::{Panicked, Pattern, sendable},
     hub::TopicName,
     proto::Refusal,
 };
 
-/// The reason for which a request is denied.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The reason for which a request is not admitted.
 pub(crate) enum Denied {
     Refused(Refusal),
     /// An authenticator has panicked, which has been logged.
     Panicked,
+    /// The judge can decide when this work is done. Only a request whose credentials have answers gets this reason.
+    Later(Later),
+    /// The judge had to wait for too long.
+    Undecided,
+    /// The client has left while the judge had to wait.
+    Left,
+}
+
+impl fmt::Debug for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Denied::Refused(refusal) => f.debug_tuple("Refused").field(refusal).finish(),
+            Denied::Panicked => f.write_str("Panicked"),
+            Denied::Later(_) => f.write_str("Later"),
+            Denied::Undecided => f.write_str("Undecided"),
+            Denied::Left => f.write_str("Left"),
+        }
+    }
 }
 
 impl From<Denied> for Refusal {
@@ -21,6 +40,7 @@ impl From<Denied> for Refusal {
         match denied {
             Denied::Refused(refusal) => refusal,
             Denied::Panicked => Refusal::new(500, "an authenticator of this server has failed"),
+            Denied::Later(_) | Denied::Undecided | Denied::Left => Refusal::undecided(),
         }
     }
 }
@@ -36,7 +56,8 @@ impl Endpoints {
     /// # Errors
     ///
     /// 403 for a page of another origin or a token for another right, 401 for a missing or wrong token, the refusal of
-    /// an authenticator, and [`Denied::Panicked`] (500).
+    /// an authenticator, [`Denied::Panicked`] (500), and [`Denied::Later`] where an authenticator has to wait and the
+    /// request can wait: its credentials have answers.
     pub(crate) fn authorize(
         &self,
         credentials: &Credentials<'_>,
@@ -102,7 +123,10 @@ impl Endpoints {
             match admitted {
                 Ok(found) if elsewhere.is_none() => identity = found,
                 Ok(_) => {}
-                Err(refusal) => return Err(Denied::Refused(refused_by(elsewhere, sendable(refusal)))),
+                Err(Stopped::Waits(later)) => return Err(Denied::Later(later)),
+                Err(Stopped::Refused(refusal)) => {
+                    return Err(Denied::Refused(refused_by(elsewhere, sendable(refusal))));
+                }
             }
         }
         let rights: &[Right] = match intent {

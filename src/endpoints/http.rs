@@ -2,13 +2,19 @@
 
 #![cfg_attr(not(test), expect(dead_code, reason = "only the surface of the tests uses all of it so far"))]
 
-use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{
+    future::{Future, pending},
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 
-use super::{intent::ReadIntent, values::RouteValues};
+use super::{Denied, intent::ReadIntent, values::RouteValues, waiting::until_decided};
 use crate::{
-    auth::{Credentials, Identity},
+    auth::{Answers, Credentials, Identity},
     handler::{Parameters, Response},
     hub::{Place, Publication, TopicName},
     proto::{Refusal, RequestHead},
@@ -117,7 +123,13 @@ pub(crate) trait Commands: Send + Sync {
     /// # Errors
     ///
     /// See [`Endpoints::authorize_publish`](super::Endpoints::authorize_publish).
-    fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Refusal>;
+    fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Denied>;
+
+    /// Returns the answer that refuses a request which the judge has not admitted.
+    fn refusal(&self, denied: Denied) -> Refusal;
+
+    /// Returns the longest time for which a request waits for the judge.
+    fn wait_max(&self) -> Duration;
 
     /// Publishes a message, and waits for its place in the order of the topic.
     ///
@@ -147,17 +159,21 @@ impl HttpRequest {
         self.commands.topic(self.route, name)
     }
 
-    /// Returns the permission to publish to a topic. The judge is asked about the topic, unless it has already admitted
-    /// the request to publish to this topic by the path.
+    /// Returns the permission to publish to a topic. The judge is asked about the topic, and may have to wait, unless it
+    /// has already admitted the request to publish to this topic by the path.
     ///
     /// # Errors
     ///
     /// The refusal of the judge.
-    pub(crate) fn may_publish(&self, topic: &TopicName) -> Result<PublishGrant, Refusal> {
-        match self.granted.as_ref().filter(|granted| granted.topic == *topic) {
-            Some(granted) => Ok(granted.clone()),
-            None => self.commands.authorize(&Credentials::new(&self.head, self.peer), self.route, topic),
+    pub(crate) async fn may_publish(&self, topic: &TopicName) -> Result<PublishGrant, Refusal> {
+        if let Some(granted) = self.granted.as_ref().filter(|granted| granted.topic == *topic) {
+            return Ok(granted.clone());
         }
+        let answers = Answers::default();
+        let credentials = Credentials::new(&self.head, self.peer).with_answers(&answers);
+        let ask = || self.commands.authorize(&credentials, self.route, topic);
+        let judged = until_decided(self.commands.wait_max(), pending(), ask).await;
+        judged.map_err(|denied| self.commands.refusal(denied))
     }
 
     /// Publishes a message, and waits for its place in the order of the topic.

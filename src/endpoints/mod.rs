@@ -20,14 +20,20 @@ mod judge;
 mod readiness;
 mod served_path;
 mod values;
+mod waiting;
 
 pub(crate) use authorize::Denied;
 pub(crate) use http::{BodyLimit, Commands, HttpEndpoint, HttpRequest, PublishGrant, Publishing};
 pub(crate) use intent::Intent;
 pub(crate) use judge::Judge;
+#[cfg(test)]
+pub(crate) use judge::Judged;
 pub(crate) use readiness::Readiness;
 pub(crate) use served_path::{NewPath, Openings, ServedPath, ServedRoute};
 pub(crate) use values::{RouteValue, RouteValues};
+pub(crate) use waiting::until_decided;
+
+use std::time::Duration;
 
 use crate::{
     auth::{Access, Gate},
@@ -131,6 +137,8 @@ pub(crate) struct Endpoints {
     access: Access,
     /// Whether any endpoint is for pages of certain origins only.
     restricts_origins: bool,
+    /// The longest time for which a request waits for the judge.
+    wait_max: Duration,
 }
 
 /// The owner of the paths of a pattern. Of two equally precise patterns, a route's has a path before a folder's.
@@ -207,7 +215,26 @@ impl Endpoints {
             || routes.iter().any(|route| is_restricted(&route.rules.gate))
             || mounts.iter().any(|mount| is_restricted(&mount.gate))
             || pages.iter().any(is_restricted);
-        Ok(Endpoints { rows, routes, paths, mounts, pages, access, restricts_origins })
+        Ok(Endpoints {
+            rows,
+            routes,
+            paths,
+            mounts,
+            pages,
+            access,
+            restricts_origins,
+            wait_max: Duration::from_secs(10),
+        })
+    }
+
+    /// Lets requests wait for the judge for so long at most, which is the time for an opening request.
+    pub(crate) fn with_wait_max(self, wait_max: Duration) -> Endpoints {
+        Endpoints { wait_max, ..self }
+    }
+
+    /// Returns the longest time for which a request waits for the judge.
+    pub(crate) fn wait_max(&self) -> Duration {
+        self.wait_max
     }
 
     /// Returns the endpoint of a request by the segments of its path alone.

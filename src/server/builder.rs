@@ -303,11 +303,12 @@ impl Blueprint {
         let Table { routes, mounts, pages, .. } = table;
         let access = config.access.clone();
         let endpoints = Endpoints::new(routes, mounts, pages, serves_page, self.serves_operations, access);
-        endpoints.map_err(|conflict| match conflict {
+        let endpoints = endpoints.map_err(|conflict| match conflict {
             Conflict::Clash(first, second) => BuildError::Clash(first, second),
             Conflict::Own(pattern) => BuildError::Own(pattern),
             Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
-        })
+        })?;
+        Ok(endpoints.with_wait_max(config.handshake_timeout))
     }
 }
 

@@ -10,6 +10,8 @@ mod engine_order;
 #[cfg(test)]
 mod formats;
 mod hub;
+#[cfg(test)]
+mod judging;
 mod listeners;
 #[cfg(test)]
 mod mixed_order;

@@ -110,7 +110,7 @@ async fn open(
             refuse_opening(lobby, socket, path, cause_of(lobby, &response), &response, has_body).await;
         }
         Err(NotOpened::Undecided) => {
-            let refusal = Response::from(Refusal::not_now("the decision about this request took too long"));
+            let refusal = Response::from(Refusal::undecided());
             refuse_opening(lobby, socket, path, Counter::RefusedUndecided, &refusal, has_body).await;
         }
         Err(NotOpened::Left) => {
@@ -180,7 +180,9 @@ fn is_for_metrics(lobby: &Lobby, endpoints: &Endpoints, head: &RequestHead) -> b
 fn refused_metrics(lobby: &Lobby, endpoints: &Endpoints, socket: &Transport, head: &RequestHead) -> Option<Bytes> {
     let peer = net::peer(socket);
     let endpoint = Endpoint::Metrics;
-    let refusal = lobby.authorize(endpoints, &Credentials::new(head, peer), Intent::ReadMetrics, &endpoint).err()?;
+    // No gate of its own stands before the metrics, so nobody has to wait here.
+    let judged = endpoints.authorize(&Credentials::new(head, peer), Intent::ReadMetrics, &endpoint);
+    let refusal = lobby.refusal(judged.err()?);
     let (status, counter) = (refusal.status, Counter::refused(refusal.status));
     tracing::debug!(peer = peer.map(display), status, cause = counter.cause(), path = head.path(), "refused");
     lobby.counters.add(Counter::HttpRequests, 1);

@@ -14,10 +14,9 @@ use tokio::sync::Notify;
 
 use super::{arrival::Arrival, refusals::Refusals, warnings::Warnings};
 use crate::{
-    auth::{Credentials, Identity},
     config::Config,
     current::Current,
-    endpoints::{Denied, Endpoint, Endpoints, Intent, Readiness},
+    endpoints::{Denied, Endpoints, Readiness},
     handler::ShardRoute,
     handover::{AddressPermit, ControlHandoff, Network, SocketPermits, Sockets},
     metrics::{Counter, Counters},
@@ -154,25 +153,13 @@ impl Lobby {
         Lobby { warnings, backend, readiness, ..self }
     }
 
-    /// Judges whether the sender of a request may use an endpoint of a table as it intends, and returns the identity
-    /// that the endpoint's authenticator has found.
-    ///
-    /// # Errors
-    ///
-    /// The answer that refuses the request.
-    pub(super) fn authorize(
-        &self,
-        endpoints: &Endpoints,
-        credentials: &Credentials<'_>,
-        intent: Intent,
-        endpoint: &Endpoint,
-    ) -> Result<Option<Identity>, Refusal> {
-        endpoints.authorize(credentials, intent, endpoint).map_err(|denied| {
-            if denied == Denied::Panicked {
-                self.counters.add(Counter::HandlerPanics, 1);
-            }
-            denied.into()
-        })
+    /// Returns the answer that refuses a request which the judge has not admitted. A panic of an authenticator is
+    /// counted.
+    pub(super) fn refusal(&self, denied: Denied) -> Refusal {
+        if matches!(denied, Denied::Panicked) {
+            self.counters.add(Counter::HandlerPanics, 1);
+        }
+        denied.into()
     }
 
     /// Returns a number for an opening request.

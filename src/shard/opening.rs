@@ -10,7 +10,8 @@ use tracing::Instrument;
 use super::session::length_prefixed::LengthPrefixed;
 use super::{lobby::Lobby, session::Session};
 use crate::{
-    auth::Credentials,
+    auth::{Answers, Credentials, Identity},
+    endpoints::{Denied, Endpoint, Endpoints, Intent, until_decided},
     handler::{Opened, OpeningRequest, Panicked, Profile, ProtocolChoice, Response, Route},
     hub::{SubscribeOptions, TopicName},
     metrics::Counter,
@@ -33,7 +34,7 @@ pub(super) struct Accepted {
 pub(super) enum NotOpened {
     /// The route, the handler or the server refuses the request with this response.
     Refused(Response),
-    /// The route's handler took too long to decide.
+    /// The judge or the route's handler took too long to decide.
     Undecided,
     /// The client has not waited for an answer.
     Left,
@@ -67,7 +68,9 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<Transport>, head: RequestHe
     // The connection gets an id of its own only when the shard adopts it.
     let id = lobby.next_request();
     let span = tracing::info_span!("opening", request = id, peer = peer.map(display), path = head.path());
-    let identity = span.in_scope(|| lobby.authorize(&endpoints, &Credentials::new(&head, peer), intent, &endpoint))?;
+    let answers = Answers::default();
+    let credentials = Credentials::new(&head, peer).with_answers(&answers);
+    let identity = admit(lobby, &endpoints, socket, &credentials, intent, &endpoint).instrument(span.clone()).await?;
     let protocol = choose_protocol(route, &upgrade)?;
     let local = net::local(&**socket);
     let listener = local.and_then(|local| lobby.addresses.iter().position(|&address| serves(address, local)));
@@ -96,6 +99,24 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<Transport>, head: RequestHe
     #[cfg(test)]
     let session = LengthPrefixed::asked_for(&upgrade).unwrap_or(session);
     Ok(Accepted { session, route: at as u16, opened, profile, limits, answer })
+}
+
+/// Returns the identity of a request's sender that the judge has found. The judge may have to wait, within the time for
+/// an opening request. A client that leaves meanwhile ends the wait.
+async fn admit(
+    lobby: &Lobby,
+    endpoints: &Endpoints,
+    socket: &Transport,
+    credentials: &Credentials<'_>,
+    intent: Intent,
+    endpoint: &Endpoint,
+) -> Result<Option<Identity>, NotOpened> {
+    let ask = || endpoints.authorize(credentials, intent, endpoint);
+    until_decided(endpoints.wait_max(), left(socket), ask).await.map_err(|denied| match denied {
+        Denied::Later(_) | Denied::Undecided => NotOpened::Undecided,
+        Denied::Left => NotOpened::Left,
+        Denied::Refused(_) | Denied::Panicked => lobby.refusal(denied).into(),
+    })
 }
 
 /// Completes an accepted request: chooses its subprotocol, and subscribes its connection to broadcasts. Returns the

@@ -151,7 +151,7 @@ fn check_query_of_post(query: Option<&str>) -> Result<(), Refusal> {
 /// Publishes the body of a request to the topic of its path.
 async fn publish(mut request: Box<HttpRequest>) -> Result<Response, Refusal> {
     let topic = request.topic.clone().ok_or_else(|| Refusal::new(404, "this path names no topic"))?;
-    let grant = request.may_publish(&topic)?;
+    let grant = request.may_publish(&topic).await?;
     let body = mem::take(&mut request.body);
     let message = if is_text(request.head.headers()) {
         let text = simdutf8::compat::from_utf8(&body).map_err(|error| {

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::surface::{KeyFault, KeyKind, PathRow, Surface, SurfaceKey, TopicUse};
 use crate::{
-    endpoints::{BodyLimit, HttpEndpoint, HttpRequest, Intent, Judge, Openings, RouteValues},
-    handler::{Connection, Handler, OpeningRequest, Response, Typed},
+    endpoints::{BodyLimit, HttpEndpoint, HttpRequest, Intent, Judge, Judged, Openings, PublishGrant, RouteValues},
+    handler::{Connection, Handle, Handler, Response, Typed},
     hub::{Publication, Scope, SubscribeOptions, TopicName, testing::reverse},
     proto::{Message, Refusal},
 };
@@ -122,7 +122,7 @@ async fn publish_named(mut request: Box<HttpRequest>) -> Result<Response, Refusa
     let [topic, payload] = ["topic", "payload"].map(|key| body[key].as_str());
     let topic = request.topic_named(topic.ok_or_else(|| bad("topic is missing"))?)?;
     let message = Publication::text(payload.ok_or_else(|| bad("payload is missing"))?);
-    let published = request.publish(request.may_publish(&topic)?, message).await?;
+    let published = request.publish(request.may_publish(&topic).await?, message).await?;
     Ok(Response::new(200, "application/json", json!({ "offset": published.offset }).to_string()))
 }
 
@@ -131,7 +131,7 @@ async fn put(mut request: Box<HttpRequest>) -> Result<Response, Refusal> {
     let topic = named.transpose()?.or_else(|| request.topic.clone());
     let topic = topic.ok_or_else(|| Refusal::new(404, "the path names no topic"))?;
     let message = Publication::binary(&mem::take(&mut request.body));
-    let published = request.publish(request.may_publish(&topic)?, message).await?;
+    let published = request.publish(request.may_publish(&topic).await?, message).await?;
     Ok(Response::new(201, "text/plain", format!("{topic} {}", published.offset)).header("X-Topic", topic.as_str()))
 }
 
@@ -169,11 +169,7 @@ impl Handler for Lines {
             bytes if bytes > line_bytes_max => Err(Refusal::new(413, "the command is too long")),
             _ => self.act(connection, line),
         };
-        match outcome {
-            Ok(Some(answer)) => drop(connection.send_text(answer)),
-            Ok(None) => {}
-            Err(refusal) => drop(connection.send_text(format!(":refused {} {}", refusal.status, refusal.error))),
-        }
+        answer(connection, outcome);
     }
 
     fn on_subscribed(&self, connection: &mut Connection<'_, ()>, topic: &TopicName) {
@@ -182,16 +178,17 @@ impl Handler for Lines {
 }
 
 impl Lines {
-    fn act(&self, connection: &mut Connection<'_, ()>, line: &str) -> Result<Option<String>, Refusal> {
+    fn act(&self, connection: &mut Connection<'_, ()>, line: &str) -> Outcome {
         let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
         let (name, payload) = rest.split_once(' ').unwrap_or((rest, ""));
-        let topic = self.judge.topic(opening(connection), name)?;
+        let topic = self.judge.topic(connection, name)?;
         match command {
             "subscribe" => {
-                self.judge.may_subscribe(opening(connection), &topic)?;
-                let subscribed = connection.subscribe(&topic, SubscribeOptions::default().echo());
-                subscribed.map_err(|error| Refusal::new(409, error.to_string()))?;
-                Ok(None)
+                let judged = self.judge.may_subscribe(connection, &topic);
+                then(connection, judged, move |connection, ()| {
+                    let subscribed = connection.subscribe(&topic, SubscribeOptions::default().echo());
+                    subscribed.map(|()| None).map_err(|error| Refusal::new(409, error.to_string()))
+                })
             }
             "unsubscribe" => {
                 connection.unsubscribe(&topic);
@@ -199,16 +196,50 @@ impl Lines {
             }
             "publish" => {
                 let message = Publication::text(payload);
-                let grant = self.judge.may_publish(opening(connection), &topic)?;
-                grant.check(&message)?;
-                connection.publish(&topic, &message, Scope::Server);
-                Ok(None)
+                let judged = self.judge.may_publish(connection, &topic);
+                then(connection, judged, move |connection, grant: PublishGrant| {
+                    grant.check(&message)?;
+                    connection.publish(&topic, &message, Scope::Server);
+                    Ok(None)
+                })
             }
             _ => Err(Refusal::new(400, format!("{command:?} is no command"))),
         }
     }
 }
 
-fn opening<'a>(connection: &'a Connection<'_, ()>) -> &'a OpeningRequest {
-    connection.request().expect("the surface keeps the opening requests")
+/// The outcome of a command: its answer, if it has one, or its refusal.
+type Outcome = Result<Option<String>, Refusal>;
+
+/// Acts when the judge has decided: now, or in work beside the connection.
+fn then<T: 'static>(
+    connection: &mut Connection<'_, ()>,
+    judged: Judged<T>,
+    act: impl FnOnce(&mut Connection<'_, ()>, T) -> Outcome + 'static,
+) -> Outcome {
+    let judging = match judged {
+        Judged::Now(decided) => return act(connection, decided?),
+        Judged::Later(judging) => judging,
+    };
+    let work = async move |handle: Handle<()>| {
+        let decided = judging.await;
+        let acted = handle.with(move |connection| {
+            let outcome = decided.and_then(|granted| act(connection, granted));
+            answer(connection, outcome);
+        });
+        // The connection may have ended.
+        _ = acted.await;
+    };
+    match connection.spawn(work) {
+        true => Ok(None),
+        false => Err(Refusal::new(429, "too many commands wait")),
+    }
+}
+
+fn answer(connection: &mut Connection<'_, ()>, outcome: Outcome) {
+    match outcome {
+        Ok(Some(answer)) => drop(connection.send_text(answer)),
+        Ok(None) => {}
+        Err(refusal) => drop(connection.send_text(format!(":refused {} {}", refusal.status, refusal.error))),
+    }
 }

@@ -15,6 +15,7 @@ mod openings;
 mod panics;
 mod people;
 mod receiving;
+mod reloads;
 mod sending;
 mod spans;
 mod spawned;

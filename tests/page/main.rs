@@ -524,6 +524,21 @@ fn is_quiet(page: &mut Page, server: &Server) {
     }
 }
 
+/// Watches a topic and publishes to it on the page of a server that serves already; `tests/image` calls this.
+fn publish_at(browser: &mut Browser, address: &str) {
+    let mut page = browser.page();
+    page.open(&format!("http://{address}/#from/the/page"));
+    page.until_says("state", "Watching from/the/page");
+    for way in ["socket", "post"] {
+        page.choose("way", way);
+        page.type_into("body", &format!("by {way}"));
+        page.click("#publish button");
+        page.until_says("list", &format!("by {way}"));
+    }
+    let errors = page.take_seen().errors;
+    assert!(errors.is_empty(), "{errors:#?}");
+}
+
 /// Takes screenshots of the page under load; `docs/screenshot` calls this.
 fn screenshots(browser: &mut Browser, folder: &Path, seconds: u64) {
     let server = Server::start(&[]);
@@ -612,6 +627,12 @@ fn main() -> ExitCode {
     {
         let mut browser = Browser::start(Browser::find().expect("there is no Chromium"));
         screenshots(&mut browser, Path::new(folder), seconds.parse().expect("a number of seconds"));
+        return ExitCode::SUCCESS;
+    }
+    if let [flag, address] = &arguments[..]
+        && flag == "--at"
+    {
+        publish_at(&mut Browser::start(Browser::find().expect("there is no Chromium")), address);
         return ExitCode::SUCCESS;
     }
     let chosen = chosen(&arguments);

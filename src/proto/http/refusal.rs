@@ -36,6 +36,11 @@ impl Refusal {
         Self::new(503, error).header("Retry-After", "1")
     }
 
+    /// Returns the refusal of a request whose judge had to wait for too long.
+    pub(crate) fn undecided() -> Self {
+        Self::not_now("the decision about this request took too long")
+    }
+
     /// Returns a 405 with the methods that the path takes (RFC 9110 15.5.6).
     pub(crate) fn not_allowed(allowed: &str) -> Self {
         Self::new(405, format!("this path takes {allowed}")).header("Allow", allowed)

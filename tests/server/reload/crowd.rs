@@ -66,7 +66,7 @@ fn with_room(setting: &Setting) -> String {
 
 /// Every setting that a reload changes is changed there and back, while publishers on WebSockets and by POST go on.
 ///
-/// `RINGHUB_RELOAD_CROWD` is the number of subscribers, 200 by default.
+/// `RINGHUB_RELOAD_CROWD` is the number of subscribers, 200 by default; `tests/reloads` asks for 5 000.
 #[test]
 fn every_setting_changes_under_load_and_nothing_is_lost() {
     let permit = CrowdPermit::take();
