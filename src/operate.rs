@@ -12,7 +12,7 @@ use std::{
         unix::ffi::{OsStrExt as _, OsStringExt as _},
     },
     path::Path,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use ringhub::config::{Flags, Given, Settings, Time, parse_address};
@@ -98,8 +98,9 @@ pub(crate) fn reload(arguments: Reload, line: CommandLine) -> Result<String, Box
     let metrics = MetricsReader { address: reachable(address), token: token_of(&given) };
     // Before the reload the server may know none of the new tokens. Any later reading is then the outcome.
     let before = metrics.read(deadline).ok();
+    let told_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     process.signal(Signal::HUP)?;
-    let outcome = process.wait_for_outcome(&metrics, before, deadline)?;
+    let outcome = process.wait_for_outcome(&metrics, before, told_at, deadline)?;
     match (outcome.is_applied, outcome.pending) {
         (false, _) => fail(format!("the server {process} has refused the reload; the reason is in its log")),
         (true, 0) => Ok(format!("the server {process} has reloaded its settings")),
@@ -164,7 +165,7 @@ impl Process {
     }
 
     fn open(pid: i32) -> Result<Process, Box<dyn std::error::Error>> {
-        let Some(number) = Pid::from_raw(pid).filter(|_| pid > 0) else {
+        let Some(number) = Some(pid).filter(|&pid| pid > 0).and_then(Pid::from_raw) else {
             return fail(format!("{pid} is no number of a process"));
         };
         match pidfd_open(number, PidfdFlags::empty()) {
@@ -215,16 +216,19 @@ impl Process {
         descriptor_limit_in(&limits).unwrap_or(u64::MAX)
     }
 
-    /// Waits until the server's counters show the outcome of the reload.
+    /// Waits until the server's counters show the outcome of the reload, which the server was told of at this time. The
+    /// server may answer with numbers that it has taken up to a second before.
     fn wait_for_outcome(
         &self,
         metrics: &MetricsReader,
         before: Option<Outcome>,
+        told_at: f64,
         deadline: Instant,
     ) -> Result<Outcome, Box<dyn std::error::Error>> {
         loop {
             let now = metrics.read(deadline);
             if let Ok(now) = &now
+                && now.taken_at >= told_at
                 && before.is_none_or(|before| before.reloads != now.reloads)
             {
                 return Ok(*now);
@@ -307,8 +311,10 @@ struct MetricsReader {
 }
 
 /// The counters of a server that tell the outcome of a reload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Outcome {
+    /// The time at which the server took these numbers, in seconds since 1970.
+    taken_at: f64,
     /// The number of reloads, applied or refused.
     reloads: u64,
     is_applied: bool,
@@ -343,13 +349,14 @@ fn outcome_in(answer: &str) -> Result<Outcome, String> {
     }
     let number = |name: &str| {
         let start = format!("ringhub_{name}{{shard=\"process\"}} ");
-        let found = answer.lines().find_map(|line| line.strip_prefix(&start)?.trim().parse::<u64>().ok());
+        let found = answer.lines().find_map(|line| line.strip_prefix(&start)?.trim().parse::<f64>().ok());
         found.ok_or_else(|| format!("ringhub_{name} is missing"))
     };
     Ok(Outcome {
-        reloads: number("config_reloads_total")? + number("config_reloads_refused_total")?,
-        is_applied: number("config_last_reload_success")? == 1,
-        pending: number("config_restart_pending")?,
+        taken_at: number("taken_timestamp_seconds")?,
+        reloads: (number("config_reloads_total")? + number("config_reloads_refused_total")?) as u64,
+        is_applied: number("config_last_reload_success")? == 1.0,
+        pending: number("config_restart_pending")? as u64,
     })
 }
 
@@ -404,16 +411,18 @@ mod tests {
                 "HTTP/1.1 {status}\r\n\r\nringhub_config_reloads_total{{shard=\"process\"}} 3\n\
                  ringhub_config_reloads_refused_total{{shard=\"process\"}} 2\n\
                  ringhub_config_last_reload_success{{shard=\"process\"}} {success}\n\
-                 ringhub_config_restart_pending{{shard=\"process\"}} 4\n"
+                 ringhub_config_restart_pending{{shard=\"process\"}} 4\n\
+                 ringhub_taken_timestamp_seconds{{shard=\"process\"}} 1700000000.250\n"
             )
         };
-        assert_eq!(outcome_in(&answer("200 OK", 1)), Ok(Outcome { reloads: 5, is_applied: true, pending: 4 }));
+        let applied = Outcome { taken_at: 1_700_000_000.25, reloads: 5, is_applied: true, pending: 4 };
+        assert_eq!(outcome_in(&answer("200 OK", 1)), Ok(applied));
         assert_eq!(outcome_in(&answer("200 OK", 0)).map(|outcome| outcome.is_applied), Ok(false));
         assert_eq!(
             outcome_in(&answer("401 Unauthorized", 1)),
             Err("the answer is \"HTTP/1.1 401 Unauthorized\"".into())
         );
         let missing = outcome_in("HTTP/1.1 200 OK\r\n\r\n").unwrap_err();
-        assert_eq!(missing, "ringhub_config_reloads_total is missing");
+        assert_eq!(missing, "ringhub_taken_timestamp_seconds is missing");
     }
 }

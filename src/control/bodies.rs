@@ -209,6 +209,19 @@ mod tests {
         assert_eq!(bodies.lock().bytes, 0);
     }
 
+    #[test]
+    fn a_smaller_limit_leaves_bodies_their_room() {
+        let bodies = Bodies::new(10);
+        let room = bodies.take(8).unwrap();
+        bodies.set_max(5);
+        assert_eq!(bodies.take(1).err(), Some(NoRoom));
+        drop(room);
+        assert_eq!((bodies.take(6).err(), bodies.take(5).is_ok()), (Some(NoRoom), true));
+        bodies.set_max(20);
+        assert!(bodies.take(20).is_ok());
+        assert_eq!(bodies.lock().bytes, 0);
+    }
+
     /// A client may go at any moment, also before the reader of its body has waited for anything.
     #[test]
     fn a_body_that_is_dropped_before_it_is_awaited_gives_its_room_back() {

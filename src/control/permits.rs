@@ -262,6 +262,24 @@ mod tests {
         });
     }
 
+    #[test]
+    fn a_smaller_limit_leaves_permits_to_their_holders() {
+        let permits = ConnectionPermits::new(2);
+        let admit = || permits.admit(|| panic!("none is idle"));
+        let held = [admit().unwrap(), admit().unwrap()];
+        permits.set_max(1);
+        assert!(admit().is_none());
+        let [one, other] = held;
+        drop(one);
+        assert!(admit().is_none());
+        drop(other);
+        let one = admit().unwrap();
+        assert!(admit().is_none());
+        permits.set_max(2);
+        assert!(admit().is_some());
+        drop(one);
+    }
+
     /// A connection that becomes idle and busy again and again does not lengthen the queue.
     #[test]
     fn the_queue_of_the_idle_stays_short() {

@@ -107,6 +107,20 @@ mod tests {
     }
 
     #[test]
+    fn a_smaller_limit_leaves_waits_as_they_are() {
+        let waits = Waits::new(2, 4, 100);
+        let two = [waits.begin(0, 10).unwrap(), waits.begin(0, 10).unwrap()];
+        waits.set_max(2, 8, 30);
+        assert_eq!(waits.begin(0, 1).unwrap_err(), HomeIsBehind);
+        drop(two);
+        let one = waits.begin(0, 10).unwrap();
+        assert_eq!(waits.begin(0, 6).unwrap_err(), HomeIsBehind);
+        waits.set_max(1, 8, 30);
+        assert!(waits.begin(0, 20).is_ok());
+        drop(one);
+    }
+
+    #[test]
     fn the_only_home_has_all_of_the_room() {
         let waits = Waits::new(1, 2, 100);
         let all = [waits.begin(0, 50).unwrap(), waits.begin(0, 50).unwrap()];

@@ -269,6 +269,22 @@ mod tests {
     }
 
     #[test]
+    fn a_smaller_limit_leaves_sockets_as_they_are() {
+        let addresses = Addresses::new(2);
+        let admit = || addresses.admit("192.0.2.1".parse().unwrap(), || panic!("none is idle"));
+        let two = [admit().unwrap(), admit().unwrap()];
+        addresses.set_max(1);
+        let [one, other] = two;
+        drop(one);
+        assert!(admit().is_err());
+        addresses.set_max(3);
+        let further = [admit().unwrap(), admit().unwrap()];
+        assert!(admit().is_err());
+        drop((other, further));
+        assert_eq!(entries(&addresses), 0);
+    }
+
+    #[test]
     fn each_network_has_a_limit_of_its_own() {
         let addresses = Addresses::new(2);
         let admit = |text: &str| {

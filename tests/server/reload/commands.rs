@@ -40,7 +40,7 @@ fn a_reload_ends_when_the_server_has_the_settings() {
     let hub = Reloadable::start("");
     let mut pair = Pair::connect(hub.server(), "x");
     // The metrics need one of the new tokens from the reload on.
-    hub.write("ringhub.toml", "publish_tokens = \"p1\"\nmetrics_tokens = \"m1\"\nshards = 1\npin = \"on\"\n");
+    hub.write("ringhub.toml", "publish_tokens = \"p1\"\nmetrics_tokens = \"m1\"\nshards = 200\nsandbox = \"on\"\n");
     let (status, said) = reload(&hub);
     assert_eq!(status, Some(0), "{said}");
     assert!(said.contains("has reloaded its settings; ") && said.contains("a restart, see its log"), "{said}");

@@ -23,8 +23,8 @@ pub(super) fn other_value(key: &str) -> String {
     let candidates = [
         example,
         "7s",
-        "7",
         "7MiB",
+        "7",
         "512MiB",
         "on",
         "off",
@@ -48,9 +48,9 @@ pub(super) fn other_value(key: &str) -> String {
 }
 
 /// The lines of a file, beyond those of the reload under test, that leave room for the crowd.
-fn with_room(setting: &Setting) -> String {
+fn with_room(setting: &Setting, count: usize) -> String {
     let change = match setting.key {
-        "max_connections" => "max_connections = 60000".into(),
+        "max_connections" => format!("max_connections = {}", count + 50),
         "max_http_connections" => "max_http_connections = 2000".into(),
         // Pings and short times, which the clients of the crowd answer and keep.
         "ping_interval" => "ping_interval = \"500ms\"".into(),
@@ -84,8 +84,8 @@ fn every_setting_changes_under_load_and_nothing_is_lost() {
             let (address, is_over, left) = (hub.server().address(), &is_over, &left);
             let client = (number > 0).then(|| Client::connect(address, &format!("{}?mode=pub", topic.target())));
             scope.spawn(move || {
+                let _leaves = Leaves(left);
                 publish(address, topic, client, is_over);
-                left.fetch_sub(1, Ordering::SeqCst);
             });
         }
         let listening = scope.spawn(|| {
@@ -95,8 +95,9 @@ fn every_setting_changes_under_load_and_nothing_is_lost() {
             }
             listeners.serve_until("all have the last message", |all| all.finished() == all.len());
         });
-        reload_all(&hub, &fixed);
-        is_over.store(true, Ordering::SeqCst);
+        let over = Over(&is_over);
+        reload_all(&hub, &fixed, count);
+        drop(over);
         listening.join().unwrap();
     });
     let counts = hub.server().counts();
@@ -106,12 +107,30 @@ fn every_setting_changes_under_load_and_nothing_is_lost() {
     assert!(published > 100, "too few messages for this test");
 }
 
+/// Counts a publisher until it is dropped, also by a failure.
+struct Leaves<'a>(&'a AtomicUsize);
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Ends the publishing when it is dropped, also by a failure: otherwise the test would wait for ever.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Changes every setting that a reload can change, and the rules of a route, each to another value and back.
-fn reload_all(hub: &Reloadable, fixed: &str) {
+fn reload_all(hub: &Reloadable, fixed: &str, listeners: usize) {
     let mut count = 0;
     // A limit that is 0 at the start needs a restart.
     for setting in SETTINGS.iter().filter(|setting| setting.reloads == Reloads::Yes && !is_for_openings(setting)) {
-        hub.reload(&format!("{}{fixed}", with_room(setting)));
+        hub.reload(&format!("{}{fixed}", with_room(setting, listeners)));
         hub.reload(fixed);
         count += 1;
     }
@@ -161,7 +180,7 @@ fn publish(address: SocketAddr, topic: &Numbered, mut client: Option<Client>, is
     while !is_over.load(Ordering::Relaxed) {
         say(&topic.next(if count.is_multiple_of(50) { 20_000 } else { 10 + count % 300 }));
         count += 1;
-        thread::sleep(Duration::from_millis(3));
+        thread::sleep(Duration::from_millis(20));
     }
     say(&topic.last());
     if let Some(client) = client {

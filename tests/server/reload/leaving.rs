@@ -26,6 +26,7 @@ fn a_server_goes_on_for_the_delay_of_the_drain() {
     for client in [&mut late, &mut pair.subscriber, &mut pair.publisher] {
         client.expect_close(1012, RESTART);
     }
+    drop((late, pair));
     assert!(server.wait().success(), "{}", server.log());
     let log = server.log();
     assert!(log.contains("told=3 left=3 dropped=0"), "{log}");
@@ -45,17 +46,19 @@ fn a_second_signal_ends_the_delay() {
 /// The delay of a server in the sandbox is waited for by a thread that starts within the sandbox.
 #[test]
 fn the_delay_and_its_length_can_be_reloaded() {
-    let hub = Reloadable::start("sandbox = \"on\"\ndrain_delay = \"1h\"\n");
+    let mut hub = Reloadable::start("sandbox = \"on\"\ndrain_delay = \"1h\"\n");
     let mut client = hub.server().connect("/t/x");
     hub.reload("sandbox = \"on\"\ndrain_delay = \"200ms\"\n");
     hub.server().signal(Signal::TERM);
     client.expect_close(1012, RESTART);
+    drop(client);
+    hub.end();
 }
 
 /// Each client gets a time of its own, within that of the drain.
 #[test]
 fn the_goodbye_has_a_hint_that_differs() {
-    let server = Server::start(&["--drain-timeout", "5s"]);
+    let mut server = Server::start(&["--drain-timeout", "5s"]);
     let mut clients: Vec<Client> = (0..60).map(|_| server.connect("/t/x")).collect();
     server.signal(Signal::TERM);
     let hints: Vec<u32> = clients
@@ -65,6 +68,8 @@ fn the_goodbye_has_a_hint_that_differs() {
             client.retry_after_ms.expect("a hint")
         })
         .collect();
+    drop(clients);
+    assert!(server.wait().success(), "{}", server.log());
     assert!(hints.iter().all(|hint| *hint <= 5_000), "{hints:?}");
     assert!(hints.iter().collect::<BTreeSet<_>>().len() > 40, "{hints:?}");
     assert!(hints.iter().any(|hint| *hint > 2_500) && hints.iter().any(|hint| *hint < 2_500), "{hints:?}");
@@ -73,28 +78,28 @@ fn the_goodbye_has_a_hint_that_differs() {
 /// A reload while the server leaves changes nothing about the drain.
 #[test]
 fn a_reload_does_not_end_a_drain() {
-    let hub = Reloadable::start("drain_timeout = \"60s\"\nclose_timeout = \"60s\"\n");
+    let mut hub = Reloadable::start("drain_timeout = \"60s\"\nclose_timeout = \"60s\"\n");
     let mut client = hub.server().connect("/t/x");
-    client.never_answer();
     hub.server().signal(Signal::TERM);
-    client.expect(close(1012, RESTART));
+    hub.server().counts_until("the client is told", |counts| counts.get("drain_closed_total") == 1);
     hub.reload("drain_timeout = \"60s\"\nclose_timeout = \"60s\"\nmax_connections = 7\n");
-    client.send_close(1012, "");
-    client.expect(crate::support::Received::End);
+    client.expect_close(1012, RESTART);
+    drop(client);
+    hub.end();
 }
 
 /// The hint is for the next server: this one refuses.
 #[test]
 fn a_leaving_server_opens_nothing() {
-    let server = Server::start(&["--drain-timeout", "60s", "--close-timeout", "60s"]);
+    let mut server = Server::start(&["--drain-timeout", "60s", "--close-timeout", "60s"]);
     let mut client = server.connect("/t/x");
-    client.never_answer();
     let early = crate::support::dial(server.address());
     server.counts_until("both are accepted", |counts| counts.get("accepted_total") == 2);
     server.signal(Signal::TERM);
-    client.expect(close(1012, RESTART));
+    server.counts_until("the client is told", |counts| counts.get("drain_closed_total") == 1);
     let refused = Client::open(early, "/t/x", &[]).map(drop).expect_err("the server leaves");
     assert_eq!(refused.status(), 503);
-    client.send_close(1012, "");
-    client.expect(crate::support::Received::End);
+    client.expect_close(1012, RESTART);
+    drop(client);
+    assert!(server.wait().success(), "{}", server.log());
 }
