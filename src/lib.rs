@@ -42,6 +42,7 @@
 //! | [`Publication`] | a message that is published, encoded once for all its subscribers |
 //! | [`PreparedMessage`] | a message to single connections, a ping or a fragment, encoded once |
 //! | [`TopicName`], [`Scope`], [`Place`], [`ConnectionId`] | who gets a message, and the message's place in its topic |
+//! | [`Rate`] | how much may come in a second, and how much at once |
 //! | [`auth`], [`documents`] | which requests are admitted; the files of a folder |
 //! | [`client`] | a WebSocket client for any tokio runtime |
 //! | [`config`], [`error`], [`metrics`] | every setting, the errors of settings and of the start, every counter |
@@ -70,6 +71,8 @@ mod log_throttle;
 pub mod logs;
 pub mod metrics;
 pub mod proto;
+mod rates;
+mod refusal_log;
 pub mod server;
 mod shard;
 #[doc(hidden)]
@@ -90,6 +93,7 @@ pub use hub::{
 };
 #[doc(inline)]
 pub use proto::{CloseCode, KeepAlive, Message, MessageType, OpCode, PreparedMessage};
+pub use rates::Rate;
 #[doc(inline)]
 pub use server::{Builder, Hub, Running, Server};
 

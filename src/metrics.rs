@@ -63,7 +63,12 @@ macro_rules! counters {
 const PREFIX: &str = "ringhub_";
 
 /// The help texts of families with several counters.
-const FAMILIES: &[(&str, &str)] = &[("refused_total", "Requests refused, by cause.")];
+const FAMILIES: &[(&str, &str)] = &[
+    ("refused_total", "Requests refused, by cause."),
+    ("throttled_total", "Times a connection was not received from because it was over a rate, by rate."),
+    ("rate_refused_total", "Requests refused with 429 because their sender was over a rate, by rate."),
+    ("rate_closed_total", "Connections closed with 1008 because they were over a rate for too long, by rate."),
+];
 
 /// Upper bounds of the buckets of turn lengths, in microseconds.
 pub const TURN_BOUNDS_US: [u64; 9] = [10, 40, 160, 640, 2_500, 10_000, 40_000, 160_000, 640_000];
@@ -113,8 +118,8 @@ counters! {
     /// Requests refused because a limit of the server was reached: connections, bodies in memory, or files being sent
     /// (503).
     RefusedLimit "refused_total{cause=\"limit\"}" "requests" Counter ShardAndControl;
-    /// Sockets refused because their address had as many as allowed (429).
-    RefusedAddress "refused_total{cause=\"address\"}" "requests" Counter Shard;
+    /// Sockets, and requests through trusted proxies, refused because their address had as many as allowed (429).
+    RefusedAddress "refused_total{cause=\"address\"}" "requests" Counter ShardAndControl;
     /// Requests refused because the server is leaving (503).
     RefusedLeaving "refused_total{cause=\"leaving\"}" "requests" Counter ShardAndControl;
     /// Requests refused because they were malformed: heads, handshakes, queries, topics, bodies (400, 431, 501, 505).
@@ -133,6 +138,9 @@ counters! {
     RefusedTooLarge "refused_total{cause=\"too_large\"}" "requests" Counter ShardAndControl;
     /// Requests refused because their path needs an upgrade to a WebSocket, and they have none or another (426).
     RefusedUpgrade "refused_total{cause=\"upgrade\"}" "requests" Counter ShardAndControl;
+    /// Requests refused because their sender came too often (429): opening requests on shards, messages to publish on
+    /// the control thread.
+    RefusedRate "refused_total{cause=\"rate\"}" "requests" Counter ShardAndControl;
     /// Requests refused because their handler took too long to decide about them (503).
     RefusedUndecided "refused_total{cause=\"undecided\"}" "requests" Counter ShardAndControl;
     /// Requests refused for any other reason.
@@ -209,6 +217,26 @@ counters! {
     ReceivePaused "receive_paused_total" "turns" Counter Shard;
     /// Times a connection was parked, since its client did not take its output.
     Parked "parked_total" "times" Counter Shard;
+    /// Connections that are not received from now because they are over a rate.
+    ConnectionsThrottled "connections_throttled" "connections" Gauge Shard;
+    /// Times a connection was not received from because it had sent more messages than its rate.
+    ThrottledMessages "throttled_total{rate=\"messages\"}" "times" Counter Shard;
+    /// Times a connection was not received from because it had sent more bytes than its rate.
+    ThrottledBytes "throttled_total{rate=\"bytes\"}" "times" Counter Shard;
+    /// Connections closed with 1008 because they were over their rate of messages for too long.
+    RateClosedMessages "rate_closed_total{rate=\"messages\"}" "connections" Counter Shard;
+    /// Connections closed with 1008 because they were over their rate of bytes for too long.
+    RateClosedBytes "rate_closed_total{rate=\"bytes\"}" "connections" Counter Shard;
+    /// Opening requests refused because their address made more than its rate.
+    LimitedHandshakes "rate_refused_total{rate=\"handshakes\"}" "requests" Counter Shard;
+    /// Messages to publish by HTTP refused because their address published more than its rate.
+    LimitedPublishesOfAddress "rate_refused_total{rate=\"publishes_of_address\"}" "requests" Counter Control;
+    /// Messages to publish by HTTP refused because their identity published more than its rate.
+    LimitedPublishesOfIdentity "rate_refused_total{rate=\"publishes_of_identity\"}" "requests" Counter Control;
+    /// Messages to publish by HTTP refused because their token published more than its rate.
+    LimitedPublishesOfToken "rate_refused_total{rate=\"publishes_of_token\"}" "requests" Counter Control;
+    /// Times accepting paused because sockets came faster than their rate.
+    AcceptThrottled "accept_throttled_total" "pauses" Counter Shard;
     /// Times a connection was not received from because a home that its messages go to was behind.
     AwaitedHome "awaited_home_total" "times" Counter Shard;
     /// Times a connection was not received from because the topic that its messages go to had gathered its share of
@@ -239,6 +267,10 @@ counters! {
     ConfigLastReloadTime "config_last_reload_timestamp_seconds" "seconds" Gauge Process;
     /// Settings and routes with a new value at the last reload that only a restart puts in force.
     ConfigPending "config_restart_pending" "settings" Gauge Process;
+    /// Sets of keys of token issuers that were fetched.
+    JwksFetched "jwks_fetched_total" "sets" Counter Process;
+    /// Sets of keys of token issuers that could not be fetched or used. The last keys stay in use for a day.
+    JwksFailed "jwks_failed_total" "sets" Counter Process;
 }
 
 impl Counter {
@@ -273,6 +305,7 @@ impl Counter {
             408 => Counter::RefusedTimeout,
             413 => Counter::RefusedTooLarge,
             426 => Counter::RefusedUpgrade,
+            429 => Counter::RefusedRate,
             _ => Counter::RefusedOther,
         }
     }

@@ -6,8 +6,8 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use super::answers::Answers;
-use crate::proto::{RequestHead, query_pairs};
+use super::{answers::Answers, origins::Origins};
+use crate::proto::{RequestHead, query_pairs, token_of_protocols};
 
 /// The parts of a request that show who sent it.
 #[derive(Clone, Copy)]
@@ -17,13 +17,14 @@ pub struct Credentials<'a> {
     /// The client's address; `None` if the client has gone meanwhile.
     pub peer: Option<SocketAddr>,
     answers: Option<&'a Answers>,
+    origins: Option<&'a Origins>,
 }
 
 impl<'a> Credentials<'a> {
     /// Returns the credentials of a request that waits for no answers.
     #[must_use]
     pub fn new(head: &'a RequestHead, peer: Option<SocketAddr>) -> Self {
-        Credentials { head, peer, answers: None }
+        Credentials { head, peer, answers: None, origins: None }
     }
 
     /// Returns the credentials of a request that can wait for answers, which are kept in `answers`.
@@ -36,6 +37,17 @@ impl<'a> Credentials<'a> {
     #[must_use]
     pub fn answers(&self) -> Option<&'a Answers> {
         self.answers
+    }
+
+    /// Returns the credentials of a request whose pages these origins restrict.
+    #[must_use]
+    pub(crate) fn behind(self, origins: &'a Origins) -> Self {
+        Credentials { origins: Some(origins), ..self }
+    }
+
+    /// Returns the origins that restrict the pages of the request, where they are known.
+    pub(super) fn origins(&self) -> Option<&'a Origins> {
+        self.origins
     }
 
     /// Returns the credentials after a scheme in `Authorization` (RFC 9110 11.6.2). Returns `None` for another scheme,
@@ -52,8 +64,9 @@ impl<'a> Credentials<'a> {
         self.peer.map(|peer| peer.ip().to_canonical())
     }
 
-    /// Returns the bearer token in `Authorization`, or else in the query's `access_token` (RFC 6750 2.1, 2.3). The
-    /// query is for browsers that open a WebSocket, since they cannot set a header.
+    /// Returns the bearer token in `Authorization`, or else in the query's `access_token` (RFC 6750 2.1, 2.3), or else
+    /// the token behind the name `access_token` in the list of subprotocols. The query and the list are for browsers
+    /// that open a WebSocket, since they cannot set a header. A list is in fewer logs than a query.
     #[must_use]
     pub fn token(&self) -> Option<Cow<'a, [u8]>> {
         let of_query = || {
@@ -62,7 +75,8 @@ impl<'a> Credentials<'a> {
             // A value that is not UTF-8 equals no token.
             Some(Cow::Owned(value.unwrap_or_default().into_owned().into_bytes()))
         };
-        self.authorization("Bearer").map(Cow::Borrowed).or_else(of_query)
+        let of_protocols = || token_of_protocols(self.head.headers()).map(Cow::Borrowed);
+        self.authorization("Bearer").map(Cow::Borrowed).or_else(of_query).or_else(of_protocols)
     }
 
     /// Returns the value of `Authorization`, if the request has exactly one.

@@ -35,7 +35,9 @@ impl Gate {
     /// 403 if `Origin` or `Sec-Fetch-Site` shows that the page is of another origin; otherwise the refusal of the
     /// authenticator. [`Stopped::Waits`] only for a request that can wait: one whose credentials have answers.
     pub(crate) fn admit(&self, origins: &Origins, credentials: &Credentials<'_>) -> Result<Option<Identity>, Stopped> {
-        self.origins_or(origins).check(credentials.head).map_err(Stopped::Refused)?;
+        let origins = self.origins_or(origins);
+        origins.check(credentials.head).map_err(Stopped::Refused)?;
+        let credentials = &credentials.behind(origins);
         let Some(authenticator) = &self.authenticator else { return Ok(None) };
         if credentials.answers().is_some()
             && let Some(later) = authenticator.prepare(credentials)

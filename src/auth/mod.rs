@@ -1,8 +1,8 @@
 //! Admits requests: authenticators, bearer tokens, and the origins of browsers' pages.
 //!
 //! An [`Authenticator`] finds out who sent a request, from the request's head and the address it comes from. There are
-//! [`Basic`] (users and passwords), [`Bearer`] (tokens) and [`Network`] (addresses); [`all_of`] and [`any_of`] combine
-//! several. For anything else, implement the trait.
+//! [`Basic`] (users and passwords), [`Bearer`] (tokens that stand in a list), [`Jwt`] (tokens that an application signs)
+//! and [`Network`] (addresses); [`all_of`] and [`any_of`] combine several. For anything else, implement the trait.
 //!
 //! ```
 //! use ringhub::auth::{Basic, Bearer, Network, all_of, any_of};
@@ -27,8 +27,10 @@ mod chain;
 mod credentials;
 mod gate;
 mod grants;
+mod jwt;
 mod network;
 mod origins;
+mod proxies;
 #[cfg(test)]
 mod testing;
 mod tokens;
@@ -45,8 +47,12 @@ pub use chain::{AllOf, AnyOf, all_of, any_of};
 pub use credentials::{Credentials, TOKEN_KEY};
 pub(crate) use gate::{Gate, Stopped};
 pub use grants::{Grants, TopicRight};
-pub use network::Network;
+pub(crate) use jwt::Issuer;
+pub use jwt::{BareTokens, Jwt, JwtIssuer};
+pub use network::{AddressRange, Network};
 pub use origins::Origins;
+pub(crate) use proxies::Remote;
+pub use proxies::{ClientAddress, TrustedProxies};
 pub use tokens::Tokens;
 
 use crate::proto::Refusal;

@@ -1,6 +1,6 @@
 //! Addresses that are let in.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -11,7 +11,8 @@ use crate::proto::Refusal;
 /// 403.
 ///
 /// The address of an IPv4 client counts as IPv4 even if the client reached an IPv6 socket. So `0.0.0.0/0` is all of
-/// IPv4, and `::/0` all of IPv6. Behind a proxy every request has the proxy's address.
+/// IPv4, and `::/0` all of IPv6. Behind a proxy every request has the proxy's address, unless the server trusts the
+/// proxy to name the client's ([`TrustedProxies`](super::TrustedProxies)).
 ///
 /// ```
 /// use ringhub::auth::Network;
@@ -22,8 +23,8 @@ use crate::proto::Refusal;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
-    allowed: Vec<IpNet>,
-    denied: Vec<IpNet>,
+    allowed: Vec<AddressRange>,
+    denied: Vec<AddressRange>,
 }
 
 impl Network {
@@ -34,7 +35,7 @@ impl Network {
     ///
     /// A sentence about the first text that is neither, or about two empty lists.
     pub fn new(allow: &[&str], deny: &[&str]) -> Result<Network, String> {
-        let read = |networks: &[&str]| networks.iter().map(|text| network(text)).collect::<Result<Vec<_>, _>>();
+        let read = |networks: &[&str]| networks.iter().map(|text| text.parse()).collect::<Result<Vec<_>, String>>();
         let (allowed, denied) = (read(allow)?, read(deny)?);
         if allowed.is_empty() && denied.is_empty() {
             return Err("without networks to allow or to deny, everybody would be let in".into());
@@ -50,14 +51,14 @@ impl Network {
 
     /// Returns the network that lets an address in; the address itself if there are only networks to deny. Returns
     /// `None` if the address is not let in.
-    fn network_of(&self, address: IpAddr) -> Option<IpNet> {
-        if self.denied.iter().any(|network| network.contains(&address)) {
+    fn network_of(&self, address: IpAddr) -> Option<AddressRange> {
+        if self.denied.iter().any(|network| network.contains(address)) {
             return None;
         }
         if self.allowed.is_empty() {
-            return Some(address.into());
+            return Some(AddressRange(address.into()));
         }
-        self.allowed.iter().find(|network| network.contains(&address)).copied()
+        self.allowed.iter().find(|network| network.contains(address)).copied()
     }
 }
 
@@ -70,26 +71,61 @@ impl Authenticator for Network {
     }
 }
 
-/// Reads a network or an address. A network with bits of a host, such as `10.0.0.1/8`, is probably a mistake, so it is
-/// an error.
-fn network(text: &str) -> Result<IpNet, String> {
-    let is_none = |example: &str| format!("{text:?} is no network; write it like {example}");
-    let network = match text.parse::<IpAddr>() {
-        Ok(address) => address.into(),
-        Err(_) => text.parse::<IpNet>().map_err(|_| is_none("10.0.0.0/8, fd00::/8 or 192.0.2.1"))?,
-    };
-    if network != network.trunc() {
-        return Err(is_none(&network.trunc().to_string()));
+/// A network or a single address, such as `10.0.0.0/8`, `fd00::/8` or `192.0.2.1`.
+///
+/// ```
+/// use ringhub::auth::AddressRange;
+/// let range: AddressRange = "10.0.0.0/8".parse()?;
+/// assert!(range.contains("10.1.2.3".parse().unwrap()) && range.contains("::ffff:10.1.2.3".parse().unwrap()));
+/// # Ok::<(), String>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddressRange(IpNet);
+
+impl AddressRange {
+    /// Returns whether an address is in the range. An IPv4 address in the notation of IPv6 counts as IPv4.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
     }
-    // An IPv4 network in the notation of IPv6. The addresses that are judged never have this notation.
-    let mapped = match network {
-        IpNet::V6(network) if network.prefix_len() >= 96 => network.addr().to_ipv4_mapped().map(|addr| (network, addr)),
-        _ => None,
-    };
-    Ok(match mapped {
-        Some((network, address)) => Ipv4Net::new_assert(address, network.prefix_len() - 96).into(),
-        None => network,
-    })
+
+    /// Returns whether the range has all addresses of its family.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.0.prefix_len() == 0
+    }
+}
+
+/// A network with bits of a host, such as `10.0.0.1/8`, is probably a mistake, so it is an error.
+impl FromStr for AddressRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<AddressRange, String> {
+        let is_none = |example: &str| format!("{text:?} is no network; write it like {example}");
+        let network = match text.parse::<IpAddr>() {
+            Ok(address) => address.into(),
+            Err(_) => text.parse::<IpNet>().map_err(|_| is_none("10.0.0.0/8, fd00::/8 or 192.0.2.1"))?,
+        };
+        if network != network.trunc() {
+            return Err(is_none(&network.trunc().to_string()));
+        }
+        // An IPv4 network in the notation of IPv6. The addresses that are judged never have this notation.
+        let mapped = match network {
+            IpNet::V6(network) if network.prefix_len() >= 96 => {
+                network.addr().to_ipv4_mapped().map(|address| (network, address))
+            }
+            _ => None,
+        };
+        Ok(AddressRange(match mapped {
+            Some((network, address)) => Ipv4Net::new_assert(address, network.prefix_len() - 96).into(),
+            None => network,
+        }))
+    }
+}
+
+impl fmt::Display for AddressRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 #[cfg(test)]

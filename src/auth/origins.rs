@@ -86,7 +86,7 @@ impl Origins {
 
 /// Returns whether a browser loads the answer into a whole window, not into a frame or an object of a page (W3C Fetch
 /// Metadata 2.1 and 2.2).
-fn is_navigation(head: &RequestHead) -> bool {
+pub(super) fn is_navigation(head: &RequestHead) -> bool {
     let is_every = |name: &str, expected: &[u8]| head.headers().get_all(name).all(|value| value == expected);
     let has_mode = head.headers().get("sec-fetch-mode").is_some();
     ["GET", "HEAD"].contains(&head.method())

@@ -47,6 +47,7 @@ impl Config {
         let (settings, mut report) = merge(&self.settings, &new.settings);
         let mut config = Config::again(&settings, self)?;
         config.routes = self.reload_routes(new, &config, &mut report)?;
+        config.jwt.clone_from(&new.jwt);
         Ok((config, report))
     }
 

@@ -1,6 +1,6 @@
 //! Checks settings against each other and against this machine: [`Settings`] become a [`Config`].
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, num::NonZeroU64};
 
 use super::{
     checked::{Config, Http, Limits},
@@ -11,9 +11,10 @@ use super::{
     values::{CpuList, ListenIpv6, Pin, Secrets},
 };
 use crate::{
-    auth::{Access, Origins, Tokens},
+    auth::{Access, Origins, Tokens, TrustedProxies},
     error::{ConfigError, ConfigErrors},
     proto::{KeepAlive, MessageLimits},
+    rates::{ArrivalRates, InputRates, PublishRates},
     sys,
 };
 
@@ -92,6 +93,10 @@ fn check(
         sandbox: settings.sandbox,
         metrics_listen: settings.metrics_listen,
         access: access?,
+        trusted_proxies: TrustedProxies::new(
+            settings.trusted_proxies.clone().unwrap_or_default(),
+            settings.client_address,
+        ),
         http: Http { header_timeout: handshake_timeout, ..http? },
         shards: shards?,
         cpus: cpus?,
@@ -103,6 +108,7 @@ fn check(
         drain_delay: TICK * drain_delay?,
         send_buffer_bytes: send_buffer?.map(|bytes| bytes as usize),
         routes: Vec::new(),
+        jwt: None,
         folders,
         few_descriptors,
         descriptor_limit,
@@ -203,6 +209,11 @@ fn check_http(settings: &Settings, faults: &mut Faults) -> Option<Http> {
         connections_max: connections_max?,
         bodies_bytes_max: bodies_bytes_max? as usize,
         rate_min: rate_min?,
+        publish_rates: PublishRates {
+            of_address: settings.max_publish_rate_per_address.0,
+            of_identity: settings.max_publish_rate_per_identity.0,
+            of_token: settings.max_publish_rate_per_token.0,
+        },
         header_timeout: settings.handshake_timeout.0,
         body_timeout: body_timeout?.0,
         idle_timeout: idle_timeout?.0,
@@ -237,6 +248,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         count => Ok(count),
     });
     let message_ticks_max = faults.keep(ticks("message_timeout", settings.message_timeout));
+    let rate_ticks_max = faults.keep(ticks("rate_timeout", settings.rate_timeout));
     // The limits below depend on `message`.
     let message = faults.keep(size_within("max_message", settings.max_message, 1, Limits::MESSAGE_BYTES_MAX))?;
     let frame = faults.keep(frame_bytes_max(settings, message));
@@ -249,6 +261,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         }
     });
     let gathered = faults.keep(gathered_bytes_max(settings, message));
+    let of_each = NonZeroU64::new(shards as u64).unwrap_or(NonZeroU64::MIN);
     let unfinished = backlog.and_then(|backlog| faults.keep(unfinished_bytes_max(settings, shards, backlog)));
     Some(Limits {
         connections_max: connections_max?,
@@ -264,6 +277,12 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         gathered_bytes_max: gathered? as usize,
         unfinished_bytes_max: unfinished? as usize,
         message_ticks_max: message_ticks_max?,
+        input_rates: InputRates { messages: settings.max_message_rate.0, bytes: settings.max_byte_rate.0 },
+        arrival_rates: ArrivalRates {
+            handshakes: settings.max_handshake_rate.0,
+            accepts: settings.max_accept_rate.0.map(|rate| rate.part(of_each)),
+        },
+        rate_ticks_max: rate_ticks_max?,
         topics_idle_max: settings.max_idle_topics,
     })
 }

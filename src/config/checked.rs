@@ -9,8 +9,9 @@ use super::{
     values::{IoChoice, ListenIpv6, SandboxChoice},
 };
 use crate::{
-    auth::Access,
+    auth::{Access, Jwt, TrustedProxies},
     proto::{KeepAlive, MessageLimits},
+    rates::{ArrivalRates, InputRates, PublishRates},
 };
 
 /// Checked settings of a server.
@@ -24,6 +25,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// The origins and tokens that requests need.
     pub access: Access,
+    /// The proxies that are believed when they name the address of a client.
+    pub trusted_proxies: TrustedProxies,
     /// The limits of connections that speak HTTP: publishing, health, metrics, the page.
     pub http: Http,
     /// The number of shards.
@@ -50,6 +53,8 @@ pub struct Config {
     pub send_buffer_bytes: Option<usize>,
     /// The routes in the order of the file. Without routes, the server has the hub and its page.
     pub routes: Vec<RouteConfig>,
+    /// The authenticator of the issuers of the file. It holds for topics at their usual path if the file has no routes.
+    pub jwt: Option<Jwt>,
     /// The number of folders of files. Each has a descriptor.
     pub(crate) folders: usize,
     /// The limit of open descriptors, if it alone limits the connections, and leaves fewer than are useful.
@@ -73,6 +78,8 @@ pub struct Http {
     /// server waits for the client. Below it the connection is reset; with 0, one byte in each `body_timeout` is
     /// enough.
     pub rate_min: u64,
+    /// The rates of messages that are published. Beyond one of them: 429.
+    pub(crate) publish_rates: PublishRates,
     /// The longest time for a head; on a connection that was kept alive, from the first byte of the head on.
     pub header_timeout: Duration,
     /// The longest time for a body. Beyond it: 408.
@@ -121,6 +128,14 @@ pub struct Limits {
     /// Ticks that a message may take from its first byte on; 0 for any number. Beyond it the connection is closed with
     /// 1008.
     pub message_ticks_max: u32,
+    /// The rates of what a client sends on one connection. Beyond one of them the connection is not received from until
+    /// the rate allows it. A connection of a route with rates costs 32 bytes more.
+    pub(crate) input_rates: InputRates,
+    /// The rates at which clients come. Beyond them opening requests are answered 429, and sockets wait to be accepted.
+    pub(crate) arrival_rates: ArrivalRates,
+    /// Ticks for which a connection may be over its rates without a break; 0 for any number. Beyond it the connection
+    /// is closed with 1008.
+    pub rate_ticks_max: u32,
     /// Topics that no connection subscribes or publishes to, but whose offsets each shard remembers. Beyond it the
     /// topic at the front of the queue of idle topics is forgotten; when it is used again it has a new epoch. Each
     /// topic costs some 300 bytes.

@@ -10,6 +10,7 @@ use toml::de::DeTable;
 
 use super::{
     entry::{Entry, Part, nearest_key},
+    issuers::{self, GivenIssuers, ISSUERS},
     routes::{
         self,
         given::{GivenRoute, ROUTES},
@@ -24,6 +25,7 @@ use crate::error::{ConfigError, Origin};
 pub(super) struct Contents {
     pub(super) entries: Vec<Entry>,
     pub(super) routes: Vec<GivenRoute>,
+    pub(super) issuers: GivenIssuers,
     pub(super) errors: Vec<ConfigError>,
     pub(super) warnings: Vec<String>,
 }
@@ -71,6 +73,10 @@ fn contents(file: &TomlFile, part: Part) -> Contents {
         return Contents::only(faults.iter().map(|fault| syntax_error(file, text, fault)).collect());
     }
     let mut contents = Contents::default();
+    if let (Part::All, Some(value)) = (part, table.get_ref().get(ISSUERS)) {
+        // Routes name them.
+        contents.issuers = issuers::read(file, value, &mut contents.errors);
+    }
     for (key, value) in in_order(table.get_ref()) {
         let origin = file.origin(key.span().start);
         let setting = Setting::by_key(key.get_ref());
@@ -80,7 +86,10 @@ fn contents(file: &TomlFile, part: Part) -> Contents {
             continue;
         }
         if key.get_ref() == ROUTES {
-            contents.routes = routes::read(file, value, &mut contents.errors);
+            contents.routes = routes::read(file, value, &contents.issuers, &mut contents.errors);
+            continue;
+        }
+        if key.get_ref() == ISSUERS {
             continue;
         }
         match setting {
@@ -105,7 +114,7 @@ fn syntax_error(file: &TomlFile, text: &str, fault: &toml::de::Error) -> ConfigE
 }
 
 fn unknown_key(key: &str) -> String {
-    match nearest_key(key, SETTINGS.iter().map(|setting| setting.key).chain([ROUTES])) {
+    match nearest_key(key, SETTINGS.iter().map(|setting| setting.key).chain([ROUTES, ISSUERS])) {
         Some(nearest) => format!("unknown key {key:?}; did you mean {nearest:?}?"),
         None => format!("unknown key {key:?}; `ringhub example-config` prints them all"),
     }

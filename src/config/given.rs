@@ -13,6 +13,7 @@ use super::{
     entry::{Entry, Part, nearest},
     file,
     file_value::FileValues,
+    issuers::GivenIssuers,
     routes::{given::GivenRoute, rules::Base},
     settings::{SETTINGS, Setting, Settings, VARIABLE_PREFIX},
 };
@@ -91,6 +92,7 @@ pub struct Given {
     /// [`Given::config`] returns the error.
     pub settings: Settings,
     pub(super) routes: Vec<GivenRoute>,
+    pub(super) issuers: GivenIssuers,
     origins: BTreeMap<&'static str, Origin>,
     errors: Vec<ConfigError>,
     warnings: Vec<String>,
@@ -130,6 +132,7 @@ impl Given {
         let mut given = Given {
             settings: Settings::default(),
             routes: Vec::new(),
+            issuers: GivenIssuers::default(),
             origins: BTreeMap::new(),
             errors: Vec::new(),
             warnings: Vec::new(),
@@ -158,6 +161,7 @@ impl Given {
             given.errors.splice(0..0, contents.errors);
             given.warnings.extend(contents.warnings);
             given.routes = contents.routes;
+            given.issuers = contents.issuers;
             entries.splice(0..0, contents.entries);
         }
         for entry in entries {
@@ -233,6 +237,7 @@ impl Given {
         let failed: BTreeSet<&str> = errors.iter().filter_map(ConfigError::setting).collect();
         match checked {
             Ok(mut config) => {
+                config.jwt = self.issuers.all();
                 let base = config.base_of_routes();
                 for route in &self.routes {
                     match route.settle(&base, |key| self.origin(key)) {

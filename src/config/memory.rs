@@ -7,6 +7,7 @@ use super::{
 use crate::{
     hub::{LARGE_PIECE_PINS, MeshLimits, SPARE_RUN_BYTES_MAX},
     proto::HEAD_BYTES_MAX,
+    rates::{KEY_BYTES, KEYS_MAX},
 };
 
 /// The memory that one of a server's limits allows.
@@ -60,6 +61,9 @@ impl Config {
         let between_shards = between_shards + 2 * shards * (shards - 1) * message;
         // `max_idle_topics` may be any number.
         let topics = shards.saturating_mul(limits.topics_idle_max as u64).saturating_add(connections);
+        let publish = &http.publish_rates;
+        let of_senders = [publish.of_address, publish.of_identity, publish.of_token, limits.arrival_rates.handshakes];
+        let rate_tables = of_senders.into_iter().flatten().count() as u64;
         let rows = [
             (
                 "backlogs",
@@ -115,6 +119,11 @@ impl Config {
                 "bodies",
                 http.bodies_bytes_max as u64 + message,
                 format!("{} (max_bodies) + {} (max_message)", Size(http.bodies_bytes_max as u64), Size(message)),
+            ),
+            (
+                "rates",
+                rate_tables * (KEYS_MAX * KEY_BYTES) as u64,
+                format!("{rate_tables} (rates of addresses, identities and tokens) × {KEYS_MAX} × {KEY_BYTES}"),
             ),
             (
                 "topics",

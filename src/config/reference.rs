@@ -1,6 +1,7 @@
 //! Writes the pages of the documentation that follow from tables: docs/settings.md and docs/routes.md.
 
 use super::{
+    issuers::{self, keys::IssuerKey},
     routes::keys::{KEYS, RouteKey, handlers_in_words, of_surfaces, surfaces_in_words},
     settings::{Preset, SETTINGS, Setting},
     toml::line,
@@ -58,7 +59,11 @@ pub fn routes_page() -> String {
     for Surface { name, effect, .. } in SURFACES {
         line(&mut surfaces, &format!("| `{name}` | {effect} |"));
     }
-    let page = include_str!("reference/routes.md").replace("{{keys}}\n", &table);
+    let mut issuers = String::from("| key | value | default | meaning |\n| --- | --- | --- | --- |\n");
+    for IssuerKey { name, value, preset, help } in issuers::keys::KEYS {
+        line(&mut issuers, &format!("| `{name}` | {value} | {preset} | {help} |"));
+    }
+    let page = include_str!("reference/routes.md").replace("{{keys}}\n", &table).replace("{{issuers}}\n", &issuers);
     page.replace("{{surfaces}}\n", &surfaces).replace("{{names}}", &surfaces_in_words())
 }
 
@@ -84,6 +89,7 @@ mod tests {
         let cells = KEYS.iter().flat_map(|key| [key.name, key.value, key.preset, key.help]);
         let cells = cells.chain(of_surfaces().flat_map(|(_, key)| [key.name(), key.value, key.preset, key.help]));
         let cells = cells.chain(SURFACES.iter().map(|surface| surface.effect));
+        let cells = cells.chain(issuers::keys::KEYS.iter().flat_map(|key| [key.name, key.value, key.preset, key.help]));
         for text in cells.chain(SETTINGS.iter().flat_map(|row| [row.key, row.help(), row.preset.words()])) {
             assert!(!text.is_empty() && !text.contains(['|', '\n']), "{text}");
         }
@@ -93,13 +99,31 @@ mod tests {
     /// The example, which tests uncomment and check, has every key of the table and no other.
     #[test]
     fn the_example_of_routes_has_every_key() {
+        // The surface of the tests is in no example.
+        let of_surfaces = of_surfaces().filter(|(surface, _)| surface.name != "lines").map(|(_, key)| key.name());
+        let known = KEYS.iter().map(|key| key.name).chain(of_surfaces).map(String::from);
+        assert_eq!(keys_of_example("routes"), known.collect());
+    }
+
+    #[test]
+    fn the_example_of_issuers_has_every_key() {
+        let known = issuers::keys::KEYS.iter().map(|key| key.name.to_string());
+        assert_eq!(keys_of_example("issuers"), known.collect());
+    }
+
+    /// Returns the keys of the tables of this name.
+    fn keys_of_example(tables: &str) -> BTreeSet<String> {
         let example = example();
         let mut keys = BTreeSet::new();
+        let mut is_within = false;
         let mut table = None;
-        for line in example[example.find("#[[routes]]").unwrap()..].lines().map(|line| line.trim_start_matches('#')) {
+        for line in example.lines().filter_map(|line| line.strip_prefix('#')) {
             if line.starts_with("[[") {
+                is_within = line == format!("[[{tables}]]");
                 table = None;
-            } else if let Some(name) = line.strip_prefix("[routes.") {
+            } else if !is_within {
+                continue;
+            } else if let Some(name) = line.strip_prefix(&format!("[{tables}.")) {
                 table = Some(name.trim_end_matches(']'));
                 keys.extend(table.filter(|name| name.contains('.')).map(String::from));
             } else if let Some((key, _)) = line.split_once(" = ") {
@@ -110,8 +134,6 @@ mod tests {
                 }
             }
         }
-        // The surface of the tests is in no example.
-        let of_surfaces = of_surfaces().filter(|(surface, _)| surface.name != "lines").map(|(_, key)| key.name());
-        assert_eq!(keys, KEYS.iter().map(|key| key.name).chain(of_surfaces).map(String::from).collect());
+        keys
     }
 }

@@ -8,10 +8,14 @@ use super::{
     checked::{Config, Limits},
     listen::ListenAddress,
     quantities::{Size, Time},
+    rates::{ByteRateLimit, RateLimit},
     toml::quoted,
     values::{CpuList, Fault, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets, Shape, Value},
 };
-use crate::hub::ConnectionId;
+use crate::{
+    auth::{AddressRange, ClientAddress},
+    hub::ConnectionId,
+};
 
 /// One row of the table.
 #[derive(Debug)]
@@ -266,6 +270,18 @@ settings! {
         Otherwise { words: "none needed", example: "choose-a-third", effective: UNSET }, Yes;
     }
 
+    "Proxies" {
+        /// Addresses and networks of the proxies in front, such as 10.0.0.0/8 or 192.0.2.1. They are believed when they
+        /// name the address of a client, which logs, network rules and limits of addresses then see. Any machine in
+        /// them can take any address.
+        trusted_proxies: Option<Vec<AddressRange>>, NETWORK,
+        Otherwise { words: "none, and no header line is read", example: "10.0.0.0/8", effective: UNSET }, Yes;
+
+        /// Header line in which trusted proxies name their client: x-forwarded-for, forwarded (RFC 7239) or none. Only
+        /// this one is read.
+        client_address: ClientAddress, WHICH, Is("x-forwarded-for"), Yes;
+    }
+
     "CPUs" {
         /// Shards, 1 to 256: threads that each serve their share of the connections. A cgroup quota of fewer CPUs
         /// lowers the default.
@@ -305,8 +321,8 @@ settings! {
         }, Yes;
 
         /// Connections at the same time from one address, or from one /64 of IPv6; 0 is no limit. Beyond it the HTTP
-        /// connection of the address that has been idle longest is ended; if none is idle: 429. Behind a proxy all
-        /// clients have the proxy's address, so 0 is right there.
+        /// connection of the address that has been idle longest is ended; if none is idle: 429. Behind a proxy that is
+        /// not among trusted_proxies all clients have the proxy's address, so 0 is right there.
         max_connections_per_address: usize, COUNT ["0 or more"], Is("0"), UnlessZero;
 
         /// Largest message from a client, such as 32MiB, to 1GiB. Beyond it: close 1009.
@@ -377,6 +393,39 @@ settings! {
         /// Bytes of an answer that a client has to take in a second, on average over --body-timeout, while the server
         /// waits for the client. Below it the connection is reset; with 0, one byte in each --body-timeout is enough.
         min_rate: Size, SIZE ["0 or more"], Is("1KiB"), Yes;
+    }
+
+    "Rates" {
+        /// Messages from one connection, such as 100/s or 30/m burst 5; each ping and each pong counts as one. Beyond
+        /// it the connection is not read until the rate allows it.
+        max_message_rate: RateLimit, RATE, Is("off"), Yes;
+
+        /// Bytes from one connection, such as 64KiB/s or 1MiB/s burst 8MiB. Beyond it the connection is not read until
+        /// the rate allows it.
+        max_byte_rate: ByteRateLimit, RATE, Is("off"), Yes;
+
+        /// Time for which a connection may be over its rates, without a break of more than a second; 0 is any time.
+        /// Beyond it: close 1008.
+        rate_timeout: Time, TIME ["0 to 8784h"], Is("30s"), Yes;
+
+        /// Messages that one address, or one /64 of IPv6, publishes by HTTP. Beyond it: 429, with the time to wait.
+        max_publish_rate_per_address: RateLimit, RATE, Is("off"), Yes;
+
+        /// Messages that one identity publishes by HTTP: the name that an authenticator of the route has found. Beyond
+        /// it: 429.
+        max_publish_rate_per_identity: RateLimit, RATE, Is("off"), Yes;
+
+        /// Messages that requests with one bearer token publish by HTTP. Where no token is needed to publish, a client
+        /// may show any. Beyond it: 429.
+        max_publish_rate_per_token: RateLimit, RATE, Is("off"), Yes;
+
+        /// Opening requests for WebSockets of one address, or one /64 of IPv6, over all shards. Beyond it: 429, with
+        /// the time to wait.
+        max_handshake_rate: RateLimit, RATE, Is("off"), Yes;
+
+        /// Sockets that the server accepts, whatever their addresses; each shard has an equal part. Beyond it sockets
+        /// wait in the kernel's queue, those for the server's health too.
+        max_accept_rate: RateLimit, RATE, Is("off"), Yes;
     }
 
     "Times" {

@@ -30,7 +30,7 @@ pub fn example() -> String {
         };
         line(text, &format!("#{} = {}", setting.key, setting.toml(&setting.split(given))));
     });
-    text + EXAMPLE_ROUTES
+    text + EXAMPLE_ROUTES + EXAMPLE_ISSUERS
 }
 
 /// Returns the values of the settings as TOML, with the source of each, and the memory and the descriptors that follow
@@ -59,6 +59,10 @@ pub fn effective(given: &Given, config: &Config) -> String {
     for route in &given.routes {
         line(&mut text, &format!("{:<EFFECTIVE_WIDTH$}  # {}", "[[routes]]", route.origin()));
         text.push_str(&route.shown);
+    }
+    for (origin, shown) in given.issuers.shown() {
+        line(&mut text, &format!("{:<EFFECTIVE_WIDTH$}  # {origin}", "[[issuers]]"));
+        text.push_str(shown);
     }
     line(&mut text, "\n# ---- Memory at worst ----");
     text += &memory(config, machine::available());
@@ -147,22 +151,29 @@ const EXAMPLE_ROUTES: &str = r#"
 # watches the topics at /t/), or "files" with the folder that documents names, relative to this
 # file; files are served at the path and below it.
 #
-# basic (users and passwords), bearer (tokens) and network (addresses) are authenticators. All that
+# basic (users and passwords), bearer and jwt (tokens) and network (addresses) are authenticators. All that
 # are given must admit a request; with admit = "any" one of them is enough. A password may be given
 # as its SHA-256: "sha256:" and 64 hexadecimal digits. Where several routes of the hub lead to one
 # topic, all of them must admit a request, whichever path it takes. With basic or network, any page
 # in the browser of an admitted person may use the route, unless allowed_origins names the origins
 # of your own pages.
 #
-# allowed_origins, max_message, max_frame, max_fragments, ping_interval and pong_timeout are those
-# above where they are not given. protocols are subprotocols, the best first; ping_payload is the
-# payload of pings, at most 125 bytes; with check_utf8 = false, texts need not be UTF-8.
+# allowed_origins, max_message, max_frame, max_fragments, max_message_rate, max_byte_rate,
+# ping_interval and pong_timeout are those above where they are not given. protocols are
+# subprotocols, the best first; ping_payload is the payload of pings, at most 125 bytes; with
+# check_utf8 = false, texts need not be UTF-8.
 #[[routes]]
 #match = "/t/{topic...}"
 #handler = "hub"
 #topic_prefix = "news/"
 #[routes.bearer.tokens]
 #billing = "a-long-random-word"
+
+#[[routes]]
+#match = "/app/{topic...}"
+#handler = "hub"
+#topic_prefix = "app/"
+#jwt = ["app"]
 
 #[[routes]]
 #match = "/echo"
@@ -172,6 +183,8 @@ const EXAMPLE_ROUTES: &str = r#"
 #max_message = "64KiB"
 #max_frame = "16KiB"
 #max_fragments = 16
+#max_message_rate = "30/m burst 5"
+#max_byte_rate = "64KiB/s"
 #ping_interval = "5s"
 #pong_timeout = "5s"
 #ping_payload = "are you there"
@@ -194,6 +207,46 @@ const EXAMPLE_ROUTES: &str = r#"
 #allow = ["10.0.0.0/8", "fd00::/8"]
 #deny = ["10.66.0.0/16"]
 "#;
+
+const EXAMPLE_ISSUERS: &str = r##"
+# ---- Issuers of tokens ----
+
+# Who signs the tokens (JWT) of your users: your application, or an identity provider. A token's
+# claims name its user and the user's topics. Without routes, the issuers' tokens are for the hub at
+# /t/{topic...}; with routes, each route names its issuers: jwt = ["app"].
+#
+# An issuer has secrets, public_keys or jwks. Several texts, or a table with a key id for each, serve
+# while a new key replaces an old one.
+#[[issuers]]
+#name = "app"
+#iss = "https://app.example"
+#secrets = "a random text of 32 bytes, or more"
+#audience = "hub"
+#leeway = "5s"
+#require_exp = true
+#cookie = "__Host-token"
+#bare_tokens = "none"
+#[issuers.claims]
+#sub = "sub"
+#info = "info"
+#subscribe = "subscribe"
+#publish = "publish"
+#presence = "presence"
+#history = "history"
+
+#[[issuers]]
+#name = "other"
+#iss = "https://other.example"
+#algorithms = ["EdDSA", "ES256"]
+#public_keys = """
+#-----BEGIN PUBLIC KEY-----
+#MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=
+#-----END PUBLIC KEY-----
+#"""
+#jwks = '''{"keys": [{"kid": "a", "kty": "EC", "crv": "P-256",
+#  "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+#  "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}'''
+"##;
 
 const COMMENT_WIDTH: usize = 98;
 const EFFECTIVE_WIDTH: usize = 36;

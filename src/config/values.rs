@@ -7,7 +7,9 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use super::{
     listen::{ListenAddress, parse_address},
     quantities::{Size, Time},
+    rates::{ByteRateLimit, RateLimit},
 };
+use crate::auth::{AddressRange, ClientAddress};
 
 /// A type of settings. A value is written as items of text: one, unless it is a list.
 pub(super) trait Value: Sized {
@@ -340,6 +342,8 @@ words! {
     SandboxChoice, "\"on\" or \"off\"": "on" On, "off" Off;
     LogFormat, "\"text\" or \"json\"": "text" Text, "json" Json;
     ListenIpv6, "\"only\" or \"dual\"": "only" Only, "dual" Dual;
+    ClientAddress, "\"x-forwarded-for\", \"forwarded\" or \"none\"":
+        "x-forwarded-for" XForwardedFor, "forwarded" Forwarded, "none" None;
 }
 
 /// Types that are read by [`FromStr`] and shown by `Display`. An integer has no unit: a time refuses it with that
@@ -364,7 +368,10 @@ macro_rules! parsed {
 parsed! {
     Size, true, "a size, such as 65536 or \"64KiB\"";
     Time, true, "a time in quotes, such as \"10s\"";
+    RateLimit, false, "a rate in quotes, such as \"100/s\", or \"off\"";
+    ByteRateLimit, false, "a rate in quotes, such as \"64KiB/s\", or \"off\"";
     ListenAddress, false, "an address and port in quotes, such as \"127.0.0.1:6455\"";
+    AddressRange, false, "an address or a network in quotes, such as \"10.0.0.0/8\"";
 }
 
 macro_rules! counts {
@@ -435,6 +442,11 @@ mod tests {
         check::<LogFilter>("ringhub=debug", &["ringhub=debug"]);
         check::<Vec<ListenAddress>>("127.0.0.1:1,[::1]:2,a:3", &["127.0.0.1:1", "[::1]:2", "a:3"]);
         check::<ListenIpv6>("dual", &["dual"]);
+        check::<ClientAddress>("forwarded", &["forwarded"]);
+        check::<Vec<AddressRange>>(
+            "10.0.0.0/8,::ffff:192.0.2.1,fd00::1",
+            &["10.0.0.0/8", "192.0.2.1/32", "fd00::1/128"],
+        );
     }
 
     #[test]

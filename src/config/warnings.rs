@@ -8,7 +8,7 @@ use super::{
         config::{RouteConfig, RouteHandler},
     },
 };
-use crate::auth::{Access, Origins};
+use crate::auth::{Access, Origins, Tokens};
 
 impl Config {
     /// Returns the warnings about settings that are allowed, but are mostly a mistake.
@@ -24,7 +24,18 @@ impl Config {
         let few = self.few_descriptors.map(|limit| self.warn_of_descriptors(limit));
         let of_pages = self.routes.iter().filter_map(|route| route.warn_of_pages(&self.access.origins));
         let of_tokens = self.hubs().flat_map(|route| route.warn_of_tokens(&self.access));
-        few.into_iter().chain(open).chain(self.shared_topics()).chain(of_pages).chain(of_tokens).collect()
+        let everybody = self.trusted_proxies.include_everybody().then(|| {
+            "trusted_proxies includes every address: whoever reaches the server takes any address by a header line; \
+             name the addresses of the proxies alone"
+                .into()
+        });
+        let of_jwt = self
+            .jwt
+            .iter()
+            .filter(|_| self.routes.is_empty())
+            .flat_map(|_| lists(&self.access).map(|list| warn_of_jwt("the hub at /t/{topic...}", list)));
+        let warnings = few.into_iter().chain(open).chain(everybody).chain(self.shared_topics()).chain(of_pages);
+        warnings.chain(of_tokens).chain(of_jwt).collect()
     }
 
     /// Returns the warning about a limit of open descriptors that leaves few for connections.
@@ -53,7 +64,8 @@ impl Config {
         let guards =
             |guard: &RouteConfig, route: &RouteConfig| !guard.is_open() && guard.topics.include_all(&route.topics);
         let is_unguarded = |route: &&&RouteConfig| !hubs.iter().any(|guard| guards(guard, route));
-        self.access.is_open() && (self.routes.is_empty() || hubs.iter().find(is_unguarded).is_some())
+        let is_bare = self.routes.is_empty() && self.jwt.is_none();
+        self.access.is_open() && (is_bare || hubs.iter().find(is_unguarded).is_some())
     }
 
     /// Returns the routes of the hub.
@@ -119,11 +131,12 @@ impl RouteConfig {
 
     /// Returns a warning for each of the server's lists of tokens that has no token of the route's bearer.
     fn warn_of_tokens(&self, access: &Access) -> Vec<String> {
+        if self.admission.needs_jwt() {
+            let route = format!("the route {:?} ({})", self.pattern.as_str(), self.origin);
+            return lists(access).map(|list| warn_of_jwt(&route, list)).collect();
+        }
         let Some(bearer) = self.admission.needed_bearer() else { return Vec::new() };
-        let lists =
-            [("publish_tokens", &access.publish, "publish"), ("subscribe_tokens", &access.subscribe, "subscribe")];
-        let disjoint =
-            lists.into_iter().filter(|(_, tokens, _)| tokens.are_required() && !bearer.shares_one_with(tokens));
+        let disjoint = lists(access).filter(|(_, tokens, _)| !bearer.shares_one_with(tokens));
         let warning = |(setting, _, what)| {
             format!(
                 "the route {:?} ({}) and {setting} have no token in common: a request shows one token, so nobody can \
@@ -140,4 +153,18 @@ impl RouteConfig {
         let overlap = self.topics.include_all(&other.topics) || other.topics.include_all(&self.topics);
         overlap && self.admission.fingerprint != other.admission.fingerprint
     }
+}
+
+/// Returns the server's lists of tokens that are required, with the setting of each, and what the tokens are for.
+fn lists(access: &Access) -> impl Iterator<Item = (&'static str, &Tokens, &'static str)> {
+    let lists = [("publish_tokens", &access.publish, "publish"), ("subscribe_tokens", &access.subscribe, "subscribe")];
+    lists.into_iter().filter(|(_, tokens, _)| tokens.are_required())
+}
+
+/// Returns the warning about a list of tokens beside the tokens of issuers.
+fn warn_of_jwt(whose: &str, (setting, _, what): (&str, &Tokens, &str)) -> String {
+    format!(
+        "{whose} takes tokens of issuers (JWT), and {setting} has others: a request shows one token, so nobody can \
+         {what} there; leave {setting} out, and give the token of an issuer the topics"
+    )
 }

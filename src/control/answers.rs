@@ -10,7 +10,12 @@ use hyper::{
 };
 
 use super::shared::Shared;
-use crate::{handler, metrics::Counter, proto::Refusal, surface::page};
+use crate::{
+    handler,
+    proto::{Refusal, RefusalCause},
+    refusal_log::counter_of,
+    surface::page,
+};
 
 /// The answer to a request.
 pub(super) type Answer = Response<Body>;
@@ -29,7 +34,7 @@ pub(super) fn the_page() -> Answer {
 /// Counts a refusal, and returns it as an answer. Unless the refusal has its own `Cache-Control`, no cache keeps the
 /// answer: another client need not be refused.
 pub(super) fn refuse(shared: &Shared, refusal: &Refusal) -> Answer {
-    shared.counters.add(shared.cause(refusal), 1);
+    shared.note_cause(shared.cause(refusal), refusal.status);
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut answer = response(status, JSON, refusal.body());
     let headers = answer.headers_mut();
@@ -48,7 +53,7 @@ pub(super) fn of_surface(shared: &Shared, response: handler::Response) -> Answer
     *answer.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     append(answer.headers_mut(), &headers);
     if status >= 400 {
-        shared.counters.add(Counter::refused(status), 1);
+        shared.note_cause(counter_of(status, RefusalCause::OfStatus, shared.is_leaving()), status);
         answer.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     }
     answer

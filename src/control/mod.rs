@@ -14,6 +14,7 @@ mod output;
 mod paths;
 mod permits;
 mod port;
+mod publish_rates;
 pub(crate) mod publisher;
 mod router;
 mod service;
@@ -37,6 +38,7 @@ use self::{
     bodies::Bodies,
     permits::Farewells,
     port::Port,
+    publish_rates::PublishBuckets,
     publisher::{Publisher, PublisherTask, Requests},
     service::ServedEndpoints,
     shared::Shared,
@@ -47,9 +49,10 @@ use crate::{
     config::{Config, Http, Limits},
     current::Current,
     endpoints::{Endpoints, Readiness},
-    handover::HandedOff,
+    handover::{Addresses, HandedOff},
     hub::ExternalEnd,
     metrics::{BackendInfo, Counter, Counters},
+    refusal_log::RefusalLog,
 };
 
 /// The parts that the control thread is started with.
@@ -73,6 +76,9 @@ pub(crate) struct Start {
     pub(crate) metrics_listener: Option<TcpListener>,
     pub(crate) shards: Vec<Arc<Counters>>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) refusal_log: Arc<RefusalLog>,
+    /// The sockets of each address, where their number is limited.
+    pub(crate) of_addresses: Option<Arc<Addresses>>,
     /// The backend of the shards.
     pub(crate) backend: BackendInfo,
     /// Whether the server is leaving.
@@ -108,7 +114,8 @@ const READING_THREADS_MAX: usize = 8;
 
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
-    let Start { outside, clock, woken, requests, publisher, endpoints, backend, readiness, mut reloaded, .. } = start;
+    let Start { outside, clock, woken, requests, publisher, endpoints, backend, refusal_log, of_addresses, .. } = start;
+    let Start { readiness, mut reloaded, .. } = start;
     let at_start = config.get();
     counters.set(Counter::ConnectionsMax, at_start.limits.connections_max as u64);
     // A change tells the connections that the server leaves, and the end of the sender that they are to finish.
@@ -128,12 +135,15 @@ async fn serve(start: Start) -> io::Result<()> {
         returns,
         shards,
         counters,
+        refusal_log,
+        of_addresses,
         backend,
         leaving,
         readiness,
         // The rest of the limit is for connections that have given way and are about to be closed.
         monitors: Farewells::new(Limits::MONITORS_MAX * 3 / 4),
         bodies,
+        publish_buckets: PublishBuckets::new(clock),
         files,
         metrics: Mutex::default(),
         returned: AtomicUsize::default(),
@@ -234,6 +244,8 @@ mod tests {
             metrics_listener: None,
             shards: Vec::new(),
             counters: Arc::default(),
+            refusal_log: Arc::default(),
+            of_addresses: None,
             backend: BackendInfo { backend: "none".into(), reason: "no shard".into() },
             leaving: leaving.subscribe(),
             readiness: Readiness::default(),

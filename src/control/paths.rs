@@ -41,8 +41,8 @@ pub(super) struct Admitted {
 ///
 /// # Errors
 ///
-/// 503 while the server leaves, the refusal of a query or of the judge, 426 for a request that could have asked for a
-/// WebSocket, and 405 for a method that the path does not have.
+/// 503 while the server leaves, the refusal of a query or of the judge, 429 beyond a rate of messages, 426 for a
+/// request that could have asked for a WebSocket, and 405 for a method that the path does not have.
 pub(super) async fn begin(
     shared: &Shared,
     endpoints: &Endpoints,
@@ -57,6 +57,9 @@ pub(super) async fn begin(
         }
         let intent = (row.intent)(head)?;
         let identity = shared.authorize(endpoints, sender, intent, endpoint).await?;
+        if endpoints.granted(intent, endpoint).is_some() {
+            shared.count_publish(sender, identity.as_ref())?;
+        }
         return Ok(AtPath::Call(Admitted { number, row, intent, identity }));
     }
     if head.method() == "OPTIONS" && !path.endpoints.is_empty() {
@@ -108,6 +111,11 @@ impl EndpointCall {
         };
         let granted = endpoints.granted(intent, &endpoint);
         let path = &endpoints.served_paths()[number];
+        let commands = RequestCommands {
+            shared: Arc::clone(shared),
+            endpoints: Arc::clone(&endpoints),
+            identity: identity.clone(),
+        };
         let request = Box::new(HttpRequest {
             head,
             topic: endpoint.into_topic(),
@@ -118,7 +126,7 @@ impl EndpointCall {
             values: Arc::clone(&path.values),
             path: number,
             route: path.route,
-            commands: Arc::new(RequestCommands { shared: Arc::clone(shared), endpoints: Arc::clone(&endpoints) }),
+            commands: Arc::new(commands),
         });
         EndpointCall { row, body_max, request, body }
     }
@@ -144,6 +152,8 @@ impl EndpointCall {
 struct RequestCommands {
     shared: Arc<Shared>,
     endpoints: Arc<Endpoints>,
+    /// The sender of the request.
+    identity: Option<Identity>,
 }
 
 impl Commands for RequestCommands {
@@ -156,7 +166,10 @@ impl Commands for RequestCommands {
     }
 
     fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Denied> {
-        self.endpoints.authorize_publish(sender, route, topic)
+        let grant = self.endpoints.authorize_publish(sender, route, topic)?;
+        // The endpoint publishes one message by the grant.
+        self.shared.count_publish(sender, self.identity.as_ref()).map_err(Denied::Refused)?;
+        Ok(grant)
     }
 
     fn refusal(&self, denied: Denied) -> Refusal {

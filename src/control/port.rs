@@ -2,6 +2,7 @@
 //! metrics.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,6 +23,7 @@ use super::{
     shared::Shared,
 };
 use crate::{
+    auth::Remote,
     config::Limits,
     handover::{AddressPermit, HandedOff, SocketPermits},
     log_throttle::LogThrottle,
@@ -123,6 +125,8 @@ struct Caller {
     /// Received bytes that are to be read first.
     received: BytesMut,
     of_address: Option<AddressPermit>,
+    /// The client's address, if a trusted proxy has named it for the whole connection.
+    named: Option<SocketAddr>,
 }
 
 /// Serves a connection that a shard has handed over.
@@ -132,13 +136,14 @@ pub(super) async fn serve_handed_off(
     handed_off: HandedOff,
     finishing: watch::Receiver<()>,
 ) {
-    let HandedOff { socket, received, permits: SocketPermits { of_all, of_address }, is_refused } = handed_off;
+    let HandedOff { socket, received, permits, named, is_refused } = handed_off;
+    let SocketPermits { of_all, of_address } = permits;
     let stream = match socket.try_map(|socket| TcpStream::from_std(socket.into()).map(Arc::new)) {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, "a connection could not be taken over"),
     };
     let open = Open::new(&shared.counters);
-    let caller = Caller { stream, received, of_address };
+    let caller = Caller { stream, received, of_address, named };
     if is_refused {
         return port.answer_one(&shared, caller, &finishing, &shared.monitors).await;
     }
@@ -146,7 +151,7 @@ pub(super) async fn serve_handed_off(
     drop(open);
     if let Some((socket, received, of_address)) = returned.and_then(|connection| connection.into_parts().ok()) {
         let permits = SocketPermits { of_all, of_address };
-        shared.hand_back(HandedOff { socket, received, permits, is_refused }).await;
+        shared.hand_back(HandedOff { socket, received, permits, named, is_refused }).await;
     }
 }
 
@@ -172,7 +177,8 @@ pub(super) async fn serve_metrics(shared: Arc<Shared>, listener: TcpListener, mu
             () = ended(&mut finishing) => return,
         };
         let (shared, port, finishing) = (Arc::clone(&shared), Arc::clone(&port), finishing.clone());
-        let caller = Caller { stream: Arc::new(stream).into(), received: BytesMut::new(), of_address: None };
+        let caller =
+            Caller { stream: Arc::new(stream).into(), received: BytesMut::new(), of_address: None, named: None };
         connections.spawn(async move { drop(port.serve(&shared, caller, &finishing).await) });
     }
 }
@@ -181,15 +187,15 @@ pub(super) async fn serve_metrics(shared: Arc<Shared>, listener: TcpListener, mu
 /// sent.
 async fn converse(
     shared: &Arc<Shared>,
-    Caller { stream, received, of_address }: Caller,
+    Caller { stream, received, of_address, named }: Caller,
     served: ServedEndpoints,
     permit: Option<ConnectionPermit>,
     mut finishing: watch::Receiver<()>,
 ) -> Option<(HttpConnection, Option<EndReason>)> {
     let has_permit = permit.is_some();
     let may_upgrade = has_permit && served == ServedEndpoints::Everything;
-    let router = Arc::new(RequestRouter::new(Arc::clone(shared), may_upgrade, stream.socket().peer_addr().ok()));
-    let peer = router.peer().map(display);
+    let of_connection = Remote::of_socket(stream.socket().peer_addr().ok(), named);
+    let router = Arc::new(RequestRouter::new(Arc::clone(shared), may_upgrade, of_connection));
     let connection =
         HttpConnection::new(stream, received, Arc::clone(&router), &shared.config.get().http, permit, of_address);
     let service = Service { shared: Arc::clone(shared), router, served, has_permit };
@@ -222,7 +228,8 @@ async fn converse(
         if connection.was_too_slow() {
             shared.counters.add(Counter::HttpTooSlow, 1);
         }
-        tracing::debug!(peer, %error, "an HTTP connection has ended");
+        let (peer, proxy) = (of_connection.client.map(display), of_connection.proxy.map(display));
+        tracing::debug!(peer, proxy, %error, "an HTTP connection has ended");
         return None;
     }
     let reason = connection.end_reason();
@@ -244,7 +251,7 @@ async fn take_leave(shared: &Shared, connection: HttpConnection, reason: Option<
             let refusal = error.refusal();
             tracing::debug!(status = refusal.status, %error, "refused");
             shared.counters.add(Counter::HttpRequests, 1);
-            shared.counters.add(shared.cause(&refusal), 1);
+            shared.note_cause(shared.cause(&refusal), refusal.status);
             connection.refuse(&refusal).await;
         }
         Some(EndReason::Timeout) => shared.counters.add(Counter::HandshakeTimeout, 1),

@@ -7,7 +7,7 @@ use std::{
 
 use super::shared::Shared;
 use crate::{
-    auth::{Answers, Credentials},
+    auth::{Answers, Credentials, Remote},
     endpoints::{Denied, Endpoint, Endpoints},
     proto::{Refusal, RequestHead, Upgrade},
     surface::raw::is_opening_request,
@@ -19,7 +19,8 @@ pub(super) struct RequestRouter {
     shared: Arc<Shared>,
     /// Whether the connection may become a WebSocket.
     may_upgrade: bool,
-    peer: Option<SocketAddr>,
+    /// The other side of the connection. A trusted proxy names another client with each request.
+    of_connection: Remote,
     routed: Mutex<Option<RoutedRequest>>,
 }
 
@@ -33,6 +34,9 @@ pub(super) struct RoutedRequest {
     pub(super) endpoint: Result<Endpoint, Refusal>,
     /// The refusal of the upgrade that the request asks for.
     pub(super) refusal: Option<Refusal>,
+    pub(super) remote: Remote,
+    /// The client's address, if a header line of the request has named it.
+    pub(super) named: Option<SocketAddr>,
 }
 
 /// The side that answers a request.
@@ -45,8 +49,8 @@ pub(super) enum Destination {
 }
 
 impl RequestRouter {
-    pub(super) fn new(shared: Arc<Shared>, may_upgrade: bool, peer: Option<SocketAddr>) -> RequestRouter {
-        RequestRouter { shared, may_upgrade, peer, routed: Mutex::default() }
+    pub(super) fn new(shared: Arc<Shared>, may_upgrade: bool, of_connection: Remote) -> RequestRouter {
+        RequestRouter { shared, may_upgrade, of_connection, routed: Mutex::default() }
     }
 
     /// Routes the next request. The request is judged as on a shard, except for the answer of a handler, which only a
@@ -55,14 +59,16 @@ impl RequestRouter {
     pub(super) fn route(&self, head: RequestHead) -> Destination {
         let endpoints = self.shared.endpoints.get();
         let endpoint = endpoints.resolve(&head);
+        let remote = self.shared.config.get().trusted_proxies.remote(self.of_connection, &head);
         let mut refusal = None;
         if self.may_upgrade && is_opening_request(&head) {
-            match self.open(&endpoints, &head, &endpoint) {
+            match self.open(&endpoints, &head, remote, &endpoint) {
                 Ok(()) => return Destination::WebSocket,
                 Err(refused) => refusal = Some(refused),
             }
         }
-        *self.lock() = Some(RoutedRequest { head, endpoints, endpoint, refusal });
+        let named = remote.client.filter(|_| remote != self.of_connection);
+        *self.lock() = Some(RoutedRequest { head, endpoints, endpoint, refusal, remote, named });
         Destination::Http
     }
 
@@ -70,6 +76,7 @@ impl RequestRouter {
         &self,
         endpoints: &Endpoints,
         head: &RequestHead,
+        remote: Remote,
         endpoint: &Result<Endpoint, Refusal>,
     ) -> Result<(), Refusal> {
         let endpoint = endpoint.as_ref().map_err(Clone::clone)?;
@@ -81,7 +88,7 @@ impl RequestRouter {
         }
         if let Some(read_intent) = openings.intent {
             let answers = Answers::default();
-            let credentials = Credentials::new(head, self.peer).with_answers(&answers);
+            let credentials = Credentials::new(head, remote.client).with_answers(&answers);
             match endpoints.authorize(&credentials, read_intent(head)?, endpoint) {
                 // The shard judges the request again, and can wait.
                 Err(Denied::Later(_)) => {}
@@ -99,11 +106,6 @@ impl RequestRouter {
     /// Returns whether the server leaves.
     pub(super) fn is_leaving(&self) -> bool {
         self.shared.is_leaving()
-    }
-
-    /// Returns the client's address.
-    pub(super) fn peer(&self) -> Option<SocketAddr> {
-        self.peer
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<RoutedRequest>> {

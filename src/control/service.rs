@@ -1,6 +1,6 @@
 //! Answers the requests that hyper reads.
 
-use std::{convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
 
 use http_body_util::BodyExt as _;
 use hyper::{
@@ -8,6 +8,7 @@ use hyper::{
     body::{Body as _, Incoming},
     header::{self, HeaderValue},
 };
+use tracing::field::display;
 
 use super::{
     answers::{Answer, Body, TEXT, append, preflight, refuse, response, the_page},
@@ -17,9 +18,10 @@ use super::{
     shared::Shared,
 };
 use crate::{
-    auth::Credentials,
+    auth::{Credentials, Remote},
     documents::Documents,
     endpoints::{Endpoint, Intent},
+    handover::AddressPermit,
     metrics::Counter,
     proto::Refusal,
 };
@@ -56,7 +58,8 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             has_body: !request.body().is_end_stream(),
             target: None,
             page_lines: Vec::new(),
-            peer: self.router.peer(),
+            remote: Remote::default(),
+            of_address: None,
         };
         if tracing::enabled!(tracing::Level::DEBUG) {
             facts.target = Some(Box::new((request.method().clone(), request.uri().path().to_owned())));
@@ -73,7 +76,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let service = self.clone();
         Box::pin(async move {
             let begun = match routed {
-                Ok(routed) => service.begin(request, routed, facts.peer).await,
+                Ok(routed) => service.begin(request, routed, &mut facts).await,
                 Err(refusal) => Err(refusal),
             };
             let answer = match begun {
@@ -97,7 +100,9 @@ struct RequestFacts {
     target: Option<Box<(Method, String)>>,
     /// The header lines that tell a browser which pages may have the answer.
     page_lines: Vec<(&'static str, String)>,
-    peer: Option<SocketAddr>,
+    remote: Remote,
+    /// The permit that counts the request among the connections of its client's address.
+    of_address: Option<AddressPermit>,
 }
 
 impl RequestFacts {
@@ -107,7 +112,8 @@ impl RequestFacts {
             // The query may hold a token, and the text of the refusal may repeat the query, so neither is logged.
             if let Some((method, path)) = self.target.as_deref() {
                 let (status, cause) = (refusal.status, shared.cause(&refusal).cause());
-                tracing::debug!(peer = self.peer.map(display), status, cause, %method, path, "refused");
+                let (peer, proxy) = (self.remote.client.map(display), self.remote.proxy.map(display));
+                tracing::debug!(peer, proxy, status, cause, %method, path, "refused");
             }
             let mut answer = refuse(shared, &refusal);
             if self.has_body {
@@ -143,10 +149,11 @@ impl Service {
     async fn begin(
         &self,
         request: Request<Incoming>,
-        RoutedRequest { head, endpoints, endpoint, refusal }: RoutedRequest,
-        peer: Option<SocketAddr>,
+        RoutedRequest { head, endpoints, endpoint, refusal, remote, named }: RoutedRequest,
+        facts: &mut RequestFacts,
     ) -> Result<Begun, Refusal> {
         let shared = &self.shared;
+        facts.remote = remote;
         let health = |endpoint: &Endpoint| endpoint.health(head.method(), shared.is_unready());
         if let Some(text) = endpoint.as_ref().ok().and_then(health).filter(|_| refusal.is_none()) {
             return text.map(|text| Begun::Answered(response(StatusCode::OK, TEXT, text)));
@@ -158,6 +165,9 @@ impl Service {
             return Err(refusal);
         }
         let endpoint = endpoint?;
+        if endpoint != Endpoint::Metrics {
+            facts.of_address = named.map(|client| shared.admit_client(client)).transpose()?.flatten();
+        }
         let is_for_metrics = self.served == ServedEndpoints::Operations;
         if is_for_metrics && endpoint != Endpoint::Metrics {
             let path = head.path();
@@ -166,7 +176,7 @@ impl Service {
                 format!("nothing is at {path:?}; /metrics is here, with /healthz and /readyz"),
             ));
         }
-        let credentials = Credentials::new(&head, peer);
+        let credentials = Credentials::new(&head, remote.client);
         match &endpoint {
             Endpoint::Metrics if !is_for_metrics && shared.config.get().metrics_listen.is_some() => {
                 Err(Refusal::new(404, "the metrics are served on another address (metrics_listen)"))
@@ -193,7 +203,15 @@ impl Service {
                     AtPath::Preflight(answer) => Ok(Begun::Answered(answer)),
                     AtPath::Call(admitted) => {
                         let body = request.into_body();
-                        Ok(Begun::Call(EndpointCall::new(shared, endpoints, admitted, head, endpoint, peer, body)))
+                        Ok(Begun::Call(EndpointCall::new(
+                            shared,
+                            endpoints,
+                            admitted,
+                            head,
+                            endpoint,
+                            remote.client,
+                            body,
+                        )))
                     }
                 }
             }

@@ -2,6 +2,7 @@
 
 use std::{
     future::pending,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -16,15 +17,16 @@ use tokio::sync::{
     watch,
 };
 
-use super::{bodies::Bodies, permits::Farewells, publisher::Publisher};
+use super::{bodies::Bodies, permits::Farewells, publish_rates::PublishBuckets, publisher::Publisher};
 use crate::{
     auth::{Answers, Credentials, Identity},
     config::Config,
     current::Current,
     endpoints::{Denied, Endpoint, Endpoints, Intent, Readiness, until_decided},
-    handover::HandedOff,
+    handover::{AddressPermit, Addresses, HandedOff},
     metrics::{self, BackendInfo, Counter, Counters},
     proto::Refusal,
+    refusal_log::{RefusalLog, counter_of},
     sys::bounded_close::BoundedClose,
 };
 
@@ -39,6 +41,9 @@ pub(super) struct Shared {
     pub(super) returns: Vec<mpsc::Sender<HandedOff>>,
     pub(super) shards: Vec<Arc<Counters>>,
     pub(super) counters: Arc<Counters>,
+    pub(super) refusal_log: Arc<RefusalLog>,
+    /// The sockets of each address, where their number is limited.
+    pub(super) of_addresses: Option<Arc<Addresses>>,
     /// The backend of the shards.
     pub(super) backend: BackendInfo,
     pub(super) leaving: watch::Receiver<bool>,
@@ -46,6 +51,7 @@ pub(super) struct Shared {
     /// Connections without room whose requests are for the metrics.
     pub(super) monitors: Farewells,
     pub(super) bodies: Bodies,
+    pub(super) publish_buckets: PublishBuckets,
     /// Files that may be sent at the same time.
     pub(super) files: Arc<Semaphore>,
     /// The last text of `/metrics`, and the time at which it was made.
@@ -104,14 +110,43 @@ impl Shared {
         denied.into()
     }
 
+    /// Counts a message that a request publishes against the rates of its sender.
+    ///
+    /// # Errors
+    ///
+    /// 429 with the time after which the sender may publish again.
+    pub(super) fn count_publish(&self, sender: &Credentials<'_>, identity: Option<&Identity>) -> Result<(), Refusal> {
+        self.publish_buckets.count(&self.config.get().http.publish_rates, sender, identity, &self.counters)
+    }
+
     /// Returns the counter of a refusal.
     pub(super) fn cause(&self, refusal: &Refusal) -> Counter {
-        match refusal.status {
-            503 if self.is_leaving() => Counter::RefusedLeaving,
-            503 if *refusal == Refusal::undecided() => Counter::RefusedUndecided,
-            503 => Counter::RefusedLimit,
-            status => Counter::refused(status),
+        counter_of(refusal.status, refusal.cause, self.is_leaving())
+    }
+
+    /// Counts a refusal by its cause, and logs the cause unless a line about it was written a short time before.
+    pub(super) fn note_cause(&self, cause: Counter, status: u16) {
+        self.counters.add(cause, 1);
+        self.refusal_log.note(cause, Some(status));
+    }
+
+    /// Counts a request whose header lines have named its client, until the permit is dropped: among the connections of
+    /// the client's address, where their number is limited. The connection of such a request belongs to a proxy, and is
+    /// not counted. An address of a trusted proxy is not counted either.
+    ///
+    /// # Errors
+    ///
+    /// 429 if the address has as many connections as allowed.
+    pub(super) fn admit_client(&self, client: SocketAddr) -> Result<Option<AddressPermit>, Refusal> {
+        let Some(addresses) = &self.of_addresses else { return Ok(None) };
+        if self.config.get().trusted_proxies.include(client.ip()) {
+            return Ok(None);
         }
+        let displaced = || self.counters.add(Counter::HttpDisplaced, 1);
+        addresses.admit(client.ip(), displaced).map(Some).map_err(|address| {
+            addresses.warn_of(address);
+            Refusal::too_many_of_address()
+        })
     }
 
     /// Returns the text of `/metrics`. All requests within a second get the same text, so no client can keep this

@@ -61,6 +61,7 @@ pub(crate) use profile::Profile;
 pub use request::OpeningRequest;
 pub use route::{Parameters, Pattern, PatternError};
 pub(crate) use route::{Route, TOPIC, TopicSpace};
+pub(crate) use rules::ANY_PROTOCOL;
 pub use rules::{RouteOptions, Rules};
 pub(crate) use shard_api::{Call, Facts, ShardApi, Tasks, WORK_MAX};
 pub(crate) use states::Seat;

@@ -32,6 +32,7 @@ pub struct OpeningRequest {
     /// The number of the route.
     pub(crate) route: usize,
     pub(crate) peer: Option<SocketAddr>,
+    pub(crate) proxy: Option<SocketAddr>,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) listener: usize,
     pub(crate) protocols: Vec<String>,
@@ -100,10 +101,18 @@ impl OpeningRequest {
         self.head.headers().get(name).and_then(|value| str::from_utf8(value).ok())
     }
 
-    /// Returns the client's address; `None` if the client has left meanwhile.
+    /// Returns the client's address; `None` if the client has left meanwhile. If the client came through a trusted
+    /// proxy (the setting `trusted_proxies`), it is the address that the proxy has named, with the port 0 if the proxy
+    /// has named none.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
+    }
+
+    /// Returns the address of the trusted proxy that the client came through; `None` if the client came directly.
+    #[must_use]
+    pub fn proxy(&self) -> Option<SocketAddr> {
+        self.proxy
     }
 
     /// Returns the address of the server that the client has connected to.

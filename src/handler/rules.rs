@@ -5,7 +5,11 @@ use std::{fmt, sync::Arc};
 use crate::{
     auth::{Authenticator, Gate, Origins},
     proto::{Deliver, KeepAlive, MessageLimits},
+    rates::{InputRates, Rate},
 };
+
+/// Stands for any subprotocol in a route's list of subprotocols.
+pub(crate) const ANY_PROTOCOL: &str = "*";
 
 /// The given rules of a route. The server's settings hold for the rules that are not set.
 ///
@@ -21,6 +25,9 @@ pub struct RouteOptions {
     pub(crate) max_message: Option<u64>,
     pub(crate) max_frame: Option<u64>,
     pub(crate) max_fragments: Option<u32>,
+    /// `Some(None)` sets no limit, whatever the server's.
+    pub(crate) max_message_rate: Option<Option<Rate>>,
+    pub(crate) max_byte_rate: Option<Option<Rate>>,
     pub(crate) check_utf8: Option<bool>,
     pub(crate) deliver: Deliver,
     pub(crate) inspects_frames: bool,
@@ -55,7 +62,8 @@ impl RouteOptions {
     }
 
     /// Sets the subprotocols in order of preference. The first that a client offers is chosen; a client that offers
-    /// none of them is served without a subprotocol (RFC 6455 4.2.2), unless [`RouteOptions::require_protocol`].
+    /// none of them is served without a subprotocol (RFC 6455 4.2.2), unless [`RouteOptions::require_protocol`]. `*`,
+    /// as the last one, stands for the first subprotocol that a client offers, whatever its name.
     #[must_use]
     pub fn protocols<'a>(mut self, protocols: impl IntoIterator<Item = &'a str>) -> Self {
         self.protocols = protocols.into_iter().map(Into::into).collect();
@@ -89,6 +97,29 @@ impl RouteOptions {
     #[must_use]
     pub fn max_fragments(mut self, count: u32) -> Self {
         self.max_fragments = Some(count);
+        self
+    }
+
+    /// Sets the rate of messages from a client; each ping, each pong, and each fragment that the handler gets counts as
+    /// a message. Beyond it the connection is not received from until the rate allows it; a client that goes on for the
+    /// server's `rate_timeout` is closed with 1008.
+    ///
+    /// ```
+    /// use std::num::NonZeroU64;
+    /// use ringhub::{Rate, RouteOptions};
+    /// let ten = NonZeroU64::new(10).expect("not zero");
+    /// let options = RouteOptions::new().max_message_rate(Rate::per_second(ten));
+    /// ```
+    #[must_use]
+    pub fn max_message_rate(mut self, rate: Rate) -> Self {
+        self.max_message_rate = Some(Some(rate));
+        self
+    }
+
+    /// Sets the rate of bytes from a client, with the same effect as [`RouteOptions::max_message_rate`].
+    #[must_use]
+    pub fn max_byte_rate(mut self, rate: Rate) -> Self {
+        self.max_byte_rate = Some(Some(rate));
         self
     }
 
@@ -190,6 +221,8 @@ pub struct Rules {
     pub requires_protocol: bool,
     /// Limits of messages, and their delivery.
     pub limits: MessageLimits,
+    /// The rates of what a client sends.
+    pub(crate) rates: InputRates,
     /// The keep-alive of connections.
     pub keep_alive: KeepAlive,
     /// The payload of pings: at most 125 bytes (RFC 6455 5.5).

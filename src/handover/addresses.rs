@@ -10,6 +10,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::Waker,
+    time::Instant,
 };
 
 use tokio::net::TcpStream;
@@ -28,7 +29,7 @@ pub(crate) struct Addresses {
     hasher: RandomState,
     stripes: [Mutex<Stripe>; STRIPES],
     /// The throttle of warnings that a network has as many sockets as it may.
-    pub(crate) full: LogThrottle,
+    full: LogThrottle,
 }
 
 #[derive(Debug, Default)]
@@ -96,6 +97,18 @@ impl Addresses {
             gave_way();
         }
         Ok(AddressPermit { all: Arc::clone(self), network, idle_since: None, connection: None })
+    }
+
+    /// Logs that a network has as many sockets as it may, unless a line about it was written a short time before.
+    pub(crate) fn warn_of(&self, address: Network) {
+        if let Some(suppressed) = self.full.allow(Instant::now()) {
+            tracing::warn!(
+                limit = self.sockets_max,
+                suppressed,
+                %address,
+                "an address has as many connections as --max-connections-per-address allows: further ones are refused"
+            );
+        }
     }
 
     /// Returns the stripe of the table in which the network stands. No peer can choose addresses that are all in one
@@ -223,7 +236,8 @@ pub(crate) enum Network {
 }
 
 impl Network {
-    fn of(address: IpAddr) -> Network {
+    /// Returns the network that the address counts as.
+    pub(crate) fn of(address: IpAddr) -> Network {
         match address.to_canonical() {
             IpAddr::V4(address) => Network::V4(address),
             IpAddr::V6(address) => Network::V6((address.to_bits() >> 64) as u64),

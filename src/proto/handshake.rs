@@ -4,6 +4,7 @@ mod client;
 mod server;
 
 pub use client::{ClientHandshake, ResponseError};
+pub(crate) use server::token_of_protocols;
 pub use server::{HandshakeError, Upgrade};
 
 use base64::Engine;

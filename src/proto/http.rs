@@ -2,6 +2,7 @@
 
 mod body;
 mod error;
+mod forwarded;
 mod head;
 mod headers;
 mod path;
@@ -12,10 +13,12 @@ mod syntax;
 
 pub use body::BodyScan;
 pub use error::{HEAD_BYTES_MAX, HEADERS_MAX, HttpError};
+pub(crate) use forwarded::{forwarded_for, x_forwarded_for};
 pub use head::{RequestHead, ResponseHead};
 pub use headers::Headers;
 pub use path::{PathError, RequestPath};
 pub use refusal::Refusal;
+pub(crate) use refusal::RefusalCause;
 pub(crate) use refusal::encode_response;
 pub use scan::HeadScan;
 

@@ -47,12 +47,15 @@ pub use close_code::CloseCode;
 pub use error::ProtocolError;
 pub use event::{Event, Verdict};
 pub use frame::{CONTROL_PAYLOAD_MAX, Fin, FrameHeader, MessageType, OpCode, encode_frame, encode_masked};
+pub(crate) use handshake::token_of_protocols;
 pub use handshake::{ClientHandshake, HandshakeError, ResponseError, Upgrade};
 pub use http::{
     BodyScan, HEAD_BYTES_MAX, HEADERS_MAX, HeadScan, Headers, HttpError, PathError, Refusal, RequestHead, RequestPath,
     ResponseHead,
 };
-pub(crate) use http::{encode_response, is_token, percent_decode, query_pairs};
+pub(crate) use http::{
+    RefusalCause, encode_response, forwarded_for, is_token, percent_decode, query_pairs, x_forwarded_for,
+};
 pub use input::Input;
 pub use keep_alive::{KeepAlive, Millis, Tick, Timeout};
 pub use limits::{Deliver, MessageLimits};

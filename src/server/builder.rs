@@ -284,7 +284,13 @@ impl Blueprint {
         }
         if self.serves_topics {
             let pattern = Pattern::new(TOPIC_PATTERN).map_err(BuildError::Pattern)?;
-            let rules = settle_surface(&RAW, &RouteOptions::new(), &config.base_of_routes());
+            let mut options = RouteOptions::new();
+            if config.routes.is_empty()
+                && let Some(jwt) = &config.jwt
+            {
+                options = options.authenticator(jwt.clone());
+            }
+            let rules = settle_surface(&RAW, &options, &config.base_of_routes());
             let rules = settled(&pattern, rules)?;
             table.add_surface(&SurfaceConfig::without_values(&RAW), pattern, rules, TopicSpace::default())?;
         }

@@ -27,6 +27,7 @@ use crate::{
     handover::{ControlHandoff, HandedOff, Sockets},
     hub::{EndRole, EngineTopics, ExternalEnd, MeshEnd, MeshLimits, Wake},
     metrics::Counters,
+    refusal_log::RefusalLog,
     shard::{self, ShardCommand},
     sys::RingAccess,
 };
@@ -91,7 +92,8 @@ impl Server {
         let occupied = Arc::new(AtomicUsize::new(count));
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         hub.start(&counters);
-        let warnings: Arc<shard::Warnings> = Arc::default();
+        let refusal_log: Arc<RefusalLog> = Arc::default();
+        let warnings = Arc::new(shard::Warnings::new(Arc::clone(&refusal_log)));
         let readiness = Readiness::default();
         let in_force = InForce {
             config: current.clone(),
@@ -146,6 +148,8 @@ impl Server {
             metrics_listener,
             shards: counters.clone(),
             counters: Arc::clone(&control_counters),
+            refusal_log,
+            of_addresses: sockets.of_addresses,
             backend: backend.info(),
             leaving: leaving.subscribe(),
             readiness: readiness.clone(),
@@ -375,6 +379,8 @@ mod tests {
             metrics_listener: None,
             shards: vec![Arc::default(), Arc::default()],
             counters: Arc::default(),
+            refusal_log: Arc::default(),
+            of_addresses: None,
             backend: BackendInfo { backend: "none".into(), reason: "the test plays the shards".into() },
             leaving: watch::Sender::new(false).subscribe(),
             readiness: Readiness::default(),
@@ -403,6 +409,7 @@ mod tests {
                 socket: OwnedFd::from(socket).into(),
                 received: BytesMut::new(),
                 permits,
+                named: None,
                 is_refused: false,
             };
             shards[0].control.transfer(handed_off).expect("there is room");

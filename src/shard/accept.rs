@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     handshake::{self, Opening},
     listener::{Listener, ListenerOwner},
-    lobby::{Lobby, NoRoom},
+    lobby::Lobby,
 };
 use crate::{
     handover::HandedOff,
@@ -70,9 +70,9 @@ impl Accepting {
 
 /// Reclaims connections that the control thread hands back, until that thread ends.
 pub(super) async fn reclaim_handed_back(lobby: Rc<Lobby>, mut returns: mpsc::Receiver<HandedOff>) {
-    while let Some(HandedOff { socket, received, permits, .. }) = returns.recv().await {
+    while let Some(HandedOff { socket, received, permits, named, .. }) = returns.recv().await {
         let permit = lobby.reclaim(permits);
-        spawn_local(handshake::serve(Rc::clone(&lobby), Opening { socket, received }, permit));
+        spawn_local(handshake::serve(Rc::clone(&lobby), Opening { socket, received, named }, permit));
     }
 }
 
@@ -88,8 +88,10 @@ enum Queue {
 impl Queue {
     /// Waits for connections, and accepts some of them.
     async fn accept_some(&self, lobby: &Rc<Lobby>) -> io::Result<()> {
-        let go =
-            |listener: &OwnedFd| accept_waiting(listener, lobby.refusals.at_once_max(), |socket| admit(lobby, socket));
+        let go = |listener: &OwnedFd| {
+            let (refusals, may_accept) = (lobby.refusals.at_once_max(), || lobby.accepts_after().is_none());
+            accept_waiting(listener, refusals, may_accept, |socket| admit(lobby, socket))
+        };
         match self {
             Queue::Own(listener) => {
                 runtime::readable(lobby.backend, Rc::clone(listener)).await?;
@@ -123,6 +125,12 @@ enum Rest {
 /// one accept for each poll, a shard with long turns would accept hardly any socket.
 async fn accept(lobby: Rc<Lobby>, queue: Queue) {
     loop {
+        if let Some(wait) = lobby.accepts_after() {
+            // The sockets that wait stay in the kernel's queue. The rate may change, and the server may leave.
+            lobby.counters.add(Counter::AcceptThrottled, 1);
+            tokio::time::sleep(wait.min(ACCEPT_WAIT_MAX)).await;
+            continue;
+        }
         match queue.accept_some(&lobby).await {
             Ok(()) => {}
             Err(_) if lobby.is_leaving() => return,
@@ -148,11 +156,20 @@ async fn accept(lobby: Rc<Lobby>, queue: Queue) {
     }
 }
 
-/// Accepts the sockets that wait, up to [`ACCEPTS_MAX`], until `refusals` of them have found no room. `admit` counts
+/// Accepts the sockets that wait, up to [`ACCEPTS_MAX`], until `refusals` of them have found no room, or `may_accept`
+/// lets no further one in. `admit` counts
 /// each socket, as a connection or as a refusal, before the next is accepted, and returns whether there was room.
 /// Returns what is left in the queue.
-fn accept_waiting(listener: &OwnedFd, mut refusals: usize, mut admit: impl FnMut(OwnedFd) -> bool) -> io::Result<Rest> {
+fn accept_waiting(
+    listener: &OwnedFd,
+    mut refusals: usize,
+    may_accept: impl Fn() -> bool,
+    mut admit: impl FnMut(OwnedFd) -> bool,
+) -> io::Result<Rest> {
     for _ in 0..ACCEPTS_MAX {
+        if !may_accept() {
+            break;
+        }
         let socket = match net::accept_now(listener) {
             Ok(socket) => socket,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Rest::Nothing),
@@ -170,6 +187,7 @@ fn accept_waiting(listener: &OwnedFd, mut refusals: usize, mut admit: impl FnMut
 
 /// Begins the opening handshake of an accepted socket. Returns whether there is room for it.
 fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) -> bool {
+    lobby.count_accept();
     let socket = Transport::accepted(socket);
     let admission = lobby.admit(&socket);
     let has_room = admission.is_ok();
@@ -180,7 +198,7 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) -> bool {
     match admission {
         Ok(permit) => drop(spawn_local(handshake::serve(Rc::clone(lobby), Opening::new(socket), permit))),
         Err(no_room) => {
-            note(lobby, no_room);
+            lobby.note_refusal(no_room);
             let socket = Rc::new(socket);
             // Without room for a refusal the socket is closed without an answer.
             if let Some(kept) = lobby.refusals.keep(&socket) {
@@ -189,36 +207,6 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) -> bool {
         }
     }
     has_room
-}
-
-/// Counts a socket for which there is no room, and logs the limit unless a line about it was written a short time
-/// before.
-fn note(lobby: &Lobby, no_room: NoRoom) {
-    let config = lobby.config.get();
-    let limits = &config.limits;
-    match no_room {
-        NoRoom::Connections => {
-            lobby.counters.add(Counter::RefusedLimit, 1);
-            if let Some(suppressed) = lobby.warnings.full.allow(Instant::now()) {
-                let limit = limits.connections_max;
-                tracing::warn!(limit, suppressed, "as many connections as --max-connections allows: more are refused");
-            }
-        }
-        NoRoom::Address(address) => {
-            lobby.counters.add(Counter::RefusedAddress, 1);
-            let addresses = lobby.sockets.of_addresses.as_ref();
-            if let Some(suppressed) = addresses.and_then(|addresses| addresses.full.allow(Instant::now())) {
-                let limit = limits.connections_per_address_max;
-                tracing::warn!(
-                    limit,
-                    suppressed,
-                    %address,
-                    "an address has as many connections as --max-connections-per-address allows: further ones are \
-                     refused"
-                );
-            }
-        }
-    }
 }
 
 /// Returns whether an error says that descriptors or memory are used up.
@@ -230,6 +218,9 @@ fn is_shortage(error: &io::Error) -> bool {
 
 /// The most sockets that are accepted from one listener between two turns.
 const ACCEPTS_MAX: usize = 64;
+
+/// The longest sleep of accepting while sockets come faster than their rate.
+const ACCEPT_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// The pause of accepting when descriptors or memory are used up.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -250,7 +241,9 @@ mod tests {
                 count += 1;
                 has_room
             };
-            accept_waiting(&listeners[0], refusals, admit).map(|rest| (count, rest)).map_err(|error| error.kind())
+            accept_waiting(&listeners[0], refusals, || true, admit)
+                .map(|rest| (count, rest))
+                .map_err(|error| error.kind())
         };
         assert_eq!(accept(1, true), Ok((ACCEPTS_MAX, Rest::Unknown)));
         assert_eq!(accept(3, false), Ok((3, Rest::Unknown)));

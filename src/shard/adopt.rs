@@ -1,5 +1,7 @@
 //! Adopts a connection whose opening handshake is accepted.
 
+use std::net::SocketAddr;
+
 use bytes::BytesMut;
 
 use super::{
@@ -19,7 +21,7 @@ impl<I: Io> Shard<I> {
     /// Adopts a connection whose opening handshake is accepted: subscribes it, and appends its opening answer. Returns
     /// `None` if all slots are taken.
     pub(crate) fn adopt(&mut self, now: Millis, arrival: Arrival<I::Socket>) -> Option<ConnectionId> {
-        let Arrival { socket, of_address, session, route, state, profile, limits, .. } = arrival;
+        let Arrival { socket, of_address, named, session, route, state, profile, limits, .. } = arrival;
         let Arrival { subscriptions, forwards, format, answer, leftover, .. } = arrival;
         self.note_time(now);
         // A message that is gathered before the connection joins needs no exclusion of the connection.
@@ -31,7 +33,8 @@ impl<I: Io> Shard<I> {
         connection.io.format = format;
         let id = self.hub.connections.insert(connection).ok()?;
         self.handlers.seat(id, route, state, profile, limits);
-        self.place_socket(id, socket, of_address);
+        self.place_socket(id, socket, of_address, named);
+        self.begin_rates(id);
         let mut is_refused = false;
         for (topic, options) in subscriptions {
             is_refused |= self.hub.subscribe(id, &topic, options) == Subscribed::TooMany;
@@ -60,8 +63,15 @@ impl<I: Io> Shard<I> {
         Some(id)
     }
 
-    /// Keeps a connection's socket, and the permit of its address, in the connection's slot.
-    fn place_socket(&mut self, id: ConnectionId, socket: I::Socket, of_address: Option<AddressPermit>) {
+    /// Keeps a connection's socket, the permit of its address, and the address that a proxy has named, in the
+    /// connection's slot.
+    fn place_socket(
+        &mut self,
+        id: ConnectionId,
+        socket: I::Socket,
+        of_address: Option<AddressPermit>,
+        named: Option<SocketAddr>,
+    ) {
         let slot = id.slot() as usize;
         if self.sockets.len() <= slot {
             self.sockets.resize_with(slot + 1, || None);
@@ -74,6 +84,12 @@ impl<I: Io> Shard<I> {
                 self.of_address.resize_with(slot + 1, || None);
             }
             self.of_address[slot] = of_address;
+        }
+        if named.is_some() {
+            if self.named.len() <= slot {
+                self.named.resize(slot + 1, None);
+            }
+            self.named[slot] = named;
         }
     }
 
@@ -92,6 +108,7 @@ impl<I: Io> Shard<I> {
             if is_new {
                 self.schedule(id);
             }
+            self.charge_bytes(id, leftover.len());
             self.limit_unfinished();
         }
     }

@@ -1,6 +1,6 @@
 //! An accepted opening handshake on its way from the lobby to the turn.
 
-use std::{any::Any, fmt};
+use std::{any::Any, fmt, net::SocketAddr};
 
 use bytes::{Bytes, BytesMut};
 
@@ -17,6 +17,8 @@ pub(crate) struct Arrival<S> {
     pub(crate) socket: S,
     /// The permit that counts the socket among those of its address, where their number is limited.
     pub(crate) of_address: Option<AddressPermit>,
+    /// The client's address, if the socket has a trusted proxy as its peer.
+    pub(crate) named: Option<SocketAddr>,
     /// The session, which begins after the answer.
     pub(crate) session: Session,
     /// The index of the route; the route keeps the state and the profile of the connection.

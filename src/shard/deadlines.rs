@@ -49,6 +49,9 @@ impl<I: Io> Shard<I> {
             // it.
             connection.io.session.excuse_silence(self.now);
         }
+        if !self.expire_throttling(id) {
+            self.unthrottle(id);
+        }
         self.expire_watch(id);
         self.expire_message(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return };

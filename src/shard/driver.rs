@@ -199,7 +199,7 @@ impl Driver {
             on_shard,
             start.addresses,
         );
-        let lobby = Rc::new(lobby.of_shard(number, start.warnings, backend, start.readiness));
+        let lobby = Rc::new(lobby.of_shard(number, start.warnings, clock, backend, start.readiness));
         let spawned = Spawned::new(tasks.clone());
         let has_parent = listeners.iter().any(|listener| listener.owner == ListenerOwner::Parent);
         let listeners = listeners.into_iter().map(|listener| Accepting::begin(&lobby, listener));

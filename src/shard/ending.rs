@@ -236,12 +236,16 @@ impl<I: Io> Shard<I> {
     fn take_out(&mut self, id: ConnectionId) -> Option<(ShardConnection, I::Socket)> {
         let connection = self.hub.remove(id)?;
         self.incoming.forget(&connection, id);
+        self.note_throttled();
         self.marks.end(id);
         self.handlers.notice_ended(id);
         self.count_slow(connection.io.has_backlog(), false);
         self.io.disarm(key(id));
         if let Some(of_address) = self.of_address.get_mut(id.slot() as usize) {
             *of_address = None;
+        }
+        if let Some(named) = self.named.get_mut(id.slot() as usize) {
+            *named = None;
         }
         self.count(Counter::Ended, 1);
         if self.drain.as_mut().is_some_and(|drain| drain.note_end(id)) {

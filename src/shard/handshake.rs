@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     io,
+    net::SocketAddr,
     pin::{Pin, pin},
     rc::Rc,
     time::{Duration, Instant},
@@ -19,13 +20,14 @@ use super::{
     refusals::RefusalPermit,
 };
 use crate::{
-    auth::Credentials,
+    auth::{Credentials, Remote},
     config::Limits,
     endpoints::{Endpoint, Endpoints, Intent},
     handler::{Opened, Response},
     handover::{HandedOff, SocketPermits},
     metrics::Counter,
-    proto::{HeadScan, HttpError, Refusal, RequestHead},
+    proto::{HeadScan, HttpError, Refusal, RefusalCause, RequestHead},
+    refusal_log::counter_of,
     surface::raw::is_opening_request,
     sys::{
         BackendKind, Transport,
@@ -40,24 +42,28 @@ pub(super) struct Opening {
     pub(super) socket: Transport,
     /// The bytes that have been received on the socket.
     pub(super) received: BytesMut,
+    /// The client's address, if a trusted proxy has named it for the whole connection.
+    pub(super) named: Option<SocketAddr>,
 }
 
 impl Opening {
     pub(super) fn new(socket: Transport) -> Self {
-        Opening { socket, received: BytesMut::new() }
+        Opening { socket, received: BytesMut::new(), named: None }
     }
 }
 
 /// Serves the opening request of one socket. The socket becomes a connection, is refused, or goes to the control thread
 /// because the request asks for no WebSocket. `permit` counts the socket until then.
 pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPermit) {
-    let Opening { socket, mut received } = opening;
+    let Opening { socket, mut received, named } = opening;
     let socket = BoundedClose::new(Rc::new(socket));
     match read_in_time(&lobby, &socket, &mut received).await {
         None => {}
         Some(Err(error)) => {
-            let refusal = Response::from(error.refusal());
-            refuse_opening(&lobby, socket, None, cause_of(&lobby, &refusal), &refusal, true).await;
+            let refused = Refused::before_its_head(Remote::of_socket(net::peer(&**socket), named));
+            let response = Response::from(error.refusal());
+            refuse_opening(&lobby, socket, refused, cause_of(&lobby, &response, RefusalCause::OfStatus), &response)
+                .await;
         }
         Some(Ok((head, _))) if !is_opening_request(&head) => match health(&lobby, &head) {
             // The shard answers this itself, since the control thread may be busy or have no room.
@@ -65,12 +71,14 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPer
             None => {
                 let Some(socket) = sole_owner(socket) else { return };
                 let permits = lobby.release(permit);
-                hand_over(&lobby, HandedOff { socket, received, permits, is_refused: false }).await;
+                hand_over(&lobby, HandedOff { socket, received, permits, named, is_refused: false }).await;
             }
         },
         Some(Ok((head, length))) => {
             let leftover = received.split_off(length);
-            open(&lobby, socket, head, leftover, permit).await;
+            let of_connection = Remote::of_socket(net::peer(&**socket), named);
+            let remote = lobby.config.get().trusted_proxies.remote(of_connection, &head);
+            open(&lobby, socket, head, remote, leftover, permit).await;
         }
     }
 }
@@ -80,13 +88,19 @@ async fn open(
     lobby: &Rc<Lobby>,
     socket: BoundedClose<Rc<Transport>>,
     head: RequestHead,
+    remote: Remote,
     leftover: BytesMut,
     mut permit: OpeningPermit,
 ) {
-    let has_body = head.method() != "HEAD";
+    if let Err(no_room) = lobby.admit_client(&mut permit, remote.client) {
+        lobby.note_refusal(no_room);
+        let answer = no_room.refusal().encode_for(head.method());
+        return send_and_close(lobby.backend, socket, answer).await;
+    }
     // Without the query, which may hold a token.
     let path = tracing::enabled!(tracing::Level::DEBUG).then(|| head.path().to_owned());
-    match judge(lobby, &socket, head).await {
+    let refused = Refused { remote, path, has_body: head.method() != "HEAD" };
+    match judge(lobby, &socket, head, remote).await {
         Ok(Accepted { session, route, opened, profile, limits, answer }) => {
             let Some(socket) = sole_owner(socket) else { return };
             let Opened { state, subscriptions, forwards, format, .. } = opened;
@@ -94,6 +108,7 @@ async fn open(
             lobby.add_arrival(Arrival {
                 socket,
                 of_address,
+                named: remote.named_client(),
                 session,
                 route,
                 state,
@@ -106,25 +121,38 @@ async fn open(
                 leftover,
             });
         }
-        Err(NotOpened::Refused(response)) => {
-            refuse_opening(lobby, socket, path, cause_of(lobby, &response), &response, has_body).await;
+        Err(NotOpened::Refused { response, cause }) => {
+            refuse_opening(lobby, socket, refused, cause_of(lobby, &response, cause), &response).await;
         }
         Err(NotOpened::Undecided) => {
-            let refusal = Response::from(Refusal::undecided());
-            refuse_opening(lobby, socket, path, Counter::RefusedUndecided, &refusal, has_body).await;
+            let response = Response::from(Refusal::undecided());
+            refuse_opening(lobby, socket, refused, Counter::RefusedUndecided, &response).await;
         }
         Err(NotOpened::Left) => {
-            let peer = net::peer(&**socket).map(display);
-            tracing::debug!(peer, "the client left before its request was answered");
+            let (peer, proxy) = (remote.client.map(display), remote.proxy.map(display));
+            tracing::debug!(peer, proxy, "the client left before its request was answered");
         }
     }
 }
 
 /// Returns the counter of a refusal.
-fn cause_of(lobby: &Lobby, response: &Response) -> Counter {
-    match response.status() {
-        503 if lobby.is_leaving() => Counter::RefusedLeaving,
-        status => Counter::refused(status),
+fn cause_of(lobby: &Lobby, response: &Response, cause: RefusalCause) -> Counter {
+    counter_of(response.status(), cause, lobby.is_leaving())
+}
+
+/// The facts about a refused opening request.
+struct Refused {
+    remote: Remote,
+    /// The path, where it is logged.
+    path: Option<String>,
+    /// Whether the answer has a body.
+    has_body: bool,
+}
+
+impl Refused {
+    /// Returns the facts about a request whose head is refused.
+    fn before_its_head(remote: Remote) -> Refused {
+        Refused { remote, path: None, has_body: true }
     }
 }
 
@@ -133,14 +161,13 @@ fn cause_of(lobby: &Lobby, response: &Response) -> Counter {
 async fn refuse_opening(
     lobby: &Lobby,
     socket: BoundedClose<Rc<Transport>>,
-    path: Option<String>,
+    Refused { remote, path, has_body }: Refused,
     cause: Counter,
     response: &Response,
-    has_body: bool,
 ) {
-    let (peer, status) = (net::peer(&**socket).map(display), response.status());
-    tracing::debug!(peer, status, cause = cause.cause(), path, "refused");
-    lobby.counters.add(cause, 1);
+    let (peer, proxy, status) = (remote.client.map(display), remote.proxy.map(display), response.status());
+    tracing::debug!(peer, proxy, status, cause = cause.cause(), path, "refused");
+    lobby.note_cause(cause, Some(status));
     send_and_close(lobby.backend, socket, response.encode(has_body)).await;
 }
 
@@ -148,6 +175,7 @@ async fn refuse_opening(
 /// health or metrics.
 pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<Transport>, no_room: NoRoom, permit: RefusalPermit) {
     tracing::debug!(peer = net::peer(&*socket).map(display), "a limit of connections is reached: refused");
+    let named = None;
     let socket = BoundedClose::new(socket);
     let mut received = BytesMut::new();
     let Some(head) = read_in_time(&lobby, &socket, &mut received).await else { return };
@@ -157,14 +185,14 @@ pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<Transport>, no_room: NoR
     let endpoints = lobby.endpoints.get();
     if let Some(head) = plain.filter(|head| response.is_none() && is_for_metrics(&lobby, &endpoints, head)) {
         // The check of the token comes first: clients without one would take the permits of monitors.
-        response = refused_metrics(&lobby, &endpoints, &socket, head);
+        response = refused_metrics(&lobby, &endpoints, Remote::of_socket(net::peer(&**socket), named), head);
         if response.is_none()
             && let Some(of_all) = lobby.sockets.monitors.admit(Limits::MONITORS_MAX)
         {
             drop(permit);
             let Some(socket) = sole_owner(socket) else { return };
             let permits = SocketPermits { of_all, of_address: None };
-            return hand_over(&lobby, HandedOff { socket, received, permits, is_refused: true }).await;
+            return hand_over(&lobby, HandedOff { socket, received, permits, named, is_refused: true }).await;
         }
     }
     let method = head.map_or("GET", RequestHead::method);
@@ -177,16 +205,17 @@ fn is_for_metrics(lobby: &Lobby, endpoints: &Endpoints, head: &RequestHead) -> b
 }
 
 /// Returns the refusal of a request for metrics, if its sender may not read them. The connection ends after it.
-fn refused_metrics(lobby: &Lobby, endpoints: &Endpoints, socket: &Transport, head: &RequestHead) -> Option<Bytes> {
-    let peer = net::peer(socket);
+fn refused_metrics(lobby: &Lobby, endpoints: &Endpoints, of_connection: Remote, head: &RequestHead) -> Option<Bytes> {
+    let remote = lobby.config.get().trusted_proxies.remote(of_connection, head);
     let endpoint = Endpoint::Metrics;
     // No gate of its own stands before the metrics, so nobody has to wait here.
-    let judged = endpoints.authorize(&Credentials::new(head, peer), Intent::ReadMetrics, &endpoint);
+    let judged = endpoints.authorize(&Credentials::new(head, remote.client), Intent::ReadMetrics, &endpoint);
     let refusal = lobby.refusal(judged.err()?);
-    let (status, counter) = (refusal.status, Counter::refused(refusal.status));
-    tracing::debug!(peer = peer.map(display), status, cause = counter.cause(), path = head.path(), "refused");
+    let (peer, proxy, status) = (remote.client.map(display), remote.proxy.map(display), refusal.status);
+    let counter = counter_of(status, refusal.cause, lobby.is_leaving());
+    tracing::debug!(peer, proxy, status, cause = counter.cause(), path = head.path(), "refused");
     lobby.counters.add(Counter::HttpRequests, 1);
-    lobby.counters.add(counter, 1);
+    lobby.note_cause(counter, Some(status));
     Some(complete(endpoints, head, &endpoint, refusal.into()))
 }
 
@@ -201,7 +230,7 @@ fn health(lobby: &Lobby, head: &RequestHead) -> Option<Bytes> {
     let response = match answer {
         Ok(text) => Response::new(200, "text/plain; charset=utf-8", text),
         Err(refusal) => {
-            lobby.counters.add(Counter::refused(refusal.status), 1);
+            lobby.note_cause(Counter::refused(refusal.status), Some(refusal.status));
             refusal.into()
         }
     };

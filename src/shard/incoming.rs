@@ -43,8 +43,10 @@ pub(super) struct Incoming {
     /// The queue that the next connection comes from, unless the queue is empty.
     next: Queue,
     /// The number of connections whose input is not parsed to its end, without those that wait for a home and those
-    /// that are parked.
+    /// that are parked or throttled.
     unparsed: usize,
+    /// The number of throttled connections.
+    throttled: usize,
     pub(super) unfinished: Unfinished,
     /// Connections that are not open and have filled a receive since they left the open state, in the order of these
     /// receives.
@@ -253,6 +255,25 @@ impl Incoming {
         self.push_busy(connection, id);
     }
 
+    /// Notes that the connection is throttled, which [`Incoming::unthrottle`] ends.
+    pub(super) fn throttle(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
+        self.pause(connection, id, Reading::Throttled, now);
+        Self::fit_unparsed(connection);
+        self.throttled += 1;
+    }
+
+    /// Ends the throttling: the connection is served again, and the time of its message goes on.
+    pub(super) fn unthrottle(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
+        self.resume(connection, id, Reading::Throttled, now);
+        self.throttled -= 1;
+        self.push_busy(connection, id);
+    }
+
+    /// Returns how many connections are throttled.
+    pub(super) fn throttled(&self) -> usize {
+        self.throttled
+    }
+
     /// Notes that the connection waits for one of these homes. [`Incoming::end_awaiting`] ends the wait when the
     /// connection is taken out of its queue; [`Incoming::leave_home`] ends the wait earlier.
     pub(super) fn await_home(
@@ -370,6 +391,7 @@ impl Incoming {
         let has_unparsed = connection.io.has_unparsed;
         match connection.io.reading {
             Reading::Parked => {}
+            Reading::Throttled => self.throttled -= 1,
             Reading::AwaitsHome => self.awaiting.leave(has_unparsed),
             Reading::Idle | Reading::Queued => {
                 let others = self.unparsed.checked_sub(usize::from(has_unparsed));

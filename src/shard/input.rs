@@ -138,7 +138,8 @@ impl<I: Io> Shard<I> {
             if self.hub.has_waiting() {
                 lacking = self.lacking_after(id);
             }
-            is_paused = lacking.is_some() || self.is_full() || self.owes_much(id);
+            self.charge_message(id);
+            is_paused = lacking.is_some() || self.is_full() || self.owes_much(id) || self.is_over_message_rate(id);
         }
         self.finish_replies(id, replies);
         Parsed { has_ended_message, is_paused, lacking }

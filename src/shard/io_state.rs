@@ -79,6 +79,8 @@ pub(crate) enum Reading {
     Parked,
     /// The connection is not received from until a home, or a topic, that its messages go to is not behind any more.
     AwaitsHome,
+    /// The connection is not received from until its rates allow it.
+    Throttled,
 }
 
 /// The output that a connection is owed in addition to its shares of the walks under way.

@@ -7,13 +7,15 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
 
 use super::{arrival::Arrival, refusals::Refusals, warnings::Warnings};
 use crate::{
+    auth::Credentials,
+    clock::Clock,
     config::Config,
     current::Current,
     endpoints::{Denied, Endpoints, Readiness},
@@ -21,6 +23,7 @@ use crate::{
     handover::{AddressPermit, ControlHandoff, Network, SocketPermits, Sockets},
     metrics::{Counter, Counters},
     proto::Refusal,
+    rates::{Bucket, retry_after},
     sys::{BackendKind, Transport, net},
 };
 
@@ -51,6 +54,9 @@ pub(super) struct Lobby {
     pub(super) refusals: Refusals,
     leaving: Cell<Option<Openings>>,
     pub(super) warnings: Arc<Warnings>,
+    clock: Clock,
+    /// The sockets that may be accepted now, where they have a rate.
+    accepts: Cell<Bucket>,
     /// The backend whose runtime this thread has.
     pub(super) backend: BackendKind,
     readiness: Readiness,
@@ -81,15 +87,11 @@ pub(super) enum NoRoom {
 }
 
 impl NoRoom {
-    /// Returns the answer to the client. An address with too many connections is answered 429 (RFC 6585 4), since 503
-    /// would let its client take the server for an overloaded one.
+    /// Returns the answer to the client.
     pub(super) fn refusal(self) -> Refusal {
         match self {
             NoRoom::Connections => Refusal::not_now("there are as many connections as this server allows"),
-            NoRoom::Address(_) => {
-                Refusal::new(429, "there are as many connections from one address as this server allows")
-                    .header("Retry-After", "1")
-            }
+            NoRoom::Address(_) => Refusal::too_many_of_address(),
         }
     }
 }
@@ -134,23 +136,26 @@ impl Lobby {
             refusals,
             leaving: Cell::new(None),
             warnings: Arc::default(),
+            clock: Clock::new(),
+            accepts: Cell::default(),
             backend: BackendKind::Uring,
             readiness: Readiness::default(),
             next_request: Cell::new(0),
         }
     }
 
-    /// Returns the same lobby with opening requests numbered as those of this shard, with the warnings that it shares
-    /// with the other shards, with the backend of all shards, and with the readiness of the server.
+    /// Returns the same lobby with opening requests numbered as those of this shard, and with the warnings, the clock,
+    /// the backend and the readiness that all shards share.
     pub(super) fn of_shard(
         self,
         number: u16,
         warnings: Arc<Warnings>,
+        clock: Clock,
         backend: BackendKind,
         readiness: Readiness,
     ) -> Self {
         self.next_request.set(u64::from(number) << 48);
-        Lobby { warnings, backend, readiness, ..self }
+        Lobby { warnings, clock, backend, readiness, ..self }
     }
 
     /// Returns the answer that refuses a request which the judge has not admitted. A panic of an authenticator is
@@ -160,6 +165,38 @@ impl Lobby {
             self.counters.add(Counter::HandlerPanics, 1);
         }
         denied.into()
+    }
+
+    /// Counts an opening request against the rate of its sender's address.
+    ///
+    /// # Errors
+    ///
+    /// 429 (RFC 6585 4) with the time after which the address may open a WebSocket again.
+    pub(super) fn count_handshake(&self, credentials: &Credentials<'_>) -> Result<(), Refusal> {
+        let rate = self.config.get().limits.arrival_rates.handshakes;
+        let Some((rate, address)) = rate.zip(credentials.address()) else { return Ok(()) };
+        let now = self.clock.now();
+        self.sockets.handshakes.take(&rate, Network::of(address), now).map_err(|due| {
+            self.counters.add(Counter::LimitedHandshakes, 1);
+            Refusal::new(429, "more opening requests from one address than max_handshake_rate allows")
+                .header("Retry-After", &retry_after(now, due).to_string())
+        })
+    }
+
+    /// Counts a socket that was accepted against the rate of this shard.
+    pub(super) fn count_accept(&self) {
+        if let Some(rate) = self.config.get().limits.arrival_rates.accepts {
+            let mut bucket = self.accepts.get();
+            bucket.charge(&rate, self.clock.now(), 1);
+            self.accepts.set(bucket);
+        }
+    }
+
+    /// Returns the time until the next socket may be accepted; `None` if one may be accepted now.
+    pub(super) fn accepts_after(&self) -> Option<Duration> {
+        let rate = self.config.get().limits.arrival_rates.accepts?;
+        let (due, now) = (self.accepts.get().due(&rate, 1), self.clock.now());
+        (due > now).then(|| Duration::from_millis(due.0 - now.0))
     }
 
     /// Returns a number for an opening request.
@@ -179,16 +216,61 @@ impl Lobby {
         // The limit of the server comes first: at the limit of the address an idle connection gives way, and none must
         // give way for a socket that is then refused.
         let of_all = self.sockets.all.admit(self.config.get().limits.connections_max).ok_or(NoRoom::Connections)?;
-        let of_address = self.admit_address(socket)?;
+        // A socket without a peer has been left by its client, as its task will find out.
+        let of_address = self.admit_address(net::peer(socket))?;
         Ok(self.reclaim(SocketPermits { of_all, of_address }))
     }
 
-    fn admit_address(&self, socket: &Transport) -> Result<Option<AddressPermit>, NoRoom> {
+    /// Counts a socket that came through a trusted proxy among those of its client.
+    ///
+    /// # Errors
+    ///
+    /// The limit of the client's address.
+    pub(super) fn admit_client(&self, permit: &mut OpeningPermit, client: Option<SocketAddr>) -> Result<(), NoRoom> {
+        if permit.of_address.is_none() {
+            permit.of_address = self.admit_address(client)?;
+        }
+        Ok(())
+    }
+
+    /// Counts a socket among those of a client's address, where their number is limited. An address of a trusted proxy
+    /// stands for many clients, so its sockets are not counted.
+    fn admit_address(&self, client: Option<SocketAddr>) -> Result<Option<AddressPermit>, NoRoom> {
         let Some(addresses) = &self.sockets.of_addresses else { return Ok(None) };
-        // A socket without a peer has been left by its client, as its task will find out.
-        let Some(peer) = net::peer(socket) else { return Ok(None) };
+        let counted = client.filter(|client| !self.config.get().trusted_proxies.include(client.ip()));
+        let Some(client) = counted else { return Ok(None) };
         let displaced = || self.counters.add(Counter::HttpDisplaced, 1);
-        addresses.admit(peer.ip(), displaced).map(Some).map_err(NoRoom::Address)
+        addresses.admit(client.ip(), displaced).map(Some).map_err(NoRoom::Address)
+    }
+
+    /// Counts a refusal by its cause, and logs the cause unless a line about it was written a short time before.
+    pub(super) fn note_cause(&self, cause: Counter, status: Option<u16>) {
+        self.counters.add(cause, 1);
+        self.warnings.refusals.note(cause, status);
+    }
+
+    /// Counts a socket for which there is no room, and logs the limit unless a line about it was written a short time
+    /// before.
+    pub(super) fn note_refusal(&self, no_room: NoRoom) {
+        match no_room {
+            NoRoom::Connections => {
+                self.counters.add(Counter::RefusedLimit, 1);
+                if let Some(suppressed) = self.warnings.full.allow(Instant::now()) {
+                    let limit = self.config.get().limits.connections_max;
+                    tracing::warn!(
+                        limit,
+                        suppressed,
+                        "as many connections as --max-connections allows: more are refused"
+                    );
+                }
+            }
+            NoRoom::Address(address) => {
+                self.counters.add(Counter::RefusedAddress, 1);
+                if let Some(addresses) = &self.sockets.of_addresses {
+                    addresses.warn_of(address);
+                }
+            }
+        }
     }
 
     /// Begins an opening handshake of a socket that has permits already.

@@ -1,21 +1,28 @@
 //! Decides whether an opening request becomes a connection: first by the rules of its route, then by the route's
 //! handler.
 
-use std::{future::poll_fn, mem, net::SocketAddr, rc::Rc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    mem,
+    net::SocketAddr,
+    rc::Rc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
-use tracing::Instrument;
+use tracing::{Instrument, field::display};
 
 #[cfg(test)]
 use super::session::length_prefixed::LengthPrefixed;
 use super::{lobby::Lobby, session::Session};
 use crate::{
-    auth::{Answers, Credentials, Identity},
+    auth::{Answers, Credentials, Identity, Remote},
     endpoints::{Denied, Endpoint, Endpoints, Intent, until_decided},
-    handler::{Opened, OpeningRequest, Panicked, Profile, ProtocolChoice, Response, Route},
+    handler::{ANY_PROTOCOL, Opened, OpeningRequest, Panicked, Profile, ProtocolChoice, Response, Route},
     hub::{SubscribeOptions, TopicName},
     metrics::Counter,
-    proto::{MessageLimits, Refusal, RequestHead, Upgrade},
+    proto::{MessageLimits, Refusal, RefusalCause, RequestHead, Upgrade},
     sys::{Transport, net},
 };
 
@@ -33,7 +40,7 @@ pub(super) struct Accepted {
 /// The reason for which an opening request does not become a connection.
 pub(super) enum NotOpened {
     /// The route, the handler or the server refuses the request with this response.
-    Refused(Response),
+    Refused { response: Response, cause: RefusalCause },
     /// The judge or the route's handler took too long to decide.
     Undecided,
     /// The client has not waited for an answer.
@@ -42,18 +49,23 @@ pub(super) enum NotOpened {
 
 impl From<Response> for NotOpened {
     fn from(response: Response) -> Self {
-        NotOpened::Refused(response)
+        NotOpened::Refused { response, cause: RefusalCause::OfStatus }
     }
 }
 
 impl From<Refusal> for NotOpened {
     fn from(refusal: Refusal) -> Self {
-        NotOpened::Refused(refusal.into())
+        NotOpened::Refused { cause: refusal.cause, response: refusal.into() }
     }
 }
 
 /// Judges a request for a WebSocket.
-pub(super) async fn judge(lobby: &Lobby, socket: &Rc<Transport>, head: RequestHead) -> Result<Accepted, NotOpened> {
+pub(super) async fn judge(
+    lobby: &Lobby,
+    socket: &Rc<Transport>,
+    head: RequestHead,
+    remote: Remote,
+) -> Result<Accepted, NotOpened> {
     let endpoints = lobby.endpoints.get();
     let endpoint = endpoints.resolve(&head)?;
     let Some((number, path, openings)) = endpoints.openings(&endpoint) else {
@@ -64,10 +76,13 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<Transport>, head: RequestHe
     let upgrade = Upgrade::from_request(&head).map_err(|error| Response::from(error.refusal()))?;
     check_leaving(lobby)?;
     let intent = openings.intent(&head)?;
-    let peer = net::peer(&**socket);
+    let Remote { client: peer, proxy } = remote;
+    // The cheap check comes before those of tokens and passwords.
+    lobby.count_handshake(&Credentials::new(&head, peer))?;
     // The connection gets an id of its own only when the shard adopts it.
     let id = lobby.next_request();
-    let span = tracing::info_span!("opening", request = id, peer = peer.map(display), path = head.path());
+    let (shown, of_proxy) = (peer.map(display), proxy.map(display));
+    let span = tracing::info_span!("opening", request = id, peer = shown, proxy = of_proxy, path = head.path());
     let answers = Answers::default();
     let credentials = Credentials::new(&head, peer).with_answers(&answers);
     let identity = admit(lobby, &endpoints, socket, &credentials, intent, &endpoint).instrument(span.clone()).await?;
@@ -81,6 +96,7 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<Transport>, head: RequestHe
         route: at,
         head,
         peer,
+        proxy,
         local,
         listener: listener.unwrap_or_default(),
         protocols: upgrade.protocols().to_vec(),
@@ -94,7 +110,7 @@ pub(super) async fn judge(lobby: &Lobby, socket: &Rc<Transport>, head: RequestHe
     // the request was judged: a reload may have come meanwhile.
     let latest = lobby.endpoints.get();
     let limits = latest.limits_of_topic(at, latest.message_bytes_max(&endpoint));
-    let (profile, answer) = span.in_scope(|| complete(route, &upgrade, request, &mut opened))?;
+    let (profile, answer) = span.in_scope(|| complete(lobby, route, &upgrade, request, &mut opened))?;
     let session = Session::web_socket();
     #[cfg(test)]
     let session = LengthPrefixed::asked_for(&upgrade).unwrap_or(session);
@@ -126,6 +142,7 @@ async fn admit(
 ///
 /// 500 if the handler has chosen a subprotocol that the client has not offered.
 fn complete(
+    lobby: &Lobby,
     route: &Route,
     upgrade: &Upgrade,
     mut request: OpeningRequest,
@@ -141,6 +158,9 @@ fn complete(
     {
         tracing::error!(protocol, "a handler has chosen a subprotocol that was not offered");
         return Err(Response::error(500, "this server has chosen a subprotocol that was not offered"));
+    }
+    if protocol.is_none() && !upgrade.protocols().is_empty() {
+        warn_of_protocols(lobby, route);
     }
     if !route.rules.skips_broadcasts {
         opened.subscriptions.push((TopicName::everyone(), SubscribeOptions::default()));
@@ -164,14 +184,32 @@ fn check_leaving(lobby: &Lobby) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Returns the first of the route's subprotocols that the client offers (RFC 6455 4.2.2).
+/// Logs that a client is served without any of the subprotocols that it has offered, unless a line about this was
+/// written a short time before. RFC 6455 4.2.2 has it so, but a browser fails such a connection at once.
+fn warn_of_protocols(lobby: &Lobby, route: &Route) {
+    if let Some(suppressed) = lobby.warnings.unknown_protocols.allow(Instant::now()) {
+        tracing::info!(
+            cause = "subprotocol",
+            route = %route.pattern,
+            suppressed,
+            "a client has offered subprotocols, and the route has chosen none: browsers fail such a connection. Name \
+             the subprotocol in the route's protocols, or put \"*\" there to accept the first one that is offered"
+        );
+    }
+}
+
+/// Returns the first of the route's subprotocols that the client offers (RFC 6455 4.2.2). If the route has
+/// [`ANY_PROTOCOL`], this is the first that the client offers, if the route names none of the others.
 ///
 /// # Errors
 ///
 /// 400 if the client offers none of them and the route requires one.
 fn choose_protocol(route: &Route, upgrade: &Upgrade) -> Result<Option<String>, Response> {
     let ours = &route.rules.protocols;
-    let chosen = ours.iter().find(|ours| upgrade.protocols().contains(ours)).cloned();
+    let offered = upgrade.protocols();
+    let named = ours.iter().filter(|ours| *ours != ANY_PROTOCOL).find(|ours| offered.contains(ours));
+    let any = || offered.first().filter(|_| ours.iter().any(|ours| ours == ANY_PROTOCOL));
+    let chosen = named.or_else(any).cloned();
     if chosen.is_none() && route.rules.requires_protocol {
         let error = format!("this route needs one of the subprotocols {}", ours.join(", "));
         return Err(Refusal::new(400, error).into());

@@ -1,5 +1,5 @@
 //! Pauses single connections: connections that are owed much, and connections whose messages go to a home or a topic
-//! that is behind.
+//! that is behind. Lets these, and throttled connections, be received from again.
 
 use super::{
     incoming::{Queue, STAYS_IN_PLACE},
@@ -33,6 +33,22 @@ impl<I: Io> Shard<I> {
             && let Some(connection) = self.hub.connections.get_mut(id)
         {
             self.incoming.unpark(connection, id, self.now);
+            self.schedule(id);
+        }
+    }
+
+    /// Lets a throttled connection be received from again if its rates allow it, or if it is closing.
+    pub(super) fn unthrottle(&mut self, id: ConnectionId) {
+        let is_throttled =
+            self.hub.connections.get(id).is_some_and(|connection| connection.io.reading == Reading::Throttled);
+        if is_throttled
+            && self.exceeded_rate(id).is_none()
+            && let Some(connection) = self.hub.connections.get_mut(id)
+            && let Some(table) = &mut self.rates
+        {
+            table.resume(id, self.now);
+            self.incoming.unthrottle(connection, id, self.now);
+            self.note_throttled();
             self.schedule(id);
         }
     }
@@ -98,6 +114,7 @@ impl<I: Io> Shard<I> {
     /// Lets parsing drop the rest of a message that a closing connection does not take any more.
     pub(super) fn drop_partial(&mut self, id: ConnectionId) {
         self.unpark(id);
+        self.unthrottle(id);
         self.leave_home(id);
         self.incoming.unfinished.forget(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return };

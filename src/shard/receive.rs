@@ -1,7 +1,7 @@
 //! Receiving: from readable sockets to input.
 //!
 //! The plain version: receive from each connection that is ready into one of the shard's buffers, and handle all that
-//! arrived. Four things are added, so that a client that sends much makes no other wait:
+//! arrived. Five things are added, so that a client that sends much makes no other wait:
 //!
 //! - **A budget.** A turn parses up to [`Pace::frames`] frames. The connections of a batch share the rest of the budget
 //!   evenly; a connection alone gets all of it. A connection whose part of the budget is used up keeps the rest of its
@@ -19,6 +19,8 @@
 //!   connection that is owed more than half of its backlog's limit is *parked* unless its route has
 //!   `manual_backpressure`: the shard does not receive from the connection until the connection is owed no more than
 //!   that half.
+//! - **Rates.** What clients send is counted, and a connection that is over a rate of its route is *throttled*: the
+//!   shard does not receive from it until the rate allows it ([`throttling`](super::throttling)).
 //! - **Messages that do not end** hold at most [`Limits::unfinished_bytes_max`] together, each for at most
 //!   [`Limits::message_ticks_max`].
 //!
@@ -202,6 +204,10 @@ impl<I: Io> Shard<I> {
             self.count(Counter::Parked, 1);
             return None;
         }
+        if let Some(rate) = self.exceeded_rate(id).filter(|&rate| self.holds_up(id, rate)) {
+            self.throttle(id, rate);
+            return None;
+        }
         if !has_awaited && !self.hub.has_waiting() && !self.incoming.has_awaiting() {
             self.incoming.note_served_behind(id);
             return Some(None);
@@ -300,6 +306,7 @@ impl<I: Io> Shard<I> {
                 let is_full = buffer.bytes.len() == buffer.bytes.capacity() || count == Receive::<I::Socket>::BYTES_MAX;
                 let has_more = is_full || outcome.has_more || connection.io.sides.has_hung_up();
                 self.count(Counter::BytesIn, count as u64);
+                self.charge_bytes(id, count);
                 let frames = self.input(id, buffer, count, frames_max);
                 if has_more {
                     self.queue_again(id);

@@ -31,7 +31,9 @@ impl<I: Io> Shard<I> {
         };
         let has_other_limits = is_changed(|old, new| old.limits != new.limits);
         let has_other_times = is_changed(|old, new| old.keep_alive != new.keep_alive);
+        let has_other_rates = is_changed(|old, new| old.rates != new.rates);
         self.take_rules(before.routes(), endpoints.routes());
+        self.begin_to_count(endpoints.routes());
         if has_other_limits {
             self.take_limits_of_topics(endpoints);
         }
@@ -40,10 +42,20 @@ impl<I: Io> Shard<I> {
                 self.handlers.change_own(id, |own| own.until_end = Some(limits));
             }
         }
-        if has_other_times || has_other_message_time {
+        if has_other_times || has_other_message_time || has_other_rates {
             let ids: Vec<ConnectionId> = self.hub.connections.ids().collect();
             ids.into_iter().for_each(|id| self.schedule(id));
         }
+    }
+
+    /// Begins to count what clients send if a route has rates and none had before.
+    fn begin_to_count(&mut self, routes: &[Route]) {
+        if self.rates.is_some() || !routes.iter().any(|route| route.rules.rates.has_any()) {
+            return;
+        }
+        self.rates = Some(Box::default());
+        let ids: Vec<ConnectionId> = self.hub.connections.ids().collect();
+        ids.into_iter().for_each(|id| self.begin_rates(id));
     }
 
     /// Gives the routes their new rules. A keep-alive that code has set for all connections stays unless the reload

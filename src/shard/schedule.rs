@@ -17,7 +17,7 @@ impl<I: Io> Shard<I> {
     /// pings, the next ping may be due before the deadline of the last pong. So an open connection is looked at in
     /// every interval.
     pub(super) fn schedule(&mut self, id: ConnectionId) {
-        let waits = self.close_waits(id);
+        let (waits, throttled) = (self.close_waits(id), self.throttled_until(id));
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let keep_alive = self.handlers.keep_alive(id);
         let interval = keep_alive.ping_interval;
@@ -30,7 +30,8 @@ impl<I: Io> Shard<I> {
         };
         let watch = connection.io.output.as_ref().and_then(|output| output.watch);
         let taken = watch.filter(|_| pings).and_then(|watch| deadline_of(&watch, &keep_alive));
-        let deadlines = [deadline, connection.io.sides.ends_by(), look, message, waits, taken, self.marks.until(id)];
+        let ends_by = connection.io.sides.ends_by();
+        let deadlines = [deadline, ends_by, look, message, waits, taken, self.marks.until(id), throttled];
         let deadline = deadlines.into_iter().flatten().min();
         if let Some(deadline) = deadline
             && connection.io.timer.is_none_or(|timer| deadline < timer)

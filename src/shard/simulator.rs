@@ -58,6 +58,7 @@ mod owed;
 mod plan;
 mod promises;
 mod random;
+mod rates;
 mod reloads;
 mod rest;
 mod sealing;

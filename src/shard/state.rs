@@ -12,6 +12,7 @@ use super::{
     marks::Marks,
     outgoing::Flush,
     pace::{Mail, MailLeft, Pace},
+    rates::Rates,
     seats::Handlers,
     timers::Wheel,
     warnings::Warnings,
@@ -43,6 +44,8 @@ pub(crate) struct Shard<I: Io> {
     pub(super) sockets: Vec<Option<I::Socket>>,
     /// By slot, and empty unless the number of an address' sockets is limited.
     pub(super) of_address: Vec<Option<AddressPermit>>,
+    /// The addresses of clients whose sockets have a trusted proxy as their peer; by slot, and empty without proxies.
+    pub(super) named: Vec<Option<SocketAddr>>,
     pub(super) limits: Limits,
     pub(super) handlers: Handlers,
     pub(super) counters: Arc<Counters>,
@@ -56,6 +59,8 @@ pub(crate) struct Shard<I: Io> {
     pub(super) incoming: Incoming,
     /// This shard's part of [`Limits::unfinished_bytes_max`].
     pub(super) unfinished_bytes_max: usize,
+    /// Exists only where a route's input has a rate.
+    pub(super) rates: Option<Box<Rates>>,
     pub(super) wheel: Wheel,
     /// Scratch memory: this field and the next two are empty between uses.
     pub(super) readiness: Vec<Readiness>,
@@ -86,11 +91,13 @@ impl<I: Io> Shard<I> {
         let hub_limits = HubLimits { topics_idle_max, gathered_bytes_max, ..HubLimits::default() };
         let mut hub = IoHub::new(mesh, hub_limits, epoch_seed);
         hub.note_time(now);
+        let has_rates = handlers.routes.iter().any(|route| route.rules.rates.has_any());
         Shard {
             io,
             hub,
             sockets: Vec::new(),
             of_address: Vec::new(),
+            named: Vec::new(),
             limits: config.limits.clone(),
             handlers,
             counters,
@@ -102,6 +109,7 @@ impl<I: Io> Shard<I> {
             pace: Pace::DEFAULT,
             incoming: Incoming::default(),
             unfinished_bytes_max: config.limits.unfinished_bytes_max / config.shards,
+            rates: has_rates.then(Box::default),
             wheel: Wheel::new(now.tick()),
             readiness: Vec::new(),
             replies: Vec::new(),
@@ -195,13 +203,19 @@ impl<I: Io> Shard<I> {
         kept.or_else(|| self.addresses_of(id).0).map(display)
     }
 
-    /// Returns the addresses of both sides of a connection: the peer's, and ours.
+    /// Returns the addresses of both sides of a connection: the client's, and ours.
     pub(super) fn addresses_of(&self, id: ConnectionId) -> (Option<SocketAddr>, Option<SocketAddr>) {
         if self.hub.connections.get(id).is_none() {
             return (None, None);
         }
         let socket = self.sockets[id.slot() as usize].as_ref();
-        socket.map_or((None, None), |socket| self.io.addresses(socket))
+        let (peer, local) = socket.map_or((None, None), |socket| self.io.addresses(socket));
+        (self.named.get(id.slot() as usize).copied().flatten().or(peer), local)
+    }
+
+    /// Shows how many connections are throttled.
+    pub(super) fn note_throttled(&self) {
+        self.counters.set(Counter::ConnectionsThrottled, self.incoming.throttled() as u64);
     }
 
     pub(super) fn count(&self, counter: Counter, count: u64) {

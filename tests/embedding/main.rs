@@ -14,6 +14,7 @@ mod hub;
 mod openings;
 mod panics;
 mod people;
+mod proxies;
 mod receiving;
 mod reloads;
 mod sending;

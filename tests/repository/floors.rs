@@ -56,10 +56,12 @@ const BUILDINGS: &[Building] = &[
         floors: &[
             "state",
             "owed",
+            "charging",
             "schedule",
             "parking",
             "ending",
             "slow",
+            "throttling",
             "handlers",
             "several",
             "flush",

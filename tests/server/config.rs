@@ -1,6 +1,7 @@
 //! Settings from flags, variables and a file: precedence, errors, and `ringhub check-config`.
 
 mod command_line;
+mod issuers;
 mod reference;
 mod routes;
 mod warnings;

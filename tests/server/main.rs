@@ -18,6 +18,7 @@ mod hostile;
 mod http;
 mod last_messages;
 mod lifecycle;
+mod limits;
 mod logs;
 mod manual;
 mod memory;
@@ -38,4 +39,6 @@ mod smuggling;
 mod soak;
 #[path = "../support/mod.rs"]
 mod support;
+mod tokens;
+mod trusted_proxies;
 mod urgent;

@@ -292,8 +292,8 @@ fn table_name(series: &str) -> Option<String> {
     if family.starts_with("turn") || OTHERS.contains(&family) {
         return None;
     }
-    let cause = labels.split_once(",cause=").map(|(_, cause)| format!("{{cause={cause}"));
-    Some(family.to_string() + &cause.unwrap_or_default())
+    let label = labels.split_once(',').map(|(_, label)| format!("{{{label}"));
+    Some(family.to_string() + &label.unwrap_or_default())
 }
 
 /// While all shards count, scrapes get whole numbers that never fall.

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::{
-    super::{toml::in_order, values::one_of},
+    super::{issuers::GivenIssuers, toml::in_order, values::one_of},
     keys::names_below,
     reader::{Reader, Value},
 };
 use crate::{
-    auth::{Authenticator, Basic, Bearer, Network},
+    auth::{Authenticator, Basic, Bearer, Jwt, Network},
     error::ConfigError,
 };
 
@@ -58,6 +58,19 @@ impl Reader<'_> {
             }
         }
         whole.then(|| self.checked("routes.bearer", value, || Bearer::new(tokens)))?
+    }
+
+    /// Reads the names of the issuers whose tokens a route admits.
+    pub(super) fn jwt(&mut self, value: Value<'_, '_>, issuers: &GivenIssuers) -> Option<Jwt> {
+        let names = self.texts("routes.jwt", "the name of an issuer in quotes", value)?;
+        let mut chosen = Vec::new();
+        for (name, at) in names {
+            let found = issuers.named(&name).map_err(|what| ConfigError::of("routes.jwt", what).from(at));
+            chosen.push(self.keep(found)?);
+        }
+        // An issuer that is wrong has an error of its own.
+        let chosen = chosen.into_iter().collect::<Option<Vec<_>>>()?;
+        self.checked("routes.jwt", value, || Jwt::of(chosen))
     }
 
     pub(super) fn network(&mut self, value: Value<'_, '_>) -> Option<Arc<dyn Authenticator>> {

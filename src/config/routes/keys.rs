@@ -130,15 +130,20 @@ keys! {
         "Passwords, or their SHA-256 as `sha256:` and 64 hexadecimal digits.";
     "bearer.tokens": All, "table: a token, or a list of tokens, for each name", "required in `bearer`",
         "Tokens (RFC 6750), by the names of their owners.";
+    "jwt": All, "name of an issuer, or list of names", "none",
+        "Issuers whose tokens (JWT) are admitted: names of `[[issuers]]`. Beside `bearer` a token of either kind is \
+         enough.";
     "network.allow": All, "list of networks", "all that are not denied",
         "Addresses that are admitted, such as `10.0.0.0/8`, `fd00::/8` or `192.0.2.1`.";
     "network.deny": All, "list of networks", "none", "Addresses that are not admitted, even if `allow` has them.";
     "admit": All, "`all` or `any`", "`all`",
-        "Of several authenticators (`basic`, `bearer`, `network`) all must admit, or any one of them.";
+        "Of several authenticators (`basic`, `network`, and a token of `bearer` or `jwt`) all must admit, or any one of \
+         them.";
     "allowed_origins": All, "list of origins", "the server's `allowed_origins`",
         "Origins whose pages may use the route. Others are answered 403.";
     "protocols": WebSockets, "list of subprotocols", "none",
-        "Subprotocols that the route speaks (RFC 6455 section 1.9), the best first.";
+        "Subprotocols that the route speaks (RFC 6455 section 1.9), the best first. `*`, as the last one, accepts the \
+         first that a client offers.";
     "topic_prefix": Topics, "text", "none",
         "Beginning of the names of the route's topics. It stands before the topic of the path.";
     "max_message": WebSockets, "size, 1 to half of `max_backlog`", "the server's `max_message`",
@@ -148,6 +153,11 @@ keys! {
         "Largest frame from a client. Beyond it: close 1009.";
     "max_fragments": WebSockets, "count, 1 or more", "the server's `max_fragments`",
         "Fragments of one message. Beyond it: close 1009.";
+    "max_message_rate": WebSockets, "rate or `off`", "the server's `max_message_rate`",
+        "Messages of one connection, such as `100/s` or `30/m burst 5`. Beyond it: the connection is not read until \
+         the rate allows it.";
+    "max_byte_rate": WebSockets, "rate or `off`", "the server's `max_byte_rate`",
+        "Bytes of one connection, such as `64KiB/s burst 1MiB`. Beyond it: the same.";
     "ping_interval": WebSockets, "time, 0 to 8784h", "the server's `ping_interval`",
         "Silence of a client after which it is pinged; 0 never pings.";
     "pong_timeout": WebSockets, "time, 0 to 8784h", "the server's `pong_timeout`",

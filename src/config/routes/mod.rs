@@ -5,7 +5,7 @@ mod auth;
 pub(super) mod config;
 pub(super) mod given;
 pub(super) mod keys;
-mod reader;
+pub(super) mod reader;
 pub(super) mod rules;
 mod table;
 
@@ -15,11 +15,16 @@ use self::{
     given::{GivenRoute, ROUTES},
     reader::Reader,
 };
-use super::toml::TomlFile;
+use super::{issuers::GivenIssuers, toml::TomlFile};
 use crate::{endpoints::OPERATIONS, error::ConfigError, handler::Pattern};
 
 /// Reads the routes of a file.
-pub(super) fn read(file: &TomlFile, value: &Spanned<DeValue<'_>>, errors: &mut Vec<ConfigError>) -> Vec<GivenRoute> {
+pub(super) fn read(
+    file: &TomlFile,
+    value: &Spanned<DeValue<'_>>,
+    issuers: &GivenIssuers,
+    errors: &mut Vec<ConfigError>,
+) -> Vec<GivenRoute> {
     let tables = match value.get_ref() {
         DeValue::Array(tables) => &tables[..],
         other => {
@@ -36,7 +41,7 @@ pub(super) fn read(file: &TomlFile, value: &Spanned<DeValue<'_>>, errors: &mut V
             errors.push(ConfigError::of(ROUTES, what).from(origin));
             continue;
         };
-        let Some(route) = Reader { file, errors }.route(keys, origin) else { continue };
+        let Some(route) = Reader { file, errors }.route(keys, origin, issuers) else { continue };
         let served = route.served();
         let fail = |what: String| ConfigError::of("routes.match", what).from(route.origin.clone());
         // Files are served at the route's own path too.

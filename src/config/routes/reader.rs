@@ -12,23 +12,23 @@ use super::{
 use crate::error::{ConfigError, Origin};
 
 /// Reads values of a file, and collects their errors.
-pub(super) struct Reader<'a> {
-    pub(super) file: &'a TomlFile,
-    pub(super) errors: &'a mut Vec<ConfigError>,
+pub(in crate::config) struct Reader<'a> {
+    pub(in crate::config) file: &'a TomlFile,
+    pub(in crate::config) errors: &'a mut Vec<ConfigError>,
 }
 
-pub(super) type Value<'a, 'i> = &'a Spanned<DeValue<'i>>;
+pub(in crate::config) type Value<'a, 'i> = &'a Spanned<DeValue<'i>>;
 
 impl Reader<'_> {
-    pub(super) fn keep<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
+    pub(in crate::config) fn keep<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
         result.map_err(|error| self.errors.push(error)).ok()
     }
 
-    pub(super) fn fail<T>(&mut self, key: &'static str, at: Origin, what: &str) -> Option<T> {
+    pub(in crate::config) fn fail<T>(&mut self, key: &'static str, at: Origin, what: &str) -> Option<T> {
         self.keep(Err(ConfigError::of(key, what.into()).from(at)))
     }
 
-    pub(super) fn unknown(&mut self, at: Origin, owner: &str, key: &str, known: &[&'static str]) {
+    pub(in crate::config) fn unknown(&mut self, at: Origin, owner: &str, key: &str, known: &[&'static str]) {
         let what = match nearest_key(key, known.iter().copied()) {
             _ if Setting::by_key(key).is_some() => {
                 format!("{key:?} is no key of {owner} but of the server: it has to stand before the first [[{ROUTES}]]")
@@ -40,7 +40,7 @@ impl Reader<'_> {
     }
 
     /// Returns the value that a function makes, or notes its error.
-    pub(super) fn checked<T>(
+    pub(in crate::config) fn checked<T>(
         &mut self,
         key: &'static str,
         value: Value<'_, '_>,
@@ -50,14 +50,19 @@ impl Reader<'_> {
         self.keep(check().map_err(|what| ConfigError::of(key, what).from(at)))
     }
 
-    pub(super) fn text(&mut self, key: &'static str, expected: &'static str, value: Value<'_, '_>) -> Option<String> {
+    pub(in crate::config) fn text(
+        &mut self,
+        key: &'static str,
+        expected: &'static str,
+        value: Value<'_, '_>,
+    ) -> Option<String> {
         let shape = Shape { key, is_list: false, takes_integers: false, expected };
         let items = self.keep(self.file.items(shape, value))?;
         items.into_iter().next().map(|(text, _)| text)
     }
 
     /// Reads a list of texts, each with its place. A single text needs no brackets.
-    pub(super) fn texts(
+    pub(in crate::config) fn texts(
         &mut self,
         key: &'static str,
         expected: &'static str,
@@ -67,7 +72,7 @@ impl Reader<'_> {
         self.keep(self.file.items(shape, value))
     }
 
-    pub(super) fn boolean(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<bool> {
+    pub(in crate::config) fn boolean(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<bool> {
         match value.get_ref() {
             DeValue::Boolean(is_so) => Some(*is_so),
             other => {
@@ -77,7 +82,11 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn table<'a, 'i>(&mut self, key: &'static str, value: Value<'a, 'i>) -> Option<&'a DeTable<'i>> {
+    pub(in crate::config) fn table<'a, 'i>(
+        &mut self,
+        key: &'static str,
+        value: Value<'a, 'i>,
+    ) -> Option<&'a DeTable<'i>> {
         match value.get_ref() {
             DeValue::Table(table) => Some(table),
             other => {

@@ -5,8 +5,9 @@ use super::super::{
     quantities::Size,
 };
 use crate::{
-    handler::{RouteOptions, Rules},
+    handler::{ANY_PROTOCOL, RouteOptions, Rules},
     proto::{CONTROL_PAYLOAD_MAX, KeepAlive, MessageLimits, is_token},
+    rates::InputRates,
     surface::Surface,
 };
 
@@ -16,6 +17,7 @@ use crate::{
 pub(crate) struct Base {
     pub(crate) limits: MessageLimits,
     pub(crate) keep_alive: KeepAlive,
+    pub(crate) rates: InputRates,
     pub(crate) backlog_bytes_max: u64,
     pub(crate) gathered_bytes_max: u64,
     /// Bytes of all bodies together.
@@ -28,6 +30,7 @@ impl Config {
         Base {
             limits: self.limits.message,
             keep_alive: self.keep_alive,
+            rates: self.limits.input_rates,
             backlog_bytes_max: self.limits.backlog_bytes_max as u64,
             gathered_bytes_max: self.limits.gathered_bytes_max as u64,
             bodies_bytes_max: self.http.bodies_bytes_max as u64,
@@ -41,6 +44,7 @@ impl Base {
         Base {
             limits: MessageLimits { message_bytes_max: Limits::MESSAGE_BYTES_MAX as u32, ..MessageLimits::DEFAULT },
             keep_alive: KeepAlive::default(),
+            rates: InputRates::default(),
             backlog_bytes_max: u64::MAX,
             gathered_bytes_max: u64::MAX,
             bodies_bytes_max: u64::MAX,
@@ -98,6 +102,10 @@ pub(crate) fn settle(given: &RouteOptions, sources: Sources, base: &Base) -> Res
         protocols: given.protocols.clone(),
         requires_protocol: given.requires_protocol,
         limits,
+        rates: InputRates {
+            messages: given.max_message_rate.unwrap_or(base.rates.messages),
+            bytes: given.max_byte_rate.unwrap_or(base.rates.bytes),
+        },
         keep_alive: KeepAlive {
             ping_interval: given.ping_interval.unwrap_or(base.keep_alive.ping_interval),
             pong_timeout: given.pong_timeout.unwrap_or(base.keep_alive.pong_timeout),
@@ -190,6 +198,8 @@ fn check_protocols(given: &RouteOptions, faults: &mut Faults) {
             format!("{protocol:?} is no subprotocol: letters, digits and !#$%&'*+-.^_`|~")
         } else if protocols[..at].contains(protocol) {
             format!("{protocol:?} is there twice")
+        } else if protocol == ANY_PROTOCOL && at + 1 < protocols.len() {
+            format!("{protocol:?} stands for any subprotocol, so it has to be the last one")
         } else {
             continue;
         };

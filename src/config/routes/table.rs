@@ -11,19 +11,21 @@ use toml::de::DeTable;
 
 use super::{
     super::{
+        issuers::GivenIssuers,
         quantities::{Size, Time},
+        rates::{ByteRateLimit, RateLimit},
         ticks::ticks,
         toml::{Masks, in_order, line, toml_pair},
         values::one_of,
     },
-    admission::{Admission, BASIC, BEARER, NETWORK},
+    admission::{Admission, BASIC, BEARER, JWT, NETWORK},
     config::{RouteHandler, SurfaceConfig},
     given::{GivenRoute, ROUTES, RouteDigest},
     keys::{in_words, names, names_of_websockets, surface_key},
     reader::{Reader, Value},
 };
 use crate::{
-    auth::{Authenticator, Bearer, Origins, together},
+    auth::{Authenticator, Bearer, Jwt, Origins, any_of, together},
     documents::Documents,
     endpoints::{RouteValue, RouteValues},
     error::{ConfigError, Origin},
@@ -39,6 +41,7 @@ struct Parts {
     documents: Option<(Documents, Origin)>,
     basic: Option<Arc<dyn Authenticator>>,
     bearer: Option<Bearer>,
+    jwt: Option<Jwt>,
     network: Option<Arc<dyn Authenticator>>,
     admit: Option<(bool, Origin)>,
     topics: Option<(TopicSpace, Origin)>,
@@ -70,9 +73,9 @@ impl Name {
 
 impl Reader<'_> {
     /// Reads the table of a route, and notes all its errors.
-    pub(super) fn route(mut self, keys: &DeTable<'_>, origin: Origin) -> Option<GivenRoute> {
+    pub(super) fn route(mut self, keys: &DeTable<'_>, origin: Origin, issuers: &GivenIssuers) -> Option<GivenRoute> {
         let count = self.errors.len();
-        let parts = self.take(keys);
+        let parts = self.take(keys, issuers);
         // Further errors would only repeat that a value is missing.
         if self.errors.len() > count {
             return None;
@@ -81,7 +84,7 @@ impl Reader<'_> {
     }
 
     /// Reads each key. A value that is valid by itself goes into the parts.
-    fn take(&mut self, keys: &DeTable<'_>) -> Parts {
+    fn take(&mut self, keys: &DeTable<'_>, issuers: &GivenIssuers) -> Parts {
         let mut parts = Parts::default();
         let mut fingerprint = DefaultHasher::new();
         for (key, value) in in_order(keys) {
@@ -93,6 +96,7 @@ impl Reader<'_> {
                 "documents" => parts.documents = self.documents(value).map(|documents| (documents, at)),
                 "basic" => parts.basic = self.basic(value),
                 "bearer" => parts.bearer = self.bearer(value),
+                "jwt" => parts.jwt = self.jwt(value, issuers),
                 "network" => parts.network = self.network(value),
                 "admit" => parts.admit = self.admit(value).map(|is_all| (is_all, at)),
                 "topic_prefix" => parts.topics = self.topics(value).map(|topics| (topics, at)),
@@ -102,6 +106,14 @@ impl Reader<'_> {
                 "max_frame" => parts.options.max_frame = self.size("routes.max_frame", value),
                 "max_fragments" => {
                     parts.options.max_fragments = self.keep(self.file.value("routes.max_fragments", value));
+                }
+                "max_message_rate" => {
+                    let rate = self.keep(self.file.value::<RateLimit>("routes.max_message_rate", value));
+                    parts.options.max_message_rate = rate.map(|limit| limit.0);
+                }
+                "max_byte_rate" => {
+                    let rate = self.keep(self.file.value::<ByteRateLimit>("routes.max_byte_rate", value));
+                    parts.options.max_byte_rate = rate.map(|limit| limit.0);
                 }
                 "ping_interval" => parts.options.ping_interval = self.ticks("routes.ping_interval", value),
                 "pong_timeout" => parts.options.pong_timeout = self.ticks("routes.pong_timeout", value),
@@ -118,7 +130,7 @@ impl Reader<'_> {
                 },
             }
             let whole = toml_pair(key.get_ref(), value.get_ref(), Masks::None);
-            if ["basic", "bearer", "network", "admit", "allowed_origins"].contains(&&**key.get_ref()) {
+            if ["basic", "bearer", "jwt", "network", "admit", "allowed_origins"].contains(&&**key.get_ref()) {
                 whole.hash(&mut fingerprint);
             }
             let mut digest = DefaultHasher::new();
@@ -240,15 +252,20 @@ impl Reader<'_> {
     /// Combines the authenticators of the table into one, and describes them for warnings.
     fn fit_authenticators(&mut self, parts: &mut Parts) -> Option<Admission> {
         // The cheapest authenticator comes first; if all must admit, the identity of the last one counts.
-        let bearer = parts.bearer.clone().map(|bearer| Arc::new(bearer) as _);
-        let given = [(NETWORK, parts.network.take()), (BASIC, parts.basic.take()), (BEARER, bearer)];
+        let (of_tokens, token): (&[&str], Option<Arc<dyn Authenticator>>) = match (&parts.bearer, parts.jwt.take()) {
+            (Some(bearer), Some(jwt)) => (&[BEARER, JWT], Some(Arc::new(any_of(bearer.clone()).or(jwt)))),
+            (Some(bearer), None) => (&[BEARER], Some(Arc::new(bearer.clone()))),
+            (None, Some(jwt)) => (&[JWT], Some(Arc::new(jwt))),
+            (None, None) => (&[], None),
+        };
+        let given = [(&[NETWORK][..], parts.network.take()), (&[BASIC], parts.basic.take()), (of_tokens, token)];
         let (mut keys, mut authenticators) = (Vec::new(), Vec::new());
-        for (key, authenticator) in given {
-            keys.extend(authenticator.as_ref().map(|_| key));
+        for (of_this, authenticator) in given.into_iter().filter(|(_, authenticator)| authenticator.is_some()) {
+            keys.extend(of_this);
             authenticators.extend(authenticator);
         }
         if let (Some((_, at)), ..2) = (&parts.admit, authenticators.len()) {
-            let what = "there is nothing to choose: it is for several of basic, bearer and network";
+            let what = "there is nothing to choose: it is for several of basic, network, and a token (bearer, jwt)";
             return self.fail("routes.admit", at.clone(), what);
         }
         let is_all = parts.admit.as_ref().is_none_or(|(is_all, _)| *is_all);

@@ -2,7 +2,7 @@
 
 use super::{VERSION, accept_for};
 use crate::proto::http::{is_token, push_header};
-use crate::proto::{HttpError, Refusal, RequestHead};
+use crate::proto::{Headers, HttpError, Refusal, RequestHead};
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
@@ -15,6 +15,8 @@ use std::fmt;
 pub struct Upgrade {
     accept: String,
     protocols: Vec<String>,
+    /// Whether a token stands among the subprotocols, which is not one of them.
+    shows_token: bool,
     origin: Option<String>,
 }
 
@@ -59,7 +61,15 @@ impl Upgrade {
             return Err(HandshakeError::Body);
         }
         let mut protocols: Vec<String> = Vec::new();
-        for protocol in headers.list("sec-websocket-protocol") {
+        let mut shows_token = false;
+        let mut list = headers.list(PROTOCOLS).peekable();
+        while let Some(protocol) = list.next() {
+            if protocol == TOKEN_PROTOCOL.as_bytes() && list.peek().is_some() {
+                let is_good = !shows_token && list.next().is_some_and(is_token);
+                shows_token = is_good;
+                is_good.then_some(()).ok_or(HandshakeError::Protocol)?;
+                continue;
+            }
             let name = str::from_utf8(protocol).ok().filter(|name| is_token(name.as_bytes()));
             let name = name.ok_or(HandshakeError::Protocol)?;
             if protocols.iter().any(|other| other == name) {
@@ -72,10 +82,11 @@ impl Upgrade {
             Err(0) => None,
             Err(_) => return Err(HandshakeError::Origin),
         };
-        Ok(Self { accept: accept_for(key), protocols, origin })
+        Ok(Self { accept: accept_for(key), protocols, shows_token, origin })
     }
 
-    /// Returns the subprotocols that the client offers, in its order of preference (RFC 6455 1.9).
+    /// Returns the subprotocols that the client offers, in its order of preference (RFC 6455 1.9). The name
+    /// `access_token` and the token behind it are not among them.
     pub fn protocols(&self) -> &[String] {
         &self.protocols
     }
@@ -86,7 +97,8 @@ impl Upgrade {
     }
 
     /// Encodes the response that opens the connection (RFC 6455 4.2.2). Control characters in the values of
-    /// `extra_headers` become spaces.
+    /// `extra_headers` become spaces. If the client has shown a token among its subprotocols, and `protocol` is `None`,
+    /// the answer has the name `access_token`: a browser fails a connection whose answer has none of the offered names.
     ///
     /// # Panics
     ///
@@ -100,6 +112,8 @@ impl Upgrade {
         if let Some(protocol) = protocol {
             assert!(self.protocols.iter().any(|offered| offered == protocol), "{protocol:?} was not offered");
             push_header(&mut out, "Sec-WebSocket-Protocol", protocol);
+        } else if self.shows_token {
+            push_header(&mut out, "Sec-WebSocket-Protocol", TOKEN_PROTOCOL);
         }
         for (name, value) in extra_headers {
             push_header(&mut out, name, value);
@@ -108,6 +122,19 @@ impl Upgrade {
         out.into()
     }
 }
+
+/// Returns the token behind the name `access_token` in the list of subprotocols: `new WebSocket(url, ["access_token",
+/// token])`. A browser can send a token in no other header.
+pub(crate) fn token_of_protocols(headers: &Headers) -> Option<&[u8]> {
+    let mut list = headers.list(PROTOCOLS);
+    list.find(|protocol| *protocol == TOKEN_PROTOCOL.as_bytes())?;
+    list.next()
+}
+
+const PROTOCOLS: &str = "sec-websocket-protocol";
+
+/// The name that stands before a token in the list of subprotocols.
+const TOKEN_PROTOCOL: &str = "access_token";
 
 /// The reason for which a request cannot become a WebSocket (RFC 6455 4.2.1, 4.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

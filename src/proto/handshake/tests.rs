@@ -142,6 +142,36 @@ fn protocols() {
     assert_eq!(changed(REQUEST[6], "").unwrap().protocols(), [""; 0]);
 }
 
+/// `new WebSocket(url, ["access_token", token])`: the token is no subprotocol, and the answer never has it.
+#[test]
+fn a_token_among_the_protocols() {
+    let name = "Sec-WebSocket-Protocol";
+    let check = |list: &str, protocols: &[&str], token: Option<&str>, chosen: Option<&str>, answer: Option<&str>| {
+        let line = format!("{name}: {list}");
+        let request = REQUEST.join("\r\n").replace(REQUEST[6], &line) + "\r\n\r\n";
+        let (head, _) = RequestHead::decode(request.as_bytes()).unwrap().unwrap();
+        assert_eq!(token_of_protocols(head.headers()), token.map(str::as_bytes), "{list}");
+        let upgrade = Upgrade::from_request(&head).unwrap();
+        assert_eq!(upgrade.protocols(), protocols, "{list}");
+        let response = upgrade.response(chosen, &[]);
+        let response = std::str::from_utf8(&response).unwrap();
+        let found = response.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
+        assert_eq!(found, answer, "{list}");
+    };
+    check("access_token, e.y-J_x", &[], Some("e.y-J_x"), None, Some("access_token"));
+    check("v1, access_token, t, v2", &["v1", "v2"], Some("t"), None, Some("access_token"));
+    check("v1, access_token, t, v2", &["v1", "v2"], Some("t"), Some("v2"), Some("v2"));
+    // A token may be equal to another name.
+    check("v1, access_token, v1", &["v1"], Some("v1"), None, Some("access_token"));
+    // Without a token behind it, the name is a subprotocol like any other.
+    check("v1, access_token", &["v1", "access_token"], None, None, None);
+    check("Access_token, t", &["Access_token", "t"], None, None, None);
+    for line in ["access_token, a, access_token, b", "access_token, a b", "access_token, a/b", "access_token, a, b, b"]
+    {
+        check_refused(REQUEST[6], &format!("{name}: {line}"), HandshakeError::Protocol, 400);
+    }
+}
+
 /// RFC 6454 7.3: one origin at most; other clients than browsers send none.
 #[test]
 fn origin() {

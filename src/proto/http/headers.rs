@@ -58,7 +58,7 @@ impl Headers {
     /// # Errors
     ///
     /// The number of lines, if it is not 1.
-    pub(in crate::proto) fn only(&self, name: &str) -> Result<&[u8], usize> {
+    pub(crate) fn only(&self, name: &str) -> Result<&[u8], usize> {
         let mut values = self.get_all(name);
         match (values.next(), values.count()) {
             (Some(value), 0) => Ok(value),

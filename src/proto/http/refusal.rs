@@ -23,27 +23,56 @@ pub struct Refusal {
     pub headers: Vec<(String, String)>,
     /// The sentence in the body.
     pub error: String,
+    /// The cause, for counters and logs.
+    pub(crate) cause: RefusalCause,
+}
+
+/// The cause of a refusal, for counters and logs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum RefusalCause {
+    /// The one that the status tells. 503 and 429 tell none.
+    #[default]
+    OfStatus,
+    /// A limit of the server is reached.
+    Limit,
+    /// A limit for one address is reached.
+    Address,
+    /// The decision about the request took too long.
+    Undecided,
 }
 
 impl Refusal {
     /// Returns a refusal without additional headers.
     pub fn new(status: u16, error: impl Into<String>) -> Self {
-        Self { status, headers: Vec::new(), error: error.into() }
+        Self { status, headers: Vec::new(), error: error.into(), cause: RefusalCause::OfStatus }
     }
 
-    /// Returns a 503 that asks the client to try again after a second (RFC 9110 15.6.4).
+    /// Returns the 503 of a limit of the server, which asks the client to try again after a second (RFC 9110 15.6.4).
     pub(crate) fn not_now(error: impl Into<String>) -> Self {
-        Self::new(503, error).header("Retry-After", "1")
+        Self::new(503, error).header("Retry-After", "1").because(RefusalCause::Limit)
+    }
+
+    /// Gives the refusal another cause.
+    pub(crate) fn because(self, cause: RefusalCause) -> Self {
+        Self { cause, ..self }
     }
 
     /// Returns the refusal of a request whose judge had to wait for too long.
     pub(crate) fn undecided() -> Self {
-        Self::not_now("the decision about this request took too long")
+        Self::not_now("the decision about this request took too long").because(RefusalCause::Undecided)
     }
 
     /// Returns a 405 with the methods that the path takes (RFC 9110 15.5.6).
     pub(crate) fn not_allowed(allowed: &str) -> Self {
         Self::new(405, format!("this path takes {allowed}")).header("Allow", allowed)
+    }
+
+    /// Returns a 429 for an address with too many connections (RFC 6585 4). 503 would let its client take the server
+    /// for an overloaded one.
+    pub(crate) fn too_many_of_address() -> Self {
+        Self::new(429, "there are as many connections from one address as this server allows")
+            .header("Retry-After", "1")
+            .because(RefusalCause::Address)
     }
 
     /// Returns the refusal of a server that leaves.

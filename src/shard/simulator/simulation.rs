@@ -265,6 +265,7 @@ pub(super) fn arrival<S>(
     Arrival {
         socket,
         of_address: None,
+        named: None,
         session: Session::web_socket(),
         route: 0,
         state: Box::new(()),

@@ -1,0 +1,227 @@
+//! Keys that an issuer publishes at an address, as a set of JSON Web Keys: fetched, kept, and fetched again.
+//!
+//! Nothing runs in between: a token whose issuer has such keys is what begins a fetch.
+//!
+//! | the keys are | a token |
+//! | --- | --- |
+//! | fresh ([`Times::fresh`], or as long as the answer said) | is checked by them |
+//! | older | is checked by them, and begins a fetch |
+//! | twice as old | waits for the fetch; if it fails, the token is checked by the keys that are there |
+//! | as old as [`Times::kept`], or not there | waits for the fetch; if it fails, the token is answered 503 |
+//!
+//! A token that names a key which is not among the keys waits for a fetch too, since the issuer may have a new key. There
+//! is one fetch at a time, for all that wait, and none within [`Times::pause`] after another has begun. So tokens with
+//! invented key ids cause no more than that.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+
+use super::{
+    super::Later,
+    keys::{Allowed, KeySet},
+};
+use crate::metrics::{Counter, add_for_process};
+
+/// Gets the keys that an issuer publishes.
+pub(super) trait Fetch: Send + Sync {
+    /// Begins to get them. `done` is called once, perhaps at once and on this thread.
+    fn start(&self, done: Done);
+}
+
+/// Takes the outcome of a fetch: an answer, or a sentence about its failure.
+pub(super) type Done = Box<dyn FnOnce(Result<Fetched, String>) + Send>;
+
+/// The answer to a fetch.
+pub(super) struct Fetched {
+    pub(super) body: Vec<u8>,
+    /// `Cache-Control` of the answer.
+    pub(super) cache_control: Option<String>,
+}
+
+/// The times of keys.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    /// How long keys are fresh if the answer does not say it, and the bounds of what it may say.
+    pub(super) fresh: Duration,
+    pub(super) fresh_min: Duration,
+    pub(super) fresh_max: Duration,
+    /// The shortest time between the beginnings of two fetches.
+    pub(super) pause: Duration,
+    /// How long the last keys are used while no others can be fetched.
+    pub(super) kept: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Times {
+            fresh: Duration::from_secs(5 * 60),
+            fresh_min: Duration::from_secs(60),
+            fresh_max: Duration::from_secs(60 * 60),
+            pause: Duration::from_secs(5),
+            kept: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+}
+
+/// The keys that an issuer publishes.
+pub(super) struct RemoteKeys {
+    /// The issuer's name, for logs.
+    name: String,
+    source: Arc<dyn Fetch>,
+    allowed: Allowed,
+    times: Times,
+    state: Mutex<State>,
+    /// The number of fetches that have ended.
+    ended: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    keys: Option<Kept>,
+    /// When the last fetch has begun.
+    begun: Option<Instant>,
+    is_under_way: bool,
+    /// When a failure was last told in the log, until a fetch succeeds.
+    told: Option<Instant>,
+}
+
+struct Kept {
+    set: Arc<KeySet>,
+    since: Instant,
+    fresh: Duration,
+}
+
+impl RemoteKeys {
+    pub(super) fn new(name: &str, source: Arc<dyn Fetch>, allowed: Allowed, times: Times) -> Arc<RemoteKeys> {
+        let (state, ended) = (Mutex::default(), watch::Sender::new(0));
+        Arc::new(RemoteKeys { name: name.into(), source, allowed, times, state, ended })
+    }
+
+    /// Returns the keys, if there are any that may still be used. If they are not fresh, begins a fetch.
+    pub(super) fn keys(self: &Arc<Self>, now: Instant) -> Option<Arc<KeySet>> {
+        let mut state = self.lock();
+        let kept = state.keys.as_ref().filter(|kept| kept.age(now) < self.times.kept);
+        let (set, is_old) =
+            (kept.map(|kept| Arc::clone(&kept.set)), kept.is_none_or(|kept| kept.age(now) >= kept.fresh));
+        if is_old && self.may_begin(&state, now) {
+            state.begin(now);
+            drop(state);
+            self.fetch();
+        }
+        set
+    }
+
+    /// Returns the work that a token has to wait for, if it needs other keys than those that are there, or if those are
+    /// too old. Returns `None` if a fetch could bring nothing, or if there has been one just now.
+    pub(super) fn renewed(self: &Arc<Self>, need: Need, now: Instant) -> Option<Later> {
+        let mut state = self.lock();
+        let is_needed = match (&state.keys, need) {
+            (None, _) | (_, Need::Another) => true,
+            (Some(kept), Need::Any) => kept.age(now) >= self.times.kept.min(2 * kept.fresh),
+        };
+        if !is_needed || !(state.is_under_way || self.may_begin(&state, now)) {
+            return None;
+        }
+        // Before the fetch may end.
+        let mut ended = self.ended.subscribe();
+        if !state.is_under_way {
+            state.begin(now);
+            drop(state);
+            self.fetch();
+        }
+        Some(Box::pin(async move { drop(ended.changed().await) }))
+    }
+
+    fn may_begin(&self, state: &State, now: Instant) -> bool {
+        let is_paused = state.begun.is_some_and(|begun| now.saturating_duration_since(begun) < self.times.pause);
+        !state.is_under_way && !is_paused
+    }
+
+    /// Begins a fetch. The caller does not hold the lock, since the fetch may fail at once.
+    fn fetch(self: &Arc<Self>) {
+        let keys = Arc::clone(self);
+        self.source.start(Box::new(move |outcome| keys.take(outcome, Instant::now())));
+    }
+
+    /// Takes the outcome of a fetch. A failure leaves the last keys in use.
+    fn take(&self, outcome: Result<Fetched, String>, now: Instant) {
+        let outcome = outcome.and_then(|Fetched { body, cache_control }| {
+            let set = KeySet::published(&body, &self.allowed)?;
+            Ok((set, self.fresh(cache_control.as_deref())))
+        });
+        let mut state = self.lock();
+        state.is_under_way = false;
+        match outcome {
+            Ok((set, fresh)) => {
+                add_for_process(Counter::JwksFetched, 1);
+                if state.told.take().is_some() || state.keys.is_none() {
+                    tracing::info!(issuer = self.name, keys = ?set.kinds(), "the keys of an issuer are fetched");
+                }
+                state.keys = Some(Kept { set: Arc::new(set), since: now, fresh });
+            }
+            Err(error) => {
+                add_for_process(Counter::JwksFailed, 1);
+                if state.told.is_none_or(|told| now.saturating_duration_since(told) >= TELL_INTERVAL) {
+                    state.told = Some(now);
+                    let has_keys = state.keys.is_some();
+                    let effect = if has_keys { "the last ones stay in use" } else { "its tokens are answered 503" };
+                    tracing::warn!(issuer = self.name, error, "the keys of an issuer cannot be fetched: {effect}");
+                }
+            }
+        }
+        drop(state);
+        self.ended.send_modify(|count| *count += 1);
+    }
+
+    /// Returns how long keys are fresh (RFC 9111 5.2.2), within bounds.
+    fn fresh(&self, cache_control: Option<&str>) -> Duration {
+        let Times { fresh, fresh_min, fresh_max, .. } = self.times;
+        let told =
+            cache_control.map(|value| value.split(',').map(str::trim)).into_iter().flatten().find_map(|directive| {
+                let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
+                match &*name.trim().to_ascii_lowercase() {
+                    "max-age" => value.trim().trim_matches('"').parse().ok().map(Duration::from_secs),
+                    "no-store" | "no-cache" => Some(Duration::ZERO),
+                    _ => None,
+                }
+            });
+        told.map_or(fresh, |told| told.clamp(fresh_min, fresh_max))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No call panics while it holds the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The keys that a token needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Keys that are not too old.
+    Any,
+    /// A key that is not among the keys.
+    Another,
+}
+
+impl State {
+    fn begin(&mut self, now: Instant) {
+        self.is_under_way = true;
+        self.begun = Some(now);
+    }
+}
+
+impl Kept {
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
+    }
+}
+
+/// The shortest time between two lines of the log about failures of one issuer.
+const TELL_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The most bytes of a set of keys. 64 keys of RSA with their certificates are some 200 KiB.
+pub(super) const JWKS_BYTES_MAX: usize = 256 << 10;

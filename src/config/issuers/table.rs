@@ -1,0 +1,178 @@
+//! Reads the table of an issuer.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    super::{
+        quantities::Time,
+        routes::reader::{Reader, Value},
+        toml::{Masks, in_order, line, toml_pair},
+        values::one_of,
+    },
+    ISSUERS,
+    keys::{names, names_of_claims},
+};
+use crate::{
+    auth::{BareTokens, Issuer, JwtIssuer, TopicRight},
+    error::{ConfigError, Origin},
+};
+
+/// An issuer of a file.
+#[derive(Debug)]
+pub(super) struct GivenIssuer {
+    pub(super) issuer: Arc<Issuer>,
+    /// The place of the issuer's table.
+    pub(super) origin: Origin,
+    /// The keys and values as they are shown, those of secrets masked.
+    pub(super) shown: String,
+}
+
+impl Reader<'_> {
+    /// Reads the table of an issuer, and notes all its errors.
+    pub(super) fn issuer(&mut self, keys: &DeTable<'_>, origin: Origin) -> Option<GivenIssuer> {
+        let count = self.errors.len();
+        let Some(name) = keys.get("name") else {
+            return self.fail("issuers.name", origin, "an issuer needs a name, such as name = \"app\"");
+        };
+        let mut issuer = JwtIssuer::new(self.text("issuers.name", "a name in quotes", name)?);
+        let (mut shown, mut origins) = (String::new(), BTreeMap::new());
+        for (key, value) in in_order(keys) {
+            let name = &**key.get_ref();
+            let Some(known) = names().into_iter().find(|known| *known == name) else {
+                let at = self.file.origin(key.span().start);
+                self.unknown_of_issuer(at, "an issuer", name, &names());
+                continue;
+            };
+            // A value that is wrong leaves the issuer as it was.
+            if let Some(changed) = self.with_key(issuer.clone(), known, value) {
+                issuer = changed;
+            }
+            let masks = if ["secrets", "jwks"].contains(&known) { Masks::All } else { Masks::None };
+            line(&mut shown, &toml_pair(known, value.get_ref(), masks));
+            origins.insert(known, self.file.origin(value.span().start));
+        }
+        if self.errors.len() > count {
+            return None;
+        }
+        let checked = issuer.check().map_err(|(key, what)| {
+            let at = origins.get(key).unwrap_or(&origin);
+            ConfigError::of(qualified(key), what).from(at.clone())
+        });
+        let issuer = Arc::new(self.keep(checked)?);
+        Some(GivenIssuer { issuer, origin, shown })
+    }
+
+    /// Returns the issuer with the value of a key.
+    fn with_key(&mut self, issuer: JwtIssuer, key: &'static str, value: Value<'_, '_>) -> Option<JwtIssuer> {
+        Some(match key {
+            "iss" => issuer.iss(self.text("issuers.iss", "text in quotes", value)?),
+            "secrets" => {
+                let secrets = self.by_id("issuers.secrets", "a secret in quotes", value)?;
+                secrets.into_iter().fold(issuer, |issuer, (id, secret)| match id {
+                    Some(id) => issuer.secret_with_id(id, secret),
+                    None => issuer.secret(secret),
+                })
+            }
+            "public_keys" => {
+                let keys = self.by_id("issuers.public_keys", "a public key in PEM, in quotes", value)?;
+                keys.into_iter().fold(issuer, |issuer, (id, pem)| match id {
+                    Some(id) => issuer.public_key_with_id(id, pem),
+                    None => issuer.public_key(pem),
+                })
+            }
+            "jwks" => issuer.jwks(self.text("issuers.jwks", "a set of keys in JSON, in quotes", value)?),
+            "algorithms" => {
+                let names = self.texts("issuers.algorithms", "an algorithm in quotes, such as \"ES256\"", value)?;
+                issuer.algorithms(names.into_iter().map(|(name, _)| name))
+            }
+            "audience" => {
+                let names = self.texts("issuers.audience", "a name in quotes", value)?;
+                names.into_iter().fold(issuer, |issuer, (name, _)| issuer.audience(name))
+            }
+            "leeway" => {
+                let time: Time = self.keep(self.file.value("issuers.leeway", value))?;
+                issuer.leeway(time.0)
+            }
+            "require_exp" => match self.boolean("issuers.require_exp", value)? {
+                true => issuer,
+                false => issuer.accept_without_exp(),
+            },
+            "cookie" => issuer.cookie(self.text("issuers.cookie", "the name of a cookie in quotes", value)?),
+            "bare_tokens" => {
+                let word = self.text("issuers.bare_tokens", "\"none\" or \"all\"", value)?;
+                let choices = [("none", BareTokens::None), ("all", BareTokens::All)];
+                issuer.bare_tokens(self.checked("issuers.bare_tokens", value, || one_of(&word, &choices))?)
+            }
+            "claims" => self.claims(issuer, value)?,
+            // The name, which is read first.
+            _ => issuer,
+        })
+    }
+
+    /// Reads the names of claims.
+    fn claims(&mut self, mut issuer: JwtIssuer, value: Value<'_, '_>) -> Option<JwtIssuer> {
+        for (key, value) in in_order(self.table("issuers.claims", value)?) {
+            let right = match &**key.get_ref() {
+                "sub" | "info" => None,
+                "subscribe" => Some(TopicRight::Subscribe),
+                "publish" => Some(TopicRight::Publish),
+                "presence" => Some(TopicRight::Presence),
+                "history" => Some(TopicRight::History),
+                other => {
+                    let at = self.file.origin(key.span().start);
+                    self.unknown_of_issuer(at, "issuers.claims", other, &names_of_claims());
+                    continue;
+                }
+            };
+            let name = self.text("issuers.claims", "the name of a claim in quotes", value)?;
+            issuer = match right {
+                Some(right) => issuer.topics_claim(right, name),
+                None if key.get_ref() == "sub" => issuer.subject_claim(name),
+                None => issuer.info_claim(name),
+            };
+        }
+        Some(issuer)
+    }
+
+    /// Reads texts, with a key id for each if they are in a table.
+    fn by_id(
+        &mut self,
+        key: &'static str,
+        expected: &'static str,
+        value: Value<'_, '_>,
+    ) -> Option<Vec<(Option<String>, String)>> {
+        match value.get_ref() {
+            DeValue::Table(table) => {
+                let pairs = in_order(table).into_iter().map(|(id, value)| {
+                    let text = self.text(key, expected, value)?;
+                    Some((Some(id.get_ref().to_string()), text))
+                });
+                pairs.collect()
+            }
+            // Each item is a text of its own, which may have commas.
+            DeValue::Array(_) => {
+                let texts = self.texts(key, expected, value)?;
+                Some(texts.into_iter().map(|(text, _)| (None, text)).collect())
+            }
+            _ => Some(vec![(None, self.text(key, expected, value)?)]),
+        }
+    }
+}
+
+/// Returns the name of a key in errors.
+fn qualified(key: &'static str) -> &'static str {
+    match key {
+        "name" => "issuers.name",
+        "iss" => "issuers.iss",
+        "secrets" => "issuers.secrets",
+        "public_keys" => "issuers.public_keys",
+        "jwks" => "issuers.jwks",
+        "algorithms" => "issuers.algorithms",
+        "leeway" => "issuers.leeway",
+        "cookie" => "issuers.cookie",
+        "claims" => "issuers.claims",
+        _ => ISSUERS,
+    }
+}

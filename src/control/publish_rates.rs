@@ -1,0 +1,99 @@
+//! The rates of messages that are published by HTTP, for each address, identity and token.
+
+use crate::{
+    auth::{Credentials, Identity},
+    clock::Clock,
+    handover::Network,
+    metrics::{Counter, Counters},
+    proto::Refusal,
+    rates::{PublishRates, Rate, RateTable, retry_after},
+};
+
+/// The buckets of all addresses, identities and tokens that publish by HTTP.
+#[derive(Debug)]
+pub(super) struct PublishBuckets {
+    clock: Clock,
+    of_addresses: RateTable,
+    of_identities: RateTable,
+    of_tokens: RateTable,
+}
+
+/// A rate that holds for a message, with the bucket that the message is taken out of.
+struct Held<'a> {
+    rate: Rate,
+    table: &'a RateTable,
+    key: Key<'a>,
+    counter: Counter,
+    /// The name of the setting.
+    setting: &'static str,
+}
+
+/// A sender of messages, by one of its properties.
+#[derive(Hash)]
+enum Key<'a> {
+    Address(Network),
+    Identity(&'a str),
+    Token(&'a [u8]),
+}
+
+impl PublishBuckets {
+    pub(super) fn new(clock: Clock) -> PublishBuckets {
+        let table = RateTable::default;
+        PublishBuckets { clock, of_addresses: table(), of_identities: table(), of_tokens: table() }
+    }
+
+    /// Counts a message that a request publishes against the rates of its sender. A refused message counts against
+    /// none of them, so a sender that has used up its own rate uses up no rate of others behind the same address.
+    ///
+    /// # Errors
+    ///
+    /// 429 (RFC 6585 4) with the time after which the sender may publish again.
+    pub(super) fn count(
+        &self,
+        rates: &PublishRates,
+        sender: &Credentials<'_>,
+        identity: Option<&Identity>,
+        counters: &Counters,
+    ) -> Result<(), Refusal> {
+        if *rates == PublishRates::default() {
+            return Ok(());
+        }
+        let (now, token) = (self.clock.now(), sender.token());
+        let of_address = rates.of_address.zip(sender.address()).map(|(rate, address)| Held {
+            rate,
+            table: &self.of_addresses,
+            key: Key::Address(Network::of(address)),
+            counter: Counter::LimitedPublishesOfAddress,
+            setting: "max_publish_rate_per_address",
+        });
+        let of_identity = rates.of_identity.zip(identity).map(|(rate, identity)| Held {
+            rate,
+            table: &self.of_identities,
+            key: Key::Identity(&identity.name),
+            counter: Counter::LimitedPublishesOfIdentity,
+            setting: "max_publish_rate_per_identity",
+        });
+        let of_token = rates.of_token.zip(token.as_deref()).map(|(rate, token)| Held {
+            rate,
+            table: &self.of_tokens,
+            key: Key::Token(token),
+            counter: Counter::LimitedPublishesOfToken,
+            setting: "max_publish_rate_per_token",
+        });
+        let all: Vec<Held<'_>> = [of_address, of_identity, of_token].into_iter().flatten().collect();
+        for Held { rate, table, key, counter, setting } in &all {
+            if let Some(due) = table.due(rate, key, now) {
+                counters.add(*counter, 1);
+                let after = retry_after(now, due).to_string();
+                return Err(
+                    Refusal::new(429, format!("more messages than {setting} allows")).header("Retry-After", &after)
+                );
+            }
+        }
+        for Held { rate, table, key, .. } in &all {
+            // Each bucket had one a moment ago, and only this thread takes out of them.
+            _ = table.take(rate, key, now);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,160 @@
+//! A table of buckets by key, of a bounded size.
+
+use std::{
+    collections::{HashMap, hash_map::RandomState},
+    hash::{BuildHasher as _, Hash},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::{Bucket, Rate};
+use crate::proto::Millis;
+
+/// The buckets of keys that clients choose: addresses, tokens, names. Any thread may use the table.
+///
+/// The table keeps a hash of each key, under a key of its own: neither a long name nor a secret.
+///
+/// A bucket that is full again is as good as none, so a table without room forgets one of those. If the next
+/// [`LOOKS_MAX`] have none, the table forgets the one among them that is full first: its key begins anew. So a client
+/// with many addresses takes no more memory than the table has, and only sets others free.
+#[derive(Debug)]
+pub(crate) struct RateTable {
+    hasher: RandomState,
+    buckets: Mutex<Buckets>,
+}
+
+#[derive(Debug)]
+struct Buckets {
+    entries_max: usize,
+    /// The hashes of keys, each with its bucket.
+    entries: Vec<(u64, Bucket)>,
+    /// The places in `entries`, by hash.
+    places: HashMap<u64, u32>,
+    /// The place at which the next look for a bucket to forget begins.
+    next: usize,
+}
+
+impl Default for RateTable {
+    fn default() -> Self {
+        RateTable::new(KEYS_MAX)
+    }
+}
+
+impl RateTable {
+    /// Returns an empty table with room for so many keys, at least one.
+    fn new(entries_max: usize) -> RateTable {
+        let buckets = Buckets { entries_max, entries: Vec::new(), places: HashMap::new(), next: 0 };
+        RateTable { hasher: RandomState::new(), buckets: Mutex::new(buckets) }
+    }
+
+    /// Returns when the key's bucket has one, if it has none now.
+    pub(crate) fn due(&self, rate: &Rate, key: impl Hash, now: Millis) -> Option<Millis> {
+        let key = self.hasher.hash_one(key);
+        let buckets = self.buckets();
+        let bucket = buckets.entries[*buckets.places.get(&key)? as usize].1;
+        Some(bucket.due(rate, 1)).filter(|&due| due > now)
+    }
+
+    /// Takes one out of the key's bucket.
+    ///
+    /// # Errors
+    ///
+    /// When the bucket has one.
+    pub(crate) fn take(&self, rate: &Rate, key: impl Hash, now: Millis) -> Result<(), Millis> {
+        let key = self.hasher.hash_one(key);
+        let mut buckets = self.buckets();
+        if let Some(&place) = buckets.places.get(&key) {
+            return buckets.entries[place as usize].1.take(rate, now, 1);
+        }
+        let mut bucket = Bucket::default();
+        bucket.take(rate, now, 1)?;
+        buckets.insert(key, bucket, now);
+        Ok(())
+    }
+
+    fn buckets(&self) -> MutexGuard<'_, Buckets> {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Buckets {
+    fn insert(&mut self, key: u64, bucket: Bucket, now: Millis) {
+        if self.entries.len() < self.entries_max {
+            self.places.insert(key, self.entries.len() as u32);
+            self.entries.push((key, bucket));
+            return;
+        }
+        let place = self.forgettable(now);
+        self.places.remove(&self.entries[place].0);
+        self.places.insert(key, place as u32);
+        self.entries[place] = (key, bucket);
+    }
+
+    /// Returns the place of the bucket to forget.
+    fn forgettable(&mut self, now: Millis) -> usize {
+        let count = self.entries.len();
+        let mut looked_at = (0..count.min(LOOKS_MAX)).map(|step| (self.next + step) % count);
+        let found = looked_at.clone().find(|&place| self.entries[place].1.is_full(now));
+        let first = || looked_at.by_ref().min_by_key(|&place| self.entries[place].1);
+        let place = found.or_else(first).unwrap_or_default();
+        self.next = (place + 1) % count;
+        place
+    }
+}
+
+/// The most keys of a table.
+pub(crate) const KEYS_MAX: usize = 65_536;
+
+/// Bytes of an entry: its place in both tables, one of which may be half full.
+pub(crate) const KEY_BYTES: usize = 64;
+
+/// The most buckets that are looked at to find one that may be forgotten.
+const LOOKS_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use super::*;
+
+    fn two() -> Rate {
+        Rate::per_second(NonZeroU64::new(2).expect("not zero"))
+    }
+
+    fn count(table: &RateTable) -> usize {
+        let buckets = table.buckets();
+        assert_eq!(buckets.places.len(), buckets.entries.len());
+        buckets.entries.len()
+    }
+
+    #[test]
+    fn each_key_has_its_own_bucket() {
+        let table = RateTable::default();
+        for key in ["a", "b"] {
+            assert_eq!(table.due(&two(), key, Millis(0)), None);
+            assert_eq!(table.take(&two(), key, Millis(0)), Ok(()));
+            assert_eq!(table.take(&two(), key, Millis(0)), Ok(()));
+            assert_eq!(table.due(&two(), key, Millis(0)), Some(Millis(500)));
+            assert_eq!(table.take(&two(), key, Millis(0)), Err(Millis(500)));
+        }
+        assert_eq!(table.take(&two(), "a", Millis(500)), Ok(()));
+        assert_eq!(count(&table), 2);
+    }
+
+    /// A crowd of keys does not grow the table, and the keys that it displaces begin anew. A key whose bucket is full
+    /// gives way first.
+    #[test]
+    fn a_crowd_of_keys_takes_no_more_room() {
+        let table = RateTable::new(50);
+        let take = |key: u32, at| table.take(&two(), key, Millis(at));
+        (0..2).for_each(|_| assert_eq!(take(7, 0), Ok(())));
+        (100..149).for_each(|key| assert_eq!(take(key, 0), Ok(())));
+        // All others are full again after half a second, and the first key is not.
+        assert_eq!(take(200, 600), Ok(()));
+        assert_eq!(count(&table), 50);
+        assert_eq!(take(7, 600), Ok(()));
+        assert_eq!(take(7, 600), Err(Millis(1_000)), "its bucket was not forgotten");
+        (1_000..2_000).for_each(|key| assert_eq!(take(key, 600), Ok(())));
+        assert_eq!(count(&table), 50);
+        assert_eq!(take(7, 600), Ok(()), "a crowd displaces it");
+    }
+}

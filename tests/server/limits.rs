@@ -1,0 +1,4 @@
+//! Limits of what clients may take from a server in a time, and of its memory, over real sockets.
+
+mod arrivals;
+mod rates;

@@ -1,0 +1,157 @@
+//! Rates at which clients come, and at which they publish by HTTP.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use crate::support::{
+    Client, Response, Server, binary, clean, dial, dial_from, exchange, program, read_response, text, upgrade_request,
+};
+
+/// Publishes a text with these header lines, from an address of the loopback.
+fn publish(server: &Server, from: Ipv4Addr, target: &str, headers: &str) -> Response {
+    let mut stream = dial_from(server.address(), Some(IpAddr::V4(from)), None);
+    let request = format!("POST {target} HTTP/1.1\r\nHost: a\r\n{headers}Content-Length: 2\r\n\r\nhi");
+    stream.write_all(request.as_bytes()).expect("the server takes the request");
+    read_response(&mut stream, &[], true)
+}
+
+fn retry_after(response: &Response) -> u64 {
+    let seconds = response.header("retry-after").unwrap_or_else(|| panic!("{response:?}"));
+    seconds.parse().unwrap_or_else(|_| panic!("{response:?}"))
+}
+
+const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// An address that has published as much as it may waits; another does not. A refused message is not published.
+#[test]
+fn an_address_publishes_at_its_rate() {
+    let server = Server::start(&["--max-publish-rate-per-address", "1/h burst 3"]);
+    let mut subscriber = server.connect("/t/x?mode=sub");
+    (0..3).for_each(|_| assert_eq!(publish(&server, HERE, "/t/x", "").status(), 202));
+    let refused = publish(&server, HERE, "/t/x", "");
+    assert_eq!(
+        (refused.status(), refused.error().as_str()),
+        (429, "more messages than max_publish_rate_per_address allows")
+    );
+    assert!((3_500..=3_600).contains(&retry_after(&refused)), "{refused:?}");
+    assert_eq!(publish(&server, ELSEWHERE, "/t/x", "").status(), 202);
+    (0..4).for_each(|_| subscriber.expect(binary(b"hi")));
+    subscriber.expect_nothing();
+    server.expect_counts(&[
+        ("rate_refused_total{rate=\"publishes_of_address\"}", 1),
+        ("refused_total{cause=\"rate\"}", 1),
+    ]);
+}
+
+/// Other requests of an address, and its WebSockets, do not count.
+#[test]
+fn only_messages_by_http_count_as_publishes() {
+    let server = Server::start(&["--max-publish-rate-per-address", "1/h burst 2"]);
+    for _ in 0..5 {
+        assert_eq!(
+            exchange(server.address(), "GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").status(),
+            200
+        );
+    }
+    let mut subscriber = server.connect("/t/x");
+    let mut publisher = server.connect("/t/x?mode=pub");
+    (0..20).for_each(|number| publisher.send_text(&number.to_string()));
+    (0..20).for_each(|number| subscriber.expect(text(&number.to_string())));
+    (0..2).for_each(|_| assert_eq!(publish(&server, HERE, "/t/x", "").status(), 202));
+    assert_eq!(publish(&server, HERE, "/t/x", "").status(), 429);
+}
+
+/// A token has its rate whatever the addresses that show it, in the header or in the query.
+#[test]
+fn a_token_publishes_at_its_rate() {
+    let server = Server::start(&["--publish-tokens=one,other", "--max-publish-rate-per-token", "1/h burst 2"]);
+    let one = "Authorization: Bearer one\r\n";
+    assert_eq!(publish(&server, HERE, "/t/x", one).status(), 202);
+    assert_eq!(publish(&server, ELSEWHERE, "/t/x?access_token=one", "").status(), 202);
+    let refused = publish(&server, HERE, "/t/y", one);
+    assert_eq!(
+        (refused.status(), refused.error().as_str()),
+        (429, "more messages than max_publish_rate_per_token allows")
+    );
+    assert_eq!(publish(&server, HERE, "/t/x", "Authorization: Bearer wrong\r\n").status(), 401);
+    assert_eq!(publish(&server, HERE, "/t/x", "Authorization: Bearer other\r\n").status(), 202);
+    server.expect_counts(&[("rate_refused_total{rate=\"publishes_of_token\"}", 1)]);
+}
+
+/// A message that one rate refuses counts against no other: who shares the address can still publish.
+#[test]
+fn an_identity_publishes_at_its_rate() {
+    let file = std::env::temp_dir().join(format!("ringhub-identities-{}.toml", std::process::id()));
+    let settings = r#"
+        max_publish_rate_per_identity = "1/h burst 2"
+        max_publish_rate_per_address = "1/h burst 4"
+        [[routes]]
+        match = "/t/{topic...}"
+        handler = "hub"
+        basic = { users = { alice = "secret", bob = "hidden" } }
+    "#;
+    fs::write(&file, settings).expect("a file of settings");
+    let mut command = clean(program());
+    command.args(["serve", "--config"]).arg(&file);
+    let server = Server::start_command(command);
+    fs::remove_file(&file).expect("the file is there");
+    let (alice, bob) = ("Authorization: Basic YWxpY2U6c2VjcmV0\r\n", "Authorization: Basic Ym9iOmhpZGRlbg==\r\n");
+    let statuses = |user| [(); 3].map(|()| publish(&server, HERE, "/t/x", user).status());
+    assert_eq!(statuses(alice), [202, 202, 429]);
+    assert_eq!(statuses(alice), [429, 429, 429]);
+    assert_eq!(statuses(bob), [202, 202, 429]);
+    assert_eq!(publish(&server, ELSEWHERE, "/t/x", bob).status(), 429);
+    server.expect_counts(&[
+        ("rate_refused_total{rate=\"publishes_of_identity\"}", 5),
+        // The address has published four messages, and was asked for a fifth first.
+        ("rate_refused_total{rate=\"publishes_of_address\"}", 1),
+    ]);
+}
+
+/// An address that opens WebSockets faster than it may is told how long to wait; another is served. A request that
+/// opens none does not count.
+#[test]
+fn an_address_opens_websockets_at_its_rate() {
+    let server = Server::start(&["--max-handshake-rate", "1/h burst 2", "--shards=2"]);
+    let clients: Vec<Client> = (0..2).map(|_| server.connect("/t/x")).collect();
+    let refused = Client::open(dial(server.address()), "/t/x", &[]).err().expect("it is refused");
+    let what = "more opening requests from one address than max_handshake_rate allows";
+    assert_eq!((refused.status(), refused.error().as_str()), (429, what));
+    assert!((3_500..=3_600).contains(&retry_after(&refused)), "{refused:?}");
+    let elsewhere = dial_from(server.address(), Some(IpAddr::V4(ELSEWHERE)), None);
+    Client::open(elsewhere, "/t/x", &[]).expect("another address is served").leave();
+    assert_eq!(publish(&server, HERE, "/t/x", "").status(), 202);
+    server.expect_counts(&[
+        ("rate_refused_total{rate=\"handshakes\"}", 1),
+        ("refused_total{cause=\"rate\"}", 1),
+        ("opened_total", 3),
+    ]);
+    clients.into_iter().for_each(|client| drop(client.into_stream()));
+}
+
+/// Sockets beyond the rate wait in the kernel's queue, and are served in the end.
+#[test]
+fn sockets_beyond_the_rate_wait_to_be_accepted() {
+    let server = Server::start(&["--max-accept-rate", "10/s burst 5", "--shards=1"]);
+    let begin = Instant::now();
+    let streams: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let mut stream = dial(server.address());
+            stream.write_all(upgrade_request("/t/x").as_bytes()).expect("the kernel takes the request");
+            stream
+        })
+        .collect();
+    for mut stream in streams {
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).expect("an answer");
+        assert_eq!(&answer, b"HTTP/1.1 101");
+    }
+    assert!(begin.elapsed() >= Duration::from_millis(1_400), "20 were accepted in {:?}", begin.elapsed());
+    let counts = server.counts();
+    assert!(counts.get("accept_throttled_total") > 0 && counts.get("accepted_total") == 20, "{counts:?}");
+}

@@ -1,0 +1,166 @@
+//! Tokens of issuers (JWT) at a whole server: the ways by which a request shows one, and what becomes of it.
+
+use std::{fs, net::SocketAddr, path::PathBuf};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+use crate::support::{Client, Response, Server, dial, exchange, post, program, published, text};
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// Returns a token of these claims by HS256. It ends in the year 2100.
+fn sign(claims: &str) -> String {
+    sign_with(&format!(r#"{{"exp":4102444800,{claims}}}"#))
+}
+
+fn sign_with(claims: &str) -> String {
+    let text = format!("{}.{}", URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#), URL_SAFE_NO_PAD.encode(claims));
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET.as_bytes());
+    format!("{text}.{}", URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, text.as_bytes())))
+}
+
+/// Starts a server with this file, and the log of everything.
+fn start(name: &str, file: &str) -> Server {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("tokens-{name}.toml"));
+    fs::write(&path, format!("listen = \"127.0.0.1:0\"\nlog = \"debug\"\n{file}")).unwrap();
+    let mut command = program();
+    command.arg("--config").arg(path);
+    Server::start_at(command)
+}
+
+/// The simplest issuer.
+fn issuer() -> String {
+    format!("[[issuers]]\nname = \"app\"\nsecrets = \"{SECRET}\"\n")
+}
+
+/// Opens a WebSocket with these subprotocols and header lines.
+fn open(address: SocketAddr, target: &str, protocols: &[&str], headers: &[(&str, &str)]) -> Result<Client, Response> {
+    Client::open_with(dial(address), target, protocols, headers)
+}
+
+#[test]
+fn one_table_is_enough() {
+    let server = start("one", &issuer());
+    let (address, topic) = (server.address(), "/t/orders/42");
+    let token = sign(r#""sub":"42","subscribe":["orders/42"],"publish":["orders/*"]"#);
+    let bearer = format!("Bearer {token}");
+    let mut publisher = open(address, topic, &[], &[("Authorization", &bearer)]).unwrap();
+    let mut subscriber = open(address, topic, &["access_token", &token], &[]).unwrap();
+    // A browser fails a connection whose answer has none of the names that it has offered.
+    assert_eq!(subscriber.protocol(), Some("access_token"));
+    let mut by_query = open(address, &format!("{topic}?mode=sub&access_token={token}"), &[], &[]).unwrap();
+    assert_eq!(by_query.protocol(), None);
+    publisher.send_text("hello");
+    subscriber.expect(text("hello"));
+    by_query.expect(text("hello"));
+    let request = post(topic, "text/plain", "posted").replacen("\r\n", &format!("\r\nAuthorization: {bearer}\r\n"), 1);
+    published(&exchange(address, &request));
+    subscriber.expect(text("posted"));
+    assert_eq!(exchange(address, &post(topic, "text/plain", "x")).status(), 401);
+    let refusal = open(address, topic, &[], &[]).err().expect("a refusal");
+    assert_eq!((refusal.status(), refusal.header("www-authenticate")), (401, Some("Bearer")));
+}
+
+/// Each refusal says what is wrong, and neither a refusal nor the log has a part of a token, whichever way it came.
+#[test]
+fn refusals_say_what_is_wrong_and_show_no_token() {
+    let server = start("refused", &issuer());
+    let (address, topic) = (server.address(), "/t/orders/42");
+    let good = sign(r#""sub":"42","subscribe":["orders/42"]"#);
+    let cases = [
+        (sign_with(r#"{"sub":"42","exp":1000000000}"#), "it has expired (exp)"),
+        (sign_with(r#"{"sub":"42"}"#), "its claim exp is missing"),
+        (sign(r#""subscribe":["orders/42"]"#), "its claim sub is missing"),
+        (sign(r#""sub":"42","aud":"shop""#), "this server has no name for it (audience)"),
+        (sign(r#""sub":"42","subscribe":"orders/42""#), "its claim subscribe is no list of topics"),
+        (good[..good.len() - 8].to_string(), "its signature is wrong"),
+        ("x".repeat(6_145), "it has more than 6144 bytes"),
+        ("a-word".into(), "with dots between them"),
+    ];
+    for (token, expected) in &cases {
+        let (bearer, in_query) = (format!("Bearer {token}"), format!("{topic}?access_token={token}"));
+        let refusals = [
+            open(address, topic, &[], &[("Authorization", &bearer)]).err(),
+            open(address, topic, &["access_token", token], &[]).err(),
+            open(address, &in_query, &[], &[]).err(),
+            // A browser hides the answer to a failed WebSocket, so a page may ask for it like this.
+            Some(exchange(address, &format!("GET {in_query} HTTP/1.1\r\nHost: a\r\n\r\n"))),
+        ];
+        for refusal in refusals {
+            let refusal = refusal.expect("a refusal");
+            assert!(refusal.status() == 401 && refusal.error().contains(expected), "{expected}: {}", refusal.error());
+            let challenge = refusal.header("www-authenticate").unwrap_or_default();
+            let begin = "Bearer error=\"invalid_token\", error_description=\"the token is not accepted: ";
+            assert!(challenge.starts_with(begin) && challenge.contains(expected), "{challenge}");
+            let shown = format!("{challenge} {}", refusal.error());
+            assert!(token.split('.').filter(|part| part.len() > 8).all(|part| !shown.contains(part)), "{shown}");
+        }
+    }
+    drop(open(address, &format!("{topic}?mode=sub"), &["access_token", &good], &[]).unwrap());
+    let log = server.log();
+    assert!(log.contains("refused"), "{log}");
+    for secret in ["eyJ", "0123456789abcdef", "xxxxxxxx", "a-word", &good[good.len() - 20..]] {
+        assert!(!log.contains(secret), "{secret}: {log}");
+    }
+}
+
+/// Cross-site WebSocket hijacking: a cookie counts for pages of the server's own host, and of allowed origins.
+#[test]
+fn a_cookie_counts_for_own_pages() {
+    let token = sign(r#""sub":"42","subscribe":["orders/42"],"publish":["orders/42"]"#);
+    let cookie = format!("a=b; session={token}");
+    let file = |origins: &str| format!("{origins}{}cookie = \"session\"\n", issuer());
+    let status = |server: &Server, origin: Option<&str>| {
+        let mut headers = vec![("Cookie", &*cookie)];
+        headers.extend(origin.map(|origin| ("Origin", origin)));
+        let outcome = open(server.address(), "/t/orders/42", &[], &headers);
+        outcome.map_or_else(|refusal| refusal.status(), |_| 101)
+    };
+    let server = start("cookie", &file(""));
+    assert_eq!(status(&server, None), 101);
+    assert_eq!(status(&server, Some(&format!("http://{}", server.address()))), 101);
+    for foreign in ["https://app.example", "http://127.0.0.1", "null"] {
+        assert_eq!(status(&server, Some(foreign)), 401, "{foreign}");
+    }
+    let server = start("cookie-origins", &file("allowed_origins = \"https://app.example\"\n"));
+    assert_eq!(status(&server, Some("https://app.example")), 101);
+    assert_eq!(status(&server, Some("https://evil.example")), 403);
+}
+
+#[test]
+fn routes_name_their_issuers() {
+    let route = |prefix: &str, keys: &str| {
+        format!(
+            "[[routes]]\nmatch = \"/{prefix}/{{topic...}}\"\nhandler = \"hub\"\ntopic_prefix = \"{prefix}/\"\n{keys}"
+        )
+    };
+    let issuer = |name: &str| {
+        let keys = format!("secrets = \"{SECRET}\"\niss = \"{name}\"\nbare_tokens = \"all\"\n");
+        format!("[[issuers]]\nname = \"{name}\"\n{keys}")
+    };
+    let file = [
+        // Routes may stand before the issuers.
+        route("a", "jwt = \"app\"\n"),
+        route("both", "jwt = [\"app\", \"other\"]\n"),
+        route("c", "jwt = \"other\"\nprotocols = [\"v1.chat\"]\nbearer.tokens = { ci = \"word\" }\n"),
+        issuer("app"),
+        issuer("other"),
+    ];
+    let server = start("routes", &file.concat());
+    for (route, iss, expected) in [
+        ("a", "app", 101),
+        ("a", "other", 401),
+        ("both", "app", 101),
+        ("both", "other", 101),
+        ("both", "else", 401),
+        ("c", "app", 401),
+        ("c", "other", 101),
+    ] {
+        let bearer = format!("Bearer {}", sign(&format!(r#""sub":"42","iss":"{iss}""#)));
+        let outcome = open(server.address(), &format!("/{route}/x"), &[], &[("Authorization", &bearer)]);
+        assert_eq!(outcome.map_or_else(|refusal| refusal.status(), |_| 101), expected, "{route} {iss}");
+    }
+    // A static token, and a subprotocol of the route beside it.
+    let client = open(server.address(), "/c/x", &["access_token", "word", "v1.chat"], &[]).unwrap();
+    assert_eq!(client.protocol(), Some("v1.chat"));
+}
