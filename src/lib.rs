@@ -54,6 +54,7 @@
     doc = "[`guide`] runs a hub beside axum, and translates names of uWebSockets, Socket.IO, Kore and others."
 )]
 
+mod access_log;
 pub mod auth;
 pub mod client;
 mod clock;

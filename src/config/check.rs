@@ -81,6 +81,10 @@ fn check(
     let limits = check_limits(settings, &descriptors, shards.unwrap_or(1), faults);
     let few_descriptors = limits.as_ref().and_then(|limits| few_descriptors(settings, limits, descriptors.limit));
     let keep_alive = check_keep_alive(settings, faults);
+    let sample = faults.keep(match settings.access_log_sample {
+        sample @ 1..=1_000_000 => Ok(sample),
+        other => Err(ConfigError::of("access_log_sample", format!("{other} is not between 1 and 1000000"))),
+    });
     let drain_timeout = faults.keep(ticks("drain_timeout", settings.drain_timeout));
     let drain_delay = faults.keep(ticks("drain_delay", settings.drain_delay));
     let send_buffer = settings.send_buffer.map(|size| size_within("send_buffer", size, 0, Limits::SEND_BUFFER_MAX));
@@ -92,6 +96,8 @@ fn check(
         io: settings.io,
         sandbox: settings.sandbox,
         metrics_listen: settings.metrics_listen,
+        access_log: settings.access_log,
+        access_log_sample: sample?,
         access: access?,
         trusted_proxies: TrustedProxies::new(
             settings.trusted_proxies.clone().unwrap_or_default(),

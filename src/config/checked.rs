@@ -6,7 +6,7 @@ use super::{
     quantities::Size,
     routes::config::RouteConfig,
     settings::Settings,
-    values::{IoChoice, ListenIpv6, SandboxChoice},
+    values::{AccessLogFormat, IoChoice, ListenIpv6, SandboxChoice},
 };
 use crate::{
     auth::{Access, Jwt, TrustedProxies},
@@ -39,6 +39,10 @@ pub struct Config {
     pub io: IoChoice,
     /// Whether the server gives up what only its start needs, once it serves.
     pub sandbox: SandboxChoice,
+    /// The format of the access log.
+    pub access_log: AccessLogFormat,
+    /// One in so many connections, and one in so many requests, has lines in the access log.
+    pub access_log_sample: u32,
     /// Every limit.
     pub limits: Limits,
     /// The times after which silent or closing connections are pinged or ended.

@@ -41,4 +41,4 @@ pub(crate) use routes::rules::{RuleFault, Sources, settle, settle_surface};
 pub use settings::{Preset, Reloads, SETTINGS, Setting, Settings};
 pub use show::{effective, example};
 pub(crate) use ticks::TICK;
-pub use values::{CpuList, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets};
+pub use values::{AccessLogFormat, CpuList, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets};

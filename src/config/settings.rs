@@ -10,7 +10,10 @@ use super::{
     quantities::{Size, Time},
     rates::{ByteRateLimit, RateLimit},
     toml::quoted,
-    values::{CpuList, Fault, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets, Shape, Value},
+    values::{
+        AccessLogFormat, CpuList, Fault, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets,
+        Shape, Value,
+    },
 };
 use crate::{
     auth::{AddressRange, ClientAddress},
@@ -464,6 +467,12 @@ settings! {
 
         /// Format of the log on standard error: text or json.
         log_format: LogFormat, FORMAT, Is("text");
+
+        /// Lines about openings, HTTP requests and ends of connections on standard output: off or json.
+        access_log: AccessLogFormat, FORMAT, Is("off");
+
+        /// One in so many connections, and one in so many requests, has lines in the access log.
+        access_log_sample: u32, COUNT ["1 to 1000000"] (from 1 to 1_000_000), Is("1");
     }
 }
 

@@ -248,6 +248,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// The format of the access log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessLogFormat {
+    /// No line is written.
+    Off,
+    /// One JSON object for each opening, each HTTP request and each end of a connection.
+    Json,
+}
+
 /// A filter of events: a level, or a level for each target, such as `info` or `warn,ringhub=debug`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFilter(String);
@@ -340,6 +349,7 @@ words! {
     Pin, "\"auto\", \"on\" or \"off\"": "auto" Auto, "on" On, "off" Off;
     IoChoice, "\"auto\", \"uring\" or \"epoll\"": "auto" Auto, "uring" Uring, "epoll" Epoll;
     SandboxChoice, "\"on\" or \"off\"": "on" On, "off" Off;
+    AccessLogFormat, "\"off\" or \"json\"": "off" Off, "json" Json;
     LogFormat, "\"text\" or \"json\"": "text" Text, "json" Json;
     ListenIpv6, "\"only\" or \"dual\"": "only" Only, "dual" Dual;
     ClientAddress, "\"x-forwarded-for\", \"forwarded\" or \"none\"":

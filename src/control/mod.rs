@@ -9,7 +9,9 @@ mod answers;
 mod bodies;
 mod body;
 mod date;
+mod embedded;
 mod http_connection;
+mod merged_top;
 mod output;
 mod paths;
 mod permits;
@@ -19,6 +21,7 @@ pub(crate) mod publisher;
 mod router;
 mod service;
 mod shared;
+mod top;
 mod waits;
 
 use std::{
@@ -45,12 +48,13 @@ use self::{
     waits::Waits,
 };
 use crate::{
+    access_log::AccessLog,
     clock::Clock,
     config::{Config, Http, Limits},
     current::Current,
     endpoints::{Endpoints, Readiness},
     handover::{Addresses, HandedOff},
-    hub::ExternalEnd,
+    hub::{ExternalEnd, MeshLimits},
     metrics::{BackendInfo, Counter, Counters},
     refusal_log::RefusalLog,
 };
@@ -79,6 +83,7 @@ pub(crate) struct Start {
     pub(crate) refusal_log: Arc<RefusalLog>,
     /// The sockets of each address, where their number is limited.
     pub(crate) of_addresses: Option<Arc<Addresses>>,
+    pub(crate) access_log: AccessLog,
     /// The backend of the shards.
     pub(crate) backend: BackendInfo,
     /// Whether the server is leaving.
@@ -114,10 +119,13 @@ const READING_THREADS_MAX: usize = 8;
 
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
-    let Start { outside, clock, woken, requests, publisher, endpoints, backend, refusal_log, of_addresses, .. } = start;
-    let Start { readiness, mut reloaded, .. } = start;
+    let Start { outside, clock, woken, requests, publisher, endpoints, backend, .. } = start;
+    let Start { refusal_log, of_addresses, access_log, readiness, mut reloaded, .. } = start;
     let at_start = config.get();
     counters.set(Counter::ConnectionsMax, at_start.limits.connections_max as u64);
+    counters.set(Counter::GatheredBytesMax, at_start.limits.gathered_bytes_max as u64);
+    let lane_entries = MeshLimits::default().lane_entries(outside.ends());
+    counters.set(Counter::LaneEntriesMax, lane_entries as u64);
     // A change tells the connections that the server leaves, and the end of the sender that they are to finish.
     let (finish, finishing) = watch::channel(());
     let task = PublisherTask::new(outside, clock, Arc::clone(&woken), Arc::clone(&counters), leaving.clone(), requests);
@@ -137,6 +145,7 @@ async fn serve(start: Start) -> io::Result<()> {
         counters,
         refusal_log,
         of_addresses,
+        access_log,
         backend,
         leaving,
         readiness,
@@ -146,6 +155,7 @@ async fn serve(start: Start) -> io::Result<()> {
         publish_buckets: PublishBuckets::new(clock),
         files,
         metrics: Mutex::default(),
+        top: Default::default(),
         returned: AtomicUsize::default(),
     };
     let shared = Arc::new(shared);
@@ -196,6 +206,7 @@ fn take_limits(shared: &Shared, port: &Port, waits: &Waits) {
     shared.bodies.set_max(bodies_bytes_max);
     waits.set_max(config.shards, connections_max, bodies_bytes_max);
     shared.counters.set(Counter::ConnectionsMax, config.limits.connections_max as u64);
+    shared.counters.set(Counter::GatheredBytesMax, config.limits.gathered_bytes_max as u64);
 }
 
 /// Returns the error of a server whose task for the shards has ended before them.
@@ -246,6 +257,7 @@ mod tests {
             counters: Arc::default(),
             refusal_log: Arc::default(),
             of_addresses: None,
+            access_log: AccessLog::off(),
             backend: BackendInfo { backend: "none".into(), reason: "no shard".into() },
             leaving: leaving.subscribe(),
             readiness: Readiness::default(),

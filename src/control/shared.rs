@@ -17,14 +17,20 @@ use tokio::sync::{
     watch,
 };
 
-use super::{bodies::Bodies, permits::Farewells, publish_rates::PublishBuckets, publisher::Publisher};
+use super::{
+    bodies::Bodies, merged_top::LastTop, permits::Farewells, publish_rates::PublishBuckets, publisher::Publisher,
+};
 use crate::{
+    access_log::AccessLog,
     auth::{Answers, Credentials, Identity},
     config::Config,
     current::Current,
     endpoints::{Denied, Endpoint, Endpoints, Intent, Readiness, until_decided},
     handover::{AddressPermit, Addresses, HandedOff},
-    metrics::{self, BackendInfo, Counter, Counters},
+    metrics::{
+        BackendInfo, Counter, Counters,
+        text::{TextFormat, metrics_text},
+    },
     proto::Refusal,
     refusal_log::{RefusalLog, counter_of},
     sys::bounded_close::BoundedClose,
@@ -44,6 +50,7 @@ pub(super) struct Shared {
     pub(super) refusal_log: Arc<RefusalLog>,
     /// The sockets of each address, where their number is limited.
     pub(super) of_addresses: Option<Arc<Addresses>>,
+    pub(super) access_log: AccessLog,
     /// The backend of the shards.
     pub(super) backend: BackendInfo,
     pub(super) leaving: watch::Receiver<bool>,
@@ -54,8 +61,10 @@ pub(super) struct Shared {
     pub(super) publish_buckets: PublishBuckets,
     /// Files that may be sent at the same time.
     pub(super) files: Arc<Semaphore>,
-    /// The last text of `/metrics`, and the time at which it was made.
-    pub(super) metrics: Mutex<Option<(Instant, Bytes)>>,
+    /// The last text of `/metrics` in each format, and the time at which it was made.
+    pub(super) metrics: Mutex<[Option<(Instant, Bytes)>; TextFormat::ALL.len()]>,
+    /// The last answer of all shards about what is on top.
+    pub(super) top: LastTop,
     /// The number of connections that went back to shards, which get them in turn.
     pub(super) returned: AtomicUsize,
 }
@@ -149,14 +158,15 @@ impl Shared {
         })
     }
 
-    /// Returns the text of `/metrics`. All requests within a second get the same text, so no client can keep this
+    /// Returns the text of `/metrics` in a format. All requests within a second get the same text, so no client can keep this
     /// thread busy with it.
-    pub(super) fn metrics(&self) -> Bytes {
+    pub(super) fn metrics(&self, format: TextFormat) -> Bytes {
         let mut last = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = &mut last[format as usize];
         match &*last {
             Some((time, text)) if time.elapsed() < METRICS_AGE_MAX => text.clone(),
             _ => {
-                let text = Bytes::from(metrics::prometheus(&self.shards, &self.counters, &self.backend));
+                let text = Bytes::from(metrics_text(format, &self.shards, &self.counters, &self.backend));
                 *last = Some((Instant::now(), text.clone()));
                 text
             }

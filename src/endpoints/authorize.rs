@@ -135,6 +135,7 @@ impl Endpoints {
             Intent::Attach { subscribes: true, publishes: false } => &[Right::Subscribe],
             Intent::Attach { subscribes: false, .. } | Intent::Publish => &[Right::Publish],
             Intent::ReadMetrics => &[Right::Metrics],
+            Intent::ReadTop => &[Right::Metrics],
         };
         self.access.check_tokens(credentials, rights).map_err(Denied::Refused)?;
         Ok(identity)
@@ -193,10 +194,12 @@ impl Endpoints {
             }
             Endpoint::Files { mount, .. } => (&self.mounts[*mount].gate, None),
             Endpoint::Page { page: Some(page) } => (&self.pages[*page], None),
+            Endpoint::Service { service } => (&self.services[*service].gate, None),
             Endpoint::Page { page: None }
             | Endpoint::Health
             | Endpoint::Ready
             | Endpoint::Metrics
+            | Endpoint::Top
             | Endpoint::Nothing => (&OPEN, None),
         };
         let others = topic.into_iter().flat_map(|(route, topic)| self.other_gates(route, topic));

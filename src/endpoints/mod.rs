@@ -19,6 +19,7 @@ mod intent;
 mod judge;
 mod readiness;
 mod served_path;
+mod served_service;
 mod values;
 mod waiting;
 
@@ -30,6 +31,7 @@ pub(crate) use judge::Judge;
 pub(crate) use judge::Judged;
 pub(crate) use readiness::Readiness;
 pub(crate) use served_path::{NewPath, Openings, ServedPath, ServedRoute};
+pub(crate) use served_service::ServedService;
 pub(crate) use values::{RouteValue, RouteValues};
 pub(crate) use waiting::until_decided;
 
@@ -54,12 +56,16 @@ pub(crate) enum Endpoint {
     Files { mount: usize, below: Vec<String> },
     /// The page that watches topics: the number of a route's page, or `None` for the server's own.
     Page { page: Option<usize> },
+    /// The HTTP service of an embedder, by its number.
+    Service { service: usize },
     /// `/healthz`: whether the server is alive.
     Health,
     /// `/readyz`: whether the server takes traffic.
     Ready,
     /// `/metrics`: the counters of the server.
     Metrics,
+    /// `/debug/top`: the busiest topics, and the largest backlogs.
+    Top,
     /// A path without an endpoint.
     Nothing,
 }
@@ -133,6 +139,7 @@ pub(crate) struct Endpoints {
     mounts: Vec<Mount>,
     /// The gates of the routes' pages.
     pages: Vec<Gate>,
+    services: Vec<ServedService>,
     /// The server's own origins and tokens.
     access: Access,
     /// Whether any endpoint is for pages of certain origins only.
@@ -147,6 +154,7 @@ enum Target {
     Own(Endpoint),
     Path(usize),
     Page(usize),
+    Service(usize),
     Folder(usize),
     Below(usize),
 }
@@ -171,11 +179,27 @@ impl Endpoints {
     /// [`Conflict::Clash`] if two patterns match the same paths, [`Conflict::Own`] if one matches a path of the
     /// server's own, [`Conflict::Method`] if a method has two answers.
     pub(crate) fn new(
-        mut served: Vec<ServedRoute>,
+        served: Vec<ServedRoute>,
         mounts: Vec<Mount>,
         pages: Vec<(Pattern, Gate)>,
         has_page: bool,
         has_operations: bool,
+        access: Access,
+    ) -> Result<Endpoints, Conflict> {
+        Self::with_services(served, mounts, pages, Vec::new(), (has_page, has_operations), access)
+    }
+
+    /// Makes the table of [`Endpoints::new`] with the HTTP services of an embedder too.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Endpoints::new`].
+    pub(crate) fn with_services(
+        mut served: Vec<ServedRoute>,
+        mounts: Vec<Mount>,
+        pages: Vec<(Pattern, Gate)>,
+        services: Vec<(Pattern, ServedService)>,
+        (has_page, has_operations): (bool, bool),
         access: Access,
     ) -> Result<Endpoints, Conflict> {
         served.sort_by_key(|served| std::cmp::Reverse(served.route.pattern.precision()));
@@ -195,6 +219,7 @@ impl Endpoints {
         }
         rows.extend(paths.iter().enumerate().map(|(at, path)| (path.pattern.clone(), Target::Path(at))));
         rows.extend(pages.iter().enumerate().map(|(at, (pattern, _))| (pattern.clone(), Target::Page(at))));
+        rows.extend(services.iter().enumerate().map(|(at, (pattern, _))| (pattern.clone(), Target::Service(at))));
         rows.extend(mounts.iter().enumerate().map(|(at, mount)| (mount.below.clone(), Target::Below(at))));
         for (at, (pattern, _)) in rows.iter().enumerate() {
             if let Some((other, target)) = rows[..at].iter().find(|(other, _)| other.clashes_with(pattern)) {
@@ -210,17 +235,20 @@ impl Endpoints {
         // the route was added first, so it has the path.
         rows.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.precision()));
         let pages: Vec<Gate> = pages.into_iter().map(|(_, gate)| gate).collect();
+        let services: Vec<ServedService> = services.into_iter().map(|(_, service)| service).collect();
         let is_restricted = |gate: &Gate| gate.origins.as_ref().is_some_and(|origins| !origins.are_any());
         let restricts_origins = !access.origins.are_any()
             || routes.iter().any(|route| is_restricted(&route.rules.gate))
             || mounts.iter().any(|mount| is_restricted(&mount.gate))
-            || pages.iter().any(is_restricted);
+            || pages.iter().any(is_restricted)
+            || services.iter().any(|service| is_restricted(&service.gate));
         Ok(Endpoints {
             rows,
             routes,
             paths,
             mounts,
             pages,
+            services,
             access,
             restricts_origins,
             wait_max: Duration::from_secs(10),
@@ -256,6 +284,7 @@ impl Endpoints {
         match *target {
             Target::Own(ref endpoint) => Ok(endpoint.clone()),
             Target::Page(page) => Ok(Endpoint::Page { page: Some(page) }),
+            Target::Service(service) => Ok(Endpoint::Service { service }),
             Target::Folder(mount) | Target::Below(mount) => Ok(below(mount)),
             Target::Path(number) => {
                 let route = self.paths[number].route;
@@ -353,6 +382,11 @@ impl Endpoints {
         &self.mounts
     }
 
+    /// Returns the HTTP services of the embedder, by their numbers.
+    pub(crate) fn services(&self) -> &[ServedService] {
+        &self.services
+    }
+
     /// Returns the refusal of a WebSocket at a path without one.
     pub(crate) fn no_websocket_at(&self, path: &str) -> Refusal {
         let opening = || self.paths.iter().filter(|served| served.openings.is_some());
@@ -377,8 +411,12 @@ impl Endpoints {
 }
 
 /// The endpoints for the operator of the server.
-pub(crate) const OPERATIONS: [(&str, Endpoint); 3] =
-    [("/healthz", Endpoint::Health), ("/readyz", Endpoint::Ready), ("/metrics", Endpoint::Metrics)];
+pub(crate) const OPERATIONS: [(&str, Endpoint); 4] = [
+    ("/healthz", Endpoint::Health),
+    ("/readyz", Endpoint::Ready),
+    ("/metrics", Endpoint::Metrics),
+    ("/debug/top", Endpoint::Top),
+];
 
 /// The most patterns that a refusal names.
 const NAMED_MAX: usize = 3;

@@ -37,6 +37,12 @@ impl Profile {
             && peer.is_none()
     }
 
+    /// Returns the sender of the opening request, if an authenticator has found it.
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        let of_request = || self.request.as_ref().and_then(OpeningRequest::identity);
+        self.identity.as_ref().or_else(of_request)
+    }
+
     /// Returns the client's address.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
         self.request.as_ref().and_then(OpeningRequest::peer).or(self.peer)

@@ -103,7 +103,7 @@ impl Addresses {
     pub(crate) fn warn_of(&self, address: Network) {
         if let Some(suppressed) = self.full.allow(Instant::now()) {
             tracing::warn!(
-                limit = self.sockets_max,
+                limit = self.sockets_max.load(Ordering::Relaxed),
                 suppressed,
                 %address,
                 "an address has as many connections as --max-connections-per-address allows: further ones are refused"

@@ -1,6 +1,6 @@
 //! Commands of external ends about single connections, and their answers.
 
-use super::{connection_id::ConnectionId, publication::Place};
+use super::{connection_id::ConnectionId, publication::Place, top::Top};
 use crate::proto::{CloseCode, KeepAlive, PreparedMessage};
 
 /// The outcome of sending something to one connection.
@@ -80,6 +80,8 @@ pub enum Command {
     },
     /// Return the ids of all open connections.
     List,
+    /// Return the busiest topics, and the largest backlogs.
+    Top,
     /// Change how connections are pinged and when they time out.
     KeepAlive {
         /// The connection; `None` means all connections of the shard, later ones included.
@@ -101,6 +103,8 @@ pub enum Reply {
     Done(bool),
     /// The shard's open connections.
     Connections(Box<[ConnectionId]>),
+    /// The shard's busiest topics and largest backlogs.
+    Top(Box<Top>),
 }
 
 /// A command that has arrived at its shard, and the address of the answer.

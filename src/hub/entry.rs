@@ -153,6 +153,7 @@ impl Weight for Delivery {
         match self {
             Delivery::Publication { posted, .. } => posted.kept(),
             Delivery::Reply { reply: Reply::Connections(ids), .. } => ALLOCATION + size_of_val(&**ids),
+            Delivery::Reply { reply: Reply::Top(top), .. } => ALLOCATION + top.kept(),
             Delivery::Reply { .. } | Delivery::Acknowledged { .. } | Delivery::Barrier | Delivery::Mark { .. } => 0,
         }
     }
@@ -172,7 +173,7 @@ impl Command {
         match self {
             Command::Send { message, .. } => pinned(message.frame()),
             Command::Close { reason, .. } => ALLOCATION + reason.len(),
-            Command::List | Command::KeepAlive { .. } => 0,
+            Command::List | Command::Top | Command::KeepAlive { .. } => 0,
         }
     }
 }

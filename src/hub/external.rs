@@ -70,6 +70,12 @@ impl ExternalEnd {
         }
     }
 
+    /// Returns how many ends the mesh has.
+    #[must_use]
+    pub fn ends(&self) -> usize {
+        self.mesh.ends()
+    }
+
     /// Returns how many shards there are.
     #[must_use]
     pub fn shards(&self) -> u16 {

@@ -96,6 +96,10 @@ pub struct ShardHub<T: Attachment = ()> {
     pub(super) marks: Vec<ConnectionId>,
     /// The time of the turn.
     now: Millis,
+    /// The time of the turn for measures, in microseconds.
+    pub(super) turn_us: u64,
+    /// The subscriptions of all connections to topics with public names.
+    pub(super) subscribed: usize,
     /// The notes of a simulated run.
     #[cfg(test)]
     pub(crate) journal: Option<Box<super::testing::Journal>>,
@@ -125,6 +129,8 @@ impl<T: Attachment> ShardHub<T> {
             barriers: Barriers::default(),
             marks: Vec::new(),
             now: Millis::default(),
+            turn_us: 0,
+            subscribed: 0,
             #[cfg(test)]
             journal: None,
         }
@@ -160,6 +166,11 @@ impl<T: Attachment> ShardHub<T> {
     pub fn note_time(&mut self, now: Millis) {
         assert!(now >= self.now, "the clock goes back from {:?} to {now:?}", self.now);
         self.now = now;
+    }
+
+    /// Notes the time of the turn, in microseconds from a beginning that the caller chooses. Only measures use it.
+    pub fn note_turn(&mut self, turn_us: u64) {
+        self.turn_us = turn_us;
     }
 
     /// Returns the time that was noted last.
@@ -235,6 +246,24 @@ impl<T: Attachment> ShardHub<T> {
     #[must_use]
     pub fn subscribers(&self, name: &TopicName) -> usize {
         self.topics.find(name).map_or(0, |id| self.topics[id].subscribed as usize)
+    }
+
+    /// Returns how many subscriptions all connections have to topics with public names, pending ones included.
+    #[must_use]
+    pub fn subscribed(&self) -> usize {
+        self.subscribed
+    }
+
+    /// Returns the number of entries in the fullest lane to this shard.
+    #[must_use]
+    pub fn fullest_lane(&self) -> usize {
+        self.mesh.fullest_lane()
+    }
+
+    /// Returns the memory of the deliveries and requests that wait for room in their lanes.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.mesh.waiting_bytes()
     }
 
     /// Returns the offset of the topic's last message; 0 before the first, or if this shard is not the topic's home.

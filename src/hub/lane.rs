@@ -121,6 +121,11 @@ impl<T: Weight> LaneIn<T> {
         Some(item)
     }
 
+    /// Returns how many entries are in the lane.
+    pub(super) fn entries(&self) -> usize {
+        self.consumer.slots()
+    }
+
     /// Returns whether the lane has no entry.
     pub(super) fn is_empty(&self) -> bool {
         self.consumer.is_empty()

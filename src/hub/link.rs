@@ -92,6 +92,11 @@ impl Link {
         !self.deliveries_in.is_empty()
     }
 
+    /// Returns the number of entries in the fuller of the two lanes to the owner.
+    pub(super) fn fullest_in(&self) -> usize {
+        self.requests_in.entries().max(self.deliveries_in.entries())
+    }
+
     /// Returns the weight of the requests that wait for room.
     pub(super) fn requests_waiting(&self) -> usize {
         self.requests_out.overflow_bytes()

@@ -62,6 +62,7 @@ impl<T: Attachment> ShardHub<T> {
             return Subscribed::TooMany;
         }
         let topic_id = self.topics.attach(name);
+        self.subscribed += usize::from(!name.is_everyone());
         let format = connection.io.format();
         subscriptions.insert(Subscription {
             topic: topic_id,
@@ -272,6 +273,7 @@ impl<T: Attachment> ShardHub<T> {
         let topic = &mut self.topics[topic_id];
         assert!(topic.subscribed > 0, "a subscription was counted");
         topic.subscribed -= 1;
+        self.subscribed -= usize::from(!topic.name.is_everyone());
         if topic.subscribed == 0
             && let TopicRole::Remote(remote) = &mut topic.role
         {

@@ -6,20 +6,19 @@ use std::{
     sync::Arc,
 };
 
-use super::{Server, hub::Hub};
+use bytes::Bytes;
+use hyper::{Request, Response, body::Body};
+use tower_service::Service;
+
+use super::{Server, blueprint::Blueprint, build_error::BuildError, hub::Hub};
 use crate::{
-    auth::Gate,
-    config::{
-        Config, CpuList, ListenAddress, Pin, RouteConfig, RouteHandler, RuleFault, Settings, Sources, SurfaceConfig,
-        settle, settle_surface,
-    },
+    access_log::{self, AccessLog, Sink},
+    config::{AccessLogFormat, Config, CpuList, ListenAddress, Pin, Settings},
     control::publisher::Requests,
     current::Current,
     documents::Documents,
-    endpoints::{Conflict, Endpoints, Judge, Mount, ServedRoute},
-    error::{ConfigErrors, StartError},
-    handler::{Handler, Pattern, PatternError, Route, RouteOptions, Rules, TopicSpace, Typed},
-    surface::raw::{RAW, TOPIC_PATTERN},
+    endpoints::Judge,
+    handler::{Handler, HttpBody, HttpService, OfTower, RouteOptions, Typed},
     sys::net,
 };
 
@@ -47,11 +46,11 @@ use crate::{
 ///     .build()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct Builder {
     base: Base,
     routes: Vec<(String, RouteOptions, Arc<dyn crate::handler::Factory>)>,
     documents: Vec<(String, Documents, RouteOptions)>,
+    services: Vec<(String, RouteOptions, Arc<dyn HttpService>)>,
     /// Whether topics are served at their usual path.
     serves_topics: bool,
     /// Whether the page that watches topics is served at `/`.
@@ -59,6 +58,7 @@ pub struct Builder {
     serves_operations: bool,
     /// Listeners that another process has opened.
     inherited: Vec<TcpListener>,
+    access_sink: Option<Sink>,
     hub: (Hub, Requests),
 }
 
@@ -68,16 +68,24 @@ enum Base {
     Config(Box<Config>),
 }
 
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("base", &self.base).field("routes", &self.routes.len()).finish_non_exhaustive()
+    }
+}
+
 impl Default for Builder {
     fn default() -> Self {
         Builder {
             base: Base::Settings(Box::default()),
             routes: Vec::new(),
             documents: Vec::new(),
+            services: Vec::new(),
             serves_topics: false,
             serves_page: false,
             serves_operations: true,
             inherited: Vec::new(),
+            access_sink: None,
             hub: Hub::new(),
         }
     }
@@ -136,6 +144,12 @@ impl Builder {
     pub fn listeners(mut self, listeners: impl IntoIterator<Item = TcpListener>) -> Self {
         self.inherited.extend(listeners);
         self
+    }
+
+    /// Serves on a listener that the embedder has opened, as [`Builder::listeners`] does. All shards accept on it.
+    #[must_use]
+    pub fn listener(self, listener: TcpListener) -> Self {
+        self.listeners([listener])
     }
 
     /// Sets the number of shards, 1 to 256. The default is one for each CPU, or fewer under a cgroup quota of CPUs.
@@ -202,10 +216,68 @@ impl Builder {
         self
     }
 
+    /// Serves all HTTP requests at the paths of a pattern by a service of tower, such as a `Router` of axum. See
+    /// [`Builder::http_with`].
+    ///
+    /// ```
+    /// use axum::{Router, routing::get};
+    /// use ringhub::Server;
+    ///
+    /// let rest = Router::new().route("/api/time", get(async || "now"));
+    /// let builder = Server::builder().http("/api/{rest...}", rest).topics();
+    /// ```
+    #[must_use]
+    pub fn http<S, B>(self, pattern: &str, service: S) -> Self
+    where
+        S: Service<Request<HttpBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.http_with(pattern, service, RouteOptions::new())
+    }
+
+    /// Serves HTTP requests like [`Builder::http`], with rules: the origins and the authenticator of `options` decide
+    /// which requests reach the service, and its largest message is the largest body.
+    ///
+    /// The service gets every method, HEAD and OPTIONS too, and the whole path. The control thread has read the body
+    /// before, within the limits of bodies in bytes, memory and time. A
+    /// [`RequestSender`](crate::handler::RequestSender) is among the extensions of the request. The body of the answer
+    /// may come piece by piece. A panic of the service, and its error, are answered 500. A preflight of a browser has
+    /// no credentials, so the server answers it where there is an authenticator. A request for a WebSocket is answered
+    /// 404: a service opens none.
+    ///
+    /// The service is called on the one thread that serves all HTTP connections, so it must not block. It has as much
+    /// time for its answer as it likes; the connection counts as one of `max_http_connections` meanwhile.
+    #[must_use]
+    pub fn http_with<S, B>(mut self, pattern: &str, service: S, options: RouteOptions) -> Self
+    where
+        S: Service<Request<HttpBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.services.push((pattern.into(), options, Arc::new(OfTower::new(service))));
+        self
+    }
+
     /// Leaves out `/healthz`, `/readyz` and `/metrics`.
     #[must_use]
     pub fn without_operations(mut self) -> Self {
         self.serves_operations = false;
+        self
+    }
+
+    /// Gives the lines of the access log to a function, if the setting `access_log` is on. Otherwise they are events of
+    /// `tracing` with the target `ringhub::access_log` and the level `INFO`. Each line is an object of JSON without the
+    /// end of the line.
+    ///
+    /// The function is called on the threads of shards and on the control thread, so it must not wait.
+    #[must_use]
+    pub fn access_log(mut self, sink: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.access_sink = Some(Arc::new(sink));
         self
     }
 
@@ -241,7 +313,8 @@ impl Builder {
     ///
     /// See [`BuildError`].
     pub fn build(self) -> Result<Server, BuildError> {
-        let Builder { base, routes, documents, serves_topics, serves_page, serves_operations, inherited, hub } = self;
+        let Builder { base, routes, documents, services, serves_topics, serves_page, serves_operations, .. } = self;
+        let Builder { inherited, access_sink, hub, .. } = self;
         let config = match base {
             Base::Settings(settings) => {
                 let descriptors = net::raise_descriptor_limit();
@@ -250,198 +323,17 @@ impl Builder {
             Base::Config(config) => *config,
         };
         let judge = Judge::default();
-        let blueprint = Blueprint { routes, documents, serves_topics, serves_page, serves_operations, judge };
+        let blueprint = Blueprint { routes, documents, services, serves_topics, serves_page, serves_operations, judge };
         let endpoints = Current::new(blueprint.endpoints(&config)?);
         blueprint.judge.decide_by(&endpoints);
-        Server::bind(config, inherited, endpoints, blueprint, hub).map_err(BuildError::Start)
-    }
-}
-
-/// The parts of a table of endpoints that are not in the settings, from which each reload makes its table.
-#[derive(Debug, Default)]
-pub(super) struct Blueprint {
-    routes: Vec<(String, RouteOptions, Arc<dyn crate::handler::Factory>)>,
-    documents: Vec<(String, Documents, RouteOptions)>,
-    serves_topics: bool,
-    serves_page: bool,
-    serves_operations: bool,
-    /// The judge that handlers of surfaces ask.
-    judge: Judge,
-}
-
-impl Blueprint {
-    /// Makes the table of endpoints for these settings.
-    ///
-    /// # Errors
-    ///
-    /// See [`BuildError`].
-    pub(super) fn endpoints(&self, config: &Config) -> Result<Endpoints, BuildError> {
-        let mut table = Table { judge: self.judge.clone(), ..Table::default() };
-        for (pattern, options, factory) in &self.routes {
-            let pattern = Pattern::new(pattern).map_err(BuildError::Pattern)?;
-            let rules = settled(&pattern, settle(options, Sources::WebSockets, &config.base_of_routes()))?;
-            table.routes.push(Route { pattern, rules, topics: None, factory: Arc::clone(factory) }.into());
-        }
-        if self.serves_topics {
-            let pattern = Pattern::new(TOPIC_PATTERN).map_err(BuildError::Pattern)?;
-            let mut options = RouteOptions::new();
-            if config.routes.is_empty()
-                && let Some(jwt) = &config.jwt
-            {
-                options = options.authenticator(jwt.clone());
+        let access_log = match config.access_log {
+            AccessLogFormat::Off => AccessLog::off(),
+            AccessLogFormat::Json => {
+                let sink = access_sink.unwrap_or_else(|| Arc::new(access_log::trace));
+                AccessLog::new(sink, config.access_log_sample)
             }
-            let rules = settle_surface(&RAW, &options, &config.base_of_routes());
-            let rules = settled(&pattern, rules)?;
-            table.add_surface(&SurfaceConfig::without_values(&RAW), pattern, rules, TopicSpace::default())?;
-        }
-        for (path, documents, options) in &self.documents {
-            table.mount(path, documents.clone(), options.gate.clone())?;
-        }
-        for route in &config.routes {
-            table.add(route)?;
-        }
-        let mut serves_page = self.serves_page;
-        if !config.routes.is_empty() && table.serves_topics() {
-            // The routes of a file need not name the page. If topics are at their usual path and `/` is free, the page
-            // is at `/`.
-            serves_page = table.is_root_free();
-        }
-        let Table { routes, mounts, pages, .. } = table;
-        let access = config.access.clone();
-        let endpoints = Endpoints::new(routes, mounts, pages, serves_page, self.serves_operations, access);
-        let endpoints = endpoints.map_err(|conflict| match conflict {
-            Conflict::Clash(first, second) => BuildError::Clash(first, second),
-            Conflict::Own(pattern) => BuildError::Own(pattern),
-            Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
-        })?;
-        Ok(endpoints.with_wait_max(config.handshake_timeout))
-    }
-}
-
-/// Returns the rules of an embedder's route, or the error that names all their faults.
-fn settled(pattern: &Pattern, rules: Result<Rules, Vec<RuleFault>>) -> Result<Rules, BuildError> {
-    rules.map_err(|faults| {
-        let faults = faults.into_iter().map(|RuleFault { key, what, .. }| format!("{key}: {what}"));
-        BuildError::Options(pattern.clone(), faults.collect::<Vec<_>>().join("; "))
-    })
-}
-
-/// The routes, folders and pages of a server.
-#[derive(Default)]
-struct Table {
-    routes: Vec<ServedRoute>,
-    mounts: Vec<Mount>,
-    pages: Vec<(Pattern, Gate)>,
-    /// The judge that handlers of surfaces ask.
-    judge: Judge,
-}
-
-impl Table {
-    /// Adds a route of the settings' file.
-    fn add(&mut self, route: &RouteConfig) -> Result<(), BuildError> {
-        let RouteConfig { pattern, handler, topics, rules, .. } = route;
-        let (pattern, rules) = (pattern.clone(), rules.clone());
-        match handler {
-            RouteHandler::Surface(surface) => self.add_surface(surface, pattern, rules, topics.clone())?,
-            RouteHandler::Page => self.pages.push((pattern, rules.gate)),
-            RouteHandler::Files(folder) => self.mount(pattern.as_str(), folder.clone(), rules.gate)?,
-        }
-        Ok(())
-    }
-
-    fn add_surface(
-        &mut self,
-        config: &SurfaceConfig,
-        pattern: Pattern,
-        rules: Rules,
-        topics: TopicSpace,
-    ) -> Result<(), BuildError> {
-        let SurfaceConfig { surface, values } = config;
-        let route = surface.route(pattern, rules, topics, Arc::clone(values), &self.judge);
-        self.routes.push(route.map_err(BuildError::Pattern)?);
-        Ok(())
-    }
-
-    fn mount(&mut self, path: &str, documents: Documents, gate: Gate) -> Result<(), BuildError> {
-        let mount = Mount::new(path, documents, gate).filter(|new| !self.mounts.iter().any(|old| old.is_where(new)));
-        self.mounts.push(mount.ok_or_else(|| BuildError::Mount(path.into()))?);
-        Ok(())
-    }
-
-    /// Returns whether a route with topics has the usual path of topics.
-    fn serves_topics(&self) -> bool {
-        let is_usual = |route: &Route| route.topics.is_some() && route.pattern.as_str() == TOPIC_PATTERN;
-        self.routes.iter().any(|served| is_usual(&served.route))
-    }
-
-    /// Returns whether nothing is at `/`, and no page is at another path.
-    fn is_root_free(&self) -> bool {
-        let is_root = |served: &ServedRoute| served.paths.iter().any(|path| path.pattern.as_str() == "/");
-        self.pages.is_empty() && !self.mounts.iter().any(Mount::is_root) && !self.routes.iter().any(is_root)
-    }
-}
-
-/// The reason for which a server cannot be built.
-///
-/// ```
-/// use ringhub::server::{BuildError, Server};
-/// let error = Server::builder().shards(0).build().unwrap_err();
-/// assert!(matches!(error, BuildError::Config(_)));
-/// assert_eq!(error.to_string(), "shards: 0 is not between 1 and 256");
-/// ```
-#[derive(Debug)]
-pub enum BuildError {
-    /// Settings that are wrong.
-    Config(ConfigErrors),
-    /// A malformed pattern.
-    Pattern(PatternError),
-    /// Two routes are for the same paths, or a route and a folder are for all paths below a path.
-    Clash(Pattern, Pattern),
-    /// A route is for a path that the server itself uses: the path of the page, or a path that
-    /// [`Builder::without_operations`] frees.
-    Own(Pattern),
-    /// Two HTTP endpoints at the same paths have this method, or one has OPTIONS, which the server itself answers.
-    Method(Pattern, &'static str),
-    /// A path for files that is malformed, has parameters, or has two folders.
-    Mount(String),
-    /// All wrong rules of a route, each with its key.
-    Options(Pattern, String),
-    /// An address cannot be listened on, a listener cannot be used, or the kernel lacks an operation.
-    Start(StartError),
-}
-
-impl fmt::Display for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            BuildError::Config(error) => error.fmt(f),
-            BuildError::Pattern(error) => error.fmt(f),
-            BuildError::Clash(first, second) => {
-                write!(f, "the routes {:?} and {:?} are for the same paths", first.as_str(), second.as_str())
-            }
-            BuildError::Own(pattern) => {
-                write!(f, "the route {:?} is for a path of the server's own", pattern.as_str())
-            }
-            BuildError::Method(pattern, method) => {
-                write!(f, "the route {:?} has more than one answer to {method}", pattern.as_str())
-            }
-            BuildError::Mount(path) => write!(f, "{path:?} is no path for files, or two folders are at this path"),
-            BuildError::Options(pattern, what) => write!(f, "the route {:?}: {what}", pattern.as_str()),
-            BuildError::Start(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for BuildError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            BuildError::Config(error) => Some(error),
-            BuildError::Pattern(error) => Some(error),
-            BuildError::Start(error) => Some(error),
-            BuildError::Clash(..)
-            | BuildError::Own(_)
-            | BuildError::Method(..)
-            | BuildError::Mount(_)
-            | BuildError::Options(..) => None,
-        }
+        };
+        let server = Server::bind(config, inherited, endpoints, blueprint, hub).map_err(BuildError::Start)?;
+        Ok(Server { access_log, ..server })
     }
 }

@@ -1,6 +1,8 @@
 //! Builds, starts and stops a server, and acts on its connections from outside.
 
 mod addresses;
+mod blueprint;
+mod build_error;
 mod builder;
 mod choice;
 mod drain_report;
@@ -35,17 +37,18 @@ use std::{
     sync::Arc,
 };
 
-use builder::Blueprint;
+use blueprint::Blueprint;
 use engine::Engine;
 use listeners::Listeners;
 
 use crate::{
-    config::Config, control::publisher::Requests, current::Current, endpoints::Endpoints, error::StartError,
-    hub::Encodings, shard::Listener, surface,
+    access_log::AccessLog, config::Config, control::publisher::Requests, current::Current, endpoints::Endpoints,
+    error::StartError, hub::Encodings, shard::Listener, surface,
 };
 
 pub use crate::config::{ReloadReport, SettingChange};
-pub use builder::{BuildError, Builder};
+pub use build_error::BuildError;
+pub use builder::Builder;
 pub use choice::ChosenBackend;
 pub use drain_report::DrainReport;
 pub use hub::{Hub, HubError};
@@ -75,6 +78,7 @@ pub struct Server {
     metrics_listener: Option<TcpListener>,
     endpoints: Current<Endpoints>,
     blueprint: Blueprint,
+    access_log: AccessLog,
     /// The encodings of the formats that connections may want.
     encodings: Arc<Encodings>,
     hub: (Hub, Requests),
@@ -121,6 +125,7 @@ impl Server {
             metrics_listener,
             endpoints,
             blueprint,
+            access_log: AccessLog::off(),
             encodings,
             hub,
             backend,

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{BuildError, Running, builder::Blueprint};
+use super::{blueprint::Blueprint, build_error::BuildError, running::Running};
 use crate::{
     config::{Config, ReloadReport},
     current::Current,

@@ -74,8 +74,8 @@ impl Server {
     /// [`StartError::ControlDied`] if a thread panics before it has started; [`StartError::Sandbox`] if the sandbox of
     /// the settings cannot be set up.
     pub fn start(self) -> Result<Running, StartError> {
-        let Server { config, listeners, addresses, metrics_listener, endpoints, encodings, hub, backend, .. } = self;
-        let Server { blueprint, engine, .. } = self;
+        let Server { config, listeners, addresses, metrics_listener, endpoints, access_log, encodings, .. } = self;
+        let Server { hub, backend, blueprint, engine, .. } = self;
         let (hub, requests) = hub;
         let sandbox = filter_of(&config).map_err(StartError::Sandbox)?;
         let ring_access = if sandbox.is_some() { RingAccess::InUse } else { RingAccess::Unrestricted };
@@ -108,6 +108,7 @@ impl Server {
         let clock = Clock::new();
         for (number, (ends, listeners)) in shards.into_iter().zip(listeners).enumerate() {
             let start = shard::Start {
+                access_log: access_log.clone(),
                 mesh: ends.mesh,
                 woken: ends.woken,
                 occupied: Arc::clone(&occupied),
@@ -136,6 +137,7 @@ impl Server {
         }
         let control_counters: Arc<Counters> = Arc::default();
         let start = control::Start {
+            access_log,
             outside: control.outside,
             clock,
             requests,
@@ -337,13 +339,14 @@ mod tests {
     use bytes::BytesMut;
 
     use super::*;
+    use crate::access_log::AccessLog;
     use crate::{
         auth::Access,
         config::{Config, Settings},
         endpoints::Endpoints,
         handover::SocketPermits,
         metrics::BackendInfo,
-        server::{builder::Blueprint, hub::Hub},
+        server::{blueprint::Blueprint, hub::Hub},
     };
 
     /// Returns the settings of a server without routes.
@@ -367,6 +370,7 @@ mod tests {
         let (hub, requests) = Hub::new();
         let endpoints = Endpoints::new(Vec::new(), Vec::new(), Vec::new(), false, true, Access::default());
         let start = control::Start {
+            access_log: AccessLog::off(),
             outside: control.outside,
             clock: Clock::new(),
             requests,

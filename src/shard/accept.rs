@@ -72,7 +72,7 @@ impl Accepting {
 pub(super) async fn reclaim_handed_back(lobby: Rc<Lobby>, mut returns: mpsc::Receiver<HandedOff>) {
     while let Some(HandedOff { socket, received, permits, named, .. }) = returns.recv().await {
         let permit = lobby.reclaim(permits);
-        spawn_local(handshake::serve(Rc::clone(&lobby), Opening { socket, received, named }, permit));
+        spawn_local(handshake::serve(Rc::clone(&lobby), Opening::with(socket, received, named), permit));
     }
 }
 

@@ -21,7 +21,7 @@ impl<I: Io> Shard<I> {
     /// Adopts a connection whose opening handshake is accepted: subscribes it, and appends its opening answer. Returns
     /// `None` if all slots are taken.
     pub(crate) fn adopt(&mut self, now: Millis, arrival: Arrival<I::Socket>) -> Option<ConnectionId> {
-        let Arrival { socket, of_address, named, session, route, state, profile, limits, .. } = arrival;
+        let Arrival { socket, begun, access, of_address, named, session, route, state, profile, limits, .. } = arrival;
         let Arrival { subscriptions, forwards, format, answer, leftover, .. } = arrival;
         self.note_time(now);
         // A message that is gathered before the connection joins needs no exclusion of the connection.
@@ -49,6 +49,8 @@ impl<I: Io> Shard<I> {
         // Everything that a handler sends stands after the answer.
         self.reply(id, &answer);
         self.schedule(id);
+        self.opening.insert(id, begun);
+        self.access.note_opened(id, access);
         self.call(id, |handler, shard, seat| handler.on_open(shard, seat));
         self.release(id);
         self.report_joined();

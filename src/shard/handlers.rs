@@ -51,6 +51,7 @@ impl<I: Io> Shard<I> {
             Event::Pong(payload) => self.call(id, |handler, shard, seat| handler.on_pong(shard, seat, payload)),
             Event::Close(frame) => {
                 let code = frame.code.unwrap_or(CloseCode::NO_STATUS);
+                self.access.note_code(id, code);
                 let closed = Closed { code, reason: frame.reason.into(), is_clean: true };
                 self.call(id, |handler, _, seat| {
                     handler.set_closed(seat, closed);
@@ -69,6 +70,8 @@ impl<I: Io> Shard<I> {
         self.joined.reverse();
         while let Some(Joined { id, topic }) = self.joined.pop() {
             tracing::trace!(%id, peer = self.peer(id), %topic, "subscribed");
+            // The subscription may be the last for which the connection was held.
+            self.note_opened(id);
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
             if connection.io.owes_output() {
                 self.flush.mark_dirty(connection, id);
@@ -132,6 +135,7 @@ impl<I: Io> Shard<I> {
                 Reply::Done(is_open)
             }
             Command::List => Reply::Connections(self.connections().into()),
+            Command::Top => Reply::Top(Box::new(self.top())),
             Command::KeepAlive { id: Some(id), keep_alive } => {
                 let is_there = self.facts(id).is_some();
                 self.set_keep_alive(id, keep_alive);

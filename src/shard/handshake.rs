@@ -20,10 +20,11 @@ use super::{
     refusals::RefusalPermit,
 };
 use crate::{
+    access_log::Access,
     auth::{Credentials, Remote},
     config::Limits,
     endpoints::{Endpoint, Endpoints, Intent},
-    handler::{Opened, Response},
+    handler::{Opened, Profile, Response},
     handover::{HandedOff, SocketPermits},
     metrics::Counter,
     proto::{HeadScan, HttpError, Refusal, RefusalCause, RequestHead},
@@ -43,19 +44,27 @@ pub(super) struct Opening {
     /// The bytes that have been received on the socket.
     pub(super) received: BytesMut,
     /// The client's address, if a trusted proxy has named it for the whole connection.
-    pub(super) named: Option<SocketAddr>,
+    named: Option<SocketAddr>,
+    /// The time at which the socket was accepted, or was handed back by the control thread.
+    begun: Instant,
 }
 
 impl Opening {
     pub(super) fn new(socket: Transport) -> Self {
-        Opening { socket, received: BytesMut::new(), named: None }
+        Opening::with(socket, BytesMut::new(), None)
+    }
+
+    /// Returns the opening of a socket on which these bytes have been received, and whose client a trusted proxy may
+    /// have named for the whole connection.
+    pub(super) fn with(socket: Transport, received: BytesMut, named: Option<SocketAddr>) -> Self {
+        Opening { socket, received, named, begun: Instant::now() }
     }
 }
 
 /// Serves the opening request of one socket. The socket becomes a connection, is refused, or goes to the control thread
 /// because the request asks for no WebSocket. `permit` counts the socket until then.
 pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPermit) {
-    let Opening { socket, mut received, named } = opening;
+    let Opening { socket, mut received, named, begun } = opening;
     let socket = BoundedClose::new(Rc::new(socket));
     match read_in_time(&lobby, &socket, &mut received).await {
         None => {}
@@ -78,7 +87,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPer
             let leftover = received.split_off(length);
             let of_connection = Remote::of_socket(net::peer(&**socket), named);
             let remote = lobby.config.get().trusted_proxies.remote(of_connection, &head);
-            open(&lobby, socket, head, remote, leftover, permit).await;
+            open(&lobby, socket, (head, begun), remote, leftover, permit).await;
         }
     }
 }
@@ -87,7 +96,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPer
 async fn open(
     lobby: &Rc<Lobby>,
     socket: BoundedClose<Rc<Transport>>,
-    head: RequestHead,
+    (head, begun): (RequestHead, Instant),
     remote: Remote,
     leftover: BytesMut,
     mut permit: OpeningPermit,
@@ -100,13 +109,20 @@ async fn open(
     // Without the query, which may hold a token.
     let path = tracing::enabled!(tracing::Level::DEBUG).then(|| head.path().to_owned());
     let refused = Refused { remote, path, has_body: head.method() != "HEAD" };
+    let access = lobby.access_log.begin(|| remote.client, head.method(), head.path());
+    let mut access = access.map(|access| Box::new(Access { begun, ..access }));
     match judge(lobby, &socket, head, remote).await {
         Ok(Accepted { session, route, opened, profile, limits, answer }) => {
             let Some(socket) = sole_owner(socket) else { return };
             let Opened { state, subscriptions, forwards, format, .. } = opened;
             let of_address = permit.take_address_permit();
+            if let Some(access) = &mut access {
+                access.identity = profile.as_deref().and_then(Profile::identity).map(|identity| identity.name.clone());
+            }
             lobby.add_arrival(Arrival {
                 socket,
+                begun,
+                access,
                 of_address,
                 named: remote.named_client(),
                 session,
@@ -122,16 +138,25 @@ async fn open(
             });
         }
         Err(NotOpened::Refused { response, cause }) => {
+            note_refused(lobby, access.as_deref(), &response);
             refuse_opening(lobby, socket, refused, cause_of(lobby, &response, cause), &response).await;
         }
         Err(NotOpened::Undecided) => {
             let response = Response::from(Refusal::undecided());
+            note_refused(lobby, access.as_deref(), &response);
             refuse_opening(lobby, socket, refused, Counter::RefusedUndecided, &response).await;
         }
         Err(NotOpened::Left) => {
             let (peer, proxy) = (remote.client.map(display), remote.proxy.map(display));
             tracing::debug!(peer, proxy, "the client left before its request was answered");
         }
+    }
+}
+
+/// Writes the line of a refused opening into the access log, if it is on.
+fn note_refused(lobby: &Lobby, access: Option<&Access>, response: &Response) {
+    if let Some(access) = access {
+        lobby.access_log.refused(access, response.status());
     }
 }
 

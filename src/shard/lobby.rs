@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::{arrival::Arrival, refusals::Refusals, warnings::Warnings};
 use crate::{
+    access_log::AccessLog,
     auth::Credentials,
     clock::Clock,
     config::Config,
@@ -54,6 +55,7 @@ pub(super) struct Lobby {
     pub(super) refusals: Refusals,
     leaving: Cell<Option<Openings>>,
     pub(super) warnings: Arc<Warnings>,
+    pub(super) access_log: AccessLog,
     clock: Clock,
     /// The sockets that may be accepted now, where they have a rate.
     accepts: Cell<Bucket>,
@@ -136,6 +138,7 @@ impl Lobby {
             refusals,
             leaving: Cell::new(None),
             warnings: Arc::default(),
+            access_log: AccessLog::off(),
             clock: Clock::new(),
             accepts: Cell::default(),
             backend: BackendKind::Uring,

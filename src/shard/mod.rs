@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod access_lines;
 mod adopt;
 mod arrival;
 mod awaiting;
@@ -20,6 +21,7 @@ mod handshake;
 mod incoming;
 mod input;
 mod io_state;
+mod lag;
 mod leaving;
 mod listener;
 mod lobby;
@@ -46,8 +48,10 @@ mod spawned;
 mod state;
 mod throttling;
 mod timers;
+mod top;
 mod turn;
 mod unfinished;
+mod walk_samples;
 mod warnings;
 
 pub(crate) use driver::{ShardCommand, Start, run};

@@ -89,11 +89,14 @@ impl<I: Io> Shard<I> {
         let Some(output) = &mut connection.io.output else { return };
         let (bytes, messages) = (output.bytes(), output.backlog.messages());
         let labels = output.backlog.truncate();
+        let marked = output.marked.take();
         if !output.backlog.is_empty() {
             // If there is no backlog, the outbox stays, since it may have the opening answer.
             output.outbox = Vec::new();
         }
         connection.io.session.close(self.now, CloseCode::POLICY_VIOLATION, "slow consumer", &mut output.outbox);
+        self.count_age(marked);
+        self.measure_backlog(id);
         let dropped = labels.iter().map(|label| u64::from(label.messages())).sum::<u64>() + self.hub.leave_unsent(id);
         let peer = self.peer(id);
         let is_beyond_messages = messages > self.limits.backlog_messages_max;

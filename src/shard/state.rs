@@ -1,13 +1,20 @@
 //! One CPU's connections and topics. Other files of this folder add methods to [`Shard`]. Each of these files stands on
 //! a floor above this file, and calls only files on lower floors.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Instant,
+};
 
 use tracing::field::{DisplayValue, display};
 
 use super::{
+    access_lines::AccessLines,
     incoming::Incoming,
     io_state::IoHub,
+    lag::BacklogSize,
     leaving::Drain,
     marks::Marks,
     outgoing::Flush,
@@ -15,9 +22,11 @@ use super::{
     rates::Rates,
     seats::Handlers,
     timers::Wheel,
+    walk_samples::WalkSamples,
     warnings::Warnings,
 };
 use crate::{
+    access_log::AccessLog,
     config::{Config, Limits},
     handler::Seat,
     handover::AddressPermit,
@@ -69,6 +78,15 @@ pub(crate) struct Shard<I: Io> {
     /// Subscriptions that have gone live and have not been reported to their handlers.
     pub(super) joined: Vec<Joined>,
     pub(super) commands: Vec<Commanded>,
+    /// The beginnings of the opening handshakes whose answers wait until all subscriptions are live.
+    pub(super) opening: HashMap<ConnectionId, Instant>,
+    /// The connections that have a backlog.
+    pub(super) laggards: HashSet<ConnectionId>,
+    /// The lines of the connections in the access log.
+    pub(super) access: AccessLines,
+    /// The size of all backlogs.
+    pub(super) backlogs: BacklogSize,
+    pub(super) walk_samples: WalkSamples,
     /// The kinds of mail in the order in which they are taken.
     pub(super) mail_order: [Mail; 2],
     /// The rest of this turn's part of the mail. An adoption before the next turn takes mail too, up to this rest.
@@ -116,6 +134,11 @@ impl<I: Io> Shard<I> {
             due: Vec::new(),
             joined: Vec::new(),
             commands: Vec::new(),
+            opening: HashMap::new(),
+            laggards: HashSet::new(),
+            access: AccessLines::new(AccessLog::off()),
+            backlogs: BacklogSize::default(),
+            walk_samples: WalkSamples::new(epoch_seed),
             mail_order: [Mail::Deliveries, Mail::Requests],
             mail_left: MailLeft::default(),
             seed: epoch_seed.rotate_left(32),
@@ -134,11 +157,34 @@ impl<I: Io> Shard<I> {
         self
     }
 
+    /// Takes the access log.
+    pub(crate) fn with_access_log(mut self, log: AccessLog) -> Self {
+        self.access = AccessLines::new(log);
+        self
+    }
+
     /// Notes the time, which the driver reads from the server's clock. Keep-alives count in ticks; the hub gets the
     /// exact time.
     pub(super) fn note_time(&mut self, now: Millis) {
         self.now = now.tick();
         self.hub.note_time(now);
+    }
+
+    /// Notes the beginning of a turn, or of a call between two turns, for measures.
+    pub(crate) fn note_begin(&mut self, begun: Instant) {
+        let micros = self.walk_samples.micros_at(begun);
+        self.hub.note_turn(micros);
+    }
+
+    /// Sets the gauges that would cost too much in each turn.
+    pub(crate) fn set_gauges(&self) {
+        let set = |gauge, number: usize| self.counters.set(gauge, number as u64);
+        set(Counter::Subscriptions, self.hub.subscribed());
+        set(Counter::GatheredBytes, self.hub.gathered_bytes());
+        set(Counter::LaneEntries, self.hub.fullest_lane());
+        set(Counter::LaneWaitingBytes, self.hub.waiting_bytes());
+        self.counters.set(Counter::BacklogBytes, self.backlogs.bytes);
+        self.counters.set(Counter::BacklogMessages, self.backlogs.messages);
     }
 
     /// Returns when the next turn is due even if nothing happens.

@@ -18,6 +18,7 @@ mod proxies;
 mod receiving;
 mod reloads;
 mod sending;
+mod services;
 mod spans;
 mod spawned;
 mod stuck;

@@ -61,6 +61,7 @@ const BUILDINGS: &[Building] = &[
             "parking",
             "ending",
             "slow",
+            "top",
             "throttling",
             "handlers",
             "several",

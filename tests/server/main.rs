@@ -6,6 +6,7 @@
 //! `sandbox::a_program_in_the_sandbox`). Only the limit of open descriptors is raised, by [`support::CrowdPermit`].
 
 mod access;
+mod access_log;
 mod answers;
 mod backends;
 mod config;
@@ -21,6 +22,7 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod manual;
+mod measures;
 mod memory;
 mod metrics;
 mod order;
@@ -40,5 +42,6 @@ mod soak;
 #[path = "../support/mod.rs"]
 mod support;
 mod tokens;
+mod top;
 mod trusted_proxies;
 mod urgent;
