@@ -154,6 +154,8 @@ pub enum StartError {
     Control(io::Error),
     /// The sandbox that the settings ask for cannot be set up. The sandbox of rings is part of a shard's set-up.
     Sandbox(SandboxError),
+    /// The server cannot send requests to the URLs of its settings: it trusts no certificate authority.
+    Outbound(String),
     /// A shard has ended on its own, which is a bug; the server cannot serve without it. A thread that ends without a
     /// report of its end is taken for a shard, although it may have been the control thread.
     ShardDied(String),
@@ -176,6 +178,7 @@ impl fmt::Display for StartError {
             StartError::Shard(error) => write!(f, "a shard could not be set up: {error}"),
             StartError::Control(error) => write!(f, "the control thread could not be set up: {error}"),
             StartError::Sandbox(error) => error.fmt(f),
+            StartError::Outbound(error) => write!(f, "requests to https URLs cannot be made: {error}"),
             StartError::ShardDied(how) => write!(f, "a shard has ended, which it never should: {how}"),
             StartError::ControlDied(how) => write!(f, "the control thread has ended, which it never should: {how}"),
         }

@@ -47,6 +47,7 @@
 //! | [`client`] | a WebSocket client for any tokio runtime |
 //! | [`config`], [`error`], [`metrics`] | every setting, the errors of settings and of the start, every counter |
 //! | [`logs`] | logs that never wait for their reader |
+//! | [`outbound`] | requests of the server to other servers |
 //! | [`proto`] | RFC 6455 without sockets |
 //!
 #![cfg_attr(
@@ -56,6 +57,7 @@
 
 mod access_log;
 pub mod auth;
+mod budget;
 pub mod client;
 mod clock;
 pub mod config;
@@ -71,6 +73,7 @@ pub mod hub;
 mod log_throttle;
 pub mod logs;
 pub mod metrics;
+pub mod outbound;
 pub mod proto;
 mod rates;
 mod refusal_log;
@@ -89,8 +92,9 @@ pub use auth::{Authenticator, Identity};
 #[doc(inline)]
 pub use handler::{Accept, Closed, Connection, Handle, Handler, OpeningRequest, Response, RouteOptions};
 pub use hub::{
-    ConnectionId, ConnectionIdError, NotAMessage, Place, Publication, Refused, Scope, Sent, SubscribeOptions,
-    TopicName, TopicNameError, TopicPattern, TopicPatternError,
+    ConnectionFilter, ConnectionId, ConnectionIdError, ConnectionPage, ConnectionSummary, NotAMessage, Place,
+    Publication, Refused, Scope, Sent, SubscribeOptions, TopicCursor, TopicName, TopicNameError, TopicPage,
+    TopicPattern, TopicPatternError, TopicSummary, Who,
 };
 #[doc(inline)]
 pub use proto::{CloseCode, KeepAlive, Message, MessageType, OpCode, PreparedMessage};

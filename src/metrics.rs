@@ -8,6 +8,8 @@ mod histogram;
 mod process;
 pub mod text;
 
+pub(crate) use process::resident_bytes;
+
 use std::{
     sync::{
         Arc,
@@ -69,8 +71,10 @@ const PREFIX: &str = "ringhub_";
 /// The help texts of families with several counters.
 const FAMILIES: &[(&str, &str)] = &[
     ("refused_total", "Requests refused, by cause."),
+    ("outbound_requests_total", "Requests of the server itself to other servers, by outcome."),
     ("throttled_total", "Times a connection was not received from because it was over a rate, by rate."),
     ("rate_refused_total", "Requests refused with 429 because their sender was over a rate, by rate."),
+    ("memory_bytes", "Memory that the server holds, by kind: what backlogs share counts in each."),
     ("rate_closed_total", "Connections closed with 1008 because they were over a rate for too long, by rate."),
 ];
 
@@ -119,6 +123,8 @@ counters! {
     /// Requests refused because a limit of the server was reached: connections, bodies in memory, or files being sent
     /// (503).
     RefusedLimit "refused_total{cause=\"limit\"}" "requests" Counter ShardAndControl;
+    /// Sockets refused because the server was short of memory (503).
+    RefusedMemory "refused_total{cause=\"memory\"}" "requests" Counter Shard;
     /// Sockets, and requests through trusted proxies, refused because their address had as many as allowed (429).
     RefusedAddress "refused_total{cause=\"address\"}" "requests" Counter ShardAndControl;
     /// Requests refused because the server is leaving (503).
@@ -144,6 +150,9 @@ counters! {
     RefusedRate "refused_total{cause=\"rate\"}" "requests" Counter ShardAndControl;
     /// Requests refused because their handler took too long to decide about them (503).
     RefusedUndecided "refused_total{cause=\"undecided\"}" "requests" Counter ShardAndControl;
+    /// Connections to an address of proxy_protocol that were closed: they do not begin with a header of the PROXY
+    /// protocol, or come from none of trusted_proxies.
+    RefusedProxyHeader "refused_total{cause=\"proxy_header\"}" "connections" Counter Shard;
     /// Requests refused for any other reason.
     RefusedOther "refused_total{cause=\"other\"}" "requests" Counter ShardAndControl;
     /// Connections dropped because the head of a request did not arrive in time.
@@ -196,6 +205,30 @@ counters! {
     SlowClosed "slow_closed_total" "connections" Counter Shard;
     /// Messages dropped when slow consumers were closed.
     SlowDropped "slow_dropped_total" "messages" Counter Shard;
+    /// Connections closed with 1008 because their backlogs were the largest while the server was short of memory.
+    MemoryClosed "memory_closed_total" "connections" Counter Shard;
+    /// Times the server became short of memory: its memory went beyond `max_memory`.
+    MemoryShort "memory_short_total" "times" Counter Control;
+    /// The limit of memory, or 0 if there is none.
+    MemoryMax "memory_max_bytes" "bytes" Gauge Control;
+    /// Bytes of the backlogs of slow consumers.
+    MemoryBacklogs "memory_bytes{kind=\"backlogs\"}" "bytes" Gauge Shard;
+    /// Bytes of messages that wait to be handed to subscribers.
+    MemoryGathered "memory_bytes{kind=\"gathered\"}" "bytes" Gauge Shard;
+    /// Bytes of messages whose end has not arrived.
+    MemoryUnfinished "memory_bytes{kind=\"unfinished\"}" "bytes" Gauge Shard;
+    /// Bytes of buffers for input.
+    MemoryInput "memory_bytes{kind=\"input\"}" "bytes" Gauge Shard;
+    /// Bytes of messages on their way to other threads.
+    MemoryLanes "memory_bytes{kind=\"lanes\"}" "bytes" Gauge Shard;
+    /// Bytes of connections without input and output, roughly.
+    MemoryConnections "memory_bytes{kind=\"connections\"}" "bytes" Gauge Shard;
+    /// Bytes of topics, roughly.
+    MemoryTopics "memory_bytes{kind=\"topics\"}" "bytes" Gauge Shard;
+    /// Bytes of bodies of requests.
+    MemoryBodies "memory_bytes{kind=\"bodies\"}" "bytes" Gauge Control;
+    /// Bytes of connections that speak HTTP, roughly.
+    MemoryHttp "memory_bytes{kind=\"http\"}" "bytes" Gauge Control;
     /// Connections failed because the client broke the protocol or a limit.
     ProtocolErrors "protocol_errors_total" "connections" Counter Shard;
     /// Connections closed with 1008 because a message did not arrive in time.
@@ -206,6 +239,8 @@ counters! {
     HandlerPanics "handler_panics_total" "panics" Counter ShardAndControl;
     /// Connections closed with 1008 by their handler, or because they subscribe to too many topics.
     PolicyClosed "policy_closed_total" "connections" Counter Shard;
+    /// Connections closed by the administration, a revocation or a `Hub`.
+    Disconnected "disconnected_total" "connections" Counter Shard;
     /// Pings sent to silent clients.
     PingsSent "pings_sent_total" "pings" Counter Shard;
     /// Connections ended because no sign of life followed a ping, or because their clients took nothing of their
@@ -273,6 +308,14 @@ counters! {
     CancelsRepeated "cancels_repeated_total" "cancellations" Counter Shard;
     /// Turns.
     Turns "turns_total" "turns" Counter Shard;
+    /// Requests of the server itself that were answered, whatever the status.
+    OutboundAnswered "outbound_requests_total{outcome=\"answered\"}" "requests" Counter Process;
+    /// Requests of the server itself that failed: no name, no connection, no TLS, no answer in HTTP, one too large.
+    OutboundFailed "outbound_requests_total{outcome=\"failed\"}" "requests" Counter Process;
+    /// Requests of the server itself that were not answered in time.
+    OutboundTimeout "outbound_requests_total{outcome=\"timeout\"}" "requests" Counter Process;
+    /// Requests of the server itself that were not made, since too many were under way or waited.
+    OutboundLimit "outbound_requests_total{outcome=\"limit\"}" "requests" Counter Process;
     /// Lines for standard error or standard output that were dropped, since the stream was closed, full, or not read in
     /// time.
     LogLinesDropped "log_lines_dropped_total" "lines" Counter Process;

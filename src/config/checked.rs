@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     auth::{Access, Jwt, TrustedProxies},
+    outbound::{Authorities, Outbound},
     proto::{KeepAlive, MessageLimits},
     rates::{ArrivalRates, InputRates, PublishRates},
 };
@@ -27,6 +28,8 @@ pub struct Config {
     pub access: Access,
     /// The proxies that are believed when they name the address of a client.
     pub trusted_proxies: TrustedProxies,
+    /// The addresses among `listen` at which each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: Vec<SocketAddr>,
     /// The limits of connections that speak HTTP: publishing, health, metrics, the page.
     pub http: Http,
     /// The number of shards.
@@ -57,6 +60,10 @@ pub struct Config {
     pub send_buffer_bytes: Option<usize>,
     /// The routes in the order of the file. Without routes, the server has the hub and its page.
     pub routes: Vec<RouteConfig>,
+    /// The way of the server's own requests, for what the settings have made of URLs.
+    pub(crate) outbound: Outbound,
+    /// The authorities that the server trusts when it sends requests, in addition to those of the system.
+    pub(crate) authorities: Authorities,
     /// The authenticator of the issuers of the file. It holds for topics at their usual path if the file has no routes.
     pub jwt: Option<Jwt>,
     /// The number of folders of files. Each has a descriptor.
@@ -132,6 +139,9 @@ pub struct Limits {
     /// Ticks that a message may take from its first byte on; 0 for any number. Beyond it the connection is closed with
     /// 1008.
     pub message_ticks_max: u32,
+    /// Bytes of memory of the server, if there is a limit. Above it new connections are answered 503, and the connections
+    /// with the largest backlogs are closed with 1008.
+    pub memory_bytes_max: Option<u64>,
     /// The rates of what a client sends on one connection. Beyond one of them the connection is not received from until
     /// the rate allows it. A connection of a route with rates costs 32 bytes more.
     pub(crate) input_rates: InputRates,
@@ -144,6 +154,9 @@ pub struct Limits {
     /// topic at the front of the queue of idle topics is forgotten; when it is used again it has a new epoch. Each
     /// topic costs some 300 bytes.
     pub topics_idle_max: usize,
+    /// Revocations of identities and tokens in force. Beyond it a further one is answered 503: none is forgotten before
+    /// its end. Each costs at most some 700 bytes.
+    pub revocations_max: usize,
 }
 
 impl Limits {
@@ -158,6 +171,9 @@ impl Limits {
 
     /// The largest limit in bytes: 1 TiB, more than any machine needs. Sums of such limits do not overflow.
     pub const SIZE_MAX: u64 = 1 << 40;
+
+    /// The smallest limit of memory: a server without connections needs about as much.
+    pub const MEMORY_BYTES_MIN: u64 = 16 << 20;
 
     /// The largest send buffer. The kernel doubles it, and does not accept a larger one.
     pub const SEND_BUFFER_MAX: u64 = 1 << 30;

@@ -4,6 +4,7 @@
 //! All names, defaults and helps follow from the table [`SETTINGS`]. [`Given`] reads the settings from all sources, and
 //! has the source of each one.
 
+mod applications;
 mod changes;
 mod check;
 mod checked;
@@ -33,7 +34,7 @@ pub use descriptors::DescriptorPart;
 pub use given::{Flags, Given};
 pub use listen::{ListenAddress, parse_address};
 pub use memory::MemoryPart;
-pub use quantities::{Size, Time};
+pub use quantities::{MemoryLimit, Size, Time};
 pub use rates::{ByteRateLimit, RateLimit};
 pub use reference::{routes_page, settings_page};
 pub use routes::config::{RouteConfig, RouteHandler, SurfaceConfig};
@@ -41,4 +42,6 @@ pub(crate) use routes::rules::{RuleFault, Sources, settle, settle_surface};
 pub use settings::{Preset, Reloads, SETTINGS, Setting, Settings};
 pub use show::{effective, example};
 pub(crate) use ticks::TICK;
-pub use values::{AccessLogFormat, CpuList, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets};
+pub use values::{
+    AccessLogFormat, CpuList, FilePath, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets,
+};

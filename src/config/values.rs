@@ -1,12 +1,12 @@
 //! The types of settings, and the ways in which their values are written and shown.
 
-use std::{fmt, net::SocketAddr, str::FromStr};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
     listen::{ListenAddress, parse_address},
-    quantities::{Size, Time},
+    quantities::{MemoryLimit, Size, Time},
     rates::{ByteRateLimit, RateLimit},
 };
 use crate::auth::{AddressRange, ClientAddress};
@@ -207,6 +207,22 @@ impl Value for Option<CpuList> {
     }
 }
 
+/// The path of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilePath(pub PathBuf);
+
+impl Scalar for FilePath {
+    const EXPECTED: &'static str = "the path of a file in quotes";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Err("the path is empty".into()) } else { Ok(FilePath(text.into())) }
+    }
+
+    fn show(&self) -> String {
+        self.0.display().to_string()
+    }
+}
+
 /// The rule by which shards stay on their CPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pin {
@@ -377,6 +393,7 @@ macro_rules! parsed {
 
 parsed! {
     Size, true, "a size, such as 65536 or \"64KiB\"";
+    MemoryLimit, true, "a size, such as 734003200 or \"700MiB\", or \"off\"";
     Time, true, "a time in quotes, such as \"10s\"";
     RateLimit, false, "a rate in quotes, such as \"100/s\", or \"off\"";
     ByteRateLimit, false, "a rate in quotes, such as \"64KiB/s\", or \"off\"";

@@ -67,6 +67,11 @@ impl Bodies {
         self.lock().bytes_max = bytes_max;
     }
 
+    /// Returns the bytes of all bodies.
+    pub(super) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
     /// Takes room for a body of `bytes` that has arrived at once. Incomplete bodies give way if their cost is not 0.
     ///
     /// # Errors

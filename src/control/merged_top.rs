@@ -20,12 +20,13 @@ pub(super) struct AllShards {
     /// The oldest first.
     oldest: Vec<LargeBacklog>,
     /// The shards that have not answered in time.
-    pub(super) silent: usize,
+    silent: usize,
 }
 
 impl AllShards {
-    /// Merges the answers of shards: the work for a topic is that of all shards together.
-    pub(super) fn merge(tops: Vec<Top>) -> AllShards {
+    /// Merges the answers of shards: the work for a topic is that of all shards together. `silent` counts the shards
+    /// without an answer.
+    pub(super) fn merge(tops: Vec<Top>, silent: usize) -> AllShards {
         let (mut topics, mut backlogs): (HashMap<TopicName, BusyTopic>, Vec<LargeBacklog>) = Default::default();
         for Top { topics: of_shard, backlogs: laggards } in tops {
             for busy in of_shard {
@@ -47,7 +48,7 @@ impl AllShards {
         backlogs.truncate(TOP_MAX);
         oldest.sort_by_key(|backlog| Reverse(backlog.age_ms));
         oldest.truncate(TOP_MAX);
-        AllShards { topics, largest: backlogs, oldest, silent: 0 }
+        AllShards { topics, largest: backlogs, oldest, silent }
     }
 
     pub(super) fn json(&self) -> Value {
@@ -125,7 +126,7 @@ mod tests {
     fn shards_are_merged() {
         let first = Top { topics: vec![busy("a", 5), busy("b", 6)], backlogs: vec![backlog(0, 9, 1)] };
         let second = Top { topics: vec![busy("a", 5)], backlogs: vec![backlog(1, 1, 9)] };
-        let all = AllShards { silent: 1, ..AllShards::merge(vec![first, second]) };
+        let all = AllShards::merge(vec![first, second], 1);
         let json = all.json();
         assert_eq!(json["topics"][0]["topic"], "a");
         assert_eq!((&json["topics"][0]["deliveries"], &json["topics"][0]["missed"]), (&10.into(), &2.into()));
@@ -147,7 +148,7 @@ mod tests {
             Top { topics: topics(0), backlogs: backlogs(0) },
             Top { topics: topics(TOP_MAX), backlogs: backlogs(1) },
         ];
-        let all = AllShards::merge(tops);
+        let all = AllShards::merge(tops, 0);
         assert_eq!([all.topics.len(), all.largest.len(), all.oldest.len()], [TOP_MAX; 3]);
         assert_eq!(all.topics[0].topic.as_str(), "t127");
     }

@@ -5,15 +5,20 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
+mod admin_query;
 mod answers;
 mod bodies;
 mod body;
 mod date;
 mod embedded;
+pub(crate) mod feed;
 mod http_connection;
+mod memory;
 mod merged_top;
 mod output;
 mod paths;
+mod people;
 mod permits;
 mod port;
 mod publish_rates;
@@ -49,6 +54,7 @@ use self::{
 };
 use crate::{
     access_log::AccessLog,
+    budget::Budget,
     clock::Clock,
     config::{Config, Http, Limits},
     current::Current,
@@ -56,6 +62,7 @@ use crate::{
     handover::{Addresses, HandedOff},
     hub::{ExternalEnd, MeshLimits},
     metrics::{BackendInfo, Counter, Counters},
+    outbound,
     refusal_log::RefusalLog,
 };
 
@@ -86,12 +93,16 @@ pub(crate) struct Start {
     pub(crate) access_log: AccessLog,
     /// The backend of the shards.
     pub(crate) backend: BackendInfo,
+    /// The budget of the server's memory, if there is a limit.
+    pub(crate) budget: Option<Arc<Budget>>,
     /// Whether the server is leaving.
     pub(crate) leaving: watch::Receiver<bool>,
     /// Whether `/readyz` answers 200.
     pub(crate) readiness: Readiness,
     /// Changes with each reload of the settings.
     pub(crate) reloaded: watch::Receiver<()>,
+    /// The service of the server's own requests, if the server has URLs to send them to.
+    pub(crate) outbound: Option<outbound::Service>,
 }
 
 /// Runs the control thread until all shards have ended. `started` is called once the control thread has all descriptors
@@ -120,7 +131,11 @@ const READING_THREADS_MAX: usize = 8;
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
     let Start { outside, clock, woken, requests, publisher, endpoints, backend, .. } = start;
-    let Start { refusal_log, of_addresses, access_log, readiness, mut reloaded, .. } = start;
+    let Start { refusal_log, of_addresses, access_log, outbound, readiness, mut reloaded, .. } = start;
+    if let Some(service) = outbound {
+        // It ends with the runtime.
+        tokio::spawn(service.run());
+    }
     let at_start = config.get();
     counters.set(Counter::ConnectionsMax, at_start.limits.connections_max as u64);
     counters.set(Counter::GatheredBytesMax, at_start.limits.gathered_bytes_max as u64);
@@ -159,6 +174,10 @@ async fn serve(start: Start) -> io::Result<()> {
         returned: AtomicUsize::default(),
     };
     let shared = Arc::new(shared);
+    let watching = start.budget.map(|budget| {
+        shared.counters.set(Counter::MemoryMax, budget.bytes_max());
+        tokio::spawn(memory::watch(Arc::clone(&shared), budget, shared.shards.len()))
+    });
     let mut connections = JoinSet::new();
     if let Some(listener) = metrics_listener {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -188,6 +207,9 @@ async fn serve(start: Start) -> io::Result<()> {
                 }
             }
         }
+    }
+    if let Some(watching) = watching {
+        watching.abort();
     }
     drop(finish);
     woken.notify_one();
@@ -259,9 +281,11 @@ mod tests {
             of_addresses: None,
             access_log: AccessLog::off(),
             backend: BackendInfo { backend: "none".into(), reason: "no shard".into() },
+            budget: None,
             leaving: leaving.subscribe(),
             readiness: Readiness::default(),
             reloaded: watch::Sender::new(()).subscribe(),
+            outbound: None,
         };
         let (ended, has_ended) = mpsc::channel();
         thread::spawn(move || ended.send(run(start, || {}).map_err(|error| error.to_string())));

@@ -125,7 +125,7 @@ impl Shared {
     ///
     /// 429 with the time after which the sender may publish again.
     pub(super) fn count_publish(&self, sender: &Credentials<'_>, identity: Option<&Identity>) -> Result<(), Refusal> {
-        self.publish_buckets.count(&self.config.get().http.publish_rates, sender, identity, &self.counters)
+        self.publish_buckets.count(&self.config.get(), sender, identity, &self.counters)
     }
 
     /// Returns the counter of a refusal.
@@ -136,7 +136,7 @@ impl Shared {
     /// Counts a refusal by its cause, and logs the cause unless a line about it was written a short time before.
     pub(super) fn note_cause(&self, cause: Counter, status: u16) {
         self.counters.add(cause, 1);
-        self.refusal_log.note(cause, Some(status));
+        self.refusal_log.note(cause, status);
     }
 
     /// Counts a request whose header lines have named its client, until the permit is dropped: among the connections of
@@ -158,7 +158,17 @@ impl Shared {
         })
     }
 
-    /// Returns the text of `/metrics` in a format. All requests within a second get the same text, so no client can keep this
+    /// Notes the memory that the control thread holds, and returns it in bytes.
+    pub(super) fn note_memory(&self) -> u64 {
+        let bodies = self.bodies.bytes() as u64;
+        let connections = self.counters.get(Counter::HttpConnectionsOpen) * HTTP_CONNECTION;
+        self.counters.set(Counter::MemoryBodies, bodies);
+        self.counters.set(Counter::MemoryHttp, connections);
+        bodies + connections
+    }
+
+    /// Returns the text of `/metrics` in a format. All requests within a second get the same text, so no client can
+    /// keep this
     /// thread busy with it.
     pub(super) fn metrics(&self, format: TextFormat) -> Bytes {
         let mut last = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,6 +176,7 @@ impl Shared {
         match &*last {
             Some((time, text)) if time.elapsed() < METRICS_AGE_MAX => text.clone(),
             _ => {
+                self.note_memory();
                 let text = Bytes::from(metrics_text(format, &self.shards, &self.counters, &self.backend));
                 *last = Some((Instant::now(), text.clone()));
                 text
@@ -184,6 +195,9 @@ impl Shared {
         }
     }
 }
+
+/// Bytes of a connection that speaks HTTP: its task, and buffers that are mostly empty.
+const HTTP_CONNECTION: u64 = 16 * 1_024;
 
 /// The longest age of the text of `/metrics`.
 const METRICS_AGE_MAX: Duration = Duration::from_secs(1);

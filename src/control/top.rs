@@ -79,9 +79,7 @@ async fn ask(shared: &Shared) -> AllShards {
             _ => silent += 1,
         }
     }
-    let mut all = AllShards::merge(tops);
-    all.silent = silent;
-    all
+    AllShards::merge(tops, silent)
 }
 
 /// The longest age of an answer of the shards.

@@ -15,6 +15,8 @@ pub(crate) enum Intent {
     ReadMetrics,
     /// Read the busiest topics and the largest backlogs, with the addresses of clients.
     ReadTop,
+    /// List and close connections, and revoke.
+    Administer,
 }
 
 /// Reads the intent of a request, for one endpoint.

@@ -5,9 +5,9 @@
 //!
 //! If the patterns of several endpoints match a path, the endpoint with the most precise pattern has the path. Patterns
 //! are compared segment by segment from the front: a fixed segment is more precise than `{name}`, and `{name}` is more
-//! precise than `{name...}`. The server's own endpoints (`/healthz`, `/readyz`, `/metrics`, and its page at `/`) have
-//! patterns of fixed segments. Files at `/site` have the paths that `/site/{name...}` matches, and `/site` itself
-//! unless a route has exactly that path.
+//! precise than `{name...}`. The server's own endpoints (`/healthz`, `/readyz`, `/metrics`, its page at `/`, and its
+//! administration) have patterns of fixed segments, except for the id of a connection. Files at `/site` have the paths
+//! that `/site/{name...}` matches, and `/site` itself unless a route has exactly that path.
 
 #![forbid(unsafe_code)]
 
@@ -38,7 +38,7 @@ pub(crate) use waiting::until_decided;
 use std::time::Duration;
 
 use crate::{
-    auth::{Access, Gate},
+    auth::{Access, Gate, Revocations},
     documents::Documents,
     handler::{Parameters, Pattern, Route, TOPIC},
     hub::TopicName,
@@ -66,8 +66,21 @@ pub(crate) enum Endpoint {
     Metrics,
     /// `/debug/top`: the busiest topics, and the largest backlogs.
     Top,
+    /// The administration of the server.
+    Admin(AdminPath),
     /// A path without an endpoint.
     Nothing,
+}
+
+/// A path of the administration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum AdminPath {
+    /// `/connections`: the open connections.
+    Connections,
+    /// `/connections/{id}`: one connection, by the text in the place of its id.
+    Connection(String),
+    /// `/revocations`: the identities and tokens that are refused.
+    Revocations,
 }
 
 impl Endpoint {
@@ -144,6 +157,10 @@ pub(crate) struct Endpoints {
     access: Access,
     /// Whether any endpoint is for pages of certain origins only.
     restricts_origins: bool,
+    /// Whether the paths of the administration would exist if there were tokens for it.
+    lacks_admin_tokens: bool,
+    /// The identities and tokens that the judge refuses.
+    revocations: Revocations,
     /// The longest time for which a request waits for the judge.
     wait_max: Duration,
 }
@@ -172,7 +189,8 @@ pub(crate) enum Conflict {
 
 impl Endpoints {
     /// Makes the table of these routes, folders and pages, with the server's own page at `/` if `has_page`, with
-    /// health, readiness and metrics if `has_operations`. `access` holds where an endpoint has no rules of its own.
+    /// health, readiness and metrics if `has_operations`, and then with the administration if there are tokens for it.
+    /// `access` holds where an endpoint has no rules of its own.
     ///
     /// # Errors
     ///
@@ -213,8 +231,10 @@ impl Endpoints {
         }
         let mut rows: Vec<(Pattern, Target)> = Vec::new();
         let operations = OPERATIONS.into_iter().filter(|_| has_operations);
+        let has_admin = has_operations && access.admin.are_required();
+        let admin = admin_paths().into_iter().filter(|_| has_admin);
         let page = has_page.then_some(("/", Endpoint::Page { page: None }));
-        for (path, endpoint) in operations.chain(page) {
+        for (path, endpoint) in operations.chain(admin).chain(page) {
             rows.push((Pattern::new(path).expect("a path"), Target::Own(endpoint)));
         }
         rows.extend(paths.iter().enumerate().map(|(at, path)| (path.pattern.clone(), Target::Path(at))));
@@ -251,8 +271,20 @@ impl Endpoints {
             services,
             access,
             restricts_origins,
+            lacks_admin_tokens: has_operations && !has_admin,
+            revocations: Revocations::default(),
             wait_max: Duration::from_secs(10),
         })
+    }
+
+    /// Lets the judge refuse these identities and tokens.
+    pub(crate) fn with_revocations(self, revocations: Revocations) -> Endpoints {
+        Endpoints { revocations, ..self }
+    }
+
+    /// Returns the identities and tokens that the judge refuses.
+    pub(crate) fn revocations(&self) -> &Revocations {
+        &self.revocations
     }
 
     /// Lets requests wait for the judge for so long at most, which is the time for an opening request.
@@ -282,6 +314,10 @@ impl Endpoints {
             Endpoint::Files { mount, below: path.segments().skip(depth).map(Into::into).collect() }
         };
         match *target {
+            Target::Own(Endpoint::Admin(AdminPath::Connection(_))) => {
+                let id = pattern.parameter_of(ADMIN_ID, path).into_owned();
+                Ok(Endpoint::Admin(AdminPath::Connection(id)))
+            }
             Target::Own(ref endpoint) => Ok(endpoint.clone()),
             Target::Page(page) => Ok(Endpoint::Page { page: Some(page) }),
             Target::Service(service) => Ok(Endpoint::Service { service }),
@@ -346,10 +382,15 @@ impl Endpoints {
     /// Returns whether another table has the same routes, pages and folders at the same paths, so that the numbers of
     /// this table mean the same there.
     pub(crate) fn has_same_paths(&self, other: &Endpoints) -> bool {
-        let patterns =
-            |table: &Endpoints| -> Vec<Pattern> { table.routes.iter().map(|route| route.pattern.clone()).collect() };
-        self.rows == other.rows
-            && patterns(self) == patterns(other)
+        fn patterns(table: &Endpoints) -> impl Iterator<Item = &Pattern> {
+            table.routes.iter().map(|route| &route.pattern)
+        }
+        // The paths of the server's own have no numbers, and some of them come with a token.
+        fn numbered(table: &Endpoints) -> impl Iterator<Item = &(Pattern, Target)> {
+            table.rows.iter().filter(|(_, target)| !matches!(target, Target::Own(_)))
+        }
+        numbered(self).eq(numbered(other))
+            && patterns(self).eq(patterns(other))
             && self.paths.len() == other.paths.len()
             && self.paths.iter().zip(&other.paths).all(|(one, other)| one.route == other.route)
     }
@@ -401,6 +442,10 @@ impl Endpoints {
 
     /// Returns the refusal of any other request at a path without an endpoint.
     pub(crate) fn nothing_at(&self, path: &str) -> Refusal {
+        let is_admin = path == "/revocations" || path == "/connections" || path.starts_with("/connections/");
+        if self.lacks_admin_tokens && is_admin {
+            return Refusal::new(404, format!("nothing is at {path:?}: the setting admin_tokens switches it on"));
+        }
         let names_topic =
             |served: &&ServedPath| self.routes[served.route].topics.is_some() && served.pattern.has_parameter(TOPIC);
         match self.paths.iter().find(names_topic) {
@@ -417,6 +462,19 @@ pub(crate) const OPERATIONS: [(&str, Endpoint); 4] = [
     ("/metrics", Endpoint::Metrics),
     ("/debug/top", Endpoint::Top),
 ];
+
+/// Returns the paths of the administration.
+fn admin_paths() -> [(&'static str, Endpoint); 3] {
+    let admin = [
+        ("/connections", AdminPath::Connections),
+        ("/connections/{id}", AdminPath::Connection(String::new())),
+        ("/revocations", AdminPath::Revocations),
+    ];
+    admin.map(|(path, endpoint)| (path, Endpoint::Admin(endpoint)))
+}
+
+/// The parameter of the path of one connection.
+const ADMIN_ID: &str = "id";
 
 /// The most patterns that a refusal names.
 const NAMED_MAX: usize = 3;

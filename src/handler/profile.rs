@@ -23,7 +23,27 @@ pub(crate) struct Profile {
     pub(crate) peer: Option<SocketAddr>,
 }
 
+/// What a profile says about the opening of its connection.
+#[derive(Debug, Default)]
+pub(crate) struct About {
+    /// The path of the opening request.
+    pub(crate) path: Option<Box<str>>,
+    /// The subprotocol that was chosen.
+    pub(crate) protocol: Option<Box<str>>,
+    /// The client's address.
+    pub(crate) peer: Option<SocketAddr>,
+}
+
 impl Profile {
+    /// Returns what the profile says about the opening of its connection.
+    pub(super) fn about(&self) -> About {
+        About {
+            path: self.request.as_ref().map(|request| request.path().into()),
+            protocol: self.protocol.as_deref().map(Into::into),
+            peer: self.peer(),
+        }
+    }
+
     /// Returns whether the profile has no data, so that it can be dropped.
     pub(super) fn is_empty(&self) -> bool {
         let Profile { request, identity, protocol, error, closed, fragments, span, peer } = self;

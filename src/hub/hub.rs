@@ -16,6 +16,7 @@ use super::{
     due::Due,
     encoding::Encodings,
     end_role::{EndRole, EngineTopics},
+    listing::{LOOKS_MAX, TOPICS_PER_STEP, TopicPart},
     mesh::MeshEnd,
     publication::Scope,
     topic_id::TopicId,
@@ -242,6 +243,27 @@ impl<T: Attachment> ShardHub<T> {
         self.topics.homes()
     }
 
+    /// Returns topics whose home is this shard and that connections of any shard use, from an index on: at most
+    /// [`TOPICS_PER_STEP`], of at most [`LOOKS_MAX`] topics that are looked at. A topic keeps its index while it is in
+    /// use.
+    #[must_use]
+    pub fn topic_part(&self, from: u32) -> TopicPart {
+        let (mut part, count) = (TopicPart::default(), self.topics.indices());
+        for index in from..count {
+            if part.topics.len() == TOPICS_PER_STEP || index - from == LOOKS_MAX {
+                part.next = Some(index);
+                break;
+            }
+            let Some(topic) = self.topics.get(TopicId(index)) else { continue };
+            let TopicRole::Home(home) = &topic.role else { continue };
+            let is_used = topic.attached > 0 || !home.interested.is_empty() || !home.remembering.is_empty();
+            if is_used && !topic.name.is_everyone() {
+                part.topics.push(topic.name.clone());
+            }
+        }
+        part
+    }
+
     /// Returns how many subscribers the topic has on this shard.
     #[must_use]
     pub fn subscribers(&self, name: &TopicName) -> usize {
@@ -288,6 +310,12 @@ impl<T: Attachment> ShardHub<T> {
     #[must_use]
     pub fn is_alone(&self) -> bool {
         self.mesh.shards() == 1
+    }
+
+    /// Returns the memory of the requests and deliveries that this shard has sent and that were not taken.
+    #[must_use]
+    pub fn lane_bytes(&self) -> usize {
+        self.mesh.bytes()
     }
 
     /// Returns how many requests and deliveries have found no room in a lane so far.

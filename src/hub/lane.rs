@@ -90,6 +90,12 @@ impl<T: Weight> LaneOut<T> {
         self.overflow_bytes
     }
 
+    /// Returns the weight of all entries, in the lane and beside it.
+    pub(super) fn bytes(&self) -> usize {
+        // Relaxed: the sum is only shown, and compared with a budget.
+        self.bytes.load(Ordering::Relaxed) + self.overflow_bytes
+    }
+
     /// Returns how many entries have ever had to wait.
     pub(super) fn overflowed(&self) -> u64 {
         self.overflowed

@@ -107,6 +107,11 @@ impl Link {
         self.deliveries_out.overflow_bytes()
     }
 
+    /// Returns the weight of the requests and deliveries that this end has sent and that were not taken.
+    pub(super) fn bytes(&self) -> usize {
+        self.requests_out.bytes() + self.deliveries_out.bytes()
+    }
+
     /// Returns how many requests and deliveries have ever had to wait.
     pub(super) fn overflowed(&self) -> u64 {
         self.requests_out.overflowed() + self.deliveries_out.overflowed()

@@ -315,6 +315,12 @@ impl MeshEnd {
         self.links().map(Link::fullest_in).max().unwrap_or_default()
     }
 
+    /// Returns the memory of the requests and deliveries that this end has sent and that were not taken.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.links().map(Link::bytes).sum()
+    }
+
     /// Returns how many requests and deliveries have found no room in their lane so far.
     #[must_use]
     pub fn overflowed(&self) -> u64 {

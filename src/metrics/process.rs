@@ -113,7 +113,7 @@ fn start_time(stat: Stat) -> Option<f64> {
 }
 
 /// Returns the bytes of memory that the process has in RAM.
-fn resident_bytes() -> Option<u64> {
+pub(crate) fn resident_bytes() -> Option<u64> {
     resident_of(&fs::read_to_string("/proc/self/status").ok()?)
 }
 

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use super::build_error::BuildError;
 use crate::{
-    auth::Gate,
+    auth::{Gate, Revocations},
     config::{Config, RouteConfig, RouteHandler, RuleFault, Sources, SurfaceConfig, settle, settle_surface},
     documents::Documents,
     endpoints::{Conflict, Endpoints, Judge, Mount, ServedRoute, ServedService},
@@ -23,6 +23,8 @@ pub(super) struct Blueprint {
     pub(super) serves_operations: bool,
     /// The judge that handlers of surfaces ask.
     pub(super) judge: Judge,
+    /// The revocations of the server, which all its tables share.
+    pub(super) revocations: Revocations,
 }
 
 impl fmt::Debug for Blueprint {
@@ -83,7 +85,8 @@ impl Blueprint {
             Conflict::Own(pattern) => BuildError::Own(pattern),
             Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
         })?;
-        Ok(endpoints.with_wait_max(config.handshake_timeout))
+        let endpoints = endpoints.with_wait_max(config.handshake_timeout);
+        Ok(endpoints.with_revocations(self.revocations.clone()))
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     documents::Documents,
     endpoints::Judge,
     handler::{Handler, HttpBody, HttpService, OfTower, RouteOptions, Typed},
+    outbound::Outbound,
     sys::net,
 };
 
@@ -60,6 +61,7 @@ pub struct Builder {
     inherited: Vec<TcpListener>,
     access_sink: Option<Sink>,
     hub: (Hub, Requests),
+    outbound: Outbound,
 }
 
 #[derive(Debug)]
@@ -87,6 +89,7 @@ impl Default for Builder {
             inherited: Vec::new(),
             access_sink: None,
             hub: Hub::new(),
+            outbound: Outbound::default(),
         }
     }
 }
@@ -263,7 +266,7 @@ impl Builder {
         self
     }
 
-    /// Leaves out `/healthz`, `/readyz` and `/metrics`.
+    /// Leaves out `/healthz`, `/readyz`, `/metrics`, `/debug/top`, and the administration at `/connections` and `/revocations`.
     #[must_use]
     pub fn without_operations(mut self) -> Self {
         self.serves_operations = false;
@@ -307,6 +310,13 @@ impl Builder {
         self.hub.0.clone()
     }
 
+    /// Returns the way by which requests of the server leave it, for authenticators that ask another server. Its
+    /// targets have to be made before [`Server::start`].
+    #[must_use]
+    pub fn outbound(&self) -> Outbound {
+        self.outbound.clone()
+    }
+
     /// Checks everything, then listens. Connections are accepted from [`Server::start`] on.
     ///
     /// # Errors
@@ -314,7 +324,7 @@ impl Builder {
     /// See [`BuildError`].
     pub fn build(self) -> Result<Server, BuildError> {
         let Builder { base, routes, documents, services, serves_topics, serves_page, serves_operations, .. } = self;
-        let Builder { inherited, access_sink, hub, .. } = self;
+        let Builder { inherited, access_sink, hub, outbound, .. } = self;
         let config = match base {
             Base::Settings(settings) => {
                 let descriptors = net::raise_descriptor_limit();
@@ -322,8 +332,19 @@ impl Builder {
             }
             Base::Config(config) => *config,
         };
+        let revocations = hub.0.revocations.clone();
+        revocations.set_max(config.limits.revocations_max);
         let judge = Judge::default();
-        let blueprint = Blueprint { routes, documents, services, serves_topics, serves_page, serves_operations, judge };
+        let blueprint = Blueprint {
+            routes,
+            documents,
+            services,
+            serves_topics,
+            serves_page,
+            serves_operations,
+            judge,
+            revocations,
+        };
         let endpoints = Current::new(blueprint.endpoints(&config)?);
         blueprint.judge.decide_by(&endpoints);
         let access_log = match config.access_log {
@@ -333,7 +354,8 @@ impl Builder {
                 AccessLog::new(sink, config.access_log_sample)
             }
         };
-        let server = Server::bind(config, inherited, endpoints, blueprint, hub).map_err(BuildError::Start)?;
+        let bound = Server::bind(config, inherited, endpoints, blueprint, hub, outbound);
+        let server = bound.map_err(BuildError::Start)?;
         Ok(Server { access_log, ..server })
     }
 }

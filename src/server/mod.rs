@@ -19,6 +19,7 @@ mod listeners;
 mod mixed_order;
 #[cfg(test)]
 mod order_on_backends;
+mod people;
 mod reload;
 mod role;
 mod running;
@@ -43,7 +44,7 @@ use listeners::Listeners;
 
 use crate::{
     access_log::AccessLog, config::Config, control::publisher::Requests, current::Current, endpoints::Endpoints,
-    error::StartError, hub::Encodings, shard::Listener, surface,
+    error::StartError, hub::Encodings, outbound::Outbound, shard::Listener, surface,
 };
 
 pub use crate::config::{ReloadReport, SettingChange};
@@ -52,6 +53,7 @@ pub use builder::Builder;
 pub use choice::ChosenBackend;
 pub use drain_report::DrainReport;
 pub use hub::{Hub, HubError};
+pub use people::{Lagged, QueueLimits, Subscription, TopicMessage};
 pub use reload::ReloadError;
 pub use running::Running;
 pub use sandbox::check_sandbox;
@@ -84,6 +86,8 @@ pub struct Server {
     hub: (Hub, Requests),
     backend: ChosenBackend,
     engine: Option<Engine>,
+    /// The way of the server's own requests, for what the embedder has made of URLs.
+    outbound: Outbound,
 }
 
 impl Server {
@@ -99,6 +103,7 @@ impl Server {
         endpoints: Current<Endpoints>,
         blueprint: Blueprint,
         hub: (Hub, Requests),
+        outbound: Outbound,
     ) -> Result<Server, StartError> {
         let backend = ChosenBackend::choose(config.io)?;
         if let Some(line) = backend.fallback() {
@@ -107,7 +112,7 @@ impl Server {
         let Listeners { by_shard: listeners, addresses } = if inherited.is_empty() {
             Listeners::open(&config)?
         } else {
-            Listeners::inherit(inherited, config.shards).map_err(StartError::Inherit)?
+            Listeners::inherit(inherited, &config).map_err(StartError::Inherit)?
         };
         let metrics_listener = config.metrics_listen.map(|address| {
             let listen = TcpListener::bind(address).and_then(|listener| {
@@ -130,6 +135,7 @@ impl Server {
             hub,
             backend,
             engine: None,
+            outbound,
         })
     }
 

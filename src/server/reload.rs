@@ -113,6 +113,7 @@ impl InForce {
         if let Some(addresses) = &self.sockets.of_addresses {
             addresses.set_max(config.limits.connections_per_address_max);
         }
+        self.blueprint.revocations.set_max(config.limits.revocations_max);
         // A shard that sees the number of the settings finds the table that belongs to them.
         self.endpoints.replace(endpoints);
         self.config.replace(config);

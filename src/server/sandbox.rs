@@ -6,6 +6,7 @@ use super::ChosenBackend;
 use crate::{
     config::{Config, SandboxChoice},
     error::StartError,
+    outbound::Outbound,
     sys::{
         Backend, BackendKind, RingAccess, runtime,
         sandbox::{Need, RefusedCall, SandboxError, SandboxFilter},
@@ -20,7 +21,7 @@ use crate::{
 /// Those of [`Server::start`](super::Server::start): [`StartError::Shard`] if rings cannot be restricted, else
 /// [`StartError::Sandbox`].
 pub fn check_sandbox(config: &Config, backend: &ChosenBackend) -> Result<(), StartError> {
-    let Some(filter) = filter_of(config).map_err(StartError::Sandbox)? else { return Ok(()) };
+    let Some(filter) = filter_of(config, &[&config.outbound]).map_err(StartError::Sandbox)? else { return Ok(()) };
     let kind = backend.kind;
     if kind == BackendKind::Uring {
         // The kernel frees a closed ring some time later, and interrupts the thread that used it: see `probe`.
@@ -36,9 +37,13 @@ fn restrict_rings(kind: BackendKind) -> io::Result<()> {
     runtime::block_on(kind, RingAccess::InUse, async {})
 }
 
-/// Returns the filter of the sandbox, if the settings ask for one.
-pub(super) fn filter_of(config: &Config) -> Result<Option<SandboxFilter>, SandboxError> {
+/// Returns the filter of the sandbox, if the settings ask for one. `outbound` has the ways of the server's own
+/// requests.
+pub(super) fn filter_of(config: &Config, outbound: &[&Outbound]) -> Result<Option<SandboxFilter>, SandboxError> {
     let mut needs = Vec::new();
+    if outbound.iter().any(|outbound| outbound.has_targets()) {
+        needs.push(Need::Outbound);
+    }
     if config.folders > 0 {
         needs.push(Need::Files);
     }

@@ -18,6 +18,7 @@ use super::{
     sandbox::filter_of,
 };
 use crate::{
+    budget::Budget,
     clock::Clock,
     control,
     current::Current,
@@ -27,6 +28,7 @@ use crate::{
     handover::{ControlHandoff, HandedOff, Sockets},
     hub::{EndRole, EngineTopics, ExternalEnd, MeshEnd, MeshLimits, Wake},
     metrics::Counters,
+    outbound,
     refusal_log::RefusalLog,
     shard::{self, ShardCommand},
     sys::RingAccess,
@@ -72,12 +74,14 @@ impl Server {
     ///
     /// [`StartError::Shard`] or [`StartError::Control`] if a thread cannot be set up; [`StartError::ShardDied`] or
     /// [`StartError::ControlDied`] if a thread panics before it has started; [`StartError::Sandbox`] if the sandbox of
-    /// the settings cannot be set up.
+    /// the settings cannot be set up; [`StartError::Outbound`] if requests to the URLs of the settings cannot be made.
     pub fn start(self) -> Result<Running, StartError> {
         let Server { config, listeners, addresses, metrics_listener, endpoints, access_log, encodings, .. } = self;
-        let Server { hub, backend, blueprint, engine, .. } = self;
+        let Server { hub, backend, blueprint, engine, outbound, .. } = self;
         let (hub, requests) = hub;
-        let sandbox = filter_of(&config).map_err(StartError::Sandbox)?;
+        let outbound = [&config.outbound, &outbound];
+        let sandbox = filter_of(&config, &outbound).map_err(StartError::Sandbox)?;
+        let outbound = outbound::Service::new(&outbound, &config.authorities).map_err(StartError::Outbound)?;
         let ring_access = if sandbox.is_some() { RingAccess::InUse } else { RingAccess::Unrestricted };
         let config = Arc::new(config);
         let current = Current::new(Arc::clone(&config));
@@ -88,7 +92,8 @@ impl Server {
         let of_engine = engine.as_ref().map(|engine| EngineTopics { end: count as u16 + 1, has: engine.has });
         let woken = shards.iter().map(|ends| Arc::clone(&ends.woken)).collect();
         let threads = Threads::new(count + 1);
-        let sockets = Sockets::new(config.limits.connections_per_address_max);
+        let budget = config.limits.memory_bytes_max.map(|bytes| Budget::new(bytes, config.idle_memory(), count));
+        let sockets = Sockets { budget: budget.clone(), ..Sockets::new(config.limits.connections_per_address_max) };
         let occupied = Arc::new(AtomicUsize::new(count));
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         hub.start(&counters);
@@ -153,9 +158,11 @@ impl Server {
             refusal_log,
             of_addresses: sockets.of_addresses,
             backend: backend.info(),
+            budget,
             leaving: leaving.subscribe(),
             readiness: readiness.clone(),
             reloaded: in_force.reloaded.subscribe(),
+            outbound,
         };
         let run = move |started: Started<'_>| control::run(start, || started.report());
         threads.spawn("ringhub-control".into(), Role::Control, run).map_err(StartError::Control)?;
@@ -386,9 +393,11 @@ mod tests {
             refusal_log: Arc::default(),
             of_addresses: None,
             backend: BackendInfo { backend: "none".into(), reason: "the test plays the shards".into() },
+            budget: None,
             leaving: watch::Sender::new(false).subscribe(),
             readiness: Readiness::default(),
             reloaded: watch::Sender::new(()).subscribe(),
+            outbound: None,
         };
         let run = move |started: Started<'_>| control::run(start, || started.report());
         threads.spawn("control".into(), Role::Control, run).unwrap();

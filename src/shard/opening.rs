@@ -106,6 +106,10 @@ pub(super) async fn judge(
     let mut opened = call_handler(lobby, socket, at, &request).instrument(span.clone()).await?;
     // The server may have begun to leave meanwhile.
     check_leaving(lobby)?;
+    // The judge does not know the identity that a handler has found.
+    if let Some(identity) = &opened.identity {
+        endpoints.revocations().check(identity)?;
+    }
     // The limits are those of the table that holds when the shard adopts the connection, and not of the table by which
     // the request was judged: a reload may have come meanwhile.
     let latest = lobby.endpoints.get();

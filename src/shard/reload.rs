@@ -3,7 +3,7 @@
 //! Everything that the shard reads when it needs it is replaced at once. What connections keep is changed in one pass: a
 //! message that has begun keeps its limits to its end, and deadlines that have become earlier are entered.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use super::{seats::LocalRoute, state::Shard};
 use crate::{
@@ -64,7 +64,11 @@ impl<I: Io> Shard<I> {
         let routes = self.handlers.routes.iter().zip(before.iter().zip(after)).map(|(local, (before, after))| {
             let is_same = before.rules.keep_alive == after.rules.keep_alive;
             let keep_alive = if is_same { local.rules.keep_alive } else { after.rules.keep_alive };
-            LocalRoute { handler: Rc::clone(&local.handler), rules: Rules { keep_alive, ..after.rules.clone() } }
+            LocalRoute {
+                name: Arc::clone(&local.name),
+                handler: Rc::clone(&local.handler),
+                rules: Rules { keep_alive, ..after.rules.clone() },
+            }
         });
         self.handlers.routes = routes.collect();
     }

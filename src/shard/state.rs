@@ -14,11 +14,14 @@ use super::{
     access_lines::AccessLines,
     incoming::Incoming,
     io_state::IoHub,
+    joining::Joining,
     lag::BacklogSize,
     leaving::Drain,
     marks::Marks,
+    memory::Memory,
     outgoing::Flush,
     pace::{Mail, MailLeft, Pace},
+    people::People,
     rates::Rates,
     seats::Handlers,
     timers::Wheel,
@@ -27,6 +30,8 @@ use super::{
 };
 use crate::{
     access_log::AccessLog,
+    auth::Revocations,
+    budget::Budget,
     config::{Config, Limits},
     handler::Seat,
     handover::AddressPermit,
@@ -53,6 +58,14 @@ pub(crate) struct Shard<I: Io> {
     pub(super) sockets: Vec<Option<I::Socket>>,
     /// By slot, and empty unless the number of an address' sockets is limited.
     pub(super) of_address: Vec<Option<AddressPermit>>,
+    /// By slot: when the connection was adopted.
+    pub(super) opened: Vec<Tick>,
+    /// The connections with identities.
+    pub(super) people: People,
+    /// The identities and tokens that are refused.
+    pub(super) revocations: Revocations,
+    /// The external ends that wait for subscriptions.
+    pub(super) joining: Joining,
     /// The addresses of clients whose sockets have a trusted proxy as their peer; by slot, and empty without proxies.
     pub(super) named: Vec<Option<SocketAddr>>,
     pub(super) limits: Limits,
@@ -70,6 +83,7 @@ pub(crate) struct Shard<I: Io> {
     pub(super) unfinished_bytes_max: usize,
     /// Exists only where a route's input has a rate.
     pub(super) rates: Option<Box<Rates>>,
+    pub(super) memory: Memory,
     pub(super) wheel: Wheel,
     /// Scratch memory: this field and the next two are empty between uses.
     pub(super) readiness: Vec<Readiness>,
@@ -115,6 +129,10 @@ impl<I: Io> Shard<I> {
             hub,
             sockets: Vec::new(),
             of_address: Vec::new(),
+            opened: Vec::new(),
+            people: People::default(),
+            revocations: Revocations::default(),
+            joining: Joining::default(),
             named: Vec::new(),
             limits: config.limits.clone(),
             handlers,
@@ -128,6 +146,7 @@ impl<I: Io> Shard<I> {
             incoming: Incoming::default(),
             unfinished_bytes_max: config.limits.unfinished_bytes_max / config.shards,
             rates: has_rates.then(Box::default),
+            memory: Memory::default(),
             wheel: Wheel::new(now.tick()),
             readiness: Vec::new(),
             replies: Vec::new(),
@@ -151,6 +170,12 @@ impl<I: Io> Shard<I> {
         self
     }
 
+    /// Takes the revocations that all threads of the server share.
+    pub(crate) fn with_revocations(mut self, revocations: Revocations) -> Self {
+        self.revocations = revocations;
+        self
+    }
+
     /// Lets an engine order the topics that are its own.
     pub(crate) fn with_engine(mut self, engine: EngineTopics) -> Self {
         self.hub = self.hub.with_engine(engine);
@@ -160,6 +185,12 @@ impl<I: Io> Shard<I> {
     /// Takes the access log.
     pub(crate) fn with_access_log(mut self, log: AccessLog) -> Self {
         self.access = AccessLines::new(log);
+        self
+    }
+
+    /// Takes the budget of the server's memory, and the number of this shard.
+    pub(crate) fn with_budget(mut self, budget: Option<Arc<Budget>>, number: u16) -> Self {
+        self.memory.budget = budget.map(|budget| (budget, usize::from(number)));
         self
     }
 
@@ -190,7 +221,8 @@ impl<I: Io> Shard<I> {
     /// Returns when the next turn is due even if nothing happens.
     pub(crate) fn next_deadline(&self) -> Option<Tick> {
         let drain = self.drain.as_ref().map(|drain| drain.next_step(self.now, self.is_empty()));
-        self.wheel.next().into_iter().chain(drain).chain(self.flush.next_try()).min()
+        let look = self.memory.next_look(self.counters.get(Counter::SlowConsumers) > 0, self.now);
+        self.wheel.next().into_iter().chain(drain).chain(self.flush.next_try()).chain(look).min()
     }
 
     /// Returns whether there are no connections.

@@ -28,6 +28,8 @@ pub struct SandboxFilter {
 pub enum Need {
     /// The server reads the files of folders.
     Files,
+    /// The server sends requests to other servers, whose names it may have to resolve.
+    Outbound,
     /// The server tells a service manager how it is, over a socket of the machine.
     ServiceManager,
 }
@@ -98,7 +100,9 @@ fn rules(target: TargetArch, needs: &[Need]) -> Vec<Value> {
         let of_x86_64 = if has_x86_64 { group.of_x86_64 } else { &[] };
         group.names.iter().chain(of_x86_64)
     });
-    names.filter(|name| !at_start().any(|early| early == **name)).flat_map(|name| rules_of(name, needs)).collect()
+    let is_early = |name: &str| at_start().any(|early| early == name);
+    let resolves = |name: &str| needs.contains(&Need::Outbound) && OF_THE_RESOLVER.contains(&name);
+    names.filter(|name| !is_early(name) || resolves(name)).flat_map(|name| rules_of(name, needs)).collect()
 }
 
 /// Returns the rules for a call: none, one without a condition, or one for each set of arguments with which the call is
@@ -129,11 +133,9 @@ fn conditions(name: &str, needs: &[Need]) -> Condition {
         "openat" => one(masked(2, WRITES, 0)),
         "openat2" if !is_needed(Need::Files) => Condition::Never,
         // The type of a socket has flags in its higher bits.
-        "socket" if is_needed(Need::ServiceManager) => {
-            Condition::Arguments(vec![vec![is(0, libc::AF_UNIX), masked(1, 0xf, libc::SOCK_DGRAM)]])
-        }
-        "connect" if is_needed(Need::ServiceManager) => Condition::Always,
-        "socket" | "connect" => Condition::Never,
+        "socket" => sockets(needs),
+        "connect" if is_needed(Need::ServiceManager) || is_needed(Need::Outbound) => Condition::Always,
+        "connect" => Condition::Never,
         "mmap" | "mprotect" => one(masked(2, libc::PROT_EXEC, 0)),
         "clone" => one(masked(0, libc::CLONE_THREAD | NAMESPACES, libc::CLONE_THREAD)),
         "prctl" => one(is(0, libc::PR_SET_NAME)),
@@ -147,6 +149,23 @@ fn conditions(name: &str, needs: &[Need]) -> Condition {
         ]]),
         _ => Condition::Always,
     }
+}
+
+/// Returns the condition under which a serving server makes sockets. The resolver of the C library also tries sockets
+/// of the machine (for a cache of names) and of the kernel (for the list of addresses), and does without them.
+fn sockets(needs: &[Need]) -> Condition {
+    // The type of a socket has flags in its higher bits.
+    let socket = |family, kind| vec![is(0, family), masked(1, 0xf, kind)];
+    let mut allowed = Vec::new();
+    if needs.contains(&Need::ServiceManager) {
+        allowed.push(socket(libc::AF_UNIX, libc::SOCK_DGRAM));
+    }
+    if needs.contains(&Need::Outbound) {
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            allowed.extend([socket(family, libc::SOCK_STREAM), socket(family, libc::SOCK_DGRAM)]);
+        }
+    }
+    if allowed.is_empty() { Condition::Never } else { Condition::Arguments(allowed) }
 }
 
 /// Returns the condition that the lower half of an argument has this value.
@@ -221,6 +240,10 @@ const AT_START: &[&str] = &[
     "arch_prctl",
     "seccomp",
 ];
+
+/// Those of [`AT_START`] that the C library makes to resolve a name: glibc sends both questions at once, and musl binds
+/// its socket. Without `listen`, a bound socket takes no connections.
+const OF_THE_RESOLVER: &[&str] = &["bind", "sendmmsg", "recvmmsg"];
 
 /// Returns the calls of the table that a serving server does not make.
 fn at_start() -> impl Iterator<Item = &'static str> {

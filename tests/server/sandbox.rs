@@ -1,7 +1,8 @@
 //! Tests of `sandbox = "on"`, on both backends: a server gives up the system calls that only its start needs.
 
 use std::{
-    env, fs, io,
+    env, fs,
+    io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::{net::UnixDatagram, process::ExitStatusExt as _},
     path::PathBuf,
@@ -13,6 +14,7 @@ use ringhub::{
     config::{IoChoice, SandboxChoice, Time},
     documents::Documents,
     handler::{Connection, Handler},
+    outbound::{OutboundRequest, Target},
     proto::Message,
     server::{ChosenBackend, Server as Embedded},
     sys::sandbox::{Need, RefusedCall, SandboxFilter},
@@ -145,13 +147,22 @@ fn a_service_manager_hears_of_a_server_in_the_sandbox() {
     assert!(!log.contains("cannot be told"), "{log}");
 }
 
-/// A handler that tries the action that a message names, and answers with the outcome.
-struct Tries;
+/// A handler that tries the action that a message names, and answers with the outcome. For "ask" it sends a request to
+/// the target.
+struct Tries(Option<Target>);
 
 impl Handler for Tries {
     type State = ();
 
     fn on_message(&self, connection: &mut Connection<'_, ()>, message: Message<'_>) {
+        if let (Some("ask"), Some(target)) = (message.as_text(), self.0.clone()) {
+            connection.spawn(async move |handle| {
+                let answer = target.send(OutboundRequest::post("a question")).await;
+                let told = answer.map_or_else(|error| error.to_string(), |answer| answer.status.to_string());
+                _ = handle.send_text(told).await;
+            });
+            return;
+        }
         let outcome = match message.as_text() {
             Some("execve") => Command::new("/bin/true").spawn().map(drop),
             Some("listen") => TcpListener::bind("127.0.0.1:0").map(drop),
@@ -174,7 +185,10 @@ struct Sandboxed {
 
 impl Sandboxed {
     fn start(io: &str, way: &str) -> Sandboxed {
-        let program = Self::program(io, way);
+        Self::serving(io, way, Self::program(io, way))
+    }
+
+    fn serving(io: &str, way: &str, program: Program) -> Sandboxed {
         let address = loop {
             let line = program.line().unwrap_or_else(|| panic!("{io}, {way}: {}", program.log()));
             if let Some((_, address)) = line.split_once("serves on ") {
@@ -185,10 +199,14 @@ impl Sandboxed {
     }
 
     fn program(io: &str, way: &str) -> Program {
+        Program::start_with(Self::command(io, way), Stdio::piped())
+    }
+
+    fn command(io: &str, way: &str) -> Command {
         let mut command = clean(Command::new(env::current_exe().unwrap()));
         command.args(["--exact", "sandbox::a_program_in_the_sandbox", "--ignored", "--nocapture"]);
         command.envs([("SANDBOXED_IO", io), ("SANDBOXED_WAY", way)]);
-        Program::start_with(command, Stdio::piped())
+        command
     }
 
     fn client(&self) -> Client {
@@ -206,7 +224,9 @@ impl Sandboxed {
 #[ignore = "it is run by the tests of the sandbox"]
 fn a_program_in_the_sandbox() {
     let (io, way) = (env::var("SANDBOXED_IO").unwrap(), env::var("SANDBOXED_WAY").unwrap());
-    let server = Embedded::builder().listen(["127.0.0.1:0".parse().unwrap()]).shards(2).route("/try", Tries).topics();
+    let server = Embedded::builder();
+    let target = env::var("SANDBOXED_URL").ok().map(|url| server.outbound().target(&url).unwrap());
+    let server = server.listen(["127.0.0.1:0".parse().unwrap()]).shards(2).route("/try", Tries(target)).topics();
     let server = server.documents("/site", Documents::new(env!("CARGO_MANIFEST_DIR")).unwrap());
     let server = server.settings(|settings| {
         settings.io = if io == "uring" { IoChoice::Uring } else { IoChoice::Epoll };
@@ -258,6 +278,32 @@ fn what_a_handler_must_not_do_fails_and_the_server_goes_on() {
         }
         let status = server.end();
         assert!(status.success(), "{io}: {status}");
+    }
+}
+
+/// A server with URLs resolves their names, and opens connections. It still listens nowhere, and a server without URLs
+/// opens none.
+#[test]
+fn a_server_in_the_sandbox_sends_requests() {
+    for io in backends() {
+        let application = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = application.local_addr().unwrap().port();
+        let mut command = Sandboxed::command(io, "on");
+        command.env("SANDBOXED_URL", format!("http://localhost:{port}/"));
+        let server = Sandboxed::serving(io, "on", Program::start_with(command, Stdio::piped()));
+        let mut client = server.client();
+        client.send_text("ask");
+        let mut stream = application.accept().unwrap().0;
+        let mut request = [0; 4_096];
+        while !String::from_utf8_lossy(&request).contains("a question") {
+            let end = request.iter().position(|byte| *byte == 0).unwrap();
+            assert!(stream.read(&mut request[end..]).unwrap() > 0, "{io}");
+        }
+        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+        client.expect(text("204"));
+        client.send_text("listen");
+        client.expect(text("permission denied"));
+        assert!(server.end().success(), "{io}");
     }
 }
 

@@ -114,6 +114,17 @@ fn a_need_opens_what_it_takes() {
         assert_ne!(openat2(), libc::EPERM);
         assert_eq!(errno(UnixDatagram::unbound()), Some(libc::EPERM));
     });
+    under_the_filter(&[Need::Outbound], || {
+        assert_eq!((openat2(), errno(UnixDatagram::unbound())), (libc::EPERM, Some(libc::EPERM)));
+        assert_eq!(errno(UdpSocket::bind("127.0.0.1:0")), None);
+        assert_eq!(errno(TcpListener::bind("127.0.0.1:0")), Some(libc::EPERM), "listen");
+        assert_eq!(errno(std::net::TcpStream::connect("127.0.0.1:1")), Some(libc::ECONNREFUSED));
+        // Raw sockets, and those of the kernel.
+        assert_eq!(error_of(libc::SYS_socket, [libc::AF_INET.into(), libc::SOCK_RAW.into(), 0, 0]), libc::EPERM);
+        assert_eq!(error_of(libc::SYS_socket, [libc::AF_NETLINK.into(), libc::SOCK_RAW.into(), 0, 0]), libc::EPERM);
+        use std::net::ToSocketAddrs as _;
+        assert!("localhost:80".to_socket_addrs().unwrap().next().is_some());
+    });
     under_the_filter(&[Need::ServiceManager], || {
         assert_eq!(openat2(), libc::EPERM);
         let socket = UnixDatagram::unbound().unwrap();

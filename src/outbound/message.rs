@@ -1,0 +1,105 @@
+//! The requests of the server, and their answers.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use hyper::{
+    HeaderMap, Method,
+    header::{HeaderName, HeaderValue},
+};
+
+/// A request of the server to a [`Target`](super::Target).
+#[derive(Clone)]
+pub struct OutboundRequest {
+    pub(super) method: Method,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+    pub(super) timeout: Duration,
+    pub(super) answer_bytes_max: usize,
+}
+
+impl OutboundRequest {
+    /// Returns a GET that takes at most ten seconds, and whose answer has at most 64 KiB.
+    #[must_use]
+    pub fn get() -> OutboundRequest {
+        OutboundRequest {
+            method: Method::GET,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            timeout: Duration::from_secs(10),
+            answer_bytes_max: 64 << 10,
+        }
+    }
+
+    /// Returns a POST of a body, with the bounds of [`OutboundRequest::get`].
+    #[must_use]
+    pub fn post(body: impl Into<Bytes>) -> OutboundRequest {
+        OutboundRequest { method: Method::POST, body: body.into(), ..OutboundRequest::get() }
+    }
+
+    /// Adds a header line. The target adds `Host`, `Content-Length` and `User-Agent`.
+    ///
+    /// # Panics
+    ///
+    /// If the name is not a token in lower case, or the value has a control character.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: &str) -> OutboundRequest {
+        let value = HeaderValue::from_str(value).expect("a value without control characters");
+        self.headers.append(HeaderName::from_static(name), value);
+        self
+    }
+
+    /// Bounds the time from now to the last byte of the answer, the wait for other requests included.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> OutboundRequest {
+        OutboundRequest { timeout, ..self }
+    }
+
+    /// Bounds the body of the answer.
+    #[must_use]
+    pub fn answer_bytes_max(self, bytes: usize) -> OutboundRequest {
+        OutboundRequest { answer_bytes_max: bytes, ..self }
+    }
+}
+
+/// Prints neither header lines nor the body: they may hold secrets.
+impl fmt::Debug for OutboundRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let OutboundRequest { method, body, timeout, .. } = self;
+        f.debug_struct("OutboundRequest")
+            .field("method", method)
+            .field("body_bytes", &body.len())
+            .field("timeout", timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The answer to a request of the server, with its whole body.
+#[derive(Clone)]
+pub struct OutboundAnswer {
+    /// The status.
+    pub status: u16,
+    /// The body.
+    pub body: Bytes,
+    pub(super) headers: HeaderMap,
+}
+
+impl OutboundAnswer {
+    /// Returns the value of a header line, if the answer has exactly one of this name, and it is visible ASCII.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.get_all(name).iter();
+        values.next().filter(|_| values.next().is_none())?.to_str().ok()
+    }
+}
+
+/// Prints neither header lines nor the body: they may hold secrets.
+impl fmt::Debug for OutboundAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let OutboundAnswer { status, body, .. } = self;
+        f.debug_struct("OutboundAnswer")
+            .field("status", status)
+            .field("body_bytes", &body.len())
+            .finish_non_exhaustive()
+    }
+}
