@@ -95,6 +95,7 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         drain_timeout: TICK * drain_timeout?,
         send_buffer_bytes: send_buffer?.map(|bytes| bytes as usize),
         routes: Vec::new(),
+        topics: Vec::new(),
         outbound: Outbound::default(),
         authorities: authorities?,
         jwt: None,
