@@ -199,8 +199,8 @@ fn check_addresses(settings: &Settings, faults: &mut Faults) -> Vec<SocketAddr> 
     listen
 }
 
-/// Resolves the names among the addresses at which connections begin with a header of the PROXY protocol, and checks that
-/// the server listens on each of them and that somebody may send such a header.
+/// Resolves the names among the addresses at which connections begin with a header of the PROXY protocol, and checks
+/// that the server listens on each of them and that somebody may send such a header.
 fn check_proxy_protocol(settings: &Settings, listen: &[SocketAddr], faults: &mut Faults) -> Vec<SocketAddr> {
     let mut addresses = Vec::new();
     for address in settings.proxy_protocol.iter().flatten() {
