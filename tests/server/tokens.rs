@@ -256,9 +256,10 @@ fn keys_come_from_their_address() {
     let url = format!("jwks_url = \"http://{}/keys\"\n", publisher.address);
     let server = start("published", &format!("[[issuers]]\nname = \"login\"\n{url}"));
     let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let address = server.address();
     let status = |key: &Signer| {
         let target = "/t/orders/42?mode=sub";
-        let outcome = open(server.address(), target, &["access_token", &key.token()], &[]);
+        let outcome = open(address, target, &["access_token", &key.token()], &[]);
         outcome.map_or_else(|refusal| refusal.status(), |_| 101)
     };
     assert_eq!((status(&old), status(&old)), (503, 503));
