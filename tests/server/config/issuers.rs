@@ -77,7 +77,8 @@ fn issuers_are_shown_without_their_secrets() {
     let text = format!(
         "[[issuers]]\nname = \"app\"\niss = \"https://app.example\"\naudience = [\"hub\", \"other\"]\n\
          cookie = \"token\"\nsecrets = {{ a = \"{SECRET}\", b = \"{SECRET}, too\" }}\nalgorithms = \"HS256, ES256\"\n\
-         leeway = \"10s\"\npublic_keys = '''\n{key}'''\nbare_tokens = \"all\"\nrequire_exp = false\nclaims = {{ sub = \"user\" }}\n"
+         leeway = \"10s\"\npublic_keys = '''\n{key}'''\nbare_tokens = \"all\"\n\
+         require_exp = false\nclaims = {{ sub = \"user\" }}\n"
     );
     let file = Scratch::new(&text);
     let output = run_to_end(check_config(&file));
