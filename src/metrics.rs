@@ -150,6 +150,9 @@ counters! {
     RefusedRate "refused_total{cause=\"rate\"}" "requests" Counter ShardAndControl;
     /// Requests refused because their handler took too long to decide about them (503).
     RefusedUndecided "refused_total{cause=\"undecided\"}" "requests" Counter ShardAndControl;
+    /// Connections to an address of proxy_protocol that were closed: they do not begin with a header of the PROXY
+    /// protocol, or come from none of trusted_proxies.
+    RefusedProxyHeader "refused_total{cause=\"proxy_header\"}" "connections" Counter Shard;
     /// Requests refused for any other reason.
     RefusedOther "refused_total{cause=\"other\"}" "requests" Counter ShardAndControl;
     /// Connections dropped because the head of a request did not arrive in time.
@@ -230,12 +233,16 @@ counters! {
     ProtocolErrors "protocol_errors_total" "connections" Counter Shard;
     /// Connections closed with 1008 because a message did not arrive in time.
     MessageTimeout "message_timeout_total" "connections" Counter Shard;
+    /// Connections closed with 4401 because their token has expired.
+    TokenExpired "token_expired_total" "connections" Counter Shard;
     /// Connections closed with 1013 because all messages whose end had not arrived held too much memory.
     UnfinishedClosed "unfinished_closed_total" "connections" Counter Shard;
     /// Panics of handlers and authenticators. Each has closed a connection with 1011, or refused a request with 500.
     HandlerPanics "handler_panics_total" "panics" Counter ShardAndControl;
     /// Connections closed with 1008 by their handler, or because they subscribe to too many topics.
     PolicyClosed "policy_closed_total" "connections" Counter Shard;
+    /// Connections closed by the administration, a revocation or a `Hub`.
+    Disconnected "disconnected_total" "connections" Counter Shard;
     /// Pings sent to silent clients.
     PingsSent "pings_sent_total" "pings" Counter Shard;
     /// Connections ended because no sign of life followed a ping, or because their clients took nothing of their

@@ -46,6 +46,7 @@ impl Config {
 /// that depends on a wrong setting is not checked until the wrong setting is mended.
 fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Faults) -> Option<Config> {
     let listen = check_addresses(settings, faults);
+    let proxy_protocol = check_proxy_protocol(settings, &listen, faults);
     let access = check_access(settings, faults);
     let handshake_timeout = faults.keep(at_least_a_tick("handshake_timeout", settings.handshake_timeout));
     let http = check_http(settings, faults);
@@ -83,6 +84,7 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
             settings.trusted_proxies.clone().unwrap_or_default(),
             settings.client_address,
         ),
+        proxy_protocol,
         http: Http { header_timeout: handshake_timeout, ..http? },
         shards: shards?,
         cpus: cpus?,
@@ -93,6 +95,7 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         drain_timeout: TICK * drain_timeout?,
         send_buffer_bytes: send_buffer?.map(|bytes| bytes as usize),
         routes: Vec::new(),
+        topics: Vec::new(),
         outbound: Outbound::default(),
         authorities: authorities?,
         jwt: None,
@@ -146,6 +149,27 @@ fn check_addresses(settings: &Settings, faults: &mut Faults) -> Vec<SocketAddr> 
     listen
 }
 
+/// Resolves the names among the addresses at which connections begin with a header of the PROXY protocol, and checks that
+/// the server listens on each of them and that somebody may send such a header.
+fn check_proxy_protocol(settings: &Settings, listen: &[SocketAddr], faults: &mut Faults) -> Vec<SocketAddr> {
+    let mut addresses = Vec::new();
+    for address in settings.proxy_protocol.iter().flatten() {
+        let resolved = address.resolve().map_err(|what| ConfigError::of("proxy_protocol", what));
+        for address in faults.keep(resolved).unwrap_or_default() {
+            if !listen.contains(&address) {
+                let what = format!("{address} is none of the addresses that the server listens on");
+                faults.0.push(ConfigError::of("proxy_protocol", what).against("listen"));
+            }
+            addresses.push(address);
+        }
+    }
+    if !addresses.is_empty() && settings.trusted_proxies.is_none() {
+        let what = "without trusted_proxies every connection to these addresses would be closed";
+        faults.0.push(ConfigError::of("proxy_protocol", what.into()));
+    }
+    addresses
+}
+
 fn check_access(settings: &Settings, faults: &mut Faults) -> Option<Access> {
     let origins = settings.allowed_origins.clone().map_or_else(|| Ok(Origins::default()), Origins::new);
     let origins = faults.keep(origins.map_err(|what| ConfigError::of("allowed_origins", what)));
@@ -156,7 +180,8 @@ fn check_access(settings: &Settings, faults: &mut Faults) -> Option<Access> {
     let publish = tokens("publish_tokens", &settings.publish_tokens);
     let subscribe = tokens("subscribe_tokens", &settings.subscribe_tokens);
     let metrics = tokens("metrics_tokens", &settings.metrics_tokens);
-    Some(Access { origins: origins?, publish: publish?, subscribe: subscribe?, metrics: metrics? })
+    let admin = tokens("admin_tokens", &settings.admin_tokens);
+    Some(Access { origins: origins?, publish: publish?, subscribe: subscribe?, metrics: metrics?, admin: admin? })
 }
 
 /// Checks the settings of HTTP. `handshake_timeout` limits the heads of HTTP's requests too.
@@ -250,6 +275,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         },
         rate_ticks_max: rate_ticks_max?,
         topics_idle_max: settings.max_idle_topics,
+        revocations_max: settings.max_revocations,
     })
 }
 

@@ -5,6 +5,7 @@ use std::{fmt, net::SocketAddr, time::Duration};
 use super::{
     quantities::Size,
     routes::config::RouteConfig,
+    topics::config::TopicRuleConfig,
     values::{AccessLogFormat, IoChoice, ListenIpv6, SandboxChoice},
 };
 use crate::{
@@ -27,6 +28,8 @@ pub struct Config {
     pub access: Access,
     /// The proxies that are believed when they name the address of a client.
     pub trusted_proxies: TrustedProxies,
+    /// The addresses among `listen` at which each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: Vec<SocketAddr>,
     /// The limits of connections that speak HTTP: publishing, health, metrics, the page.
     pub http: Http,
     /// The number of shards.
@@ -55,6 +58,8 @@ pub struct Config {
     pub send_buffer_bytes: Option<usize>,
     /// The routes in the order of the file. Without routes, the server has the hub and its page.
     pub routes: Vec<RouteConfig>,
+    /// The rules of topics in the order of the file.
+    pub topics: Vec<TopicRuleConfig>,
     /// The way of the server's own requests, for what the settings have made of URLs.
     pub(crate) outbound: Outbound,
     /// The authorities that the server trusts when it sends requests, in addition to those of the system.
@@ -145,6 +150,9 @@ pub struct Limits {
     /// topic at the front of the queue of idle topics is forgotten; when it is used again it has a new epoch. Each
     /// topic costs some 300 bytes.
     pub topics_idle_max: usize,
+    /// Revocations of identities and tokens in force. Beyond it a further one is answered 503: none is forgotten before
+    /// its end. Each costs at most some 700 bytes.
+    pub revocations_max: usize,
 }
 
 impl Limits {

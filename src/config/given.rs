@@ -15,6 +15,7 @@ use super::{
     issuers::GivenIssuers,
     routes::{given::GivenRoute, rules::Base},
     settings::{SETTINGS, Setting, Settings, VARIABLE_PREFIX},
+    topics::config::GivenTopicRule,
 };
 use crate::{
     error::{ConfigError, ConfigErrors, Origin},
@@ -94,6 +95,7 @@ pub struct Given {
     /// [`Given::config`] returns the error.
     pub settings: Settings,
     pub(super) routes: Vec<GivenRoute>,
+    pub(super) topics: Vec<GivenTopicRule>,
     pub(super) issuers: GivenIssuers,
     outbound: Outbound,
     origins: BTreeMap<&'static str, Origin>,
@@ -135,6 +137,7 @@ impl Given {
         let mut given = Given {
             settings: Settings::default(),
             routes: Vec::new(),
+            topics: Vec::new(),
             issuers: GivenIssuers::default(),
             outbound: Outbound::default(),
             origins: BTreeMap::new(),
@@ -165,6 +168,7 @@ impl Given {
             given.errors.splice(0..0, contents.errors);
             given.routes = contents.routes;
             given.warnings.extend(contents.issuers.warnings().cloned());
+            given.topics = contents.topics;
             given.issuers = contents.issuers;
             given.outbound = contents.outbound;
             entries.splice(0..0, contents.entries);
@@ -221,6 +225,7 @@ impl Given {
         let folders = self.routes.iter().filter(|route| route.serves_files()).count();
         match Config::with_folders(&self.settings, descriptors, folders) {
             Ok(mut config) => {
+                config.topics = self.topics.iter().map(Into::into).collect();
                 config.jwt = self.issuers.all();
                 config.outbound = self.outbound.clone();
                 let base = config.base_of_routes();

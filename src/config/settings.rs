@@ -238,6 +238,11 @@ settings! {
         /// Bearer tokens of which one is needed to read /metrics.
         metrics_tokens: Option<Secrets>, TOKEN,
         Otherwise { words: "none needed", example: "choose-a-third", effective: UNSET };
+
+        /// Bearer tokens of which one is needed at /connections and /revocations, in the header Authorization. Without
+        /// any, these paths do not exist.
+        admin_tokens: Option<Secrets>, TOKEN,
+        Otherwise { words: "no administration", example: "choose-a-fourth", effective: UNSET };
     }
 
     "Proxies" {
@@ -250,6 +255,11 @@ settings! {
         /// Header line in which trusted proxies name their client: x-forwarded-for, forwarded (RFC 7239) or none. Only
         /// this one is read.
         client_address: ClientAddress, WHICH, Is("x-forwarded-for");
+
+        /// Addresses among those of listen at which each connection begins with a header of the PROXY protocol, version 1
+        /// or 2, and comes from one of trusted_proxies. Other connections are closed there.
+        proxy_protocol: Option<Vec<ListenAddress>>, ADDRESS,
+        Otherwise { words: "none", example: "127.0.0.1:6455", effective: UNSET };
     }
 
     "CPUs" {
@@ -363,6 +373,9 @@ settings! {
         /// Bytes of an answer that a client has to take in a second, on average over --body-timeout, while the server
         /// waits for the client. Below it the connection is reset; with 0, one byte in each --body-timeout is enough.
         min_rate: Size, SIZE ["0 or more"], Is("1KiB");
+
+        /// Revocations of identities and tokens that are in force at the same time. Beyond it: 503 for a further one.
+        max_revocations: usize, COUNT ["0 or more"], Is("10000");
     }
 
     "Rates" {
@@ -378,7 +391,8 @@ settings! {
         /// Beyond it: close 1008.
         rate_timeout: Time, TIME ["0 to 8784h"], Is("30s");
 
-        /// Messages that one address, or one /64 of IPv6, publishes by HTTP. Beyond it: 429, with the time to wait.
+        /// Messages that one address, or one /64 of IPv6, publishes by HTTP. Addresses of trusted_proxies have
+        /// no rate. Beyond it: 429, with the time to wait.
         max_publish_rate_per_address: RateLimit, RATE, Is("off");
 
         /// Messages that one identity publishes by HTTP: the name that an authenticator of the route has found. Beyond
@@ -389,8 +403,8 @@ settings! {
         /// may show any. Beyond it: 429.
         max_publish_rate_per_token: RateLimit, RATE, Is("off");
 
-        /// Opening requests for WebSockets of one address, or one /64 of IPv6, over all shards. Beyond it: 429, with
-        /// the time to wait.
+        /// Opening requests for WebSockets of one address, or one /64 of IPv6, over all shards. Addresses of
+        /// trusted_proxies have no rate. Beyond it: 429, with the time to wait.
         max_handshake_rate: RateLimit, RATE, Is("off");
 
         /// Sockets that the server accepts, whatever their addresses; each shard has an equal part. Beyond it sockets

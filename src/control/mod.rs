@@ -5,16 +5,20 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
+mod admin_query;
 mod answers;
 mod bodies;
 mod body;
 mod date;
 mod embedded;
+pub(crate) mod feed;
 mod http_connection;
 mod memory;
 mod merged_top;
 mod output;
 mod paths;
+mod people;
 mod permits;
 mod port;
 mod publish_rates;

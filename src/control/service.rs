@@ -11,6 +11,7 @@ use hyper::{
 use tracing::field::display;
 
 use super::{
+    admin::AdminCall,
     answers::{Answer, Body, TEXT, append, preflight, refuse, response, the_page},
     date,
     embedded::{self, AtService, ServiceCall},
@@ -94,6 +95,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
                 Ok(Begun::Call(call)) => call.answer(&service.shared).await,
                 Ok(Begun::Serve(call)) => call.answer(&service.shared).await,
                 Ok(Begun::Top(format)) => Ok(top::answer(&service.shared, format).await),
+                Ok(Begun::Admin(call)) => call.answer(&service.shared).await,
                 Ok(Begun::Read { request, documents, below }) => {
                     read(&service.shared, &request, &documents, &below).await
                 }
@@ -167,6 +169,8 @@ enum Begun {
     Top(TopFormat),
     /// The service of an embedder is called when its body has been read.
     Serve(ServiceCall),
+    /// The administration answers when it has asked the shards.
+    Admin(Box<AdminCall>),
     /// A file is read.
     Read {
         request: Box<Request<()>>,
@@ -203,7 +207,7 @@ impl Service {
             facts.of_address = named.map(|client| shared.admit_client(client)).transpose()?.flatten();
         }
         let is_for_metrics = self.served == ServedEndpoints::Operations;
-        if is_for_metrics && !matches!(endpoint, Endpoint::Metrics | Endpoint::Top) {
+        if is_for_metrics && !matches!(endpoint, Endpoint::Metrics | Endpoint::Top | Endpoint::Admin(_)) {
             let path = head.path();
             return Err(Refusal::new(
                 404,
@@ -231,6 +235,18 @@ impl Service {
                 only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
                 shared.authorize(&endpoints, &credentials, Intent::ReadTop, &endpoint).await?;
                 Ok(Begun::Top(TopFormat::of(&head)?))
+            }
+            Endpoint::Admin(path) => {
+                let methods = AdminCall::methods(path);
+                if request.method() == Method::OPTIONS {
+                    return Ok(Begun::Answered(preflight(methods, &[])));
+                }
+                if !methods.split(", ").any(|method| method == request.method().as_str()) {
+                    return Err(Refusal::not_allowed(&format!("{methods}, OPTIONS")));
+                }
+                shared.authorize(&endpoints, &credentials, Intent::Administer, &endpoint).await?;
+                let call = AdminCall::read(path, &head, request.into_body())?;
+                Ok(Begun::Admin(Box::new(call)))
             }
             Endpoint::Page { page } => {
                 only(&request, &[Method::GET, Method::HEAD])?;

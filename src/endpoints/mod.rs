@@ -5,41 +5,45 @@
 //!
 //! If the patterns of several endpoints match a path, the endpoint with the most precise pattern has the path. Patterns
 //! are compared segment by segment from the front: a fixed segment is more precise than `{name}`, and `{name}` is more
-//! precise than `{name...}`. The server's own endpoints (`/healthz`, `/readyz`, `/metrics`, and its page at `/`) have
-//! patterns of fixed segments. Files at `/site` have the paths that `/site/{name...}` matches, and `/site` itself
-//! unless a route has exactly that path.
+//! precise than `{name...}`. The server's own endpoints (`/healthz`, `/readyz`, `/metrics`, its page at `/`, and its
+//! administration) have patterns of fixed segments, except for the id of a connection. Files at `/site` have the paths
+//! that `/site/{name...}` matches, and `/site` itself unless a route has exactly that path.
 
 #![forbid(unsafe_code)]
 
 mod authorize;
+mod denied;
 #[doc(hidden)]
 pub mod fuzz;
 mod http;
 mod intent;
 mod judge;
+mod permissions;
 mod served_path;
 mod served_service;
 mod values;
 mod waiting;
 
-pub(crate) use authorize::Denied;
+pub(crate) use denied::{Admittance, AdmittedSender, Denied};
 pub(crate) use http::{BodyLimit, Commands, HttpEndpoint, HttpRequest, PublishGrant, Publishing};
 pub(crate) use intent::Intent;
 pub(crate) use judge::Judge;
-#[cfg(test)]
-pub(crate) use judge::Judged;
+pub(crate) use permissions::{Permissions, asking};
 pub(crate) use served_path::{NewPath, Openings, ServedPath, ServedRoute};
 pub(crate) use served_service::ServedService;
 pub(crate) use values::{RouteValue, RouteValues};
 pub(crate) use waiting::until_decided;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use crate::{
-    auth::{Access, Gate},
+    auth::{Access, Gate, Revocations},
     documents::Documents,
     handler::{Parameters, Pattern, Route, TOPIC},
-    hub::TopicName,
+    hub::{RulesOfTopics, TopicName},
     proto::{Refusal, RequestHead, RequestPath},
 };
 
@@ -64,8 +68,21 @@ pub(crate) enum Endpoint {
     Metrics,
     /// `/debug/top`: the busiest topics, and the largest backlogs.
     Top,
+    /// The administration of the server.
+    Admin(AdminPath),
     /// A path without an endpoint.
     Nothing,
+}
+
+/// A path of the administration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum AdminPath {
+    /// `/connections`: the open connections.
+    Connections,
+    /// `/connections/{id}`: one connection, by the text in the place of its id.
+    Connection(String),
+    /// `/revocations`: the identities and tokens that are refused.
+    Revocations,
 }
 
 impl Endpoint {
@@ -142,8 +159,15 @@ pub(crate) struct Endpoints {
     access: Access,
     /// Whether any endpoint is for pages of certain origins only.
     restricts_origins: bool,
+    /// Whether the paths of the administration would exist if there were tokens for it.
+    lacks_admin_tokens: bool,
+    /// The identities and tokens that the judge refuses.
+    revocations: Revocations,
     /// The longest time for which a request waits for the judge.
     wait_max: Duration,
+    permissions: Permissions,
+    /// The number that no other table has.
+    number: u32,
 }
 
 /// The owner of the paths of a pattern. Of two equally precise patterns, a route's has a path before a folder's.
@@ -170,7 +194,8 @@ pub(crate) enum Conflict {
 
 impl Endpoints {
     /// Makes the table of these routes, folders and pages, with the server's own page at `/` if `has_page`, with
-    /// health, readiness and metrics if `has_operations`. `access` holds where an endpoint has no rules of its own.
+    /// health, readiness and metrics if `has_operations`, and then with the administration if there are tokens for it.
+    /// `access` holds where an endpoint has no rules of its own.
     ///
     /// # Errors
     ///
@@ -211,8 +236,10 @@ impl Endpoints {
         }
         let mut rows: Vec<(Pattern, Target)> = Vec::new();
         let operations = OPERATIONS.into_iter().filter(|_| has_operations);
+        let has_admin = has_operations && access.admin.are_required();
+        let admin = admin_paths().into_iter().filter(|_| has_admin);
         let page = has_page.then_some(("/", Endpoint::Page { page: None }));
-        for (path, endpoint) in operations.chain(page) {
+        for (path, endpoint) in operations.chain(admin).chain(page) {
             rows.push((Pattern::new(path).expect("a path"), Target::Own(endpoint)));
         }
         rows.extend(paths.iter().enumerate().map(|(at, path)| (path.pattern.clone(), Target::Path(at))));
@@ -240,6 +267,9 @@ impl Endpoints {
             || mounts.iter().any(|mount| is_restricted(&mount.gate))
             || pages.iter().any(is_restricted)
             || services.iter().any(|service| is_restricted(&service.gate));
+        let (wait_max, permissions) = (Duration::from_secs(10), Permissions::default());
+        // Relaxed: only the number itself matters.
+        let number = TABLES.fetch_add(1, Ordering::Relaxed);
         Ok(Endpoints {
             rows,
             routes,
@@ -249,8 +279,38 @@ impl Endpoints {
             services,
             access,
             restricts_origins,
-            wait_max: Duration::from_secs(10),
+            lacks_admin_tokens: has_operations && !has_admin,
+            revocations: Revocations::default(),
+            wait_max,
+            permissions,
+            number,
         })
+    }
+
+    /// Lets the judge refuse these identities and tokens.
+    pub(crate) fn with_revocations(self, revocations: Revocations) -> Endpoints {
+        Endpoints { revocations, ..self }
+    }
+
+    /// Returns the identities and tokens that the judge refuses.
+    pub(crate) fn revocations(&self) -> &Revocations {
+        &self.revocations
+    }
+
+    /// Lets the judge decide about topics by these rules.
+    pub(crate) fn with_permissions(self, permissions: Permissions) -> Endpoints {
+        Endpoints { permissions, ..self }
+    }
+
+    /// Returns the rules of all topics.
+    pub(crate) fn topic_rules(&self) -> &RulesOfTopics {
+        &self.permissions.rules
+    }
+
+    /// Returns a number that changes with the table, and with the rules of topics. A decision of the judge holds while
+    /// the number is the same.
+    pub(crate) fn generation(&self) -> u64 {
+        u64::from(self.number) << 32 | u64::from(self.topic_rules().generation())
     }
 
     /// Lets requests wait for the judge for so long at most, which is the time for an opening request.
@@ -280,6 +340,10 @@ impl Endpoints {
             Endpoint::Files { mount, below: path.segments().skip(depth).map(Into::into).collect() }
         };
         match *target {
+            Target::Own(Endpoint::Admin(AdminPath::Connection(_))) => {
+                let id = pattern.parameter_of(ADMIN_ID, path).into_owned();
+                Ok(Endpoint::Admin(AdminPath::Connection(id)))
+            }
             Target::Own(ref endpoint) => Ok(endpoint.clone()),
             Target::Page(page) => Ok(Endpoint::Page { page: Some(page) }),
             Target::Service(service) => Ok(Endpoint::Service { service }),
@@ -369,6 +433,10 @@ impl Endpoints {
 
     /// Returns the refusal of any other request at a path without an endpoint.
     pub(crate) fn nothing_at(&self, path: &str) -> Refusal {
+        let is_admin = path == "/revocations" || path == "/connections" || path.starts_with("/connections/");
+        if self.lacks_admin_tokens && is_admin {
+            return Refusal::new(404, format!("nothing is at {path:?}: the setting admin_tokens switches it on"));
+        }
         let names_topic =
             |served: &&ServedPath| self.routes[served.route].topics.is_some() && served.pattern.has_parameter(TOPIC);
         match self.paths.iter().find(names_topic) {
@@ -385,6 +453,22 @@ pub(crate) const OPERATIONS: [(&str, Endpoint); 4] = [
     ("/metrics", Endpoint::Metrics),
     ("/debug/top", Endpoint::Top),
 ];
+
+/// The number of the next table.
+static TABLES: AtomicU32 = AtomicU32::new(1);
+
+/// Returns the paths of the administration.
+fn admin_paths() -> [(&'static str, Endpoint); 3] {
+    let admin = [
+        ("/connections", AdminPath::Connections),
+        ("/connections/{id}", AdminPath::Connection(String::new())),
+        ("/revocations", AdminPath::Revocations),
+    ];
+    admin.map(|(path, endpoint)| (path, Endpoint::Admin(endpoint)))
+}
+
+/// The parameter of the path of one connection.
+const ADMIN_ID: &str = "id";
 
 /// The most patterns that a refusal names.
 const NAMED_MAX: usize = 3;

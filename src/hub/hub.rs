@@ -16,6 +16,7 @@ use super::{
     due::Due,
     encoding::Encodings,
     end_role::{EndRole, EngineTopics},
+    listing::{LOOKS_MAX, TOPICS_PER_STEP, TopicPart},
     mesh::MeshEnd,
     publication::Scope,
     topic_id::TopicId,
@@ -154,11 +155,17 @@ impl<T: Attachment> ShardHub<T> {
     /// Takes the rules of all topics. The hub must not know any topic yet.
     #[must_use]
     pub fn with_topic_rules(mut self, rules: RulesOfTopics) -> Self {
-        self.topics.rules = rules;
+        self.topics.set_rules(rules);
         self
     }
 
-    /// Notes the time, which the shard has from its clock.
+    /// Returns the rules of all topics.
+    #[must_use]
+    pub fn topic_rules(&self) -> &RulesOfTopics {
+        self.topics.rules()
+    }
+
+    /// Notes the time, which the shard has from its clock, and the last replacement of the topics' rules.
     ///
     /// # Panics
     ///
@@ -166,6 +173,7 @@ impl<T: Attachment> ShardHub<T> {
     pub fn note_time(&mut self, now: Millis) {
         assert!(now >= self.now, "the clock goes back from {:?} to {now:?}", self.now);
         self.now = now;
+        self.topics.notice_rules();
     }
 
     /// Notes the time of the turn, in microseconds from a beginning that the caller chooses. Only measures use it.
@@ -227,6 +235,27 @@ impl<T: Attachment> ShardHub<T> {
     #[must_use]
     pub fn topics(&self) -> usize {
         self.topics.homes()
+    }
+
+    /// Returns topics whose home is this shard and that connections of any shard use, from an index on: at most
+    /// [`TOPICS_PER_STEP`], of at most [`LOOKS_MAX`] topics that are looked at. A topic keeps its index while it is in
+    /// use.
+    #[must_use]
+    pub fn topic_part(&self, from: u32) -> TopicPart {
+        let (mut part, count) = (TopicPart::default(), self.topics.indices());
+        for index in from..count {
+            if part.topics.len() == TOPICS_PER_STEP || index - from == LOOKS_MAX {
+                part.next = Some(index);
+                break;
+            }
+            let Some(topic) = self.topics.get(TopicId(index)) else { continue };
+            let TopicRole::Home(home) = &topic.role else { continue };
+            let is_used = topic.attached > 0 || !home.interested.is_empty() || !home.remembering.is_empty();
+            if is_used && !topic.name.is_everyone() {
+                part.topics.push(topic.name.clone());
+            }
+        }
+        part
     }
 
     /// Returns how many subscribers the topic has on this shard.

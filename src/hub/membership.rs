@@ -173,6 +173,21 @@ impl<T: Attachment> ShardHub<T> {
         subscriptions.iter().map(|subscription| self.topics[subscription.topic].name.clone()).collect()
     }
 
+    /// Returns the first `most` topics that the connection has subscribed to, and the number of all. Neither counts the
+    /// topic of broadcasts.
+    #[must_use]
+    pub fn some_subscriptions(&self, id: ConnectionId, most: usize) -> (Box<[TopicName]>, usize) {
+        let connection = self.connections.get(id);
+        let subscriptions = connection.map_or(&[][..], |connection| connection.subscriptions.as_slice());
+        let has_broadcasts = self
+            .topics
+            .find(&TopicName::everyone())
+            .filter(|&everyone| connection.is_some_and(|connection| connection.subscriptions.get(everyone).is_some()));
+        let named = subscriptions.iter().filter(|subscription| Some(subscription.topic) != has_broadcasts);
+        let names = named.take(most).map(|subscription| self.topics[subscription.topic].name.clone());
+        (names.collect(), subscriptions.len() - usize::from(has_broadcasts.is_some()))
+    }
+
     /// Returns whether the connection is a subscriber of the topic, and owed its messages.
     #[must_use]
     pub fn is_subscribed(&self, id: ConnectionId, name: &TopicName) -> bool {

@@ -17,6 +17,9 @@ mod listeners;
 mod mixed_order;
 #[cfg(test)]
 mod order_on_backends;
+mod people;
+#[cfg(test)]
+mod permissions;
 mod role;
 mod running;
 mod sandbox;
@@ -25,6 +28,7 @@ mod second_surface;
 mod start;
 #[cfg(test)]
 mod testing;
+mod topic_table;
 #[cfg(test)]
 mod transports;
 mod turn_watch;
@@ -46,6 +50,7 @@ pub use builder::{BuildError, Builder};
 pub use choice::ChosenBackend;
 pub use drain_report::DrainReport;
 pub use hub::{Hub, HubError};
+pub use people::{Lagged, QueueLimits, Subscription, TopicMessage};
 pub use running::Running;
 pub use sandbox::check_sandbox;
 pub use turn_watch::TurnWatch;
@@ -101,7 +106,7 @@ impl Server {
         let Listeners { by_shard: listeners, addresses } = if inherited.is_empty() {
             Listeners::open(&config)?
         } else {
-            Listeners::inherit(inherited, config.shards).map_err(StartError::Inherit)?
+            Listeners::inherit(inherited, &config).map_err(StartError::Inherit)?
         };
         let metrics_listener = config.metrics_listen.map(|address| {
             let listen = TcpListener::bind(address).and_then(|listener| {

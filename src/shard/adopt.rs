@@ -32,7 +32,15 @@ impl<I: Io> Shard<I> {
         connection.is_held = true;
         connection.io.format = format;
         let id = self.hub.connections.insert(connection).ok()?;
+        let lifetime = profile.as_ref().and_then(|profile| profile.lifetime());
+        let identity = profile.as_ref().and_then(|profile| profile.identity.as_ref());
+        // Whoever was judged just before a revocation, and is adopted after it, has not been closed by it.
+        let is_revoked = identity.is_some_and(|identity| self.revocations.check(identity).is_err());
+        if let Some(identity) = identity {
+            self.people.add(id.slot(), identity);
+        }
         self.handlers.seat(id, route, state, profile, limits);
+        self.handlers.set_lifetime(id, lifetime, self.now);
         self.place_socket(id, socket, of_address, named);
         self.begin_rates(id);
         let mut is_refused = false;
@@ -58,6 +66,9 @@ impl<I: Io> Shard<I> {
             self.count(Counter::PolicyClosed, 1);
             self.close(id, CloseCode::POLICY_VIOLATION, "more subscriptions than a connection may have");
         }
+        if is_revoked {
+            self.disconnect(id, CloseCode::POLICY_VIOLATION, "revoked");
+        }
         self.receive_leftover(id, leftover);
         if let Some(drain) = &mut self.drain {
             drain.add(id);
@@ -65,8 +76,8 @@ impl<I: Io> Shard<I> {
         Some(id)
     }
 
-    /// Keeps a connection's socket, the permit of its address, and the address that a proxy has named, in the
-    /// connection's slot.
+    /// Keeps a connection's socket, the permit of its address, the address that a proxy has named, and the time
+    /// in the connection's slot.
     fn place_socket(
         &mut self,
         id: ConnectionId,
@@ -77,7 +88,9 @@ impl<I: Io> Shard<I> {
         let slot = id.slot() as usize;
         if self.sockets.len() <= slot {
             self.sockets.resize_with(slot + 1, || None);
+            self.opened.resize(slot + 1, self.now);
         }
+        self.opened[slot] = self.now;
         assert!(self.sockets[slot].is_none(), "the last connection on this slot has taken its socket along");
         self.io.arm(key(id), &socket);
         self.sockets[slot] = Some(socket);

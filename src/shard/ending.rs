@@ -40,7 +40,7 @@ use super::{
     state::{Shard, key},
 };
 use crate::{
-    hub::ConnectionId,
+    hub::{ConnectionId, Reply, SubscribeOutcome},
     metrics::Counter,
     proto::{CloseCode, State},
     sys::Io,
@@ -245,6 +245,10 @@ impl<I: Io> Shard<I> {
         self.incoming.forget(&connection, id);
         self.note_throttled();
         self.marks.end(id);
+        self.people.remove(id.slot());
+        for (end, ticket) in self.joining.take_all(id) {
+            self.hub.reply(end, ticket, Reply::Subscribed(SubscribeOutcome::NotOpen));
+        }
         self.handlers.notice_ended(id);
         self.count_slow(connection.io.has_backlog(), false);
         self.io.disarm(key(id));

@@ -3,20 +3,27 @@
 //! Nothing recurses: a call of a handler returns before another handler is called. A handler learns that a connection
 //! has ended when the shard is not in the midst of an action for another connection.
 
-use std::{mem, net::SocketAddr, rc::Rc, time::Instant};
+use std::{
+    mem,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::oneshot;
 use tracing::field::display;
 
 use super::{io_state::ShardConnection, seats::LocalRoute, slow::GivenUp, state::Shard};
 use crate::{
+    auth::{Authenticator, Identity},
     handler::{Call, Closed, Facts, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks, WORK_MAX},
     hub::{
         Command, Commanded, ConnectionId, Joined, Place, Publication, Refused, Reply, Scope, Sent, SubscribeOptions,
-        Subscribed, TopicName,
+        SubscribeOutcome, Subscribed, TopicName, TopicRules,
     },
     metrics::Counter,
-    proto::{CloseCode, Event, KeepAlive, MessageLimits, Millis, State},
+    proto::{CloseCode, Event, KeepAlive, MessageLimits, Millis, Refusal, State},
     sys::Io,
 };
 
@@ -76,6 +83,10 @@ impl<I: Io> Shard<I> {
             if connection.io.owes_output() {
                 self.flush.mark_dirty(connection, id);
             }
+            for (end, ticket) in self.joining.take(id, &topic) {
+                self.hub.reply(end, ticket, Reply::Subscribed(SubscribeOutcome::Live));
+            }
+            let Some(connection) = self.hub.connections.get(id) else { continue };
             if !topic.is_everyone() && connection.is_open() {
                 self.call(id, |handler, shard, seat| handler.on_subscribed(shard, seat, &topic));
             }
@@ -131,9 +142,30 @@ impl<I: Io> Shard<I> {
             Command::Send { id, message } => Reply::Sent(self.send(id, message.frame())),
             Command::Close { id, code, reason } => {
                 let is_open = self.facts(id).is_some_and(|facts| facts.state == State::Open);
-                ShardApi::close(self, id, code, &reason);
+                if is_open {
+                    self.disconnect(id, code, &reason);
+                }
                 Reply::Done(is_open)
             }
+            Command::Page { filter, from, rows_max } => Reply::Page(Box::new(self.page(&filter, from, rows_max))),
+            Command::CloseAll { who, from, code, reason } => {
+                let (closed, next) = self.close_all(&who, from, code, &reason);
+                Reply::Closed { closed, next }
+            }
+            Command::Topics { from } => Reply::Topics(Box::new(self.hub.topic_part(from))),
+            Command::CountSubscribers(topics) => {
+                Reply::Counts(topics.iter().map(|topic| self.hub.subscribers(topic) as u32).collect())
+            }
+            Command::Subscribe { id, topic, options } => match ShardApi::subscribe(self, id, &topic, options) {
+                // The answer follows when the subscription is live.
+                Ok(()) => return self.joining.add(id, topic, end, ticket),
+                Err(error) => Reply::Subscribed(match error {
+                    SubscribeError::NotOpen => SubscribeOutcome::NotOpen,
+                    SubscribeError::TooMany => SubscribeOutcome::TooMany,
+                    SubscribeError::Already => SubscribeOutcome::Already,
+                }),
+            },
+            Command::Unsubscribe { id, topic } => Reply::Done(ShardApi::unsubscribe(self, id, &topic)),
             Command::List => Reply::Connections(self.connections().into()),
             Command::Top => Reply::Top(Box::new(self.top())),
             Command::KeepAlive { id: Some(id), keep_alive } => {
@@ -152,6 +184,7 @@ impl<I: Io> Shard<I> {
     /// Sets the times of the keep-alive of all connections, also of later ones.
     fn set_all_keep_alive(&mut self, keep_alive: KeepAlive) {
         let routes = self.handlers.routes.iter().map(|route| LocalRoute {
+            name: Arc::clone(&route.name),
             handler: Rc::clone(&route.handler),
             rules: Rules { keep_alive, ..route.rules.clone() },
         });
@@ -269,6 +302,38 @@ impl<I: Io> ShardApi for Shard<I> {
         if self.hub.connections.get(id).is_some() {
             self.handlers.own.entry(id).or_default().keep_alive = Some(keep_alive);
             self.schedule(id);
+        }
+    }
+
+    fn authenticator(&self, id: ConnectionId) -> Option<Arc<dyn Authenticator>> {
+        self.hub.connections.get(id)?;
+        self.handlers.route(id).rules.gate.authenticator.clone()
+    }
+
+    fn note_identity(&mut self, id: ConnectionId, identity: &Identity) -> Result<(), Refusal> {
+        self.revocations.check(identity)?;
+        if self.hub.connections.get(id).is_some() {
+            self.people.add(id.slot(), identity);
+        }
+        Ok(())
+    }
+
+    fn topic_rules(&self, topic: &TopicName) -> TopicRules {
+        self.hub.topic_rules().of(topic)
+    }
+
+    fn set_lifetime(&mut self, id: ConnectionId, lifetime: Option<Duration>) {
+        if self.hub.connections.get(id).is_some() {
+            self.handlers.set_lifetime(id, lifetime, self.now);
+            self.schedule(id);
+        }
+    }
+
+    fn shorten_lifetime(&mut self, id: ConnectionId, lifetime: Duration) {
+        let earlier = self.handlers.expiry(id);
+        self.set_lifetime(id, Some(lifetime));
+        if let (Some(earlier), Some(expiry)) = (earlier, self.handlers.expiries.get_mut(&id)) {
+            *expiry = earlier.min(*expiry);
         }
     }
 

@@ -246,9 +246,18 @@ impl Lobby {
     }
 
     /// Counts a refusal by its cause, and logs the cause unless a line about it was written a short time before.
-    pub(super) fn note_cause(&self, cause: Counter, status: Option<u16>) {
+    pub(super) fn note_cause(&self, cause: Counter, status: u16) {
         self.counters.add(cause, 1);
         self.warnings.refusals.note(cause, status);
+    }
+
+    /// Counts and logs a connection that is closed since it does not begin with a header of the PROXY protocol, or comes
+    /// from nobody who may send one. `fault` is a fixed word.
+    pub(super) fn note_proxy_header(&self, peer: Option<SocketAddr>, fault: &'static str) {
+        let cause = Counter::RefusedProxyHeader;
+        tracing::debug!(peer = peer.map(display), cause = cause.cause(), fault, "refused");
+        self.counters.add(cause, 1);
+        self.warnings.refusals.note_connection(cause, fault);
     }
 
     /// Counts a socket for which there is no room, and logs the limit unless a line about it was written a short time

@@ -4,7 +4,10 @@ use std::time::Instant;
 
 use super::state::Shard;
 use crate::{
-    hub::{ConnectionId, Decision, Label, OutputLimits, Overflow, OwedOutput, TopicName, messages_by_topic},
+    hub::{
+        ConnectionId, Decision, Label, OutputLimits, Overflow, OwedOutput, Reply, SubscribeOutcome, TopicName,
+        messages_by_topic,
+    },
     metrics::Counter,
     proto::{CloseCode, State},
     sys::Io,
@@ -35,6 +38,9 @@ impl<I: Io> Shard<I> {
         let owed = self.hub.unsubscribe(id, topic);
         // If the subscription has just gone live, its handler is not called for it any more.
         self.joined.retain(|joined| joined.id != id || joined.topic != *topic);
+        for (end, ticket) in self.joining.take(id, topic) {
+            self.hub.reply(end, ticket, Reply::Subscribed(SubscribeOutcome::NotOpen));
+        }
         if !owed.is_empty() {
             self.owe_behind_outbox(id, owed);
             self.check_backlog(id);

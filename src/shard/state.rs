@@ -14,12 +14,14 @@ use super::{
     access_lines::AccessLines,
     incoming::Incoming,
     io_state::IoHub,
+    joining::Joining,
     lag::BacklogSize,
     leaving::Drain,
     marks::Marks,
     memory::Memory,
     outgoing::Flush,
     pace::{Mail, MailLeft, Pace},
+    people::People,
     rates::Rates,
     seats::Handlers,
     timers::Wheel,
@@ -28,11 +30,12 @@ use super::{
 };
 use crate::{
     access_log::AccessLog,
+    auth::Revocations,
     budget::Budget,
     config::{Config, Limits},
     handler::Seat,
     handover::AddressPermit,
-    hub::{Commanded, ConnectionId, Encodings, EngineTopics, Homes, HubLimits, Joined, MeshEnd},
+    hub::{Commanded, ConnectionId, Encodings, EngineTopics, Homes, HubLimits, Joined, MeshEnd, RulesOfTopics},
     metrics::{Counter, Counters},
     proto::{Millis, Tick},
     sys::{Io, Key, Readiness},
@@ -55,6 +58,14 @@ pub(crate) struct Shard<I: Io> {
     pub(super) sockets: Vec<Option<I::Socket>>,
     /// By slot, and empty unless the number of an address' sockets is limited.
     pub(super) of_address: Vec<Option<AddressPermit>>,
+    /// By slot: when the connection was adopted.
+    pub(super) opened: Vec<Tick>,
+    /// The connections with identities.
+    pub(super) people: People,
+    /// The identities and tokens that are refused.
+    pub(super) revocations: Revocations,
+    /// The external ends that wait for subscriptions.
+    pub(super) joining: Joining,
     /// The addresses of clients whose sockets have a trusted proxy as their peer; by slot, and empty without proxies.
     pub(super) named: Vec<Option<SocketAddr>>,
     pub(super) limits: Limits,
@@ -116,6 +127,10 @@ impl<I: Io> Shard<I> {
             hub,
             sockets: Vec::new(),
             of_address: Vec::new(),
+            opened: Vec::new(),
+            people: People::default(),
+            revocations: Revocations::default(),
+            joining: Joining::default(),
             named: Vec::new(),
             limits: config.limits.clone(),
             handlers,
@@ -149,6 +164,18 @@ impl<I: Io> Shard<I> {
     /// Takes the encodings of the formats that connections may want.
     pub(crate) fn with_encodings(mut self, encodings: Arc<Encodings>) -> Self {
         self.hub = self.hub.with_encodings(encodings);
+        self
+    }
+
+    /// Takes the rules of all topics.
+    pub(crate) fn with_topic_rules(mut self, rules: RulesOfTopics) -> Self {
+        self.hub = self.hub.with_topic_rules(rules);
+        self
+    }
+
+    /// Takes the revocations that all threads of the server share.
+    pub(crate) fn with_revocations(mut self, revocations: Revocations) -> Self {
+        self.revocations = revocations;
         self
     }
 

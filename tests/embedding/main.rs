@@ -4,6 +4,7 @@
 mod between_turns;
 mod broadcasts;
 mod builders;
+mod census;
 mod client;
 mod drains;
 mod endings;
@@ -16,11 +17,13 @@ mod panics;
 mod people;
 mod proxies;
 mod receiving;
+mod renewal;
 mod sending;
 mod services;
 mod spans;
 mod spawned;
 mod stuck;
+mod subscriptions;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "these tests use a part of it")]
 mod support;

@@ -62,6 +62,7 @@ const BUILDINGS: &[Building] = &[
             "ending",
             "slow",
             "top",
+            "census",
             "throttling",
             "memory_watch",
             "handlers",
