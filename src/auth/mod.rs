@@ -1,8 +1,8 @@
 //! Admits requests: authenticators, bearer tokens, and the origins of browsers' pages.
 //!
 //! An [`Authenticator`] finds out who sent a request, from the request's head and the address it comes from. There are
-//! [`Basic`] (users and passwords), [`Bearer`] (tokens that stand in a list), [`Jwt`] (tokens that an application signs)
-//! and [`Network`] (addresses); [`all_of`] and [`any_of`] combine several. For anything else, implement the trait.
+//! [`Basic`] (users and passwords), [`Bearer`] (tokens of a list), [`Jwt`] (tokens that an application signs) and
+//! [`Network`] (addresses); [`all_of`] and [`any_of`] combine several. For anything else, implement the trait.
 //!
 //! ```
 //! use ringhub::auth::{Basic, Bearer, Network, all_of, any_of};

@@ -67,10 +67,10 @@ impl Jwt {
             return Err("without issuers, no token could be accepted".into());
         }
         let mut seen = (BTreeSet::new(), BTreeSet::new());
+        if let Some(twice) = issuers.iter().find(|issuer| !seen.0.insert(issuer.name())) {
+            return Err(format!("two issuers have the name {:?}", twice.name()));
+        }
         for issuer in &issuers {
-            if !seen.0.insert(issuer.name()) {
-                return Err(format!("two issuers have the name {:?}", issuer.name()));
-            }
             match issuer.iss() {
                 None if issuers.len() > 1 => {
                     return Err(format!("the issuer {:?} needs an iss, since there are several", issuer.name()));

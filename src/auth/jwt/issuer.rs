@@ -103,9 +103,9 @@ impl JwtIssuer {
         self.key(GivenKey::Set(json.into()))
     }
 
-    /// Fetches the keys, as a set in JSON, from where the issuer publishes them. They are fetched again when they are as
-    /// old as the answer allows (1 minute to 1 hour, 5 minutes if it does not say it), and when a token names a key that
-    /// is not among them. While they cannot be fetched, the last ones stay in use for [`JwtIssuer::jwks_keep`].
+    /// Fetches the keys, as a set in JSON, from where the issuer publishes them. They are fetched again when they are
+    /// as old as the answer allows (1 minute to 1 hour, 5 minutes if it does not say it), and when a token names a key
+    /// that is not among them. While they cannot be fetched, the last ones stay in use for [`JwtIssuer::jwks_keep`].
     ///
     /// ```
     /// use ringhub::{Server, auth::{Jwt, JwtIssuer}};

@@ -63,11 +63,12 @@ impl Reader<'_> {
             ConfigError::of(qualified(key), what).from(at.clone())
         });
         let issuer = Arc::new(self.keep(checked)?);
-        let warning = keys.get("jwks_url").and_then(|value| value.get_ref().as_str()).filter(|url| is_unsafe(url)).map(|url| {
+        let url = keys.get("jwks_url").and_then(|value| value.get_ref().as_str()).filter(|url| is_unsafe(url));
+        let warning = url.map(|url| {
+            let name = issuer.name();
             format!(
-                "the keys of the issuer {:?} come unencrypted, from {url}: whoever is on the way can replace them, and \
-                 then make tokens",
-                issuer.name(),
+                "the keys of the issuer {name:?} come unencrypted, from {url}: whoever is on the way can replace them, \
+                 and then make tokens"
             )
         });
         Some(GivenIssuer { issuer, origin, shown, warning })

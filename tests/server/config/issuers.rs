@@ -26,7 +26,7 @@ fn an_issuer_says_what_is_wrong_and_where() {
     check("[[issuers]]\nname = \"app\"", "2: issuers.name: the issuer has no keys: secrets, public_keys, jwks");
     check("[[issuers]]\nname = 7", "2: issuers.name: a name in quotes is expected, not this integer");
     app("sercet = 1", "4: unknown key \"sercet\" of an issuer; did you mean \"secrets\"?");
-    app("claims = { subject = \"x\" }", "4: unknown key \"subject\" of issuers.claims; did you mean");
+    app("claims = { subject = \"x\" }", "4: unknown key \"subject\" of issuers.claims, which has sub, info");
     app("claims = { info = \"sub\" }", "4: issuers.claims: \"sub\" stands for two things");
     app("claims = 1", "4: issuers.claims: a table is expected");
     app("algorithms = [\"none\"]", "4: issuers.algorithms: \"none\" is no signature");
@@ -76,8 +76,9 @@ fn issuers_are_shown_without_their_secrets() {
     let key = include_str!("../../jwt/keys/p256.pub.pem");
     let text = format!(
         "[[issuers]]\nname = \"app\"\niss = \"https://app.example\"\naudience = [\"hub\", \"other\"]\n\
-         cookie = \"token\"\nsecrets = {{ a = \"{SECRET}\", b = \"{SECRET}, too\" }}\nalgorithms = \"HS256, ES256\"\nleeway = \"10s\"\n\
-         public_keys = '''\n{key}'''\nbare_tokens = \"all\"\nrequire_exp = false\nclaims = {{ sub = \"user\" }}\n"
+         cookie = \"token\"\nsecrets = {{ a = \"{SECRET}\", b = \"{SECRET}, too\" }}\nalgorithms = \"HS256, ES256\"\n\
+         leeway = \"10s\"\npublic_keys = '''\n{key}'''\nbare_tokens = \"all\"\n\
+         require_exp = false\nclaims = {{ sub = \"user\" }}\n"
     );
     let file = Scratch::new(&text);
     let output = run_to_end(check_config(&file));
