@@ -54,8 +54,9 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
     let cpus = faults.keep(choose_cpus(settings, &allowed));
     let shards = faults.keep(choose_shards(settings, cpus.as_ref().map_or(1, Vec::len), quota));
     let addresses = listen.len();
+    let (has_metrics, sends_requests) = (settings.metrics_listen.is_some(), settings.callback_url.is_some());
     let reserved =
-        |shards| descriptors::sum(&descriptors::parts(shards, addresses, folders, settings.metrics_listen.is_some()));
+        |shards| descriptors::sum(&descriptors::parts(shards, addresses, folders, has_metrics, sends_requests));
     let (of_all, of_one) = (reserved(shards.unwrap_or(1)), reserved(1));
     let descriptors = Descriptors { limit: descriptors, reserved: of_all, reserved_by_one_shard: of_one };
     let limits = check_limits(settings, &descriptors, shards.unwrap_or(1), faults);
@@ -64,6 +65,8 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
     let drain_timeout = faults.keep(ticks("drain_timeout", settings.drain_timeout));
     let send_buffer = settings.send_buffer.map(|size| size_within("send_buffer", size, 0, Limits::SEND_BUFFER_MAX));
     let send_buffer = faults.keep(send_buffer.transpose());
+    let outbound = Outbound::default();
+    let callback = faults.keep(applications::callback(settings, &outbound));
     let authorities = faults.keep(applications::authorities(settings));
     let handshake_timeout = handshake_timeout?.0;
     Some(Config {
@@ -87,7 +90,9 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         drain_timeout: TICK * drain_timeout?,
         send_buffer_bytes: send_buffer?.map(|bytes| bytes as usize),
         routes: Vec::new(),
-        outbound: Outbound::default(),
+        callback: callback?,
+        callback_connect: settings.callback_connect,
+        outbound,
         authorities: authorities?,
         jwt: None,
         folders,

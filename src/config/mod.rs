@@ -39,4 +39,7 @@ pub(crate) use routes::rules::{RuleFault, Sources, settle, settle_surface};
 pub use settings::{Preset, SETTINGS, Setting, Settings};
 pub use show::{effective, example};
 pub(crate) use ticks::TICK;
-pub use values::{CpuList, FilePath, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets};
+pub use values::{
+    CallbackConnect, CpuList, FilePath, HeaderName, HttpUrl, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin,
+    SandboxChoice, Secrets,
+};

@@ -269,10 +269,8 @@ impl Builder {
         if serves_topics {
             let pattern = Pattern::new(TOPIC_PATTERN).map_err(BuildError::Pattern)?;
             let mut options = RouteOptions::new();
-            if config.routes.is_empty()
-                && let Some(jwt) = &config.jwt
-            {
-                options = options.authenticator(jwt.clone());
+            if config.routes.is_empty() {
+                options.gate.authenticator = config.authenticator_of_topics();
             }
             let rules = settle_surface(&RAW, &options, &config.base_of_routes());
             let rules = settled(&pattern, rules)?;

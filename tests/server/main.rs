@@ -8,6 +8,7 @@
 mod access;
 mod answers;
 mod backends;
+mod callbacks;
 mod config;
 mod container;
 mod documents;

@@ -1,6 +1,6 @@
 //! Routes of a file, before their rules are settled.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     admission::Admission,
@@ -8,6 +8,7 @@ use super::{
     rules::{Base, RuleFault, Sources, settle, settle_surface},
 };
 use crate::{
+    auth::together,
     error::{ConfigError, Origin},
     handler::{Pattern, RouteOptions, TopicSpace},
 };
@@ -23,6 +24,8 @@ pub(in crate::config) struct GivenRoute {
     pub(super) topics: TopicSpace,
     pub(super) options: RouteOptions,
     pub(super) admission: Admission,
+    /// The place of `callback = true`: the application is asked, in addition to the authenticators of the options.
+    pub(super) callback: Option<Origin>,
     pub(super) origin: Origin,
     /// The places of the values of each key.
     pub(super) origins: BTreeMap<&'static str, Vec<Origin>>,
@@ -45,7 +48,7 @@ impl GivenRoute {
             RouteHandler::Surface(config) => settle_surface(config.surface, &self.options, base),
             RouteHandler::Files(_) | RouteHandler::Page => settle(&self.options, Sources::WebSockets, base),
         };
-        let rules = rules.map_err(|faults| {
+        let mut rules = rules.map_err(|faults| {
             let located = faults.into_iter().map(|RuleFault { key, item, what, against }| {
                 let origins = self.origins.get(key);
                 let origin = origins.and_then(|origins| origins.get(item).or(origins.first())).unwrap_or(&self.origin);
@@ -59,7 +62,21 @@ impl GivenRoute {
         })?;
         let GivenRoute { pattern, handler, topics, admission, origin, .. } = self;
         let (pattern, handler, topics) = (pattern.clone(), handler.clone(), topics.clone());
-        Ok(RouteConfig { pattern, handler, topics, rules, admission: admission.clone(), origin: origin.clone() })
+        let mut admission = admission.clone();
+        match (&self.callback, &base.callback) {
+            (Some(_), Some(callback)) => {
+                admission.asks_with_cookies = callback.sends_header("cookie");
+                let before = rules.gate.authenticator.take();
+                let each = before.into_iter().chain([Arc::new(callback.clone()) as _]).collect();
+                rules.gate.authenticator = together(each, admission.is_all);
+            }
+            (Some(at), None) if !base.is_any => {
+                let what = "the application cannot be asked: callback_url does not say where it is";
+                return Err(vec![ConfigError::of("routes.callback", what.into()).from(at.clone())]);
+            }
+            _ => {}
+        }
+        Ok(RouteConfig { pattern, handler, topics, rules, admission, origin: origin.clone() })
     }
 
     /// Returns the patterns of all paths that no other route may serve: those of a surface, that of the page, or those
