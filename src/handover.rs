@@ -21,7 +21,7 @@ use std::{
 use bytes::BytesMut;
 use tokio::sync::mpsc;
 
-use crate::{rates::RateTable, sys::transport::Transport};
+use crate::{budget::Budget, rates::RateTable, sys::transport::Transport};
 
 pub(crate) use addresses::{AddressPermit, Addresses, Network};
 pub(crate) use idle::{IdleConnection, has_input};
@@ -56,6 +56,8 @@ pub(crate) struct Sockets {
     pub(crate) of_addresses: Option<Arc<Addresses>>,
     /// The buckets of the addresses that open WebSockets.
     pub(crate) handshakes: Arc<RateTable>,
+    /// The budget of the server's memory, if there is a limit.
+    pub(crate) budget: Option<Arc<Budget>>,
     /// Sockets without room that are handed over nevertheless because their request is for the metrics.
     pub(crate) monitors: Count,
 }

@@ -55,7 +55,9 @@
     doc = "[`guide`] runs a hub beside axum, and translates names of uWebSockets, Socket.IO, Kore and others."
 )]
 
+mod access_log;
 pub mod auth;
+mod budget;
 pub mod client;
 mod clock;
 pub mod config;
@@ -90,8 +92,9 @@ pub use auth::{Authenticator, Identity};
 #[doc(inline)]
 pub use handler::{Accept, Closed, Connection, Handle, Handler, OpeningRequest, Response, RouteOptions};
 pub use hub::{
-    ConnectionId, ConnectionIdError, NotAMessage, Place, Publication, Refused, Scope, Sent, SubscribeOptions,
-    TopicName, TopicNameError, TopicPattern, TopicPatternError,
+    ConnectionFilter, ConnectionId, ConnectionIdError, ConnectionPage, ConnectionSummary, NotAMessage, Place,
+    Publication, Refused, Scope, Sent, SubscribeOptions, TopicCursor, TopicName, TopicNameError, TopicPage,
+    TopicPattern, TopicPatternError, TopicSummary, Who,
 };
 #[doc(inline)]
 pub use proto::{CloseCode, KeepAlive, Message, MessageType, OpCode, PreparedMessage};

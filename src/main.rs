@@ -282,7 +282,11 @@ fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Erro
         Signals::new()?
     };
     let builder = if config.routes.is_empty() { Server::builder().topics().page() } else { Server::builder() };
-    let server = builder.config(config).listeners(inherited.listeners).build()?;
+    let server = {
+        let logs = logs.clone();
+        let builder = builder.access_log(move |line| logs.print(format_args!("{line}")));
+        builder.config(config).listeners(inherited.listeners).build()?
+    };
     report.io = server.backend().to_string();
     report.sandbox = sandbox_words(sandbox, server.backend());
     let metrics = server.metrics_addr();

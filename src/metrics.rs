@@ -1,19 +1,25 @@
-//! The counters of the hub: one table, and one array of numbers for each shard, for the control thread, and for the
-//! process.
+//! The counters and histograms of the hub: a table of each, and one array of numbers for each shard, for the control
+//! thread, and for the process.
 //!
 //! A counter of a shard or of the control thread is written by that thread alone, so its increment is a plain load and
 //! store. Every thread may add to the counters of the process. A reader may see a number a moment late, never torn.
 
+mod histogram;
 mod process;
+pub mod text;
+
+pub(crate) use process::resident_bytes;
 
 use std::{
-    fmt::{self, Write as _},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
+
+pub use self::histogram::Histogram;
+use self::histogram::{Buckets, Snapshot};
 
 macro_rules! counters {
     ($($(#[doc = $help:literal])+ $variant:ident $name:literal $unit:literal $kind:ident $place:ident;)+) => {
@@ -68,11 +74,9 @@ const FAMILIES: &[(&str, &str)] = &[
     ("outbound_requests_total", "Requests of the server itself to other servers, by outcome."),
     ("throttled_total", "Times a connection was not received from because it was over a rate, by rate."),
     ("rate_refused_total", "Requests refused with 429 because their sender was over a rate, by rate."),
+    ("memory_bytes", "Memory that the server holds, by kind: what backlogs share counts in each."),
     ("rate_closed_total", "Connections closed with 1008 because they were over a rate for too long, by rate."),
 ];
-
-/// Upper bounds of the buckets of turn lengths, in microseconds.
-pub const TURN_BOUNDS_US: [u64; 9] = [10, 40, 160, 640, 2_500, 10_000, 40_000, 160_000, 640_000];
 
 /// How a counter moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +123,8 @@ counters! {
     /// Requests refused because a limit of the server was reached: connections, bodies in memory, or files being sent
     /// (503).
     RefusedLimit "refused_total{cause=\"limit\"}" "requests" Counter ShardAndControl;
+    /// Sockets refused because the server was short of memory (503).
+    RefusedMemory "refused_total{cause=\"memory\"}" "requests" Counter Shard;
     /// Sockets, and requests through trusted proxies, refused because their address had as many as allowed (429).
     RefusedAddress "refused_total{cause=\"address\"}" "requests" Counter ShardAndControl;
     /// Requests refused because the server is leaving (503).
@@ -144,6 +150,9 @@ counters! {
     RefusedRate "refused_total{cause=\"rate\"}" "requests" Counter ShardAndControl;
     /// Requests refused because their handler took too long to decide about them (503).
     RefusedUndecided "refused_total{cause=\"undecided\"}" "requests" Counter ShardAndControl;
+    /// Connections to an address of proxy_protocol that were closed: they do not begin with a header of the PROXY
+    /// protocol, or come from none of trusted_proxies.
+    RefusedProxyHeader "refused_total{cause=\"proxy_header\"}" "connections" Counter Shard;
     /// Requests refused for any other reason.
     RefusedOther "refused_total{cause=\"other\"}" "requests" Counter ShardAndControl;
     /// Connections dropped because the head of a request did not arrive in time.
@@ -166,6 +175,8 @@ counters! {
     HttpReturned "http_returned_total" "connections" Counter Control;
     /// Topics whose home is the shard. Topics that are not used any more, but remembered, count too.
     Topics "topics" "topics" Gauge Shard;
+    /// Subscriptions of connections to topics with names.
+    Subscriptions "subscriptions" "subscriptions" Gauge Shard;
     /// Messages received from clients: from WebSockets on shards, by HTTP on the control thread.
     MessagesIn "messages_in_total" "messages" Counter ShardAndControl;
     /// Bytes received on established connections, and of bodies that were published.
@@ -180,10 +191,44 @@ counters! {
     ShortSends "short_sends_total" "sends" Counter Shard;
     /// Connections that have a backlog now.
     SlowConsumers "slow_consumers" "connections" Gauge Shard;
+    /// Memory of the backlogs of all connections, as `max_backlog` counts it for each: what several keep alive together
+    /// counts for each of them.
+    BacklogBytes "backlog_bytes" "bytes" Gauge Shard;
+    /// Messages in the backlogs of all connections.
+    BacklogMessages "backlog_messages" "messages" Gauge Shard;
+    /// Memory of the messages that were gathered and not yet handed to all subscribers.
+    GatheredBytes "gathered_bytes" "bytes" Gauge Shard;
+    /// The limit of that memory for each shard. A shard that has gathered three quarters of it from its clients
+    /// receives nothing.
+    GatheredBytesMax "gathered_bytes_max" "bytes" Gauge Control;
     /// Connections closed with 1008 because their backlog went beyond its limit.
     SlowClosed "slow_closed_total" "connections" Counter Shard;
     /// Messages dropped when slow consumers were closed.
     SlowDropped "slow_dropped_total" "messages" Counter Shard;
+    /// Connections closed with 1008 because their backlogs were the largest while the server was short of memory.
+    MemoryClosed "memory_closed_total" "connections" Counter Shard;
+    /// Times the server became short of memory: its memory went beyond `max_memory`.
+    MemoryShort "memory_short_total" "times" Counter Control;
+    /// The limit of memory, or 0 if there is none.
+    MemoryMax "memory_max_bytes" "bytes" Gauge Control;
+    /// Bytes of the backlogs of slow consumers.
+    MemoryBacklogs "memory_bytes{kind=\"backlogs\"}" "bytes" Gauge Shard;
+    /// Bytes of messages that wait to be handed to subscribers.
+    MemoryGathered "memory_bytes{kind=\"gathered\"}" "bytes" Gauge Shard;
+    /// Bytes of messages whose end has not arrived.
+    MemoryUnfinished "memory_bytes{kind=\"unfinished\"}" "bytes" Gauge Shard;
+    /// Bytes of buffers for input.
+    MemoryInput "memory_bytes{kind=\"input\"}" "bytes" Gauge Shard;
+    /// Bytes of messages on their way to other threads.
+    MemoryLanes "memory_bytes{kind=\"lanes\"}" "bytes" Gauge Shard;
+    /// Bytes of connections without input and output, roughly.
+    MemoryConnections "memory_bytes{kind=\"connections\"}" "bytes" Gauge Shard;
+    /// Bytes of topics, roughly.
+    MemoryTopics "memory_bytes{kind=\"topics\"}" "bytes" Gauge Shard;
+    /// Bytes of bodies of requests.
+    MemoryBodies "memory_bytes{kind=\"bodies\"}" "bytes" Gauge Control;
+    /// Bytes of connections that speak HTTP, roughly.
+    MemoryHttp "memory_bytes{kind=\"http\"}" "bytes" Gauge Control;
     /// Connections failed because the client broke the protocol or a limit.
     ProtocolErrors "protocol_errors_total" "connections" Counter Shard;
     /// Connections closed with 1008 because a message did not arrive in time.
@@ -194,6 +239,8 @@ counters! {
     HandlerPanics "handler_panics_total" "panics" Counter ShardAndControl;
     /// Connections closed with 1008 by their handler, or because they subscribe to too many topics.
     PolicyClosed "policy_closed_total" "connections" Counter Shard;
+    /// Connections closed by the administration, a revocation or a `Hub`.
+    Disconnected "disconnected_total" "connections" Counter Shard;
     /// Pings sent to silent clients.
     PingsSent "pings_sent_total" "pings" Counter Shard;
     /// Connections ended because no sign of life followed a ping, or because their clients took nothing of their
@@ -248,6 +295,12 @@ counters! {
     InputDeferred "input_deferred_total" "times" Counter Shard;
     /// Requests and deliveries between threads that found no room in their lane and waited beside it.
     LaneOverflow "lane_overflow_total" "entries" Counter ShardAndControl;
+    /// Entries in the fullest lane to the thread.
+    LaneEntries "lane_entries" "entries" Gauge Shard;
+    /// The places of each lane.
+    LaneEntriesMax "lane_entries_max" "entries" Gauge Control;
+    /// Memory of the requests and deliveries that wait beside the lanes from the thread.
+    LaneWaitingBytes "lane_waiting_bytes" "bytes" Gauge Shard;
     /// Polls armed in the kernel: one for each connection, and a second one for each that waits for room to send. A
     /// larger number for more than a moment means that polls keep closed sockets open.
     PollsArmed "polls_armed" "polls" Gauge Shard;
@@ -326,15 +379,14 @@ impl Counter {
 #[derive(Debug)]
 pub struct Counters {
     numbers: [AtomicU64; Counter::ALL.len()],
-    /// The turns by length: each is counted once, at the first of [`TURN_BOUNDS_US`] that it does not exceed, or at the
-    /// end.
-    turns: [AtomicU64; TURN_BOUNDS_US.len() + 1],
-    turns_ns: AtomicU64,
+    histograms: [Buckets; Histogram::ALL.len()],
+    /// The time at which the counters began; `None` for those of the process.
+    created: Option<SystemTime>,
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        Self::new()
+        Counters { created: Some(SystemTime::now()), ..Self::new() }
     }
 }
 
@@ -342,8 +394,8 @@ impl Counters {
     const fn new() -> Self {
         Counters {
             numbers: [const { AtomicU64::new(0) }; Counter::ALL.len()],
-            turns: [const { AtomicU64::new(0) }; TURN_BOUNDS_US.len() + 1],
-            turns_ns: AtomicU64::new(0),
+            histograms: [const { Buckets::new() }; Histogram::ALL.len()],
+            created: None,
         }
     }
 
@@ -366,14 +418,18 @@ impl Counters {
 }
 
 impl Counters {
-    /// Counts a turn by its length. Only the counters' own thread may call this.
-    pub fn count_turn(&self, length: Duration) {
-        let ns = length.as_nanos() as u64;
-        let bucket = TURN_BOUNDS_US.iter().position(|bound| ns <= bound * 1_000).unwrap_or(TURN_BOUNDS_US.len());
-        // Relaxed, as in `Counters::set`.
-        let add = |number: &AtomicU64, count| number.store(number.load(Ordering::Relaxed) + count, Ordering::Relaxed);
-        add(&self.turns[bucket], 1);
-        add(&self.turns_ns, ns);
+    /// Counts a time in a histogram. Only the counters' own thread may call this.
+    pub fn count_time(&self, histogram: Histogram, time: Duration) {
+        self.count_times(histogram, time, 1);
+    }
+
+    /// Counts so many times of the same length in a histogram. Only the counters' own thread may call this.
+    pub fn count_times(&self, histogram: Histogram, time: Duration, times: u64) {
+        self.histograms[histogram as usize].count(&histogram.bounds_us(), time, times);
+    }
+
+    fn histogram(&self, histogram: Histogram) -> Snapshot {
+        self.histograms[histogram as usize].snapshot()
     }
 }
 
@@ -386,69 +442,6 @@ pub(crate) fn add_for_process(counter: Counter, count: u64) {
     PROCESS.numbers[counter as usize].fetch_add(count, Ordering::Relaxed);
 }
 
-/// Returns all counters in the text format of Prometheus, version 0.0.4. The label `shard` is the number of a shard,
-/// `control`, or `process` for counters of the whole process. `build_info`, `io_backend_info` and the gauges of the
-/// process have no such label: `process_resident_memory_bytes`, `process_max_fds` if there is a limit, and, since Linux
-/// 6.2, `process_open_fds`.
-#[must_use]
-pub fn prometheus(shards: &[Arc<Counters>], control: &Counters, io: &BackendInfo) -> String {
-    let mut text = String::with_capacity(16 * 1_024);
-    let mut family = "";
-    let mut line = |line: fmt::Arguments<'_>| text.write_fmt(format_args!("{line}\n")).unwrap_or_default();
-    for &counter in Counter::ALL {
-        if counter.family() != family {
-            family = counter.family();
-            let family_help = FAMILIES.iter().find(|(name, _)| *name == family).map(|(_, help)| *help);
-            write_help(&mut line, family, family_help.unwrap_or(counter.help()), counter.kind().name());
-        }
-        let comma = if counter.label().is_empty() { "" } else { "," };
-        let label = counter.label();
-        if matches!(counter.counted_by(), CountedBy::Shard | CountedBy::ShardAndControl) {
-            for (number, shard) in shards.iter().enumerate() {
-                line(format_args!("{PREFIX}{family}{{shard=\"{number}\"{comma}{label}}} {}", shard.get(counter)));
-            }
-        }
-        if matches!(counter.counted_by(), CountedBy::Control | CountedBy::ShardAndControl) {
-            line(format_args!("{PREFIX}{family}{{shard=\"control\"{comma}{label}}} {}", control.get(counter)));
-        }
-        if counter.counted_by() == CountedBy::Process {
-            line(format_args!("{PREFIX}{family}{{shard=\"process\"{comma}{label}}} {}", PROCESS.get(counter)));
-        }
-    }
-    write_help(&mut line, "deliveries_per_send", "Messages in one send, on average since the start.", "gauge");
-    for (number, shard) in shards.iter().enumerate() {
-        let ratio = shard.get(Counter::Deliveries) as f64 / shard.get(Counter::Sends).max(1) as f64;
-        line(format_args!("{PREFIX}deliveries_per_send{{shard=\"{number}\"}} {ratio}"));
-    }
-    write_help(&mut line, "turn_seconds", "Lengths of turns.", "histogram");
-    for (number, shard) in shards.iter().enumerate() {
-        let mut count = 0;
-        for (bucket, turns) in shard.turns.iter().enumerate() {
-            count += turns.load(Ordering::Relaxed);
-            let bound = TURN_BOUNDS_US.get(bucket).map_or("+Inf".into(), |&us| (us as f64 / 1e6).to_string());
-            line(format_args!("{PREFIX}turn_seconds_bucket{{shard=\"{number}\",le=\"{bound}\"}} {count}"));
-        }
-        let sum = shard.turns_ns.load(Ordering::Relaxed) as f64 / 1e9;
-        line(format_args!("{PREFIX}turn_seconds_sum{{shard=\"{number}\"}} {sum}"));
-        line(format_args!("{PREFIX}turn_seconds_count{{shard=\"{number}\"}} {count}"));
-    }
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    write_help(
-        &mut line,
-        "taken_timestamp_seconds",
-        "The time at which these numbers were taken, in seconds since 1970.",
-        "gauge",
-    );
-    line(format_args!("{PREFIX}taken_timestamp_seconds{{shard=\"process\"}} {time:.3}"));
-    write_help(&mut line, "build_info", "The version of the hub.", "gauge");
-    line(format_args!("{PREFIX}build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")));
-    write_help(&mut line, "io_backend_info", "The kernel's interface that shards use, and why.", "gauge");
-    let BackendInfo { backend, reason } = io;
-    line(format_args!("{PREFIX}io_backend_info{{backend=\"{backend}\",reason=\"{reason}\"}} 1"));
-    process::append(&mut text);
-    text
-}
-
 /// The backend of a server and the reason for it, as values of labels: without quotes, backslashes and line ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendInfo {
@@ -456,12 +449,6 @@ pub struct BackendInfo {
     pub backend: String,
     /// The reason for which the server has it.
     pub reason: String,
-}
-
-/// Writes the help and the type of a family.
-fn write_help(line: &mut impl FnMut(fmt::Arguments<'_>), family: &str, help: &str, kind: &str) {
-    line(format_args!("# HELP {PREFIX}{family} {help}"));
-    line(format_args!("# TYPE {PREFIX}{family} {kind}"));
 }
 
 /// Returns the table of counters as text: a line for each, with the sum over all threads, the unit, and each thread's
@@ -503,35 +490,6 @@ mod tests {
             assert_eq!(same > 1, FAMILIES.iter().any(|(name, _)| *name == counter.family()), "{counter:?}");
             assert_eq!(same > 1, !counter.label().is_empty(), "{counter:?}");
         }
-    }
-
-    #[test]
-    fn prometheus_text() {
-        let (shards, control) = ([Arc::new(Counters::default()), Arc::default()], Counters::default());
-        shards[1].add(Counter::Deliveries, 6);
-        shards[1].add(Counter::Sends, 4);
-        shards[0].count_turn(Duration::from_micros(10));
-        shards[0].count_turn(Duration::from_secs(1));
-        control.add(Counter::refused(413), 2);
-        let io = BackendInfo { backend: "epoll".into(), reason: "io_uring_setup EPERM".into() };
-        let text = prometheus(&shards, &control, &io);
-        for line in [
-            "# TYPE ringhub_deliveries_total counter",
-            "ringhub_deliveries_total{shard=\"1\"} 6",
-            "ringhub_deliveries_per_send{shard=\"1\"} 1.5",
-            "# HELP ringhub_refused_total Requests refused, by cause.",
-            "ringhub_refused_total{shard=\"control\",cause=\"too_large\"} 2",
-            "ringhub_turn_seconds_bucket{shard=\"0\",le=\"0.00001\"} 1",
-            "ringhub_turn_seconds_bucket{shard=\"0\",le=\"+Inf\"} 2",
-            "ringhub_turn_seconds_sum{shard=\"0\"} 1.00001",
-            "ringhub_turn_seconds_count{shard=\"0\"} 2",
-            "ringhub_io_backend_info{backend=\"epoll\",reason=\"io_uring_setup EPERM\"} 1",
-        ] {
-            assert_eq!(text.lines().filter(|found| *found == line).count(), 1, "{line}\n{text}");
-        }
-        assert!(!text.contains("http_returned_total{shard=\"0\"}") && !text.contains("turns_total{shard=\"control\"}"));
-        let types = text.lines().filter(|line| line.starts_with("# TYPE")).collect::<HashSet<_>>().len();
-        assert_eq!(types, text.lines().filter(|line| line.starts_with("# TYPE")).count());
     }
 
     #[test]

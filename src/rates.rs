@@ -21,6 +21,8 @@ pub struct Rate {
     count: NonZeroU64,
     period: Duration,
     burst: NonZeroU64,
+    /// The time in which one comes at this rate, in nanoseconds. Each message asks for it.
+    one_ns: u64,
     /// The time in which an empty bucket is full again, in nanoseconds.
     refill_ns: u64,
 }
@@ -37,9 +39,8 @@ impl Rate {
     #[must_use]
     pub fn new(count: NonZeroU64, period: Duration, burst: NonZeroU64) -> Rate {
         let period = period.max(Duration::from_nanos(1));
-        let mut rate = Rate { count, period, burst, refill_ns: 0 };
-        rate.refill_ns = rate.cost(burst.get());
-        rate
+        let time = |number| nanoseconds_of(number, count, period);
+        Rate { count, period, burst, one_ns: time(1), refill_ns: time(burst.get()) }
     }
 
     /// Returns the same rate, of which `burst` may come at once.
@@ -75,10 +76,16 @@ impl Rate {
     }
 
     /// Returns the time in which so many come at this rate, in nanoseconds, rounded up.
+    #[inline]
     fn cost(&self, count: u64) -> u64 {
-        let ns = u128::from(count) * self.period.as_nanos();
-        u64::try_from(ns.div_ceil(u128::from(self.count.get()))).unwrap_or(u64::MAX)
+        if count == 1 { self.one_ns } else { nanoseconds_of(count, self.count, self.period) }
     }
+}
+
+/// Returns the time in which `number` come if `count` come in a period, in nanoseconds, rounded up.
+fn nanoseconds_of(number: u64, count: NonZeroU64, period: Duration) -> u64 {
+    let ns = u128::from(number) * period.as_nanos();
+    u64::try_from(ns.div_ceil(u128::from(count.get()))).unwrap_or(u64::MAX)
 }
 
 /// The rates that limit what a client sends on its connection.

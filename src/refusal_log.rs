@@ -22,13 +22,32 @@ impl Default for RefusalLog {
 
 impl RefusalLog {
     /// Logs that a request was refused, unless a line about this cause was written a short time before. `status` is
-    /// that of the answer; `None` if the connection was closed without one.
-    pub(crate) fn note(&self, cause: Counter, status: Option<u16>) {
-        if tracing::enabled!(tracing::Level::INFO)
-            && let Some(suppressed) = self.throttles[cause as usize].allow(Instant::now())
-        {
+    /// that of the answer.
+    pub(crate) fn note(&self, cause: Counter, status: u16) {
+        if let Some(suppressed) = self.allow(cause) {
             tracing::info!(cause = cause.cause(), status, suppressed, "a request was refused");
         }
+    }
+
+    /// Logs that a connection was refused, unless a line about this cause was written a short time before. `fault` is a
+    /// fixed word.
+    pub(crate) fn note_connection(&self, cause: Counter, fault: &'static str) {
+        if let Some(suppressed) = self.allow(cause) {
+            tracing::info!(
+                cause = cause.cause(),
+                fault,
+                suppressed,
+                "a connection was refused: at an address of proxy_protocol each one has to come from trusted_proxies, and \
+                 to begin with a header of the PROXY protocol"
+            );
+        }
+    }
+
+    fn allow(&self, cause: Counter) -> Option<u64> {
+        if !tracing::enabled!(tracing::Level::INFO) {
+            return None;
+        }
+        self.throttles[cause as usize].allow(Instant::now())
     }
 }
 
@@ -63,7 +82,7 @@ mod tests {
         // As of an authenticator.
         check(Refusal::new(503, "later"), false, Counter::RefusedOther);
         check(Refusal::new(503, "later"), true, Counter::RefusedLeaving);
-        check(Refusal::new(429, "slower"), false, Counter::RefusedOther);
+        check(Refusal::new(429, "slower"), false, Counter::RefusedRate);
         check(Refusal::too_many_of_address(), true, Counter::RefusedAddress);
         check(Refusal::new(401, "who"), true, Counter::RefusedToken);
     }

@@ -14,6 +14,9 @@ pub struct Access {
     pub subscribe: Tokens,
     /// The tokens to read `/metrics` with.
     pub metrics: Tokens,
+    /// The tokens to administrate the server with: to list and close connections, and to revoke. Without any, nobody
+    /// may.
+    pub admin: Tokens,
 }
 
 /// A right that needs a token.
@@ -25,6 +28,8 @@ pub(crate) enum Right {
     Subscribe,
     /// Read the metrics.
     Metrics,
+    /// List and close connections, and revoke.
+    Administer,
 }
 
 impl Access {
@@ -40,8 +45,12 @@ impl Access {
     ///
     /// # Errors
     ///
-    /// 401 without a token or with an unknown one, 403 with a token for other rights.
+    /// 401 without a token or with an unknown one, 403 with a token for other rights, and 403 for the administration
+    /// without tokens for it.
     pub(crate) fn check_tokens(&self, credentials: &Credentials<'_>, rights: &[Right]) -> Result<(), Refusal> {
+        if rights == [Right::Administer] {
+            return self.check_admin(credentials);
+        }
         let shown = credentials.token();
         for &right in rights {
             if self.tokens(right).admit(shown.as_deref()) {
@@ -68,17 +77,36 @@ impl Access {
         Ok(())
     }
 
+    /// Checks that a request may administrate the server. The token has to be in `Authorization`: a query stands in the
+    /// logs of proxies and in the histories of browsers.
+    fn check_admin(&self, credentials: &Credentials<'_>) -> Result<(), Refusal> {
+        if !self.admin.are_required() {
+            return Err(Refusal::new(403, "the administration of this server is off; admin_tokens switches it on"));
+        }
+        let shown = credentials.authorization("Bearer");
+        match shown {
+            Some(_) if self.admin.admit(shown) => Ok(()),
+            None => Err(Refusal::new(401, "administration needs a bearer token in the header Authorization")
+                .header("WWW-Authenticate", "Bearer")),
+            Some(token) if self.is_known(token) => Err(Refusal::new(403, "this token is not for administration")
+                .header("WWW-Authenticate", "Bearer error=\"insufficient_scope\"")),
+            Some(_) => Err(Refusal::new(401, "the bearer token is not valid")
+                .header("WWW-Authenticate", "Bearer error=\"invalid_token\"")),
+        }
+    }
+
     fn tokens(&self, right: Right) -> &Tokens {
         match right {
             Right::Publish => &self.publish,
             Right::Subscribe => &self.subscribe,
             Right::Metrics => &self.metrics,
+            Right::Administer => &self.admin,
         }
     }
 
     /// Returns whether the token is valid for any right.
     fn is_known(&self, token: &[u8]) -> bool {
-        let all = [&self.publish, &self.subscribe, &self.metrics];
+        let all = [&self.publish, &self.subscribe, &self.metrics, &self.admin];
         all.iter().any(|tokens| tokens.are_required() && tokens.admit(Some(token)))
     }
 }
@@ -88,6 +116,7 @@ fn name(right: Right) -> &'static str {
         Right::Publish => "publishing",
         Right::Subscribe => "subscribing",
         Right::Metrics => "reading the metrics",
+        Right::Administer => "administration",
     }
 }
 
@@ -96,7 +125,7 @@ fn mode(right: Right) -> Option<&'static str> {
     match right {
         Right::Publish => Some("mode=pub"),
         Right::Subscribe => Some("mode=sub"),
-        Right::Metrics => None,
+        Right::Metrics | Right::Administer => None,
     }
 }
 
@@ -164,6 +193,30 @@ mod tests {
         let head = RequestHead::decode(b"GET / HTTP/1.1\r\n\r\n").unwrap().unwrap().0;
         let refusal = access.check_tokens(&Credentials::new(&head, None), &[Metrics]).unwrap_err();
         assert_eq!(refusal.error, "reading the metrics needs a bearer token");
+    }
+
+    /// The administration is never open, and takes no token from a query.
+    #[test]
+    fn administration_needs_a_token_in_the_header() {
+        let tokens = |token: &str| Tokens::new(vec![token.into()]).unwrap();
+        let check = |access: &Access, target: &str, line: &str, expected: Result<(), (u16, &str)>| {
+            let head = format!("GET {target} HTTP/1.1\r\n{line}\r\n");
+            let head = RequestHead::decode(head.as_bytes()).unwrap().unwrap().0;
+            let outcome = access.check_tokens(&Credentials::new(&head, None), &[Right::Administer]);
+            let outcome = outcome.map_err(|refusal| (refusal.status, refusal.error));
+            assert_eq!(outcome, expected.map_err(|(status, error)| (status, error.into())), "{target} {line}");
+        };
+        let closed = Access { publish: tokens("p"), ..Access::default() };
+        let off = Err((403, "the administration of this server is off; admin_tokens switches it on"));
+        check(&closed, "/", "", off);
+        check(&closed, "/", "Authorization: Bearer p\r\n", off);
+        let open = Access { admin: tokens("a"), ..closed };
+        check(&open, "/", "Authorization: Bearer a\r\n", Ok(()));
+        let missing = Err((401, "administration needs a bearer token in the header Authorization"));
+        check(&open, "/", "", missing);
+        check(&open, "/?access_token=a", "", missing);
+        check(&open, "/", "Authorization: Bearer p\r\n", Err((403, "this token is not for administration")));
+        check(&open, "/", "Authorization: Bearer x\r\n", Err((401, "the bearer token is not valid")));
     }
 
     #[test]

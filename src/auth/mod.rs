@@ -32,6 +32,7 @@ mod jwt;
 mod network;
 mod origins;
 mod proxies;
+mod revocations;
 #[cfg(test)]
 mod testing;
 mod tokens;
@@ -55,6 +56,8 @@ pub use network::{AddressRange, Network};
 pub use origins::Origins;
 pub(crate) use proxies::Remote;
 pub use proxies::{ClientAddress, TrustedProxies};
+pub use revocations::{Revocation, RevocationError};
+pub(crate) use revocations::{Revocations, unix_seconds};
 pub use tokens::Tokens;
 
 use crate::proto::Refusal;

@@ -17,6 +17,13 @@ use crate::{
 
 /// Returns the callback to the application, if there is one. Its questions leave by `outbound`.
 pub(super) fn callback(settings: &Settings, outbound: &Outbound) -> Result<Option<Callback>, ConfigError> {
+    let timeout = at_least_a_tick("callback_timeout", settings.callback_timeout)?;
+    ticks("callback_cache_time", settings.callback_cache_time)?;
+    let cache = settings.callback_cache_size;
+    if cache.0 > Limits::SIZE_MAX {
+        let what = format!("{cache} is not between 0 and {}", Size(Limits::SIZE_MAX));
+        return Err(ConfigError::of("callback_cache_size", what));
+    }
     let secrets = settings.callback_secrets.as_ref().map(|secrets| secrets.0.clone()).unwrap_or_default();
     let Some(HttpUrl(url)) = &settings.callback_url else {
         let what = "there is nothing to sign without callback_url";
@@ -24,16 +31,9 @@ pub(super) fn callback(settings: &Settings, outbound: &Outbound) -> Result<Optio
         return if secrets.is_empty() { Ok(None) } else { Err(unused) };
     };
     let target = outbound.target(url).map_err(|error| ConfigError::of("callback_url", error.to_string()))?;
-    let timeout = at_least_a_tick("callback_timeout", settings.callback_timeout)?;
     if timeout.0 > settings.handshake_timeout.0 {
         let what = format!("{timeout} is more than handshake_timeout, {}", settings.handshake_timeout);
         return Err(ConfigError::of("callback_timeout", what).against("handshake_timeout"));
-    }
-    ticks("callback_cache_time", settings.callback_cache_time)?;
-    let cache = settings.callback_cache_size;
-    if cache.0 > Limits::SIZE_MAX {
-        let what = format!("{cache} is not between 0 and {}", Size(Limits::SIZE_MAX));
-        return Err(ConfigError::of("callback_cache_size", what));
     }
     let options = CallbackOptions::new(secrets)
         .headers(settings.callback_headers.iter().map(|name| &*name.0))

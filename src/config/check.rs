@@ -46,6 +46,7 @@ impl Config {
 /// that depends on a wrong setting is not checked until the wrong setting is mended.
 fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Faults) -> Option<Config> {
     let listen = check_addresses(settings, faults);
+    let proxy_protocol = check_proxy_protocol(settings, &listen, faults);
     let access = check_access(settings, faults);
     let handshake_timeout = faults.keep(at_least_a_tick("handshake_timeout", settings.handshake_timeout));
     let http = check_http(settings, faults);
@@ -62,6 +63,10 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
     let limits = check_limits(settings, &descriptors, shards.unwrap_or(1), faults);
     let few_descriptors = limits.as_ref().and_then(|limits| few_descriptors(settings, limits, descriptors.limit));
     let keep_alive = check_keep_alive(settings, faults);
+    let sample = faults.keep(match settings.access_log_sample {
+        sample @ 1..=1_000_000 => Ok(sample),
+        other => Err(ConfigError::of("access_log_sample", format!("{other} is not between 1 and 1000000"))),
+    });
     let drain_timeout = faults.keep(ticks("drain_timeout", settings.drain_timeout));
     let send_buffer = settings.send_buffer.map(|size| size_within("send_buffer", size, 0, Limits::SEND_BUFFER_MAX));
     let send_buffer = faults.keep(send_buffer.transpose());
@@ -75,11 +80,14 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         io: settings.io,
         sandbox: settings.sandbox,
         metrics_listen: settings.metrics_listen,
+        access_log: settings.access_log,
+        access_log_sample: sample?,
         access: access?,
         trusted_proxies: TrustedProxies::new(
             settings.trusted_proxies.clone().unwrap_or_default(),
             settings.client_address,
         ),
+        proxy_protocol,
         http: Http { header_timeout: handshake_timeout, ..http? },
         shards: shards?,
         cpus: cpus?,
@@ -145,6 +153,27 @@ fn check_addresses(settings: &Settings, faults: &mut Faults) -> Vec<SocketAddr> 
     listen
 }
 
+/// Resolves the names among the addresses at which connections begin with a header of the PROXY protocol, and checks that
+/// the server listens on each of them and that somebody may send such a header.
+fn check_proxy_protocol(settings: &Settings, listen: &[SocketAddr], faults: &mut Faults) -> Vec<SocketAddr> {
+    let mut addresses = Vec::new();
+    for address in settings.proxy_protocol.iter().flatten() {
+        let resolved = address.resolve().map_err(|what| ConfigError::of("proxy_protocol", what));
+        for address in faults.keep(resolved).unwrap_or_default() {
+            if !listen.contains(&address) {
+                let what = format!("{address} is none of the addresses that the server listens on");
+                faults.0.push(ConfigError::of("proxy_protocol", what).against("listen"));
+            }
+            addresses.push(address);
+        }
+    }
+    if !addresses.is_empty() && settings.trusted_proxies.is_none() {
+        let what = "without trusted_proxies every connection to these addresses would be closed";
+        faults.0.push(ConfigError::of("proxy_protocol", what.into()));
+    }
+    addresses
+}
+
 fn check_access(settings: &Settings, faults: &mut Faults) -> Option<Access> {
     let origins = settings.allowed_origins.clone().map_or_else(|| Ok(Origins::default()), Origins::new);
     let origins = faults.keep(origins.map_err(|what| ConfigError::of("allowed_origins", what)));
@@ -155,7 +184,8 @@ fn check_access(settings: &Settings, faults: &mut Faults) -> Option<Access> {
     let publish = tokens("publish_tokens", &settings.publish_tokens);
     let subscribe = tokens("subscribe_tokens", &settings.subscribe_tokens);
     let metrics = tokens("metrics_tokens", &settings.metrics_tokens);
-    Some(Access { origins: origins?, publish: publish?, subscribe: subscribe?, metrics: metrics? })
+    let admin = tokens("admin_tokens", &settings.admin_tokens);
+    Some(Access { origins: origins?, publish: publish?, subscribe: subscribe?, metrics: metrics?, admin: admin? })
 }
 
 /// Checks the settings of HTTP. `handshake_timeout` limits the heads of HTTP's requests too.
@@ -211,6 +241,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         count => Ok(count),
     });
     let message_ticks_max = faults.keep(ticks("message_timeout", settings.message_timeout));
+    let memory_bytes_max = faults.keep(memory_bytes_max(settings));
     let rate_ticks_max = faults.keep(ticks("rate_timeout", settings.rate_timeout));
     // The limits below depend on `message`.
     let message = faults.keep(size_within("max_message", settings.max_message, 1, Limits::MESSAGE_BYTES_MAX))?;
@@ -240,6 +271,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         gathered_bytes_max: gathered? as usize,
         unfinished_bytes_max: unfinished? as usize,
         message_ticks_max: message_ticks_max?,
+        memory_bytes_max: memory_bytes_max?,
         input_rates: InputRates { messages: settings.max_message_rate.0, bytes: settings.max_byte_rate.0 },
         arrival_rates: ArrivalRates {
             handshakes: settings.max_handshake_rate.0,
@@ -247,6 +279,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         },
         rate_ticks_max: rate_ticks_max?,
         topics_idle_max: settings.max_idle_topics,
+        revocations_max: settings.max_revocations,
     })
 }
 
@@ -332,6 +365,21 @@ fn gathered_bytes_max(settings: &Settings, message: u64) -> Result<u64, ConfigEr
         return Err(ConfigError::of("max_gathered", what).against("max_message"));
     }
     size_within("max_gathered", gathered, message, 2 * Limits::MESSAGE_BYTES_MAX)
+}
+
+/// Returns the limit of the server's memory, if there is one. By default it is 70 % of what the cgroup may have: the
+/// kernel ends a process that needs more than all of it. The memory of a machine is not only the server's, so it sets no
+/// limit.
+fn memory_bytes_max(settings: &Settings) -> Result<Option<u64>, ConfigError> {
+    match settings.max_memory {
+        Some(limit) => {
+            limit.0.map(|size| size_within("max_memory", size, Limits::MEMORY_BYTES_MIN, Limits::SIZE_MAX)).transpose()
+        }
+        None => {
+            let of_cgroup = sys::memory::available().filter(|available| available.is_cgroup);
+            Ok(of_cgroup.map(|available| (available.bytes / 10 * 7).max(Limits::MEMORY_BYTES_MIN)))
+        }
+    }
 }
 
 /// Returns the limit of unfinished messages. A message is at most half as large as a backlog, and its buffer at most

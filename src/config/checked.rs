@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 use super::{
     quantities::Size,
     routes::config::RouteConfig,
-    values::{CallbackConnect, IoChoice, ListenIpv6, SandboxChoice},
+    values::{AccessLogFormat, CallbackConnect, IoChoice, ListenIpv6, SandboxChoice},
 };
 use crate::{
     auth::{Access, Authenticator, Callback, Jwt, TrustedProxies, together},
@@ -27,6 +27,8 @@ pub struct Config {
     pub access: Access,
     /// The proxies that are believed when they name the address of a client.
     pub trusted_proxies: TrustedProxies,
+    /// The addresses among `listen` at which each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: Vec<SocketAddr>,
     /// The limits of connections that speak HTTP: publishing, health, metrics, the page.
     pub http: Http,
     /// The number of shards.
@@ -39,6 +41,10 @@ pub struct Config {
     pub io: IoChoice,
     /// Whether the server gives up what only its start needs, once it serves.
     pub sandbox: SandboxChoice,
+    /// The format of the access log.
+    pub access_log: AccessLogFormat,
+    /// One in so many connections, and one in so many requests, has lines in the access log.
+    pub access_log_sample: u32,
     /// Every limit.
     pub limits: Limits,
     /// The times after which silent or closing connections are pinged or ended.
@@ -130,6 +136,9 @@ pub struct Limits {
     /// Ticks that a message may take from its first byte on; 0 for any number. Beyond it the connection is closed with
     /// 1008.
     pub message_ticks_max: u32,
+    /// Bytes of memory of the server, if there is a limit. Above it new connections are answered 503, and the connections
+    /// with the largest backlogs are closed with 1008.
+    pub memory_bytes_max: Option<u64>,
     /// The rates of what a client sends on one connection. Beyond one of them the connection is not received from until
     /// the rate allows it. A connection of a route with rates costs 32 bytes more.
     pub(crate) input_rates: InputRates,
@@ -142,6 +151,9 @@ pub struct Limits {
     /// topic at the front of the queue of idle topics is forgotten; when it is used again it has a new epoch. Each
     /// topic costs some 300 bytes.
     pub topics_idle_max: usize,
+    /// Revocations of identities and tokens in force. Beyond it a further one is answered 503: none is forgotten before
+    /// its end. Each costs at most some 700 bytes.
+    pub revocations_max: usize,
 }
 
 impl Limits {
@@ -156,6 +168,9 @@ impl Limits {
 
     /// The largest limit in bytes: 1 TiB, more than any machine needs. Sums of such limits do not overflow.
     pub const SIZE_MAX: u64 = 1 << 40;
+
+    /// The smallest limit of memory: a server without connections needs about as much.
+    pub const MEMORY_BYTES_MIN: u64 = 16 << 20;
 
     /// The largest send buffer. The kernel doubles it, and does not accept a larger one.
     pub const SEND_BUFFER_MAX: u64 = 1 << 30;

@@ -5,6 +5,7 @@ use super::{
     quantities::Size,
 };
 use crate::{
+    auth::Revocation,
     hub::{LARGE_PIECE_PINS, MeshLimits, SPARE_RUN_BYTES_MAX},
     outbound::OutboundLimits,
     proto::HEAD_BYTES_MAX,
@@ -25,7 +26,7 @@ pub struct MemoryPart {
 impl Config {
     /// Returns the worst case of the server's memory, part by part, without the kernel's socket buffers and without
     /// what an embedder's code allocates: states of handlers, their subscriptions beyond one for each connection,
-    /// spawned work, and messages that a `Hub` publishes.
+    /// spawned work, messages that a `Hub` publishes, and the queues of its subscriptions.
     ///
     /// ```
     /// use ringhub::config::{Config, Settings};
@@ -144,6 +145,11 @@ impl Config {
                 ),
             ),
             (
+                "revocations",
+                (limits.revocations_max as u64).saturating_mul(REVOCATION),
+                format!("{} (max_revocations) × {}", limits.revocations_max, Size(REVOCATION)),
+            ),
+            (
                 "the server itself",
                 SERVER + shards * SHARD,
                 format!("{} + {shards} (shards) × {}", Size(SERVER), Size(SHARD)),
@@ -162,6 +168,13 @@ impl Config {
     fn requests_memory(&self) -> u64 {
         let kept = self.callback.as_ref().map_or(0, |callback| callback.cache_bytes_max() as u64);
         OutboundLimits::IN_FLIGHT_MAX as u64 * EXCHANGE + OutboundLimits::REQUESTS_MAX as u64 * QUESTION + kept
+    }
+}
+
+impl Config {
+    /// Returns what the server holds without connections and messages.
+    pub(crate) fn idle_memory(&self) -> u64 {
+        SERVER + self.shards as u64 * SHARD
     }
 }
 
@@ -196,6 +209,9 @@ const HTTP_CONNECTION: u64 = 112 * 1_024;
 /// One topic: its name, twice, its place in the order, and its place in the table.
 const TOPIC: u64 = 1_024;
 
+/// One revocation: its name, and its place in the table.
+const REVOCATION: u64 = Revocation::NAME_BYTES_MAX as u64 + 256;
+
 /// The program, its threads and their allocators, and the lines that wait to be logged or printed.
 const SERVER: u64 = 8 << 20;
 
@@ -222,12 +238,13 @@ mod tests {
             max_bodies: Some(Size(Limits::SIZE_MAX)),
             max_idle_topics: usize::MAX,
             max_http_connections: usize::MAX,
+            max_revocations: usize::MAX,
             ..Settings::default()
         };
         let memory = Config::new(&settings, u64::MAX).expect("settings that fit").memory();
         let sum = memory.iter().try_fold(0_u64, |sum, part| sum.checked_add(part.bytes));
         assert!(sum.is_some_and(|sum| sum > PART_BYTES_MAX), "{memory:?}");
-        for name in ["backlogs", "topics"] {
+        for name in ["backlogs", "topics", "revocations"] {
             let part = memory.iter().find(|part| part.name == name).expect("a part");
             assert_eq!(part.bytes, PART_BYTES_MAX, "{name}");
         }
@@ -256,6 +273,7 @@ mod tests {
         };
         assert_eq!(requests(0), 64 * (512 << 10) + 1_024 * (32 << 10));
         assert_eq!(requests(9), requests(0) + 9);
+        assert_eq!(part(&settings(|s| s.max_revocations = 3), "revocations"), 3 * 768);
         let http = |change: fn(&mut Settings)| part(&settings(change), "HTTP connections") / HTTP_CONNECTION;
         assert_eq!(http(|_| {}), 10 + 16, "all connections may speak HTTP");
         assert_eq!(http(|s| s.max_connections = Some(5_000)), 1_024 + 64 + 16);

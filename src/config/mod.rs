@@ -31,7 +31,7 @@ pub use descriptors::DescriptorPart;
 pub use given::{Flags, Given};
 pub use listen::{ListenAddress, parse_address};
 pub use memory::MemoryPart;
-pub use quantities::{Size, Time};
+pub use quantities::{MemoryLimit, Size, Time};
 pub use rates::{ByteRateLimit, RateLimit};
 pub use reference::{routes_page, settings_page};
 pub use routes::config::{RouteConfig, RouteHandler, SurfaceConfig};
@@ -40,6 +40,6 @@ pub use settings::{Preset, SETTINGS, Setting, Settings};
 pub use show::{effective, example};
 pub(crate) use ticks::TICK;
 pub use values::{
-    CallbackConnect, CpuList, FilePath, HeaderName, HttpUrl, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin,
-    SandboxChoice, Secrets,
+    AccessLogFormat, CallbackConnect, CpuList, FilePath, HeaderName, HttpUrl, IoChoice, ListenIpv6, LogFilter,
+    LogFormat, Pin, SandboxChoice, Secrets,
 };

@@ -30,6 +30,27 @@ impl FromStr for Size {
     }
 }
 
+/// A limit of memory: a size, or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryLimit(pub Option<Size>);
+
+impl FromStr for MemoryLimit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim() == "off" { Ok(MemoryLimit(None)) } else { text.parse().map(|size| MemoryLimit(Some(size))) }
+    }
+}
+
+impl fmt::Display for MemoryLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("off"),
+            Some(size) => size.fmt(f),
+        }
+    }
+}
+
 /// Writes a size in the largest binary unit of which it is a multiple.
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,12 +7,12 @@ use Preset::{Otherwise, Value as Is};
 use super::{
     checked::{Config, Limits},
     listen::ListenAddress,
-    quantities::{Size, Time},
+    quantities::{MemoryLimit, Size, Time},
     rates::{ByteRateLimit, RateLimit},
     toml::quoted,
     values::{
-        CallbackConnect, CpuList, Fault, FilePath, HeaderName, HttpUrl, IoChoice, ListenIpv6, LogFilter, LogFormat,
-        Pin, SandboxChoice, Secrets, Shape, Value,
+        AccessLogFormat, CallbackConnect, CpuList, Fault, FilePath, HeaderName, HttpUrl, IoChoice, ListenIpv6,
+        LogFilter, LogFormat, Pin, SandboxChoice, Secrets, Shape, Value,
     },
 };
 use crate::{
@@ -238,6 +238,11 @@ settings! {
         /// Bearer tokens of which one is needed to read /metrics.
         metrics_tokens: Option<Secrets>, TOKEN,
         Otherwise { words: "none needed", example: "choose-a-third", effective: UNSET };
+
+        /// Bearer tokens of which one is needed at /connections and /revocations, in the header Authorization. Without
+        /// any, these paths do not exist.
+        admin_tokens: Option<Secrets>, TOKEN,
+        Otherwise { words: "no administration", example: "choose-a-fourth", effective: UNSET };
     }
 
     "Proxies" {
@@ -250,6 +255,11 @@ settings! {
         /// Header line in which trusted proxies name their client: x-forwarded-for, forwarded (RFC 7239) or none. Only
         /// this one is read.
         client_address: ClientAddress, WHICH, Is("x-forwarded-for");
+
+        /// Addresses among those of listen at which each connection begins with a header of the PROXY protocol, version 1
+        /// or 2, and comes from one of trusted_proxies. Other connections are closed there.
+        proxy_protocol: Option<Vec<ListenAddress>>, ADDRESS,
+        Otherwise { words: "none", example: "127.0.0.1:6455", effective: UNSET };
     }
 
     "CPUs" {
@@ -363,6 +373,9 @@ settings! {
         /// Bytes of an answer that a client has to take in a second, on average over --body-timeout, while the server
         /// waits for the client. Below it the connection is reset; with 0, one byte in each --body-timeout is enough.
         min_rate: Size, SIZE ["0 or more"], Is("1KiB");
+
+        /// Revocations of identities and tokens that are in force at the same time. Beyond it: 503 for a further one.
+        max_revocations: usize, COUNT ["0 or more"], Is("10000");
     }
 
     "Rates" {
@@ -378,7 +391,8 @@ settings! {
         /// Beyond it: close 1008.
         rate_timeout: Time, TIME ["0 to 8784h"], Is("30s");
 
-        /// Messages that one address, or one /64 of IPv6, publishes by HTTP. Beyond it: 429, with the time to wait.
+        /// Messages that one address, or one /64 of IPv6, publishes by HTTP. Addresses of trusted_proxies have
+        /// no rate. Beyond it: 429, with the time to wait.
         max_publish_rate_per_address: RateLimit, RATE, Is("off");
 
         /// Messages that one identity publishes by HTTP: the name that an authenticator of the route has found. Beyond
@@ -389,13 +403,25 @@ settings! {
         /// may show any. Beyond it: 429.
         max_publish_rate_per_token: RateLimit, RATE, Is("off");
 
-        /// Opening requests for WebSockets of one address, or one /64 of IPv6, over all shards. Beyond it: 429, with
-        /// the time to wait.
+        /// Opening requests for WebSockets of one address, or one /64 of IPv6, over all shards. Addresses of
+        /// trusted_proxies have no rate. Beyond it: 429, with the time to wait.
         max_handshake_rate: RateLimit, RATE, Is("off");
 
         /// Sockets that the server accepts, whatever their addresses; each shard has an equal part. Beyond it sockets
         /// wait in the kernel's queue, those for the server's health too.
         max_accept_rate: RateLimit, RATE, Is("off");
+    }
+
+    "Memory" {
+        /// Memory of the server, or off. Above it new connections are answered 503, and the connections with the
+        /// largest backlogs are closed with 1008, until the memory is a tenth below it. What counts is the smaller of
+        /// two sums: what the server holds, and the resident memory of its process.
+        max_memory: Option<MemoryLimit>, SIZE ["16MiB or more"],
+        Otherwise {
+            words: "70 % of the limit of the cgroup; off if there is none",
+            example: "700MiB",
+            effective: |config| one(MemoryLimit(config.limits.memory_bytes_max.map(Size))),
+        };
     }
 
     "Times" {
@@ -469,6 +495,12 @@ settings! {
 
         /// Format of the log on standard error: text or json.
         log_format: LogFormat, FORMAT, Is("text");
+
+        /// Lines about openings, HTTP requests and ends of connections on standard output: off or json.
+        access_log: AccessLogFormat, FORMAT, Is("off");
+
+        /// One in so many connections, and one in so many requests, has lines in the access log.
+        access_log_sample: u32, COUNT ["1 to 1000000"] (from 1 to 1_000_000), Is("1");
     }
 }
 

@@ -95,6 +95,19 @@ fn memory(config: &Config, available: Option<Available>) -> String {
     line(&mut text, &format!("# {:>10.1} MiB  {all}", mib(sum)));
     if let Some(available) = available.filter(|available| available.bytes < sum) {
         line(&mut text, &format!("# Warning: that is more than the {:.1} MiB that {available}.", mib(available.bytes)));
+        match config.limits.memory_bytes_max {
+            Some(bytes) if bytes < available.bytes => {
+                line(
+                    &mut text,
+                    &format!("# Above {:.1} MiB (max_memory) the server takes no new connections, and", mib(bytes)),
+                );
+                line(&mut text, "# closes those with the largest backlogs.");
+            }
+            Some(_) => line(&mut text, "# max_memory is not below it: set a lower one."),
+            None => {
+                line(&mut text, "# There is no max_memory, above which the server would give up backlogs: set one.")
+            }
+        }
     }
     text
 }
@@ -264,6 +277,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::config::Settings;
 
     /// `ringhub example-config > ringhub.example.toml` writes it anew.
     #[test]
@@ -291,8 +305,21 @@ mod tests {
         let config = Config::new(&Default::default(), 1_000).unwrap();
         let sum: u64 = config.memory().iter().map(|part| part.bytes).sum();
         let told = |bytes: u64, is_cgroup| memory(&config, Some(Available { bytes, is_cgroup }));
-        assert!(told(sum - 1, true).ends_with("MiB that this container or cgroup may have.\n"));
-        assert!(told(1 << 20, false).ends_with("# Warning: that is more than the 1.0 MiB that this machine has.\n"));
+        assert!(told(sum - 1, true).contains("MiB that this container or cgroup may have.\n"));
+        assert!(told(1 << 20, false).contains("# Warning: that is more than the 1.0 MiB that this machine has.\n"));
+        let limited = |max_memory: &str| {
+            let settings = Settings { max_memory: Some(max_memory.parse().unwrap()), ..Settings::default() };
+            memory(&Config::new(&settings, 1_000).unwrap(), Some(Available { bytes: 1 << 30, is_cgroup: true }))
+        };
+        assert!(
+            limited("off")
+                .ends_with("# There is no max_memory, above which the server would give up backlogs: set one.\n")
+        );
+        assert!(limited("2GiB").ends_with("# max_memory is not below it: set a lower one.\n"));
+        let enough = limited("700MiB");
+        assert!(
+            enough.contains("# Above 700.0 MiB (max_memory) the server") && enough.ends_with("largest backlogs.\n")
+        );
         for enough in [told(sum, false), memory(&config, None)] {
             assert!(
                 enough.starts_with("# An upper bound, with every limit") && !enough.contains("Warning"),

@@ -6,7 +6,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
     listen::{ListenAddress, parse_address},
-    quantities::{Size, Time},
+    quantities::{MemoryLimit, Size, Time},
     rates::{ByteRateLimit, RateLimit},
 };
 use crate::{
@@ -312,6 +312,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// The format of the access log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessLogFormat {
+    /// No line is written.
+    Off,
+    /// One JSON object for each opening, each HTTP request and each end of a connection.
+    Json,
+}
+
 /// A filter of events: a level, or a level for each target, such as `info` or `warn,ringhub=debug`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFilter(String);
@@ -406,6 +415,7 @@ words! {
     SandboxChoice, "\"on\" or \"off\"": "on" On, "off" Off;
     CallbackConnect, "\"on\" or \"off\"": "on" On, "off" Off;
     OnError, "\"deny\", \"allow\" or \"last\"": "deny" Deny, "allow" Allow, "last" Last;
+    AccessLogFormat, "\"off\" or \"json\"": "off" Off, "json" Json;
     LogFormat, "\"text\" or \"json\"": "text" Text, "json" Json;
     ListenIpv6, "\"only\" or \"dual\"": "only" Only, "dual" Dual;
     ClientAddress, "\"x-forwarded-for\", \"forwarded\" or \"none\"":
@@ -433,6 +443,7 @@ macro_rules! parsed {
 
 parsed! {
     Size, true, "a size, such as 65536 or \"64KiB\"";
+    MemoryLimit, true, "a size, such as 734003200 or \"700MiB\", or \"off\"";
     Time, true, "a time in quotes, such as \"10s\"";
     RateLimit, false, "a rate in quotes, such as \"100/s\", or \"off\"";
     ByteRateLimit, false, "a rate in quotes, such as \"64KiB/s\", or \"off\"";

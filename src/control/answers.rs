@@ -1,9 +1,7 @@
 //! Builds answers, and completes their header lines.
 
-use std::io;
-
 use bytes::Bytes;
-use http_body_util::{Either, Full, combinators::UnsyncBoxBody};
+use http_body_util::{Either, Full};
 use hyper::{
     Response, StatusCode,
     header::{self, HeaderMap, HeaderName, HeaderValue},
@@ -11,7 +9,7 @@ use hyper::{
 
 use super::shared::Shared;
 use crate::{
-    handler,
+    handler::{self, ServiceBody},
     proto::{Refusal, RefusalCause},
     refusal_log::counter_of,
     surface::page,
@@ -20,8 +18,8 @@ use crate::{
 /// The answer to a request.
 pub(super) type Answer = Response<Body>;
 
-/// Bytes that are complete, or a file that is read while it is sent.
-pub(super) type Body = Either<Full<Bytes>, UnsyncBoxBody<Bytes, io::Error>>;
+/// Bytes that are complete, or the bytes of a file or of a service, which come while they are sent.
+pub(super) type Body = Either<Full<Bytes>, ServiceBody>;
 
 /// Returns the answer that holds the page.
 pub(super) fn the_page() -> Answer {

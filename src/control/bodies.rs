@@ -62,6 +62,11 @@ impl Bodies {
         Bodies { bytes_max, table: Arc::default() }
     }
 
+    /// Returns the bytes of all bodies.
+    pub(super) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
     /// Takes room for a body of `bytes` that has arrived at once. Incomplete bodies give way if their cost is not 0.
     ///
     /// # Errors

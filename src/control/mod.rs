@@ -5,13 +5,20 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
+mod admin_query;
 mod answers;
 mod bodies;
 mod body;
 mod date;
+mod embedded;
+pub(crate) mod feed;
 mod http_connection;
+mod memory;
+mod merged_top;
 mod output;
 mod paths;
+mod people;
 mod permits;
 mod port;
 mod publish_rates;
@@ -19,6 +26,7 @@ pub(crate) mod publisher;
 mod router;
 mod service;
 mod shared;
+mod top;
 mod waits;
 
 use std::{
@@ -45,12 +53,14 @@ use self::{
     waits::Waits,
 };
 use crate::{
+    access_log::AccessLog,
+    budget::Budget,
     clock::Clock,
     config::{Config, Limits},
     current::Current,
     endpoints::Endpoints,
     handover::{Addresses, HandedOff},
-    hub::ExternalEnd,
+    hub::{ExternalEnd, MeshLimits},
     metrics::{BackendInfo, Counter, Counters},
     outbound,
     refusal_log::RefusalLog,
@@ -80,8 +90,11 @@ pub(crate) struct Start {
     pub(crate) refusal_log: Arc<RefusalLog>,
     /// The sockets of each address, where their number is limited.
     pub(crate) of_addresses: Option<Arc<Addresses>>,
+    pub(crate) access_log: AccessLog,
     /// The backend of the shards.
     pub(crate) backend: BackendInfo,
+    /// The budget of the server's memory, if there is a limit.
+    pub(crate) budget: Option<Arc<Budget>>,
     /// Whether the server is leaving.
     pub(crate) leaving: watch::Receiver<bool>,
     /// The service of the server's own requests, if the server has URLs to send them to.
@@ -113,13 +126,17 @@ const READING_THREADS_MAX: usize = 8;
 
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
-    let Start { outside, clock, woken, requests, publisher, endpoints, backend, refusal_log, of_addresses, .. } = start;
-    if let Some(service) = start.outbound {
+    let Start { outside, clock, woken, requests, publisher, endpoints, backend, .. } = start;
+    let Start { refusal_log, of_addresses, access_log, outbound, .. } = start;
+    if let Some(service) = outbound {
         // It ends with the runtime.
         tokio::spawn(service.run());
     }
     let at_start = config.get();
     counters.set(Counter::ConnectionsMax, at_start.limits.connections_max as u64);
+    counters.set(Counter::GatheredBytesMax, at_start.limits.gathered_bytes_max as u64);
+    let lane_entries = MeshLimits::default().lane_entries(outside.ends());
+    counters.set(Counter::LaneEntriesMax, lane_entries as u64);
     // A change tells the connections that the server leaves, and the end of the sender that they are to finish.
     let (finish, finishing) = watch::channel(());
     let task = PublisherTask::new(outside, clock, Arc::clone(&woken), Arc::clone(&counters), leaving.clone(), requests);
@@ -139,6 +156,7 @@ async fn serve(start: Start) -> io::Result<()> {
         counters,
         refusal_log,
         of_addresses,
+        access_log,
         backend,
         leaving,
         // The rest of the limit is for connections that have given way and are about to be closed.
@@ -147,9 +165,14 @@ async fn serve(start: Start) -> io::Result<()> {
         publish_buckets: PublishBuckets::new(clock),
         files,
         metrics: Mutex::default(),
+        top: Default::default(),
         returned: AtomicUsize::default(),
     };
     let shared = Arc::new(shared);
+    let watching = start.budget.map(|budget| {
+        shared.counters.set(Counter::MemoryMax, budget.bytes_max());
+        tokio::spawn(memory::watch(Arc::clone(&shared), budget, shared.shards.len()))
+    });
     let mut connections = JoinSet::new();
     if let Some(listener) = metrics_listener {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -177,6 +200,9 @@ async fn serve(start: Start) -> io::Result<()> {
                 }
             }
         }
+    }
+    if let Some(watching) = watching {
+        watching.abort();
     }
     drop(finish);
     woken.notify_one();
@@ -235,7 +261,9 @@ mod tests {
             counters: Arc::default(),
             refusal_log: Arc::default(),
             of_addresses: None,
+            access_log: AccessLog::off(),
             backend: BackendInfo { backend: "none".into(), reason: "no shard".into() },
+            budget: None,
             leaving: leaving.subscribe(),
             outbound: None,
         };

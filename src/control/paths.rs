@@ -131,6 +131,11 @@ impl EndpointCall {
         EndpointCall { row, body_max, request, body }
     }
 
+    /// Returns the sender that the authenticator of the route has found.
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.request.identity.as_ref()
+    }
+
     /// Reads the body, and calls the endpoint.
     pub(super) async fn answer(self, shared: &Shared) -> Result<Answer, Refusal> {
         let EndpointCall { row, body_max, mut request, body } = self;

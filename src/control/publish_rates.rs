@@ -3,6 +3,7 @@
 use crate::{
     auth::{Credentials, Identity},
     clock::Clock,
+    config::Config,
     handover::Network,
     metrics::{Counter, Counters},
     proto::Refusal,
@@ -50,16 +51,19 @@ impl PublishBuckets {
     /// 429 (RFC 6585 4) with the time after which the sender may publish again.
     pub(super) fn count(
         &self,
-        rates: &PublishRates,
+        config: &Config,
         sender: &Credentials<'_>,
         identity: Option<&Identity>,
         counters: &Counters,
     ) -> Result<(), Refusal> {
+        let rates = &config.http.publish_rates;
         if *rates == PublishRates::default() {
             return Ok(());
         }
         let (now, token) = (self.clock.now(), sender.token());
-        let of_address = rates.of_address.zip(sender.address()).map(|(rate, address)| Held {
+        // An address of a trusted proxy stands for many clients.
+        let address = sender.address().filter(|&address| !config.trusted_proxies.include(address));
+        let of_address = rates.of_address.zip(address).map(|(rate, address)| Held {
             rate,
             table: &self.of_addresses,
             key: Key::Address(Network::of(address)),

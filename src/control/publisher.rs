@@ -14,10 +14,16 @@ use tokio::sync::{
     oneshot, watch,
 };
 
-use super::waits::{HomeIsBehind, Wait, Waits};
+use super::{
+    feed::{Departures, Queue, QueueLimits, Subscription},
+    waits::{HomeIsBehind, Wait, Waits},
+};
 use crate::{
     clock::Clock,
-    hub::{Command, ConnectionId, ExternalEnd, Place, Publication, Reply, TopicName, home},
+    hub::{
+        Arrival, Command, ConnectionId, ExternalEnd, Place, Posted, Publication, Reply, SubscribeOutcome, TopicName,
+        home,
+    },
     metrics::{Counter, Counters},
 };
 
@@ -28,6 +34,8 @@ use crate::{
 pub(crate) struct Publisher {
     queues: watch::Receiver<Option<Queues>>,
     waits: Waits,
+    /// The subscriptions in process that have been dropped.
+    departures: Arc<Departures>,
 }
 
 /// The reason for which a body is not published.
@@ -62,18 +70,27 @@ enum ShardRequest {
         shard: u16,
         command: Command,
     },
+    /// Begin a subscription in process. The answer comes when it is live.
+    Read {
+        topic: TopicName,
+        reader: u64,
+        queue: Arc<Queue>,
+    },
 }
 
 /// The requests of [`Publisher`]s, for [`PublisherTask`].
 #[derive(Debug)]
-pub(crate) struct Requests(watch::Sender<Option<Queues>>);
+pub(crate) struct Requests {
+    queues: watch::Sender<Option<Queues>>,
+    departures: Arc<Departures>,
+}
 
 impl Requests {
     /// Returns the receivers of the requests to each of `shards` shards.
-    fn start(self, shards: u16) -> Box<[mpsc::Receiver<Submission>]> {
+    fn start(&self, shards: u16) -> Box<[mpsc::Receiver<Submission>]> {
         let each = (REQUESTS_MAX / usize::from(shards)).max(REQUESTS_MIN);
         let (queues, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::channel(each)).unzip();
-        self.0.send_replace(Some(queues.into()));
+        self.queues.send_replace(Some(queues.into()));
         receivers.into()
     }
 }
@@ -82,7 +99,10 @@ impl Publisher {
     /// Returns a publisher, and the receiver of its requests. Callers wait until the server starts.
     pub(crate) fn new() -> (Publisher, Requests) {
         let (requests, queues) = watch::channel(None);
-        (Publisher { queues, waits: Waits::new(1, usize::MAX, usize::MAX) }, Requests(requests))
+        let departures: Arc<Departures> = Arc::default();
+        let waits = Waits::new(1, usize::MAX, usize::MAX);
+        let publisher = Publisher { queues, waits, departures: Arc::clone(&departures) };
+        (publisher, Requests { queues: requests, departures })
     }
 
     /// Returns a publisher of the same requests that lets only so many bodies wait for each home.
@@ -134,10 +154,41 @@ impl Publisher {
         self.request(ShardRequest::Command { shard, command }).await
     }
 
+    /// Sends a command to each of `shards` shards, and waits for the replies, which are in the order of the shards.
+    /// Returns `None` if the server has ended meanwhile.
+    pub(super) async fn command_each(&self, shards: u16, command: &Command) -> Option<Vec<Reply>> {
+        if shards == 0 {
+            return Some(Vec::new());
+        }
+        let queues = self.queues().await?;
+        let begin = |shard: u16| {
+            let request = ShardRequest::Command { shard, command: command.clone() };
+            Requested::of(&queues[usize::from(shard)], request)
+        };
+        let begun: Vec<Requested> = (0..shards).map(begin).collect();
+        let mut replies = Vec::with_capacity(begun.len());
+        for requested in begun {
+            replies.push(requested.reply().await?);
+        }
+        Some(replies)
+    }
+
+    /// Begins a subscription in process. When this returns, the subscription gets every later message of the topic.
+    /// Returns `None` if the server leaves or has ended.
+    pub(crate) async fn subscribe(&self, topic: TopicName, limits: QueueLimits) -> Option<Subscription> {
+        // If this future is dropped, so is the subscription, and the task forgets its reader.
+        let (subscription, queue) = Subscription::new(topic.clone(), limits, Arc::clone(&self.departures));
+        let request = ShardRequest::Read { topic, reader: subscription.reader(), queue };
+        match self.request(request).await? {
+            Reply::Subscribed(SubscribeOutcome::Live) => Some(subscription),
+            _ => None,
+        }
+    }
+
     async fn request(&self, request: ShardRequest) -> Option<Reply> {
         let queues = self.queues().await?;
         let shard = match &request {
-            ShardRequest::Publish { topic, .. } => home(topic, queues.len() as u16),
+            ShardRequest::Publish { topic, .. } | ShardRequest::Read { topic, .. } => home(topic, queues.len() as u16),
             ShardRequest::Command { shard, .. } => *shard,
         };
         Requested::of(&queues[usize::from(shard)], request).reply().await
@@ -202,6 +253,36 @@ pub(super) struct PublisherTask {
     /// The requests that wait for an answer, by ticket.
     waiting: HashMap<u64, Waiting>,
     ticket: u64,
+    readers: Readers,
+    departures: Arc<Departures>,
+}
+
+/// The subscriptions in process, by their numbers. They end with the task.
+#[derive(Debug, Default)]
+struct Readers(HashMap<u64, Reader>);
+
+#[derive(Debug)]
+struct Reader {
+    topic: TopicName,
+    queue: Arc<Queue>,
+    /// The answer to the request, until the subscription is live.
+    answer: Option<oneshot::Sender<Reply>>,
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.0.values().for_each(|reader| reader.queue.end());
+    }
+}
+
+impl Reader {
+    /// Tells the subscriber that its subscription is live.
+    fn begin(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            // The caller may have been dropped meanwhile.
+            _ = answer.send(Reply::Subscribed(SubscribeOutcome::Live));
+        }
+    }
 }
 
 /// The requests to each shard, in the order in which they came.
@@ -261,6 +342,8 @@ impl PublisherTask {
         leaving: watch::Receiver<bool>,
         requests: Requests,
     ) -> PublisherTask {
+        let departures = Arc::clone(&requests.departures);
+        departures.wake_by(Arc::clone(&woken));
         let requests = Submissions { by_shard: requests.start(outside.shards()), next: 0 };
         PublisherTask {
             outside,
@@ -272,6 +355,8 @@ impl PublisherTask {
             requests,
             waiting: HashMap::new(),
             ticket: 0,
+            readers: Readers::default(),
+            departures,
         }
     }
 
@@ -290,14 +375,15 @@ impl PublisherTask {
                 let Some(submission) = self.requests.try_next(&self.outside) else { break };
                 self.submit(submission);
             }
+            self.forget_departed();
             self.outside.send_out();
-            self.take_answers();
+            self.take_arrivals(ARRIVALS_MAX);
             self.counters.set(Counter::LaneOverflow, self.outside.overflowed());
             if self.outside.may_sleep() {
                 if finishing.has_changed().is_err() {
-                    // Collect the replies already in the lanes. Dropping the remaining senders answers all others with
-                    // `None`.
-                    return self.take_answers();
+                    // Collect the replies and messages already in the lanes. Dropping the remaining senders answers all
+                    // others with `None`.
+                    return self.take_arrivals(usize::MAX);
                 }
                 tokio::select! {
                     biased;
@@ -332,7 +418,8 @@ impl PublisherTask {
         let mut body_bytes = None;
         match request {
             // No publish follows the barrier.
-            ShardRequest::Publish { .. } if self.has_sent_barrier => return,
+            ShardRequest::Publish { .. } | ShardRequest::Read { .. } if self.has_sent_barrier => return,
+            ShardRequest::Read { topic, reader, queue } => return self.begin_reading(topic, reader, queue, answer),
             ShardRequest::Publish { topic, source, mut publication, body_bytes: bytes } => {
                 body_bytes = bytes;
                 publication.stamp(self.clock.now());
@@ -343,19 +430,78 @@ impl PublisherTask {
         self.waiting.insert(self.ticket, Waiting { answer, body_bytes });
     }
 
-    fn take_answers(&mut self) {
-        while let Some((ticket, reply)) = self.outside.next_answer() {
-            if let Some(Waiting { answer, body_bytes }) = self.waiting.remove(&ticket) {
-                if let (Some(bytes), Reply::Published(_)) = (body_bytes, &reply) {
-                    self.counters.add(Counter::MessagesIn, 1);
-                    self.counters.add(Counter::BytesIn, bytes);
+    /// Begins a subscription in process, unless its subscriber has gone already.
+    fn begin_reading(&mut self, topic: TopicName, reader: u64, queue: Arc<Queue>, answer: oneshot::Sender<Reply>) {
+        if queue.is_dropped() {
+            return;
+        }
+        let is_live = self.outside.read(&topic, reader);
+        let mut begun = Reader { topic, queue, answer: Some(answer) };
+        if is_live {
+            begun.begin();
+        }
+        self.readers.0.insert(reader, begun);
+    }
+
+    /// Ends the subscriptions whose subscribers have dropped them.
+    fn forget_departed(&mut self) {
+        for reader in self.departures.take() {
+            self.stop_reading(reader);
+        }
+    }
+
+    /// Ends a subscription. Its number may be that of one that has ended, or has never begun.
+    fn stop_reading(&mut self, reader: u64) {
+        if let Some(Reader { topic, .. }) = self.readers.0.remove(&reader) {
+            self.outside.stop_reading(&topic, reader);
+        }
+    }
+
+    /// Takes up to `most` arrivals: a flood of messages leaves time for the other tasks of the thread.
+    fn take_arrivals(&mut self, most: usize) {
+        for _ in 0..most {
+            match self.outside.next_arrival() {
+                None => return,
+                Some(Arrival::Answer { ticket, reply }) => self.answer(ticket, reply),
+                Some(Arrival::Live { topic }) => {
+                    for reader in self.outside.readers(&topic) {
+                        if let Some(reader) = self.readers.0.get_mut(reader) {
+                            reader.begin();
+                        }
+                    }
                 }
-                // The caller may have been dropped meanwhile.
-                _ = answer.send(reply);
+                Some(Arrival::Message { posted, place }) => self.hand_out(&posted, place),
             }
         }
     }
+
+    fn answer(&mut self, ticket: u64, reply: Reply) {
+        if let Some(Waiting { answer, body_bytes }) = self.waiting.remove(&ticket) {
+            if let (Some(bytes), Reply::Published(_)) = (body_bytes, &reply) {
+                self.counters.add(Counter::MessagesIn, 1);
+                self.counters.add(Counter::BytesIn, bytes);
+            }
+            // The caller may have been dropped meanwhile.
+            _ = answer.send(reply);
+        }
+    }
+
+    /// Puts a message into the queues of its topic's subscriptions. A subscription without room ends.
+    fn hand_out(&mut self, posted: &Posted, place: Place) {
+        let mut ended = Vec::new();
+        for number in self.outside.readers(&posted.topic) {
+            if let Some(reader) = self.readers.0.get(number)
+                && !reader.queue.push(posted, place)
+            {
+                ended.push(*number);
+            }
+        }
+        ended.into_iter().for_each(|reader| self.stop_reading(reader));
+    }
 }
+
+/// The most arrivals that the task takes before other tasks of its thread go on.
+const ARRIVALS_MAX: usize = 1_024;
 
 /// The most requests that wait to be sent, over all connections and handles, with up to 64 shards. Each shard has an
 /// equal part, of at least `REQUESTS_MIN`; when the part is used up, further callers wait.

@@ -11,18 +11,22 @@ use hyper::{
 use tracing::field::display;
 
 use super::{
+    admin::AdminCall,
     answers::{Answer, Body, TEXT, append, preflight, refuse, response, the_page},
     date,
+    embedded::{self, AtService, ServiceCall},
     paths::{self, AtPath, EndpointCall},
     router::{RequestRouter, RoutedRequest},
     shared::Shared,
+    top::{self, TopFormat},
 };
 use crate::{
-    auth::{Credentials, Remote},
+    access_log::Access,
+    auth::{Credentials, Identity, Remote},
     documents::Documents,
     endpoints::{Endpoint, Intent},
     handover::AddressPermit,
-    metrics::Counter,
+    metrics::{Counter, text::TextFormat},
     proto::Refusal,
 };
 
@@ -60,7 +64,9 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             page_lines: Vec::new(),
             remote: Remote::default(),
             of_address: None,
+            access: None,
         };
+        facts.access = shared.access_log.begin(|| None, request.method().as_str(), request.uri().path());
         if tracing::enabled!(tracing::Level::DEBUG) {
             facts.target = Some(Box::new((request.method().clone(), request.uri().path().to_owned())));
         }
@@ -79,9 +85,17 @@ impl hyper::service::Service<Request<Incoming>> for Service {
                 Ok(routed) => service.begin(request, routed, &mut facts).await,
                 Err(refusal) => Err(refusal),
             };
+            match &begun {
+                Ok(Begun::Call(call)) => facts.note_sender(call.identity()),
+                Ok(Begun::Serve(call)) => facts.note_sender(call.identity()),
+                _ => {}
+            }
             let answer = match begun {
                 Ok(Begun::Answered(answer)) => Ok(answer),
                 Ok(Begun::Call(call)) => call.answer(&service.shared).await,
+                Ok(Begun::Serve(call)) => call.answer(&service.shared).await,
+                Ok(Begun::Top(format)) => Ok(top::answer(&service.shared, format).await),
+                Ok(Begun::Admin(call)) => call.answer(&service.shared).await,
                 Ok(Begun::Read { request, documents, below }) => {
                     read(&service.shared, &request, &documents, &below).await
                 }
@@ -103,9 +117,18 @@ struct RequestFacts {
     remote: Remote,
     /// The permit that counts the request among the connections of its client's address.
     of_address: Option<AddressPermit>,
+    /// The facts for the access log, if it is on.
+    access: Option<Access>,
 }
 
 impl RequestFacts {
+    /// Notes the sender of the request for the access log.
+    fn note_sender(&mut self, identity: Option<&Identity>) {
+        if let Some(access) = &mut self.access {
+            access.identity = identity.map(|identity| identity.name.clone());
+        }
+    }
+
     /// Completes the answer of a request.
     fn finish(self, shared: &Shared, answer: Result<Answer, Refusal>) -> Answer {
         let mut answer = answer.unwrap_or_else(|refusal| {
@@ -125,8 +148,14 @@ impl RequestFacts {
         if shared.is_leaving() {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        append(answer.headers_mut(), &self.page_lines);
+        // A service may have said itself which pages may have its answer.
+        let says = answer.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+        let lines = self.page_lines.iter().filter(|(name, _)| !(says && name.starts_with("Access-Control-")));
+        append(answer.headers_mut(), &lines.cloned().collect::<Vec<_>>());
         answer.headers_mut().insert(header::DATE, date::now());
+        if let Some(access) = &self.access {
+            shared.access_log.request(access, answer.status().as_u16());
+        }
         answer
     }
 }
@@ -136,6 +165,12 @@ enum Begun {
     Answered(Answer),
     /// An endpoint of a surface is called when its body has been read.
     Call(EndpointCall),
+    /// The shards are asked what is on top.
+    Top(TopFormat),
+    /// The service of an embedder is called when its body has been read.
+    Serve(ServiceCall),
+    /// The administration answers when it has asked the shards.
+    Admin(Box<AdminCall>),
     /// A file is read.
     Read {
         request: Box<Request<()>>,
@@ -154,6 +189,9 @@ impl Service {
     ) -> Result<Begun, Refusal> {
         let shared = &self.shared;
         facts.remote = remote;
+        if let Some(access) = &mut facts.access {
+            access.peer = remote.client;
+        }
         let health = |endpoint: &Endpoint| endpoint.health(head.method(), shared.is_leaving());
         if let Some(text) = endpoint.as_ref().ok().and_then(health).filter(|_| refusal.is_none()) {
             return text.map(|text| Begun::Answered(response(StatusCode::OK, TEXT, text)));
@@ -169,7 +207,7 @@ impl Service {
             facts.of_address = named.map(|client| shared.admit_client(client)).transpose()?.flatten();
         }
         let is_for_metrics = self.served == ServedEndpoints::Operations;
-        if is_for_metrics && endpoint != Endpoint::Metrics {
+        if is_for_metrics && !matches!(endpoint, Endpoint::Metrics | Endpoint::Top | Endpoint::Admin(_)) {
             let path = head.path();
             return Err(Refusal::new(
                 404,
@@ -178,17 +216,37 @@ impl Service {
         }
         let credentials = Credentials::new(&head, remote.client);
         match &endpoint {
-            Endpoint::Metrics if !is_for_metrics && shared.config.get().metrics_listen.is_some() => {
+            Endpoint::Metrics | Endpoint::Top if !is_for_metrics && shared.config.get().metrics_listen.is_some() => {
                 Err(Refusal::new(404, "the metrics are served on another address (metrics_listen)"))
             }
-            Endpoint::Metrics | Endpoint::Files { .. } if request.method() == Method::OPTIONS => {
+            Endpoint::Metrics | Endpoint::Top | Endpoint::Files { .. } if request.method() == Method::OPTIONS => {
                 Ok(Begun::Answered(preflight("GET, HEAD", &[])))
             }
             Endpoint::Metrics => {
                 only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
                 shared.authorize(&endpoints, &credentials, Intent::ReadMetrics, &endpoint).await?;
-                let text = shared.metrics();
-                Ok(Begun::Answered(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)))
+                let lines = request.headers().get_all(header::ACCEPT).iter();
+                let format = TextFormat::negotiate(lines.filter_map(|line| line.to_str().ok()));
+                let mut answer = response(StatusCode::OK, format.content_type(), shared.metrics(format));
+                answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+                Ok(Begun::Answered(answer))
+            }
+            Endpoint::Top => {
+                only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
+                shared.authorize(&endpoints, &credentials, Intent::ReadTop, &endpoint).await?;
+                Ok(Begun::Top(TopFormat::of(&head)?))
+            }
+            Endpoint::Admin(path) => {
+                let methods = AdminCall::methods(path);
+                if request.method() == Method::OPTIONS {
+                    return Ok(Begun::Answered(preflight(methods, &[])));
+                }
+                if !methods.split(", ").any(|method| method == request.method().as_str()) {
+                    return Err(Refusal::not_allowed(&format!("{methods}, OPTIONS")));
+                }
+                shared.authorize(&endpoints, &credentials, Intent::Administer, &endpoint).await?;
+                let call = AdminCall::read(path, &head, request.into_body())?;
+                Ok(Begun::Admin(Box::new(call)))
             }
             Endpoint::Page { page } => {
                 only(&request, &[Method::GET, Method::HEAD])?;
@@ -213,6 +271,12 @@ impl Service {
                             body,
                         )))
                     }
+                }
+            }
+            Endpoint::Service { service } => {
+                match embedded::begin(shared, &endpoints, *service, &credentials, &endpoint, request).await? {
+                    AtService::Preflight(answer) => Ok(Begun::Answered(answer)),
+                    AtService::Call(call) => Ok(Begun::Serve(call)),
                 }
             }
             Endpoint::Files { mount, below } => {

@@ -17,14 +17,20 @@ use tokio::sync::{
     watch,
 };
 
-use super::{bodies::Bodies, permits::Farewells, publish_rates::PublishBuckets, publisher::Publisher};
+use super::{
+    bodies::Bodies, merged_top::LastTop, permits::Farewells, publish_rates::PublishBuckets, publisher::Publisher,
+};
 use crate::{
+    access_log::AccessLog,
     auth::{Answers, Credentials, Identity},
     config::Config,
     current::Current,
     endpoints::{Denied, Endpoint, Endpoints, Intent, until_decided},
     handover::{AddressPermit, Addresses, HandedOff},
-    metrics::{self, BackendInfo, Counter, Counters},
+    metrics::{
+        BackendInfo, Counter, Counters,
+        text::{TextFormat, metrics_text},
+    },
     proto::Refusal,
     refusal_log::{RefusalLog, counter_of},
     sys::bounded_close::BoundedClose,
@@ -44,6 +50,7 @@ pub(super) struct Shared {
     pub(super) refusal_log: Arc<RefusalLog>,
     /// The sockets of each address, where their number is limited.
     pub(super) of_addresses: Option<Arc<Addresses>>,
+    pub(super) access_log: AccessLog,
     /// The backend of the shards.
     pub(super) backend: BackendInfo,
     pub(super) leaving: watch::Receiver<bool>,
@@ -53,8 +60,10 @@ pub(super) struct Shared {
     pub(super) publish_buckets: PublishBuckets,
     /// Files that may be sent at the same time.
     pub(super) files: Arc<Semaphore>,
-    /// The last text of `/metrics`, and the time at which it was made.
-    pub(super) metrics: Mutex<Option<(Instant, Bytes)>>,
+    /// The last text of `/metrics` in each format, and the time at which it was made.
+    pub(super) metrics: Mutex<[Option<(Instant, Bytes)>; TextFormat::ALL.len()]>,
+    /// The last answer of all shards about what is on top.
+    pub(super) top: LastTop,
     /// The number of connections that went back to shards, which get them in turn.
     pub(super) returned: AtomicUsize,
 }
@@ -110,7 +119,7 @@ impl Shared {
     ///
     /// 429 with the time after which the sender may publish again.
     pub(super) fn count_publish(&self, sender: &Credentials<'_>, identity: Option<&Identity>) -> Result<(), Refusal> {
-        self.publish_buckets.count(&self.config.get().http.publish_rates, sender, identity, &self.counters)
+        self.publish_buckets.count(&self.config.get(), sender, identity, &self.counters)
     }
 
     /// Returns the counter of a refusal.
@@ -121,7 +130,7 @@ impl Shared {
     /// Counts a refusal by its cause, and logs the cause unless a line about it was written a short time before.
     pub(super) fn note_cause(&self, cause: Counter, status: u16) {
         self.counters.add(cause, 1);
-        self.refusal_log.note(cause, Some(status));
+        self.refusal_log.note(cause, status);
     }
 
     /// Counts a request whose header lines have named its client, until the permit is dropped: among the connections of
@@ -143,14 +152,26 @@ impl Shared {
         })
     }
 
-    /// Returns the text of `/metrics`. All requests within a second get the same text, so no client can keep this
+    /// Notes the memory that the control thread holds, and returns it in bytes.
+    pub(super) fn note_memory(&self) -> u64 {
+        let bodies = self.bodies.bytes() as u64;
+        let connections = self.counters.get(Counter::HttpConnectionsOpen) * HTTP_CONNECTION;
+        self.counters.set(Counter::MemoryBodies, bodies);
+        self.counters.set(Counter::MemoryHttp, connections);
+        bodies + connections
+    }
+
+    /// Returns the text of `/metrics` in a format. All requests within a second get the same text, so no client can
+    /// keep this
     /// thread busy with it.
-    pub(super) fn metrics(&self) -> Bytes {
+    pub(super) fn metrics(&self, format: TextFormat) -> Bytes {
         let mut last = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = &mut last[format as usize];
         match &*last {
             Some((time, text)) if time.elapsed() < METRICS_AGE_MAX => text.clone(),
             _ => {
-                let text = Bytes::from(metrics::prometheus(&self.shards, &self.counters, &self.backend));
+                self.note_memory();
+                let text = Bytes::from(metrics_text(format, &self.shards, &self.counters, &self.backend));
                 *last = Some((Instant::now(), text.clone()));
                 text
             }
@@ -168,6 +189,9 @@ impl Shared {
         }
     }
 }
+
+/// Bytes of a connection that speaks HTTP: its task, and buffers that are mostly empty.
+const HTTP_CONNECTION: u64 = 16 * 1_024;
 
 /// The longest age of the text of `/metrics`.
 const METRICS_AGE_MAX: Duration = Duration::from_secs(1);

@@ -55,9 +55,9 @@ impl Endpoints {
     ///
     /// # Errors
     ///
-    /// 403 for a page of another origin or a token for another right, 401 for a missing or wrong token, the refusal of
-    /// an authenticator, [`Denied::Panicked`] (500), and [`Denied::Later`] where an authenticator has to wait and the
-    /// request can wait: its credentials have answers.
+    /// 403 for a page of another origin or a token for another right, 401 for a missing or wrong token, either for a
+    /// revoked sender, the refusal of an authenticator, [`Denied::Panicked`] (500), and [`Denied::Later`] where an
+    /// authenticator has to wait and the request can wait: its credentials have answers.
     pub(crate) fn authorize(
         &self,
         credentials: &Credentials<'_>,
@@ -121,8 +121,13 @@ impl Endpoints {
                 Denied::Panicked
             })?;
             match admitted {
-                Ok(found) if elsewhere.is_none() => identity = found,
-                Ok(_) => {}
+                Ok(found) => {
+                    let checked = found.as_ref().map_or(Ok(()), |found| self.revocations.check(found));
+                    checked.map_err(|refusal| Denied::Refused(refused_by(elsewhere, refusal)))?;
+                    if elsewhere.is_none() {
+                        identity = found;
+                    }
+                }
                 Err(Stopped::Waits(later)) => return Err(Denied::Later(later)),
                 Err(Stopped::Refused(refusal)) => {
                     return Err(Denied::Refused(refused_by(elsewhere, sendable(refusal))));
@@ -135,6 +140,8 @@ impl Endpoints {
             Intent::Attach { subscribes: true, publishes: false } => &[Right::Subscribe],
             Intent::Attach { subscribes: false, .. } | Intent::Publish => &[Right::Publish],
             Intent::ReadMetrics => &[Right::Metrics],
+            Intent::ReadTop => &[Right::Metrics],
+            Intent::Administer => &[Right::Administer],
         };
         self.access.check_tokens(credentials, rights).map_err(Denied::Refused)?;
         Ok(identity)
@@ -193,10 +200,13 @@ impl Endpoints {
             }
             Endpoint::Files { mount, .. } => (&self.mounts[*mount].gate, None),
             Endpoint::Page { page: Some(page) } => (&self.pages[*page], None),
+            Endpoint::Service { service } => (&self.services[*service].gate, None),
             Endpoint::Page { page: None }
             | Endpoint::Health
             | Endpoint::Ready
             | Endpoint::Metrics
+            | Endpoint::Top
+            | Endpoint::Admin(_)
             | Endpoint::Nothing => (&OPEN, None),
         };
         let others = topic.into_iter().flat_map(|(route, topic)| self.other_gates(route, topic));

@@ -13,6 +13,10 @@ pub(crate) enum Intent {
     Publish,
     /// Read the metrics.
     ReadMetrics,
+    /// Read the busiest topics and the largest backlogs, with the addresses of clients.
+    ReadTop,
+    /// List and close connections, and revoke.
+    Administer,
 }
 
 /// Reads the intent of a request, for one endpoint.

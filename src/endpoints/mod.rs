@@ -5,9 +5,9 @@
 //!
 //! If the patterns of several endpoints match a path, the endpoint with the most precise pattern has the path. Patterns
 //! are compared segment by segment from the front: a fixed segment is more precise than `{name}`, and `{name}` is more
-//! precise than `{name...}`. The server's own endpoints (`/healthz`, `/readyz`, `/metrics`, and its page at `/`) have
-//! patterns of fixed segments. Files at `/site` have the paths that `/site/{name...}` matches, and `/site` itself
-//! unless a route has exactly that path.
+//! precise than `{name...}`. The server's own endpoints (`/healthz`, `/readyz`, `/metrics`, its page at `/`, and its
+//! administration) have patterns of fixed segments, except for the id of a connection. Files at `/site` have the paths
+//! that `/site/{name...}` matches, and `/site` itself unless a route has exactly that path.
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ mod http;
 mod intent;
 mod judge;
 mod served_path;
+mod served_service;
 mod values;
 mod waiting;
 
@@ -28,13 +29,14 @@ pub(crate) use judge::Judge;
 #[cfg(test)]
 pub(crate) use judge::Judged;
 pub(crate) use served_path::{NewPath, Openings, ServedPath, ServedRoute};
+pub(crate) use served_service::ServedService;
 pub(crate) use values::{RouteValue, RouteValues};
 pub(crate) use waiting::until_decided;
 
 use std::time::Duration;
 
 use crate::{
-    auth::{Access, Gate},
+    auth::{Access, Gate, Revocations},
     documents::Documents,
     handler::{Parameters, Pattern, Route, TOPIC},
     hub::TopicName,
@@ -52,14 +54,31 @@ pub(crate) enum Endpoint {
     Files { mount: usize, below: Vec<String> },
     /// The page that watches topics: the number of a route's page, or `None` for the server's own.
     Page { page: Option<usize> },
+    /// The HTTP service of an embedder, by its number.
+    Service { service: usize },
     /// `/healthz`: whether the server is alive.
     Health,
     /// `/readyz`: whether the server takes traffic.
     Ready,
     /// `/metrics`: the counters of the server.
     Metrics,
+    /// `/debug/top`: the busiest topics, and the largest backlogs.
+    Top,
+    /// The administration of the server.
+    Admin(AdminPath),
     /// A path without an endpoint.
     Nothing,
+}
+
+/// A path of the administration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum AdminPath {
+    /// `/connections`: the open connections.
+    Connections,
+    /// `/connections/{id}`: one connection, by the text in the place of its id.
+    Connection(String),
+    /// `/revocations`: the identities and tokens that are refused.
+    Revocations,
 }
 
 impl Endpoint {
@@ -131,10 +150,15 @@ pub(crate) struct Endpoints {
     mounts: Vec<Mount>,
     /// The gates of the routes' pages.
     pages: Vec<Gate>,
+    services: Vec<ServedService>,
     /// The server's own origins and tokens.
     access: Access,
     /// Whether any endpoint is for pages of certain origins only.
     restricts_origins: bool,
+    /// Whether the paths of the administration would exist if there were tokens for it.
+    lacks_admin_tokens: bool,
+    /// The identities and tokens that the judge refuses.
+    revocations: Revocations,
     /// The longest time for which a request waits for the judge.
     wait_max: Duration,
 }
@@ -145,6 +169,7 @@ enum Target {
     Own(Endpoint),
     Path(usize),
     Page(usize),
+    Service(usize),
     Folder(usize),
     Below(usize),
 }
@@ -162,18 +187,35 @@ pub(crate) enum Conflict {
 
 impl Endpoints {
     /// Makes the table of these routes, folders and pages, with the server's own page at `/` if `has_page`, with
-    /// health, readiness and metrics if `has_operations`. `access` holds where an endpoint has no rules of its own.
+    /// health, readiness and metrics if `has_operations`, and then with the administration if there are tokens for it.
+    /// `access` holds where an endpoint has no rules of its own.
     ///
     /// # Errors
     ///
     /// [`Conflict::Clash`] if two patterns match the same paths, [`Conflict::Own`] if one matches a path of the
     /// server's own, [`Conflict::Method`] if a method has two answers.
     pub(crate) fn new(
-        mut served: Vec<ServedRoute>,
+        served: Vec<ServedRoute>,
         mounts: Vec<Mount>,
         pages: Vec<(Pattern, Gate)>,
         has_page: bool,
         has_operations: bool,
+        access: Access,
+    ) -> Result<Endpoints, Conflict> {
+        Self::with_services(served, mounts, pages, Vec::new(), (has_page, has_operations), access)
+    }
+
+    /// Makes the table of [`Endpoints::new`] with the HTTP services of an embedder too.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Endpoints::new`].
+    pub(crate) fn with_services(
+        mut served: Vec<ServedRoute>,
+        mounts: Vec<Mount>,
+        pages: Vec<(Pattern, Gate)>,
+        services: Vec<(Pattern, ServedService)>,
+        (has_page, has_operations): (bool, bool),
         access: Access,
     ) -> Result<Endpoints, Conflict> {
         served.sort_by_key(|served| std::cmp::Reverse(served.route.pattern.precision()));
@@ -187,12 +229,15 @@ impl Endpoints {
         }
         let mut rows: Vec<(Pattern, Target)> = Vec::new();
         let operations = OPERATIONS.into_iter().filter(|_| has_operations);
+        let has_admin = has_operations && access.admin.are_required();
+        let admin = admin_paths().into_iter().filter(|_| has_admin);
         let page = has_page.then_some(("/", Endpoint::Page { page: None }));
-        for (path, endpoint) in operations.chain(page) {
+        for (path, endpoint) in operations.chain(admin).chain(page) {
             rows.push((Pattern::new(path).expect("a path"), Target::Own(endpoint)));
         }
         rows.extend(paths.iter().enumerate().map(|(at, path)| (path.pattern.clone(), Target::Path(at))));
         rows.extend(pages.iter().enumerate().map(|(at, (pattern, _))| (pattern.clone(), Target::Page(at))));
+        rows.extend(services.iter().enumerate().map(|(at, (pattern, _))| (pattern.clone(), Target::Service(at))));
         rows.extend(mounts.iter().enumerate().map(|(at, mount)| (mount.below.clone(), Target::Below(at))));
         for (at, (pattern, _)) in rows.iter().enumerate() {
             if let Some((other, target)) = rows[..at].iter().find(|(other, _)| other.clashes_with(pattern)) {
@@ -208,21 +253,36 @@ impl Endpoints {
         // the route was added first, so it has the path.
         rows.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.precision()));
         let pages: Vec<Gate> = pages.into_iter().map(|(_, gate)| gate).collect();
+        let services: Vec<ServedService> = services.into_iter().map(|(_, service)| service).collect();
         let is_restricted = |gate: &Gate| gate.origins.as_ref().is_some_and(|origins| !origins.are_any());
         let restricts_origins = !access.origins.are_any()
             || routes.iter().any(|route| is_restricted(&route.rules.gate))
             || mounts.iter().any(|mount| is_restricted(&mount.gate))
-            || pages.iter().any(is_restricted);
+            || pages.iter().any(is_restricted)
+            || services.iter().any(|service| is_restricted(&service.gate));
         Ok(Endpoints {
             rows,
             routes,
             paths,
             mounts,
             pages,
+            services,
             access,
             restricts_origins,
+            lacks_admin_tokens: has_operations && !has_admin,
+            revocations: Revocations::default(),
             wait_max: Duration::from_secs(10),
         })
+    }
+
+    /// Lets the judge refuse these identities and tokens.
+    pub(crate) fn with_revocations(self, revocations: Revocations) -> Endpoints {
+        Endpoints { revocations, ..self }
+    }
+
+    /// Returns the identities and tokens that the judge refuses.
+    pub(crate) fn revocations(&self) -> &Revocations {
+        &self.revocations
     }
 
     /// Lets requests wait for the judge for so long at most, which is the time for an opening request.
@@ -252,8 +312,13 @@ impl Endpoints {
             Endpoint::Files { mount, below: path.segments().skip(depth).map(Into::into).collect() }
         };
         match *target {
+            Target::Own(Endpoint::Admin(AdminPath::Connection(_))) => {
+                let id = pattern.parameter_of(ADMIN_ID, path).into_owned();
+                Ok(Endpoint::Admin(AdminPath::Connection(id)))
+            }
             Target::Own(ref endpoint) => Ok(endpoint.clone()),
             Target::Page(page) => Ok(Endpoint::Page { page: Some(page) }),
+            Target::Service(service) => Ok(Endpoint::Service { service }),
             Target::Folder(mount) | Target::Below(mount) => Ok(below(mount)),
             Target::Path(number) => {
                 let route = self.paths[number].route;
@@ -321,6 +386,11 @@ impl Endpoints {
         &self.mounts
     }
 
+    /// Returns the HTTP services of the embedder, by their numbers.
+    pub(crate) fn services(&self) -> &[ServedService] {
+        &self.services
+    }
+
     /// Returns the refusal of a WebSocket at a path without one.
     pub(crate) fn no_websocket_at(&self, path: &str) -> Refusal {
         let opening = || self.paths.iter().filter(|served| served.openings.is_some());
@@ -335,6 +405,10 @@ impl Endpoints {
 
     /// Returns the refusal of any other request at a path without an endpoint.
     pub(crate) fn nothing_at(&self, path: &str) -> Refusal {
+        let is_admin = path == "/revocations" || path == "/connections" || path.starts_with("/connections/");
+        if self.lacks_admin_tokens && is_admin {
+            return Refusal::new(404, format!("nothing is at {path:?}: the setting admin_tokens switches it on"));
+        }
         let names_topic =
             |served: &&ServedPath| self.routes[served.route].topics.is_some() && served.pattern.has_parameter(TOPIC);
         match self.paths.iter().find(names_topic) {
@@ -345,8 +419,25 @@ impl Endpoints {
 }
 
 /// The endpoints for the operator of the server.
-pub(crate) const OPERATIONS: [(&str, Endpoint); 3] =
-    [("/healthz", Endpoint::Health), ("/readyz", Endpoint::Ready), ("/metrics", Endpoint::Metrics)];
+pub(crate) const OPERATIONS: [(&str, Endpoint); 4] = [
+    ("/healthz", Endpoint::Health),
+    ("/readyz", Endpoint::Ready),
+    ("/metrics", Endpoint::Metrics),
+    ("/debug/top", Endpoint::Top),
+];
+
+/// Returns the paths of the administration.
+fn admin_paths() -> [(&'static str, Endpoint); 3] {
+    let admin = [
+        ("/connections", AdminPath::Connections),
+        ("/connections/{id}", AdminPath::Connection(String::new())),
+        ("/revocations", AdminPath::Revocations),
+    ];
+    admin.map(|(path, endpoint)| (path, Endpoint::Admin(endpoint)))
+}
+
+/// The parameter of the path of one connection.
+const ADMIN_ID: &str = "id";
 
 /// The most patterns that a refusal names.
 const NAMED_MAX: usize = 3;

@@ -23,7 +23,27 @@ pub(crate) struct Profile {
     pub(crate) peer: Option<SocketAddr>,
 }
 
+/// What a profile says about the opening of its connection.
+#[derive(Debug, Default)]
+pub(crate) struct About {
+    /// The path of the opening request.
+    pub(crate) path: Option<Box<str>>,
+    /// The subprotocol that was chosen.
+    pub(crate) protocol: Option<Box<str>>,
+    /// The client's address.
+    pub(crate) peer: Option<SocketAddr>,
+}
+
 impl Profile {
+    /// Returns what the profile says about the opening of its connection.
+    pub(super) fn about(&self) -> About {
+        About {
+            path: self.request.as_ref().map(|request| request.path().into()),
+            protocol: self.protocol.as_deref().map(Into::into),
+            peer: self.peer(),
+        }
+    }
+
     /// Returns whether the profile has no data, so that it can be dropped.
     pub(super) fn is_empty(&self) -> bool {
         let Profile { request, identity, protocol, error, closed, fragments, span, peer } = self;
@@ -35,6 +55,12 @@ impl Profile {
             && fragments.is_none()
             && span.is_none()
             && peer.is_none()
+    }
+
+    /// Returns the sender of the opening request, if an authenticator has found it.
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        let of_request = || self.request.as_ref().and_then(OpeningRequest::identity);
+        self.identity.as_ref().or_else(of_request)
     }
 
     /// Returns the client's address.

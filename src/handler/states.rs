@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, net::SocketAddr, rc::Rc};
 
-use super::profile::Profile;
+use super::profile::{About, Profile};
 use crate::hub::ConnectionId;
 
 /// A connection, and the key of its state at its route.
@@ -51,6 +51,13 @@ impl<S: 'static> States<S> {
         drop(table);
         // The entry is dropped outside of the borrow, since the drop of a state runs an embedder's code.
         drop(entry);
+    }
+
+    /// Returns what the profile of a connection says about its opening, if the entry is in the table.
+    pub(super) fn about(&self, key: u32) -> About {
+        let table = self.0.borrow();
+        let entry = table.entries.get(key as usize).and_then(Option::as_ref);
+        entry.and_then(|entry| entry.profile.as_deref()).map(Profile::about).unwrap_or_default()
     }
 
     /// Returns the client's address, if it is kept.

@@ -8,7 +8,7 @@ use super::{
     closed::Closed,
     connection::{Connection, call_with},
     panicked::Panicked,
-    profile::Profile,
+    profile::{About, Profile},
     request::OpeningRequest,
     shard_api::ShardApi,
     states::{Entry, Out, Seat, States},
@@ -54,6 +54,9 @@ pub(crate) trait ShardRoute {
 
     /// Returns the client's address, if it is kept.
     fn peer(&self, seat: Seat) -> Option<SocketAddr>;
+
+    /// Returns what is kept about the opening of a connection.
+    fn about(&self, seat: Seat) -> About;
 
     /// Keeps the end of the connection: the client's close frame, or an end without one.
     fn set_closed(&self, seat: Seat, closed: Closed);
@@ -188,6 +191,10 @@ impl<H: Handler> ShardRoute for TypedRoute<H> {
 
     fn peer(&self, seat: Seat) -> Option<SocketAddr> {
         self.states.peer(seat.key)
+    }
+
+    fn about(&self, seat: Seat) -> About {
+        self.states.about(seat.key)
     }
 
     fn set_closed(&self, seat: Seat, closed: Closed) {

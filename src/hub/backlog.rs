@@ -27,6 +27,8 @@ pub struct Backlog {
     /// The bytes that the pieces keep alive.
     charged: usize,
     messages: u64,
+    /// The bytes that have not been sent.
+    length: usize,
     labels: Labels,
     was_refused: bool,
 }
@@ -43,6 +45,7 @@ impl Backlog {
             return;
         }
         self.messages += u64::from(piece.messages);
+        self.length += length;
         self.labels.push((length, piece.messages), topic, piece.tags.take());
         if length < COPIED_BELOW {
             self.make_room(length);
@@ -61,6 +64,7 @@ impl Backlog {
     /// If fewer bytes are owed.
     pub fn advance(&mut self, count: usize) {
         self.advance_pieces(count);
+        self.length -= count;
         self.labels.advance(count, self.messages);
     }
 
@@ -125,7 +129,8 @@ impl Backlog {
         let ended = self.messages - self.labels.messages();
         let mut labels = mem::take(&mut self.labels);
         let given_up = labels.truncate(first.bytes.len() - sent, messages - ended);
-        *self = Backlog { sent, was_refused, messages, labels, ..Backlog::default() };
+        let length = first.bytes.len() - sent;
+        *self = Backlog { sent, was_refused, messages, length, labels, ..Backlog::default() };
         self.append(first);
         given_up
     }
@@ -134,6 +139,12 @@ impl Backlog {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty() && self.tail.is_empty()
+    }
+
+    /// Returns how many bytes have not been sent.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.length
     }
 
     /// Returns the memory, in bytes, that the backlog takes and keeps alive. A piece that was sent in part counts

@@ -1,6 +1,15 @@
-//! Commands of external ends about single connections, and their answers.
+//! Commands of external ends about connections and topics, and their answers.
 
-use super::{connection_id::ConnectionId, publication::Place};
+use std::sync::Arc;
+
+use super::{
+    connection_id::ConnectionId,
+    listing::{ConnectionFilter, PagePart, TopicPart, Who},
+    publication::Place,
+    subscribe_options::SubscribeOptions,
+    top::Top,
+    topic_name::TopicName,
+};
 use crate::proto::{CloseCode, KeepAlive, PreparedMessage};
 
 /// The outcome of sending something to one connection.
@@ -80,12 +89,57 @@ pub enum Command {
     },
     /// Return the ids of all open connections.
     List,
+    /// Return the busiest topics, and the largest backlogs.
+    Top,
     /// Change how connections are pinged and when they time out.
     KeepAlive {
         /// The connection; `None` means all connections of the shard, later ones included.
         id: Option<ConnectionId>,
         /// The new keep-alive.
         keep_alive: KeepAlive,
+    },
+    /// Return summaries of open connections, as many as one step allows.
+    Page {
+        /// The connections that are wanted.
+        filter: Arc<ConnectionFilter>,
+        /// The slot to begin with.
+        from: u32,
+        /// The most summaries.
+        rows_max: usize,
+    },
+    /// Begin the closing handshakes of open connections, as many as one step allows.
+    CloseAll {
+        /// The owner of the connections.
+        who: Who,
+        /// The slot to begin with.
+        from: u32,
+        /// A close code that may be sent (RFC 6455 7.4).
+        code: CloseCode,
+        /// A reason that fits into a close frame.
+        reason: Arc<str>,
+    },
+    /// Return the names of topics whose home is the shard, as many as one step allows.
+    Topics {
+        /// The index to begin with.
+        from: u32,
+    },
+    /// Return how many subscribers each of these topics has on the shard.
+    CountSubscribers(Arc<[TopicName]>),
+    /// Make one connection a subscriber of a topic. The answer comes when the subscription is live.
+    Subscribe {
+        /// The connection.
+        id: ConnectionId,
+        /// The topic.
+        topic: TopicName,
+        /// The options of the subscription.
+        options: SubscribeOptions,
+    },
+    /// End a subscription of one connection.
+    Unsubscribe {
+        /// The connection.
+        id: ConnectionId,
+        /// The topic.
+        topic: TopicName,
     },
 }
 
@@ -101,6 +155,36 @@ pub enum Reply {
     Done(bool),
     /// The shard's open connections.
     Connections(Box<[ConnectionId]>),
+    /// The shard's busiest topics and largest backlogs.
+    Top(Box<Top>),
+    /// The outcome of a [`Command::Page`].
+    Page(Box<PagePart>),
+    /// The outcome of a [`Command::CloseAll`].
+    Closed {
+        /// How many connections were open, and are closing now.
+        closed: u32,
+        /// The slot with which the next step begins; `None` if no connection of the owner follows.
+        next: Option<u32>,
+    },
+    /// The outcome of a [`Command::Topics`].
+    Topics(Box<TopicPart>),
+    /// The outcome of a [`Command::CountSubscribers`], in the order of the topics.
+    Counts(Box<[u32]>),
+    /// The outcome of a [`Command::Subscribe`].
+    Subscribed(SubscribeOutcome),
+}
+
+/// The outcome of a subscription that an external end has asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubscribeOutcome {
+    /// The subscription is live.
+    Live,
+    /// The connection had the subscription before.
+    Already,
+    /// The connection has as many subscriptions as allowed.
+    TooMany,
+    /// The connection is closing or has ended, or the subscription has ended before it was live.
+    NotOpen,
 }
 
 /// A command that has arrived at its shard, and the address of the answer.

@@ -140,6 +140,12 @@ impl<T: Attachment> Connections<T> {
         self.slots.len() - self.free.len()
     }
 
+    /// Returns how many slots there are, with those that are free.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
     /// Returns whether there is no connection.
     #[must_use]
     pub fn is_empty(&self) -> bool {

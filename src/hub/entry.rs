@@ -152,8 +152,26 @@ impl Weight for Delivery {
     fn kept(&self) -> usize {
         match self {
             Delivery::Publication { posted, .. } => posted.kept(),
-            Delivery::Reply { reply: Reply::Connections(ids), .. } => ALLOCATION + size_of_val(&**ids),
-            Delivery::Reply { .. } | Delivery::Acknowledged { .. } | Delivery::Barrier | Delivery::Mark { .. } => 0,
+            Delivery::Reply { reply, .. } => reply.kept(),
+            Delivery::Acknowledged { .. } | Delivery::Barrier | Delivery::Mark { .. } => 0,
+        }
+    }
+}
+
+impl Reply {
+    fn kept(&self) -> usize {
+        match self {
+            Reply::Connections(ids) => ALLOCATION + size_of_val(&**ids),
+            Reply::Top(top) => ALLOCATION + top.kept(),
+            Reply::Page(part) => {
+                let rows = part.connections.iter().map(|row| size_of_val(row) + row.kept()).sum::<usize>();
+                2 * ALLOCATION + size_of_val(&**part) + rows
+            }
+            // The names belong to the topics.
+            Reply::Topics(part) => 2 * ALLOCATION + size_of_val(&**part) + size_of_val(&*part.topics),
+            Reply::Top(top) => ALLOCATION + top.kept(),
+            Reply::Counts(counts) => ALLOCATION + size_of_val(&**counts),
+            Reply::Published(_) | Reply::Sent(_) | Reply::Done(_) | Reply::Closed { .. } | Reply::Subscribed(_) => 0,
         }
     }
 }
@@ -172,7 +190,13 @@ impl Command {
         match self {
             Command::Send { message, .. } => pinned(message.frame()),
             Command::Close { reason, .. } => ALLOCATION + reason.len(),
-            Command::List | Command::KeepAlive { .. } => 0,
+            Command::CloseAll { who, reason, .. } => 2 * ALLOCATION + who.name().len() + reason.len(),
+            Command::Page { filter, .. } => {
+                ALLOCATION + size_of_val(&**filter) + filter.identity.as_ref().map_or(0, |name| name.len())
+            }
+            Command::CountSubscribers(topics) => ALLOCATION + size_of_val(&**topics),
+            Command::Subscribe { topic, .. } | Command::Unsubscribe { topic, .. } => ALLOCATION + topic.as_str().len(),
+            Command::List | Command::Top | Command::KeepAlive { .. } | Command::Topics { .. } => 0,
         }
     }
 }

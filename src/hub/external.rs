@@ -1,11 +1,13 @@
-//! An end of the mesh that is no shard: it publishes, sends commands, and takes the answers.
+//! An end of the mesh that is no shard: it publishes, sends commands, takes the answers, and reads topics.
 
 use std::sync::Arc;
 
 use super::{
     command::{Command, Reply},
     connection_id::ConnectionId,
-    entry::{Delivery, Placed, Request, Unplaced},
+    encoding::DearFormats,
+    entry::{Delivery, Interest, Placed, Request, Unplaced},
+    feeds::{Begun, Feeds},
     mesh::MeshEnd,
     publication::{Place, Posted, Publication},
     topic_name::{TopicName, home},
@@ -14,13 +16,39 @@ use super::{
 /// An end of the mesh that is no shard. It has no connections and no topics.
 ///
 /// The owner calls [`ExternalEnd::submit`] and [`ExternalEnd::command`] for shards that are not behind
-/// ([`ExternalEnd::is_behind`]), and then [`ExternalEnd::send_out`]. The owner takes the answers by
-/// [`ExternalEnd::next_answer`], and calls [`ExternalEnd::may_sleep`] before it sleeps.
+/// ([`ExternalEnd::is_behind`]), and then [`ExternalEnd::send_out`]. The owner takes what comes back by
+/// [`ExternalEnd::next_arrival`], and calls [`ExternalEnd::may_sleep`] before it sleeps.
 #[derive(Debug)]
 pub struct ExternalEnd {
     mesh: MeshEnd,
     /// How many shards have sent their barrier to this engine.
     barriers: u16,
+    /// The topics that the end reads.
+    feeds: Feeds,
+}
+
+/// What comes from the shards to an external end.
+#[derive(Debug, Clone)]
+pub enum Arrival {
+    /// The answer to a submitted publication or a command.
+    Answer {
+        /// Its ticket.
+        ticket: u64,
+        /// The answer.
+        reply: Reply,
+    },
+    /// The readers of a topic that have waited get every message of the topic from here on.
+    Live {
+        /// The topic.
+        topic: TopicName,
+    },
+    /// The next message of a topic that is read.
+    Message {
+        /// The publication.
+        posted: Arc<Posted>,
+        /// Its place in the topic's order.
+        place: Place,
+    },
 }
 
 /// A publication that an engine is to give a place, and the home of its topic, to which the engine returns the
@@ -41,7 +69,7 @@ impl ExternalEnd {
     #[must_use]
     pub fn new(mesh: MeshEnd) -> Self {
         assert!(mesh.number() >= mesh.shards(), "a shard has a hub");
-        ExternalEnd { mesh, barriers: 0 }
+        ExternalEnd { mesh, barriers: 0, feeds: Feeds::default() }
     }
 
     /// Publishes to all subscribers of the topic; to `source` only if it has subscribed with echo. The publication's
@@ -70,21 +98,77 @@ impl ExternalEnd {
         }
     }
 
+    /// Returns how many ends the mesh has.
+    #[must_use]
+    pub fn ends(&self) -> usize {
+        self.mesh.ends()
+    }
+
     /// Returns how many shards there are.
     #[must_use]
     pub fn shards(&self) -> u16 {
         self.mesh.shards()
     }
 
-    /// Returns the next answer, and its ticket.
-    pub fn next_answer(&mut self) -> Option<(u64, Reply)> {
+    /// Begins to read a topic, for the reader of this number. Returns whether the reader gets every message that comes
+    /// from here on. Otherwise it does so from the topic's [`Arrival::Live`] on.
+    pub fn read(&mut self, topic: &TopicName, reader: u64) -> bool {
+        match self.feeds.add(topic, reader) {
+            Begun::Live => return true,
+            Begun::Pending => {}
+            Begun::Announce(number) => {
+                self.announce(topic, number, Interest::Messages { dear: DearFormats::default() });
+            }
+        }
+        false
+    }
+
+    /// Ends the reading of a topic, for one reader.
+    pub fn stop_reading(&mut self, topic: &TopicName, reader: u64) {
+        if let Some(number) = self.feeds.remove(topic, reader) {
+            self.announce(topic, number, Interest::None);
+        }
+    }
+
+    /// Returns the readers that get the messages of a topic.
+    #[must_use]
+    pub fn readers(&self, topic: &TopicName) -> &[u64] {
+        self.feeds.readers(topic)
+    }
+
+    fn announce(&mut self, topic: &TopicName, number: u64, interest: Interest) {
+        let home = home(topic, self.mesh.shards());
+        self.mesh.request(home, Request::Interest { topic: topic.clone(), number, interest });
+    }
+
+    /// Returns what has come next from the shards.
+    pub fn next_arrival(&mut self) -> Option<Arrival> {
         loop {
             match self.mesh.next_delivery()? {
-                Delivery::Reply { ticket, reply } => return Some((ticket, reply)),
+                Delivery::Reply { ticket, reply } => return Some(Arrival::Answer { ticket, reply }),
+                // A topic without readers is one whose home has not taken the withdrawal yet, or whose messages are
+                // from before the acknowledgement.
+                Delivery::Publication { posted, place } if !self.feeds.readers(&posted.topic).is_empty() => {
+                    return Some(Arrival::Message { posted, place });
+                }
+                Delivery::Acknowledged { topic, number } if self.feeds.acknowledge(&topic, number) => {
+                    return Some(Arrival::Live { topic });
+                }
                 Delivery::Publication { .. }
                 | Delivery::Acknowledged { .. }
                 | Delivery::Barrier
                 | Delivery::Mark { .. } => {}
+            }
+        }
+    }
+
+    /// Returns the next answer, and its ticket. Everything else that comes before it is dropped, so this is for ends
+    /// that read no topic.
+    #[cfg(test)]
+    pub fn next_answer(&mut self) -> Option<(u64, Reply)> {
+        loop {
+            if let Arrival::Answer { ticket, reply } = self.next_arrival()? {
+                return Some((ticket, reply));
             }
         }
     }

@@ -18,10 +18,26 @@ use super::{
     subscriptions::{Membership, Subscription},
     tag::{Tag, Tags},
     topic_id::TopicId,
+    topic_name::TopicName,
     topics::Topic,
     walk::{VACANT, Walk},
 };
 use crate::proto::LARGE_FRAME;
+
+/// A walk, as measures see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Walked<'a> {
+    /// The topic.
+    pub topic: &'a TopicName,
+    /// The messages of the walk's run.
+    pub messages: u32,
+    /// The length of the run in bytes.
+    pub bytes: usize,
+    /// The members that the audience had when the walk began.
+    pub members: u32,
+    /// The time of the turn in which the first message was gathered, see [`ShardHub::note_turn`].
+    pub gathered_at_us: u64,
+}
 
 impl<T: Attachment> ShardHub<T> {
     /// Gathers the publication for the topic's subscribers on this shard, for each audience in the audience's format.
@@ -84,6 +100,7 @@ impl<T: Attachment> ShardHub<T> {
             dirty: &mut self.dirty,
             last_gathered: &mut self.last_gathered,
             from_mail: self.takes_mail.then_some(&mut self.gathered_from_mail),
+            turn_us: self.turn_us,
             encodings: &self.encodings,
             encoded: &mut self.encoded,
         };
@@ -116,6 +133,20 @@ impl<T: Attachment> ShardHub<T> {
     #[must_use]
     pub fn run(&self, audience: AudienceId) -> &FrozenRun {
         &self.topics[audience].walk.as_ref().expect(WALKING).run
+    }
+
+    /// Returns the facts about the audience's walk that measures need.
+    #[inline]
+    #[must_use]
+    pub fn walked(&self, audience: AudienceId) -> Walked<'_> {
+        let walk = self.topics[audience].walk.as_ref().expect(WALKING);
+        Walked {
+            topic: &self.topics[audience.topic].name,
+            messages: walk.run.messages(),
+            bytes: walk.run.bytes(),
+            members: walk.length(),
+            gathered_at_us: walk.run.gathered_at_us(),
+        }
     }
 
     /// Returns the share of the subscriber at `slot` in the run of the audience's walk, as pieces that a backlog may
@@ -303,6 +334,8 @@ struct Gathering<'a> {
     last_gathered: &'a mut Option<TopicId>,
     /// The weight of all messages that have come by lanes, if this message has come by a lane.
     from_mail: Option<&'a mut usize>,
+    /// The time of the turn.
+    turn_us: u64,
     encodings: &'a Encodings,
     encoded: &'a mut BytesMut,
 }
@@ -321,6 +354,7 @@ impl Gathering<'_> {
         let epoch = self.tag.place.map(|place| place.epoch);
         if !audience.run.as_ref().is_some_and(|run| run.takes_epoch(epoch)) {
             let mut run = Box::new(Run::new(self.spare.pop().unwrap_or_default(), self.tags));
+            run.note_begin(self.turn_us);
             run.earlier = audience.run.take();
             if run.earlier.is_none() && audience.walk.is_none() {
                 self.dirty.push(AudienceId { topic: self.topic, format });

@@ -16,6 +16,7 @@ use super::{
     due::Due,
     encoding::Encodings,
     end_role::{EndRole, EngineTopics},
+    listing::{LOOKS_MAX, TOPICS_PER_STEP, TopicPart},
     mesh::MeshEnd,
     publication::Scope,
     topic_id::TopicId,
@@ -96,6 +97,10 @@ pub struct ShardHub<T: Attachment = ()> {
     pub(super) marks: Vec<ConnectionId>,
     /// The time of the turn.
     now: Millis,
+    /// The time of the turn for measures, in microseconds.
+    pub(super) turn_us: u64,
+    /// The subscriptions of all connections to topics with public names.
+    pub(super) subscribed: usize,
     /// The notes of a simulated run.
     #[cfg(test)]
     pub(crate) journal: Option<Box<super::testing::Journal>>,
@@ -125,6 +130,8 @@ impl<T: Attachment> ShardHub<T> {
             barriers: Barriers::default(),
             marks: Vec::new(),
             now: Millis::default(),
+            turn_us: 0,
+            subscribed: 0,
             #[cfg(test)]
             journal: None,
         }
@@ -160,6 +167,11 @@ impl<T: Attachment> ShardHub<T> {
     pub fn note_time(&mut self, now: Millis) {
         assert!(now >= self.now, "the clock goes back from {:?} to {now:?}", self.now);
         self.now = now;
+    }
+
+    /// Notes the time of the turn, in microseconds from a beginning that the caller chooses. Only measures use it.
+    pub fn note_turn(&mut self, turn_us: u64) {
+        self.turn_us = turn_us;
     }
 
     /// Returns the time that was noted last.
@@ -218,10 +230,49 @@ impl<T: Attachment> ShardHub<T> {
         self.topics.homes()
     }
 
+    /// Returns topics whose home is this shard and that connections of any shard use, from an index on: at most
+    /// [`TOPICS_PER_STEP`], of at most [`LOOKS_MAX`] topics that are looked at. A topic keeps its index while it is in
+    /// use.
+    #[must_use]
+    pub fn topic_part(&self, from: u32) -> TopicPart {
+        let (mut part, count) = (TopicPart::default(), self.topics.indices());
+        for index in from..count {
+            if part.topics.len() == TOPICS_PER_STEP || index - from == LOOKS_MAX {
+                part.next = Some(index);
+                break;
+            }
+            let Some(topic) = self.topics.get(TopicId(index)) else { continue };
+            let TopicRole::Home(home) = &topic.role else { continue };
+            let is_used = topic.attached > 0 || !home.interested.is_empty() || !home.remembering.is_empty();
+            if is_used && !topic.name.is_everyone() {
+                part.topics.push(topic.name.clone());
+            }
+        }
+        part
+    }
+
     /// Returns how many subscribers the topic has on this shard.
     #[must_use]
     pub fn subscribers(&self, name: &TopicName) -> usize {
         self.topics.find(name).map_or(0, |id| self.topics[id].subscribed as usize)
+    }
+
+    /// Returns how many subscriptions all connections have to topics with public names, pending ones included.
+    #[must_use]
+    pub fn subscribed(&self) -> usize {
+        self.subscribed
+    }
+
+    /// Returns the number of entries in the fullest lane to this shard.
+    #[must_use]
+    pub fn fullest_lane(&self) -> usize {
+        self.mesh.fullest_lane()
+    }
+
+    /// Returns the memory of the deliveries and requests that wait for room in their lanes.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.mesh.waiting_bytes()
     }
 
     /// Returns the offset of the topic's last message; 0 before the first, or if this shard is not the topic's home.
@@ -246,6 +297,12 @@ impl<T: Attachment> ShardHub<T> {
     #[must_use]
     pub fn is_alone(&self) -> bool {
         self.mesh.shards() == 1
+    }
+
+    /// Returns the memory of the requests and deliveries that this shard has sent and that were not taken.
+    #[must_use]
+    pub fn lane_bytes(&self) -> usize {
+        self.mesh.bytes()
     }
 
     /// Returns how many requests and deliveries have found no room in a lane so far.

@@ -90,6 +90,12 @@ impl<T: Weight> LaneOut<T> {
         self.overflow_bytes
     }
 
+    /// Returns the weight of all entries, in the lane and beside it.
+    pub(super) fn bytes(&self) -> usize {
+        // Relaxed: the sum is only shown, and compared with a budget.
+        self.bytes.load(Ordering::Relaxed) + self.overflow_bytes
+    }
+
     /// Returns how many entries have ever had to wait.
     pub(super) fn overflowed(&self) -> u64 {
         self.overflowed
@@ -119,6 +125,11 @@ impl<T: Weight> LaneIn<T> {
         let item = self.consumer.pop().ok()?;
         self.bytes.fetch_sub(item.weight(), Ordering::Relaxed);
         Some(item)
+    }
+
+    /// Returns how many entries are in the lane.
+    pub(super) fn entries(&self) -> usize {
+        self.consumer.slots()
     }
 
     /// Returns whether the lane has no entry.

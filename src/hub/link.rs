@@ -92,6 +92,11 @@ impl Link {
         !self.deliveries_in.is_empty()
     }
 
+    /// Returns the number of entries in the fuller of the two lanes to the owner.
+    pub(super) fn fullest_in(&self) -> usize {
+        self.requests_in.entries().max(self.deliveries_in.entries())
+    }
+
     /// Returns the weight of the requests that wait for room.
     pub(super) fn requests_waiting(&self) -> usize {
         self.requests_out.overflow_bytes()
@@ -100,6 +105,11 @@ impl Link {
     /// Returns the weight of the deliveries that wait for room.
     pub(super) fn deliveries_waiting(&self) -> usize {
         self.deliveries_out.overflow_bytes()
+    }
+
+    /// Returns the weight of the requests and deliveries that this end has sent and that were not taken.
+    pub(super) fn bytes(&self) -> usize {
+        self.requests_out.bytes() + self.deliveries_out.bytes()
     }
 
     /// Returns how many requests and deliveries have ever had to wait.

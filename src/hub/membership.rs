@@ -62,6 +62,7 @@ impl<T: Attachment> ShardHub<T> {
             return Subscribed::TooMany;
         }
         let topic_id = self.topics.attach(name);
+        self.subscribed += usize::from(!name.is_everyone());
         let format = connection.io.format();
         subscriptions.insert(Subscription {
             topic: topic_id,
@@ -172,6 +173,21 @@ impl<T: Attachment> ShardHub<T> {
         subscriptions.iter().map(|subscription| self.topics[subscription.topic].name.clone()).collect()
     }
 
+    /// Returns the first `most` topics that the connection has subscribed to, and the number of all. Neither counts the
+    /// topic of broadcasts.
+    #[must_use]
+    pub fn some_subscriptions(&self, id: ConnectionId, most: usize) -> (Box<[TopicName]>, usize) {
+        let connection = self.connections.get(id);
+        let subscriptions = connection.map_or(&[][..], |connection| connection.subscriptions.as_slice());
+        let has_broadcasts = self
+            .topics
+            .find(&TopicName::everyone())
+            .filter(|&everyone| connection.is_some_and(|connection| connection.subscriptions.get(everyone).is_some()));
+        let named = subscriptions.iter().filter(|subscription| Some(subscription.topic) != has_broadcasts);
+        let names = named.take(most).map(|subscription| self.topics[subscription.topic].name.clone());
+        (names.collect(), subscriptions.len() - usize::from(has_broadcasts.is_some()))
+    }
+
     /// Returns whether the connection is a subscriber of the topic, and owed its messages.
     #[must_use]
     pub fn is_subscribed(&self, id: ConnectionId, name: &TopicName) -> bool {
@@ -272,6 +288,7 @@ impl<T: Attachment> ShardHub<T> {
         let topic = &mut self.topics[topic_id];
         assert!(topic.subscribed > 0, "a subscription was counted");
         topic.subscribed -= 1;
+        self.subscribed -= usize::from(!topic.name.is_everyone());
         if topic.subscribed == 0
             && let TopicRole::Remote(remote) = &mut topic.role
         {

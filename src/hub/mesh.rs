@@ -113,6 +113,12 @@ impl MeshEnd {
         self.number
     }
 
+    /// Returns how many ends the mesh has.
+    #[must_use]
+    pub fn ends(&self) -> usize {
+        self.roles.len()
+    }
+
     /// Returns how many ends are shards. The shards have the lowest numbers.
     #[must_use]
     pub fn shards(&self) -> u16 {
@@ -301,6 +307,18 @@ impl MeshEnd {
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         self.requests_waiting + self.deliveries_waiting
+    }
+
+    /// Returns the number of entries in the fullest lane to this end.
+    #[must_use]
+    pub fn fullest_lane(&self) -> usize {
+        self.links().map(Link::fullest_in).max().unwrap_or_default()
+    }
+
+    /// Returns the memory of the requests and deliveries that this end has sent and that were not taken.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.links().map(Link::bytes).sum()
     }
 
     /// Returns how many requests and deliveries have found no room in their lane so far.

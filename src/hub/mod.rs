@@ -4,8 +4,8 @@
 //! The files are listed from the lowest floor to the highest. A file imports only files that stand before it:
 //!
 //! - values: `atomic`, `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `publication`, `encoding`,
-//!   `command`, `subscribe_options`, `barrier`, `end_role`;
-//! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `external`;
+//!   `subscribe_options`, `listing`, `command`, `barrier`, `end_role`;
+//! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `feeds`, `external`;
 //! - tables: `tag`, `topic_rules`, `piece`, `run`, `walk`, `label`, `backlog`, `overflow`, `audience`, `topics`, `due`,
 //!   `subscriptions`, `connections`;
 //! - the hub itself: `hub`, then `fanout`, `interest`, `order`, `membership`, `mail`.
@@ -25,6 +25,7 @@ mod end_role;
 mod entry;
 mod external;
 mod fanout;
+mod feeds;
 mod format;
 #[expect(clippy::module_inception, reason = "the file is named after its struct")]
 mod hub;
@@ -32,6 +33,7 @@ mod interest;
 mod label;
 mod lane;
 mod link;
+mod listing;
 mod mail;
 mod membership;
 mod memory;
@@ -52,6 +54,7 @@ mod subscriptions;
 mod tag;
 #[cfg(test)]
 pub(crate) mod testing;
+mod top;
 mod topic_id;
 mod topic_name;
 mod topic_pattern;
@@ -61,17 +64,21 @@ mod walk;
 
 pub use audience::AudienceId;
 pub use backlog::Backlog;
-pub use command::{Command, Commanded, Refused, Reply, Sent};
+pub use command::{Command, Commanded, Refused, Reply, Sent, SubscribeOutcome};
 pub use connection_id::{ConnectionId, ConnectionIdError};
 pub use connections::{Attachment, Connections, HubConnection, Publishing};
 pub use encoding::{DearFormats, Encodable, Encode, Encodings, Prepare};
 pub use end_role::{EndRole, EngineTopics};
 pub use entry::{Delivery, Interest, Placed, Request, Unplaced};
-pub use external::{ExternalEnd, Order};
-pub use fanout::SPARE_RUN_BYTES_MAX;
+pub use external::{Arrival, ExternalEnd, Order};
+pub use fanout::{SPARE_RUN_BYTES_MAX, Walked};
 pub use format::Format;
 pub use hub::{Homes, HubLimits, ShardHub};
 pub use label::{Label, messages_by_topic};
+pub use listing::{
+    ConnectionFilter, ConnectionPage, ConnectionSummary, LOOKS_MAX, PagePart, ROWS_MAX, TOPICS_PER_STEP, TopicCursor,
+    TopicPage, TopicPart, TopicSummary, Who,
+};
 pub use membership::{Joined, Subscribed};
 pub use memory::LARGE_PIECE_PINS;
 pub use mesh::{MeshEnd, Wake};
@@ -82,6 +89,7 @@ pub use publication::{NotAMessage, Place, Posted, Publication, Scope};
 pub use run::{FrozenRun, Run, Share};
 pub use subscribe_options::SubscribeOptions;
 pub use tag::{PieceTags, Tag, TaggedMessage, Tags};
+pub use top::{BusiestTopics, BusyTopic, HALF_LIFE_MS, LargeBacklog, TOP_MAX, Top, TopicWork};
 pub use topic_id::TopicId;
 pub(crate) use topic_name::home;
 pub use topic_name::{TopicName, TopicNameError};

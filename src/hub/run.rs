@@ -173,6 +173,11 @@ impl Run {
         size_of::<Self>() + WALK_BYTES + 2 * ALLOCATION + bytes + pieces + self.exclusions + tags
     }
 
+    /// Notes the time of the turn in which the run gathers its first message.
+    pub(super) fn note_begin(&mut self, turn_us: u64) {
+        self.gathered.gathered_at_us = turn_us;
+    }
+
     /// Adds `weight` to the part of the run's weight that has come by lanes.
     pub(super) fn note_from_mail(&mut self, weight: usize) {
         self.gathered.from_mail += weight;
@@ -313,6 +318,8 @@ pub struct FrozenRun {
     weight: usize,
     /// The part of the weight that has come by lanes.
     from_mail: usize,
+    /// The time of the turn in which the first message was gathered, see `ShardHub::note_turn`.
+    gathered_at_us: u64,
 }
 
 /// A boundary between two messages of a run.
@@ -390,6 +397,11 @@ impl FrozenRun {
     #[must_use]
     pub fn weight(&self) -> usize {
         self.weight
+    }
+
+    /// Returns the time of the turn in which the first message was gathered.
+    pub(super) fn gathered_at_us(&self) -> u64 {
+        self.gathered_at_us
     }
 
     /// Returns the part of the weight that has come by lanes.

@@ -2,6 +2,7 @@
 //! compared with what it must receive.
 
 mod barrier;
+mod feeds;
 mod subscriber;
 mod world;
 

@@ -229,6 +229,11 @@ impl Topics {
         self.topics.get(id.0 as usize)?.as_ref()
     }
 
+    /// Returns a number above the indices of all ids.
+    pub(super) fn indices(&self) -> u32 {
+        self.topics.len() as u32
+    }
+
     /// Returns how many topics have their home on this shard.
     pub(super) fn homes(&self) -> usize {
         self.homes

@@ -43,6 +43,11 @@ impl Walk {
         self.visited -= 1;
     }
 
+    /// Returns how many members the audience had when the walk began.
+    pub(super) fn length(&self) -> u32 {
+        self.length
+    }
+
     /// Returns whether the member at this index is still to be visited.
     pub(super) fn has_yet_to_visit(&self, index: u32) -> bool {
         let position = if index >= self.start { index - self.start } else { index + self.length - self.start };

@@ -2,8 +2,8 @@
 
 use super::{
     CloseCode, CloseFrame, Deliver, Event, Fin, Fragment, FrameHeader, HandshakeError, HeadScan, Input, MessageLimits,
-    MessageType, OpCode, PreparedMessage, ProtocolError, RequestHead, ResponseHead, Role, State, Tick, Upgrade,
-    Verdict, WebSocket, encode_frame, encode_masked, masking,
+    MessageType, OpCode, PreparedMessage, ProtocolError, ProxyHeader, RequestHead, ResponseHead, Role, State, Tick,
+    Upgrade, Verdict, WebSocket, encode_frame, encode_masked, forwarded_for, masking, x_forwarded_for,
 };
 use bytes::BytesMut;
 
@@ -64,6 +64,36 @@ fn judge(_: &FrameHeader, payload: &[u8]) -> Verdict {
         2 | 7 => Verdict::Drop,
         13 => Verdict::Fail(CloseCode(4013)),
         _ => Verdict::Pass,
+    }
+}
+
+/// Checks that a header of the PROXY protocol is read the same however it trickles in, and that it ends within the bytes.
+/// Checks too that the same bytes as a client's own part of `X-Forwarded-For` or `Forwarded` change nothing of the
+/// elements that a proxy appends.
+pub fn client_address(bytes: &[u8]) {
+    let whole = ProxyHeader::decode(bytes);
+    let first = (0..=bytes.len()).map(|length| ProxyHeader::decode(&bytes[..length])).find(|part| *part != Ok(None));
+    assert_eq!(first.unwrap_or(Ok(None)), whole);
+    if let Ok(Some((header, length))) = whole {
+        assert!((15..=4_096).contains(&length) && length <= bytes.len());
+        assert_eq!(ProxyHeader::decode(&bytes[..length]), whole);
+        assert!(header.source().is_none_or(|source| source.ip() == source.ip().to_canonical()));
+    }
+    let is_field = |octet: &&u8| (b' '..).contains(*octet) && **octet != 0x7f;
+    let own: Vec<u8> = bytes.iter().filter(is_field).take(1_000).copied().collect();
+    let appended = "[2001:db8::1]:7".parse().ok();
+    for (name, element) in
+        [("X-Forwarded-For", "[2001:db8::1]:7"), ("Forwarded", "for=\"[2001:db8::1]:7\";host=\"a,b\"")]
+    {
+        let head =
+            [b"GET / HTTP/1.1\r\nHost: a\r\n", name.as_bytes(), b": ", &own, b", ", element.as_bytes(), b"\r\n\r\n"];
+        let head = RequestHead::decode(&head.concat()).expect("a head").expect("a whole one").0;
+        let nodes: Vec<_> = match name {
+            "Forwarded" => forwarded_for(head.headers()).collect(),
+            _ => x_forwarded_for(head.headers()).collect(),
+        };
+        assert_eq!(nodes[0], appended, "{name}: {own:?}");
+        assert!(nodes.len() <= 32);
     }
 }
 

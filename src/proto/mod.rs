@@ -37,6 +37,7 @@ mod limits;
 mod masking;
 mod message;
 mod prepared;
+mod proxy_header;
 #[cfg(test)]
 mod testing;
 mod utf8;
@@ -61,4 +62,5 @@ pub use keep_alive::{KeepAlive, Millis, Tick, Timeout};
 pub use limits::{Deliver, MessageLimits};
 pub use message::{Fragment, LARGE_FRAME, Message};
 pub use prepared::{PrepareError, PreparedMessage};
+pub(crate) use proxy_header::{ProxyHeader, ProxyHeaderError};
 pub use websocket::{Role, State, WebSocket};

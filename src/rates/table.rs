@@ -15,7 +15,8 @@ use crate::proto::Millis;
 ///
 /// A bucket that is full again is as good as none, so a table without room forgets one of those. If the next
 /// [`LOOKS_MAX`] have none, the table forgets the one among them that is full first: its key begins anew. So a client
-/// with many addresses takes no more memory than the table has, and only sets others free.
+/// with many addresses takes no more memory than the table has, and a key that has used up its rate is among the last
+/// that it sets free.
 #[derive(Debug)]
 pub(crate) struct RateTable {
     hasher: RandomState,
@@ -140,8 +141,8 @@ mod tests {
         assert_eq!(count(&table), 2);
     }
 
-    /// A crowd of keys does not grow the table, and the keys that it displaces begin anew. A key whose bucket is full
-    /// gives way first.
+    /// A crowd of keys does not grow the table, and the keys that it displaces begin anew. A key whose bucket is full, or
+    /// fuller, gives way first, so a crowd does not set free a key that has used up its rate.
     #[test]
     fn a_crowd_of_keys_takes_no_more_room() {
         let table = RateTable::new(50);
@@ -155,6 +156,7 @@ mod tests {
         assert_eq!(take(7, 600), Err(Millis(1_000)), "its bucket was not forgotten");
         (1_000..2_000).for_each(|key| assert_eq!(take(key, 600), Ok(())));
         assert_eq!(count(&table), 50);
-        assert_eq!(take(7, 600), Ok(()), "a crowd displaces it");
+        assert_eq!(take(7, 600), Err(Millis(1_000)), "keys with fuller buckets give way first");
+        assert_eq!(take(100, 600), Ok(()), "a key that was displaced begins anew");
     }
 }

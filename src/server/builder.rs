@@ -6,19 +6,26 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
+use hyper::{Request, Response, body::Body};
+use tower_service::Service;
+
 use super::{Server, hub::Hub};
 use crate::{
+    access_log::{self, AccessLog, Sink},
     auth::Gate,
     config::{
-        Config, CpuList, ListenAddress, Pin, RouteConfig, RouteHandler, RuleFault, Settings, Sources, SurfaceConfig,
-        settle, settle_surface,
+        AccessLogFormat, Config, CpuList, ListenAddress, Pin, RouteConfig, RouteHandler, RuleFault, Settings, Sources,
+        SurfaceConfig, settle, settle_surface,
     },
     control::publisher::Requests,
     current::Current,
     documents::Documents,
-    endpoints::{Conflict, Endpoints, Judge, Mount, ServedRoute},
+    endpoints::{Conflict, Endpoints, Judge, Mount, ServedRoute, ServedService},
     error::{ConfigErrors, StartError},
-    handler::{Handler, Pattern, PatternError, Route, RouteOptions, Rules, TopicSpace, Typed},
+    handler::{
+        Handler, HttpBody, HttpService, OfTower, Pattern, PatternError, Route, RouteOptions, Rules, TopicSpace, Typed,
+    },
     outbound::Outbound,
     surface::raw::{RAW, TOPIC_PATTERN},
     sys::net,
@@ -48,11 +55,11 @@ use crate::{
 ///     .build()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct Builder {
     base: Base,
     routes: Vec<(String, RouteOptions, Arc<dyn crate::handler::Factory>)>,
     documents: Vec<(String, Documents, RouteOptions)>,
+    services: Vec<(String, RouteOptions, Arc<dyn HttpService>)>,
     /// Whether topics are served at their usual path.
     serves_topics: bool,
     /// Whether the page that watches topics is served at `/`.
@@ -60,6 +67,7 @@ pub struct Builder {
     serves_operations: bool,
     /// Listeners that another process has opened.
     inherited: Vec<TcpListener>,
+    access_sink: Option<Sink>,
     hub: (Hub, Requests),
     outbound: Outbound,
 }
@@ -70,16 +78,24 @@ enum Base {
     Config(Box<Config>),
 }
 
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("base", &self.base).field("routes", &self.routes.len()).finish_non_exhaustive()
+    }
+}
+
 impl Default for Builder {
     fn default() -> Self {
         Builder {
             base: Base::Settings(Box::default()),
             routes: Vec::new(),
             documents: Vec::new(),
+            services: Vec::new(),
             serves_topics: false,
             serves_page: false,
             serves_operations: true,
             inherited: Vec::new(),
+            access_sink: None,
             hub: Hub::new(),
             outbound: Outbound::default(),
         }
@@ -139,6 +155,12 @@ impl Builder {
     pub fn listeners(mut self, listeners: impl IntoIterator<Item = TcpListener>) -> Self {
         self.inherited.extend(listeners);
         self
+    }
+
+    /// Serves on a listener that the embedder has opened, as [`Builder::listeners`] does. All shards accept on it.
+    #[must_use]
+    pub fn listener(self, listener: TcpListener) -> Self {
+        self.listeners([listener])
     }
 
     /// Sets the number of shards, 1 to 256. The default is one for each CPU, or fewer under a cgroup quota of CPUs.
@@ -205,10 +227,68 @@ impl Builder {
         self
     }
 
-    /// Leaves out `/healthz`, `/readyz` and `/metrics`.
+    /// Serves all HTTP requests at the paths of a pattern by a service of tower, such as a `Router` of axum. See
+    /// [`Builder::http_with`].
+    ///
+    /// ```
+    /// use axum::{Router, routing::get};
+    /// use ringhub::Server;
+    ///
+    /// let rest = Router::new().route("/api/time", get(async || "now"));
+    /// let builder = Server::builder().http("/api/{rest...}", rest).topics();
+    /// ```
+    #[must_use]
+    pub fn http<S, B>(self, pattern: &str, service: S) -> Self
+    where
+        S: Service<Request<HttpBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.http_with(pattern, service, RouteOptions::new())
+    }
+
+    /// Serves HTTP requests like [`Builder::http`], with rules: the origins and the authenticator of `options` decide
+    /// which requests reach the service, and its largest message is the largest body.
+    ///
+    /// The service gets every method, HEAD and OPTIONS too, and the whole path. The control thread has read the body
+    /// before, within the limits of bodies in bytes, memory and time. A
+    /// [`RequestSender`](crate::handler::RequestSender) is among the extensions of the request. The body of the answer
+    /// may come piece by piece. A panic of the service, and its error, are answered 500. A preflight of a browser has
+    /// no credentials, so the server answers it where there is an authenticator. A request for a WebSocket is answered
+    /// 404: a service opens none.
+    ///
+    /// The service is called on the one thread that serves all HTTP connections, so it must not block. It has as much
+    /// time for its answer as it likes; the connection counts as one of `max_http_connections` meanwhile.
+    #[must_use]
+    pub fn http_with<S, B>(mut self, pattern: &str, service: S, options: RouteOptions) -> Self
+    where
+        S: Service<Request<HttpBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.services.push((pattern.into(), options, Arc::new(OfTower::new(service))));
+        self
+    }
+
+    /// Leaves out `/healthz`, `/readyz`, `/metrics`, `/debug/top`, and the administration at `/connections` and `/revocations`.
     #[must_use]
     pub fn without_operations(mut self) -> Self {
         self.serves_operations = false;
+        self
+    }
+
+    /// Gives the lines of the access log to a function, if the setting `access_log` is on. Otherwise they are events of
+    /// `tracing` with the target `ringhub::access_log` and the level `INFO`. Each line is an object of JSON without the
+    /// end of the line.
+    ///
+    /// The function is called on the threads of shards and on the control thread, so it must not wait.
+    #[must_use]
+    pub fn access_log(mut self, sink: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.access_sink = Some(Arc::new(sink));
         self
     }
 
@@ -251,8 +331,8 @@ impl Builder {
     ///
     /// See [`BuildError`].
     pub fn build(self) -> Result<Server, BuildError> {
-        let Builder { base, routes, documents, serves_topics, mut serves_page, serves_operations, .. } = self;
-        let Builder { inherited, hub, outbound, .. } = self;
+        let Builder { base, routes, documents, services, serves_topics, mut serves_page, serves_operations, .. } = self;
+        let Builder { inherited, access_sink, hub, outbound, .. } = self;
         let config = match base {
             Base::Settings(settings) => {
                 let descriptors = net::raise_descriptor_limit();
@@ -279,6 +359,12 @@ impl Builder {
         for (path, documents, options) in documents {
             table.mount(&path, documents, options.gate)?;
         }
+        for (pattern, options, service) in services {
+            let pattern = Pattern::new(&pattern).map_err(BuildError::Pattern)?;
+            let rules = settled(&pattern, settle(&options, Sources::WebSocketsAndBodies, &config.base_of_routes()))?;
+            let body_bytes_max = rules.limits.message_bytes_max;
+            table.services.push((pattern, ServedService { gate: rules.gate, body_bytes_max, service }));
+        }
         for route in &config.routes {
             table.add(route)?;
         }
@@ -287,16 +373,27 @@ impl Builder {
             // is at `/`.
             serves_page = table.is_root_free();
         }
-        let Table { routes, mounts, pages, judge } = table;
-        let endpoints = Endpoints::new(routes, mounts, pages, serves_page, serves_operations, config.access.clone());
+        let Table { routes, mounts, pages, services, judge } = table;
+        let own = (serves_page, serves_operations);
+        let endpoints = Endpoints::with_services(routes, mounts, pages, services, own, config.access.clone());
         let endpoints = endpoints.map_err(|conflict| match conflict {
             Conflict::Clash(first, second) => BuildError::Clash(first, second),
             Conflict::Own(pattern) => BuildError::Own(pattern),
             Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
         })?;
-        let endpoints = Current::new(endpoints.with_wait_max(config.handshake_timeout));
+        hub.0.revocations.set_max(config.limits.revocations_max);
+        let endpoints = endpoints.with_wait_max(config.handshake_timeout);
+        let endpoints = Current::new(endpoints.with_revocations(hub.0.revocations.clone()));
         judge.decide_by(&endpoints);
-        Server::bind(config, inherited, endpoints, hub, outbound).map_err(BuildError::Start)
+        let access_log = match config.access_log {
+            AccessLogFormat::Off => AccessLog::off(),
+            AccessLogFormat::Json => {
+                let sink = access_sink.unwrap_or_else(|| Arc::new(access_log::trace));
+                AccessLog::new(sink, config.access_log_sample)
+            }
+        };
+        let server = Server::bind(config, inherited, endpoints, hub, outbound).map_err(BuildError::Start)?;
+        Ok(Server { access_log, ..server })
     }
 }
 
@@ -314,6 +411,7 @@ struct Table {
     routes: Vec<ServedRoute>,
     mounts: Vec<Mount>,
     pages: Vec<(Pattern, Gate)>,
+    services: Vec<(Pattern, ServedService)>,
     /// The judge that handlers of surfaces ask.
     judge: Judge,
 }
@@ -359,7 +457,11 @@ impl Table {
     /// Returns whether nothing is at `/`, and no page is at another path.
     fn is_root_free(&self) -> bool {
         let is_root = |served: &ServedRoute| served.paths.iter().any(|path| path.pattern.as_str() == "/");
-        self.pages.is_empty() && !self.mounts.iter().any(Mount::is_root) && !self.routes.iter().any(is_root)
+        let is_service_root = self.services.iter().any(|(pattern, _)| pattern.as_str() == "/");
+        self.pages.is_empty()
+            && !is_service_root
+            && !self.mounts.iter().any(Mount::is_root)
+            && !self.routes.iter().any(is_root)
     }
 }
 

@@ -11,8 +11,9 @@ use std::{
 
 use super::role::Role;
 use crate::{
+    auth::{RevocationError, Revocations},
     control::publisher::{Publisher, Requests},
-    handler::{CloseError, Sent},
+    handler::{CloseError, Sent, SubscribeError},
     hub::{Command, ConnectionId, Place, Publication, Reply, TopicName},
     metrics::{Counter, Counters},
     proto::{CloseCode, CloseFrame, KeepAlive, PreparedMessage},
@@ -32,16 +33,18 @@ use crate::{
 /// ```
 #[derive(Debug, Clone)]
 pub struct Hub {
-    publisher: Publisher,
+    pub(super) publisher: Publisher,
     /// The counters of each shard, from the start on.
     counters: Arc<OnceLock<Box<[Arc<Counters>]>>>,
+    /// The identities and tokens that the server refuses.
+    pub(super) revocations: Revocations,
 }
 
 impl Hub {
     /// Returns a handle to a server that has not started.
     pub(super) fn new() -> (Hub, Requests) {
         let (publisher, requests) = Publisher::new();
-        (Hub { publisher, counters: Arc::default() }, requests)
+        (Hub { publisher, counters: Arc::default(), revocations: Revocations::default() }, requests)
     }
 
     /// Takes the counters of the shards, when they start.
@@ -55,6 +58,11 @@ impl Hub {
 
     fn counters(&self) -> &[Arc<Counters>] {
         self.counters.get().map_or(&[], |counters| counters)
+    }
+
+    /// Returns the number of shards; 0 before the start.
+    pub(super) fn shards(&self) -> u16 {
+        self.counters().len() as u16
     }
 
     /// Publishes to all subscribers of a topic and waits for the publication's place in it.
@@ -177,7 +185,7 @@ impl Hub {
         self.counters().iter().map(|counters| counters.get(counter)).sum()
     }
 
-    async fn command(&self, id: ConnectionId, command: Command) -> Result<Reply, HubError> {
+    pub(super) async fn command(&self, id: ConnectionId, command: Command) -> Result<Reply, HubError> {
         if usize::from(id.shard()) >= self.counters().len() {
             return Err(HubError::NoConnection(id));
         }
@@ -231,6 +239,10 @@ pub enum HubError {
     NoConnection(ConnectionId),
     /// The close code or the reason is not allowed.
     Close(CloseError),
+    /// The connection's subscription is refused.
+    Subscribe(SubscribeError),
+    /// The revocation is refused.
+    Revocation(RevocationError),
     /// The server has ended, or leaves and publishes nothing more.
     Ended,
 }
@@ -240,6 +252,8 @@ impl fmt::Display for HubError {
         match self {
             HubError::NoConnection(id) => write!(f, "there is no open connection {id}"),
             HubError::Close(error) => error.fmt(f),
+            HubError::Subscribe(error) => error.fmt(f),
+            HubError::Revocation(error) => error.fmt(f),
             HubError::Ended => f.write_str("the server has ended"),
         }
     }

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, net::TcpListener, os::fd::OwnedFd};
 use crate::{
     config::{Config, ListenIpv6},
     error::StartError,
-    shard::{Listener, ListenerOwner},
+    shard::{Beginning, Listener, ListenerOwner},
     sys::net,
 };
 
@@ -27,10 +27,11 @@ impl Listeners {
     pub(super) fn open(config: &Config) -> Result<Listeners, StartError> {
         let mut listeners = Listeners::none(config.shards);
         for &address in &config.listen {
+            let beginning = beginning_at(address, config);
             let listen = net::listen(address, config.shards, config.listen_ipv6 == ListenIpv6::Dual);
             let (sockets, address) = listen.map_err(|error| StartError::Listen(address, error))?;
             for (of_shard, socket) in listeners.by_shard.iter_mut().zip(sockets) {
-                of_shard.push(Listener { socket, owner: ListenerOwner::Server });
+                of_shard.push(Listener { socket, owner: ListenerOwner::Server, beginning });
             }
             listeners.addresses.push(address);
         }
@@ -46,8 +47,9 @@ impl Listeners {
     ///
     /// # Errors
     ///
-    /// If a listener has no address, or a descriptor cannot be duplicated.
-    pub(super) fn inherit(inherited: Vec<TcpListener>, shards: usize) -> io::Result<Listeners> {
+    /// If a listener has no address, a descriptor cannot be duplicated, or an address of `proxy_protocol` has no listener.
+    pub(super) fn inherit(inherited: Vec<TcpListener>, config: &Config) -> io::Result<Listeners> {
+        let shards = config.shards;
         let mut listeners = Listeners::none(shards);
         let mut by_address: Vec<Vec<OwnedFd>> = Vec::new();
         for listener in inherited {
@@ -61,12 +63,16 @@ impl Listeners {
             });
             by_address[at].push(listener.into());
         }
-        for sockets in by_address {
+        if let Some(missing) = config.proxy_protocol.iter().find(|address| !listeners.addresses.contains(address)) {
+            return Err(io::Error::other(format!("no listener is at {missing}, an address of proxy_protocol")));
+        }
+        for (sockets, &address) in by_address.into_iter().zip(&listeners.addresses) {
+            let beginning = beginning_at(address, config);
             let count = sockets.len();
             let copies =
                 (count..shards).map(|shard| sockets[shard % count].try_clone()).collect::<io::Result<Vec<_>>>()?;
             for (at, socket) in sockets.into_iter().chain(copies).enumerate() {
-                listeners.by_shard[at % shards].push(Listener { socket, owner: ListenerOwner::Parent });
+                listeners.by_shard[at % shards].push(Listener { socket, owner: ListenerOwner::Parent, beginning });
             }
         }
         Ok(listeners)
@@ -77,16 +83,24 @@ impl Listeners {
     }
 }
 
+/// Returns the beginning of the connections to an address.
+fn beginning_at(address: SocketAddr, config: &Config) -> Beginning {
+    if config.proxy_protocol.contains(&address) { Beginning::ProxyHeader } else { Beginning::Request }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Settings;
 
     /// Returns the ports of each shard's listeners. `first` and `second` are the numbers of listeners at two addresses.
     fn ports(first: usize, second: usize, shards: usize) -> (Vec<Vec<u16>>, [u16; 2]) {
         let listen = |count| net::listen("127.0.0.1:0".parse().unwrap(), count, false).unwrap();
         let (of_first, of_second) = (listen(first), listen(second));
         let all = of_first.0.into_iter().chain(of_second.0).map(TcpListener::from).collect();
-        let listeners = Listeners::inherit(all, shards).unwrap();
+        let settings = Settings { shards: Some(shards), ..Settings::default() };
+        let config = Config::new(&settings, 20_000).unwrap();
+        let listeners = Listeners::inherit(all, &config).unwrap();
         assert_eq!(listeners.addresses, [of_first.1, of_second.1]);
         let port = |listener: &Listener| net::local(&listener.socket).unwrap().port();
         let ports = listeners.by_shard.iter().map(|of_shard| of_shard.iter().map(port).collect()).collect();

@@ -17,6 +17,7 @@ mod listeners;
 mod mixed_order;
 #[cfg(test)]
 mod order_on_backends;
+mod people;
 mod role;
 mod running;
 mod sandbox;
@@ -38,14 +39,15 @@ use engine::Engine;
 use listeners::Listeners;
 
 use crate::{
-    config::Config, control::publisher::Requests, current::Current, endpoints::Endpoints, error::StartError,
-    hub::Encodings, outbound::Outbound, shard::Listener, surface,
+    access_log::AccessLog, config::Config, control::publisher::Requests, current::Current, endpoints::Endpoints,
+    error::StartError, hub::Encodings, outbound::Outbound, shard::Listener, surface,
 };
 
 pub use builder::{BuildError, Builder};
 pub use choice::ChosenBackend;
 pub use drain_report::DrainReport;
 pub use hub::{Hub, HubError};
+pub use people::{Lagged, QueueLimits, Subscription, TopicMessage};
 pub use running::Running;
 pub use sandbox::check_sandbox;
 pub use turn_watch::TurnWatch;
@@ -70,6 +72,7 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     metrics_listener: Option<TcpListener>,
     endpoints: Current<Endpoints>,
+    access_log: AccessLog,
     /// The encodings of the formats that connections may want.
     encodings: Arc<Encodings>,
     hub: (Hub, Requests),
@@ -100,7 +103,7 @@ impl Server {
         let Listeners { by_shard: listeners, addresses } = if inherited.is_empty() {
             Listeners::open(&config)?
         } else {
-            Listeners::inherit(inherited, config.shards).map_err(StartError::Inherit)?
+            Listeners::inherit(inherited, &config).map_err(StartError::Inherit)?
         };
         let metrics_listener = config.metrics_listen.map(|address| {
             let listen = TcpListener::bind(address).and_then(|listener| {
@@ -111,17 +114,17 @@ impl Server {
         });
         let metrics_listener = metrics_listener.transpose()?;
         let encodings = Arc::new(surface::encodings());
-        let engine = None;
         Ok(Server {
             config,
             listeners,
             addresses,
             metrics_listener,
             endpoints,
+            access_log: AccessLog::off(),
             encodings,
             hub,
             backend,
-            engine,
+            engine: None,
             outbound,
         })
     }

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::{Server, engine::EngineEnds, role::Role, running::Running, sandbox::filter_of};
 use crate::{
+    budget::Budget,
     clock::Clock,
     control,
     current::Current,
@@ -67,7 +68,7 @@ impl Server {
     /// [`StartError::ControlDied`] if a thread panics before it has started; [`StartError::Sandbox`] if the sandbox of
     /// the settings cannot be set up; [`StartError::Outbound`] if requests to the URLs of the settings cannot be made.
     pub fn start(self) -> Result<Running, StartError> {
-        let Server { config, listeners, addresses, metrics_listener, endpoints, encodings, .. } = self;
+        let Server { config, listeners, addresses, metrics_listener, endpoints, access_log, encodings, .. } = self;
         let Server { hub, backend, engine, outbound, .. } = self;
         let (hub, requests) = hub;
         let outbound = [&config.outbound, &outbound];
@@ -83,7 +84,8 @@ impl Server {
         let of_engine = engine.as_ref().map(|engine| EngineTopics { end: count as u16 + 1, has: engine.has });
         let woken = shards.iter().map(|ends| Arc::clone(&ends.woken)).collect();
         let threads = Threads::new(count + 1);
-        let sockets = Sockets::new(config.limits.connections_per_address_max);
+        let budget = config.limits.memory_bytes_max.map(|bytes| Budget::new(bytes, config.idle_memory(), count));
+        let sockets = Sockets { budget: budget.clone(), ..Sockets::new(config.limits.connections_per_address_max) };
         let occupied = Arc::new(AtomicUsize::new(count));
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         hub.start(&counters);
@@ -93,6 +95,7 @@ impl Server {
         let clock = Clock::new();
         for (number, (ends, listeners)) in shards.into_iter().zip(listeners).enumerate() {
             let start = shard::Start {
+                access_log: access_log.clone(),
                 mesh: ends.mesh,
                 woken: ends.woken,
                 occupied: Arc::clone(&occupied),
@@ -119,6 +122,7 @@ impl Server {
         }
         let control_counters: Arc<Counters> = Arc::default();
         let start = control::Start {
+            access_log,
             outside: control.outside,
             clock,
             requests,
@@ -134,6 +138,7 @@ impl Server {
             refusal_log,
             of_addresses: sockets.of_addresses,
             backend: backend.info(),
+            budget,
             leaving: leaving.subscribe(),
             outbound,
         };
@@ -306,6 +311,7 @@ mod tests {
     use bytes::BytesMut;
 
     use super::*;
+    use crate::access_log::AccessLog;
     use crate::{
         auth::Access,
         config::{Config, Settings},
@@ -321,6 +327,7 @@ mod tests {
         let (hub, requests) = Hub::new();
         let endpoints = Endpoints::new(Vec::new(), Vec::new(), Vec::new(), false, true, Access::default());
         let start = control::Start {
+            access_log: AccessLog::off(),
             outside: control.outside,
             clock: Clock::new(),
             requests,
@@ -336,6 +343,7 @@ mod tests {
             refusal_log: Arc::default(),
             of_addresses: None,
             backend: BackendInfo { backend: "none".into(), reason: "the test plays the shards".into() },
+            budget: None,
             leaving: watch::Sender::new(false).subscribe(),
             outbound: None,
         };

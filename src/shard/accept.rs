@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     handshake::{self, Opening},
-    listener::{Listener, ListenerOwner},
+    listener::{Beginning, Listener, ListenerOwner},
     lobby::Lobby,
 };
 use crate::{
@@ -41,8 +41,9 @@ impl Accepting {
     /// # Errors
     ///
     /// If the readiness of the listener cannot be watched.
-    pub(super) fn begin(lobby: &Rc<Lobby>, Listener { socket, owner }: Listener) -> io::Result<Accepting> {
-        let begin = |queue| spawn_local(accept(Rc::clone(lobby), queue));
+    pub(super) fn begin(lobby: &Rc<Lobby>, listener: Listener) -> io::Result<Accepting> {
+        let Listener { socket, owner, beginning } = listener;
+        let begin = |queue| spawn_local(accept(Rc::clone(lobby), queue, beginning));
         match owner {
             ListenerOwner::Server => {
                 let socket = Rc::new(socket);
@@ -72,7 +73,7 @@ impl Accepting {
 pub(super) async fn reclaim_handed_back(lobby: Rc<Lobby>, mut returns: mpsc::Receiver<HandedOff>) {
     while let Some(HandedOff { socket, received, permits, named, .. }) = returns.recv().await {
         let permit = lobby.reclaim(permits);
-        spawn_local(handshake::serve(Rc::clone(&lobby), Opening { socket, received, named }, permit));
+        spawn_local(handshake::serve(Rc::clone(&lobby), Opening::with(socket, received, named), permit));
     }
 }
 
@@ -87,10 +88,10 @@ enum Queue {
 
 impl Queue {
     /// Waits for connections, and accepts some of them.
-    async fn accept_some(&self, lobby: &Rc<Lobby>) -> io::Result<()> {
+    async fn accept_some(&self, lobby: &Rc<Lobby>, beginning: Beginning) -> io::Result<()> {
         let go = |listener: &OwnedFd| {
             let (refusals, may_accept) = (lobby.refusals.at_once_max(), || lobby.accepts_after().is_none());
-            accept_waiting(listener, refusals, may_accept, |socket| admit(lobby, socket))
+            accept_waiting(listener, refusals, may_accept, |socket| admit(lobby, socket, beginning))
         };
         match self {
             Queue::Own(listener) => {
@@ -123,7 +124,7 @@ enum Rest {
 ///
 /// The runtime submits and completes once between two turns. So up to [`ACCEPTS_MAX`] accepts follow each poll. With
 /// one accept for each poll, a shard with long turns would accept hardly any socket.
-async fn accept(lobby: Rc<Lobby>, queue: Queue) {
+async fn accept(lobby: Rc<Lobby>, queue: Queue, beginning: Beginning) {
     loop {
         if let Some(wait) = lobby.accepts_after() {
             // The sockets that wait stay in the kernel's queue. The rate may change, and the server may leave.
@@ -131,7 +132,7 @@ async fn accept(lobby: Rc<Lobby>, queue: Queue) {
             tokio::time::sleep(wait.min(ACCEPT_WAIT_MAX)).await;
             continue;
         }
-        match queue.accept_some(&lobby).await {
+        match queue.accept_some(&lobby, beginning).await {
             Ok(()) => {}
             Err(_) if lobby.is_leaving() => return,
             Err(error) if is_shortage(&error) => {
@@ -186,9 +187,19 @@ fn accept_waiting(
 }
 
 /// Begins the opening handshake of an accepted socket. Returns whether there is room for it.
-fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) -> bool {
+///
+/// A socket that has to begin with a header of the PROXY protocol, and comes from no trusted proxy, is closed at once.
+fn admit(lobby: &Rc<Lobby>, socket: OwnedFd, beginning: Beginning) -> bool {
     lobby.count_accept();
     let socket = Transport::accepted(socket);
+    if beginning == Beginning::ProxyHeader {
+        let peer = net::peer(&socket);
+        if !peer.is_some_and(|peer| lobby.config.get().trusted_proxies.include(peer.ip())) {
+            lobby.counters.add(Counter::Accepted, 1);
+            lobby.note_proxy_header(peer, "untrusted");
+            return true;
+        }
+    }
     let admission = lobby.admit(&socket);
     let has_room = admission.is_ok();
     if let Err(error) = net::prepare_connection(socket.socket(), lobby.config.get().send_buffer_bytes) {
@@ -196,13 +207,13 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd) -> bool {
         return has_room;
     }
     match admission {
-        Ok(permit) => drop(spawn_local(handshake::serve(Rc::clone(lobby), Opening::new(socket), permit))),
+        Ok(permit) => drop(spawn_local(handshake::serve(Rc::clone(lobby), Opening::new(socket, beginning), permit))),
         Err(no_room) => {
             lobby.note_refusal(no_room);
             let socket = Rc::new(socket);
             // Without room for a refusal the socket is closed without an answer.
             if let Some(kept) = lobby.refusals.keep(&socket) {
-                drop(spawn_local(handshake::refuse(Rc::clone(lobby), socket, no_room, kept)));
+                drop(spawn_local(handshake::refuse(Rc::clone(lobby), Opening::new(socket, beginning), no_room, kept)));
             }
         }
     }

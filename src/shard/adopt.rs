@@ -21,7 +21,7 @@ impl<I: Io> Shard<I> {
     /// Adopts a connection whose opening handshake is accepted: subscribes it, and appends its opening answer. Returns
     /// `None` if all slots are taken.
     pub(crate) fn adopt(&mut self, now: Millis, arrival: Arrival<I::Socket>) -> Option<ConnectionId> {
-        let Arrival { socket, of_address, named, session, route, state, profile, limits, .. } = arrival;
+        let Arrival { socket, begun, access, of_address, named, session, route, state, profile, limits, .. } = arrival;
         let Arrival { subscriptions, forwards, format, answer, leftover, .. } = arrival;
         self.note_time(now);
         // A message that is gathered before the connection joins needs no exclusion of the connection.
@@ -32,6 +32,12 @@ impl<I: Io> Shard<I> {
         connection.is_held = true;
         connection.io.format = format;
         let id = self.hub.connections.insert(connection).ok()?;
+        let identity = profile.as_ref().and_then(|profile| profile.identity.as_ref());
+        // Whoever was judged just before a revocation, and is adopted after it, has not been closed by it.
+        let is_revoked = identity.is_some_and(|identity| self.revocations.check(identity).is_err());
+        if let Some(identity) = identity {
+            self.people.add(id.slot(), identity);
+        }
         self.handlers.seat(id, route, state, profile, limits);
         self.place_socket(id, socket, of_address, named);
         self.begin_rates(id);
@@ -49,12 +55,17 @@ impl<I: Io> Shard<I> {
         // Everything that a handler sends stands after the answer.
         self.reply(id, &answer);
         self.schedule(id);
+        self.opening.insert(id, begun);
+        self.access.note_opened(id, access);
         self.call(id, |handler, shard, seat| handler.on_open(shard, seat));
         self.release(id);
         self.report_joined();
         if is_refused {
             self.count(Counter::PolicyClosed, 1);
             self.close(id, CloseCode::POLICY_VIOLATION, "more subscriptions than a connection may have");
+        }
+        if is_revoked {
+            self.disconnect(id, CloseCode::POLICY_VIOLATION, "revoked");
         }
         self.receive_leftover(id, leftover);
         if let Some(drain) = &mut self.drain {
@@ -63,8 +74,8 @@ impl<I: Io> Shard<I> {
         Some(id)
     }
 
-    /// Keeps a connection's socket, the permit of its address, and the address that a proxy has named, in the
-    /// connection's slot.
+    /// Keeps a connection's socket, the permit of its address, the address that a proxy has named, and the time
+    /// in the connection's slot.
     fn place_socket(
         &mut self,
         id: ConnectionId,
@@ -75,7 +86,9 @@ impl<I: Io> Shard<I> {
         let slot = id.slot() as usize;
         if self.sockets.len() <= slot {
             self.sockets.resize_with(slot + 1, || None);
+            self.opened.resize(slot + 1, self.now);
         }
+        self.opened[slot] = self.now;
         assert!(self.sockets[slot].is_none(), "the last connection on this slot has taken its socket along");
         self.io.arm(key(id), &socket);
         self.sockets[slot] = Some(socket);

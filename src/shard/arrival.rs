@@ -1,11 +1,12 @@
 //! An accepted opening handshake on its way from the lobby to the turn.
 
-use std::{any::Any, fmt, net::SocketAddr};
+use std::{any::Any, fmt, net::SocketAddr, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 
 use super::session::Session;
 use crate::{
+    access_log::Access,
     handler::Profile,
     handover::AddressPermit,
     hub::{Format, Scope, SubscribeOptions, TopicName},
@@ -15,6 +16,10 @@ use crate::{
 /// An accepted opening handshake on its way to become a connection.
 pub(crate) struct Arrival<S> {
     pub(crate) socket: S,
+    /// The facts for the access log, if it is on.
+    pub(crate) access: Option<Box<Access>>,
+    /// The time at which the socket was accepted, or was handed back by the control thread.
+    pub(crate) begun: Instant,
     /// The permit that counts the socket among those of its address, where their number is limited.
     pub(crate) of_address: Option<AddressPermit>,
     /// The client's address, if the socket has a trusted proxy as its peer.

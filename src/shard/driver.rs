@@ -30,6 +30,7 @@ use super::{
     warnings::Warnings,
 };
 use crate::{
+    access_log::AccessLog,
     clock::Clock,
     config::{Config, TICK},
     current::Current,
@@ -37,8 +38,8 @@ use crate::{
     handler::{ShardRoute, Tasks},
     handover::{ControlHandoff, HandedOff, Sockets},
     hub::{Encodings, EngineTopics, MeshEnd},
-    metrics::{Counter, Counters},
-    proto::Tick,
+    metrics::{Counter, Counters, Histogram},
+    proto::{Millis, Tick},
     sys::{Backend, BackendKind, Io as _, Layered, RingAccess, cpu, runtime},
 };
 
@@ -82,6 +83,7 @@ pub(crate) struct Start {
     pub(crate) encodings: Arc<Encodings>,
     /// The engine that orders some of the topics, if there is one.
     pub(crate) engine: Option<EngineTopics>,
+    pub(crate) access_log: AccessLog,
     /// The clock of the server.
     pub(crate) clock: Clock,
     /// A random number, from which the epochs of the shard's topics follow.
@@ -125,6 +127,8 @@ struct Driver {
     occupied: Arc<AtomicUsize>,
     /// Whether `occupied` counts this shard.
     is_occupied: bool,
+    /// The tick in which the gauges were set that are not set in each turn.
+    gauges_of: Tick,
     /// When the drain drops the connections that are left; set when the drain begins.
     ends_by: Option<Instant>,
 }
@@ -177,12 +181,14 @@ impl Driver {
         let number = mesh.number();
         let io = Layered::new(io);
         let mut shard = Shard::new(mesh, &config.get(), io, handlers, Arc::clone(&counters), epoch_seed, clock.now());
-        shard = shard.with_encodings(start.encodings);
+        shard = shard.with_encodings(start.encodings).with_access_log(start.access_log.clone());
+        shard = shard.with_budget(start.sockets.budget.clone(), number);
+        shard = shard.with_revocations(start.endpoints.get().revocations().clone());
         if let Some(engine) = start.engine {
             shard = shard.with_engine(engine);
         }
         shard.warnings = Arc::clone(&start.warnings);
-        let lobby = Lobby::new(
+        let mut lobby = Lobby::new(
             config.clone(),
             Arc::clone(&counters),
             start.sockets,
@@ -191,6 +197,7 @@ impl Driver {
             on_shard,
             start.addresses,
         );
+        lobby.access_log = start.access_log;
         let lobby = Rc::new(lobby.of_shard(number, start.warnings, clock, backend));
         let spawned = Spawned::new(tasks.clone());
         let has_parent = listeners.iter().any(|listener| listener.owner == ListenerOwner::Parent);
@@ -213,6 +220,7 @@ impl Driver {
             commands,
             occupied,
             is_occupied: true,
+            gauges_of: Tick::default(),
             ends_by: None,
         })
     }
@@ -241,8 +249,14 @@ impl Driver {
     /// Runs a turn, and starts and ends the work beside it.
     fn turn(&mut self) -> AfterTurn {
         let begun = Instant::now();
-        let has_more = self.shard.turn(self.clock.at(begun));
-        self.counters.count_turn(begun.elapsed());
+        self.shard.note_begin(begun);
+        let now = self.clock.at(begun);
+        let has_more = self.shard.turn(now);
+        self.counters.count_time(Histogram::Turn, begun.elapsed());
+        if self.gauges_of != now.tick() {
+            self.gauges_of = now.tick();
+            self.shard.set_gauges();
+        }
         self.counters.set(Counter::PollsArmed, self.shard.io_mut().inner().armed());
         self.counters.set(Counter::CancelsRepeated, self.shard.io_mut().inner().repeated());
         self.lobby.set_open(self.shard.open());
@@ -278,6 +292,7 @@ impl Driver {
     async fn sleep(&mut self, deadline: Option<Tick>) -> io::Result<bool> {
         let wait = until(self.clock, deadline, self.ends_by, Instant::now());
         let mut has_command = false;
+        self.shard.set_gauges();
         tokio::select! {
             () = self.woken.notified() => {}
             ready = self.watched.readable() => ready?.clear_ready(),
@@ -314,13 +329,22 @@ impl Driver {
         while self.shard.takes_calls()
             && let Some((id, call)) = self.tasks.next_call()
         {
-            self.shard.call_back(self.clock.now(), id, call);
+            let now = self.begin_call();
+            self.shard.call_back(now, id, call);
         }
         while let Some(arrival) = self.lobby.next_arrival() {
-            if self.shard.adopt(self.clock.now(), arrival).is_none() {
+            let now = self.begin_call();
+            if self.shard.adopt(now, arrival).is_none() {
                 tracing::error!("no slot is left for a connection");
             }
         }
+    }
+
+    /// Notes the beginning of a call between two turns. Returns the time.
+    fn begin_call(&mut self) -> Millis {
+        let begun = Instant::now();
+        self.shard.note_begin(begun);
+        self.clock.at(begun)
     }
 
     /// Drops the connections that are left, and makes the calls that wait.

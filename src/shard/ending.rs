@@ -40,7 +40,7 @@ use super::{
     state::{Shard, key},
 };
 use crate::{
-    hub::ConnectionId,
+    hub::{ConnectionId, Reply, SubscribeOutcome},
     metrics::Counter,
     proto::{CloseCode, State},
     sys::Io,
@@ -153,7 +153,8 @@ impl<I: Io> Shard<I> {
         assert!(connection.io.sides.has_peer_ended(), "a goodbye may still come");
         let (was_open, was_slow) = (connection.io.session.state() == State::Open, connection.io.has_backlog());
         connection.io.session.abandon();
-        connection.io.output = None;
+        let output = connection.io.output.take();
+        self.forget_output(id, output.as_deref());
         if self.marks.end(id).is_some() {
             self.hub.unsubscribe_all(id);
         }
@@ -172,12 +173,15 @@ impl<I: Io> Shard<I> {
         }
         assert!(!connection.is_lost, "nothing is sent to a connection that is lost");
         let was_slow = connection.io.has_backlog();
-        (connection.is_lost, connection.is_held, connection.io.output) = (true, false, None);
+        (connection.is_lost, connection.is_held) = (true, false);
+        let output = connection.io.output.take();
         connection.io.sides.leave();
         connection.io.sides.limit(self.now, self.handlers.keep_alive(id).close_timeout);
         // The end of the socket shows after the input. The ring may have reported this end already.
         connection.io.sides.hang_up();
         self.hub.unsubscribe_all(id);
+        self.forget_output(id, output.as_deref());
+        self.opening.remove(&id);
         tracing::debug!(%id, peer = self.peer(id), %error, "the connection was lost; its input is handled to its end");
         self.count(Counter::Aborted, 1);
         self.count_slow(was_slow, false);
@@ -235,9 +239,16 @@ impl<I: Io> Shard<I> {
     /// Takes a connection and its socket out of the shard. Every end comes through here, once.
     fn take_out(&mut self, id: ConnectionId) -> Option<(ShardConnection, I::Socket)> {
         let connection = self.hub.remove(id)?;
+        self.forget_output(id, connection.io.output.as_deref());
+        self.opening.remove(&id);
+        self.access.note_ended(id);
         self.incoming.forget(&connection, id);
         self.note_throttled();
         self.marks.end(id);
+        self.people.remove(id.slot());
+        for (end, ticket) in self.joining.take_all(id) {
+            self.hub.reply(end, ticket, Reply::Subscribed(SubscribeOutcome::NotOpen));
+        }
         self.handlers.notice_ended(id);
         self.count_slow(connection.io.has_backlog(), false);
         self.io.disarm(key(id));

@@ -50,7 +50,10 @@ impl<I: Io> Shard<I> {
         assert!(self.flush.plan.is_empty(), "a batch is settled before the next is planned");
         let ended = self.plan_batch(left);
         self.send_batch();
-        self.flush.walks.drain(..ended).for_each(|audience| self.hub.end_walk(audience));
+        for audience in self.flush.walks.drain(..ended) {
+            self.walk_samples.note_end(&self.hub, audience, &self.counters);
+            self.hub.end_walk(audience);
+        }
         // Audiences take turns: a large one does not keep the others waiting for all of its subscribers.
         if !self.flush.walks.is_empty() {
             self.flush.walks.rotate_left(1);
@@ -168,6 +171,7 @@ impl<I: Io> Shard<I> {
         }
         let bytes = output.backlog.unsent(self.pace.backlog_pieces, self.pace.backlog_bytes).map(<[u8]>::len).sum();
         self.flush.plan.push(Planned { id, contents: Contents::Backlog, bytes });
+        self.measure_backlog(id);
         bytes
     }
 
@@ -319,7 +323,11 @@ impl<I: Io> Shard<I> {
         if let Some(sent) = sent {
             return self.advance(id, offered, sent);
         }
-        output.advance(offered);
+        let sent = output.advance(offered);
+        self.count_age(sent);
+        self.measure_backlog(id);
+        let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
+        let Some(output) = &mut connection.io.output else { return 0 };
         if output.backlog.is_empty() {
             connection.io.drop_empty_output();
             self.handlers.notice_emptied(id);
@@ -346,7 +354,7 @@ impl<I: Io> Shard<I> {
         self.count(Counter::ShortSends, 1);
         let Some(connection) = self.hub.connections.get_mut(id) else { return offered };
         let output = connection.io.output.as_mut().expect("the bytes that a socket refuses are in the backlog");
-        output.advance(sent);
+        let marked = output.advance(sent);
         output.backlog.refuse();
         let room = mem::replace(&mut output.room, Room::Awaited);
         if room == Room::Found && sent == 0 {
@@ -355,6 +363,8 @@ impl<I: Io> Shard<I> {
         } else if let Some(socket) = &self.sockets[id.slot() as usize] {
             self.io.await_room(key(id), socket);
         }
+        self.count_age(marked);
+        self.measure_backlog(id);
         self.unpark(id);
         offered - sent
     }

@@ -3,17 +3,17 @@
 //! Nothing recurses: a call of a handler returns before another handler is called. A handler learns that a connection
 //! has ended when the shard is not in the midst of an action for another connection.
 
-use std::{mem, net::SocketAddr, rc::Rc, time::Instant};
+use std::{mem, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
 use tokio::sync::oneshot;
 use tracing::field::display;
 
-use super::{io_state::ShardConnection, seats::LocalRoute, state::Shard};
+use super::{io_state::ShardConnection, seats::LocalRoute, slow::GivenUp, state::Shard};
 use crate::{
     handler::{Call, Closed, Facts, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks, WORK_MAX},
     hub::{
         Command, Commanded, ConnectionId, Joined, Place, Publication, Refused, Reply, Scope, Sent, SubscribeOptions,
-        Subscribed, TopicName,
+        SubscribeOutcome, Subscribed, TopicName,
     },
     metrics::Counter,
     proto::{CloseCode, Event, KeepAlive, MessageLimits, Millis, State},
@@ -51,6 +51,7 @@ impl<I: Io> Shard<I> {
             Event::Pong(payload) => self.call(id, |handler, shard, seat| handler.on_pong(shard, seat, payload)),
             Event::Close(frame) => {
                 let code = frame.code.unwrap_or(CloseCode::NO_STATUS);
+                self.access.note_code(id, code);
                 let closed = Closed { code, reason: frame.reason.into(), is_clean: true };
                 self.call(id, |handler, _, seat| {
                     handler.set_closed(seat, closed);
@@ -69,10 +70,16 @@ impl<I: Io> Shard<I> {
         self.joined.reverse();
         while let Some(Joined { id, topic }) = self.joined.pop() {
             tracing::trace!(%id, peer = self.peer(id), %topic, "subscribed");
+            // The subscription may be the last for which the connection was held.
+            self.note_opened(id);
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
             if connection.io.owes_output() {
                 self.flush.mark_dirty(connection, id);
             }
+            for (end, ticket) in self.joining.take(id, &topic) {
+                self.hub.reply(end, ticket, Reply::Subscribed(SubscribeOutcome::Live));
+            }
+            let Some(connection) = self.hub.connections.get(id) else { continue };
             if !topic.is_everyone() && connection.is_open() {
                 self.call(id, |handler, shard, seat| handler.on_subscribed(shard, seat, &topic));
             }
@@ -128,10 +135,32 @@ impl<I: Io> Shard<I> {
             Command::Send { id, message } => Reply::Sent(self.send(id, message.frame())),
             Command::Close { id, code, reason } => {
                 let is_open = self.facts(id).is_some_and(|facts| facts.state == State::Open);
-                ShardApi::close(self, id, code, &reason);
+                if is_open {
+                    self.disconnect(id, code, &reason);
+                }
                 Reply::Done(is_open)
             }
+            Command::Page { filter, from, rows_max } => Reply::Page(Box::new(self.page(&filter, from, rows_max))),
+            Command::CloseAll { who, from, code, reason } => {
+                let (closed, next) = self.close_all(&who, from, code, &reason);
+                Reply::Closed { closed, next }
+            }
+            Command::Topics { from } => Reply::Topics(Box::new(self.hub.topic_part(from))),
+            Command::CountSubscribers(topics) => {
+                Reply::Counts(topics.iter().map(|topic| self.hub.subscribers(topic) as u32).collect())
+            }
+            Command::Subscribe { id, topic, options } => match ShardApi::subscribe(self, id, &topic, options) {
+                // The answer follows when the subscription is live.
+                Ok(()) => return self.joining.add(id, topic, end, ticket),
+                Err(error) => Reply::Subscribed(match error {
+                    SubscribeError::NotOpen => SubscribeOutcome::NotOpen,
+                    SubscribeError::TooMany => SubscribeOutcome::TooMany,
+                    SubscribeError::Already => SubscribeOutcome::Already,
+                }),
+            },
+            Command::Unsubscribe { id, topic } => Reply::Done(ShardApi::unsubscribe(self, id, &topic)),
             Command::List => Reply::Connections(self.connections().into()),
+            Command::Top => Reply::Top(Box::new(self.top())),
             Command::KeepAlive { id: Some(id), keep_alive } => {
                 let is_there = self.facts(id).is_some();
                 self.set_keep_alive(id, keep_alive);
@@ -148,6 +177,7 @@ impl<I: Io> Shard<I> {
     /// Sets the times of the keep-alive of all connections, also of later ones.
     fn set_all_keep_alive(&mut self, keep_alive: KeepAlive) {
         let routes = self.handlers.routes.iter().map(|route| LocalRoute {
+            name: Arc::clone(&route.name),
             handler: Rc::clone(&route.handler),
             rules: Rules { keep_alive, ..route.rules.clone() },
         });
@@ -193,7 +223,7 @@ impl<I: Io> ShardApi for Shard<I> {
         let output = connection.io.output.as_ref().filter(|output| !output.is_empty());
         if output.is_some_and(|output| !output.has_room_for(frames.len(), &self.output_limits())) {
             if !self.handlers.has_manual_backpressure(id) {
-                self.close_slow(id);
+                self.close_slow(id, GivenUp::BeyondLimit);
             }
             return Sent::Refused(Refused::Full);
         }

@@ -10,23 +10,25 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::time::timeout;
+use tokio::{task::spawn_local, time::timeout};
 use tracing::field::display;
 
 use super::{
     arrival::Arrival,
+    listener::Beginning,
     lobby::{Lobby, NoRoom, OpeningPermit},
     opening::{Accepted, NotOpened, judge},
     refusals::RefusalPermit,
 };
 use crate::{
+    access_log::Access,
     auth::{Credentials, Remote},
     config::Limits,
     endpoints::{Endpoint, Endpoints, Intent},
-    handler::{Opened, Response},
+    handler::{Opened, Profile, Response},
     handover::{HandedOff, SocketPermits},
     metrics::Counter,
-    proto::{HeadScan, HttpError, Refusal, RefusalCause, RequestHead},
+    proto::{HeadScan, HttpError, ProxyHeader, ProxyHeaderError, Refusal, RefusalCause, RequestHead},
     refusal_log::counter_of,
     surface::raw::is_opening_request,
     sys::{
@@ -38,26 +40,50 @@ use crate::{
 
 /// A socket whose opening request is to be read.
 #[derive(Debug)]
-pub(super) struct Opening {
-    pub(super) socket: Transport,
+pub(super) struct Opening<S = Transport> {
+    socket: S,
     /// The bytes that have been received on the socket.
-    pub(super) received: BytesMut,
+    received: BytesMut,
+    /// The next bytes that are to be read.
+    beginning: Beginning,
     /// The client's address, if a trusted proxy has named it for the whole connection.
-    pub(super) named: Option<SocketAddr>,
+    named: Option<SocketAddr>,
+    /// The time at which the socket was accepted, or was handed back by the control thread.
+    begun: Instant,
 }
 
-impl Opening {
-    pub(super) fn new(socket: Transport) -> Self {
-        Opening { socket, received: BytesMut::new(), named: None }
+impl<S> Opening<S> {
+    pub(super) fn new(socket: S, beginning: Beginning) -> Self {
+        Opening { beginning, ..Opening::with(socket, BytesMut::new(), None) }
+    }
+
+    /// Returns the opening of a socket on which these bytes of a request have been received, and whose client a trusted
+    /// proxy may have named for the whole connection.
+    pub(super) fn with(socket: S, received: BytesMut, named: Option<SocketAddr>) -> Self {
+        Opening { socket, received, beginning: Beginning::Request, named, begun: Instant::now() }
     }
 }
 
 /// Serves the opening request of one socket. The socket becomes a connection, is refused, or goes to the control thread
 /// because the request asks for no WebSocket. `permit` counts the socket until then.
-pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPermit) {
-    let Opening { socket, mut received, named } = opening;
+pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut permit: OpeningPermit) {
+    let Opening { socket, mut received, beginning, mut named, begun } = opening;
     let socket = BoundedClose::new(Rc::new(socket));
-    match read_in_time(&lobby, &socket, &mut received).await {
+    let ends = Instant::now() + lobby.config.get().handshake_timeout;
+    if beginning == Beginning::ProxyHeader {
+        let Some(header) = proxy_header_in_time(&lobby, &socket, &mut received, ends).await else { return };
+        named = header.source();
+        if let Err(no_room) = lobby.admit_client(&mut permit, named) {
+            lobby.note_refusal(no_room);
+            let socket = socket.into_inner();
+            if let Some(kept) = lobby.refusals.keep(&socket) {
+                let opening = Opening::with(socket, received, named);
+                drop(spawn_local(refuse(lobby, opening, no_room, kept)));
+            }
+            return;
+        }
+    }
+    match read_in_time(&lobby, &socket, &mut received, ends).await {
         None => {}
         Some(Err(error)) => {
             let refused = Refused::before_its_head(Remote::of_socket(net::peer(&**socket), named));
@@ -78,7 +104,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPer
             let leftover = received.split_off(length);
             let of_connection = Remote::of_socket(net::peer(&**socket), named);
             let remote = lobby.config.get().trusted_proxies.remote(of_connection, &head);
-            open(&lobby, socket, head, remote, leftover, permit).await;
+            open(&lobby, socket, (head, begun), remote, leftover, permit).await;
         }
     }
 }
@@ -87,7 +113,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, permit: OpeningPer
 async fn open(
     lobby: &Rc<Lobby>,
     socket: BoundedClose<Rc<Transport>>,
-    head: RequestHead,
+    (head, begun): (RequestHead, Instant),
     remote: Remote,
     leftover: BytesMut,
     mut permit: OpeningPermit,
@@ -100,13 +126,20 @@ async fn open(
     // Without the query, which may hold a token.
     let path = tracing::enabled!(tracing::Level::DEBUG).then(|| head.path().to_owned());
     let refused = Refused { remote, path, has_body: head.method() != "HEAD" };
+    let access = lobby.access_log.begin(|| remote.client, head.method(), head.path());
+    let mut access = access.map(|access| Box::new(Access { begun, ..access }));
     match judge(lobby, &socket, head, remote).await {
         Ok(Accepted { session, route, opened, profile, limits, answer }) => {
             let Some(socket) = sole_owner(socket) else { return };
             let Opened { state, subscriptions, forwards, format, .. } = opened;
             let of_address = permit.take_address_permit();
+            if let Some(access) = &mut access {
+                access.identity = profile.as_deref().and_then(Profile::identity).map(|identity| identity.name.clone());
+            }
             lobby.add_arrival(Arrival {
                 socket,
+                begun,
+                access,
                 of_address,
                 named: remote.named_client(),
                 session,
@@ -122,16 +155,25 @@ async fn open(
             });
         }
         Err(NotOpened::Refused { response, cause }) => {
+            note_refused(lobby, access.as_deref(), &response);
             refuse_opening(lobby, socket, refused, cause_of(lobby, &response, cause), &response).await;
         }
         Err(NotOpened::Undecided) => {
             let response = Response::from(Refusal::undecided());
+            note_refused(lobby, access.as_deref(), &response);
             refuse_opening(lobby, socket, refused, Counter::RefusedUndecided, &response).await;
         }
         Err(NotOpened::Left) => {
             let (peer, proxy) = (remote.client.map(display), remote.proxy.map(display));
             tracing::debug!(peer, proxy, "the client left before its request was answered");
         }
+    }
+}
+
+/// Writes the line of a refused opening into the access log, if it is on.
+fn note_refused(lobby: &Lobby, access: Option<&Access>, response: &Response) {
+    if let Some(access) = access {
+        lobby.access_log.refused(access, response.status());
     }
 }
 
@@ -167,25 +209,31 @@ async fn refuse_opening(
 ) {
     let (peer, proxy, status) = (remote.client.map(display), remote.proxy.map(display), response.status());
     tracing::debug!(peer, proxy, status, cause = cause.cause(), path, "refused");
-    lobby.note_cause(cause, Some(status));
+    lobby.note_cause(cause, status);
     send_and_close(lobby.backend, socket, response.encode(has_body)).await;
 }
 
 /// Answers a client for which there is no room. The answer is the refusal, unless the client has asked for the server's
 /// health or metrics.
-pub(super) async fn refuse(lobby: Rc<Lobby>, socket: Rc<Transport>, no_room: NoRoom, permit: RefusalPermit) {
-    tracing::debug!(peer = net::peer(&*socket).map(display), "a limit of connections is reached: refused");
-    let named = None;
+pub(super) async fn refuse(lobby: Rc<Lobby>, opening: Opening<Rc<Transport>>, no_room: NoRoom, permit: RefusalPermit) {
+    let Opening { socket, mut received, beginning, mut named, .. } = opening;
     let socket = BoundedClose::new(socket);
-    let mut received = BytesMut::new();
-    let Some(head) = read_in_time(&lobby, &socket, &mut received).await else { return };
+    let ends = Instant::now() + lobby.config.get().handshake_timeout;
+    if beginning == Beginning::ProxyHeader {
+        let Some(header) = proxy_header_in_time(&lobby, &socket, &mut received, ends).await else { return };
+        named = header.source();
+    }
+    let of_connection = Remote::of_socket(net::peer(&**socket), named);
+    let (peer, proxy) = (of_connection.client.map(display), of_connection.proxy.map(display));
+    tracing::debug!(peer, proxy, "a limit of connections is reached: refused");
+    let Some(head) = read_in_time(&lobby, &socket, &mut received, ends).await else { return };
     let head = head.as_ref().ok().map(|(head, _)| head);
     let plain = head.filter(|head| !is_opening_request(head));
     let mut response = plain.and_then(|head| health(&lobby, head));
     let endpoints = lobby.endpoints.get();
     if let Some(head) = plain.filter(|head| response.is_none() && is_for_metrics(&lobby, &endpoints, head)) {
         // The check of the token comes first: clients without one would take the permits of monitors.
-        response = refused_metrics(&lobby, &endpoints, Remote::of_socket(net::peer(&**socket), named), head);
+        response = refused_metrics(&lobby, &endpoints, of_connection, head);
         if response.is_none()
             && let Some(of_all) = lobby.sockets.monitors.admit(Limits::MONITORS_MAX)
         {
@@ -215,7 +263,7 @@ fn refused_metrics(lobby: &Lobby, endpoints: &Endpoints, of_connection: Remote, 
     let counter = counter_of(status, refusal.cause, lobby.is_leaving());
     tracing::debug!(peer, proxy, status, cause = counter.cause(), path = head.path(), "refused");
     lobby.counters.add(Counter::HttpRequests, 1);
-    lobby.note_cause(counter, Some(status));
+    lobby.note_cause(counter, status);
     Some(complete(endpoints, head, &endpoint, refusal.into()))
 }
 
@@ -230,7 +278,7 @@ fn health(lobby: &Lobby, head: &RequestHead) -> Option<Bytes> {
     let response = match answer {
         Ok(text) => Response::new(200, "text/plain; charset=utf-8", text),
         Err(refusal) => {
-            lobby.note_cause(Counter::refused(refusal.status), Some(refusal.status));
+            lobby.note_cause(Counter::refused(refusal.status), refusal.status);
             refusal.into()
         }
     };
@@ -274,10 +322,36 @@ fn sole_owner(socket: BoundedClose<Rc<Transport>>) -> Option<Transport> {
 type Head = Result<(RequestHead, usize), HttpError>;
 
 /// Returns the head at the front of `received`, or its error. `None` if the client left or took too long.
-async fn read_in_time(lobby: &Lobby, socket: &Rc<Transport>, received: &mut BytesMut) -> Option<Head> {
-    let time = lobby.config.get().handshake_timeout;
-    match within(time, socket, pin!(read_head(lobby.backend, socket, received))).await {
-        Some(Ok(head)) => Some(head),
+async fn read_in_time(lobby: &Lobby, socket: &Rc<Transport>, received: &mut BytesMut, ends: Instant) -> Option<Head> {
+    in_time(lobby, socket, ends, pin!(read_head(lobby.backend, socket, received))).await
+}
+
+/// Takes the header of the PROXY protocol from the front of `received`. `None` if it is missing or malformed, which is
+/// noted, or if the proxy left or took too long.
+async fn proxy_header_in_time(
+    lobby: &Lobby,
+    socket: &Rc<Transport>,
+    received: &mut BytesMut,
+    ends: Instant,
+) -> Option<ProxyHeader> {
+    match in_time(lobby, socket, ends, pin!(read_proxy_header(lobby.backend, socket, received))).await? {
+        Ok(header) => Some(header),
+        Err(error) => {
+            lobby.note_proxy_header(net::peer(&**socket), error.word());
+            None
+        }
+    }
+}
+
+/// Returns the outcome of reading. `None` if the client left or took too long.
+async fn in_time<T>(
+    lobby: &Lobby,
+    socket: &Rc<Transport>,
+    ends: Instant,
+    reading: Pin<&mut impl Future<Output = io::Result<T>>>,
+) -> Option<T> {
+    match within(ends.saturating_duration_since(Instant::now()), socket, reading).await {
+        Some(Ok(outcome)) => Some(outcome),
         Some(Err(error)) => {
             tracing::debug!(%error, "the client left in its opening handshake");
             None
@@ -286,6 +360,24 @@ async fn read_in_time(lobby: &Lobby, socket: &Rc<Transport>, received: &mut Byte
             tracing::debug!(peer = net::peer(socket).map(display), "the opening request did not arrive in time");
             lobby.counters.add(Counter::HandshakeTimeout, 1);
             None
+        }
+    }
+}
+
+async fn read_proxy_header(
+    backend: BackendKind,
+    socket: &Rc<Transport>,
+    received: &mut BytesMut,
+) -> io::Result<Result<ProxyHeader, ProxyHeaderError>> {
+    loop {
+        match ProxyHeader::decode(received) {
+            Ok(None) => receive_more(backend, socket, received).await?,
+            Ok(Some((header, length))) => {
+                // The bytes of the header are not kept while the first request is awaited.
+                *received = BytesMut::from(&received[length..]);
+                return Ok(Ok(header));
+            }
+            Err(error) => return Ok(Err(error)),
         }
     }
 }

@@ -269,6 +269,12 @@ impl Incoming {
         self.push_busy(connection, id);
     }
 
+    /// Returns how many receive buffers are free, or are kept at most by connections with unparsed input that are not
+    /// parked or throttled.
+    pub(super) fn buffers_held(&self) -> usize {
+        self.buffers.len() + self.unparsed + self.awaiting.unparsed()
+    }
+
     /// Returns how many connections are throttled.
     pub(super) fn throttled(&self) -> usize {
         self.throttled

@@ -3,7 +3,11 @@
 
 use bytes::BytesMut;
 
-use super::{session::Session, sides::Sides};
+use super::{
+    lag::{BacklogSize, MarkedByte},
+    session::Session,
+    sides::Sides,
+};
 use crate::{
     hub::{self, Attachment, Backlog, Connections, Format, OutputLimits},
     proto::{State, Tick},
@@ -95,6 +99,10 @@ pub(crate) struct Output {
     pub(crate) room: Room,
     /// The watch for progress of the peer.
     pub(crate) watch: Option<Watch>,
+    /// The size of the backlog that the shard's gauges count.
+    pub(crate) counted: BacklogSize,
+    /// The byte of the backlog whose wait is measured.
+    pub(crate) marked: Option<MarkedByte>,
 }
 
 /// The room in a socket for a backlog.
@@ -135,16 +143,18 @@ impl Watch {
 }
 
 impl Output {
-    /// Marks the next `count` bytes of the backlog as sent.
+    /// Marks the next `count` bytes of the backlog as sent. Returns the byte whose wait is measured if it is among
+    /// them.
     ///
     /// # Panics
     ///
     /// If there are fewer.
-    pub(crate) fn advance(&mut self, count: usize) {
+    pub(crate) fn advance(&mut self, count: usize) -> Option<MarkedByte> {
         self.backlog.advance(count);
         if let Some(watch) = &mut self.watch {
             watch.sent += count;
         }
+        self.marked.take_if(|marked| marked.advance(count))
     }
 
     /// Appends frames for this connection alone.

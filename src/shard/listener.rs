@@ -9,6 +9,16 @@ pub(crate) struct Listener {
     pub(crate) socket: OwnedFd,
     /// The process that the socket belongs to.
     pub(crate) owner: ListenerOwner,
+    pub(crate) beginning: Beginning,
+}
+
+/// The beginning of the connections of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// The first request.
+    Request,
+    /// A header of the PROXY protocol, from a trusted proxy.
+    ProxyHeader,
 }
 
 /// The process that a listener belongs to, which decides about the socket when the server leaves.

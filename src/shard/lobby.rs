@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::{arrival::Arrival, refusals::Refusals, warnings::Warnings};
 use crate::{
+    access_log::AccessLog,
     auth::Credentials,
     clock::Clock,
     config::Config,
@@ -54,6 +55,7 @@ pub(super) struct Lobby {
     pub(super) refusals: Refusals,
     leaving: Cell<Option<Openings>>,
     pub(super) warnings: Arc<Warnings>,
+    pub(super) access_log: AccessLog,
     clock: Clock,
     /// The sockets that may be accepted now, where they have a rate.
     accepts: Cell<Bucket>,
@@ -81,6 +83,8 @@ pub(super) enum Openings {
 pub(super) enum NoRoom {
     /// The server has as many connections as it allows.
     Connections,
+    /// The server is short of memory.
+    Memory,
     /// The server has as many connections from this address as it allows.
     Address(Network),
 }
@@ -90,6 +94,7 @@ impl NoRoom {
     pub(super) fn refusal(self) -> Refusal {
         match self {
             NoRoom::Connections => Refusal::not_now("there are as many connections as this server allows"),
+            NoRoom::Memory => Refusal::not_now("this server is short of memory"),
             NoRoom::Address(_) => Refusal::too_many_of_address(),
         }
     }
@@ -135,6 +140,7 @@ impl Lobby {
             refusals,
             leaving: Cell::new(None),
             warnings: Arc::default(),
+            access_log: AccessLog::off(),
             clock: Clock::new(),
             accepts: Cell::default(),
             backend: BackendKind::Uring,
@@ -158,14 +164,16 @@ impl Lobby {
         denied.into()
     }
 
-    /// Counts an opening request against the rate of its sender's address.
+    /// Counts an opening request against the rate of its sender's address. An address of a trusted proxy stands for many
+    /// clients, so it has no rate.
     ///
     /// # Errors
     ///
     /// 429 (RFC 6585 4) with the time after which the address may open a WebSocket again.
     pub(super) fn count_handshake(&self, credentials: &Credentials<'_>) -> Result<(), Refusal> {
-        let rate = self.config.get().limits.arrival_rates.handshakes;
-        let Some((rate, address)) = rate.zip(credentials.address()) else { return Ok(()) };
+        let config = self.config.get();
+        let address = credentials.address().filter(|&address| !config.trusted_proxies.include(address));
+        let Some((rate, address)) = config.limits.arrival_rates.handshakes.zip(address) else { return Ok(()) };
         let now = self.clock.now();
         self.sockets.handshakes.take(&rate, Network::of(address), now).map_err(|due| {
             self.counters.add(Counter::LimitedHandshakes, 1);
@@ -204,6 +212,9 @@ impl Lobby {
     /// The limit that the socket would exceed.
     pub(super) fn admit(self: &Rc<Self>, socket: &Transport) -> Result<OpeningPermit, NoRoom> {
         self.counters.add(Counter::Accepted, 1);
+        if self.sockets.budget.as_ref().is_some_and(|budget| budget.is_short()) {
+            return Err(NoRoom::Memory);
+        }
         // The limit of the server comes first: at the limit of the address an idle connection gives way, and none must
         // give way for a socket that is then refused.
         let of_all = self.sockets.all.admit(self.config.get().limits.connections_max).ok_or(NoRoom::Connections)?;
@@ -235,9 +246,18 @@ impl Lobby {
     }
 
     /// Counts a refusal by its cause, and logs the cause unless a line about it was written a short time before.
-    pub(super) fn note_cause(&self, cause: Counter, status: Option<u16>) {
+    pub(super) fn note_cause(&self, cause: Counter, status: u16) {
         self.counters.add(cause, 1);
         self.warnings.refusals.note(cause, status);
+    }
+
+    /// Counts and logs a connection that is closed since it does not begin with a header of the PROXY protocol, or comes
+    /// from nobody who may send one. `fault` is a fixed word.
+    pub(super) fn note_proxy_header(&self, peer: Option<SocketAddr>, fault: &'static str) {
+        let cause = Counter::RefusedProxyHeader;
+        tracing::debug!(peer = peer.map(display), cause = cause.cause(), fault, "refused");
+        self.counters.add(cause, 1);
+        self.warnings.refusals.note_connection(cause, fault);
     }
 
     /// Counts a socket for which there is no room, and logs the limit unless a line about it was written a short time
@@ -255,6 +275,8 @@ impl Lobby {
                     );
                 }
             }
+            // The control thread logs when memory becomes short.
+            NoRoom::Memory => self.counters.add(Counter::RefusedMemory, 1),
             NoRoom::Address(address) => {
                 self.counters.add(Counter::RefusedAddress, 1);
                 if let Some(addresses) = &self.sockets.of_addresses {

@@ -60,6 +60,8 @@ impl<I: Io> Shard<I> {
         let mut commands = mem::take(&mut self.commands);
         commands.drain(..).for_each(|command| self.run_command(command));
         self.commands = commands;
+        // A command may have made a subscription.
+        self.report_joined();
     }
 
     /// Ends the waits for which the last mark has come: down a delivery lane from another home, or down a request lane

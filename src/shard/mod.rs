@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod access_lines;
 mod adopt;
 mod arrival;
 mod awaiting;
+mod census;
 mod charging;
 mod deadlines;
 mod drain;
@@ -20,16 +22,21 @@ mod handshake;
 mod incoming;
 mod input;
 mod io_state;
+mod joining;
+mod lag;
 mod leaving;
 mod listener;
 mod lobby;
 mod mail;
 mod marks;
+mod memory;
+mod memory_watch;
 mod opening;
 mod outgoing;
 mod owed;
 mod pace;
 mod parking;
+mod people;
 mod rates;
 mod receive;
 mod refusals;
@@ -45,10 +52,12 @@ mod spawned;
 mod state;
 mod throttling;
 mod timers;
+mod top;
 mod turn;
 mod unfinished;
+mod walk_samples;
 mod warnings;
 
 pub(crate) use driver::{ShardCommand, Start, run};
-pub(crate) use listener::{Listener, ListenerOwner};
+pub(crate) use listener::{Beginning, Listener, ListenerOwner};
 pub(crate) use warnings::Warnings;

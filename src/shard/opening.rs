@@ -106,6 +106,10 @@ pub(super) async fn judge(
     let mut opened = call_handler(lobby, socket, at, &request).instrument(span.clone()).await?;
     // The server may have begun to leave meanwhile.
     check_leaving(lobby)?;
+    // The judge does not know the identity that a handler has found.
+    if let Some(identity) = &opened.identity {
+        endpoints.revocations().check(identity)?;
+    }
     let limits = limits_of_topic(endpoints.message_bytes_max(&endpoint), &route.rules.limits);
     let (profile, answer) = span.in_scope(|| complete(lobby, route, &upgrade, request, &mut opened))?;
     let session = Session::web_socket();

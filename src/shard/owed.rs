@@ -1,9 +1,17 @@
 //! The output of a connection: its outbox and its backlog.
 
-use super::{marks::MarkWait, outgoing::outbox, state::Shard};
+use std::mem;
+
+use super::{
+    io_state::Output,
+    lag::{BacklogSize, MarkedByte},
+    marks::MarkWait,
+    outgoing::outbox,
+    state::Shard,
+};
 use crate::{
     hub::{ConnectionId, Owed, Piece},
-    metrics::Counter,
+    metrics::{Counter, Histogram},
     proto::State,
     sys::Io,
 };
@@ -85,6 +93,38 @@ impl<I: Io> Shard<I> {
         let is_slow = !backlog.is_empty();
         self.count(Counter::Deliveries, messages);
         self.count_slow(was_slow, is_slow);
+        self.measure_backlog(id);
+    }
+
+    /// Measures a backlog that has changed: its size for the gauges, and the wait of a byte if none is measured.
+    pub(super) fn measure_backlog(&mut self, id: ConnectionId) {
+        let now = self.hub.now();
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        let Some(output) = &mut connection.io.output else { return };
+        let before = mem::replace(&mut output.counted, BacklogSize::of(&output.backlog));
+        self.backlogs.replace(before, output.counted);
+        match (before == BacklogSize::default(), output.backlog.is_empty()) {
+            (true, false) => _ = self.laggards.insert(id),
+            (false, true) => _ = self.laggards.remove(&id),
+            (true, true) | (false, false) => {}
+        }
+        output.marked = output.marked.or_else(|| MarkedByte::last_of(&output.backlog, now));
+    }
+
+    /// Counts the wait of a byte of a backlog. The byte was sent, or its connection has ended.
+    pub(super) fn count_age(&self, marked: Option<MarkedByte>) {
+        if let Some(marked) = marked {
+            self.counters.count_time(Histogram::BacklogAge, marked.waited(self.hub.now()));
+        }
+    }
+
+    /// Takes the output of a connection that has ended, or is dropped, out of the measures of backlogs.
+    pub(super) fn forget_output(&mut self, id: ConnectionId, output: Option<&Output>) {
+        if let Some(output) = output {
+            self.laggards.remove(&id);
+            self.backlogs.replace(output.counted, BacklogSize::default());
+            self.count_age(output.marked);
+        }
     }
 
     /// Updates the count of slow consumers after a connection's backlog may have appeared or gone.
@@ -106,6 +146,16 @@ impl<I: Io> Shard<I> {
             && let Some(connection) = self.hub.connections.get_mut(id)
         {
             self.flush.mark_dirty(connection, id);
+            self.note_opened(id);
+        }
+    }
+
+    /// Counts the time of an opening handshake whose answer may leave now.
+    pub(super) fn note_opened(&mut self, id: ConnectionId) {
+        if !self.opening.is_empty()
+            && let Some(begun) = self.opening.remove(&id)
+        {
+            self.counters.count_time(Histogram::Handshake, begun.elapsed());
         }
     }
 }

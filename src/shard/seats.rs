@@ -1,6 +1,6 @@
 //! The routes of a shard, and the route that each connection belongs to.
 
-use std::{any::Any, collections::HashMap, rc::Rc};
+use std::{any::Any, collections::HashMap, rc::Rc, sync::Arc};
 
 use tokio::sync::oneshot;
 
@@ -12,6 +12,8 @@ use crate::{
 
 /// A route on this shard: its handler, and the rules that hold for its connections.
 pub(super) struct LocalRoute {
+    /// The pattern of its paths.
+    pub(super) name: Arc<str>,
     pub(super) handler: Rc<dyn ShardRoute>,
     pub(super) rules: Rules,
 }
@@ -53,8 +55,11 @@ pub(super) struct Own {
 impl Handlers {
     pub(super) fn new(routes: &[Route], handlers: &[Rc<dyn ShardRoute>], tasks: Tasks) -> Self {
         let routes = routes.iter().zip(handlers);
-        let routes =
-            routes.map(|(route, handler)| LocalRoute { handler: Rc::clone(handler), rules: route.rules.clone() });
+        let routes = routes.map(|(route, handler)| LocalRoute {
+            name: route.pattern.as_str().into(),
+            handler: Rc::clone(handler),
+            rules: route.rules.clone(),
+        });
         Handlers { routes: routes.collect(), tasks, ..Handlers::default() }
     }
 

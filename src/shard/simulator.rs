@@ -30,6 +30,7 @@
 
 mod actions;
 mod answering;
+mod budgets;
 mod calls;
 mod checks;
 mod client;

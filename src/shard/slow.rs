@@ -4,7 +4,10 @@ use std::time::Instant;
 
 use super::state::Shard;
 use crate::{
-    hub::{ConnectionId, Decision, Label, OutputLimits, Overflow, OwedOutput, TopicName, messages_by_topic},
+    hub::{
+        ConnectionId, Decision, Label, OutputLimits, Overflow, OwedOutput, Reply, SubscribeOutcome, TopicName,
+        messages_by_topic,
+    },
     metrics::Counter,
     proto::{CloseCode, State},
     sys::Io,
@@ -35,6 +38,9 @@ impl<I: Io> Shard<I> {
         let owed = self.hub.unsubscribe(id, topic);
         // If the subscription has just gone live, its handler is not called for it any more.
         self.joined.retain(|joined| joined.id != id || joined.topic != *topic);
+        for (end, ticket) in self.joining.take(id, topic) {
+            self.hub.reply(end, ticket, Reply::Subscribed(SubscribeOutcome::NotOpen));
+        }
         if !owed.is_empty() {
             self.owe_behind_outbox(id, owed);
             self.check_backlog(id);
@@ -48,7 +54,7 @@ impl<I: Io> Shard<I> {
         match self.decide(id) {
             Decision::Keep => {}
             Decision::Close if self.marks.has(id) => self.end_marks(id),
-            Decision::Close => self.close_slow(id),
+            Decision::Close => self.close_slow(id, GivenUp::BeyondLimit),
         }
     }
 
@@ -82,31 +88,57 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Closes an open connection that does not take its output. The first piece of its backlog stays, even if nothing
+    /// Closes an open connection that does not take its output, or gives up its backlog. The first piece of its backlog stays, even if nothing
     /// of it was sent; the messages after it are dropped and counted, and the goodbye follows.
-    pub(super) fn close_slow(&mut self, id: ConnectionId) {
+    pub(super) fn close_slow(&mut self, id: ConnectionId, why: GivenUp) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let Some(output) = &mut connection.io.output else { return };
         let (bytes, messages) = (output.bytes(), output.backlog.messages());
         let labels = output.backlog.truncate();
+        let marked = output.marked.take();
         if !output.backlog.is_empty() {
             // If there is no backlog, the outbox stays, since it may have the opening answer.
             output.outbox = Vec::new();
         }
-        connection.io.session.close(self.now, CloseCode::POLICY_VIOLATION, "slow consumer", &mut output.outbox);
+        connection.io.session.close(self.now, CloseCode::POLICY_VIOLATION, why.reason(), &mut output.outbox);
+        self.count_age(marked);
+        self.measure_backlog(id);
         let dropped = labels.iter().map(|label| u64::from(label.messages())).sum::<u64>() + self.hub.leave_unsent(id);
         let peer = self.peer(id);
         let is_beyond_messages = messages > self.limits.backlog_messages_max;
-        let limit = if is_beyond_messages { "max_backlog_messages" } else { "max_backlog" };
+        let (cause, counter) = match why {
+            GivenUp::ForMemory => ("it was among the largest while memory was above max_memory", Counter::MemoryClosed),
+            GivenUp::BeyondLimit if is_beyond_messages => ("it went beyond max_backlog_messages", Counter::SlowClosed),
+            GivenUp::BeyondLimit => ("it went beyond max_backlog", Counter::SlowClosed),
+        };
         if let Some(suppressed) = self.warnings.slow_consumer.allow(Instant::now()) {
-            tracing::info!(%id, peer, bytes, messages, suppressed, "slow consumer: its backlog went beyond {limit}");
+            tracing::info!(%id, peer, bytes, messages, suppressed, "slow consumer: its backlog is given up, {cause}");
         } else {
-            tracing::debug!(%id, peer, bytes, messages, "slow consumer: its backlog went beyond {limit}");
+            tracing::debug!(%id, peer, bytes, messages, "slow consumer: its backlog is given up, {cause}");
         }
         log_given_up(id, &labels);
-        self.count(Counter::SlowClosed, 1);
+        self.count(counter, 1);
         self.count(Counter::SlowDropped, dropped);
         self.notice_close(id);
+    }
+}
+
+/// The reason for which a backlog is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GivenUp {
+    /// It is beyond one of its own limits.
+    BeyondLimit,
+    /// It is among the largest, and the server is short of memory.
+    ForMemory,
+}
+
+impl GivenUp {
+    /// Returns the reason in the close frame.
+    fn reason(self) -> &'static str {
+        match self {
+            GivenUp::BeyondLimit => "slow consumer",
+            GivenUp::ForMemory => "slow consumer, and the server is short of memory",
+        }
     }
 }
 

@@ -1,23 +1,37 @@
 //! One CPU's connections and topics. Other files of this folder add methods to [`Shard`]. Each of these files stands on
 //! a floor above this file, and calls only files on lower floors.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Instant,
+};
 
 use tracing::field::{DisplayValue, display};
 
 use super::{
+    access_lines::AccessLines,
     incoming::Incoming,
     io_state::IoHub,
+    joining::Joining,
+    lag::BacklogSize,
     leaving::Drain,
     marks::Marks,
+    memory::Memory,
     outgoing::Flush,
     pace::{Mail, MailLeft, Pace},
+    people::People,
     rates::Rates,
     seats::Handlers,
     timers::Wheel,
+    walk_samples::WalkSamples,
     warnings::Warnings,
 };
 use crate::{
+    access_log::AccessLog,
+    auth::Revocations,
+    budget::Budget,
     config::{Config, Limits},
     handler::Seat,
     handover::AddressPermit,
@@ -44,6 +58,14 @@ pub(crate) struct Shard<I: Io> {
     pub(super) sockets: Vec<Option<I::Socket>>,
     /// By slot, and empty unless the number of an address' sockets is limited.
     pub(super) of_address: Vec<Option<AddressPermit>>,
+    /// By slot: when the connection was adopted.
+    pub(super) opened: Vec<Tick>,
+    /// The connections with identities.
+    pub(super) people: People,
+    /// The identities and tokens that are refused.
+    pub(super) revocations: Revocations,
+    /// The external ends that wait for subscriptions.
+    pub(super) joining: Joining,
     /// The addresses of clients whose sockets have a trusted proxy as their peer; by slot, and empty without proxies.
     pub(super) named: Vec<Option<SocketAddr>>,
     pub(super) limits: Limits,
@@ -61,6 +83,7 @@ pub(crate) struct Shard<I: Io> {
     pub(super) unfinished_bytes_max: usize,
     /// Exists only where a route's input has a rate.
     pub(super) rates: Option<Box<Rates>>,
+    pub(super) memory: Memory,
     pub(super) wheel: Wheel,
     /// Scratch memory: this field and the next two are empty between uses.
     pub(super) readiness: Vec<Readiness>,
@@ -69,6 +92,15 @@ pub(crate) struct Shard<I: Io> {
     /// Subscriptions that have gone live and have not been reported to their handlers.
     pub(super) joined: Vec<Joined>,
     pub(super) commands: Vec<Commanded>,
+    /// The beginnings of the opening handshakes whose answers wait until all subscriptions are live.
+    pub(super) opening: HashMap<ConnectionId, Instant>,
+    /// The connections that have a backlog.
+    pub(super) laggards: HashSet<ConnectionId>,
+    /// The lines of the connections in the access log.
+    pub(super) access: AccessLines,
+    /// The size of all backlogs.
+    pub(super) backlogs: BacklogSize,
+    pub(super) walk_samples: WalkSamples,
     /// The kinds of mail in the order in which they are taken.
     pub(super) mail_order: [Mail; 2],
     /// The rest of this turn's part of the mail. An adoption before the next turn takes mail too, up to this rest.
@@ -95,6 +127,10 @@ impl<I: Io> Shard<I> {
             hub,
             sockets: Vec::new(),
             of_address: Vec::new(),
+            opened: Vec::new(),
+            people: People::default(),
+            revocations: Revocations::default(),
+            joining: Joining::default(),
             named: Vec::new(),
             limits: config.limits.clone(),
             handlers,
@@ -108,12 +144,18 @@ impl<I: Io> Shard<I> {
             incoming: Incoming::default(),
             unfinished_bytes_max: config.limits.unfinished_bytes_max / config.shards,
             rates: has_rates.then(Box::default),
+            memory: Memory::default(),
             wheel: Wheel::new(now.tick()),
             readiness: Vec::new(),
             replies: Vec::new(),
             due: Vec::new(),
             joined: Vec::new(),
             commands: Vec::new(),
+            opening: HashMap::new(),
+            laggards: HashSet::new(),
+            access: AccessLines::new(AccessLog::off()),
+            backlogs: BacklogSize::default(),
+            walk_samples: WalkSamples::new(epoch_seed),
             mail_order: [Mail::Deliveries, Mail::Requests],
             mail_left: MailLeft::default(),
         }
@@ -125,9 +167,27 @@ impl<I: Io> Shard<I> {
         self
     }
 
+    /// Takes the revocations that all threads of the server share.
+    pub(crate) fn with_revocations(mut self, revocations: Revocations) -> Self {
+        self.revocations = revocations;
+        self
+    }
+
     /// Lets an engine order the topics that are its own.
     pub(crate) fn with_engine(mut self, engine: EngineTopics) -> Self {
         self.hub = self.hub.with_engine(engine);
+        self
+    }
+
+    /// Takes the access log.
+    pub(crate) fn with_access_log(mut self, log: AccessLog) -> Self {
+        self.access = AccessLines::new(log);
+        self
+    }
+
+    /// Takes the budget of the server's memory, and the number of this shard.
+    pub(crate) fn with_budget(mut self, budget: Option<Arc<Budget>>, number: u16) -> Self {
+        self.memory.budget = budget.map(|budget| (budget, usize::from(number)));
         self
     }
 
@@ -138,10 +198,28 @@ impl<I: Io> Shard<I> {
         self.hub.note_time(now);
     }
 
+    /// Notes the beginning of a turn, or of a call between two turns, for measures.
+    pub(crate) fn note_begin(&mut self, begun: Instant) {
+        let micros = self.walk_samples.micros_at(begun);
+        self.hub.note_turn(micros);
+    }
+
+    /// Sets the gauges that would cost too much in each turn.
+    pub(crate) fn set_gauges(&self) {
+        let set = |gauge, number: usize| self.counters.set(gauge, number as u64);
+        set(Counter::Subscriptions, self.hub.subscribed());
+        set(Counter::GatheredBytes, self.hub.gathered_bytes());
+        set(Counter::LaneEntries, self.hub.fullest_lane());
+        set(Counter::LaneWaitingBytes, self.hub.waiting_bytes());
+        self.counters.set(Counter::BacklogBytes, self.backlogs.bytes);
+        self.counters.set(Counter::BacklogMessages, self.backlogs.messages);
+    }
+
     /// Returns when the next turn is due even if nothing happens.
     pub(crate) fn next_deadline(&self) -> Option<Tick> {
         let drain = self.drain.as_ref().map(|drain| drain.next_step(self.now, self.is_empty()));
-        self.wheel.next().into_iter().chain(drain).chain(self.flush.next_try()).min()
+        let look = self.memory.next_look(self.counters.get(Counter::SlowConsumers) > 0, self.now);
+        self.wheel.next().into_iter().chain(drain).chain(self.flush.next_try()).chain(look).min()
     }
 
     /// Returns whether there are no connections.

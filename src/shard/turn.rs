@@ -16,6 +16,7 @@ impl<I: Io> Shard<I> {
         self.begin_mail();
         self.expire_timers();
         self.resume_paused();
+        self.watch_memory();
         self.pace_drain();
         self.report_ended();
         // The mesh sends before the flush, so that the other shards can begin while this shard sends.

@@ -65,6 +65,12 @@ fn handshake() {
 }
 
 #[test]
+fn client_address() {
+    corpus("client_address", fuzz::client_address);
+    seeds(4_000, inputs::client_address, fuzz::client_address);
+}
+
+#[test]
 fn resolution() {
     corpus("resolution", endpoints_fuzz::resolution);
     seeds(4_000, inputs::resolution, endpoints_fuzz::resolution);

@@ -3,7 +3,7 @@
 use ringhub::ConnectionId;
 
 use crate::example::Example;
-use crate::support::{Client, Received, close, dial, exchange, post, text, upgrade_request};
+use crate::support::{Client, Received, close, dial, exchange, post, request, text, upgrade_request};
 
 const GOING_AWAY: &str = "the server is going away";
 
@@ -220,6 +220,35 @@ fn beside_axum() {
     // Without the token a WebSocket only watches.
     let refused = exchange(beside.address(), &upgrade_request("/t/orders/eu"));
     assert_eq!(refused.status(), 401, "{refused:?}");
+}
+
+/// The login, the interface and the WebSocket are on one port, and know the same sessions.
+#[test]
+fn http_beside() {
+    let example = Example::start("http_beside", &[]);
+    let address = example.address();
+    let page = exchange(address, &request("GET", "/"));
+    assert!(page.status() == 200 && page.body.contains("<form"), "{page:?}");
+    let log_in = |password: &str| {
+        exchange(
+            address,
+            &post("/login", "application/x-www-form-urlencoded", &format!("name=anna&password={password}")),
+        )
+    };
+    assert_eq!(log_in("guess").status(), 401);
+    let answer = log_in("hush");
+    assert_eq!((answer.status(), answer.header("location")), (303, Some("/")), "{answer:?}");
+    let cookie = answer.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+    let headers = [("Cookie", &*cookie)];
+    assert_eq!(exchange(address, &request("GET", "/api/me")).status(), 403);
+    let with_cookie = |request: String| request.replacen("Host:", &format!("Cookie: {cookie}\r\nHost:"), 1);
+    assert_eq!(exchange(address, &with_cookie(request("GET", "/api/me"))).body, "anna");
+    let refused = Client::open(dial(address), "/live?room=lobby", &[]);
+    assert_eq!(refused.err().expect("it is refused").status(), 403);
+    let mut client = Client::open_with(dial(address), "/live?room=lobby", &[], &headers).unwrap();
+    let said = exchange(address, &with_cookie(post("/api/say/lobby", "text/plain", "hello")));
+    assert_eq!((said.status(), &*said.body), (200, "1"));
+    client.expect(text("anna: hello"));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod between_turns;
 mod broadcasts;
 mod builders;
+mod census;
 mod client;
 mod drains;
 mod endings;
@@ -17,9 +18,11 @@ mod people;
 mod proxies;
 mod receiving;
 mod sending;
+mod services;
 mod spans;
 mod spawned;
 mod stuck;
+mod subscriptions;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "these tests use a part of it")]
 mod support;

@@ -4,6 +4,7 @@
 //! output of libtest. Without a Chromium it reports the tests as ignored, with the reason.
 
 mod browser;
+mod login;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "these tests use a part of it")]
 mod support;
@@ -43,7 +44,14 @@ const TESTS: &[Test] = &[
     ("lines_for_a_shell", lines_for_a_shell),
     ("every_control_has_a_name", every_control_has_a_name),
     ("narrow_and_dark", narrow_and_dark),
+    ("a_login_in_node", login::in_node),
+    ("a_login_in_python", login::in_python),
+    ("a_login_in_php", login::in_php),
 ];
+
+/// The programs that tests need, beside a Chromium.
+const PROGRAMS: &[(&str, &str)] =
+    &[("a_login_in_node", "node"), ("a_login_in_python", "python3"), ("a_login_in_php", "php")];
 
 fn messages_appear(browser: &mut Browser) {
     let server = Server::start(&[]);
@@ -644,11 +652,16 @@ fn main() -> ExitCode {
     let mut counts = [0; 3];
     let mut browser = Browser::find().map(Browser::start);
     for (name, test) in &chosen {
-        let outcome = browser.as_mut().map(|browser| catch_unwind(AssertUnwindSafe(|| test(browser))));
+        let missing = PROGRAMS.iter().find(|(of, program)| of == name && !is_installed(program));
+        let outcome = match (browser.as_mut(), missing) {
+            (None, _) => Err("ignored, there is no Chromium".into()),
+            (_, Some((_, program))) => Err(format!("ignored, there is no {program}")),
+            (Some(browser), None) => Ok(catch_unwind(AssertUnwindSafe(|| test(browser)))),
+        };
         let (kind, word) = match outcome {
-            Some(Ok(())) => (PASSED, "ok"),
-            Some(Err(_)) => (FAILED, "FAILED"),
-            None => (IGNORED, "ignored, there is no Chromium"),
+            Ok(Ok(())) => (PASSED, "ok".into()),
+            Ok(Err(_)) => (FAILED, "FAILED".into()),
+            Err(reason) => (IGNORED, reason),
         };
         counts[kind] += 1;
         println!("test {name} ... {word}");
@@ -659,6 +672,12 @@ fn main() -> ExitCode {
     let rest = format!("{ignored} ignored; 0 measured; {filtered} filtered out");
     println!("\ntest result: {word}. {passed} passed; {failed} failed; {rest}\n");
     code
+}
+
+/// Returns whether the search path has a program.
+fn is_installed(program: &str) -> bool {
+    let folders = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&folders).any(|folder| folder.join(program).is_file())
 }
 
 const PASSED: usize = 0;

@@ -38,6 +38,8 @@ fn flags_win_over_variables_and_these_over_the_file() {
         ("ping_interval", "0", "2s", "3h"),
         ("log", "\"warn\"", "off", "ringhub=debug"),
         ("log_format", "\"json\"", "text", "json"),
+        ("access_log", "\"json\"", "off", "json"),
+        ("access_log_sample", "1", "10", "100"),
     ];
     for (key, in_file, variable, flag) in cases {
         let setting = SETTINGS.iter().find(|setting| setting.key == key).unwrap();

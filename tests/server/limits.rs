@@ -1,4 +1,5 @@
 //! Limits of what clients may take from a server in a time, and of its memory, over real sockets.
 
 mod arrivals;
+mod memory;
 mod rates;

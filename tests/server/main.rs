@@ -6,6 +6,7 @@
 //! `sandbox::a_program_in_the_sandbox`). Only the limit of open descriptors is raised, by [`support::CrowdPermit`].
 
 mod access;
+mod access_log;
 mod answers;
 mod backends;
 mod callbacks;
@@ -22,13 +23,16 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod manual;
+mod measures;
 mod memory;
 mod metrics;
 mod order;
 mod orphans;
 mod pages;
+mod people;
 mod places;
 mod proxies;
+mod proxy_protocol;
 mod raw_topics;
 mod routes;
 mod sandbox;
@@ -40,5 +44,6 @@ mod soak;
 #[path = "../support/mod.rs"]
 mod support;
 mod tokens;
+mod top;
 mod trusted_proxies;
 mod urgent;

@@ -289,7 +289,7 @@ fn the_process_has_memory_and_descriptors() {
 fn table_name(series: &str) -> Option<String> {
     let (family, labels) = series.strip_prefix("ringhub_")?.split_once('{')?;
     const OTHERS: [&str; 4] = ["deliveries_per_send", "taken_timestamp_seconds", "build_info", "io_backend_info"];
-    if family.starts_with("turn") || OTHERS.contains(&family) {
+    if family.contains("_seconds_") || OTHERS.contains(&family) {
         return None;
     }
     let label = labels.split_once(',').map(|(_, label)| format!("{{{label}"));

@@ -81,6 +81,11 @@ impl Server {
         Client::connect(self.address, target)
     }
 
+    /// Returns the next line of the server's standard output.
+    pub(crate) fn line(&self) -> String {
+        self.program.line().unwrap_or_else(|| panic!("no further line:\n{}", self.log()))
+    }
+
     /// Asks the server for its counters, and returns them.
     pub(crate) fn counts(&self) -> Counts {
         self.signal(Signal::USR1);

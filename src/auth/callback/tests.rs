@@ -245,8 +245,12 @@ fn an_answer_is_kept_for_as_long_as_it_says() {
 /// A thousand requests that ask the same at the same time are one question, and others are questions of their own.
 #[test]
 fn the_same_question_is_asked_once() {
-    let application = Application::start(|request| {
-        std::thread::sleep(Duration::from_millis(300));
+    let are_all_asking = Arc::new(AtomicBool::new(false));
+    let may_answer = Arc::clone(&are_all_asking);
+    let application = Application::start(move |request| {
+        while !may_answer.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let who = if request.contains("\"cookie\":\"ann\"") { "ann" } else { "another" };
         json(&format!("{{\"allow\":true,\"identity\":\"{who}\"}}"))
     });
@@ -260,6 +264,9 @@ fn the_same_question_is_asked_once() {
                 let cookie = if number < 1_000 { "ann".to_string() } else { number.to_string() };
                 asked.spawn(async move { (name(&callback, &cookie).await, cookie) });
             }
+            // Each of the tasks, which share this thread, has its first turn before this one goes on.
+            tokio::task::yield_now().await;
+            are_all_asking.store(true, Ordering::Relaxed);
             while let Some(outcome) = asked.join_next().await {
                 let (name, cookie) = outcome.unwrap();
                 assert_eq!(name.as_deref(), Ok(if cookie == "ann" { "ann" } else { "another" }));

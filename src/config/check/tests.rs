@@ -1,7 +1,10 @@
 //! Tests of the checks of settings.
 
 use super::*;
-use crate::config::{SETTINGS, Setting};
+use crate::{
+    config::{SETTINGS, Setting},
+    rates::Rate,
+};
 
 const DESCRIPTORS: u64 = 20_000;
 
@@ -172,6 +175,19 @@ fn the_backlog_holds_two_of_the_largest_messages() {
     assert_eq!(config(&["--max-message", "16MiB"]).unwrap().limits.backlog_bytes_max, 32 << 20);
 }
 
+/// Each shard has its part of the accepts, and no other rate is divided.
+#[test]
+fn rates_and_the_limit_of_memory_are_settings() {
+    let flags = ["--max-accept-rate", "100/s burst 9", "--max-handshake-rate", "5/m", "--shards", "4"];
+    let limits = config(&flags).unwrap().limits;
+    let rate = |rate: Option<Rate>| rate.map(|rate| (rate.count(), rate.period().as_secs(), rate.burst()));
+    assert_eq!(rate(limits.arrival_rates.accepts), Some((100, 4, 2)));
+    assert_eq!(rate(limits.arrival_rates.handshakes), Some((5, 60, 5)));
+    assert_eq!(limits.input_rates, InputRates::default());
+    let memory = |size: &str| config(&["--max-memory", size]).unwrap().limits.memory_bytes_max;
+    assert_eq!((memory("off"), memory("16MiB"), memory("734003200")), (None, Some(16 << 20), Some(700 << 20)));
+}
+
 #[test]
 fn impossible_settings_are_refused_by_name() {
     let check = |flags: &[&str], setting: &str| {
@@ -204,6 +220,9 @@ fn impossible_settings_are_refused_by_name() {
     check(&["--pong-timeout", "9999h"], "pong_timeout");
     check(&["--close-timeout", "9999h"], "close_timeout");
     check(&["--drain-timeout", "9999h"], "drain_timeout");
+    check(&["--rate-timeout", "9999h"], "rate_timeout");
+    check(&["--max-memory", "1MiB"], "max_memory");
+    check(&["--max-memory", "1025GiB"], "max_memory");
     // A setting that is not given admits all requests; an empty list is refused.
     let (none, given) = (Some(Secrets(Vec::new())), Settings::default);
     for (empty, setting) in [

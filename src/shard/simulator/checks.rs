@@ -3,7 +3,7 @@
 use std::{mem, rc::Rc};
 
 use super::{
-    super::io_state::Reading,
+    super::{io_state::Reading, lag::BacklogSize},
     client::{BacklogSeen, Client},
     line::Line,
     network::Network,
@@ -49,6 +49,7 @@ impl Simulation {
         assert_eq!(counted(Counter::ConnectionsOpen), alive as u64);
         assert_eq!(counted(Counter::Opened) - counted(Counter::Ended), alive as u64);
         assert_eq!(counted(Counter::SlowConsumers), slow_consumers, "slow consumers");
+        self.check_measures(shard);
         let timeouts = counted(Counter::CloseTimeout) - close_timeout;
         assert!(network.tally.cut_off - cut_off <= timeouts, "a connection is cut off before its time");
         let (clients, lines) = (&self.clients, &network.lines);
@@ -58,6 +59,23 @@ impl Simulation {
             let can_read = !client.has_no_reader() && !client.mute;
             !line.dropped || can_read && !(line.sent.is_empty() && line.fetched.is_empty())
         });
+    }
+
+    /// Checks that the shard's measures of its backlogs are those of each backlog.
+    fn check_measures(&self, shard: usize) {
+        let shard = &self.drivers[shard].shard;
+        let (mut all, mut subscriptions) = (BacklogSize::default(), 0);
+        for id in self.clients.iter().filter_map(|client| client.id) {
+            let Some(connection) = shard.hub.connections.get(id) else { continue };
+            subscriptions += shard.hub.subscriptions(id).iter().filter(|topic| !topic.is_everyone()).count();
+            let Some(output) = &connection.io.output else { continue };
+            let size = BacklogSize::of(&output.backlog);
+            assert_eq!(output.counted, size, "{id:?}");
+            assert_eq!(output.marked.is_some(), !output.backlog.is_empty(), "{id:?}");
+            assert_eq!(shard.laggards.contains(&id), !output.backlog.is_empty(), "{id:?}");
+            all.replace(BacklogSize::default(), size);
+        }
+        assert_eq!((shard.backlogs, shard.hub.subscribed()), (all, subscriptions), "measures");
     }
 
     /// Notes whether the client's connection is there and open. Returns whether it is open, if it is there.

@@ -1,6 +1,6 @@
 //! The checks of shards that have nothing to do: nothing is under way, and nothing is left of ended connections.
 
-use super::{engine::Engine, simulation::Simulation};
+use super::{super::lag::BacklogSize, engine::Engine, simulation::Simulation};
 use crate::hub::testing::{TopicUse, UnderWay};
 
 impl Simulation {
@@ -54,6 +54,10 @@ impl Simulation {
             assert!(shard.flush.is_idle() && shard.flush.paused.is_empty(), "output of shard {number}");
             assert_eq!(shard.incoming.unfinished.bytes(), 0, "unfinished messages of shard {number}");
             assert_eq!(shard.incoming.unparsed(), 0, "connections of shard {number} with unparsed input");
+            assert_eq!(shard.backlogs, BacklogSize::default(), "measured backlogs of shard {number}");
+            assert!(shard.laggards.is_empty(), "laggards of shard {number}");
+            assert!(shard.opening.is_empty(), "opening handshakes of shard {number}");
+            assert_eq!(shard.hub.subscribed(), 0, "subscriptions of shard {number}");
             assert!(shard.joined.is_empty() && shard.commands.is_empty(), "work of shard {number}");
             let unused = TopicUse::default();
             for name in &self.topics {

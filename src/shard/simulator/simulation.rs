@@ -1,7 +1,7 @@
 //! The state of a simulated run: shards with their networks, the control thread's end, clients, and the clock of all of
 //! them.
 
-use std::{cell::RefCell, collections::HashMap, fmt::Arguments, rc::Rc, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, fmt::Arguments, rc::Rc, sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -263,6 +263,8 @@ pub(super) fn arrival<S>(
     let subscriptions =
         subscriptions.into_iter().map(|(topic, echo)| (topic, SubscribeOptions { has_echo: echo })).collect();
     Arrival {
+        begun: Instant::now(),
+        access: None,
         socket,
         of_address: None,
         named: None,

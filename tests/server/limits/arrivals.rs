@@ -155,3 +155,21 @@ fn sockets_beyond_the_rate_wait_to_be_accepted() {
     let counts = server.counts();
     assert!(counts.get("accept_throttled_total") > 0 && counts.get("accepted_total") == 20, "{counts:?}");
 }
+
+/// Behind a trusted proxy the rates see the clients. The proxy's own address has no rate.
+#[test]
+fn rates_see_the_clients_of_trusted_proxies() {
+    let rates = ["--max-handshake-rate", "1/h", "--max-publish-rate-per-address", "1/h"];
+    let server = Server::start(&[&["--trusted-proxies=127.0.0.1"], &rates[..]].concat());
+    let open = |client: Option<&str>| {
+        let named: Vec<(&str, &str)> = client.iter().map(|client| ("X-Forwarded-For", *client)).collect();
+        Client::open_with(dial(server.address()), "/t/x", &[], &named).map_or_else(|refused| refused.status(), |_| 101)
+    };
+    let publish = |client: &str| publish(&server, HERE, "/t/x", &format!("X-Forwarded-For: {client}\r\n")).status();
+    for client in ["192.0.2.1", "192.0.2.2", "2001:db8::1"] {
+        assert_eq!([open(Some(client)), open(Some(client))], [101, 429], "{client}");
+        assert_eq!([publish(client), publish(client)], [202, 429], "{client}");
+    }
+    assert_eq!((open(Some("2001:db8::ffff")), open(Some("2001:db8:0:1::1"))), (429, 101), "a /64 counts as one");
+    assert_eq!([open(None), open(None)], [101, 101]);
+}

@@ -1,0 +1,118 @@
+//! Calls the HTTP services of embedders.
+
+use std::sync::Arc;
+
+use http_body_util::Either;
+use hyper::{
+    Method, Request,
+    body::Incoming,
+    header::{self, HeaderValue},
+};
+
+use super::{
+    answers::{Answer, preflight},
+    body::{self, BodyMax},
+    shared::Shared,
+};
+use crate::{
+    auth::{Credentials, Identity},
+    endpoints::{Endpoint, Endpoints, Intent, ServedService},
+    handler::{HttpBody, HttpService, Panicked, RequestSender, ServiceFault},
+    metrics::Counter,
+    proto::Refusal,
+};
+
+/// The answer to the head of a request for a service.
+pub(super) enum AtService {
+    Preflight(Answer),
+    Call(ServiceCall),
+}
+
+/// A call of a service, whose body is still to be read.
+pub(super) struct ServiceCall {
+    service: Arc<dyn HttpService>,
+    body_max: BodyMax,
+    request: Request<Incoming>,
+    sender: RequestSender,
+}
+
+/// Begins to answer a request for a service.
+///
+/// # Errors
+///
+/// 503 while the server leaves, and the refusal of the judge.
+pub(super) async fn begin(
+    shared: &Shared,
+    endpoints: &Endpoints,
+    number: usize,
+    credentials: &Credentials<'_>,
+    endpoint: &Endpoint,
+    request: Request<Incoming>,
+) -> Result<AtService, Refusal> {
+    let ServedService { gate, body_bytes_max, service } = &endpoints.services()[number];
+    if shared.is_leaving() {
+        return Err(Refusal::leaving());
+    }
+    if gate.authenticator.is_some()
+        && let Some(answer) = preflight_of(&request)
+    {
+        return Ok(AtService::Preflight(answer));
+    }
+    let identity: Option<Identity> = shared.authorize(endpoints, credentials, Intent::Use, endpoint).await?;
+    Ok(AtService::Call(ServiceCall {
+        service: Arc::clone(service),
+        body_max: BodyMax { bytes: *body_bytes_max, what: "the largest body that this path takes" },
+        request,
+        sender: RequestSender { peer: credentials.peer, identity },
+    }))
+}
+
+/// Returns the answer to a preflight. A preflight never has credentials, so a service behind an authenticator could not
+/// answer it. The service judges the request that follows.
+fn preflight_of(request: &Request<Incoming>) -> Option<Answer> {
+    let value = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let method = value(header::ACCESS_CONTROL_REQUEST_METHOD).filter(|_| request.method() == Method::OPTIONS)?;
+    let headers = value(header::ACCESS_CONTROL_REQUEST_HEADERS).unwrap_or_default();
+    let headers: Vec<&str> = headers.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    Some(preflight(method, &headers))
+}
+
+impl ServiceCall {
+    /// Returns the sender that the authenticator of the route has found.
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.sender.identity.as_ref()
+    }
+
+    /// Reads the body, and calls the service.
+    pub(super) async fn answer(self, shared: &Shared) -> Result<Answer, Refusal> {
+        let ServiceCall { service, body_max, request, sender } = self;
+        let (mut parts, body) = request.into_parts();
+        // The room is kept until the service has answered.
+        let (whole, _room) = body::read(shared, body_max, body).await?;
+        // Among the extensions of hyper is the way to take the connection over, which is not the service's.
+        parts.extensions = hyper::http::Extensions::new();
+        parts.extensions.insert(sender);
+        let path = parts.uri.path().to_owned();
+        match service.serve(Request::from_parts(parts, HttpBody::new(whole))).await {
+            Ok(answer) if answer.status().is_informational() => {
+                let status = answer.status().as_u16();
+                tracing::error!(path, status, "a service has answered with a status that ends no request");
+                Err(failed())
+            }
+            Ok(answer) => Ok(answer.map(Either::Right)),
+            Err(ServiceFault::Failed(error)) => {
+                tracing::error!(path, error, "a service has failed");
+                Err(failed())
+            }
+            Err(ServiceFault::Panicked(Panicked(panic))) => {
+                tracing::error!(path, panic, "a service has panicked over a request");
+                shared.counters.add(Counter::HandlerPanics, 1);
+                Err(failed())
+            }
+        }
+    }
+}
+
+fn failed() -> Refusal {
+    Refusal::new(500, "the service at this path has failed")
+}

@@ -1,0 +1,83 @@
+//! The sums of the memory that a shard holds.
+
+use std::{mem, sync::Arc};
+
+use crate::{budget::Budget, proto::Tick};
+
+/// The sums of a shard's memory. Backlogs are added up slot by slot, some slots in each tick.
+#[derive(Debug)]
+pub(super) struct Memory {
+    /// The budget of the server, and the number of this shard, if there is a limit.
+    pub(super) budget: Option<(Arc<Budget>, usize)>,
+    /// The tick of the last look; `None` before the first.
+    pub(super) at: Option<Tick>,
+    /// The most slots that a tick looks at.
+    pub(super) slots_per_tick: u32,
+    /// The slot at which the next tick goes on.
+    next: u32,
+    /// The backlogs of the slots before.
+    sum: u64,
+    /// All backlogs, as they were added up last.
+    backlogs: u64,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Memory { budget: None, at: None, slots_per_tick: SLOTS_PER_TICK, next: 0, sum: 0, backlogs: 0 }
+    }
+}
+
+impl Memory {
+    /// Returns the bytes of all backlogs, as they were added up last.
+    pub(super) fn backlogs(&self) -> u64 {
+        self.backlogs
+    }
+
+    /// Returns how many bytes of backlogs the shard is to give up, since the server is short of memory.
+    pub(super) fn to_give_up(&self) -> u64 {
+        self.budget.as_ref().map_or(0, |(budget, shard)| budget.part_to_give_up(*shard))
+    }
+
+    /// Notes what the shard holds.
+    pub(super) fn note_held(&self, bytes: u64) {
+        if let Some((budget, shard)) = &self.budget {
+            budget.note(*shard, bytes, self.backlogs);
+        }
+    }
+
+    /// Returns the tick of the next look, even if nothing happens: a shard that sleeps on its backlogs would not notice
+    /// that the server is short of memory.
+    pub(super) fn next_look(&self, has_backlogs: bool, now: Tick) -> Option<Tick> {
+        (self.budget.is_some() && has_backlogs).then(|| now.after(1))
+    }
+
+    /// Returns the slots to look at in this tick, of so many.
+    pub(super) fn slots(&self, all: u32) -> std::ops::Range<u32> {
+        self.next.min(all)..all.min(self.next.saturating_add(self.slots_per_tick))
+    }
+
+    /// Notes the backlogs of the slots up to `end`, of so many slots.
+    pub(super) fn add(&mut self, bytes: u64, end: u32, all: u32) {
+        self.sum += bytes;
+        if end < all {
+            self.backlogs = self.backlogs.max(self.sum);
+            self.next = end;
+        } else {
+            self.backlogs = mem::take(&mut self.sum);
+            self.next = 0;
+        }
+    }
+
+    /// Notes that there is no backlog.
+    pub(super) fn clear(&mut self) {
+        (self.next, self.sum, self.backlogs) = (0, 0, 0);
+    }
+
+    /// Notes that backlogs of so many bytes were given up.
+    pub(super) fn give_up(&mut self, bytes: u64) {
+        self.backlogs = self.backlogs.saturating_sub(bytes);
+    }
+}
+
+/// The most slots whose backlogs are added up in a tick, in about a millisecond.
+const SLOTS_PER_TICK: u32 = 65_536;

@@ -1,0 +1,124 @@
+//! Shards of a server that is short of memory.
+
+use std::sync::Arc;
+
+use super::world::{PONG, World, take_sent};
+use crate::{
+    budget::Budget,
+    config::Config,
+    hub::ConnectionId,
+    metrics::Counter,
+    proto::{KeepAlive, State, Tick},
+};
+
+/// Returns a shard whose server has so much memory, with three subscribers that take nothing, and with a publisher.
+/// The first subscriber's socket has the least room, so the subscriber is owed the most. The third is owed nothing.
+fn three_subscribers(bytes_max: u64) -> (World, Arc<Budget>, [ConnectionId; 3]) {
+    let mut world = World::without_clients(|config: &mut Config| {
+        config.keep_alive = KeepAlive { ping_interval: 0, pong_timeout: 0, close_timeout: 50 };
+    });
+    let budget = Budget::new(bytes_max, 0, 1);
+    world.shard.memory.budget = Some((Arc::clone(&budget), 0));
+    let ids = [20_000, 500_000, usize::MAX].map(|room| world.connect(room, true));
+    world.connect(usize::MAX, false);
+    while world.shard.turn(Tick(0).begin()) {}
+    (world, budget, ids)
+}
+
+impl World {
+    /// Publishes so many messages of 10 000 bytes, and runs turns at this tick.
+    fn publish_at(&mut self, tick: u32, count: usize) {
+        let message = [&b"\x82\xfe\x27\x10\0\0\0\0"[..], &[0; 10_000]].concat();
+        for _ in 0..count {
+            self.arrive(3, &message, 1);
+            while self.shard.turn(Tick(tick).begin()) {}
+        }
+    }
+
+    fn states(&self, ids: [ConnectionId; 3]) -> [Option<State>; 3] {
+        ids.map(|id| self.shard.hub.connections.get(id).map(|connection| connection.io.session.state()))
+    }
+
+    /// Returns the bytes of all backlogs, added up here.
+    fn backlogs(&self, ids: [ConnectionId; 3]) -> u64 {
+        let outputs =
+            ids.map(|id| self.shard.hub.connections.get(id).and_then(|connection| connection.io.output.as_ref()));
+        outputs.into_iter().flatten().map(|output| output.bytes() as u64).sum()
+    }
+}
+
+/// The largest backlog goes first, and only as many as are needed. Its client is told, and the others get everything.
+#[test]
+fn the_largest_backlog_is_given_up_when_memory_is_short() {
+    let (mut world, budget, ids) = three_subscribers(1_000_000);
+    world.publish_at(1, 80);
+    world.shard.turn(Tick(2).begin());
+    let (backlogs, told) = (world.backlogs(ids), world.counters.get(Counter::MemoryBacklogs));
+    assert_eq!((told, world.states(ids)), (backlogs, [Some(State::Open); 3]));
+    assert!((1_000_000..1_200_000).contains(&backlogs), "{backlogs}");
+    // The sum is known now, and is above the limit.
+    assert!(budget.judge() > 100_000);
+    while world.shard.turn(Tick(3).begin()) {}
+    assert_eq!(world.states(ids), [Some(State::Closing), Some(State::Open), Some(State::Open)]);
+    while world.shard.turn(Tick(4).begin()) {}
+    assert_eq!((budget.judge(), budget.is_short()), (0, false));
+    assert_eq!(world.counters.get(Counter::MemoryBacklogs), world.backlogs(ids));
+    let counters = [Counter::MemoryClosed, Counter::SlowClosed].map(|counter| world.counters.get(counter));
+    assert_eq!(counters, [1, 0]);
+    assert!(world.counters.get(Counter::SlowDropped) > 60);
+    let mut told = Vec::new();
+    for tick in 5..100 {
+        world.sent(1);
+        told.extend(take_sent(&world.network, 0));
+        while world.shard.turn(Tick(tick).begin()) {}
+    }
+    assert_eq!(world.states(ids)[1..], [Some(State::Open); 2]);
+    assert_eq!(world.backlogs(ids), 0, "who reads gets all");
+    assert_eq!((&*told[0], told.last().map(String::as_str)), ("answer", Some("close 1008")));
+}
+
+/// Nothing is given up while the process needs less than its backlogs are charged, since they share memory.
+#[test]
+fn shared_memory_is_not_counted_twice() {
+    let (mut world, budget, ids) = three_subscribers(100_000);
+    budget.note_resident(Some(100_000));
+    world.publish_at(1, 80);
+    (2..5).for_each(|tick| while world.shard.turn(Tick(tick).begin()) {});
+    assert!(world.counters.get(Counter::MemoryBacklogs) > 500_000);
+    assert_eq!((world.states(ids), budget.is_short()), ([Some(State::Open); 3], false));
+    budget.note_resident(Some(100_001));
+    (5..7).for_each(|tick| while world.shard.turn(Tick(tick).begin()) {});
+    assert_ne!(world.states(ids)[0], Some(State::Open));
+}
+
+/// A shard that sleeps on its backlogs looks at the memory of the server with each tick.
+#[test]
+fn a_sleeping_shard_gives_up_its_backlogs_too() {
+    let (mut world, budget, ids) = three_subscribers(4_000_000);
+    assert_eq!(world.shard.next_deadline(), None, "without backlogs there is nothing to look at");
+    world.publish_at(1, 80);
+    assert_eq!(world.shard.next_deadline(), Some(Tick(2)));
+    while world.shard.turn(Tick(2).begin()) {}
+    // The control thread, the second one, takes the rest.
+    budget.note(1, 4_000_000, 0);
+    assert_eq!(world.shard.next_deadline(), Some(Tick(3)));
+    while world.shard.turn(Tick(3).begin()) {}
+    assert_eq!(world.states(ids), [Some(State::Closing), Some(State::Closing), Some(State::Open)]);
+}
+
+/// A tick looks at few slots of many, and all backlogs are added up in the end.
+#[test]
+fn a_tick_looks_at_a_bounded_number_of_slots() {
+    let (mut world, _, ids) = three_subscribers(1 << 40);
+    world.shard.memory.slots_per_tick = 1;
+    world.publish_at(1, 80);
+    let all = world.backlogs(ids);
+    let seen: Vec<u64> = (2..10)
+        .map(|tick| {
+            world.arrive(3, PONG, 1);
+            while world.shard.turn(Tick(tick).begin()) {}
+            world.counters.get(Counter::MemoryBacklogs)
+        })
+        .collect();
+    assert!(seen.iter().skip(4).all(|&bytes| bytes == all), "{all} in {seen:?}");
+}

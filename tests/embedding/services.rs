@@ -1,0 +1,231 @@
+//! HTTP services of embedders on the port of the server.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Extension, Router,
+    body::Bytes,
+    extract::Path,
+    http::{HeaderMap, Method, StatusCode},
+    response::IntoResponse,
+    routing::{any, get, post},
+};
+use ringhub::{
+    auth::{Bearer, Origins},
+    config::{Size, Time},
+    handler::{RequestSender, RouteOptions},
+    metrics::Counter,
+    server::{BuildError, Builder},
+};
+
+use crate::{
+    Live, Script, builder,
+    support::{Client, Response, ask, dial, exchange, request, upgrade_request},
+};
+
+/// Starts a server with a service at `/api/…`.
+fn with(options: RouteOptions, service: Router) -> Live {
+    Live::start(builder(1).topics().http_with("/api/{rest...}", service, options))
+}
+
+fn everything() -> Router {
+    let all = async |method: Method, Path(rest): Path<String>, headers: HeaderMap, body: Bytes| {
+        let kind = headers.get("x-kind").map(|kind| kind.to_str().unwrap().to_owned()).unwrap_or_default();
+        format!("{method} {rest} {kind} {}", String::from_utf8_lossy(&body))
+    };
+    Router::new().route("/api/echo/{*rest}", any(all))
+}
+
+fn send(server: &Live, method: &str, target: &str, lines: &str, body: &str) -> Response {
+    let length = body.len();
+    let request = format!("{method} {target} HTTP/1.1\r\nHost: a\r\n{lines}Content-Length: {length}\r\n\r\n{body}");
+    ask(&mut dial(server.address), &request)
+}
+
+/// A service gets the method, the path, the header lines and the body as the client has sent them.
+#[test]
+fn a_service_gets_the_whole_request() {
+    let server = with(RouteOptions::new(), everything());
+    for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+        let response = send(&server, method, "/api/echo/a/b?c=d", "X-Kind: odd\r\n", "body");
+        assert_eq!((response.status(), &*response.body), (200, &*format!("{method} a/b odd body")), "{response:?}");
+        assert!(response.header("date").is_some());
+    }
+    let head = exchange(server.address, &request("HEAD", "/api/echo/a"));
+    assert_eq!((head.status(), head.header("content-length")), (200, Some("8")), "{head:?}");
+    assert_eq!(send(&server, "GET", "/api/nothing", "", "").status(), 404);
+    // Paths beside it are the server's.
+    assert_eq!(send(&server, "POST", "/t/x", "", "m").status(), 202);
+    assert_eq!(exchange(server.address, &request("GET", "/api")).status(), 404);
+    assert_eq!(exchange(server.address, &upgrade_request("/api/echo/x")).status(), 404);
+}
+
+/// Several requests on one connection, and a topic between them.
+#[test]
+fn a_connection_serves_both() {
+    let server = with(RouteOptions::new(), everything());
+    let mut stream = dial(server.address);
+    for number in 0..3 {
+        let path = format!("/api/echo/{number}");
+        assert_eq!(ask(&mut stream, &request("GET", &path)).body, format!("GET {number}  "));
+        assert_eq!(ask(&mut stream, &crate::support::post("/t/x", "text/plain", "m")).status(), 202);
+    }
+    let client = Client::open(stream, "/t/x", &[]);
+    assert!(client.is_ok(), "the connection becomes a WebSocket");
+}
+
+/// The gate of the route stands before the service, and the service learns who sends.
+#[test]
+fn a_gate_stands_before_the_service() {
+    let whoami = async |Extension(sender): Extension<RequestSender>| {
+        assert!(sender.peer.is_some());
+        sender.identity.map_or_else(|| "nobody".into(), |identity| identity.name)
+    };
+    let service = Router::new().route("/api/me", any(whoami));
+    let bearer = Bearer::new([("anna", "hush")]).unwrap();
+    let options =
+        RouteOptions::new().authenticator(bearer).origins(Origins::new(vec!["https://a.example".into()]).unwrap());
+    let server = with(options, service.clone());
+    assert_eq!(send(&server, "GET", "/api/me", "", "").status(), 401);
+    let token = "Authorization: Bearer hush\r\n";
+    assert_eq!(send(&server, "GET", "/api/me", token, "").body, "anna");
+    let foreign = format!("{token}Origin: https://b.example\r\n");
+    assert_eq!(send(&server, "GET", "/api/me", &foreign, "").status(), 403);
+    let preflight = "Origin: https://a.example\r\nAccess-Control-Request-Method: PUT\r\n\
+                     Access-Control-Request-Headers: x-kind\r\n";
+    // An answer without content has no length.
+    let request = format!("OPTIONS /api/me HTTP/1.1\r\nHost: a\r\n{preflight}Connection: close\r\n\r\n");
+    let mut stream = dial(server.address);
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
+    for line in [
+        "access-control-allow-methods: PUT\r\n",
+        "access-control-allow-headers: authorization, content-type, x-kind\r\n",
+        "access-control-allow-origin: https://a.example\r\n",
+    ] {
+        assert!(answer.contains(line), "{line} {answer}");
+    }
+    assert_eq!(send(&server, "OPTIONS", "/api/me", "", "").status(), 401);
+    // Without a gate everybody is let in, and a preflight is the service's.
+    let open = with(RouteOptions::new(), service);
+    assert_eq!(send(&open, "GET", "/api/me", "", "").body, "nobody");
+    assert_eq!(send(&open, "OPTIONS", "/api/me", preflight, "").body, "nobody");
+}
+
+/// A service that names the pages itself has the last word: no header line is there twice.
+#[test]
+fn a_service_may_answer_pages_itself() {
+    let service = Router::new().route("/api/x", get(async || [("access-control-allow-origin", "*")].into_response()));
+    let server = with(RouteOptions::new(), service);
+    let answer = send(&server, "GET", "/api/x", "Origin: https://a.example\r\n", "");
+    assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+}
+
+/// The limits of bodies hold: in bytes, in time, and in memory of all bodies.
+#[test]
+fn bodies_have_limits() {
+    let settings = |builder: Builder| {
+        builder.settings(|settings| {
+            settings.max_message = Size(16 << 10);
+            settings.max_bodies = Some(Size(64 << 10));
+            settings.body_timeout = Time(Duration::from_millis(300));
+        })
+    };
+    let options = || RouteOptions::new().max_message(1_000);
+    let server = Live::start(settings(builder(1)).http_with("/api/{rest...}", everything(), options()));
+    assert_eq!(send(&server, "POST", "/api/echo/x", "", &"b".repeat(1_000)).status(), 200);
+    let refused = send(&server, "POST", "/api/echo/x", "", &"b".repeat(1_001));
+    assert_eq!((refused.status(), refused.header("connection")), (413, Some("close")), "{refused:?}");
+    assert!(refused.error().contains("the largest body that this path takes, 1000 bytes"), "{refused:?}");
+    let mut stream = dial(server.address);
+    stream.write_all(b"POST /api/echo/x HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nbegin").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    // A limit of bodies above the limit of all bodies is an error.
+    let too_large = settings(builder(1)).http_with("/x", everything(), RouteOptions::new().max_message(1 << 20));
+    assert!(matches!(too_large.build(), Err(BuildError::Options(..))));
+}
+
+/// A panic, an error and a status that ends nothing are answered 500; the connection and the server go on.
+#[test]
+fn a_service_that_fails_is_answered_500() {
+    let service = Router::new()
+        .route("/api/panic", get(async || -> &'static str { panic!("as it was told") }))
+        .route(
+            "/api/later",
+            get(async || -> &'static str {
+                tokio::task::yield_now().await;
+                panic!("as it was told, later")
+            }),
+        )
+        .route("/api/continue", get(async || StatusCode::SWITCHING_PROTOCOLS))
+        .route("/api/fine", get(async || "fine"));
+    let server = with(RouteOptions::new(), service);
+    let mut stream = dial(server.address);
+    for path in ["/api/panic", "/api/later", "/api/continue"] {
+        let refused = ask(&mut stream, &request("GET", path));
+        assert_eq!((refused.status(), &*refused.error()), (500, "the service at this path has failed"));
+        assert_eq!(ask(&mut stream, &request("GET", "/api/fine")).body, "fine");
+    }
+    assert_eq!(server.running().control_counters().get(Counter::HandlerPanics), 2);
+}
+
+/// Patterns clash as those of routes do.
+#[test]
+fn patterns_of_services_are_checked() {
+    let service = || Router::new().route("/", post(async || ""));
+    let fails = |builder: Builder| builder.build().unwrap_err();
+    assert!(matches!(fails(builder(1).http("api", service())), BuildError::Pattern(_)));
+    let clash = builder(1).http("/api/{a}", service()).http("/api/{b}", service());
+    assert!(matches!(fails(clash), BuildError::Clash(..)));
+    let (script, _journal) = Script::<()>::new();
+    let clash = builder(1).route("/live/{a}", script).http("/live/{b}", service());
+    assert!(matches!(fails(clash), BuildError::Clash(..)));
+    assert!(matches!(fails(builder(1).http("/metrics", service())), BuildError::Own(_)));
+    assert!(matches!(fails(builder(1).page().http("/", service())), BuildError::Own(_)));
+}
+
+/// While the server leaves, a service is not called any more; a request that it has is still answered.
+#[test]
+fn a_service_is_not_called_by_a_server_that_leaves() {
+    let gate = Arc::new(tokio::sync::Notify::new());
+    let waiting = Arc::clone(&gate);
+    let service = Router::new().route(
+        "/api/wait",
+        get(async move || {
+            waiting.notified().await;
+            "waited"
+        }),
+    );
+    let server = with(RouteOptions::new(), service);
+    let client = Client::connect(server.address, "/t/x?mode=sub");
+    let mut stream = dial(server.address);
+    stream.write_all(request("GET", "/api/wait").as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    server.running().stop();
+    std::thread::sleep(Duration::from_millis(200));
+    gate.notify_one();
+    let (response, _) = crate::support::take_response(&mut stream, Vec::new(), true);
+    assert_eq!((response.status(), &*response.body), (200, "waited"));
+    drop(client);
+}
+
+/// A listener that the embedder has opened is the server's from then on.
+#[test]
+fn a_listener_from_outside() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = Live::start(builder(2).listener(listener).http("/api/{rest...}", everything()));
+    assert_eq!(server.address, address);
+    assert_eq!(exchange(address, &request("GET", "/api/echo/x")).status(), 200);
+    drop(server);
+    assert!(std::net::TcpStream::connect(address).is_err(), "the port is closed when the server has left");
+}

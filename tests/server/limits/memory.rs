@@ -1,0 +1,79 @@
+//! The limit of a server's memory.
+
+use std::io::Write as _;
+
+use ringhub::proto::OpCode;
+
+use crate::support::{Client, Received, Server, dial, dial_with, exchange, frame, pattern, read_response, text};
+
+const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+/// Messages whose end does not arrive take the memory. New connections are refused until they are gone; connections
+/// that are there, and monitors, are served.
+#[test]
+fn new_connections_are_refused_while_memory_is_short() {
+    let flags = ["--max-memory=32MiB", "--shards=2", "--message-timeout=0", "--max-unfinished=256MiB"];
+    let server = Server::start(&flags);
+    let mut subscriber = server.connect("/t/x?mode=sub");
+    let mut publisher = server.connect("/t/x?mode=pub");
+    let begun = frame(OpCode::Binary, true, &pattern(0, 1_000_000));
+    let mut hoarders: Vec<Client> = Vec::new();
+    let refused = loop {
+        match Client::open(dial(server.address()), "/t/y", &[]) {
+            Ok(mut client) => {
+                client.send_raw(&begun[..begun.len() - 1]);
+                hoarders.push(client);
+            }
+            Err(response) => break response,
+        }
+        assert!(hoarders.len() < 500, "there is no limit");
+    };
+    assert_eq!((refused.status(), refused.header("retry-after")), (503, Some("1")));
+    assert_eq!(refused.error(), "this server is short of memory");
+    assert!((20..200).contains(&hoarders.len()), "{} messages", hoarders.len());
+    assert_eq!(exchange(server.address(), HEALTH).status(), 200);
+    publisher.send_text("still served");
+    subscriber.expect(text("still served"));
+    let counts = server.counts();
+    assert!(counts.get("refused_total{cause=\"memory\"}") > 0 && counts.get("memory_short_total") == 1, "{counts:?}");
+    assert!(counts.get("memory_bytes{kind=\"unfinished\"}") > 20 << 20, "{counts:?}");
+    assert_eq!((counts.get("memory_max_bytes"), counts.get("memory_closed_total")), (32 << 20, 0));
+    server.log_until("memory is above --max-memory");
+    drop(hoarders);
+    Client::open_when_there_is_room(server.address(), "/t/y").leave();
+}
+
+/// The connection with the largest backlog is closed, with the reason; one with a smaller backlog stays.
+#[test]
+fn the_largest_backlog_goes_first() {
+    let flags = ["--max-memory=48MiB", "--max-backlog=1GiB", "--shards=1", "--send-buffer=4096", "--ping-interval=0"];
+    let server = Server::start(&flags);
+    let deaf = |target: &str| Client::open(dial_with(server.address(), Some(4_096)), target, &[]).expect("room");
+    let (mut large, mut small) = (deaf("/t/large?mode=sub"), deaf("/t/small?mode=sub"));
+    let message = pattern(7, 60_000);
+    let mut publisher = dial(server.address());
+    let mut publish = |target: &str| {
+        let head = format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", message.len());
+        publisher.write_all(head.as_bytes()).expect("the server takes the head");
+        publisher.write_all(&message).expect("the server takes the body");
+        let response = read_response(&mut publisher, &[], true);
+        assert_eq!(response.status(), 202, "{response:?}");
+    };
+    (0..50).for_each(|_| publish("/t/small"));
+    let mut published = 0;
+    while server.counts().get("memory_closed_total") == 0 {
+        (0..10).for_each(|_| publish("/t/large"));
+        published += 10;
+        assert!(published < 5_000, "there is no limit");
+    }
+    server.expect_counts(&[("memory_closed_total", 1), ("slow_closed_total", 0), ("slow_consumers", 2)]);
+    let told = loop {
+        match large.receive() {
+            Received::Binary(bytes) => assert_eq!(bytes, message),
+            other => break other,
+        }
+    };
+    assert_eq!(told, Received::Close(Some(1008), "slow consumer, and the server is short of memory".into()));
+    (0..50).for_each(|_| small.expect(Received::Binary(message.clone())));
+    small.leave();
+}
