@@ -264,8 +264,10 @@ fn the_same_question_is_asked_once() {
                 let cookie = if number < 1_000 { "ann".to_string() } else { number.to_string() };
                 asked.spawn(async move { (name(&callback, &cookie).await, cookie) });
             }
-            // Each of the tasks, which share this thread, has its first turn before this one goes on.
-            tokio::task::yield_now().await;
+            // The tasks share this thread: each of them asks in one of its next turns.
+            for _ in 0..200 {
+                tokio::task::yield_now().await;
+            }
             are_all_asking.store(true, Ordering::Relaxed);
             while let Some(outcome) = asked.join_next().await {
                 let (name, cookie) = outcome.unwrap();
