@@ -101,6 +101,7 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         callback: callback?,
         callback_connect: settings.callback_connect,
         outbound,
+        topics: Vec::new(),
         authorities: authorities?,
         jwt: None,
         folders,

@@ -5,6 +5,7 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 use super::{
     quantities::Size,
     routes::config::RouteConfig,
+    topics::config::TopicRuleConfig,
     values::{AccessLogFormat, CallbackConnect, IoChoice, ListenIpv6, SandboxChoice},
 };
 use crate::{
@@ -61,6 +62,8 @@ pub struct Config {
     pub(crate) callback: Option<Callback>,
     /// Whether routes that are not in the file ask it.
     pub(crate) callback_connect: CallbackConnect,
+    /// The rules of topics in the order of the file.
+    pub topics: Vec<TopicRuleConfig>,
     /// The way of the server's own requests, for what the settings have made of URLs.
     pub(crate) outbound: Outbound,
     /// The authorities that the server trusts when it sends requests, in addition to those of the system.

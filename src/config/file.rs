@@ -17,6 +17,7 @@ use super::{
     },
     settings::{SETTINGS, Setting},
     toml::{TomlFile, in_order},
+    topics::{self, TOPICS, config::GivenTopicRule},
 };
 use crate::error::{ConfigError, Origin};
 
@@ -25,6 +26,7 @@ use crate::error::{ConfigError, Origin};
 pub(super) struct Contents {
     pub(super) entries: Vec<Entry>,
     pub(super) routes: Vec<GivenRoute>,
+    pub(super) topics: Vec<GivenTopicRule>,
     pub(super) issuers: GivenIssuers,
     pub(super) errors: Vec<ConfigError>,
 }
@@ -90,6 +92,10 @@ fn contents(file: &TomlFile, part: Part) -> Contents {
         if key.get_ref() == ISSUERS {
             continue;
         }
+        if key.get_ref() == TOPICS {
+            contents.topics = topics::read(file, value, &mut contents.errors);
+            continue;
+        }
         match setting {
             None => contents.errors.push(ConfigError::at(origin, unknown_key(key.get_ref()))),
             Some(setting) => match file.items(setting.shape(), value) {
@@ -112,7 +118,7 @@ fn syntax_error(file: &TomlFile, text: &str, fault: &toml::de::Error) -> ConfigE
 }
 
 fn unknown_key(key: &str) -> String {
-    match nearest_key(key, SETTINGS.iter().map(|setting| setting.key).chain([ROUTES, ISSUERS])) {
+    match nearest_key(key, SETTINGS.iter().map(|setting| setting.key).chain([ROUTES, TOPICS, ISSUERS])) {
         Some(nearest) => format!("unknown key {key:?}; did you mean {nearest:?}?"),
         None => format!("unknown key {key:?}; `ringhub example-config` prints them all"),
     }

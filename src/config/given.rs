@@ -15,6 +15,7 @@ use super::{
     issuers::GivenIssuers,
     routes::{given::GivenRoute, rules::Base},
     settings::{SETTINGS, Setting, Settings, VARIABLE_PREFIX},
+    topics::config::GivenTopicRule,
 };
 use crate::error::{ConfigError, ConfigErrors, Origin};
 
@@ -91,6 +92,7 @@ pub struct Given {
     /// [`Given::config`] returns the error.
     pub settings: Settings,
     pub(super) routes: Vec<GivenRoute>,
+    pub(super) topics: Vec<GivenTopicRule>,
     pub(super) issuers: GivenIssuers,
     origins: BTreeMap<&'static str, Origin>,
     errors: Vec<ConfigError>,
@@ -131,6 +133,7 @@ impl Given {
         let mut given = Given {
             settings: Settings::default(),
             routes: Vec::new(),
+            topics: Vec::new(),
             issuers: GivenIssuers::default(),
             origins: BTreeMap::new(),
             errors: Vec::new(),
@@ -159,6 +162,7 @@ impl Given {
             let contents = file::read(path, named_by, part);
             given.errors.splice(0..0, contents.errors);
             given.routes = contents.routes;
+            given.topics = contents.topics;
             given.issuers = contents.issuers;
             entries.splice(0..0, contents.entries);
         }
@@ -214,6 +218,7 @@ impl Given {
         let folders = self.routes.iter().filter(|route| route.serves_files()).count();
         match Config::with_folders(&self.settings, descriptors, folders) {
             Ok(mut config) => {
+                config.topics = self.topics.iter().map(Into::into).collect();
                 config.jwt = self.issuers.all();
                 let base = config.base_of_routes();
                 for route in &self.routes {

@@ -22,6 +22,7 @@ mod settings;
 mod show;
 mod ticks;
 mod toml;
+mod topics;
 mod values;
 mod warnings;
 
@@ -39,6 +40,7 @@ pub(crate) use routes::rules::{RuleFault, Sources, settle, settle_surface};
 pub use settings::{Preset, SETTINGS, Setting, Settings};
 pub use show::{effective, example};
 pub(crate) use ticks::TICK;
+pub use topics::config::TopicRuleConfig;
 pub use values::{
     AccessLogFormat, CallbackConnect, CpuList, FilePath, HeaderName, HttpUrl, IoChoice, ListenIpv6, LogFilter,
     LogFormat, Pin, SandboxChoice, Secrets,

@@ -460,8 +460,8 @@ settings! {
         callback_secrets: Option<Secrets>, TOKEN,
         Otherwise { words: "none; callback_url needs one", example: "choose-one-of-16-characters", effective: UNSET };
 
-        /// Ask about requests at the topics of a server whose file has no routes: on or off. A route of a file asks with
-        /// callback = true.
+        /// Ask about requests at the topics of a server whose file has no routes: on or off. A route of a file asks
+        /// with callback = true.
         callback_connect: CallbackConnect, WHEN, Is("on");
 
         /// Header lines of a request that are sent to the application. The query is sent too, with its access_token.

@@ -60,6 +60,10 @@ pub fn effective(given: &Given, config: &Config) -> String {
         line(&mut text, &format!("{:<EFFECTIVE_WIDTH$}  # {}", "[[routes]]", route.origin()));
         text.push_str(&route.shown);
     }
+    for rule in &given.topics {
+        line(&mut text, &format!("{:<EFFECTIVE_WIDTH$}  # {}", "[[topics]]", rule.origin));
+        text.push_str(&rule.shown);
+    }
     for (origin, shown) in given.issuers.shown() {
         line(&mut text, &format!("{:<EFFECTIVE_WIDTH$}  # {origin}", "[[issuers]]"));
         text.push_str(shown);
@@ -227,6 +231,21 @@ const EXAMPLE_ROUTES: &str = r#"
 #[routes.network]
 #allow = ["10.0.0.0/8", "fd00::/8"]
 #deny = ["10.66.0.0/16"]
+
+# ---- Rules of topics ----
+
+# Who may use topics. These tables stand at the end of the file, as routes do. match is a topic's
+# name, "a/*" (a segment more), "a/**" (anything more), or a list of these; the most precise one
+# that has a topic holds alone. subscribe and publish (presence and history, for which there are no
+# requests yet) are: "admitted", whoever the routes admit, as far as the grants of a token go;
+# "granted", only a sender whose token names the topic; "anyone", whoever the routes admit, whatever
+# its token names; "callback", whoever the application admits when it is asked; "nobody".
+#[[topics]]
+#match = ["orders/*", "invoices/*"]
+#subscribe = "granted"
+#publish = "nobody"
+#presence = "nobody"
+#history = "granted"
 "#;
 
 const EXAMPLE_ISSUERS: &str = r##"

@@ -3,6 +3,8 @@
 use std::{
     fmt,
     net::{SocketAddr, TcpListener},
+    panic::Location,
+    path::Path,
     sync::Arc,
 };
 
@@ -10,22 +12,27 @@ use bytes::Bytes;
 use hyper::{Request, Response, body::Body};
 use tower_service::Service;
 
-use super::{Server, hub::Hub};
+use super::{
+    Server,
+    hub::Hub,
+    topic_table::{TopicConflict, topic_table},
+};
 use crate::{
     access_log::{self, AccessLog, Sink},
-    auth::Gate,
+    auth::{Gate, PermissionSource},
     config::{
         AccessLogFormat, Config, CpuList, ListenAddress, Pin, RouteConfig, RouteHandler, RuleFault, Settings, Sources,
-        SurfaceConfig, settle, settle_surface,
+        SurfaceConfig, TopicRuleConfig, settle, settle_surface,
     },
     control::publisher::Requests,
     current::Current,
     documents::Documents,
-    endpoints::{Conflict, Endpoints, Judge, Mount, ServedRoute, ServedService},
-    error::{ConfigErrors, StartError},
+    endpoints::{Conflict, Endpoints, Judge, Mount, Permissions, ServedRoute, ServedService},
+    error::{ConfigErrors, Origin, StartError},
     handler::{
         Handler, HttpBody, HttpService, OfTower, Pattern, PatternError, Route, RouteOptions, Rules, TopicSpace, Typed,
     },
+    hub::{RulesOfTopics, TopicPattern, TopicRule},
     outbound::Outbound,
     surface::raw::{RAW, TOPIC_PATTERN},
     sys::net,
@@ -65,6 +72,8 @@ pub struct Builder {
     /// Whether the page that watches topics is served at `/`.
     serves_page: bool,
     serves_operations: bool,
+    topic_rules: Vec<TopicRuleConfig>,
+    source: Option<Arc<dyn PermissionSource>>,
     /// Listeners that another process has opened.
     inherited: Vec<TcpListener>,
     access_sink: Option<Sink>,
@@ -94,6 +103,8 @@ impl Default for Builder {
             serves_topics: false,
             serves_page: false,
             serves_operations: true,
+            topic_rules: Vec::new(),
+            source: None,
             inherited: Vec::new(),
             access_sink: None,
             hub: Hub::new(),
@@ -227,6 +238,31 @@ impl Builder {
         self
     }
 
+    /// Adds a rule of topics: who may use them. The rules of a settings' file hold in addition; a pattern may have one
+    /// rule only.
+    ///
+    /// ```
+    /// use ringhub::{Permission, Server, TopicRule};
+    /// let orders = TopicRule::new(["orders/*".parse()?]).subscribe(Permission::Granted).publish(Permission::Nobody);
+    /// let builder = Server::builder().topics().topic_rule(orders);
+    /// # Ok::<(), ringhub::TopicPatternError>(())
+    /// ```
+    #[must_use]
+    #[track_caller]
+    pub fn topic_rule(mut self, rule: TopicRule) -> Self {
+        let place = Location::caller();
+        let origin = Origin::File(Path::new(place.file()).into(), place.line() as usize);
+        self.topic_rules.push(TopicRuleConfig { rule, origin });
+        self
+    }
+
+    /// Lets a source decide about the topics whose rule is [`Permission::Callback`](crate::Permission::Callback).
+    #[must_use]
+    pub fn permission_source(mut self, source: impl PermissionSource) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
     /// Serves all HTTP requests at the paths of a pattern by a service of tower, such as a `Router` of axum. See
     /// [`Builder::http_with`].
     ///
@@ -332,7 +368,7 @@ impl Builder {
     /// See [`BuildError`].
     pub fn build(self) -> Result<Server, BuildError> {
         let Builder { base, routes, documents, services, serves_topics, mut serves_page, serves_operations, .. } = self;
-        let Builder { inherited, access_sink, hub, outbound, .. } = self;
+        let Builder { topic_rules, source, inherited, access_sink, hub, outbound, .. } = self;
         let config = match base {
             Base::Settings(settings) => {
                 let descriptors = net::raise_descriptor_limit();
@@ -382,7 +418,11 @@ impl Builder {
             Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
         })?;
         hub.0.revocations.set_max(config.limits.revocations_max);
-        let endpoints = endpoints.with_wait_max(config.handshake_timeout);
+        // The application that is asked at connect is asked about topics too, unless the embedder has another source.
+        let source = source.or_else(|| config.callback.clone().map(|callback| Arc::new(callback) as _));
+        let rules = topic_table(topic_rules.iter().chain(&config.topics), source.is_some())?;
+        let permissions = Permissions::new(RulesOfTopics::of_table(rules), source);
+        let endpoints = endpoints.with_wait_max(config.handshake_timeout).with_permissions(permissions);
         let endpoints = Current::new(endpoints.with_revocations(hub.0.revocations.clone()));
         judge.decide_by(&endpoints);
         let access_log = match config.access_log {
@@ -490,8 +530,21 @@ pub enum BuildError {
     Mount(String),
     /// All wrong rules of a route, each with its key.
     Options(Pattern, String),
+    /// Two rules of topics have this pattern, at these places.
+    TopicRules(TopicPattern, Origin, Origin),
+    /// The rule of topics at that place asks a source of permissions, and the server has none.
+    NoPermissionSource(TopicPattern, Origin),
     /// An address cannot be listened on, a listener cannot be used, or the kernel lacks an operation.
     Start(StartError),
+}
+
+impl From<TopicConflict> for BuildError {
+    fn from(conflict: TopicConflict) -> Self {
+        match conflict {
+            TopicConflict::Clash(pattern, first, second) => BuildError::TopicRules(pattern, first, second),
+            TopicConflict::NoSource(pattern, origin) => BuildError::NoPermissionSource(pattern, origin),
+        }
+    }
 }
 
 impl fmt::Display for BuildError {
@@ -510,6 +563,15 @@ impl fmt::Display for BuildError {
             }
             BuildError::Mount(path) => write!(f, "{path:?} is no path for files, or two folders are at this path"),
             BuildError::Options(pattern, what) => write!(f, "the route {:?}: {what}", pattern.as_str()),
+            BuildError::TopicRules(pattern, first, second) => {
+                write!(f, "{second}: the topics {:?} have a rule already, at {first}", pattern.to_string())
+            }
+            BuildError::NoPermissionSource(pattern, origin) => write!(
+                f,
+                "{origin}: the rule of the topics {:?} asks the application (callback), and nothing says how: set \
+                 callback_url or Builder::permission_source",
+                pattern.to_string()
+            ),
             BuildError::Start(error) => error.fmt(f),
         }
     }
@@ -525,6 +587,8 @@ impl std::error::Error for BuildError {
             | BuildError::Own(_)
             | BuildError::Method(..)
             | BuildError::Mount(_)
+            | BuildError::TopicRules(..)
+            | BuildError::NoPermissionSource(..)
             | BuildError::Options(..) => None,
         }
     }

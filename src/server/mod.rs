@@ -18,6 +18,8 @@ mod mixed_order;
 #[cfg(test)]
 mod order_on_backends;
 mod people;
+#[cfg(test)]
+mod permissions;
 mod role;
 mod running;
 mod sandbox;
@@ -26,6 +28,7 @@ mod second_surface;
 mod start;
 #[cfg(test)]
 mod testing;
+mod topic_table;
 #[cfg(test)]
 mod transports;
 mod turn_watch;

@@ -99,10 +99,13 @@ impl State {
 }
 
 fn answer(question: &str) -> String {
+    let is_own = question.contains(r#""topic":"orders/42","identity":"42""#);
     let is_guest = question.contains("\"cookie\":\"ann\"") || question.contains("\"cookie\":\"guest");
-    let body = match is_guest {
-        true => r#"{"allow":true,"identity":"42","cache_for":60}"#,
-        false => r#"{"allow":false,"status":402,"reason":"pay first"}"#,
+    let is_about_request = question.contains(r#"{"kind":"connect""#);
+    let body = match is_about_request {
+        true if is_guest => r#"{"allow":true,"identity":"42","cache_for":60}"#,
+        false if is_own => r#"{"allow":true}"#,
+        _ => r#"{"allow":false,"status":402,"reason":"pay first"}"#,
     };
     let length = body.len();
     format!(
@@ -173,6 +176,30 @@ fn the_application_decides_about_openings_and_posts() {
     drop(client);
     let log = server.end();
     assert!(!log.contains("s3cret"), "{log}");
+}
+
+/// Where the rule of a topic says so, the application decides about the topic too.
+#[test]
+fn the_application_decides_about_topics() {
+    let folder = Folder::new("callback-topics");
+    let rules = "[[topics]]\nmatch = \"orders/*\"\nsubscribe = \"callback\"\npublish = \"callback\"\n";
+    let file = folder.write("ringhub.toml", rules);
+    let application = Application::start();
+    let server = start(&application, &["--shards=2", &format!("--config={}", file.display())]);
+    let address = server.address();
+    let mut client = open(address, "/t/orders/42?echo=true", "ann").unwrap();
+    client.send_text("hello");
+    client.expect(text("hello"));
+    assert_eq!(refused(address, "/t/orders/43", "ann").status(), 402);
+    let send = |topic: &str| exchange(address, &with_cookie(&post(topic, "text/plain", "by POST"), "ann")).status();
+    assert_eq!((send("/t/orders/42"), send("/t/orders/43"), send("/t/plain")), (202, 402, 202));
+    client.expect(text("by POST"));
+    let asked = application.questions();
+    for kind in ["subscribe", "publish"] {
+        let question = format!("{{\"kind\":\"{kind}\",\"topic\":\"orders/43\",\"identity\":\"42\",");
+        assert!(asked.iter().any(|asked| asked.contains(&question)), "{question} in {asked:?}");
+    }
+    assert!(!asked.iter().any(|asked| asked.contains("\"topic\":\"plain\"")), "{asked:?}");
 }
 
 /// A hundred openings that wait for the application do not keep others waiting, on the same shard.

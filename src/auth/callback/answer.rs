@@ -52,7 +52,6 @@ pub(super) enum Fault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Subject {
     Request,
-    #[cfg_attr(not(test), expect(dead_code, reason = "no rule of topics asks yet"))]
     Topic,
 }
 

@@ -24,10 +24,11 @@ use self::{
     core::{Core, Known, Outcome, landed},
     question::Question,
 };
-use super::{Answers, Authenticator, Credentials, Identity, Later};
+use super::{Answers, Authenticator, Credentials, Identity, Later, PermissionSource, TopicQuestion};
 use crate::{outbound::Target, proto::Refusal};
 
-/// Asks an endpoint of the application who the sender of a request is. A clone asks the same endpoint, and shares the
+/// Asks an endpoint of the application who the sender of a request is, and, where the rule of a topic says so, whether
+/// the sender may use the topic. A clone asks the same endpoint, and shares the
 /// answers that are kept.
 ///
 /// ```
@@ -98,6 +99,17 @@ impl Authenticator for Callback {
     fn prepare(&self, credentials: &Credentials<'_>) -> Option<Later> {
         let answers = credentials.answers()?.clone();
         self.prepared(Subject::Request, self.0.connect_question(credentials), answers)
+    }
+}
+
+impl PermissionSource for Callback {
+    fn decide(&self, question: &TopicQuestion<'_>) -> Result<(), Refusal> {
+        self.known(&Question::topic(question), question.credentials.answers()).map(drop)
+    }
+
+    fn prepare(&self, question: &TopicQuestion<'_>) -> Option<Later> {
+        let answers = question.credentials.answers()?.clone();
+        self.prepared(Subject::Topic, Question::topic(question), answers)
     }
 }
 

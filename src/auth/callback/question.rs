@@ -6,8 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::super::{Credentials, Identity, TopicRight};
-use crate::hub::TopicName;
+use super::super::{Credentials, TopicQuestion, TopicRight};
 
 /// A question as it is sent, and the hash of it, by which its answer is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,18 +47,14 @@ impl Question {
             query: head.query().unwrap_or_default(),
             address: credentials.address(),
             protocols: protocols.map(|protocol| protocol.into_owned()).collect(),
+            token: credentials.renewed_token(),
             headers,
         })
     }
 
-    /// Returns the question whether somebody has a right over a topic.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no rule of topics asks yet"))]
-    pub(super) fn topic(
-        right: TopicRight,
-        topic: &TopicName,
-        identity: Option<&Identity>,
-        address: Option<IpAddr>,
-    ) -> Question {
+    /// Returns the question whether the sender of a request has a right over a topic.
+    pub(super) fn topic(question: &TopicQuestion<'_>) -> Question {
+        let &TopicQuestion { credentials, identity, right, topic } = question;
         let info = identity.and_then(|identity| identity.info.as_deref());
         Question::of(&OfTopic {
             kind: match right {
@@ -73,7 +68,7 @@ impl Question {
             // An embedder's authenticator may have put anything there.
             info: info.and_then(|info| serde_json::from_str(info).ok()),
             token_id: identity.and_then(|identity| identity.token_id.as_deref()),
-            address,
+            address: credentials.address(),
         })
     }
 }
@@ -87,6 +82,7 @@ struct Connect<'a> {
     query: &'a str,
     address: Option<IpAddr>,
     protocols: Vec<String>,
+    token: Option<&'a str>,
     headers: BTreeMap<&'a str, String>,
 }
 
@@ -103,8 +99,8 @@ struct OfTopic<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::proto::RequestHead;
+    use super::{super::super::Identity, *};
+    use crate::{hub::TopicName, proto::RequestHead};
 
     fn connect(target: &str, lines: &[&str], names: &[&str], peer: Option<&str>) -> String {
         let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
@@ -126,16 +122,27 @@ mod tests {
         );
         let expected = concat!(
             r#"{"kind":"connect","method":"GET","path":"/t/orders/42","query":"access_token=x%20y","#,
-            r#""address":"192.0.2.7","protocols":[],"headers":{"authorization":"Bearer \"x\"","cookie":"a=1; b=2","#,
+            r#""address":"192.0.2.7","protocols":[],"token":null,"#,
+            r#""headers":{"authorization":"Bearer \"x\"","cookie":"a=1; b=2","#,
             r#""origin":"null"}}"#
         );
         assert_eq!(asked, expected);
         let asked = connect("/", &["Sec-WebSocket-Protocol: a, b", "Sec-WebSocket-Protocol: c"], &["x-none"], None);
         let expected = concat!(
             r#"{"kind":"connect","method":"GET","path":"/","query":"","address":null,"#,
-            r#""protocols":["a","b","c"],"headers":{}}"#
+            r#""protocols":["a","b","c"],"token":null,"headers":{}}"#
         );
         assert_eq!(asked, expected);
+    }
+
+    /// A token that is renewed has another answer than the one before.
+    #[test]
+    fn a_renewed_token_is_sent() {
+        let head = RequestHead::decode(b"GET / HTTP/1.1\r\n\r\n").unwrap().unwrap().0;
+        let credentials = Credentials::new(&head, None);
+        let [before, after] = [credentials, credentials.with_token("fresh")].map(|sent| Question::connect(&sent, &[]));
+        assert!(String::from_utf8(after.body).unwrap().contains(r#""token":"fresh""#));
+        assert_ne!(before.key, after.key);
     }
 
     #[test]
@@ -155,8 +162,10 @@ mod tests {
         let mut identity = Identity::new("42");
         identity.info = Some(r#"{"name": "Ann"}"#.into());
         identity.token_id = Some("t-1".into());
+        let head = RequestHead::decode(b"GET / HTTP/1.1\r\n\r\n").unwrap().unwrap().0;
+        let credentials = Credentials::new(&head, "[::1]:9".parse().ok());
         let ask = |right, identity: Option<&Identity>| {
-            let question = Question::topic(right, &topic, identity, "::1".parse().ok());
+            let question = Question::topic(&TopicQuestion { credentials, identity, right, topic: &topic });
             String::from_utf8(question.body).unwrap()
         };
         let expected = concat!(

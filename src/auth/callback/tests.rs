@@ -12,11 +12,12 @@ use std::{
 use tokio::task::JoinSet;
 
 use super::{
-    super::{Answers, Authenticator, Credentials, Identity},
+    super::{Answers, Authenticator, Credentials, Identity, PermissionSource, TopicQuestion, TopicRight},
     Callback, CallbackOptions, OnError,
     breaker::Breaker,
 };
 use crate::{
+    hub::TopicName,
     outbound::{
         Authorities, Outbound,
         testing::{Act, Application, json, served},
@@ -326,4 +327,38 @@ fn options_are_checked_and_hide_secrets() {
     assert!(!format!("{options:?}").contains("hush"));
     let callback = Callback::new(outbound.target("https://app.example/hook?token=hush").unwrap(), options).unwrap();
     assert_eq!(format!("{callback:?}"), "Callback(https://app.example)");
+}
+
+/// The application decides about topics, and is asked for each identity, right and topic.
+#[test]
+fn the_application_decides_about_topics() {
+    let application = Application::start(|request| match request {
+        mine if mine.contains(r#""topic":"orders/42","identity":"42""#) => json(r#"{"allow":true,"cache_for":60}"#),
+        _ => json(r#"{"allow":false,"reason":"not yours","cache_for":60}"#),
+    });
+    with(
+        &application.url("/"),
+        |options| options,
+        async |callback| {
+            let head = RequestHead::decode(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap().unwrap().0;
+            let may = async |name: &str, topic: &str, right| {
+                let (identity, topic, answers) =
+                    (Identity::new(name), TopicName::new(topic).unwrap(), Answers::default());
+                let credentials = Credentials::new(&head, None).with_answers(&answers);
+                let question = TopicQuestion { credentials, identity: Some(&identity), right, topic: &topic };
+                if let Some(later) = PermissionSource::prepare(&callback, &question) {
+                    later.await;
+                }
+                callback.decide(&question).map_err(|refusal| (refusal.status, refusal.error))
+            };
+            let refused = Err((403, "not yours".to_string()));
+            for _ in 0..2 {
+                assert_eq!(may("42", "orders/42", TopicRight::Subscribe).await, Ok(()));
+                assert_eq!(may("42", "orders/42", TopicRight::Publish).await, Ok(()));
+                assert_eq!(may("42", "orders/43", TopicRight::Subscribe).await, refused);
+                assert_eq!(may("43", "orders/42", TopicRight::Subscribe).await, refused);
+            }
+        },
+    );
+    assert_eq!(application.heard().len(), 4);
 }

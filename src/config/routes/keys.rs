@@ -140,8 +140,8 @@ keys! {
         "Whether the application is asked about each request at the route (`callback_url`, see \
          [callbacks.md](callbacks.md)).";
     "admit": All, "`all` or `any`", "`all`",
-        "Of several authenticators (`basic`, `network`, `callback`, and a token of `bearer` or `jwt`) all must admit, or \
-         any one of them.";
+        "Of several authenticators (`basic`, `network`, `callback`, and a token of `bearer` or `jwt`) all must admit, \
+         or any one of them.";
     "allowed_origins": All, "list of origins", "the server's `allowed_origins`",
         "Origins whose pages may use the route. Others are answered 403.";
     "protocols": WebSockets, "list of subprotocols", "none",
