@@ -28,14 +28,19 @@ impl Config {
     ///
     /// All faults of the settings; see [`ConfigError`].
     pub fn new(settings: &Settings, descriptors: u64) -> Result<Config, ConfigErrors> {
-        Config::with_folders(settings, descriptors, 0)
+        Config::with_folders(settings, descriptors, 0, Outbound::default())
     }
 
-    /// Checks settings like [`Config::new`], for a server that serves `folders` folders of files. Each folder takes a
-    /// descriptor.
-    pub(crate) fn with_folders(settings: &Settings, descriptors: u64, folders: usize) -> Result<Config, ConfigErrors> {
+    /// Checks settings like [`Config::new`], for a server that serves `folders` folders of files, and whose own requests
+    /// leave by `outbound`. Each folder takes a descriptor.
+    pub(crate) fn with_folders(
+        settings: &Settings,
+        descriptors: u64,
+        folders: usize,
+        outbound: Outbound,
+    ) -> Result<Config, ConfigErrors> {
         let mut faults = Faults(Vec::new());
-        match check(settings, descriptors, folders, &mut faults) {
+        match check(settings, descriptors, folders, outbound, &mut faults) {
             Some(config) if faults.0.is_empty() => Ok(config),
             _ => Err(ConfigErrors(faults.0)),
         }
@@ -44,7 +49,13 @@ impl Config {
 
 /// Checks all settings. All faults are found in one pass, so that an operator can correct them together. Only a setting
 /// that depends on a wrong setting is not checked until the wrong setting is mended.
-fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Faults) -> Option<Config> {
+fn check(
+    settings: &Settings,
+    descriptors: u64,
+    folders: usize,
+    outbound: Outbound,
+    faults: &mut Faults,
+) -> Option<Config> {
     let listen = check_addresses(settings, faults);
     let proxy_protocol = check_proxy_protocol(settings, &listen, faults);
     let access = check_access(settings, faults);
@@ -55,7 +66,8 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
     let cpus = faults.keep(choose_cpus(settings, &allowed));
     let shards = faults.keep(choose_shards(settings, cpus.as_ref().map_or(1, Vec::len), quota));
     let addresses = listen.len();
-    let (has_metrics, sends_requests) = (settings.metrics_listen.is_some(), settings.callback_url.is_some());
+    let callback = faults.keep(applications::callback(settings, &outbound));
+    let (has_metrics, sends_requests) = (settings.metrics_listen.is_some(), outbound.has_targets());
     let reserved =
         |shards| descriptors::sum(&descriptors::parts(shards, addresses, folders, has_metrics, sends_requests));
     let (of_all, of_one) = (reserved(shards.unwrap_or(1)), reserved(1));
@@ -70,8 +82,6 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
     let drain_timeout = faults.keep(ticks("drain_timeout", settings.drain_timeout));
     let send_buffer = settings.send_buffer.map(|size| size_within("send_buffer", size, 0, Limits::SEND_BUFFER_MAX));
     let send_buffer = faults.keep(send_buffer.transpose());
-    let outbound = Outbound::default();
-    let callback = faults.keep(applications::callback(settings, &outbound));
     let authorities = faults.keep(applications::authorities(settings));
     let handshake_timeout = handshake_timeout?.0;
     Some(Config {

@@ -19,7 +19,10 @@ use super::{
     toml::{TomlFile, in_order},
     topics::{self, TOPICS, config::GivenTopicRule},
 };
-use crate::error::{ConfigError, Origin};
+use crate::{
+    error::{ConfigError, Origin},
+    outbound::Outbound,
+};
 
 /// The settings and routes of a file, and all its errors, by their lines.
 #[derive(Default)]
@@ -28,6 +31,8 @@ pub(super) struct Contents {
     pub(super) routes: Vec<GivenRoute>,
     pub(super) topics: Vec<GivenTopicRule>,
     pub(super) issuers: GivenIssuers,
+    /// The way of the requests that these make.
+    pub(super) outbound: Outbound,
     pub(super) errors: Vec<ConfigError>,
 }
 
@@ -75,7 +80,7 @@ fn contents(file: &TomlFile, part: Part) -> Contents {
     let mut contents = Contents::default();
     if let (Part::All, Some(value)) = (part, table.get_ref().get(ISSUERS)) {
         // Routes name them.
-        contents.issuers = issuers::read(file, value, &mut contents.errors);
+        contents.issuers = issuers::read(file, value, &mut contents.errors, &contents.outbound);
     }
     for (key, value) in in_order(table.get_ref()) {
         let origin = file.origin(key.span().start);

@@ -17,7 +17,10 @@ use super::{
     settings::{SETTINGS, Setting, Settings, VARIABLE_PREFIX},
     topics::config::GivenTopicRule,
 };
-use crate::error::{ConfigError, ConfigErrors, Origin};
+use crate::{
+    error::{ConfigError, ConfigErrors, Origin},
+    outbound::Outbound,
+};
 
 /// The settings among the flags of a command line, to be flattened into the arguments of a command.
 #[derive(Default, Clone)]
@@ -94,6 +97,7 @@ pub struct Given {
     pub(super) routes: Vec<GivenRoute>,
     pub(super) topics: Vec<GivenTopicRule>,
     pub(super) issuers: GivenIssuers,
+    outbound: Outbound,
     origins: BTreeMap<&'static str, Origin>,
     errors: Vec<ConfigError>,
     warnings: Vec<String>,
@@ -135,6 +139,7 @@ impl Given {
             routes: Vec::new(),
             topics: Vec::new(),
             issuers: GivenIssuers::default(),
+            outbound: Outbound::default(),
             origins: BTreeMap::new(),
             errors: Vec::new(),
             warnings: Vec::new(),
@@ -162,8 +167,10 @@ impl Given {
             let contents = file::read(path, named_by, part);
             given.errors.splice(0..0, contents.errors);
             given.routes = contents.routes;
+            given.warnings.extend(contents.issuers.warnings().cloned());
             given.topics = contents.topics;
             given.issuers = contents.issuers;
+            given.outbound = contents.outbound;
             entries.splice(0..0, contents.entries);
         }
         for entry in entries {
@@ -216,7 +223,7 @@ impl Given {
         let mut errors = self.errors.clone();
         let failed: BTreeSet<&str> = errors.iter().filter_map(ConfigError::setting).collect();
         let folders = self.routes.iter().filter(|route| route.serves_files()).count();
-        match Config::with_folders(&self.settings, descriptors, folders) {
+        match Config::with_folders(&self.settings, descriptors, folders, self.outbound.clone()) {
             Ok(mut config) => {
                 config.topics = self.topics.iter().map(Into::into).collect();
                 config.jwt = self.issuers.all();

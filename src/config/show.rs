@@ -255,8 +255,8 @@ const EXAMPLE_ISSUERS: &str = r##"
 # claims name its user and the user's topics. Without routes, the issuers' tokens are for the hub at
 # /t/{topic...}; with routes, each route names its issuers: jwt = ["app"].
 #
-# An issuer has secrets, public_keys or jwks. Several texts, or a table with a key id for each, serve
-# while a new key replaces an old one.
+# An issuer has secrets, public_keys or jwks, or publishes its keys at jwks_url. Several texts, or a
+# table with a key id for each, serve while a new key replaces an old one.
 #[[issuers]]
 #name = "app"
 #iss = "https://app.example"
@@ -284,8 +284,16 @@ const EXAMPLE_ISSUERS: &str = r##"
 #-----END PUBLIC KEY-----
 #"""
 #jwks = '''{"keys": [{"kid": "a", "kty": "EC", "crv": "P-256",
-#  "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
-#  "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}'''
+#"x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+#"y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}'''
+
+#[[issuers]]
+#name = "login"
+#iss = "https://login.example"
+#audience = "hub"
+#bare_tokens = "all"
+#jwks_url = "https://login.example/.well-known/jwks.json"
+#jwks_keep = "24h"
 "##;
 
 const COMMENT_WIDTH: usize = 98;

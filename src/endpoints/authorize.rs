@@ -26,8 +26,9 @@ impl Endpoints {
     /// # Errors
     ///
     /// 403 for a page of another origin, a token for another right, or a topic that is not for the sender; 401 for a
-    /// missing, wrong or expired token; either for a revoked sender; the refusal of an authenticator; [`Denied::Panicked`] (500); and
-    /// [`Denied::Later`] where an authenticator has to wait and the request can wait: its credentials have answers.
+    /// missing, wrong or expired token; either for a revoked sender; the refusal of an authenticator;
+    /// [`Denied::Panicked`] (500); and [`Denied::Later`] where an authenticator has to wait and the request can wait:
+    /// its credentials have answers.
     pub(crate) fn authorize(
         &self,
         credentials: &Credentials<'_>,
@@ -118,7 +119,7 @@ impl Endpoints {
             Intent::Attach { subscribes: true, publishes: false } => &[Right::Subscribe],
             Intent::Attach { subscribes: false, .. } | Intent::Publish => &[Right::Publish],
             Intent::ReadMetrics => &[Right::Metrics],
-            Intent::ReadTop => &[Right::Metrics],
+            Intent::ReadTop => &[Right::Administer],
             Intent::Administer => &[Right::Administer],
         };
         self.access.check_tokens(credentials, rights).map_err(Denied::Refused)?;

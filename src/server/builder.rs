@@ -310,7 +310,8 @@ impl Builder {
         self
     }
 
-    /// Leaves out `/healthz`, `/readyz`, `/metrics`, `/debug/top`, and the administration at `/connections` and `/revocations`.
+    /// Leaves out `/healthz`, `/readyz`, `/metrics`, `/debug/top`, and the administration at `/connections` and
+    /// `/revocations`.
     #[must_use]
     pub fn without_operations(mut self) -> Self {
         self.serves_operations = false;
@@ -372,7 +373,8 @@ impl Builder {
         let config = match base {
             Base::Settings(settings) => {
                 let descriptors = net::raise_descriptor_limit();
-                Config::with_folders(&settings, descriptors, documents.len()).map_err(BuildError::Config)?
+                let config = Config::with_folders(&settings, descriptors, documents.len(), outbound.clone());
+                config.map_err(BuildError::Config)?
             }
             Base::Config(config) => *config,
         };

@@ -32,7 +32,7 @@ async fn ask(callback: &Callback, cookie: &str) -> Result<Identity, Refusal> {
     let answers = Answers::default();
     let credentials = Credentials::new(&head, "192.0.2.7:9".parse().ok()).with_answers(&answers);
     let mut rounds = 0;
-    while let Some(later) = callback.prepare(&credentials) {
+    while let Some(later) = Authenticator::prepare(callback, &credentials) {
         later.await;
         rounds += 1;
     }
@@ -111,7 +111,7 @@ fn a_request_that_cannot_wait() {
             let head = b"GET /t/orders/42 HTTP/1.1\r\nHost: a\r\nCookie: ann\r\n\r\n";
             let head = RequestHead::decode(head).unwrap().unwrap().0;
             let credentials = Credentials::new(&head, "192.0.2.7:9".parse().ok());
-            assert!(callback.prepare(&credentials).is_none());
+            assert!(Authenticator::prepare(&callback, &credentials).is_none());
             assert_eq!(callback.authenticate(&credentials).unwrap_err().status, 503);
             assert_eq!(name(&callback, "ann").await, Ok("42".into()));
             assert_eq!(callback.authenticate(&credentials).unwrap().name, "42");
