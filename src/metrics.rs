@@ -310,6 +310,18 @@ counters! {
     CancelsRepeated "cancels_repeated_total" "cancellations" Counter Shard;
     /// Turns.
     Turns "turns_total" "turns" Counter Shard;
+    /// Questions to the application (`callback_url`).
+    CallbackAsked "callback_asked_total" "questions" Counter Process;
+    /// Questions to the application whose answers were kept, and that were not asked again.
+    CallbackCached "callback_cached_total" "questions" Counter Process;
+    /// Questions to the application that it has answered with a refusal.
+    CallbackDenied "callback_denied_total" "questions" Counter Process;
+    /// Questions to the application without an answer, or with one that is not understood.
+    CallbackFailed "callback_failed_total" "questions" Counter Process;
+    /// Questions to the application that it has not answered in time.
+    CallbackTimeout "callback_timeout_total" "questions" Counter Process;
+    /// Questions that were not asked, since the application has not answered those before.
+    CallbackPaused "callback_paused_total" "questions" Counter Process;
     /// Requests of the server itself that were answered, whatever the status.
     OutboundAnswered "outbound_requests_total{outcome=\"answered\"}" "requests" Counter Process;
     /// Requests of the server itself that failed: no name, no connection, no TLS, no answer in HTTP, one too large.

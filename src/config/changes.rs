@@ -48,6 +48,7 @@ impl Config {
         let (settings, mut report) = merge(&self.settings, &new.settings);
         let mut config = Config::again(&settings, self)?;
         config.routes = self.reload_routes(new, &config, &mut report)?;
+        // Its issuers' keys are fetched by the service that serves: `Given::config_for` has joined their ways.
         config.jwt.clone_from(&new.jwt);
         self.reload_topics(new, &mut config, &mut report);
         Ok((config, report))

@@ -28,19 +28,24 @@ impl Config {
     ///
     /// All faults of the settings; see [`ConfigError`].
     pub fn new(settings: &Settings, descriptors: u64) -> Result<Config, ConfigErrors> {
-        Config::with_folders(settings, descriptors, 0)
+        Config::with_folders(settings, descriptors, 0, Outbound::default())
     }
 
-    /// Checks settings like [`Config::new`], for a server that serves `folders` folders of files. Each folder takes a
-    /// descriptor.
-    pub(crate) fn with_folders(settings: &Settings, descriptors: u64, folders: usize) -> Result<Config, ConfigErrors> {
-        checked(settings, descriptors, folders, None)
+    /// Checks settings like [`Config::new`], for a server that serves `folders` folders of files, and whose own requests
+    /// leave by `outbound`. Each folder takes a descriptor.
+    pub(crate) fn with_folders(
+        settings: &Settings,
+        descriptors: u64,
+        folders: usize,
+        outbound: Outbound,
+    ) -> Result<Config, ConfigErrors> {
+        checked(settings, descriptors, folders, outbound, None)
     }
 
-    /// Checks settings like [`Config::new`], for a server that runs: its addresses, its shards and their CPUs stay as
-    /// they are, and no name is resolved.
+    /// Checks settings like [`Config::new`], for a server that runs: its addresses, its shards and their CPUs, and its
+    /// callback stay as they are, and no name is resolved.
     pub(super) fn again(settings: &Settings, running: &Config) -> Result<Config, ConfigErrors> {
-        checked(settings, running.descriptor_limit, running.folders, Some(running))
+        checked(settings, running.descriptor_limit, running.folders, running.outbound.clone(), Some(running))
     }
 }
 
@@ -48,10 +53,11 @@ fn checked(
     settings: &Settings,
     descriptors: u64,
     folders: usize,
+    outbound: Outbound,
     running: Option<&Config>,
 ) -> Result<Config, ConfigErrors> {
     let mut faults = Faults(Vec::new());
-    match check(settings, descriptors, folders, running, &mut faults) {
+    match check(settings, descriptors, folders, outbound, running, &mut faults) {
         Some(config) if faults.0.is_empty() => Ok(config),
         _ => Err(ConfigErrors(faults.0)),
     }
@@ -63,6 +69,7 @@ fn check(
     settings: &Settings,
     descriptors: u64,
     folders: usize,
+    outbound: Outbound,
     running: Option<&Config>,
     faults: &mut Faults,
 ) -> Option<Config> {
@@ -80,8 +87,13 @@ fn check(
         None => choose_placement(settings, faults),
     };
     let addresses = listen.len();
+    let callback = match running {
+        Some(running) => Some(running.callback.clone()),
+        None => faults.keep(applications::callback(settings, &outbound)),
+    };
+    let (has_metrics, sends_requests) = (settings.metrics_listen.is_some(), outbound.has_targets());
     let reserved =
-        |shards| descriptors::sum(&descriptors::parts(shards, addresses, folders, settings.metrics_listen.is_some()));
+        |shards| descriptors::sum(&descriptors::parts(shards, addresses, folders, has_metrics, sends_requests));
     let (of_all, of_one) = (reserved(shards.unwrap_or(1)), reserved(1));
     let descriptors = Descriptors { limit: descriptors, reserved: of_all, reserved_by_one_shard: of_one };
     let limits = check_limits(settings, &descriptors, shards.unwrap_or(1), faults);
@@ -122,8 +134,10 @@ fn check(
         drain_delay: TICK * drain_delay?,
         send_buffer_bytes: send_buffer?.map(|bytes| bytes as usize),
         routes: Vec::new(),
+        callback: callback?,
+        callback_connect: settings.callback_connect,
+        outbound,
         topics: Vec::new(),
-        outbound: Outbound::default(),
         authorities: authorities?,
         jwt: None,
         folders,

@@ -1,16 +1,16 @@
 //! Checked settings: a [`Config`], which is always valid, and its limits.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
     quantities::Size,
     routes::config::RouteConfig,
     settings::Settings,
     topics::config::TopicRuleConfig,
-    values::{AccessLogFormat, IoChoice, ListenIpv6, SandboxChoice},
+    values::{AccessLogFormat, CallbackConnect, IoChoice, ListenIpv6, SandboxChoice},
 };
 use crate::{
-    auth::{Access, Jwt, TrustedProxies},
+    auth::{Access, Authenticator, Callback, Jwt, TrustedProxies, together},
     outbound::{Authorities, Outbound},
     proto::{KeepAlive, MessageLimits},
     rates::{ArrivalRates, InputRates, PublishRates},
@@ -61,6 +61,10 @@ pub struct Config {
     pub send_buffer_bytes: Option<usize>,
     /// The routes in the order of the file. Without routes, the server has the hub and its page.
     pub routes: Vec<RouteConfig>,
+    /// The callback to the application, for routes and topics that ask it.
+    pub(crate) callback: Option<Callback>,
+    /// Whether routes that are not in the file ask it.
+    pub(crate) callback_connect: CallbackConnect,
     /// The rules of topics in the order of the file.
     pub topics: Vec<TopicRuleConfig>,
     /// The way of the server's own requests, for what the settings have made of URLs.
@@ -183,6 +187,19 @@ impl Limits {
 }
 
 impl Config {
+    /// Returns the authenticator of topics at their usual path, which holds if the file has no routes: the issuers and
+    /// the callback must both admit.
+    pub(crate) fn authenticator_of_topics(&self) -> Option<Arc<dyn Authenticator>> {
+        let jwt = self.jwt.clone().map(|jwt| Arc::new(jwt) as Arc<dyn Authenticator>);
+        let callback = self.callback_at_connect().cloned().map(|callback| Arc::new(callback) as _);
+        together(jwt.into_iter().chain(callback).collect(), true)
+    }
+
+    /// Returns the callback for routes that are not in the file.
+    pub(crate) fn callback_at_connect(&self) -> Option<&Callback> {
+        self.callback.as_ref().filter(|_| self.callback_connect == CallbackConnect::On)
+    }
+
     /// Returns the number of shards and their CPUs, in words.
     #[must_use]
     pub fn placement(&self) -> String {

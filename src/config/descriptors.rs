@@ -1,6 +1,7 @@
 //! The descriptors that a server needs in addition to the one per connection.
 
 use super::checked::{Config, Limits};
+use crate::outbound::OutboundLimits;
 
 impl Limits {
     /// Sockets that all shards together keep only to refuse them, including those that have given way and are about to
@@ -50,7 +51,8 @@ impl Config {
     /// ```
     #[must_use]
     pub fn descriptors(&self) -> Vec<DescriptorPart> {
-        parts(self.shards, self.listen.len(), self.folders, self.metrics_listen.is_some())
+        let has_metrics_listener = self.metrics_listen.is_some();
+        parts(self.shards, self.listen.len(), self.folders, has_metrics_listener, self.outbound.has_targets())
     }
 }
 
@@ -60,9 +62,11 @@ pub(super) fn parts(
     addresses: usize,
     folders: usize,
     has_metrics_listener: bool,
+    sends_requests: bool,
 ) -> Vec<DescriptorPart> {
     let metrics =
         if has_metrics_listener { 1 + Limits::METRICS_CONNECTIONS_MAX + Limits::METRICS_FAREWELLS_MAX } else { 0 };
+    let of_requests = if sends_requests { OutboundLimits::DESCRIPTORS_MAX } else { 0 };
     let parts = [
         ("the process", PROCESS),
         ("shards: rings and runtimes", shards * SHARD),
@@ -72,6 +76,7 @@ pub(super) fn parts(
         ("folders of files", folders),
         ("files that are being sent", Limits::FILES_MAX),
         ("the address for metrics and its connections", metrics),
+        ("requests to other servers", of_requests),
     ];
     parts.into_iter().map(|(name, count)| DescriptorPart { name, count: count as u64 }).collect()
 }

@@ -228,7 +228,7 @@ impl Given {
     /// All errors in the sources or between them, each with its place.
     pub fn config(&self, descriptors: u64) -> Result<Config, ConfigErrors> {
         let folders = self.routes.iter().filter(|route| route.serves_files()).count();
-        self.checked(Config::with_folders(&self.settings, descriptors, folders))
+        self.checked(Config::with_folders(&self.settings, descriptors, folders, self.outbound.clone()))
     }
 
     /// Checks the settings as a reload of a server with the settings `running`. The values for which a restart is
@@ -238,6 +238,7 @@ impl Given {
     ///
     /// All errors in the sources or between them, each with its place.
     pub fn config_for(&self, running: &Config) -> Result<Config, ConfigErrors> {
+        self.outbound.join(&running.outbound);
         let config = self.checked(Config::again(&running.merged(&self.settings), running))?;
         Ok(Config { settings: Box::new(self.settings.clone()), ..config })
     }
@@ -250,7 +251,6 @@ impl Given {
             Ok(mut config) => {
                 config.topics = self.topics.iter().map(Into::into).collect();
                 config.jwt = self.issuers.all();
-                config.outbound = self.outbound.clone();
                 let base = config.base_of_routes();
                 for route in &self.routes {
                     match route.settle(&base, |key| self.origin(key)) {

@@ -7,6 +7,7 @@ use super::{
 use crate::{
     auth::Revocation,
     hub::{LARGE_PIECE_PINS, MeshLimits, SPARE_RUN_BYTES_MAX},
+    outbound::OutboundLimits,
     proto::HEAD_BYTES_MAX,
     rates::{KEY_BYTES, KEYS_MAX},
 };
@@ -65,6 +66,7 @@ impl Config {
         let publish = &http.publish_rates;
         let of_senders = [publish.of_address, publish.of_identity, publish.of_token, limits.arrival_rates.handshakes];
         let rate_tables = of_senders.into_iter().flatten().count() as u64;
+        let requests = if self.outbound.has_targets() { self.requests_memory() } else { 0 };
         let rows = [
             (
                 "backlogs",
@@ -132,6 +134,17 @@ impl Config {
                 format!("{topics} (max_idle_topics of each shard + max_connections) × {}", Size(TOPIC)),
             ),
             (
+                "requests to other servers",
+                requests,
+                format!(
+                    "{} under way × {}, {} in all × {}, and callback_cache_size with a callback",
+                    OutboundLimits::IN_FLIGHT_MAX,
+                    Size(EXCHANGE),
+                    OutboundLimits::REQUESTS_MAX,
+                    Size(QUESTION)
+                ),
+            ),
+            (
                 "revocations",
                 (limits.revocations_max as u64).saturating_mul(REVOCATION),
                 format!("{} (max_revocations) × {}", limits.revocations_max, Size(REVOCATION)),
@@ -147,7 +160,14 @@ impl Config {
             bytes: bytes.min(PART_BYTES_MAX),
             follows_from,
         };
-        rows.into_iter().map(part).collect()
+        let rows = rows.into_iter().filter(|(name, bytes, _)| *bytes > 0 || *name != "requests to other servers");
+        rows.map(part).collect()
+    }
+
+    /// Returns the memory of the server's own requests, and of the answers that a callback keeps.
+    fn requests_memory(&self) -> u64 {
+        let kept = self.callback.as_ref().map_or(0, |callback| callback.cache_bytes_max() as u64);
+        OutboundLimits::IN_FLIGHT_MAX as u64 * EXCHANGE + OutboundLimits::REQUESTS_MAX as u64 * QUESTION + kept
     }
 }
 
@@ -174,6 +194,12 @@ const CONNECTION: u64 = 2 * HEAD_BYTES_MAX as u64 + 4 * 1_024;
 /// taken.
 const WAITING_INPUT: u64 = LARGE_PIECE_PINS as u64;
 
+/// One request to another server under way: the buffers of HTTP and of TLS, and the body of the answer.
+const EXCHANGE: u64 = 4 * OutboundLimits::HEAD_BYTES_MAX as u64 + (256 << 10);
+
+/// One request to another server that waits: a head of a client in JSON, in which each octet may take three.
+const QUESTION: u64 = 4 * HEAD_BYTES_MAX as u64;
+
 /// The connections of the address for metrics.
 const METRICS_CONNECTIONS: u64 = (Limits::METRICS_CONNECTIONS_MAX + Limits::METRICS_FAREWELLS_MAX) as u64;
 
@@ -195,7 +221,7 @@ const SHARD: u64 = 1 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Settings;
+    use crate::config::{HttpUrl, Secrets, Settings};
 
     fn part(settings: &Settings, name: &str) -> u64 {
         let config = Config::new(settings, 20_000).expect("settings that fit");
@@ -236,6 +262,17 @@ mod tests {
         assert_eq!(part(&settings(|s| s.max_unfinished = Some(Size(9 << 20))), "unfinished messages"), 9 << 20);
         assert_eq!(part(&settings(|s| s.max_bodies = Some(Size(9 << 20))), "bodies"), 10 << 20);
         assert_eq!(part(&settings(|_| {}), "input that waits"), 10 * (64 << 10));
+        let requests = |size| {
+            let settings = Settings {
+                callback_url: Some(HttpUrl("http://localhost/".into())),
+                callback_secrets: Some(Secrets(vec!["a-secret-of-16-characters".into()])),
+                callback_cache_size: Size(size),
+                ..Settings::default()
+            };
+            part(&settings, "requests to other servers")
+        };
+        assert_eq!(requests(0), 64 * (512 << 10) + 1_024 * (32 << 10));
+        assert_eq!(requests(9), requests(0) + 9);
         assert_eq!(part(&settings(|s| s.max_revocations = 3), "revocations"), 3 * 768);
         let http = |change: fn(&mut Settings)| part(&settings(change), "HTTP connections") / HTTP_CONNECTION;
         assert_eq!(http(|_| {}), 10 + 16, "all connections may speak HTTP");

@@ -45,5 +45,6 @@ pub use show::{effective, example};
 pub(crate) use ticks::TICK;
 pub use topics::config::TopicRuleConfig;
 pub use values::{
-    AccessLogFormat, CpuList, FilePath, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets,
+    AccessLogFormat, CallbackConnect, CpuList, FilePath, HeaderName, HttpUrl, IoChoice, ListenIpv6, LogFilter,
+    LogFormat, Pin, SandboxChoice, Secrets,
 };

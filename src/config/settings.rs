@@ -11,12 +11,12 @@ use super::{
     rates::{ByteRateLimit, RateLimit},
     toml::quoted,
     values::{
-        AccessLogFormat, CpuList, Fault, FilePath, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice,
-        Secrets, Shape, Value,
+        AccessLogFormat, CallbackConnect, CpuList, Fault, FilePath, HeaderName, HttpUrl, IoChoice, ListenIpv6,
+        LogFilter, LogFormat, Pin, SandboxChoice, Secrets, Shape, Value,
     },
 };
 use crate::{
-    auth::{AddressRange, ClientAddress},
+    auth::{AddressRange, ClientAddress, OnError},
     hub::ConnectionId,
 };
 
@@ -485,6 +485,38 @@ settings! {
         /// Time after SIGTERM, SIGINT or SIGQUIT for which the server goes on as before, but answers /readyz with 503:
         /// a balancer has this time to send clients elsewhere. Then connections have drain_timeout to leave.
         drain_delay: Time, TIME ["0 to 8784h"], Is("0"), Yes;
+    }
+
+    "Callbacks" {
+        /// URL of the application that is asked who a client is and what it may do, see docs/callbacks.md.
+        callback_url: Option<HttpUrl>, URL,
+        Otherwise { words: "nobody is asked", example: "https://app.example/ringhub", effective: UNSET };
+
+        /// Secrets that sign the questions to the application, each of at least 16 characters. Every one signs, so that
+        /// a secret can be replaced: put the new one beside the old one, and take the old one away later.
+        callback_secrets: Option<Secrets>, TOKEN,
+        Otherwise { words: "none; callback_url needs one", example: "choose-one-of-16-characters", effective: UNSET };
+
+        /// Ask about requests at the topics of a server whose file has no routes: on or off. A route of a file asks
+        /// with callback = true.
+        callback_connect: CallbackConnect, WHEN, Is("on");
+
+        /// Header lines of a request that are sent to the application. The query is sent too, with its access_token.
+        callback_headers: Vec<HeaderName>, NAME, Is("authorization,cookie,origin");
+
+        /// Longest time for an answer of the application, waits included.
+        callback_timeout: Time, TIME ["100ms to handshake_timeout"], Is("2s");
+
+        /// What becomes of a request that the application does not answer: deny (503), last (the last answer to the
+        /// same question holds for up to an hour), or allow. With allow, anybody gets in who can make the application
+        /// slow.
+        callback_on_error: OnError, WHAT, Is("deny");
+
+        /// Longest time for which an answer is kept, whatever its cache_for says; 0 keeps none.
+        callback_cache_time: Time, TIME ["0 to 8784h"], Is("5m");
+
+        /// Memory of the answers that are kept. Beyond it, the answer goes that was not used for the longest time.
+        callback_cache_size: Size, SIZE ["0 or more"], Is("16MiB");
     }
 
     "Requests to other servers" {

@@ -168,12 +168,12 @@ const EXAMPLE_ROUTES: &str = r#"
 # watches the topics at /t/), or "files" with the folder that documents names, relative to this
 # file; files are served at the path and below it.
 #
-# basic (users and passwords), bearer and jwt (tokens) and network (addresses) are authenticators.
-# All that are given must admit a request; with admit = "any" one of them is enough. A password
-# may be given as its SHA-256: "sha256:" and 64 hexadecimal digits. Where several routes of the
-# hub lead to one topic, all of them must admit a request, whichever path it takes. With basic or
-# network, any page in the browser of an admitted person may use the route, unless allowed_origins
-# names the origins of your own pages.
+# basic (users and passwords), bearer and jwt (tokens), network (addresses) and callback (the
+# application at callback_url decides) are authenticators. All that are given must admit a request;
+# with admit = "any" one of them is enough. A password may be given as its SHA-256: "sha256:" and 64
+# hexadecimal digits. Where several routes of the hub lead to one topic, all of them must admit a
+# request, whichever path it takes. With basic or network, any page in the browser of an admitted
+# person may use the route, unless allowed_origins names the origins of your own pages.
 #
 # allowed_origins, max_message, max_frame, max_fragments, max_message_rate, max_byte_rate,
 # ping_interval and pong_timeout are those above where they are not given. protocols are
@@ -206,6 +206,13 @@ const EXAMPLE_ROUTES: &str = r#"
 #pong_timeout = "5s"
 #ping_payload = "are you there"
 #check_utf8 = false
+
+#[[routes]]
+#match = "/orders/{topic...}"
+#handler = "hub"
+#topic_prefix = "orders/"
+#callback = true
+#allowed_origins = ["https://example.org"]
 
 #[[routes]]
 #match = "/watch"

@@ -9,7 +9,11 @@ use super::{
     quantities::{MemoryLimit, Size, Time},
     rates::{ByteRateLimit, RateLimit},
 };
-use crate::auth::{AddressRange, ClientAddress};
+use crate::{
+    auth::{AddressRange, ClientAddress, OnError},
+    outbound::Outbound,
+    proto::is_token,
+};
 
 /// A type of settings. A value is written as items of text: one, unless it is a list.
 pub(super) trait Value: Sized {
@@ -207,6 +211,50 @@ impl Value for Option<CpuList> {
     }
 }
 
+/// The URL of another server, to which this server sends requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpUrl(pub String);
+
+impl Scalar for HttpUrl {
+    const EXPECTED: &'static str = "a URL in quotes, such as \"https://app.example/ringhub\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Outbound::default().target(text).map(|_| HttpUrl(text.into())).map_err(|error| error.to_string())
+    }
+
+    fn show(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// The name of a header line, in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderName(pub String);
+
+impl Scalar for HeaderName {
+    const EXPECTED: &'static str = "the name of a header line in quotes, such as \"cookie\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match is_token(text) {
+            true => Ok(HeaderName(text.to_ascii_lowercase())),
+            false => Err(format!("{text:?} is no name of a header line")),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// Whether the application is asked about requests at routes that are not in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallbackConnect {
+    /// It is asked, if there is a `callback_url`.
+    On,
+    /// It is not asked.
+    Off,
+}
+
 /// The path of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilePath(pub PathBuf);
@@ -365,6 +413,8 @@ words! {
     Pin, "\"auto\", \"on\" or \"off\"": "auto" Auto, "on" On, "off" Off;
     IoChoice, "\"auto\", \"uring\" or \"epoll\"": "auto" Auto, "uring" Uring, "epoll" Epoll;
     SandboxChoice, "\"on\" or \"off\"": "on" On, "off" Off;
+    CallbackConnect, "\"on\" or \"off\"": "on" On, "off" Off;
+    OnError, "\"deny\", \"allow\" or \"last\"": "deny" Deny, "allow" Allow, "last" Last;
     AccessLogFormat, "\"off\" or \"json\"": "off" Off, "json" Json;
     LogFormat, "\"text\" or \"json\"": "text" Text, "json" Json;
     ListenIpv6, "\"only\" or \"dual\"": "only" Only, "dual" Dual;

@@ -35,7 +35,19 @@ impl Config {
             .filter(|_| self.routes.is_empty())
             .flat_map(|_| lists(&self.access).map(|list| warn_of_jwt("the hub at /t/{topic...}", list)));
         let warnings = few.into_iter().chain(open).chain(everybody).chain(self.shared_topics()).chain(of_pages);
-        warnings.chain(of_tokens).chain(of_jwt).collect()
+        warnings.chain(of_tokens).chain(of_jwt).chain(self.warn_of_pages()).collect()
+    }
+
+    /// Returns the warning about topics without routes in the file that any page in the browser of an admitted user can
+    /// use.
+    fn warn_of_pages(&self) -> Option<String> {
+        let callback = self.callback_at_connect().filter(|_| self.routes.is_empty())?;
+        (callback.sends_header("cookie") && self.access.origins.are_any()).then(|| {
+            "callback_url lets people in by their cookies, and allowed_origins is not set: any web page that one of \
+             them opens may use the hub in that person's name; set allowed_origins to the origins of your own pages, \
+             or take cookie out of callback_headers"
+                .into()
+        })
     }
 
     /// Returns the warning about a limit of open descriptors that leaves few for connections.
@@ -64,7 +76,7 @@ impl Config {
         let guards =
             |guard: &RouteConfig, route: &RouteConfig| !guard.is_open() && guard.topics.include_all(&route.topics);
         let is_unguarded = |route: &&&RouteConfig| !hubs.iter().any(|guard| guards(guard, route));
-        let is_bare = self.routes.is_empty() && self.jwt.is_none();
+        let is_bare = self.routes.is_empty() && self.jwt.is_none() && self.callback_at_connect().is_none();
         self.access.is_open() && (is_bare || hubs.iter().find(is_unguarded).is_some())
     }
 

@@ -71,7 +71,6 @@ impl Outbound {
     }
 
     /// Lets the service of another handle make the requests too: after a reload of the settings, whose handle is new.
-    #[cfg_attr(not(test), expect(dead_code, reason = "settings are not reloaded yet"))]
     pub(crate) fn join(&self, serving: &Outbound) {
         let entrances = serving.with(|state| state.entrances.clone());
         entrances.iter().for_each(|entrance| self.attach(entrance));

@@ -59,10 +59,8 @@ impl Blueprint {
         if self.serves_topics {
             let pattern = Pattern::new(TOPIC_PATTERN).map_err(BuildError::Pattern)?;
             let mut options = RouteOptions::new();
-            if config.routes.is_empty()
-                && let Some(jwt) = &config.jwt
-            {
-                options = options.authenticator(jwt.clone());
+            if config.routes.is_empty() {
+                options.gate.authenticator = config.authenticator_of_topics();
             }
             let rules = settle_surface(&RAW, &options, &config.base_of_routes());
             let rules = settled(&pattern, rules)?;
@@ -95,8 +93,11 @@ impl Blueprint {
             Conflict::Own(pattern) => BuildError::Own(pattern),
             Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
         })?;
-        let topics = topic_table(self.topic_rules.iter().chain(&config.topics), self.source.is_some())?;
-        let permissions = Permissions::new(self.rules.clone(), self.source.clone());
+        // The application that is asked at connect is asked about topics too, unless the embedder has another source.
+        let application = || config.callback.clone().map(|callback| Arc::new(callback) as _);
+        let source = self.source.clone().or_else(application);
+        let topics = topic_table(self.topic_rules.iter().chain(&config.topics), source.is_some())?;
+        let permissions = Permissions::new(self.rules.clone(), source);
         let endpoints = endpoints.with_wait_max(config.handshake_timeout).with_permissions(permissions);
         Ok((endpoints.with_revocations(self.revocations.clone()), topics))
     }

@@ -363,7 +363,8 @@ impl Builder {
         let config = match base {
             Base::Settings(settings) => {
                 let descriptors = net::raise_descriptor_limit();
-                Config::with_folders(&settings, descriptors, documents.len()).map_err(BuildError::Config)?
+                let config = Config::with_folders(&settings, descriptors, documents.len(), outbound.clone());
+                config.map_err(BuildError::Config)?
             }
             Base::Config(config) => *config,
         };

@@ -9,6 +9,7 @@ mod access;
 mod access_log;
 mod answers;
 mod backends;
+mod callbacks;
 mod config;
 mod container;
 mod documents;

@@ -6,9 +6,10 @@ use seccompiler::{BpfMap, TargetArch, apply_filter, compile_from_json};
 use serde_json::{Value, json};
 
 use crate::{
+    callbacks::Application,
     sandbox::serve_thirty,
     support::{
-        Server, ask, clean,
+        Client, Server, ask, clean, dial,
         program::{Program, binary_path, program, run_to_end},
         request,
     },
@@ -61,6 +62,18 @@ fn under_the_profile<T: Send>(start: impl FnOnce() -> T + Send) -> T {
 #[cfg_attr(not(target_arch = "x86_64"), ignore = "only x86-64 has been tried")]
 fn a_server_runs_under_the_minimal_profile() {
     runs_under_the_minimal_profile("off");
+}
+
+/// The profile lets a server resolve the name of an application, and ask it.
+#[test]
+#[cfg_attr(not(target_arch = "x86_64"), ignore = "only x86-64 has been tried")]
+fn a_server_that_asks_an_application_runs_under_the_minimal_profile() {
+    let application = Application::start();
+    let flags = application.flags();
+    let mut server = under_the_profile(|| Server::start(&[&flags[0], &flags[1]]));
+    let cookie = [("Cookie", "ann")];
+    Client::open_with(dial(server.address()), "/t/x", &[], &cookie).expect("the application lets ann in").leave();
+    server.end();
 }
 
 /// The profile lets a server give up what only its start needs.

@@ -43,7 +43,8 @@ fn descriptors_are_reserved_for_what_is_asked_for() {
     assert_eq!(connections(&["--shards", "2"]), 20_000 - 201 - 9);
     assert_eq!(connections(&["--shards", "1", "--listen", "127.0.0.1:1,[::1]:1"]), 20_000 - 201 - 1);
     assert_eq!(connections(&["--shards", "1", "--metrics-listen", "127.0.0.1:1"]), 20_000 - 201 - 81);
-    let with_folders = Config::with_folders(&settings(&["--shards", "1"]), DESCRIPTORS, 3).unwrap();
+    let with_folders =
+        Config::with_folders(&settings(&["--shards", "1"]), DESCRIPTORS, 3, Outbound::default()).unwrap();
     assert_eq!(with_folders.limits.connections_max, 20_000 - 201 - 3);
     assert_eq!(descriptors::sum(&with_folders.descriptors()), 201 + 3);
     // With only its reserved descriptors the server could serve no client.

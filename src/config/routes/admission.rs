@@ -16,14 +16,16 @@ pub(in crate::config) struct Admission {
     /// Whether all authenticators must admit a request, or one of them.
     pub(super) is_all: bool,
     pub(super) bearer: Option<Bearer>,
+    /// Whether the application decides, among other things, by the cookies of a request.
+    pub(super) asks_with_cookies: bool,
 }
 
 impl Admission {
     /// Returns whether the route admits a request by credentials that a browser adds to the requests of any page: the
-    /// user's address, or a password that the browser has stored.
+    /// user's address, a password that the browser has stored, or cookies.
     pub(in crate::config) fn is_passed_by_browsers(&self) -> bool {
         let [network, basic, bearer, jwt] = [NETWORK, BASIC, BEARER, JWT].map(|key| self.keys.contains(&key));
-        (network || basic) && !((bearer || jwt) && self.is_all)
+        (network || basic || self.asks_with_cookies) && !((bearer || jwt) && self.is_all)
     }
 
     /// Returns the tokens of which every request has to show one.
@@ -61,4 +63,5 @@ impl fmt::Display for Admission {
 pub(in crate::config) const NETWORK: &str = "network";
 pub(super) const BASIC: &str = "basic";
 pub(super) const BEARER: &str = "bearer";
+pub(super) const CALLBACK: &str = "callback";
 pub(super) const JWT: &str = "jwt";

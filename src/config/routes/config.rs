@@ -28,6 +28,8 @@ pub struct RouteConfig {
     pub(in crate::config) options: RouteOptions,
     /// The authenticators of the route, in the form that warnings need.
     pub(in crate::config) admission: Admission,
+    /// The place of `callback = true`.
+    pub(in crate::config) callback: Option<Origin>,
     /// The place of the route's table in the file.
     pub origin: Origin,
     /// The keys and values as they are shown, those of secrets masked.

@@ -1,6 +1,6 @@
 //! Routes of a file, before their rules are settled.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     admission::Admission,
@@ -8,6 +8,7 @@ use super::{
     rules::{Base, RuleFault, Sources, settle, settle_surface},
 };
 use crate::{
+    auth::together,
     error::{ConfigError, Origin},
     handler::{Pattern, RouteOptions, Rules, TopicSpace},
 };
@@ -23,6 +24,8 @@ pub(in crate::config) struct GivenRoute {
     pub(super) topics: TopicSpace,
     pub(super) options: RouteOptions,
     pub(super) admission: Admission,
+    /// The place of `callback = true`: the application is asked, in addition to the authenticators of the options.
+    pub(super) callback: Option<Origin>,
     pub(super) origin: Origin,
     /// The places of the values of each key.
     pub(super) origins: BTreeMap<&'static str, Vec<Origin>>,
@@ -60,7 +63,7 @@ impl GivenRoute {
         from: impl Fn(&str) -> Origin,
     ) -> Result<RouteConfig, Vec<ConfigError>> {
         let rules = rules_of(&self.handler, &self.options, base);
-        let rules = rules.map_err(|faults| {
+        let mut rules = rules.map_err(|faults| {
             let located = faults.into_iter().map(|RuleFault { key, item, what, against }| {
                 let origins = self.origins.get(key);
                 let origin = origins.and_then(|origins| origins.get(item).or(origins.first())).unwrap_or(&self.origin);
@@ -72,13 +75,16 @@ impl GivenRoute {
             });
             located.collect::<Vec<_>>()
         })?;
+        let mut admission = self.admission.clone();
+        ask_application(self.callback.as_ref(), base, &mut rules, &mut admission)?;
         Ok(RouteConfig {
             pattern: self.pattern.clone(),
             handler: self.handler.clone(),
             topics: self.topics.clone(),
             rules,
             options: self.options.clone(),
-            admission: self.admission.clone(),
+            admission,
+            callback: self.callback.clone(),
             origin: self.origin.clone(),
             shown: self.shown.clone(),
             digest: self.digest,
@@ -108,6 +114,33 @@ impl GivenRoute {
     }
 }
 
+/// Adds the application to the authenticators of a route that asks it; `at` is the place of `callback = true`.
+///
+/// # Errors
+///
+/// If the settings do not say where the application is.
+fn ask_application(
+    at: Option<&Origin>,
+    base: &Base,
+    rules: &mut Rules,
+    admission: &mut Admission,
+) -> Result<(), Vec<ConfigError>> {
+    match (at, &base.callback) {
+        (Some(_), Some(callback)) => {
+            admission.asks_with_cookies = callback.sends_header("cookie");
+            let before = rules.gate.authenticator.take();
+            let each = before.into_iter().chain([Arc::new(callback.clone()) as _]).collect();
+            rules.gate.authenticator = together(each, admission.is_all);
+            Ok(())
+        }
+        (Some(at), None) if !base.is_any => {
+            let what = "the application cannot be asked: callback_url does not say where it is";
+            Err(vec![ConfigError::of("routes.callback", what.into()).from(at.clone())])
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Checks the rules of a route, and completes them with those of the server.
 fn rules_of(handler: &RouteHandler, options: &RouteOptions, base: &Base) -> Result<Rules, Vec<RuleFault>> {
     match handler {
@@ -123,13 +156,15 @@ impl RouteConfig {
     ///
     /// All rules that do not fit these settings.
     pub(in crate::config) fn settle_again(&self, base: &Base) -> Result<RouteConfig, Vec<ConfigError>> {
-        let rules = rules_of(&self.handler, &self.options, base).map_err(|faults| {
+        let mut rules = rules_of(&self.handler, &self.options, base).map_err(|faults| {
             let located = faults
                 .into_iter()
                 .map(|RuleFault { key, what, .. }| ConfigError::of(qualified(key), what).from(self.origin.clone()));
             located.collect::<Vec<_>>()
         })?;
-        Ok(RouteConfig { rules, ..self.clone() })
+        let mut admission = self.admission.clone();
+        ask_application(self.callback.as_ref(), base, &mut rules, &mut admission)?;
+        Ok(RouteConfig { rules, admission, ..self.clone() })
     }
 
     /// Returns whether the handler of a running route can serve this route.

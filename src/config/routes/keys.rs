@@ -136,9 +136,12 @@ keys! {
     "network.allow": All, "list of networks", "all that are not denied",
         "Addresses that are admitted, such as `10.0.0.0/8`, `fd00::/8` or `192.0.2.1`.";
     "network.deny": All, "list of networks", "none", "Addresses that are not admitted, even if `allow` has them.";
+    "callback": All, "`true` or `false`", "`false`",
+        "Whether the application is asked about each request at the route (`callback_url`, see \
+         [callbacks.md](callbacks.md)).";
     "admit": All, "`all` or `any`", "`all`",
-        "Of several authenticators (`basic`, `network`, and a token of `bearer` or `jwt`) all must admit, or any one of \
-         them.";
+        "Of several authenticators (`basic`, `network`, `callback`, and a token of `bearer` or `jwt`) all must admit, \
+         or any one of them.";
     "allowed_origins": All, "list of origins", "the server's `allowed_origins`",
         "Origins whose pages may use the route. Others are answered 403.";
     "protocols": WebSockets, "list of subprotocols", "none",

@@ -5,6 +5,7 @@ use super::super::{
     quantities::Size,
 };
 use crate::{
+    auth::Callback,
     handler::{ANY_PROTOCOL, RouteOptions, Rules},
     proto::{CONTROL_PAYLOAD_MAX, KeepAlive, MessageLimits, is_token},
     rates::InputRates,
@@ -22,6 +23,10 @@ pub(crate) struct Base {
     pub(crate) gathered_bytes_max: u64,
     /// Bytes of all bodies together.
     pub(crate) bodies_bytes_max: u64,
+    /// The callback that routes of a file may ask.
+    pub(crate) callback: Option<Callback>,
+    /// Whether this is no server's base, but that of [`Base::of_any_server`].
+    pub(crate) is_any: bool,
 }
 
 impl Config {
@@ -34,6 +39,8 @@ impl Config {
             backlog_bytes_max: self.limits.backlog_bytes_max as u64,
             gathered_bytes_max: self.limits.gathered_bytes_max as u64,
             bodies_bytes_max: self.http.bodies_bytes_max as u64,
+            callback: self.callback.clone(),
+            is_any: false,
         }
     }
 }
@@ -48,6 +55,8 @@ impl Base {
             backlog_bytes_max: u64::MAX,
             gathered_bytes_max: u64::MAX,
             bodies_bytes_max: u64::MAX,
+            callback: None,
+            is_any: true,
         }
     }
 

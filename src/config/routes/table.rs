@@ -18,7 +18,7 @@ use super::{
         toml::{Masks, in_order, line, toml_pair},
         values::one_of,
     },
-    admission::{Admission, BASIC, BEARER, JWT, NETWORK},
+    admission::{Admission, BASIC, BEARER, CALLBACK, JWT, NETWORK},
     config::{RouteHandler, SurfaceConfig},
     given::{GivenRoute, ROUTES, RouteDigest},
     keys::{in_words, names, names_of_websockets, surface_key},
@@ -43,6 +43,8 @@ struct Parts {
     bearer: Option<Bearer>,
     jwt: Option<Jwt>,
     network: Option<Arc<dyn Authenticator>>,
+    /// The place of `callback = true`.
+    callback: Option<Origin>,
     admit: Option<(bool, Origin)>,
     topics: Option<(TopicSpace, Origin)>,
     /// The values of keys that only some surfaces have.
@@ -98,6 +100,7 @@ impl Reader<'_> {
                 "bearer" => parts.bearer = self.bearer(value),
                 "jwt" => parts.jwt = self.jwt(value, issuers),
                 "network" => parts.network = self.network(value),
+                "callback" => parts.callback = self.boolean("routes.callback", value).filter(|asks| *asks).map(|_| at),
                 "admit" => parts.admit = self.admit(value).map(|is_all| (is_all, at)),
                 "topic_prefix" => parts.topics = self.topics(value).map(|topics| (topics, at)),
                 "protocols" => parts.protocols(self.texts("routes.protocols", "a subprotocol in quotes", value)),
@@ -130,7 +133,8 @@ impl Reader<'_> {
                 },
             }
             let whole = toml_pair(key.get_ref(), value.get_ref(), Masks::None);
-            if ["basic", "bearer", "jwt", "network", "admit", "allowed_origins"].contains(&&**key.get_ref()) {
+            if ["basic", "bearer", "jwt", "network", "callback", "admit", "allowed_origins"].contains(&&**key.get_ref())
+            {
                 whole.hash(&mut fingerprint);
             }
             let mut digest = DefaultHasher::new();
@@ -169,8 +173,8 @@ impl Reader<'_> {
             (_, None) => TopicSpace::default(),
         };
         let admission = self.fit_authenticators(&mut parts)?;
-        let Parts { options, origins, shown, digest, .. } = parts;
-        Some(GivenRoute { pattern, handler, topics, options, admission, origin, origins, shown, digest })
+        let Parts { options, origins, shown, digest, callback, .. } = parts;
+        Some(GivenRoute { pattern, handler, topics, options, admission, callback, origin, origins, shown, digest })
     }
 
     /// Returns the handler, which `documents` may imply.
@@ -264,13 +268,18 @@ impl Reader<'_> {
             keys.extend(of_this);
             authenticators.extend(authenticator);
         }
-        if let (Some((_, at)), ..2) = (&parts.admit, authenticators.len()) {
-            let what = "there is nothing to choose: it is for several of basic, network, and a token (bearer, jwt)";
+        // The callback of the server is added when the route is settled.
+        keys.extend(parts.callback.as_ref().map(|_| CALLBACK));
+        let count = authenticators.len() + usize::from(parts.callback.is_some());
+        if let (Some((_, at)), ..2) = (&parts.admit, count) {
+            let several = "several of basic, network, callback, and a token (bearer, jwt)";
+            let what = &format!("there is nothing to choose: it is for {several}");
             return self.fail("routes.admit", at.clone(), what);
         }
         let is_all = parts.admit.as_ref().is_none_or(|(is_all, _)| *is_all);
         parts.options.gate.authenticator = together(authenticators, is_all);
-        Some(Admission { fingerprint: parts.fingerprint, keys, is_all, bearer: parts.bearer.take() })
+        let bearer = parts.bearer.take();
+        Some(Admission { fingerprint: parts.fingerprint, keys, is_all, bearer, asks_with_cookies: false })
     }
 
     fn pattern(&mut self, value: Value<'_, '_>) -> Option<Pattern> {

@@ -293,7 +293,9 @@ fn the_examples_of_routes_hold() {
     assert_eq!(of_page.len(), 2);
     let example = example.replace("\n#", "\n").replacen('#', "", 1);
     for text in std::iter::once(&*example).chain(of_page) {
-        let output = run_to_end(check_config(&Scratch::new(text)));
+        let mut command = check_config(&Scratch::new(text));
+        command.args(["--callback-url=https://app.example/", "--callback-secrets=a-secret-of-16-characters"]);
+        let output = run_to_end(command);
         let log = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success() && log.is_empty(), "{log}");
         let count = String::from_utf8(output.stdout).unwrap().matches("\n[[routes]]").count();

@@ -1,0 +1,120 @@
+//! An authenticator that asks the application: an endpoint of the application's own HTTP server decides who a client is
+//! and what it may do.
+//!
+//! The bytes of a question and of its answer stand in docs/callbacks.md. A question is asked once for all requests
+//! that would ask the same at the same time, and its answer is kept for as long as it says. It is kept by everything
+//! that was asked, so an answer reaches nobody else.
+
+mod answer;
+mod breaker;
+mod cache;
+mod core;
+mod options;
+mod question;
+mod signature;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, sync::Arc};
+
+pub use options::{CallbackOptions, OnError};
+
+use self::{
+    answer::Subject,
+    core::{Core, Known, Outcome, landed},
+    question::Question,
+};
+use super::{Answers, Authenticator, Credentials, Identity, Later, PermissionSource, TopicQuestion};
+use crate::{outbound::Target, proto::Refusal};
+
+/// Asks an endpoint of the application who the sender of a request is, and, where the rule of a topic says so, whether
+/// the sender may use the topic. A clone asks the same endpoint, and shares the
+/// answers that are kept.
+///
+/// ```
+/// use ringhub::{
+///     auth::{Callback, CallbackOptions},
+///     handler::RouteOptions,
+///     server::Server,
+/// };
+/// let builder = Server::builder();
+/// let target = builder.outbound().target("https://app.example/ringhub")?;
+/// let callback = Callback::new(target, CallbackOptions::new(["a long secret, 16 characters or more"]))?;
+/// let options = RouteOptions::new().authenticator(callback);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Callback(Arc<Core>);
+
+impl Callback {
+    /// Returns the callback to an endpoint of the application.
+    ///
+    /// # Errors
+    ///
+    /// A sentence about the first option that cannot be used. It shows no secret.
+    pub fn new(target: Target, options: CallbackOptions) -> Result<Callback, String> {
+        options.check()?;
+        Ok(Callback(Arc::new(Core::new(target, options))))
+    }
+
+    /// Returns whether a header line is sent to the application.
+    pub(crate) fn sends_header(&self, name: &str) -> bool {
+        self.0.options().headers.iter().any(|sent| sent == name)
+    }
+
+    /// Returns the most bytes of memory of the answers that are kept.
+    pub(crate) fn cache_bytes_max(&self) -> usize {
+        self.0.options().cache_bytes_max
+    }
+
+    /// Returns the outcome of a question: that which the request has waited for, or one that is kept.
+    fn known(&self, question: &Question, answers: Option<&Answers>) -> Result<Identity, Refusal> {
+        let waited = answers.and_then(|answers| answers.get::<Outcome>(&self.0.name_of(question)));
+        let outcome = waited.map(|outcome| (*outcome).clone()).or_else(|| self.0.kept(question));
+        outcome.ok_or_else(|| Refusal::not_now("the application has not been asked yet"))?.decide()
+    }
+
+    /// Finds the outcome of a question, for the answers of a request. Returns the work to wait for, if it is not known.
+    fn prepared(&self, subject: Subject, question: Question, answers: Answers) -> Option<Later> {
+        let name = self.0.name_of(&question);
+        if answers.get::<Outcome>(&name).is_some() {
+            return None;
+        }
+        match self.0.find(subject, question) {
+            Known::Now(outcome) => {
+                answers.put(name, outcome);
+                None
+            }
+            Known::Later(flight) => Some(Box::pin(async move { answers.put(name, landed(flight).await) })),
+        }
+    }
+}
+
+impl Authenticator for Callback {
+    /// Returns the identity that the application has named.
+    fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
+        self.known(&self.0.connect_question(credentials), credentials.answers())
+    }
+
+    fn prepare(&self, credentials: &Credentials<'_>) -> Option<Later> {
+        let answers = credentials.answers()?.clone();
+        self.prepared(Subject::Request, self.0.connect_question(credentials), answers)
+    }
+}
+
+impl PermissionSource for Callback {
+    fn decide(&self, question: &TopicQuestion<'_>) -> Result<(), Refusal> {
+        self.known(&Question::topic(question), question.credentials.answers()).map(drop)
+    }
+
+    fn prepare(&self, question: &TopicQuestion<'_>) -> Option<Later> {
+        let answers = question.credentials.answers()?.clone();
+        self.prepared(Subject::Topic, Question::topic(question), answers)
+    }
+}
+
+impl fmt::Debug for Callback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Callback({})", self.0.target())
+    }
+}

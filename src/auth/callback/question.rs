@@ -1,0 +1,184 @@
+//! The questions to the application, in JSON.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use super::super::{Credentials, TopicQuestion, TopicRight};
+
+/// A question as it is sent, and the hash of it, by which its answer is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Question {
+    pub(super) body: Vec<u8>,
+    pub(super) key: Key,
+}
+
+/// The SHA-256 of a question.
+pub(super) type Key = [u8; 32];
+
+impl Question {
+    fn of(fields: &impl Serialize) -> Question {
+        let body = serde_json::to_vec(fields).expect("text and numbers, and JSON that was checked");
+        Question { key: Sha256::digest(&body).into(), body }
+    }
+
+    /// Returns the question about a request. Of the header lines, those of the given names are sent. Several lines of
+    /// one name are joined (RFC 9110 5.3, RFC 6265 5.4); of several `authorization` lines none is sent, since a proxy
+    /// in front may have judged any of them.
+    pub(super) fn connect(credentials: &Credentials<'_>, names: &[String]) -> Question {
+        let head = credentials.head;
+        let mut headers = BTreeMap::new();
+        for name in names {
+            let mut lines = head.headers().get_all(name).map(String::from_utf8_lossy);
+            let Some(first) = lines.next() else { continue };
+            let between = if name == "cookie" { "; " } else { ", " };
+            let joined = lines.fold(first.clone().into_owned(), |lines, line| lines + between + &*line);
+            if name != "authorization" || joined == first {
+                headers.insert(&**name, joined);
+            }
+        }
+        let protocols = head.headers().list("sec-websocket-protocol").map(String::from_utf8_lossy);
+        Question::of(&Connect {
+            kind: "connect",
+            method: head.method(),
+            path: head.path(),
+            query: head.query().unwrap_or_default(),
+            address: credentials.address(),
+            protocols: protocols.map(|protocol| protocol.into_owned()).collect(),
+            token: credentials.renewed_token(),
+            headers,
+        })
+    }
+
+    /// Returns the question whether the sender of a request has a right over a topic.
+    pub(super) fn topic(question: &TopicQuestion<'_>) -> Question {
+        let &TopicQuestion { credentials, identity, right, topic } = question;
+        let info = identity.and_then(|identity| identity.info.as_deref());
+        Question::of(&OfTopic {
+            kind: match right {
+                TopicRight::Subscribe => "subscribe",
+                TopicRight::Publish => "publish",
+                TopicRight::Presence => "presence",
+                TopicRight::History => "history",
+            },
+            topic: topic.as_str(),
+            identity: identity.map(|identity| &*identity.name),
+            // An embedder's authenticator may have put anything there.
+            info: info.and_then(|info| serde_json::from_str(info).ok()),
+            token_id: identity.and_then(|identity| identity.token_id.as_deref()),
+            address: credentials.address(),
+        })
+    }
+}
+
+/// The fields of a question about a request, in the order in which they are sent.
+#[derive(Serialize)]
+struct Connect<'a> {
+    kind: &'static str,
+    method: &'a str,
+    path: &'a str,
+    query: &'a str,
+    address: Option<IpAddr>,
+    protocols: Vec<String>,
+    token: Option<&'a str>,
+    headers: BTreeMap<&'a str, String>,
+}
+
+/// The fields of a question about a topic, in the order in which they are sent.
+#[derive(Serialize)]
+struct OfTopic<'a> {
+    kind: &'static str,
+    topic: &'a str,
+    identity: Option<&'a str>,
+    info: Option<Value>,
+    token_id: Option<&'a str>,
+    address: Option<IpAddr>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::super::Identity, *};
+    use crate::{hub::TopicName, proto::RequestHead};
+
+    fn connect(target: &str, lines: &[&str], names: &[&str], peer: Option<&str>) -> String {
+        let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+        let head = RequestHead::decode(format!("GET {target} HTTP/1.1\r\n{lines}\r\n").as_bytes()).unwrap().unwrap().0;
+        let peer = peer.map(|peer| peer.parse().unwrap());
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let question = Question::connect(&Credentials::new(&head, peer), &names);
+        assert_eq!(question.key[..], Sha256::digest(&question.body)[..]);
+        String::from_utf8(question.body).unwrap()
+    }
+
+    #[test]
+    fn the_bytes_of_a_question_about_a_request() {
+        let asked = connect(
+            "/t/orders/42?access_token=x%20y",
+            &["Host: a", "Authorization: Bearer \"x\"", "Cookie: a=1", "X-Other: no", "cookie: b=2", "Origin: null"],
+            &["authorization", "cookie", "origin"],
+            Some("[::ffff:192.0.2.7]:5000"),
+        );
+        let expected = concat!(
+            r#"{"kind":"connect","method":"GET","path":"/t/orders/42","query":"access_token=x%20y","#,
+            r#""address":"192.0.2.7","protocols":[],"token":null,"#,
+            r#""headers":{"authorization":"Bearer \"x\"","cookie":"a=1; b=2","#,
+            r#""origin":"null"}}"#
+        );
+        assert_eq!(asked, expected);
+        let asked = connect("/", &["Sec-WebSocket-Protocol: a, b", "Sec-WebSocket-Protocol: c"], &["x-none"], None);
+        let expected = concat!(
+            r#"{"kind":"connect","method":"GET","path":"/","query":"","address":null,"#,
+            r#""protocols":["a","b","c"],"token":null,"headers":{}}"#
+        );
+        assert_eq!(asked, expected);
+    }
+
+    /// A token that is renewed has another answer than the one before.
+    #[test]
+    fn a_renewed_token_is_sent() {
+        let head = RequestHead::decode(b"GET / HTTP/1.1\r\n\r\n").unwrap().unwrap().0;
+        let credentials = Credentials::new(&head, None);
+        let [before, after] = [credentials, credentials.with_token("fresh")].map(|sent| Question::connect(&sent, &[]));
+        assert!(String::from_utf8(after.body).unwrap().contains(r#""token":"fresh""#));
+        assert_ne!(before.key, after.key);
+    }
+
+    #[test]
+    fn several_lines_of_one_name() {
+        let headers = |lines: &[&str]| {
+            let asked = connect("/", lines, &["authorization", "x-role"], None);
+            asked.split_once("\"headers\":").unwrap().1.trim_end_matches('}').to_string()
+        };
+        assert_eq!(headers(&["Authorization: a", "Authorization: b"]), "{");
+        assert_eq!(headers(&["Authorization: a", "Authorization: "]), "{");
+        assert_eq!(headers(&["X-Role: a", "X-Role: b"]), r#"{"x-role":"a, b""#);
+    }
+
+    #[test]
+    fn the_bytes_of_a_question_about_a_topic() {
+        let topic = TopicName::new("orders/42").unwrap();
+        let mut identity = Identity::new("42");
+        identity.info = Some(r#"{"name": "Ann"}"#.into());
+        identity.token_id = Some("t-1".into());
+        let head = RequestHead::decode(b"GET / HTTP/1.1\r\n\r\n").unwrap().unwrap().0;
+        let credentials = Credentials::new(&head, "[::1]:9".parse().ok());
+        let ask = |right, identity: Option<&Identity>| {
+            let question = Question::topic(&TopicQuestion { credentials, identity, right, topic: &topic });
+            String::from_utf8(question.body).unwrap()
+        };
+        let expected = concat!(
+            r#"{"kind":"subscribe","topic":"orders/42","identity":"42","info":{"name":"Ann"},"token_id":"t-1","#,
+            r#""address":"::1"}"#
+        );
+        assert_eq!(ask(TopicRight::Subscribe, Some(&identity)), expected);
+        let expected =
+            r#"{"kind":"publish","topic":"orders/42","identity":null,"info":null,"token_id":null,"address":"::1"}"#;
+        assert_eq!(ask(TopicRight::Publish, None), expected);
+        assert!(ask(TopicRight::Presence, None).starts_with(r#"{"kind":"presence","#));
+        assert!(ask(TopicRight::History, None).starts_with(r#"{"kind":"history","#));
+        identity.info = Some("no JSON".into());
+        assert!(ask(TopicRight::Publish, Some(&identity)).contains(r#""info":null"#));
+    }
+}
