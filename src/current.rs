@@ -34,7 +34,6 @@ impl<T> Current<T> {
     }
 
     /// Replaces the value. Whoever has read the value before keeps the earlier one.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the reload of settings replaces it"))]
     pub(crate) fn replace(&self, value: impl Into<Arc<T>>) {
         let value = value.into();
         let mut place = self.0.value.write().unwrap_or_else(PoisonError::into_inner);
@@ -47,7 +46,6 @@ impl<T> Current<T> {
     }
 
     /// Returns the number of replacements so far, by which a reader notices that there was one.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the reload of settings asks for it"))]
     pub(crate) fn generation(&self) -> u64 {
         self.0.generation.load(Ordering::Acquire)
     }

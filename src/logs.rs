@@ -23,6 +23,7 @@ use tracing_subscriber::{
         format::Writer,
         time::{FormatTime as _, SystemTime},
     },
+    reload,
     util::SubscriberInitExt as _,
 };
 
@@ -48,6 +49,19 @@ pub struct Logs {
     error: Stream,
     output: Stream,
     format: Arc<OnceLock<LogFormat>>,
+    filter: Arc<OnceLock<FilterHandle>>,
+}
+
+/// Sets the filter of events.
+type SetFilter = dyn Fn(&LogFilter) -> Result<(), reload::Error> + Send + Sync;
+
+/// The handle by which the filter of events is replaced. The formats of the log have handles of different types.
+struct FilterHandle(Box<SetFilter>);
+
+impl fmt::Debug for FilterHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FilterHandle")
+    }
 }
 
 impl Logs {
@@ -64,6 +78,7 @@ impl Logs {
             error: Stream::start("ringhub-stderr", io::stderr(), dropped)?,
             output: Stream::start("ringhub-stdout", io::stdout(), |lines| format!("{lines} lines were dropped\n"))?,
             format,
+            filter: Arc::default(),
         })
     }
 
@@ -82,13 +97,37 @@ impl Logs {
             // fails.
             .log_internal_errors(false);
         match format {
-            LogFormat::Text => events.finish().try_init(),
-            LogFormat::Json => events.json().flatten_event(true).finish().try_init(),
-        }?;
+            LogFormat::Text => {
+                let events = events.with_filter_reloading();
+                let handle = events.reload_handle();
+                events.finish().try_init()?;
+                self.keep_handle(move |filter| handle.reload(filter.to_filter()));
+            }
+            LogFormat::Json => {
+                let events = events.json().flatten_event(true).with_filter_reloading();
+                let handle = events.reload_handle();
+                events.finish().try_init()?;
+                self.keep_handle(move |filter| handle.reload(filter.to_filter()));
+            }
+        }
         let format = *self.format.get_or_init(|| format);
         let logs = self.clone();
         panic::set_hook(Box::new(move |panic| logs.report_panic(format, panic)));
         Ok(())
+    }
+
+    fn keep_handle(&self, set: impl Fn(&LogFilter) -> Result<(), reload::Error> + Send + Sync + 'static) {
+        self.filter.get_or_init(|| FilterHandle(Box::new(set)));
+    }
+
+    /// Replaces the filter of the process's events. Does nothing before [`Logs::take_over`].
+    ///
+    /// # Errors
+    ///
+    /// If the process has no subscriber of events any more.
+    pub fn set_filter(&self, filter: &LogFilter) -> Result<(), Box<dyn std::error::Error>> {
+        let set = self.filter.get();
+        Ok(set.map_or(Ok(()), |FilterHandle(set)| set(filter))?)
     }
 
     /// Prints text and the end of a line on standard output.

@@ -2,12 +2,15 @@
 
 mod health;
 mod manual;
+mod operate;
+mod reload;
 mod seccomp;
 mod service_manager;
 
 use std::{
     env, fmt,
     io::{self, Write as _},
+    mem,
     path::PathBuf,
     process::{self, ExitCode},
 };
@@ -16,6 +19,8 @@ use clap::{
     CommandFactory as _, Parser,
     error::{ContextKind, ContextValue},
 };
+use operate::CommandLine;
+use reload::SettingsSources;
 use ringhub::{
     config::{self, Config, Flags, Given, LogFormat, SETTINGS, SandboxChoice, Settings, Size, Time},
     logs::Logs,
@@ -52,6 +57,15 @@ enum Subcommand {
     Reference(Reference),
     /// Check whether a server is alive: status 0 if it is, else 1 and a message.
     Health(health::Health),
+    /// Let a server on this machine, or in this container, read its settings again, and wait for the outcome.
+    ///
+    /// The settings are checked first. Status 0 if the server has put them in force, else 1 and a message.
+    Reload(operate::Reload),
+    /// Let a server on this machine, or in this container, leave, and wait until it has ended.
+    ///
+    /// Clients get what they are owed, and a close frame that asks them to connect again. Status 0 if the server has
+    /// ended, else 1 and a message.
+    Drain(operate::Drain),
     /// Print a seccomp profile for containers, which allows the server's system calls and forbids all others.
     SeccompProfile(seccomp::SeccompProfile),
     /// Print a script that completes this command line in a shell.
@@ -99,6 +113,12 @@ fn main() -> ExitCode {
             print_line(config::settings_page().trim_end())
         }
         Some(Subcommand::Reference(Reference { page: Page::Routes })) => print_line(config::routes_page().trim_end()),
+        Some(Subcommand::Reload(arguments)) => {
+            operate::reload(arguments, COMMAND_LINE).and_then(|line| print_line(&line))
+        }
+        Some(Subcommand::Drain(arguments)) => {
+            operate::drain(arguments, COMMAND_LINE).and_then(|line| print_line(&line))
+        }
         Some(Subcommand::SeccompProfile(arguments)) => {
             seccomp::profile(arguments).map_err(Into::into).and_then(|profile| print_line(&profile))
         }
@@ -121,6 +141,18 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// The command line of this program, for the commands that look for a server.
+const COMMAND_LINE: CommandLine = CommandLine {
+    flags: |arguments| match Arguments::try_parse_from(arguments).ok()? {
+        Arguments { command: None, flags } | Arguments { command: Some(Subcommand::Serve(flags)), .. } => Some(flags),
+        Arguments { command: Some(_), .. } => None,
+    },
+    is_other_command: |word| {
+        let commands = Arguments::command();
+        word != "serve" && commands.get_subcommands().any(|command| command.get_name() == word)
+    },
+};
 
 /// Parses the command line. clap's errors repeat stray arguments. After a flag for tokens a stray argument may be a
 /// token, so it is hidden.
@@ -264,7 +296,7 @@ fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Erro
     let mut given = Given::read(flags, env::vars_os());
     logs.set_format(given.settings.log_format);
     // Before anything else opens a descriptor.
-    let inherited = service_manager::take_over_listeners(&mut given)?;
+    let mut inherited = service_manager::take_over_listeners(&mut given)?;
     let descriptors = sys::net::raise_descriptor_limit();
     let config = given.config(descriptors)?;
     logs.take_over(&given.settings.log, given.settings.log_format)?;
@@ -285,7 +317,7 @@ fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Erro
     let server = {
         let logs = logs.clone();
         let builder = builder.access_log(move |line| logs.print(format_args!("{line}")));
-        builder.config(config).listeners(inherited.listeners).build()?
+        builder.config(config).listeners(mem::take(&mut inherited.listeners)).build()?
     };
     report.io = server.backend().to_string();
     report.sandbox = sandbox_words(sandbox, server.backend());
@@ -304,7 +336,8 @@ fn serve_with(logs: &Logs, flags: &Flags) -> Result<(), Box<dyn std::error::Erro
         logs.print(format_args!("  routes:            {}", routes.join(", ")));
     }
     logs.print(format_args!("  metrics:           http://{}/metrics", metrics.map_or(here, health::reachable)));
-    runtime.block_on(until_signal(running, signals, logs))
+    let sources = SettingsSources { flags, inherited: &inherited };
+    runtime.block_on(until_signal(running, signals, logs, &sources))
 }
 
 /// The signals that the operator can send to the process.
@@ -313,8 +346,8 @@ struct Signals {
     interrupt: Signal,
     quit: Signal,
     report: Signal,
-    /// Signals without a meaning, which would end the process if they were not handled.
     hangup: Signal,
+    /// A signal without a meaning, which would end the process if it was not handled.
     user: Signal,
 }
 
@@ -396,12 +429,16 @@ fn sandbox_words(choice: SandboxChoice, backend: &ChosenBackend) -> &'static str
 }
 
 /// Serves until the server has ended. The first SIGTERM, SIGINT or SIGQUIT begins a graceful shutdown, the second ends
-/// the process at once; SIGUSR1 prints the counters.
-async fn until_signal(mut running: Running, signals: Signals, logs: &Logs) -> Result<(), Box<dyn std::error::Error>> {
+/// the process at once; SIGHUP reloads the settings; SIGUSR1 prints the counters.
+async fn until_signal(
+    mut running: Running,
+    signals: Signals,
+    logs: &Logs,
+    sources: &SettingsSources<'_>,
+) -> Result<(), Box<dyn std::error::Error>> {
     let mut manager = ServiceManager::begin(&running);
     let Signals { mut terminate, mut interrupt, mut quit, mut report, mut hangup, mut user } = signals;
     let mut is_leaving = false;
-    let ignore = |signal| tracing::info!(signal, "{signal} is ignored: settings are read at the start only");
     loop {
         let name = tokio::select! {
             outcome = running.wait() => {
@@ -419,11 +456,11 @@ async fn until_signal(mut running: Running, signals: Signals, logs: &Logs) -> Re
                 continue;
             }
             _ = hangup.recv() => {
-                ignore("SIGHUP");
+                manager.around_reload(|| sources.reload(&running, logs));
                 continue;
             }
             _ = user.recv() => {
-                ignore("SIGUSR2");
+                tracing::info!(signal = "SIGUSR2", "SIGUSR2 is ignored");
                 continue;
             }
             _ = terminate.recv() => "SIGTERM",

@@ -254,7 +254,7 @@ counters! {
     Reset "reset_total" "connections" Counter Shard;
     /// Connections that ended without a closing handshake.
     Aborted "aborted_total" "connections" Counter Shard;
-    /// Connections closed with 1001 because the server leaves.
+    /// Connections closed with 1012 because the server leaves.
     DrainClosed "drain_closed_total" "connections" Counter Shard;
     /// Of these, connections that their clients have ended in time.
     DrainLeft "drain_left_total" "connections" Counter Shard;
@@ -321,6 +321,16 @@ counters! {
     /// Lines for standard error or standard output that were dropped, since the stream was closed, full, or not read in
     /// time.
     LogLinesDropped "log_lines_dropped_total" "lines" Counter Process;
+    /// Reloads of the settings that were applied.
+    ConfigReloads "config_reloads_total" "reloads" Counter Process;
+    /// Reloads of the settings that were refused: the earlier settings stayed in force.
+    ConfigReloadsRefused "config_reloads_refused_total" "reloads" Counter Process;
+    /// Whether the last reload of the settings was applied: 1 if it was, and before the first reload, else 0.
+    ConfigLastReloadSuccess "config_last_reload_success" "reloads" Gauge Process;
+    /// The time of the last reload, applied or refused, or of the start: seconds since 1970.
+    ConfigLastReloadTime "config_last_reload_timestamp_seconds" "seconds" Gauge Process;
+    /// Settings and routes with a new value at the last reload that only a restart puts in force.
+    ConfigPending "config_restart_pending" "settings" Gauge Process;
     /// Sets of keys of token issuers that were fetched.
     JwksFetched "jwks_fetched_total" "sets" Counter Process;
     /// Sets of keys of token issuers that could not be fetched or used. The last keys stay in use for a day.
@@ -430,6 +440,11 @@ static PROCESS: Counters = Counters::new();
 pub(crate) fn add_for_process(counter: Counter, count: u64) {
     // Relaxed, as in `Counters::set`.
     PROCESS.numbers[counter as usize].fetch_add(count, Ordering::Relaxed);
+}
+
+/// Sets a gauge of the whole process. Any thread may call this.
+pub(crate) fn set_for_process(gauge: Counter, value: u64) {
+    PROCESS.set(gauge, value);
 }
 
 /// The backend of a server and the reason for it, as values of labels: without quotes, backslashes and line ends.

@@ -28,20 +28,30 @@ pub(crate) fn take_over_listeners(given: &mut Given) -> Result<Inherited, Inheri
     let mut warning = None;
     if !listeners.is_empty() {
         let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        let ignored = std::mem::replace(&mut given.settings.listen, addresses);
+        let ignored = std::mem::replace(&mut given.settings.listen, addresses.clone());
         warning = (ignored != Settings::default().listen && ignored != given.settings.listen).then(|| {
             format!("listen is ignored: the service manager has opened the listeners, on {}", shown.join(" and "))
         });
     }
-    Ok(Inherited { listeners, warning })
+    Ok(Inherited { listeners, addresses, warning })
 }
 
 /// The listeners that the manager has opened, if any.
 #[derive(Debug)]
 pub(crate) struct Inherited {
     pub(crate) listeners: Vec<TcpListener>,
+    addresses: Vec<ListenAddress>,
     /// The warning about addresses in the settings that are not used.
     pub(crate) warning: Option<String>,
+}
+
+impl Inherited {
+    /// Makes the addresses of the listeners those of settings that are read again.
+    pub(crate) fn take_over(&self, given: &mut Given) {
+        if !self.addresses.is_empty() {
+            given.settings.listen.clone_from(&self.addresses);
+        }
+    }
 }
 
 /// The manager, which has been told that the server is ready. Without a manager nothing is told, and nothing is due.
@@ -105,6 +115,21 @@ impl ServiceManager {
             states.push(NotifyState::Status(&self.status));
         }
         tell(&states);
+    }
+
+    /// Tells the manager that the server reloads its settings, reloads them, and tells that the server is ready again. A
+    /// unit of `Type=notify-reload` needs both.
+    pub(crate) fn around_reload(&mut self, reload: impl FnOnce()) {
+        if self.looks.is_some() {
+            match NotifyState::monotonic_usec_now() {
+                Ok(now) => tell(&[NotifyState::Reloading, now]),
+                Err(error) => tracing::warn!(%error, "the service manager is not told of the reload"),
+            }
+        }
+        reload();
+        if self.looks.is_some() {
+            tell(&[NotifyState::Ready]);
+        }
     }
 
     /// Tells the manager that the server begins to leave.

@@ -13,7 +13,8 @@ use crate::proto::CloseCode;
 /// The delay before attempt *n* since the last stable connection is a random time between 0 and `first_delay_max` ·
 /// 2^(*n*-1), at most `delay_max`. The random part keeps many clients that lost one server from returning at once. If
 /// the server refuses with `Retry-After` in seconds, the next delay is at least as long as `Retry-After` says, but at
-/// most `delay_max`.
+/// most `delay_max`. If the server closes with 1012 and the reason `{"retry_after_ms":N}`, as ringhub does when it leaves,
+/// the first delay is that time, but at most `delay_max`: the server has chosen it at random.
 ///
 /// These ends are final: a close that the caller requested, a close with 1008 or 4000-4999, and the server's answer to
 /// an attempt with a status 400-499 other than 408, 425 and 429, such as 401, 403 or 404. A refusal by the proxy is not
@@ -88,9 +89,18 @@ pub(super) fn retry_after(error: &ConnectError) -> Option<Duration> {
     seconds.parse().ok().map(Duration::from_secs)
 }
 
+/// Returns the delay that the server asks for when it leaves, by a close with 1012 and a reason in JSON.
+pub(super) fn retry_hint(closed: &ConnectionEnd) -> Option<Duration> {
+    if closed.code != CloseCode::SERVICE_RESTART {
+        return None;
+    }
+    let reason: serde_json::Value = serde_json::from_str(&closed.reason).ok()?;
+    reason.get("retry_after_ms")?.as_u64().map(Duration::from_millis)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::event::Cause, *};
 
     const RECONNECT: Reconnect = Reconnect {
         first_delay_max: Duration::from_secs(1),
@@ -111,6 +121,21 @@ mod tests {
         assert_eq!(RECONNECT.delay(5, 0), Duration::ZERO);
         let half = RECONNECT.delay(5, u32::MAX / 2);
         assert!(half > Duration::from_millis(4_990) && half < Duration::from_millis(5_010), "{half:?}");
+    }
+
+    #[test]
+    fn a_server_that_leaves_chooses_the_delay() {
+        let hint = |code: u16, reason: &str| {
+            let closed =
+                ConnectionEnd { code: CloseCode(code), reason: reason.into(), is_clean: true, cause: Cause::Server };
+            retry_hint(&closed).map(|delay| delay.as_millis())
+        };
+        assert_eq!(hint(1012, r#"{"retry_after_ms":1234}"#), Some(1_234));
+        assert_eq!(hint(1012, r#"{"retry_after_ms":0, "more": [1]}"#), Some(0));
+        assert_eq!(hint(1001, r#"{"retry_after_ms":1234}"#), None);
+        for reason in ["", "soon", "{}", "1234", r#"{"retry_after_ms":-1}"#, r#"{"retry_after_ms":"1"}"#] {
+            assert_eq!(hint(1012, reason), None, "{reason}");
+        }
     }
 
     #[test]

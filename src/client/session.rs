@@ -1,6 +1,6 @@
 //! The sequence of connections that one `connect` begins: open, run, reconnect, until a close is final.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -13,7 +13,7 @@ use super::{
     event::{Cause, ClientEvent, ConnectionEnd},
     lifecycle::Lifecycle,
     open::{self, Connected, random},
-    reconnect::{Reconnect, is_final, is_refusal_final, retry_after},
+    reconnect::{Reconnect, is_final, is_refusal_final, retry_after, retry_hint},
     send_queue::{Queued, SendQueue},
     shared::Shared,
     stats::Operation,
@@ -96,8 +96,9 @@ async fn run_all(shared: &Arc<Shared>, lifecycle: &Lifecycle, first: Established
         }
         tracing::debug!(url = %shared.config.url, %closed, "lost");
         lifecycle.set_reconnecting();
+        let hint = retry_hint(&closed);
         shared.deliver(lifecycle, ClientEvent::Lost(closed)).await;
-        established = match reopen(shared, lifecycle, reconnect, &mut attempt).await {
+        established = match reopen(shared, lifecycle, reconnect, &mut attempt, hint).await {
             Ok(connected) => establish(shared, lifecycle, connected),
             Err(cause) => {
                 return ConnectionEnd { code: CloseCode::ABNORMAL, reason: String::new(), is_clean: false, cause };
@@ -109,11 +110,13 @@ async fn run_all(shared: &Arc<Shared>, lifecycle: &Lifecycle, first: Established
 }
 
 /// Repeats attempts until one opens a connection, the attempts are used up, or a refusal or a close request is final.
+/// `hint` is the delay before the first attempt, if the server has asked for one.
 async fn reopen(
     shared: &Arc<Shared>,
     lifecycle: &Lifecycle,
     reconnect: &Reconnect,
     attempt: &mut u32,
+    mut hint: Option<Duration>,
 ) -> Result<Connected, Cause> {
     let mut error = None;
     loop {
@@ -122,7 +125,10 @@ async fn reopen(
             return Err(Cause::GaveUp(error));
         }
         let delay_min = error.as_ref().and_then(retry_after).unwrap_or_default().min(reconnect.delay_max);
-        let delay = reconnect.delay(*attempt, u32::from_ne_bytes(random())).max(delay_min);
+        let delay = match hint.take() {
+            Some(hint) => hint.min(reconnect.delay_max),
+            None => reconnect.delay(*attempt, u32::from_ne_bytes(random())).max(delay_min),
+        };
         shared.deliver(lifecycle, ClientEvent::Reconnecting { attempt: *attempt, delay, error }).await;
         let attempted = tokio::select! {
             biased;

@@ -34,26 +34,51 @@ impl Config {
     /// Checks settings like [`Config::new`], for a server that serves `folders` folders of files. Each folder takes a
     /// descriptor.
     pub(crate) fn with_folders(settings: &Settings, descriptors: u64, folders: usize) -> Result<Config, ConfigErrors> {
-        let mut faults = Faults(Vec::new());
-        match check(settings, descriptors, folders, &mut faults) {
-            Some(config) if faults.0.is_empty() => Ok(config),
-            _ => Err(ConfigErrors(faults.0)),
-        }
+        checked(settings, descriptors, folders, None)
+    }
+
+    /// Checks settings like [`Config::new`], for a server that runs: its addresses, its shards and their CPUs stay as
+    /// they are, and no name is resolved.
+    pub(super) fn again(settings: &Settings, running: &Config) -> Result<Config, ConfigErrors> {
+        checked(settings, running.descriptor_limit, running.folders, Some(running))
+    }
+}
+
+fn checked(
+    settings: &Settings,
+    descriptors: u64,
+    folders: usize,
+    running: Option<&Config>,
+) -> Result<Config, ConfigErrors> {
+    let mut faults = Faults(Vec::new());
+    match check(settings, descriptors, folders, running, &mut faults) {
+        Some(config) if faults.0.is_empty() => Ok(config),
+        _ => Err(ConfigErrors(faults.0)),
     }
 }
 
 /// Checks all settings. All faults are found in one pass, so that an operator can correct them together. Only a setting
 /// that depends on a wrong setting is not checked until the wrong setting is mended.
-fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Faults) -> Option<Config> {
-    let listen = check_addresses(settings, faults);
-    let proxy_protocol = check_proxy_protocol(settings, &listen, faults);
+fn check(
+    settings: &Settings,
+    descriptors: u64,
+    folders: usize,
+    running: Option<&Config>,
+    faults: &mut Faults,
+) -> Option<Config> {
+    let descriptor_limit = descriptors;
+    let listen = running.map_or_else(|| check_addresses(settings, faults), |running| running.listen.clone());
+    let proxy_protocol = match running {
+        Some(running) => running.proxy_protocol.clone(),
+        None => check_proxy_protocol(settings, &listen, faults),
+    };
     let access = check_access(settings, faults);
     let handshake_timeout = faults.keep(at_least_a_tick("handshake_timeout", settings.handshake_timeout));
     let http = check_http(settings, faults);
-    let quota = sys::cpu::quota();
-    let allowed = sys::cpu::allowed();
-    let cpus = faults.keep(choose_cpus(settings, &allowed));
-    let shards = faults.keep(choose_shards(settings, cpus.as_ref().map_or(1, Vec::len), quota));
+    let Placement { cpus, shards, is_pinned } = match running {
+        Some(running) => Placement::of(running),
+        None => choose_placement(settings, faults),
+    };
     let addresses = listen.len();
     let reserved =
         |shards| descriptors::sum(&descriptors::parts(shards, addresses, folders, settings.metrics_listen.is_some()));
@@ -67,6 +92,7 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         other => Err(ConfigError::of("access_log_sample", format!("{other} is not between 1 and 1000000"))),
     });
     let drain_timeout = faults.keep(ticks("drain_timeout", settings.drain_timeout));
+    let drain_delay = faults.keep(ticks("drain_delay", settings.drain_delay));
     let send_buffer = settings.send_buffer.map(|size| size_within("send_buffer", size, 0, Limits::SEND_BUFFER_MAX));
     let send_buffer = faults.keep(send_buffer.transpose());
     let authorities = faults.keep(applications::authorities(settings));
@@ -88,11 +114,12 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         http: Http { header_timeout: handshake_timeout, ..http? },
         shards: shards?,
         cpus: cpus?,
-        is_pinned: choose_pinning(settings, allowed.len(), quota),
+        is_pinned,
         limits: limits?,
         keep_alive: keep_alive?,
         handshake_timeout,
         drain_timeout: TICK * drain_timeout?,
+        drain_delay: TICK * drain_delay?,
         send_buffer_bytes: send_buffer?.map(|bytes| bytes as usize),
         routes: Vec::new(),
         topics: Vec::new(),
@@ -101,7 +128,30 @@ fn check(settings: &Settings, descriptors: u64, folders: usize, faults: &mut Fau
         jwt: None,
         folders,
         few_descriptors,
+        descriptor_limit,
+        settings: Box::new(settings.clone()),
     })
+}
+
+/// The shards and their CPUs, as far as they could be chosen.
+struct Placement {
+    cpus: Option<Vec<usize>>,
+    shards: Option<usize>,
+    is_pinned: bool,
+}
+
+impl Placement {
+    fn of(running: &Config) -> Placement {
+        Placement { cpus: Some(running.cpus.clone()), shards: Some(running.shards), is_pinned: running.is_pinned }
+    }
+}
+
+fn choose_placement(settings: &Settings, faults: &mut Faults) -> Placement {
+    let quota = sys::cpu::quota();
+    let allowed = sys::cpu::allowed();
+    let cpus = faults.keep(choose_cpus(settings, &allowed));
+    let shards = faults.keep(choose_shards(settings, cpus.as_ref().map_or(1, Vec::len), quota));
+    Placement { cpus, shards, is_pinned: choose_pinning(settings, allowed.len(), quota) }
 }
 
 /// The faults found so far.
@@ -149,8 +199,8 @@ fn check_addresses(settings: &Settings, faults: &mut Faults) -> Vec<SocketAddr> 
     listen
 }
 
-/// Resolves the names among the addresses at which connections begin with a header of the PROXY protocol, and checks that
-/// the server listens on each of them and that somebody may send such a header.
+/// Resolves the names among the addresses at which connections begin with a header of the PROXY protocol, and checks
+/// that the server listens on each of them and that somebody may send such a header.
 fn check_proxy_protocol(settings: &Settings, listen: &[SocketAddr], faults: &mut Faults) -> Vec<SocketAddr> {
     let mut addresses = Vec::new();
     for address in settings.proxy_protocol.iter().flatten() {

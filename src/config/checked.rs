@@ -5,6 +5,7 @@ use std::{fmt, net::SocketAddr, time::Duration};
 use super::{
     quantities::Size,
     routes::config::RouteConfig,
+    settings::Settings,
     topics::config::TopicRuleConfig,
     values::{AccessLogFormat, IoChoice, ListenIpv6, SandboxChoice},
 };
@@ -54,6 +55,8 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// The longest time for connections to leave when the server stops.
     pub drain_timeout: Duration,
+    /// The time from the end of readiness to the beginning of the drain.
+    pub drain_delay: Duration,
     /// `SO_SNDBUF` of each connection.
     pub send_buffer_bytes: Option<usize>,
     /// The routes in the order of the file. Without routes, the server has the hub and its page.
@@ -70,6 +73,10 @@ pub struct Config {
     pub(crate) folders: usize,
     /// The limit of open descriptors, if it alone limits the connections, and leaves fewer than are useful.
     pub(crate) few_descriptors: Option<u64>,
+    /// The limit of open descriptors of the process.
+    pub(crate) descriptor_limit: u64,
+    /// The settings before the check, with which a reload compares its own.
+    pub(crate) settings: Box<Settings>,
 }
 
 /// Limits of connections that speak HTTP without becoming WebSockets.

@@ -34,6 +34,7 @@ pub(super) struct Contents {
     /// The way of the requests that these make.
     pub(super) outbound: Outbound,
     pub(super) errors: Vec<ConfigError>,
+    pub(super) warnings: Vec<String>,
 }
 
 impl Contents {
@@ -45,13 +46,14 @@ impl Contents {
 /// Reads a part of the settings of a file. `named_by` is the flag or variable with the file's path.
 pub(super) fn read(path: &Path, named_by: &Origin, part: Part) -> Contents {
     let file = match read_whole(path) {
-        Ok(bytes) => TomlFile { path: path.into(), bytes },
+        Ok(bytes) => TomlFile::new(path, bytes),
         Err(error) => {
             let what = format!("{path:?} cannot be read: {error}");
             return Contents::only(vec![ConfigError::at(named_by.clone(), what)]);
         }
     };
-    contents(&file, part)
+    let contents = contents(&file, part);
+    Contents { warnings: file.values.warnings(), ..contents }
 }
 
 fn read_whole(path: &Path) -> io::Result<Vec<u8>> {

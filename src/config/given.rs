@@ -12,6 +12,7 @@ use super::{
     checked::Config,
     entry::{Entry, Part, nearest},
     file,
+    file_value::FileValues,
     issuers::GivenIssuers,
     routes::{given::GivenRoute, rules::Base},
     settings::{SETTINGS, Setting, Settings, VARIABLE_PREFIX},
@@ -166,6 +167,7 @@ impl Given {
         if let Some((path, named_by)) = flags.file.as_ref().or(file.as_ref()) {
             let contents = file::read(path, named_by, part);
             given.errors.splice(0..0, contents.errors);
+            given.warnings.extend(contents.warnings);
             given.routes = contents.routes;
             given.warnings.extend(contents.issuers.warnings().cloned());
             given.topics = contents.topics;
@@ -185,7 +187,12 @@ impl Given {
             return None;
         };
         let items = texts.iter().flat_map(|text| setting.split(text)).map(|item| (item.into(), origin.clone()));
-        Some(Entry { setting, items: items.collect(), origin })
+        // Relative paths belong to the folder in which the program was started.
+        let values = FileValues::below("");
+        let resolved = values.resolve(setting.shape(), items.collect());
+        self.warnings.extend(values.warnings());
+        let items = resolved.map_err(|error| self.errors.push(error)).ok()?;
+        Some(Entry { setting, items, origin })
     }
 
     fn note_unknown(&mut self, rest: &str, origin: Origin) {
@@ -220,10 +227,26 @@ impl Given {
     ///
     /// All errors in the sources or between them, each with its place.
     pub fn config(&self, descriptors: u64) -> Result<Config, ConfigErrors> {
+        let folders = self.routes.iter().filter(|route| route.serves_files()).count();
+        self.checked(Config::with_folders(&self.settings, descriptors, folders))
+    }
+
+    /// Checks the settings as a reload of a server with the settings `running`. The values for which a restart is
+    /// needed are not checked: they stay those of `running`.
+    ///
+    /// # Errors
+    ///
+    /// All errors in the sources or between them, each with its place.
+    pub fn config_for(&self, running: &Config) -> Result<Config, ConfigErrors> {
+        let config = self.checked(Config::again(&running.merged(&self.settings), running))?;
+        Ok(Config { settings: Box::new(self.settings.clone()), ..config })
+    }
+
+    /// Adds the routes to settings that were checked against each other.
+    fn checked(&self, checked: Result<Config, ConfigErrors>) -> Result<Config, ConfigErrors> {
         let mut errors = self.errors.clone();
         let failed: BTreeSet<&str> = errors.iter().filter_map(ConfigError::setting).collect();
-        let folders = self.routes.iter().filter(|route| route.serves_files()).count();
-        match Config::with_folders(&self.settings, descriptors, folders) {
+        match checked {
             Ok(mut config) => {
                 config.topics = self.topics.iter().map(Into::into).collect();
                 config.jwt = self.issuers.all();

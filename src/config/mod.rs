@@ -5,11 +5,13 @@
 //! has the source of each one.
 
 mod applications;
+mod changes;
 mod check;
 mod checked;
 mod descriptors;
 mod entry;
 mod file;
+mod file_value;
 mod given;
 mod issuers;
 mod listen;
@@ -27,6 +29,7 @@ mod values;
 mod warnings;
 
 pub use crate::auth::Access;
+pub use changes::{ReloadReport, SettingChange};
 pub use checked::{Config, Http, Limits};
 pub use descriptors::DescriptorPart;
 pub use given::{Flags, Given};
@@ -37,7 +40,7 @@ pub use rates::{ByteRateLimit, RateLimit};
 pub use reference::{routes_page, settings_page};
 pub use routes::config::{RouteConfig, RouteHandler, SurfaceConfig};
 pub(crate) use routes::rules::{RuleFault, Sources, settle, settle_surface};
-pub use settings::{Preset, SETTINGS, Setting, Settings};
+pub use settings::{Preset, Reloads, SETTINGS, Setting, Settings};
 pub use show::{effective, example};
 pub(crate) use ticks::TICK;
 pub use topics::config::TopicRuleConfig;

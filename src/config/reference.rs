@@ -14,8 +14,8 @@ pub fn settings_page() -> String {
     let mut tables = String::new();
     for settings in SETTINGS.chunk_by(|one, next| one.heading == next.heading) {
         line(&mut tables, &format!("\n## {}\n", settings[0].heading));
-        line(&mut tables, "| flag, variable, key | unit | range | default | meaning |");
-        line(&mut tables, "| --- | --- | --- | --- | --- |");
+        line(&mut tables, "| flag, variable, key | unit | range | default | reload | meaning |");
+        line(&mut tables, "| --- | --- | --- | --- | --- | --- |");
         settings.iter().for_each(|setting| line(&mut tables, &setting_row(setting)));
     }
     include_str!("reference/settings.md").replace("{{settings}}\n", &tables)
@@ -29,7 +29,8 @@ fn setting_row(setting: &Setting) -> String {
         Preset::Value(value) => format!("`{value}`"),
         Preset::Otherwise { words, .. } => words.into(),
     };
-    format!("| {names} | {list}{} | {range} | {default} | {} |", unit(setting), setting.help())
+    let reload = setting.reloads.words();
+    format!("| {names} | {list}{} | {range} | {default} | {reload} | {} |", unit(setting), setting.help())
 }
 
 /// Returns the unit of a setting's values: a word that the page explains, or all values that there are.

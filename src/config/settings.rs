@@ -38,6 +38,8 @@ pub struct Setting {
     pub is_list: bool,
     /// Whether the values are secret.
     pub is_secret: bool,
+    /// Whether a reload puts another value in force.
+    pub reloads: Reloads,
     /// Whether a file may write a value as a plain integer.
     pub(super) takes_integers: bool,
     /// The type of a value, for the error about a value of another type.
@@ -46,6 +48,10 @@ pub struct Setting {
     pub(super) read: fn(&mut Settings, &[&str]) -> Result<(), Fault>,
     /// Returns the items of the setting, those of secrets masked.
     pub(super) items: fn(&Settings) -> Vec<String>,
+    /// Returns whether two settings have the same value, of secrets too.
+    pub(super) is_same: fn(&Settings, &Settings) -> bool,
+    /// Gives the first settings the value of the second.
+    pub(super) keep: fn(&mut Settings, &Settings),
     /// The documentation, which [`Setting::help`] tidies.
     doc: &'static str,
 }
@@ -94,6 +100,29 @@ impl Setting {
         };
         let items: Vec<String> = items.iter().map(|text| item(text.as_ref())).collect();
         if self.is_list { format!("[{}]", items.join(", ")) } else { items.concat() }
+    }
+}
+
+/// Whether a reload puts another value of a setting in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reloads {
+    /// A reload does.
+    Yes,
+    /// A reload does unless one of the two values is 0, for which a restart is needed.
+    UnlessZero,
+    /// A restart is needed.
+    No,
+}
+
+impl Reloads {
+    /// Returns the answer in words.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Reloads::Yes => "yes",
+            Reloads::UnlessZero => "unless from or to 0",
+            Reloads::No => "restart",
+        }
     }
 }
 
@@ -155,13 +184,14 @@ fn check_numbers(items: &[&str], least: u64, most: u64) -> Result<(), Fault> {
     })
 }
 
-/// `"heading" { documentation key: type, VALUE_NAME [range] (from least to most), preset; ... }`. A range in brackets
-/// is text for the help. With numbers in parentheses, the error about an item that is no number names this range.
-/// `check.rs` checks that numbers are within their ranges.
+/// `"heading" { documentation key: type, VALUE_NAME [range] (from least to most), preset, reloads; ... }`. Without
+/// `reloads` another value needs a restart. A range in brackets is text for the help. With numbers in parentheses, the
+/// error about an item that is no number names this range. `check.rs` checks that numbers are within their ranges.
 macro_rules! settings {
     ($($heading:literal { $(
         $(#[doc = $doc:literal])+
-        $key:ident: $type:ty, $value:ident $([$range:literal])? $((from $least:literal to $most:expr))?, $preset:expr;
+        $key:ident: $type:ty, $value:ident $([$range:literal])? $((from $least:literal to $most:expr))?, $preset:expr
+        $(, $reloads:ident)?;
     )+ })+) => {
         /// Every setting, in the order of the help.
         pub const SETTINGS: &[Setting] = &[$($(Setting {
@@ -172,6 +202,7 @@ macro_rules! settings {
             preset: $preset,
             is_list: <$type as Value>::IS_LIST,
             is_secret: <$type as Value>::IS_SECRET,
+            reloads: [$(Reloads::$reloads,)? Reloads::No][0],
             takes_integers: <$type as Value>::TAKES_INTEGERS,
             expected: <$type as Value>::EXPECTED,
             read: |settings, items| {
@@ -180,6 +211,8 @@ macro_rules! settings {
                 Ok(())
             },
             items: |settings| Value::items(&settings.$key),
+            is_same: |one, other| one.$key == other.$key,
+            keep: |settings, kept| settings.$key.clone_from(&kept.$key),
             doc: concat!($($doc),+),
         },)+)+];
 
@@ -224,25 +257,25 @@ settings! {
         /// Origins whose pages may use the hub, such as https://example.org; the hub's own page at / needs the hub's
         /// own origin among them. Pages of other origins are answered 403.
         allowed_origins: Option<Vec<String>>, ORIGIN,
-        Otherwise { words: "any", example: "https://example.org", effective: UNSET };
+        Otherwise { words: "any", example: "https://example.org", effective: UNSET }, Yes;
 
         /// Bearer tokens of which one is needed to publish. Better in a file or a variable than as a flag, which every
         /// user of the machine can read.
         publish_tokens: Option<Secrets>, TOKEN,
-        Otherwise { words: "none needed", example: "choose-one", effective: UNSET };
+        Otherwise { words: "none needed", example: "choose-one", effective: UNSET }, Yes;
 
         /// Bearer tokens of which one is needed to subscribe. A token that is also one of publish_tokens allows both.
         subscribe_tokens: Option<Secrets>, TOKEN,
-        Otherwise { words: "none needed", example: "choose-another", effective: UNSET };
+        Otherwise { words: "none needed", example: "choose-another", effective: UNSET }, Yes;
 
         /// Bearer tokens of which one is needed to read /metrics.
         metrics_tokens: Option<Secrets>, TOKEN,
-        Otherwise { words: "none needed", example: "choose-a-third", effective: UNSET };
+        Otherwise { words: "none needed", example: "choose-a-third", effective: UNSET }, Yes;
 
         /// Bearer tokens of which one is needed at /connections and /revocations, in the header Authorization. Without
         /// any, these paths do not exist.
         admin_tokens: Option<Secrets>, TOKEN,
-        Otherwise { words: "no administration", example: "choose-a-fourth", effective: UNSET };
+        Otherwise { words: "no administration", example: "choose-a-fourth", effective: UNSET }, Yes;
     }
 
     "Proxies" {
@@ -250,11 +283,11 @@ settings! {
         /// name the address of a client, which logs, network rules and limits of addresses then see. Any machine in
         /// them can take any address.
         trusted_proxies: Option<Vec<AddressRange>>, NETWORK,
-        Otherwise { words: "none, and no header line is read", example: "10.0.0.0/8", effective: UNSET };
+        Otherwise { words: "none, and no header line is read", example: "10.0.0.0/8", effective: UNSET }, Yes;
 
         /// Header line in which trusted proxies name their client: x-forwarded-for, forwarded (RFC 7239) or none. Only
         /// this one is read.
-        client_address: ClientAddress, WHICH, Is("x-forwarded-for");
+        client_address: ClientAddress, WHICH, Is("x-forwarded-for"), Yes;
 
         /// Addresses among those of listen at which each connection begins with a header of the PROXY protocol, version 1
         /// or 2, and comes from one of trusted_proxies. Other connections are closed there.
@@ -298,15 +331,15 @@ settings! {
             words: "from the descriptor limit",
             example: "800",
             effective: |config| one(config.limits.connections_max),
-        };
+        }, Yes;
 
         /// Connections at the same time from one address, or from one /64 of IPv6; 0 is no limit. Beyond it the HTTP
         /// connection of the address that has been idle longest is ended; if none is idle: 429. Behind a proxy that is
         /// not among trusted_proxies all clients have the proxy's address, so 0 is right there.
-        max_connections_per_address: usize, COUNT ["0 or more"], Is("0");
+        max_connections_per_address: usize, COUNT ["0 or more"], Is("0"), UnlessZero;
 
         /// Largest message from a client, such as 32MiB, to 1GiB. Beyond it: close 1009.
-        max_message: Size, SIZE ["1 to 1GiB"], Is("1MiB");
+        max_message: Size, SIZE ["1 to 1GiB"], Is("1MiB"), Yes;
 
         /// Largest frame from a client. Beyond it: close 1009.
         max_frame: Option<Size>, SIZE ["1 to max_message"],
@@ -314,10 +347,10 @@ settings! {
             words: "largest message",
             example: "1MiB",
             effective: |config| bytes(config.limits.message.frame_bytes_max as usize),
-        };
+        }, Yes;
 
         /// Fragments of one message. Beyond it: close 1009.
-        max_fragments: u32, COUNT ["1 to 4294967295"] (from 1 to u32::MAX), Is("65537");
+        max_fragments: u32, COUNT ["1 to 4294967295"] (from 1 to u32::MAX), Is("65537"), Yes;
 
         /// Memory of the backlog of a slow consumer, at least two of the largest messages; a message in several
         /// backlogs counts in each. Beyond it: close 1008.
@@ -326,10 +359,10 @@ settings! {
             words: "4MiB, or two of the largest messages",
             example: "4MiB",
             effective: |config| bytes(config.limits.backlog_bytes_max),
-        };
+        }, Yes;
 
         /// Messages in the backlog of a slow consumer. Beyond it: close 1008.
-        max_backlog_messages: u64, COUNT ["0 or more"], Is("65536");
+        max_backlog_messages: u64, COUNT ["0 or more"], Is("65536"), Yes;
 
         /// Memory of messages that wait to be sent, over all topics of a shard. One topic alone may have a quarter of
         /// it; beyond that its publishers wait. A quarter is for messages of other shards; when messages of its own
@@ -339,7 +372,7 @@ settings! {
             words: "4MiB, or two of the largest messages",
             example: "4MiB",
             effective: |config| bytes(config.limits.gathered_bytes_max),
-        };
+        }, Yes;
 
         /// Memory of messages whose end has not arrived, over all connections; each shard has its part. Beyond it:
         /// close 1013 for the message that began first.
@@ -348,14 +381,14 @@ settings! {
             words: "256MiB, or two backlogs for each shard",
             example: "256MiB",
             effective: |config| bytes(config.limits.unfinished_bytes_max),
-        };
+        }, Yes;
 
         /// Topics that no connection uses, but whose offsets each shard remembers.
-        max_idle_topics: usize, COUNT ["0 or more"], Is("10000");
+        max_idle_topics: usize, COUNT ["0 or more"], Is("10000"), Yes;
 
         /// Send buffer of each connection's socket (SO_SNDBUF).
         send_buffer: Option<Size>, SIZE ["0 or more"],
-        Otherwise { words: "the kernel's tuning", example: "64KiB", effective: UNSET };
+        Otherwise { words: "the kernel's tuning", example: "64KiB", effective: UNSET }, Yes;
 
         /// Bytes of all bodies that are being published, at least one of the largest messages. Beyond it: 503 for
         /// the incomplete body with the highest bytes × age.
@@ -364,52 +397,52 @@ settings! {
             words: "64MiB, or four of the largest messages",
             example: "64MiB",
             effective: |config| bytes(config.http.bodies_bytes_max),
-        };
+        }, Yes;
 
         /// Connections that speak HTTP at the same time. Beyond it the connection that has been idle longest is ended;
         /// if none is idle: 503, and the new connection ends.
-        max_http_connections: usize, COUNT ["1 or more"] (from 1 to usize::MAX), Is("1024");
+        max_http_connections: usize, COUNT ["1 or more"] (from 1 to usize::MAX), Is("1024"), Yes;
 
         /// Bytes of an answer that a client has to take in a second, on average over --body-timeout, while the server
         /// waits for the client. Below it the connection is reset; with 0, one byte in each --body-timeout is enough.
-        min_rate: Size, SIZE ["0 or more"], Is("1KiB");
+        min_rate: Size, SIZE ["0 or more"], Is("1KiB"), Yes;
 
         /// Revocations of identities and tokens that are in force at the same time. Beyond it: 503 for a further one.
-        max_revocations: usize, COUNT ["0 or more"], Is("10000");
+        max_revocations: usize, COUNT ["0 or more"], Is("10000"), Yes;
     }
 
     "Rates" {
         /// Messages from one connection, such as 100/s or 30/m burst 5; each ping and each pong counts as one. Beyond
         /// it the connection is not read until the rate allows it.
-        max_message_rate: RateLimit, RATE, Is("off");
+        max_message_rate: RateLimit, RATE, Is("off"), Yes;
 
         /// Bytes from one connection, such as 64KiB/s or 1MiB/s burst 8MiB. Beyond it the connection is not read until
         /// the rate allows it.
-        max_byte_rate: ByteRateLimit, RATE, Is("off");
+        max_byte_rate: ByteRateLimit, RATE, Is("off"), Yes;
 
         /// Time for which a connection may be over its rates, without a break of more than a second; 0 is any time.
         /// Beyond it: close 1008.
-        rate_timeout: Time, TIME ["0 to 8784h"], Is("30s");
+        rate_timeout: Time, TIME ["0 to 8784h"], Is("30s"), Yes;
 
         /// Messages that one address, or one /64 of IPv6, publishes by HTTP. Addresses of trusted_proxies have
         /// no rate. Beyond it: 429, with the time to wait.
-        max_publish_rate_per_address: RateLimit, RATE, Is("off");
+        max_publish_rate_per_address: RateLimit, RATE, Is("off"), Yes;
 
         /// Messages that one identity publishes by HTTP: the name that an authenticator of the route has found. Beyond
         /// it: 429.
-        max_publish_rate_per_identity: RateLimit, RATE, Is("off");
+        max_publish_rate_per_identity: RateLimit, RATE, Is("off"), Yes;
 
         /// Messages that requests with one bearer token publish by HTTP. Where no token is needed to publish, a client
         /// may show any. Beyond it: 429.
-        max_publish_rate_per_token: RateLimit, RATE, Is("off");
+        max_publish_rate_per_token: RateLimit, RATE, Is("off"), Yes;
 
         /// Opening requests for WebSockets of one address, or one /64 of IPv6, over all shards. Addresses of
         /// trusted_proxies have no rate. Beyond it: 429, with the time to wait.
-        max_handshake_rate: RateLimit, RATE, Is("off");
+        max_handshake_rate: RateLimit, RATE, Is("off"), Yes;
 
         /// Sockets that the server accepts, whatever their addresses; each shard has an equal part. Beyond it sockets
         /// wait in the kernel's queue, those for the server's health too.
-        max_accept_rate: RateLimit, RATE, Is("off");
+        max_accept_rate: RateLimit, RATE, Is("off"), Yes;
     }
 
     "Memory" {
@@ -426,28 +459,32 @@ settings! {
 
     "Times" {
         /// Longest time for an opening request, or for the head of any request.
-        handshake_timeout: Time, TIME ["100ms to 8784h"], Is("10s");
+        handshake_timeout: Time, TIME ["100ms to 8784h"], Is("10s"), Yes;
 
         /// Longest time for a message, from its first byte on; 0 waits forever. Beyond it: close 1008.
-        message_timeout: Time, TIME ["0 to 8784h"], Is("60s");
+        message_timeout: Time, TIME ["0 to 8784h"], Is("60s"), Yes;
 
         /// Longest time for the body of a request.
-        body_timeout: Time, TIME ["100ms to 8784h"], Is("10s");
+        body_timeout: Time, TIME ["100ms to 8784h"], Is("10s"), Yes;
 
         /// Time for which a connection is kept alive for its next request.
-        idle_timeout: Time, TIME ["100ms to 8784h"], Is("75s");
+        idle_timeout: Time, TIME ["100ms to 8784h"], Is("75s"), Yes;
 
         /// Silence of a client after which it is pinged; 0 never pings.
-        ping_interval: Time, TIME ["0 to 8784h"], Is("30s");
+        ping_interval: Time, TIME ["0 to 8784h"], Is("30s"), Yes;
 
         /// Longest time from a ping to the next bytes of the client; 0 waits forever. Beyond it: close 1011.
-        pong_timeout: Time, TIME ["0 to 8784h"], Is("10s");
+        pong_timeout: Time, TIME ["0 to 8784h"], Is("10s"), Yes;
 
         /// Longest time for a connection to close, in all; then output that its client has not taken is dropped.
-        close_timeout: Time, TIME ["100ms to 8784h"], Is("5s");
+        close_timeout: Time, TIME ["100ms to 8784h"], Is("5s"), Yes;
 
         /// Longest time for connections to leave after SIGTERM, SIGINT or SIGQUIT.
-        drain_timeout: Time, TIME ["0 to 8784h"], Is("10s");
+        drain_timeout: Time, TIME ["0 to 8784h"], Is("10s"), Yes;
+
+        /// Time after SIGTERM, SIGINT or SIGQUIT for which the server goes on as before, but answers /readyz with 503:
+        /// a balancer has this time to send clients elsewhere. Then connections have drain_timeout to leave.
+        drain_delay: Time, TIME ["0 to 8784h"], Is("0"), Yes;
     }
 
     "Requests to other servers" {
@@ -459,7 +496,7 @@ settings! {
 
     "Logs" {
         /// Events to log, such as info, or ringhub=debug.
-        log: LogFilter, FILTER, Is("info");
+        log: LogFilter, FILTER, Is("info"), Yes;
 
         /// Format of the log on standard error: text or json.
         log_format: LogFormat, FORMAT, Is("text");

@@ -7,16 +7,26 @@ use toml::{
     de::{DeString, DeTable, DeValue},
 };
 
-use super::values::{Shape, Value};
+use super::{
+    file_value::FileValues,
+    values::{Shape, Value},
+};
 use crate::error::{ConfigError, Origin};
 
 /// A file of TOML that has been read.
 pub(super) struct TomlFile {
     pub(super) path: Arc<Path>,
     pub(super) bytes: Vec<u8>,
+    /// The values that stand in files of their own. Their relative paths belong to the folder of this file.
+    pub(super) values: FileValues,
 }
 
 impl TomlFile {
+    pub(super) fn new(path: &Path, bytes: Vec<u8>) -> TomlFile {
+        let values = FileValues::below(path.parent().unwrap_or(Path::new("")));
+        TomlFile { path: path.into(), bytes, values }
+    }
+
     /// Reads a value of a type.
     pub(super) fn value<T: Value>(&self, key: &'static str, value: &Spanned<DeValue<'_>>) -> Result<T, ConfigError> {
         let items = self.items(Shape::of::<T>(key), value)?;
@@ -27,8 +37,12 @@ impl TomlFile {
         })
     }
 
-    /// Returns the items of a value, each with its place.
+    /// Returns the items of a value, each with its place. The contents of a file stand in the place of `file:PATH`.
     pub(super) fn items(&self, shape: Shape, value: &Spanned<DeValue<'_>>) -> Result<Vec<Item>, ConfigError> {
+        self.values.resolve(shape, self.written_items(shape, value)?)
+    }
+
+    fn written_items(&self, shape: Shape, value: &Spanned<DeValue<'_>>) -> Result<Vec<Item>, ConfigError> {
         match value.get_ref() {
             // An empty list could mean "none" or "any", and is probably a list that was never filled.
             DeValue::Array(items) if shape.is_list && items.is_empty() => {

@@ -16,12 +16,12 @@ use tokio::sync::oneshot;
 /// The bodies of all connections. A clone is another handle to the same bodies.
 #[derive(Debug, Clone)]
 pub(super) struct Bodies {
-    bytes_max: usize,
     table: Arc<Mutex<Table>>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
+    bytes_max: usize,
     /// The bytes of all bodies, complete ones included.
     bytes: usize,
     incomplete: BTreeMap<u64, Entry>,
@@ -59,7 +59,12 @@ pub(super) struct NoRoom;
 
 impl Bodies {
     pub(super) fn new(bytes_max: usize) -> Bodies {
-        Bodies { bytes_max, table: Arc::default() }
+        Bodies { table: Arc::new(Mutex::new(Table { bytes_max, ..Table::default() })) }
+    }
+
+    /// Sets the most bytes of all bodies. Bodies beyond a smaller number keep their room.
+    pub(super) fn set_max(&self, bytes_max: usize) {
+        self.lock().bytes_max = bytes_max;
     }
 
     /// Returns the bytes of all bodies.
@@ -74,7 +79,7 @@ impl Bodies {
     /// If there is no room.
     pub(super) fn take(&self, bytes: usize) -> Result<Room, NoRoom> {
         let mut table = self.lock();
-        if table.bytes + bytes > self.bytes_max {
+        if table.bytes + bytes > table.bytes_max {
             self.make_room(&mut table, Instant::now(), bytes, None)?;
         }
         table.bytes += bytes;
@@ -100,10 +105,10 @@ impl Bodies {
         let others = table.incomplete.iter().filter(|(number, _)| Some(**number) != own);
         let dearer = others.filter(|(_, entry)| entry.cost(now, 0) > own_cost);
         let given: usize = dearer.map(|(_, entry)| entry.bytes).sum();
-        if table.bytes - given + bytes > self.bytes_max {
+        if table.bytes - given + bytes > table.bytes_max {
             return Err(NoRoom);
         }
-        while table.bytes + bytes > self.bytes_max {
+        while table.bytes + bytes > table.bytes_max {
             let others = table.incomplete.iter().filter(|(number, _)| Some(**number) != own);
             let dearest = others.map(|(&number, entry)| (entry.cost(now, 0), number)).max();
             let (_, number) = dearest.ok_or(NoRoom)?;
@@ -206,6 +211,19 @@ mod tests {
         let room = other.complete().unwrap();
         assert_eq!((bodies.take(3).err(), bodies.take(2).is_ok()), (Some(NoRoom), true));
         drop(room);
+        assert_eq!(bodies.lock().bytes, 0);
+    }
+
+    #[test]
+    fn a_smaller_limit_leaves_bodies_their_room() {
+        let bodies = Bodies::new(10);
+        let room = bodies.take(8).unwrap();
+        bodies.set_max(5);
+        assert_eq!(bodies.take(1).err(), Some(NoRoom));
+        drop(room);
+        assert_eq!((bodies.take(6).err(), bodies.take(5).is_ok()), (Some(NoRoom), true));
+        bodies.set_max(20);
+        assert!(bodies.take(20).is_ok());
         assert_eq!(bodies.lock().bytes, 0);
     }
 

@@ -56,9 +56,9 @@ use crate::{
     access_log::AccessLog,
     budget::Budget,
     clock::Clock,
-    config::{Config, Limits},
+    config::{Config, Http, Limits},
     current::Current,
-    endpoints::Endpoints,
+    endpoints::{Endpoints, Readiness},
     handover::{Addresses, HandedOff},
     hub::{ExternalEnd, MeshLimits},
     metrics::{BackendInfo, Counter, Counters},
@@ -97,6 +97,10 @@ pub(crate) struct Start {
     pub(crate) budget: Option<Arc<Budget>>,
     /// Whether the server is leaving.
     pub(crate) leaving: watch::Receiver<bool>,
+    /// Whether `/readyz` answers 200.
+    pub(crate) readiness: Readiness,
+    /// Changes with each reload of the settings.
+    pub(crate) reloaded: watch::Receiver<()>,
     /// The service of the server's own requests, if the server has URLs to send them to.
     pub(crate) outbound: Option<outbound::Service>,
 }
@@ -127,7 +131,7 @@ const READING_THREADS_MAX: usize = 8;
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
     let Start { outside, clock, woken, requests, publisher, endpoints, backend, .. } = start;
-    let Start { refusal_log, of_addresses, access_log, outbound, .. } = start;
+    let Start { refusal_log, of_addresses, access_log, outbound, readiness, mut reloaded, .. } = start;
     if let Some(service) = outbound {
         // It ends with the runtime.
         tokio::spawn(service.run());
@@ -143,7 +147,7 @@ async fn serve(start: Start) -> io::Result<()> {
     let mut publishing = tokio::spawn(task.run(finishing.clone()));
     let bodies = Bodies::new(at_start.http.bodies_bytes_max);
     let waits = Waits::new(at_start.shards, at_start.http.connections_max, at_start.http.bodies_bytes_max);
-    let publisher = publisher.with_waits(waits);
+    let publisher = publisher.with_waits(waits.clone());
     let files = Arc::new(Semaphore::new(Limits::FILES_MAX));
     // The port of the connections that shards hand over. An address of `/metrics` alone has another port.
     let port = Arc::new(Port::new(ServedEndpoints::Everything, at_start.http.connections_max, Limits::FAREWELLS_MAX));
@@ -159,6 +163,7 @@ async fn serve(start: Start) -> io::Result<()> {
         access_log,
         backend,
         leaving,
+        readiness,
         // The rest of the limit is for connections that have given way and are about to be closed.
         monitors: Farewells::new(Limits::MONITORS_MAX * 3 / 4),
         bodies,
@@ -187,6 +192,8 @@ async fn serve(start: Start) -> io::Result<()> {
                 woken.notify_one();
                 finish.send_replace(());
             }
+            // The sender is dropped with the server's owner, and then there are no further reloads.
+            Ok(()) = reloaded.changed() => take_limits(&shared, &port, &waits),
             arrival = arrivals.recv() => {
                 let Some(handed_off) = arrival else { break };
                 let (shared, port) = (Arc::clone(&shared), Arc::clone(&port));
@@ -211,6 +218,17 @@ async fn serve(start: Start) -> io::Result<()> {
     let left = ends_by.map_or(FINISH, |ends_by| ends_by.saturating_duration_since(Instant::now()));
     drop(tokio::time::timeout(left.clamp(FINISH_MIN, FINISH), rest).await);
     Ok(())
+}
+
+/// Takes the limits of a reload that the tables of connections and bodies keep.
+fn take_limits(shared: &Shared, port: &Port, waits: &Waits) {
+    let config = shared.config.get();
+    let Http { connections_max, bodies_bytes_max, .. } = config.http;
+    port.set_permits_max(connections_max);
+    shared.bodies.set_max(bodies_bytes_max);
+    waits.set_max(config.shards, connections_max, bodies_bytes_max);
+    shared.counters.set(Counter::ConnectionsMax, config.limits.connections_max as u64);
+    shared.counters.set(Counter::GatheredBytesMax, config.limits.gathered_bytes_max as u64);
 }
 
 /// Returns the error of a server whose task for the shards has ended before them.
@@ -265,6 +283,8 @@ mod tests {
             backend: BackendInfo { backend: "none".into(), reason: "no shard".into() },
             budget: None,
             leaving: leaving.subscribe(),
+            readiness: Readiness::default(),
+            reloaded: watch::Sender::new(()).subscribe(),
             outbound: None,
         };
         let (ended, has_ended) = mpsc::channel();

@@ -19,12 +19,12 @@ use crate::handover::IdleConnection;
 /// The permits for connections that are served at the same time.
 #[derive(Debug)]
 pub(super) struct ConnectionPermits {
-    permits_max: usize,
     table: Mutex<Table>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
+    permits_max: usize,
     /// Permits that are held and have not given way.
     taken: usize,
     /// The holders by key. A permit keeps its key until it is dropped, even after it has given way.
@@ -66,7 +66,12 @@ pub(super) struct ConnectionPermit {
 
 impl ConnectionPermits {
     pub(super) fn new(permits_max: usize) -> Arc<ConnectionPermits> {
-        Arc::new(ConnectionPermits { permits_max, table: Mutex::default() })
+        Arc::new(ConnectionPermits { table: Mutex::new(Table { permits_max, ..Table::default() }) })
+    }
+
+    /// Sets the most permits. Those beyond a smaller number are kept until they are dropped.
+    pub(super) fn set_max(&self, permits_max: usize) {
+        self.lock().permits_max = permits_max;
     }
 
     /// Returns a permit for a new connection. If all are taken, the connection that has been idle longest and has no
@@ -74,7 +79,7 @@ impl ConnectionPermits {
     /// [`IdleConnection::LOOKS_MAX`] idle ones are looked at.
     pub(super) fn admit(self: &Arc<Self>, gave_way: impl FnOnce()) -> Option<ConnectionPermit> {
         let mut table = self.lock();
-        if table.taken < self.permits_max {
+        if table.taken < table.permits_max {
             table.taken += 1;
         } else {
             let longest_idle = table.take_longest_idle()?;
@@ -255,6 +260,24 @@ mod tests {
             drop(held);
             assert_eq!(permits.lock().taken, 0);
         });
+    }
+
+    #[test]
+    fn a_smaller_limit_leaves_permits_to_their_holders() {
+        let permits = ConnectionPermits::new(2);
+        let admit = || permits.admit(|| panic!("none is idle"));
+        let held = [admit().unwrap(), admit().unwrap()];
+        permits.set_max(1);
+        assert!(admit().is_none());
+        let [one, other] = held;
+        drop(one);
+        assert!(admit().is_none());
+        drop(other);
+        let one = admit().unwrap();
+        assert!(admit().is_none());
+        permits.set_max(2);
+        assert!(admit().is_some());
+        drop(one);
     }
 
     /// A connection that becomes idle and busy again and again does not lengthen the queue.

@@ -47,6 +47,11 @@ impl Port {
         Port { served, permits, farewells, full: LogThrottle::of_limit() }
     }
 
+    /// Sets the most connections with a permit. Connections beyond a smaller number keep their permits.
+    pub(super) fn set_permits_max(&self, permits_max: usize) {
+        self.permits.set_max(permits_max);
+    }
+
     /// Serves a connection to its end. Returns the connection if it is to become a WebSocket.
     ///
     /// A connection without a permit gets one answer: a refusal, or the metrics.

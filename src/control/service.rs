@@ -192,7 +192,7 @@ impl Service {
         if let Some(access) = &mut facts.access {
             access.peer = remote.client;
         }
-        let health = |endpoint: &Endpoint| endpoint.health(head.method(), shared.is_leaving());
+        let health = |endpoint: &Endpoint| endpoint.health(head.method(), shared.is_unready());
         if let Some(text) = endpoint.as_ref().ok().and_then(health).filter(|_| refusal.is_none()) {
             return text.map(|text| Begun::Answered(response(StatusCode::OK, TEXT, text)));
         }

@@ -25,7 +25,7 @@ use crate::{
     auth::{Answers, Credentials, Identity},
     config::Config,
     current::Current,
-    endpoints::{Denied, Endpoint, Endpoints, Intent, until_decided},
+    endpoints::{Denied, Endpoint, Endpoints, Intent, Readiness, until_decided},
     handover::{AddressPermit, Addresses, HandedOff},
     metrics::{
         BackendInfo, Counter, Counters,
@@ -54,6 +54,7 @@ pub(super) struct Shared {
     /// The backend of the shards.
     pub(super) backend: BackendInfo,
     pub(super) leaving: watch::Receiver<bool>,
+    pub(super) readiness: Readiness,
     /// Connections without room whose requests are for the metrics.
     pub(super) monitors: Farewells,
     pub(super) bodies: Bodies,
@@ -72,6 +73,11 @@ impl Shared {
     /// Returns whether the server leaves.
     pub(super) fn is_leaving(&self) -> bool {
         *self.leaving.borrow()
+    }
+
+    /// Returns whether the server is not ready any more: it leaves, or is about to.
+    pub(super) fn is_unready(&self) -> bool {
+        self.is_leaving() || self.readiness.has_ended()
     }
 
     /// Waits until the server leaves, or until its owner has dropped it.

@@ -19,6 +19,7 @@ mod http;
 mod intent;
 mod judge;
 mod permissions;
+mod readiness;
 mod served_path;
 mod served_service;
 mod values;
@@ -29,6 +30,7 @@ pub(crate) use http::{BodyLimit, Commands, HttpEndpoint, HttpRequest, PublishGra
 pub(crate) use intent::Intent;
 pub(crate) use judge::Judge;
 pub(crate) use permissions::{Permissions, asking};
+pub(crate) use readiness::Readiness;
 pub(crate) use served_path::{NewPath, Openings, ServedPath, ServedRoute};
 pub(crate) use served_service::ServedService;
 pub(crate) use values::{RouteValue, RouteValues};
@@ -44,7 +46,7 @@ use crate::{
     documents::Documents,
     handler::{Parameters, Pattern, Route, TOPIC},
     hub::{RulesOfTopics, TopicName},
-    proto::{Refusal, RequestHead, RequestPath},
+    proto::{MessageLimits, Refusal, RequestHead, RequestPath},
 };
 
 /// The endpoint of a path.
@@ -98,14 +100,14 @@ impl Endpoint {
 
     /// Returns the answer about the server's health, for every thread: a text, or a refusal. `None` if the endpoint is
     /// neither health nor readiness.
-    pub(crate) fn health(&self, method: &str, is_leaving: bool) -> Option<Result<&'static str, Refusal>> {
+    pub(crate) fn health(&self, method: &str, is_unready: bool) -> Option<Result<&'static str, Refusal>> {
         let text = match self {
             Endpoint::Health => "alive\n",
             Endpoint::Ready => "ready\n",
             _ => return None,
         };
         Some(match method {
-            "GET" | "HEAD" if is_leaving && *self == Endpoint::Ready => Err(Refusal::leaving()),
+            "GET" | "HEAD" if is_unready && *self == Endpoint::Ready => Err(Refusal::leaving()),
             "GET" | "HEAD" => Ok(text),
             _ => Err(Refusal::not_allowed("GET, HEAD")),
         })
@@ -384,6 +386,41 @@ impl Endpoints {
             Endpoint::Path { path, topic: None } => self.routes[self.paths[*path].route].rules.limits.message_bytes_max,
             _ => 0,
         }
+    }
+
+    /// Returns the limits of a connection of a route whose messages have at most `bytes_max` bytes, if that is less than
+    /// the route allows.
+    pub(crate) fn limits_of_topic(&self, route: usize, bytes_max: u32) -> Option<MessageLimits> {
+        let of_route = &self.routes[route].rules.limits;
+        (bytes_max < of_route.message_bytes_max).then(|| MessageLimits {
+            message_bytes_max: bytes_max,
+            frame_bytes_max: of_route.frame_bytes_max.min(bytes_max),
+            ..*of_route
+        })
+    }
+
+    /// Returns the limits of a connection whose messages are forwarded to a topic, if they differ from those of its
+    /// route: where the path names the topic, the smallest limit of all routes to the topic holds.
+    pub(crate) fn limits_of_forwarding(&self, route: usize, topic: &TopicName) -> Option<MessageLimits> {
+        let Route { pattern, topics, .. } = &self.routes[route];
+        let names_topic = topics.is_some() && pattern.has_parameter(TOPIC);
+        names_topic.then(|| self.limits_of_topic(route, self.topic_bytes_max(topic)))?
+    }
+
+    /// Returns whether another table has the same routes, pages and folders at the same paths, so that the numbers of
+    /// this table mean the same there.
+    pub(crate) fn has_same_paths(&self, other: &Endpoints) -> bool {
+        fn patterns(table: &Endpoints) -> impl Iterator<Item = &Pattern> {
+            table.routes.iter().map(|route| &route.pattern)
+        }
+        // The paths of the server's own have no numbers, and some of them come with a token.
+        fn numbered(table: &Endpoints) -> impl Iterator<Item = &(Pattern, Target)> {
+            table.rows.iter().filter(|(_, target)| !matches!(target, Target::Own(_)))
+        }
+        numbered(self).eq(numbered(other))
+            && patterns(self).eq(patterns(other))
+            && self.paths.len() == other.paths.len()
+            && self.paths.iter().zip(&other.paths).all(|(one, other)| one.route == other.route)
     }
 
     /// Returns the most bytes of a message to a topic: the smallest limit of all routes whose topics include it.

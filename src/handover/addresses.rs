@@ -5,7 +5,10 @@ use std::{
     fmt,
     hash::BuildHasher as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Waker,
     time::Instant,
 };
@@ -22,7 +25,7 @@ use crate::log_throttle::LogThrottle;
 /// busy; never for a delivery.
 #[derive(Debug)]
 pub(crate) struct Addresses {
-    sockets_max: usize,
+    sockets_max: AtomicUsize,
     hasher: RandomState,
     stripes: [Mutex<Stripe>; STRIPES],
     /// The throttle of warnings that a network has as many sockets as it may.
@@ -57,11 +60,16 @@ struct Idle {
 impl Addresses {
     pub(crate) fn new(sockets_max: usize) -> Arc<Addresses> {
         Arc::new(Addresses {
-            sockets_max,
+            sockets_max: AtomicUsize::new(sockets_max),
             hasher: RandomState::new(),
             stripes: Default::default(),
             full: LogThrottle::of_limit(),
         })
+    }
+
+    /// Sets the most sockets of one network. A network that has more keeps them.
+    pub(crate) fn set_max(&self, sockets_max: usize) {
+        self.sockets_max.store(sockets_max, Ordering::Relaxed);
     }
 
     /// Counts one more socket of the address. If there are as many as allowed, the connection that has been idle
@@ -76,7 +84,8 @@ impl Addresses {
         let mut stripe = self.stripe(network);
         let sockets = stripe.networks.entry(network).or_default();
         let mut gives_way = None;
-        if sockets.count < self.sockets_max {
+        // Relaxed: a reload sets the number, and no other memory depends on it.
+        if sockets.count < self.sockets_max.load(Ordering::Relaxed) {
             sockets.count += 1;
         } else {
             let at = sockets.longest_idle().ok_or(network)?;
@@ -94,7 +103,7 @@ impl Addresses {
     pub(crate) fn warn_of(&self, address: Network) {
         if let Some(suppressed) = self.full.allow(Instant::now()) {
             tracing::warn!(
-                limit = self.sockets_max,
+                limit = self.sockets_max.load(Ordering::Relaxed),
                 suppressed,
                 %address,
                 "an address has as many connections as --max-connections-per-address allows: further ones are refused"
@@ -271,6 +280,22 @@ mod tests {
 
     fn entries(addresses: &Addresses) -> usize {
         addresses.stripes.iter().map(|stripe| stripe.lock().unwrap().networks.len()).sum()
+    }
+
+    #[test]
+    fn a_smaller_limit_leaves_sockets_as_they_are() {
+        let addresses = Addresses::new(2);
+        let admit = || addresses.admit("192.0.2.1".parse().unwrap(), || panic!("none is idle"));
+        let two = [admit().unwrap(), admit().unwrap()];
+        addresses.set_max(1);
+        let [one, other] = two;
+        drop(one);
+        assert!(admit().is_err());
+        addresses.set_max(3);
+        let further = [admit().unwrap(), admit().unwrap()];
+        assert!(admit().is_err());
+        drop((other, further));
+        assert_eq!(entries(&addresses), 0);
     }
 
     #[test]

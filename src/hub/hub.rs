@@ -225,6 +225,19 @@ impl<T: Attachment> ShardHub<T> {
         !self.dirty.is_empty()
     }
 
+    /// Sets the limits of gathered memory and of idle topics. What exceeds a smaller limit is sent, or forgotten, as it
+    /// is at the limit.
+    pub fn set_limits(&mut self, gathered_bytes_max: usize, topics_idle_max: usize) {
+        self.limits = HubLimits { gathered_bytes_max, topics_idle_max, ..self.limits };
+        self.topics.idle_max = topics_idle_max;
+    }
+
+    /// Returns the name of a topic to which a connection is attached.
+    #[must_use]
+    pub fn topic_name(&self, topic: TopicId) -> &TopicName {
+        &self.topics[topic].name
+    }
+
     /// Returns the shard that orders the topic's messages.
     #[must_use]
     pub fn home(&self, name: &TopicName) -> u16 {

@@ -133,7 +133,7 @@ pub(super) struct Topics {
     /// Remembered topics, each at most once, in the order in which they first became idle. A topic in use again keeps
     /// its place until it comes to the front.
     idle: VecDeque<TopicId>,
-    idle_max: usize,
+    pub(super) idle_max: usize,
     epochs: Epochs,
     /// The topics that an engine orders.
     pub(super) engine: Option<EngineTopics>,

@@ -12,29 +12,19 @@ use bytes::Bytes;
 use hyper::{Request, Response, body::Body};
 use tower_service::Service;
 
-use super::{
-    Server,
-    hub::Hub,
-    topic_table::{TopicConflict, topic_table},
-};
+use super::{Server, blueprint::Blueprint, build_error::BuildError, hub::Hub};
 use crate::{
     access_log::{self, AccessLog, Sink},
-    auth::{Gate, PermissionSource},
-    config::{
-        AccessLogFormat, Config, CpuList, ListenAddress, Pin, RouteConfig, RouteHandler, RuleFault, Settings, Sources,
-        SurfaceConfig, TopicRuleConfig, settle, settle_surface,
-    },
+    auth::PermissionSource,
+    config::{AccessLogFormat, Config, CpuList, ListenAddress, Pin, Settings, TopicRuleConfig},
     control::publisher::Requests,
     current::Current,
     documents::Documents,
-    endpoints::{Conflict, Endpoints, Judge, Mount, Permissions, ServedRoute, ServedService},
-    error::{ConfigErrors, Origin, StartError},
-    handler::{
-        Handler, HttpBody, HttpService, OfTower, Pattern, PatternError, Route, RouteOptions, Rules, TopicSpace, Typed,
-    },
-    hub::{RulesOfTopics, TopicPattern, TopicRule},
+    endpoints::Judge,
+    error::Origin,
+    handler::{Handler, HttpBody, HttpService, OfTower, RouteOptions, Typed},
+    hub::{RulesOfTopics, TopicRule},
     outbound::Outbound,
-    surface::raw::{RAW, TOPIC_PATTERN},
     sys::net,
 };
 
@@ -368,7 +358,7 @@ impl Builder {
     ///
     /// See [`BuildError`].
     pub fn build(self) -> Result<Server, BuildError> {
-        let Builder { base, routes, documents, services, serves_topics, mut serves_page, serves_operations, .. } = self;
+        let Builder { base, routes, documents, services, serves_topics, serves_page, serves_operations, .. } = self;
         let Builder { topic_rules, source, inherited, access_sink, hub, outbound, .. } = self;
         let config = match base {
             Base::Settings(settings) => {
@@ -377,55 +367,26 @@ impl Builder {
             }
             Base::Config(config) => *config,
         };
-        let mut table = Table::default();
-        for (pattern, options, factory) in routes {
-            let pattern = Pattern::new(&pattern).map_err(BuildError::Pattern)?;
-            let rules = settled(&pattern, settle(&options, Sources::WebSockets, &config.base_of_routes()))?;
-            table.routes.push(Route { pattern, rules, topics: None, factory }.into());
-        }
-        if serves_topics {
-            let pattern = Pattern::new(TOPIC_PATTERN).map_err(BuildError::Pattern)?;
-            let mut options = RouteOptions::new();
-            if config.routes.is_empty()
-                && let Some(jwt) = &config.jwt
-            {
-                options = options.authenticator(jwt.clone());
-            }
-            let rules = settle_surface(&RAW, &options, &config.base_of_routes());
-            let rules = settled(&pattern, rules)?;
-            table.add_surface(&SurfaceConfig::without_values(&RAW), pattern, rules, TopicSpace::default())?;
-        }
-        for (path, documents, options) in documents {
-            table.mount(&path, documents, options.gate)?;
-        }
-        for (pattern, options, service) in services {
-            let pattern = Pattern::new(&pattern).map_err(BuildError::Pattern)?;
-            let rules = settled(&pattern, settle(&options, Sources::WebSocketsAndBodies, &config.base_of_routes()))?;
-            let body_bytes_max = rules.limits.message_bytes_max;
-            table.services.push((pattern, ServedService { gate: rules.gate, body_bytes_max, service }));
-        }
-        for route in &config.routes {
-            table.add(route)?;
-        }
-        if !config.routes.is_empty() && table.serves_topics() {
-            // The routes of a file need not name the page. If topics are at their usual path and `/` is free, the page
-            // is at `/`.
-            serves_page = table.is_root_free();
-        }
-        let Table { routes, mounts, pages, services, judge } = table;
-        let own = (serves_page, serves_operations);
-        let endpoints = Endpoints::with_services(routes, mounts, pages, services, own, config.access.clone());
-        let endpoints = endpoints.map_err(|conflict| match conflict {
-            Conflict::Clash(first, second) => BuildError::Clash(first, second),
-            Conflict::Own(pattern) => BuildError::Own(pattern),
-            Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
-        })?;
-        hub.0.revocations.set_max(config.limits.revocations_max);
-        let rules = topic_table(topic_rules.iter().chain(&config.topics), source.is_some())?;
-        let permissions = Permissions::new(RulesOfTopics::of_table(rules), source);
-        let endpoints = endpoints.with_wait_max(config.handshake_timeout).with_permissions(permissions);
-        let endpoints = Current::new(endpoints.with_revocations(hub.0.revocations.clone()));
-        judge.decide_by(&endpoints);
+        let revocations = hub.0.revocations.clone();
+        revocations.set_max(config.limits.revocations_max);
+        let judge = Judge::default();
+        let blueprint = Blueprint {
+            routes,
+            documents,
+            services,
+            topic_rules,
+            source,
+            rules: RulesOfTopics::default(),
+            serves_topics,
+            serves_page,
+            serves_operations,
+            judge,
+            revocations,
+        };
+        let (endpoints, topics) = blueprint.endpoints(&config)?;
+        blueprint.rules.replace(topics);
+        let endpoints = Current::new(endpoints);
+        blueprint.judge.decide_by(&endpoints);
         let access_log = match config.access_log {
             AccessLogFormat::Off => AccessLog::off(),
             AccessLogFormat::Json => {
@@ -433,164 +394,8 @@ impl Builder {
                 AccessLog::new(sink, config.access_log_sample)
             }
         };
-        let server = Server::bind(config, inherited, endpoints, hub, outbound).map_err(BuildError::Start)?;
+        let bound = Server::bind(config, inherited, endpoints, blueprint, hub, outbound);
+        let server = bound.map_err(BuildError::Start)?;
         Ok(Server { access_log, ..server })
-    }
-}
-
-/// Returns the rules of an embedder's route, or the error that names all their faults.
-fn settled(pattern: &Pattern, rules: Result<Rules, Vec<RuleFault>>) -> Result<Rules, BuildError> {
-    rules.map_err(|faults| {
-        let faults = faults.into_iter().map(|RuleFault { key, what, .. }| format!("{key}: {what}"));
-        BuildError::Options(pattern.clone(), faults.collect::<Vec<_>>().join("; "))
-    })
-}
-
-/// The routes, folders and pages of a server.
-#[derive(Default)]
-struct Table {
-    routes: Vec<ServedRoute>,
-    mounts: Vec<Mount>,
-    pages: Vec<(Pattern, Gate)>,
-    services: Vec<(Pattern, ServedService)>,
-    /// The judge that handlers of surfaces ask.
-    judge: Judge,
-}
-
-impl Table {
-    /// Adds a route of the settings' file.
-    fn add(&mut self, route: &RouteConfig) -> Result<(), BuildError> {
-        let RouteConfig { pattern, handler, topics, rules, .. } = route;
-        let (pattern, rules) = (pattern.clone(), rules.clone());
-        match handler {
-            RouteHandler::Surface(surface) => self.add_surface(surface, pattern, rules, topics.clone())?,
-            RouteHandler::Page => self.pages.push((pattern, rules.gate)),
-            RouteHandler::Files(folder) => self.mount(pattern.as_str(), folder.clone(), rules.gate)?,
-        }
-        Ok(())
-    }
-
-    fn add_surface(
-        &mut self,
-        config: &SurfaceConfig,
-        pattern: Pattern,
-        rules: Rules,
-        topics: TopicSpace,
-    ) -> Result<(), BuildError> {
-        let SurfaceConfig { surface, values } = config;
-        let route = surface.route(pattern, rules, topics, Arc::clone(values), &self.judge);
-        self.routes.push(route.map_err(BuildError::Pattern)?);
-        Ok(())
-    }
-
-    fn mount(&mut self, path: &str, documents: Documents, gate: Gate) -> Result<(), BuildError> {
-        let mount = Mount::new(path, documents, gate).filter(|new| !self.mounts.iter().any(|old| old.is_where(new)));
-        self.mounts.push(mount.ok_or_else(|| BuildError::Mount(path.into()))?);
-        Ok(())
-    }
-
-    /// Returns whether a route with topics has the usual path of topics.
-    fn serves_topics(&self) -> bool {
-        let is_usual = |route: &Route| route.topics.is_some() && route.pattern.as_str() == TOPIC_PATTERN;
-        self.routes.iter().any(|served| is_usual(&served.route))
-    }
-
-    /// Returns whether nothing is at `/`, and no page is at another path.
-    fn is_root_free(&self) -> bool {
-        let is_root = |served: &ServedRoute| served.paths.iter().any(|path| path.pattern.as_str() == "/");
-        let is_service_root = self.services.iter().any(|(pattern, _)| pattern.as_str() == "/");
-        self.pages.is_empty()
-            && !is_service_root
-            && !self.mounts.iter().any(Mount::is_root)
-            && !self.routes.iter().any(is_root)
-    }
-}
-
-/// The reason for which a server cannot be built.
-///
-/// ```
-/// use ringhub::server::{BuildError, Server};
-/// let error = Server::builder().shards(0).build().unwrap_err();
-/// assert!(matches!(error, BuildError::Config(_)));
-/// assert_eq!(error.to_string(), "shards: 0 is not between 1 and 256");
-/// ```
-#[derive(Debug)]
-pub enum BuildError {
-    /// Settings that are wrong.
-    Config(ConfigErrors),
-    /// A malformed pattern.
-    Pattern(PatternError),
-    /// Two routes are for the same paths, or a route and a folder are for all paths below a path.
-    Clash(Pattern, Pattern),
-    /// A route is for a path that the server itself uses: the path of the page, or a path that
-    /// [`Builder::without_operations`] frees.
-    Own(Pattern),
-    /// Two HTTP endpoints at the same paths have this method, or one has OPTIONS, which the server itself answers.
-    Method(Pattern, &'static str),
-    /// A path for files that is malformed, has parameters, or has two folders.
-    Mount(String),
-    /// All wrong rules of a route, each with its key.
-    Options(Pattern, String),
-    /// Two rules of topics have this pattern, at these places.
-    TopicRules(TopicPattern, Origin, Origin),
-    /// The rule of topics at that place asks a source of permissions, and the server has none.
-    NoPermissionSource(TopicPattern, Origin),
-    /// An address cannot be listened on, a listener cannot be used, or the kernel lacks an operation.
-    Start(StartError),
-}
-
-impl From<TopicConflict> for BuildError {
-    fn from(conflict: TopicConflict) -> Self {
-        match conflict {
-            TopicConflict::Clash(pattern, first, second) => BuildError::TopicRules(pattern, first, second),
-            TopicConflict::NoSource(pattern, origin) => BuildError::NoPermissionSource(pattern, origin),
-        }
-    }
-}
-
-impl fmt::Display for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            BuildError::Config(error) => error.fmt(f),
-            BuildError::Pattern(error) => error.fmt(f),
-            BuildError::Clash(first, second) => {
-                write!(f, "the routes {:?} and {:?} are for the same paths", first.as_str(), second.as_str())
-            }
-            BuildError::Own(pattern) => {
-                write!(f, "the route {:?} is for a path of the server's own", pattern.as_str())
-            }
-            BuildError::Method(pattern, method) => {
-                write!(f, "the route {:?} has more than one answer to {method}", pattern.as_str())
-            }
-            BuildError::Mount(path) => write!(f, "{path:?} is no path for files, or two folders are at this path"),
-            BuildError::Options(pattern, what) => write!(f, "the route {:?}: {what}", pattern.as_str()),
-            BuildError::TopicRules(pattern, first, second) => {
-                write!(f, "{second}: the topics {:?} have a rule already, at {first}", pattern.to_string())
-            }
-            BuildError::NoPermissionSource(pattern, origin) => write!(
-                f,
-                "{origin}: the rule of the topics {:?} asks the application (callback), and nothing says how: set \
-                 Builder::permission_source",
-                pattern.to_string()
-            ),
-            BuildError::Start(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for BuildError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            BuildError::Config(error) => Some(error),
-            BuildError::Pattern(error) => Some(error),
-            BuildError::Start(error) => Some(error),
-            BuildError::Clash(..)
-            | BuildError::Own(_)
-            | BuildError::Method(..)
-            | BuildError::Mount(_)
-            | BuildError::TopicRules(..)
-            | BuildError::NoPermissionSource(..)
-            | BuildError::Options(..) => None,
-        }
     }
 }

@@ -22,7 +22,7 @@ use crate::metrics::{Counter, Counters};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DrainReport {
-    /// Connections whose clients the server has told, by a close frame with 1001, that it leaves.
+    /// Connections whose clients the server has told, by a close frame with 1012, that it leaves.
     pub told: u64,
     /// Of these, connections that their clients have ended in time.
     pub left: u64,

@@ -190,7 +190,7 @@ fn agree(backend: BackendKind) {
     world.running.stop();
     let mut orders: [Option<Vec<String>>; TOPICS.len()] = [const { None }; TOPICS.len()];
     for (topic, seen, mut client) in members {
-        assert_eq!(client.rest(), (vec!["last".to_owned()], Some(CloseCode::GOING_AWAY)), "topic {topic}");
+        assert_eq!(client.rest(), (vec!["last".to_owned()], Some(CloseCode::SERVICE_RESTART)), "topic {topic}");
         let order = orders[topic].get_or_insert_with(|| seen.clone());
         assert!(*order == seen, "{backend:?}: two members of topic {topic} disagree");
     }

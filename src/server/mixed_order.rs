@@ -53,7 +53,7 @@ fn run_member(mut client: Client, number: u32, begin: &Barrier, whole: &mpsc::Se
         scope.spawn(move || (0..MESSAGES).for_each(|own| sender.say(&message((number, own)))));
         let received = (0..ALL).map(|_| read_name(&client.text())).collect();
         whole.send(()).unwrap();
-        assert_eq!(client.rest(), (Vec::new(), Some(CloseCode::GOING_AWAY)), "member {number}");
+        assert_eq!(client.rest(), (Vec::new(), Some(CloseCode::SERVICE_RESTART)), "member {number}");
         received
     })
 }

@@ -1,6 +1,8 @@
 //! Builds, starts and stops a server, and acts on its connections from outside.
 
 mod addresses;
+mod blueprint;
+mod build_error;
 mod builder;
 mod choice;
 mod drain_report;
@@ -20,6 +22,7 @@ mod order_on_backends;
 mod people;
 #[cfg(test)]
 mod permissions;
+mod reload;
 mod role;
 mod running;
 mod sandbox;
@@ -38,6 +41,7 @@ use std::{
     sync::Arc,
 };
 
+use blueprint::Blueprint;
 use engine::Engine;
 use listeners::Listeners;
 
@@ -46,11 +50,14 @@ use crate::{
     error::StartError, hub::Encodings, outbound::Outbound, shard::Listener, surface,
 };
 
-pub use builder::{BuildError, Builder};
+pub use crate::config::{ReloadReport, SettingChange};
+pub use build_error::BuildError;
+pub use builder::Builder;
 pub use choice::ChosenBackend;
 pub use drain_report::DrainReport;
 pub use hub::{Hub, HubError};
 pub use people::{Lagged, QueueLimits, Subscription, TopicMessage};
+pub use reload::ReloadError;
 pub use running::Running;
 pub use sandbox::check_sandbox;
 pub use turn_watch::TurnWatch;
@@ -75,6 +82,7 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     metrics_listener: Option<TcpListener>,
     endpoints: Current<Endpoints>,
+    blueprint: Blueprint,
     access_log: AccessLog,
     /// The encodings of the formats that connections may want.
     encodings: Arc<Encodings>,
@@ -96,6 +104,7 @@ impl Server {
         config: Config,
         inherited: Vec<TcpListener>,
         endpoints: Current<Endpoints>,
+        blueprint: Blueprint,
         hub: (Hub, Requests),
         outbound: Outbound,
     ) -> Result<Server, StartError> {
@@ -123,6 +132,7 @@ impl Server {
             addresses,
             metrics_listener,
             endpoints,
+            blueprint,
             access_log: AccessLog::off(),
             encodings,
             hub,

@@ -1,11 +1,11 @@
 //! A server at work.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, thread};
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{drain_report::DrainReport, hub::Hub, turn_watch::TurnWatch};
-use crate::{error::StartError, metrics::Counters, shard::ShardCommand};
+use super::{drain_report::DrainReport, hub::Hub, reload::InForce, turn_watch::TurnWatch};
+use crate::{config::Config, endpoints::Readiness, error::StartError, metrics::Counters, shard::ShardCommand};
 
 /// A server at work. Its drop stops the server like [`Running::stop`], and does not wait for the end.
 ///
@@ -32,6 +32,8 @@ pub struct Running {
     pub(super) control_counters: Arc<Counters>,
     pub(super) hub: Hub,
     pub(super) leaving: watch::Sender<bool>,
+    pub(super) readiness: Readiness,
+    pub(super) in_force: InForce,
     pub(super) ends: mpsc::Receiver<Result<(), StartError>>,
     /// Threads that have not ended.
     pub(super) running: usize,
@@ -56,6 +58,12 @@ impl Running {
         &self.control_counters
     }
 
+    /// Returns the settings in force, which [`Running::reload`] replaces.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        self.in_force.config.get()
+    }
+
     /// Returns the report of the server's end, which is complete after [`Running::wait`].
     #[must_use]
     pub fn drain_report(&self) -> DrainReport {
@@ -68,15 +76,31 @@ impl Running {
         TurnWatch::new(&self.counters, &self.woken)
     }
 
-    /// Begins to leave: the server takes no new connections, and closes each open one with 1001, after every message of
-    /// its topics that the server has accepted before this call. After
+    /// Begins to leave. `/readyz` answers 503 from here on. After
+    /// [`Config::drain_delay`](crate::config::Config::drain_delay), for which the server goes on as before, it takes no
+    /// new connections, and closes each open one with 1012, after every message of its topics that the server has
+    /// accepted by then. The reason of the close frame asks the client to connect again after a random time. After
     /// [`Config::drain_timeout`](crate::config::Config::drain_timeout) at the latest no connection is left.
+    ///
+    /// A further call changes nothing.
     pub fn stop(&self) {
-        // The control thread publishes nothing from here on, and sends the shards its barrier, which they wait for.
-        self.leaving.send_replace(true);
-        for commands in &self.commands {
-            // If the channel is full or closed, the shard is stopping already.
-            drop(commands.try_send(ShardCommand::Drain));
+        if !self.readiness.end() {
+            return;
+        }
+        let delay = self.in_force.config.get().drain_delay;
+        let departure = Departure { leaving: self.leaving.clone(), commands: self.commands.clone() };
+        if delay.is_zero() {
+            return departure.begin();
+        }
+        tracing::info!(?delay, "readiness has ended; the drain begins after the delay");
+        let later = departure.clone();
+        let wait = move || {
+            thread::sleep(delay);
+            later.begin();
+        };
+        if let Err(error) = thread::Builder::new().name("ringhub-leaving".into()).spawn(wait) {
+            tracing::warn!(%error, "no thread waits for the delay of the drain, which begins at once");
+            departure.begin();
         }
     }
 
@@ -118,6 +142,24 @@ impl Running {
             self.running -= 1;
         }
         Ok(())
+    }
+}
+
+/// The handles by which a drain begins.
+#[derive(Debug, Clone)]
+struct Departure {
+    leaving: watch::Sender<bool>,
+    commands: Vec<mpsc::Sender<ShardCommand>>,
+}
+
+impl Departure {
+    fn begin(self) {
+        // The control thread publishes nothing from here on, and sends the shards its barrier, which they wait for.
+        self.leaving.send_replace(true);
+        for commands in &self.commands {
+            // If the channel is full or closed, the shard is stopping already.
+            drop(commands.try_send(ShardCommand::Drain));
+        }
     }
 }
 

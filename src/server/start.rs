@@ -2,19 +2,27 @@
 
 use std::{
     io,
-    sync::{Arc, atomic::AtomicUsize, mpsc as blocking},
+    sync::{Arc, Mutex, atomic::AtomicUsize, mpsc as blocking},
     thread,
 };
 
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{Server, engine::EngineEnds, role::Role, running::Running, sandbox::filter_of};
+use super::{
+    Server,
+    engine::EngineEnds,
+    reload::{InForce, note_start},
+    role::Role,
+    running::Running,
+    sandbox::filter_of,
+};
 use crate::{
     budget::Budget,
     clock::Clock,
     control,
     current::Current,
+    endpoints::Readiness,
     error::StartError,
     handler::Panicked,
     handover::{ControlHandoff, HandedOff, Sockets},
@@ -69,7 +77,7 @@ impl Server {
     /// the settings cannot be set up; [`StartError::Outbound`] if requests to the URLs of the settings cannot be made.
     pub fn start(self) -> Result<Running, StartError> {
         let Server { config, listeners, addresses, metrics_listener, endpoints, access_log, encodings, .. } = self;
-        let Server { hub, backend, engine, outbound, .. } = self;
+        let Server { hub, backend, blueprint, engine, outbound, .. } = self;
         let (hub, requests) = hub;
         let outbound = [&config.outbound, &outbound];
         let sandbox = filter_of(&config, &outbound).map_err(StartError::Sandbox)?;
@@ -91,6 +99,16 @@ impl Server {
         hub.start(&counters);
         let refusal_log: Arc<RefusalLog> = Arc::default();
         let warnings = Arc::new(shard::Warnings::new(Arc::clone(&refusal_log)));
+        let readiness = Readiness::default();
+        let in_force = InForce {
+            config: current.clone(),
+            endpoints: endpoints.clone(),
+            blueprint,
+            sockets: sockets.clone(),
+            taken: (0..count).map(|_| Arc::default()).collect(),
+            reloaded: watch::Sender::new(()),
+            one_at_a_time: Mutex::default(),
+        };
         let leaving = watch::Sender::new(false);
         let clock = Clock::new();
         for (number, (ends, listeners)) in shards.into_iter().zip(listeners).enumerate() {
@@ -116,6 +134,8 @@ impl Server {
                 engine: of_engine,
                 clock,
                 epoch_seed: epoch_seed().map_err(StartError::Shard)?,
+                taken: Arc::clone(&in_force.taken[number]),
+                readiness: readiness.clone(),
             };
             let run = move |started: Started<'_>| shard::run(start, || started.report());
             threads.spawn(format!("ringhub-shard-{number}"), Role::Shard, run).map_err(StartError::Shard)?;
@@ -140,6 +160,8 @@ impl Server {
             backend: backend.info(),
             budget,
             leaving: leaving.subscribe(),
+            readiness: readiness.clone(),
+            reloaded: in_force.reloaded.subscribe(),
             outbound,
         };
         let run = move |started: Started<'_>| control::run(start, || started.report());
@@ -150,10 +172,23 @@ impl Server {
         let ends = threads.wait_for_start()?;
         let running = count + 1;
         // Its drop ends the threads if the sandbox fails.
-        let running = Running { addresses, commands, woken, counters, control_counters, hub, leaving, ends, running };
+        let running = Running {
+            addresses,
+            commands,
+            woken,
+            counters,
+            control_counters,
+            hub,
+            leaving,
+            readiness,
+            in_force,
+            ends,
+            running,
+        };
         if let Some(filter) = sandbox {
             filter.install().map_err(StartError::Sandbox)?;
         }
+        note_start();
         Ok(running)
     }
 }
@@ -318,8 +353,23 @@ mod tests {
         endpoints::Endpoints,
         handover::SocketPermits,
         metrics::BackendInfo,
-        server::hub::Hub,
+        server::{blueprint::Blueprint, hub::Hub},
     };
+
+    /// Returns the settings of a server without routes.
+    fn in_force() -> InForce {
+        let config = Config::new(&Settings::default(), 20_000).expect("the defaults");
+        let blueprint = Blueprint::default();
+        InForce {
+            endpoints: Current::new(blueprint.endpoints(&config).expect("no routes").0),
+            config: Current::new(config),
+            blueprint,
+            sockets: Sockets::new(0),
+            taken: Vec::new(),
+            reloaded: watch::Sender::new(()),
+            one_at_a_time: Mutex::default(),
+        }
+    }
 
     /// Starts the control thread of a server whose two shards are played by the test.
     fn start_control(threads: &Threads, control: ControlEnds) {
@@ -345,6 +395,8 @@ mod tests {
             backend: BackendInfo { backend: "none".into(), reason: "the test plays the shards".into() },
             budget: None,
             leaving: watch::Sender::new(false).subscribe(),
+            readiness: Readiness::default(),
+            reloaded: watch::Sender::new(()).subscribe(),
             outbound: None,
         };
         let run = move |started: Started<'_>| control::run(start, || started.report());
@@ -428,6 +480,8 @@ mod tests {
                 control_counters: Arc::default(),
                 hub: Hub::new().0,
                 leaving: watch::Sender::default(),
+                readiness: Readiness::default(),
+                in_force: in_force(),
                 ends,
                 running: 2,
             };

@@ -53,7 +53,7 @@ fn expect_end(client: &mut Client) {
 
 /// Reads the server's close frame, answers it, and reads the end.
 fn expect_close(client: &mut Client) {
-    assert_eq!(client.rest(), (Vec::new(), Some(CloseCode::GOING_AWAY)));
+    assert_eq!(client.rest(), (Vec::new(), Some(CloseCode::SERVICE_RESTART)));
 }
 
 fn upgrade(target: &str) -> Vec<u8> {

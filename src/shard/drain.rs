@@ -8,21 +8,16 @@
 //! the connections that are still open.
 
 use super::{leaving::Drain, state::Shard};
-use crate::{
-    hub::ConnectionId,
-    metrics::Counter,
-    proto::{CloseCode, Millis},
-    sys::Io,
-};
+use crate::{hub::ConnectionId, metrics::Counter, proto::Millis, sys::Io};
 
 impl<I: Io> Shard<I> {
-    /// Begins a drain: every connection is closed with 1001, once every message from before this call is gathered.
+    /// Begins a drain: every connection is closed with 1012, once every message from before this call is gathered.
     /// Gathering and closing take at most three quarters of `ticks`.
     pub(crate) fn drain(&mut self, now: Millis, ticks: u32) {
         self.note_time(now);
         self.hub.send_barrier();
         let remaining = self.hub.connections.ids().collect();
-        self.drain = Some(Drain::new(self.now, remaining, ticks));
+        self.drain = Some(Drain::new(self.now, remaining, ticks, self.seed));
     }
 
     /// Closes the connections that are due in the drain.
@@ -57,8 +52,11 @@ impl<I: Io> Shard<I> {
             && is_open
         {
             drain.note_closing(id);
+            let retry_after_ms = drain.next_retry();
             self.count(Counter::DrainClosed, 1);
-            self.close(id, CloseCode::GOING_AWAY, "the server is going away");
+            let Some(connection) = self.hub.connections.get(id) else { return };
+            let (code, reason) = connection.io.session.goodbye_of_restart(retry_after_ms);
+            self.close(id, code, &reason);
         }
     }
 

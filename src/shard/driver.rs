@@ -9,7 +9,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -34,7 +34,7 @@ use crate::{
     clock::Clock,
     config::{Config, TICK},
     current::Current,
-    endpoints::Endpoints,
+    endpoints::{Endpoints, Readiness},
     handler::{ShardRoute, Tasks},
     handover::{ControlHandoff, HandedOff, Sockets},
     hub::{Encodings, EngineTopics, MeshEnd},
@@ -88,6 +88,10 @@ pub(crate) struct Start {
     pub(crate) clock: Clock,
     /// A random number, from which the epochs of the shard's topics follow.
     pub(crate) epoch_seed: u64,
+    /// Whether `/readyz` answers 200.
+    pub(crate) readiness: Readiness,
+    /// The number of the reload whose settings the shard has taken last.
+    pub(crate) taken: Arc<AtomicU64>,
 }
 
 /// Runs a shard on the calling thread until a drain has ended. `started` is called once the shard accepts connections.
@@ -114,6 +118,10 @@ struct Driver {
     spawned: Spawned,
     clock: Clock,
     config: Current<Config>,
+    /// The table of endpoints whose rules the shard has taken.
+    endpoints: Arc<Endpoints>,
+    /// The number of the reload whose settings the shard has taken last.
+    taken: Arc<AtomicU64>,
     counters: Arc<Counters>,
     listeners: Vec<Accepting>,
     /// Whether a listener belongs to the server's parent, which will start the next server.
@@ -199,7 +207,7 @@ impl Driver {
             start.addresses,
         );
         lobby.access_log = start.access_log;
-        let lobby = Rc::new(lobby.of_shard(number, start.warnings, clock, backend));
+        let lobby = Rc::new(lobby.of_shard(number, start.warnings, clock, backend, start.readiness));
         let spawned = Spawned::new(tasks.clone());
         let has_parent = listeners.iter().any(|listener| listener.owner == ListenerOwner::Parent);
         let listeners = listeners.into_iter().map(|listener| Accepting::begin(&lobby, listener));
@@ -212,6 +220,8 @@ impl Driver {
             spawned,
             clock,
             config,
+            endpoints,
+            taken: start.taken,
             counters,
             listeners,
             has_parent,
@@ -242,6 +252,7 @@ impl Driver {
                 self.begin_drain()?;
             }
             self.admit();
+            self.take_settings();
         }
         self.finish();
         Ok(())
@@ -339,6 +350,22 @@ impl Driver {
                 tracing::error!("no slot is left for a connection");
             }
         }
+    }
+
+    /// Takes the settings of a reload, if there was one. The connections that have arrived are adopted before, by the
+    /// rules of the table that the shard has: so the change of the rules reaches them too.
+    fn take_settings(&mut self) {
+        let generation = self.config.generation();
+        // Relaxed: this thread alone writes it.
+        if generation == self.taken.load(Ordering::Relaxed) {
+            return;
+        }
+        // The table was replaced before the settings, whose number this is.
+        let (config, endpoints) = (self.config.get(), self.lobby.endpoints.get());
+        self.shard.take_settings(self.clock.now(), &config, &self.endpoints, &endpoints);
+        self.endpoints = endpoints;
+        // Pairs with the load by the thread that reloads.
+        self.taken.store(generation, Ordering::Release);
     }
 
     /// Notes the beginning of a call between two turns. Returns the time.

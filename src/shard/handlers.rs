@@ -182,7 +182,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// Sets the times of the keep-alive of all connections, also of later ones.
-    fn set_all_keep_alive(&mut self, keep_alive: KeepAlive) {
+    pub(super) fn set_all_keep_alive(&mut self, keep_alive: KeepAlive) {
         let routes = self.handlers.routes.iter().map(|route| LocalRoute {
             name: Arc::clone(&route.name),
             handler: Rc::clone(&route.handler),
@@ -212,7 +212,7 @@ impl<I: Io> ShardApi for Shard<I> {
             message_length: connection.io.session.message_length(),
             backlog_bytes: backlog,
             backlog_bytes_max: self.limits.backlog_bytes_max,
-            limits: own.next_limits.or(own.limits).unwrap_or(self.handlers.route(id).rules.limits),
+            limits: own.next_limits.unwrap_or(self.handlers.limits_in_force(id)),
             keep_alive: self.handlers.keep_alive(id),
         })
     }

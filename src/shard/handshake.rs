@@ -273,7 +273,7 @@ fn health(lobby: &Lobby, head: &RequestHead) -> Option<Bytes> {
     head.check_host().ok()?;
     let endpoints = lobby.endpoints.get();
     let endpoint = endpoints.resolve(head).ok()?;
-    let answer = endpoint.health(head.method(), lobby.is_leaving())?;
+    let answer = endpoint.health(head.method(), lobby.is_unready())?;
     lobby.counters.add(Counter::HttpRequests, 1);
     let response = match answer {
         Ok(text) => Response::new(200, "text/plain; charset=utf-8", text),

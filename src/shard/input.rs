@@ -108,6 +108,7 @@ impl<I: Io> Shard<I> {
                 Ok(None) => break,
                 Ok(Some(Event::Message(message))) => {
                     has_ended_message = true;
+                    self.handlers.notice_end_of_message(id);
                     self.count(Counter::MessagesIn, 1);
                     if let Some(Publishing { topic, scope }) = publishes {
                         self.hub.forward(topic, id, message, scope);
@@ -117,7 +118,12 @@ impl<I: Io> Shard<I> {
                     }
                 }
                 Ok(Some(event)) => {
-                    has_ended_message |= matches!(event, Event::Fragment(_));
+                    if let Event::Fragment(fragment) = &event {
+                        has_ended_message = true;
+                        if fragment.is_last() {
+                            self.handlers.notice_end_of_message(id);
+                        }
+                    }
                     // Earlier replies of the protocol go before the output of a handler, which may close.
                     self.send_replies(id, &mut replies);
                     self.dispatch(id, event);

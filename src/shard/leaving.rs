@@ -17,6 +17,8 @@ pub(super) struct Drain {
     closing: HashSet<ConnectionId>,
     ticks: u32,
     stage: Stage,
+    /// The state of a generator of random numbers (xorshift64*), never 0.
+    random: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -37,9 +39,22 @@ enum Stage {
 }
 
 impl Drain {
-    /// Plans to close the remaining connections within `ticks`.
-    pub(super) fn new(now: Tick, remaining: VecDeque<ConnectionId>, ticks: u32) -> Self {
-        Drain { remaining, closing: HashSet::new(), ticks, stage: Stage::Gathers { since: now, last_mail: now } }
+    /// Plans to close the remaining connections within `ticks`. The times of the retry hints follow from `seed`, a
+    /// random number.
+    pub(super) fn new(now: Tick, remaining: VecDeque<ConnectionId>, ticks: u32, seed: u64) -> Self {
+        let stage = Stage::Gathers { since: now, last_mail: now };
+        Drain { remaining, closing: HashSet::new(), ticks, stage, random: seed.max(1) }
+    }
+
+    /// Returns the milliseconds after which the next client that is told should connect again: a random time, so that
+    /// clients that were told at the same moment do not come at the same moment.
+    pub(super) fn next_retry(&mut self) -> u32 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        let random = self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        let most = self.ticks.saturating_mul(Tick::MILLIS as u32).min(RETRY_MS_MAX);
+        ((random * (u64::from(most) + 1)) >> 32) as u32
     }
 
     /// Returns whether messages from before the drain are on their way.
@@ -115,6 +130,9 @@ impl Drain {
     }
 }
 
+/// The longest time of a retry hint, in milliseconds. A drain may last much longer, and then spreads its closes itself.
+const RETRY_MS_MAX: u32 = 10_000;
+
 /// The least number of connections that are closed in a tick, if there are so many: 1 000 in a second.
 const CLOSES_PER_TICK: usize = 100;
 
@@ -127,7 +145,7 @@ mod tests {
 
     /// Returns a drain that begins at tick 50, and has so much time and so many connections.
     fn drain(ticks: u32, connections: u32) -> Drain {
-        Drain::new(Tick(50), (0..connections).map(|slot| ConnectionId::new(0, slot, 0)).collect(), ticks)
+        Drain::new(Tick(50), (0..connections).map(|slot| ConnectionId::new(0, slot, 0)).collect(), ticks, 7)
     }
 
     /// Returns how many connections are closed at each tick from this one on, until none is left.
@@ -197,10 +215,24 @@ mod tests {
         assert_eq!(closes(&mut drain, 50), [10_000]);
     }
 
+    /// The hints spread over the time of the drain, and over ten seconds at most.
+    #[test]
+    fn retry_hints_are_spread() {
+        for (ticks, most) in [(0, 0), (1, 100), (20, 2_000), (100, 10_000), (36_000, 10_000), (u32::MAX, 10_000)] {
+            let mut drain = drain(ticks, 0);
+            let hints: Vec<u32> = (0..1_000).map(|_| drain.next_retry()).collect();
+            let quarters = hints.iter().map(|hint| (hint * 4 / (most + 1)) as usize);
+            let mut counts = [0; 4];
+            quarters.for_each(|quarter| counts[quarter] += 1);
+            let is_even = most == 0 || counts.iter().all(|count| (200..300).contains(count));
+            assert!(is_even && hints.iter().all(|hint| *hint <= most), "{ticks}: {counts:?}");
+        }
+    }
+
     /// The first connections are due at once, also within the first tick of a shard's life.
     #[test]
     fn the_first_are_due_at_once() {
-        let mut drain = Drain::new(Tick(0), [ConnectionId::new(0, 0, 0)].into(), 100);
+        let mut drain = Drain::new(Tick(0), [ConnectionId::new(0, 0, 0)].into(), 100, 0);
         drain.begin_closing(Tick(0), true);
         assert_eq!(drain.step(Tick(0)).len(), 1);
     }

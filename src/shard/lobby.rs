@@ -19,7 +19,7 @@ use crate::{
     clock::Clock,
     config::Config,
     current::Current,
-    endpoints::{Denied, Endpoints},
+    endpoints::{Denied, Endpoints, Readiness},
     handler::ShardRoute,
     handover::{AddressPermit, ControlHandoff, Network, SocketPermits, Sockets},
     metrics::{Counter, Counters},
@@ -61,6 +61,7 @@ pub(super) struct Lobby {
     accepts: Cell<Bucket>,
     /// The backend whose runtime this thread has.
     pub(super) backend: BackendKind,
+    readiness: Readiness,
     /// The number of the next opening request. The shard's number stands in the upper 16 bits, so that no two requests
     /// of a server have the same number.
     next_request: Cell<u64>,
@@ -71,7 +72,7 @@ pub(super) struct Lobby {
 pub(super) enum Openings {
     /// They are answered 503.
     Refused,
-    /// They become connections, which are closed with 1001 like all others.
+    /// They become connections, which are closed with 1012 like all others.
     Served {
         /// When the shard waits for them no longer.
         until: Instant,
@@ -144,15 +145,23 @@ impl Lobby {
             clock: Clock::new(),
             accepts: Cell::default(),
             backend: BackendKind::Uring,
+            readiness: Readiness::default(),
             next_request: Cell::new(0),
         }
     }
 
-    /// Returns the same lobby with opening requests numbered as those of this shard, and with the warnings, the clock
-    /// and the backend that all shards share.
-    pub(super) fn of_shard(self, number: u16, warnings: Arc<Warnings>, clock: Clock, backend: BackendKind) -> Self {
+    /// Returns the same lobby with opening requests numbered as those of this shard, and with the warnings, the clock,
+    /// the backend and the readiness that all shards share.
+    pub(super) fn of_shard(
+        self,
+        number: u16,
+        warnings: Arc<Warnings>,
+        clock: Clock,
+        backend: BackendKind,
+        readiness: Readiness,
+    ) -> Self {
         self.next_request.set(u64::from(number) << 48);
-        Lobby { warnings, clock, backend, ..self }
+        Lobby { warnings, clock, backend, readiness, ..self }
     }
 
     /// Returns the answer that refuses a request which the judge has not admitted. A panic of an authenticator is
@@ -356,6 +365,11 @@ impl Lobby {
     /// Returns whether the server leaves.
     pub(super) fn is_leaving(&self) -> bool {
         self.leaving.get().is_some()
+    }
+
+    /// Returns whether the server is not ready any more: it leaves, or is about to.
+    pub(super) fn is_unready(&self) -> bool {
+        self.is_leaving() || self.readiness.has_ended()
     }
 
     /// Returns whether every opening request is refused with 503, since the server leaves.

@@ -40,6 +40,7 @@ mod people;
 mod rates;
 mod receive;
 mod refusals;
+mod reload;
 mod schedule;
 mod seats;
 pub(crate) mod session;

@@ -111,7 +111,10 @@ pub(super) async fn judge(
     if let Some(identity) = &opened.identity {
         endpoints.revocations().check(identity)?;
     }
-    let limits = limits_of_topic(endpoints.message_bytes_max(&endpoint), &route.rules.limits);
+    // The limits are those of the table that holds when the shard adopts the connection, and not of the table by which
+    // the request was judged: a reload may have come meanwhile.
+    let latest = lobby.endpoints.get();
+    let limits = latest.limits_of_topic(at, latest.message_bytes_max(&endpoint));
     let (profile, answer) = span.in_scope(|| complete(lobby, route, &upgrade, request, ends, &mut opened))?;
     let session = Session::web_socket();
     #[cfg(test)]
@@ -220,16 +223,6 @@ fn choose_protocol(route: &Route, upgrade: &Upgrade) -> Result<Option<String>, R
         return Err(Refusal::new(400, error).into());
     }
     Ok(chosen)
-}
-
-/// Returns the limits of messages to a topic that takes only smaller messages than the route by which the topic is
-/// reached.
-fn limits_of_topic(bytes_max: u32, of_route: &MessageLimits) -> Option<MessageLimits> {
-    (bytes_max < of_route.message_bytes_max).then(|| MessageLimits {
-        message_bytes_max: bytes_max,
-        frame_bytes_max: of_route.frame_bytes_max.min(bytes_max),
-        ..*of_route
-    })
 }
 
 /// Returns the decision of the route's handler, within the time for an opening request. A client that leaves meanwhile

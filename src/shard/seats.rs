@@ -46,12 +46,24 @@ impl std::fmt::Debug for Handlers {
 }
 
 /// The limits and deadlines of one connection, where they differ from those of its route.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Own {
+    /// The limits that the handler has set.
     pub(super) limits: Option<MessageLimits>,
+    /// The limits of the topic to which the client publishes, if they are smaller than those of the route.
+    pub(super) of_topic: Option<MessageLimits>,
+    /// The limits of the message under way, which had begun when a reload changed the limits.
+    pub(super) until_end: Option<MessageLimits>,
     /// The limits that follow when the message under way has ended: limits cannot change within a message.
     pub(super) next_limits: Option<MessageLimits>,
     pub(super) keep_alive: Option<KeepAlive>,
+}
+
+impl Own {
+    /// Returns the limits that hold instead of those of the route.
+    fn in_force(&self) -> Option<MessageLimits> {
+        self.until_end.or(self.limits).or(self.of_topic)
+    }
 }
 
 impl Handlers {
@@ -78,14 +90,40 @@ impl Handlers {
     pub(super) fn limits(&mut self, id: ConnectionId, is_between: impl FnOnce() -> bool) -> MessageLimits {
         let own = if self.own.is_empty() { None } else { self.own.get_mut(&id) };
         if let Some(own) = own {
-            if own.next_limits.is_some() && is_between() {
+            if own.until_end.is_none() && own.next_limits.is_some() && is_between() {
                 own.limits = own.next_limits.take();
             }
-            if let Some(limits) = own.limits {
+            if let Some(limits) = own.in_force() {
                 return limits;
             }
         }
         self.route(id).rules.limits
+    }
+
+    /// Returns the limits of the connection's message under way, or of its next message if none is under way.
+    pub(super) fn limits_in_force(&self, id: ConnectionId) -> MessageLimits {
+        self.own(id).in_force().unwrap_or(self.route(id).rules.limits)
+    }
+
+    /// Notes that a message of the connection has ended. If the message had begun before a reload, the limits of the
+    /// reload hold for the next message.
+    #[inline]
+    pub(super) fn notice_end_of_message(&mut self, id: ConnectionId) {
+        if !self.own.is_empty() && self.own.get(&id).is_some_and(|own| own.until_end.is_some()) {
+            self.change_own(id, |own| own.until_end = None);
+        }
+    }
+
+    /// Changes the limits and deadlines of a connection that differ from those of its route. If none differs any more,
+    /// nothing is kept of them.
+    pub(super) fn change_own(&mut self, id: ConnectionId, change: impl FnOnce(&mut Own)) {
+        let mut own = self.own(id);
+        change(&mut own);
+        if own == Own::default() {
+            self.own.remove(&id);
+        } else {
+            self.own.insert(id, own);
+        }
     }
 
     /// Returns whether the connection's handler looks after slow consumers itself.
@@ -152,7 +190,7 @@ impl Handlers {
     ) {
         let key = self.routes[usize::from(route)].handler.insert(state, profile);
         if limits.is_some() {
-            self.own.entry(id).or_default().limits = limits;
+            self.own.entry(id).or_default().of_topic = limits;
         }
         let slot = id.slot() as usize;
         if self.seats.len() <= slot {

@@ -80,6 +80,18 @@ impl Session {
         }
     }
 
+    /// Returns the code and the reason of the goodbye of a server that leaves, which asks the peer to connect again after
+    /// so many milliseconds.
+    pub(crate) fn goodbye_of_restart(&self, retry_after_ms: u32) -> (CloseCode, String) {
+        match self {
+            // The reason is JSON, so that a page reads it by `JSON.parse(event.reason)`. It has far fewer than the 123
+            // bytes that a close frame has room for (RFC 6455 5.5).
+            Session::WebSocket(_) => (CloseCode::SERVICE_RESTART, format!(r#"{{"retry_after_ms":{retry_after_ms}}}"#)),
+            #[cfg(test)]
+            Session::LengthPrefixed(_) => (CloseCode::SERVICE_RESTART, format!("retry after {retry_after_ms} ms")),
+        }
+    }
+
     /// Returns whether the goodbye of a closed session should wait for the rest of a message that is too big. The rest
     /// is dropped. A browser that gets a close frame in the middle of its message calls the close unclean.
     pub(crate) fn awaits_rest(&self) -> bool {

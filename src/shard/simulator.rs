@@ -60,6 +60,7 @@ mod plan;
 mod promises;
 mod random;
 mod rates;
+mod reloads;
 mod rest;
 mod sealing;
 mod second_protocol;

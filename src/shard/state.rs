@@ -105,6 +105,8 @@ pub(crate) struct Shard<I: Io> {
     pub(super) mail_order: [Mail; 2],
     /// The rest of this turn's part of the mail. An adoption before the next turn takes mail too, up to this rest.
     pub(super) mail_left: MailLeft,
+    /// A random number, from which the retry hints of a drain follow.
+    pub(super) seed: u64,
 }
 
 impl<I: Io> Shard<I> {
@@ -158,6 +160,7 @@ impl<I: Io> Shard<I> {
             walk_samples: WalkSamples::new(epoch_seed),
             mail_order: [Mail::Deliveries, Mail::Requests],
             mail_left: MailLeft::default(),
+            seed: epoch_seed.rotate_left(32),
         }
     }
 

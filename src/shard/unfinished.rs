@@ -106,6 +106,11 @@ impl Unfinished {
         }
     }
 
+    /// Returns the connections with a message under way.
+    pub(super) fn ids(&self) -> impl Iterator<Item = ConnectionId> + '_ {
+        self.order.values().copied()
+    }
+
     /// Returns when the connection's message under way began, plus the time for which it stood still; `None` while the
     /// message is paused.
     pub(super) fn since(&self, id: ConnectionId, now: Tick) -> Option<Tick> {

@@ -14,7 +14,7 @@ use std::{fmt, io, panic, thread};
 use seccompiler::{BpfProgram, TargetArch, apply_filter, apply_filter_all_threads, compile_from_json};
 use serde_json::{Value, json};
 
-use super::system_calls::{BEFORE_THE_SERVER, SYSTEM_CALLS};
+use super::system_calls::{BEFORE_THE_SERVER, BESIDE_THE_SERVER, SYSTEM_CALLS};
 
 /// The filter of a server that serves, compiled for this machine.
 #[derive(Debug)]
@@ -220,7 +220,8 @@ fn seccomp_hint(error: &io::Error) -> &'static str {
 
 impl std::error::Error for SandboxError {}
 
-/// The calls of the table that a server makes at its start alone. Those of [`BEFORE_THE_SERVER`] are refused as well.
+/// The calls of the table that a server makes at its start alone. Those of [`BEFORE_THE_SERVER`] and
+/// [`BESIDE_THE_SERVER`] are refused as well.
 const AT_START: &[&str] = &[
     "io_uring_setup",
     "io_uring_register",
@@ -247,7 +248,7 @@ const OF_THE_RESOLVER: &[&str] = &["bind", "sendmmsg", "recvmmsg"];
 /// Returns the calls of the table that a serving server does not make.
 fn at_start() -> impl Iterator<Item = &'static str> {
     let before = BEFORE_THE_SERVER.names.iter().chain(BEFORE_THE_SERVER.of_x86_64);
-    AT_START.iter().chain(before).copied()
+    AT_START.iter().chain(before).chain(BESIDE_THE_SERVER.names).copied()
 }
 
 /// The flags of a file that is opened for more than reading.

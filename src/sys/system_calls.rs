@@ -40,6 +40,10 @@ pub(crate) const BEFORE_THE_SERVER: SystemCalls = group(
     &["access", "lstat", "stat"],
 );
 
+/// The calls of `ringhub reload` and `ringhub drain`, which act on a server in the same container.
+pub(crate) const BESIDE_THE_SERVER: SystemCalls =
+    group("ringhub reload, ringhub drain: the process of the server", &["pidfd_open", "pidfd_send_signal"], &[]);
+
 /// All system calls that a server makes, with the C library and the container runtimes that start it.
 ///
 /// `tests/server` runs a server under this list on x86-64. The calls of container runtimes are those that the runtimes'
@@ -137,6 +141,7 @@ pub const SYSTEM_CALLS: &[SystemCalls] = &[
     ),
     group("the sandbox (`sandbox = \"on\"`): its filter", &["seccomp"], &[]),
     BEFORE_THE_SERVER,
+    BESIDE_THE_SERVER,
 ];
 
 const fn group(

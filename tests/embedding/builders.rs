@@ -177,7 +177,7 @@ fn kore_a_server_within_a_tokio_program() {
         let (ended, event) = tokio::join!(running.shutdown(), events.next());
         ended.unwrap();
         let Some(client::ClientEvent::Closed(closed)) = event else { panic!("{event:?}") };
-        assert_eq!(closed.code.0, 1001);
+        assert_eq!(closed.code.0, 1012);
         drop(journal);
     });
 }
@@ -194,9 +194,9 @@ fn kore_run_ends_when_it_is_dropped() {
         client.connect().await.unwrap();
         run.abort();
         assert!(run.await.unwrap_err().is_cancelled());
-        assert!(matches!(events.next().await, Some(client::ClientEvent::Closed(closed)) if closed.code.0 == 1001));
+        assert!(matches!(events.next().await, Some(client::ClientEvent::Closed(closed)) if closed.code.0 == 1012));
     });
-    journal.expect(&["open", r#"close 1001 "" clean"#]);
+    journal.expect(&["open", r#"close 1012 "" clean"#]);
 }
 
 /// `run_until` serves until its signal comes, and ends orderly.
@@ -212,9 +212,9 @@ fn kore_run_until_ends_in_order() {
         client.connect().await.unwrap();
         stop.send(()).unwrap();
         run.await.unwrap().unwrap();
-        assert!(matches!(events.next().await, Some(client::ClientEvent::Closed(closed)) if closed.code.0 == 1001));
+        assert!(matches!(events.next().await, Some(client::ClientEvent::Closed(closed)) if closed.code.0 == 1012));
     });
-    journal.expect(&["open", r#"close 1001 "" clean"#]);
+    journal.expect(&["open", r#"close 1012 "" clean"#]);
 }
 
 #[test]

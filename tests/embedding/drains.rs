@@ -13,10 +13,8 @@ use ringhub::{
 
 use crate::{
     DEADLINE, Live, Script, builder,
-    support::{Client, Received, close},
+    support::{Client, RESTART, Received, close},
 };
-
-const GOING_AWAY: &str = "the server is going away";
 
 /// During a drain the report counts the connections that have left. At its end it also counts the dropped ones.
 #[test]
@@ -34,8 +32,8 @@ fn the_report_counts_connections_that_leave_and_that_are_dropped() {
     assert_eq!((told, left, dropped, is_barrier_whole), (0, 0, 0, true));
     running.stop();
     let (deaf, others) = clients.split_first_mut().unwrap();
-    deaf.expect(close(1001, GOING_AWAY));
-    others.iter_mut().for_each(|client| client.expect_close(1001, GOING_AWAY));
+    deaf.expect(close(1012, RESTART));
+    others.iter_mut().for_each(|client| client.expect_close(1012, RESTART));
     drop(clients.split_off(1));
     crate::until("the others have left", || running.drain_report().left == count - 1);
     let DrainReport { told, dropped, .. } = running.drain_report();
@@ -78,12 +76,12 @@ fn a_handler_that_blocks_its_shard_does_not_keep_the_others() {
     let running = server.running.take().unwrap();
     let counters = running.counters().to_vec();
     running.stop();
-    others.iter_mut().for_each(|client| client.expect_close(1001, GOING_AWAY));
+    others.iter_mut().for_each(|client| client.expect_close(1012, RESTART));
     let number: usize = stuck.parse().unwrap();
     assert_eq!(counters[number].get(Counter::DrainClosed), 0, "the shard is stuck");
     assert!(!DrainReport::of(&counters).is_barrier_whole);
     let_go.send(()).unwrap();
-    on_stuck.iter_mut().for_each(|client| client.expect_close(1001, GOING_AWAY));
+    on_stuck.iter_mut().for_each(|client| client.expect_close(1012, RESTART));
     let all = (on_stuck.len() + others.len()) as u64;
     drop((on_stuck, others));
     running.wait_blocking().expect("an orderly end");

@@ -12,7 +12,7 @@ use ringhub::{
 
 use crate::{
     Journal, Live, Script, builder,
-    support::{Client, Received, dial_with, frame, reset},
+    support::{Client, RESTART, Received, dial_with, frame, reset},
 };
 
 /// Starts a server whose handler closes the connection on the message `close`, with a short pong timeout.
@@ -132,9 +132,9 @@ fn qore_stop_one() {
 
 #[test]
 fn qore_the_server_leaves() {
-    check(r#"close 1001 "" clean"#, |server, mut client| {
+    check(r#"close 1012 "" clean"#, |server, mut client| {
         server.running().stop();
-        client.expect_close(1001, "the server is going away");
+        client.expect_close(1012, RESTART);
     });
 }
 

@@ -3,9 +3,7 @@
 use ringhub::ConnectionId;
 
 use crate::example::Example;
-use crate::support::{Client, Received, close, dial, exchange, post, request, text, upgrade_request};
-
-const GOING_AWAY: &str = "the server is going away";
+use crate::support::{Client, RESTART, Received, close, dial, exchange, post, request, text, upgrade_request};
 
 /// Returns the next text message.
 #[track_caller]
@@ -63,7 +61,7 @@ fn chat() {
     assert_eq!((refused.status(), &*refused.error()), (400, "say who you are: ?name=..."));
     chat.interrupt();
     for mut client in [anna, carla] {
-        client.expect_close(1001, GOING_AWAY);
+        client.expect_close(1012, RESTART);
     }
     chat.wait();
 }

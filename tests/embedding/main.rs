@@ -17,6 +17,7 @@ mod panics;
 mod people;
 mod proxies;
 mod receiving;
+mod reloads;
 mod renewal;
 mod sending;
 mod services;

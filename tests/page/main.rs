@@ -206,7 +206,7 @@ fn a_close_is_shown_and_mended(browser: &mut Browser) {
     let address = server.address();
     let mut page = watch(browser, &server, "x");
     server.signal(Signal::TERM);
-    page.until_says("list", "Closed with 1001 (going away)");
+    page.until_says("list", "Closed with 1012 (the hub restarts)");
     server.wait();
     page.until_says("state", "The hub does not answer");
     page.until("!document.getElementById('now').hidden");

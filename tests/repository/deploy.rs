@@ -284,10 +284,35 @@ fn a_pod_has_the_time_to_leave() {
     let deployment = of_kind(&yaml("deploy/kubernetes/ringhub.yaml"), "Deployment", "ringhub");
     let seconds = |path: &str| at(&deployment, &format!("spec.template.spec.{path}")).as_i64().unwrap();
     let drain = Settings::default().drain_timeout.0.as_secs() as i64;
-    let pause = seconds("containers.0.lifecycle.preStop.sleep.seconds");
-    assert!(seconds("terminationGracePeriodSeconds") >= pause + drain + 5);
+    let settings = of_kind(&yaml("deploy/kubernetes/ringhub.yaml"), "ConfigMap", "ringhub");
+    let config = check_settings("leaving", settings["data"]["ringhub.toml"].as_str().unwrap());
+    let delay = config.drain_delay.as_secs() as i64;
+    assert_eq!((delay, config.drain_timeout.as_secs() as i64), (5, drain));
+    assert!(seconds("terminationGracePeriodSeconds") >= delay + drain + 5);
     let values = &yaml("deploy/helm/ringhub/values.yaml")[0];
-    assert_eq!((at(values, "drainSeconds").as_i64(), at(values, "preStopSeconds").as_i64()), (Some(drain), Some(5)));
+    let of_chart = [at(values, "drainDelaySeconds").as_i64(), at(values, "drainSeconds").as_i64()];
+    assert_eq!(of_chart, [Some(delay), Some(drain)]);
+}
+
+/// The secrets that manifests and the chart mount are where the settings expect them, and only the server reads them.
+#[test]
+fn secrets_are_mounted_where_the_settings_name_them() {
+    let manifest = read("deploy/kubernetes/ringhub.yaml");
+    let documents = yaml("deploy/kubernetes/ringhub.yaml");
+    let deployment = of_kind(&documents, "Deployment", "ringhub");
+    let mount = at(&deployment, "spec.template.spec.containers.0.volumeMounts.1.mountPath").as_str().unwrap();
+    let volume = at(&deployment, "spec.template.spec.volumes.1.secret");
+    assert_eq!(at(volume, "defaultMode").as_i64(), Some(440), "an octal number, which YAML 1.2 reads as decimal");
+    let files: Vec<&str> = manifest.split("\"file:").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert_eq!(files.len(), 2);
+    for file in files {
+        let key = file.strip_prefix(mount).and_then(|rest| rest.strip_prefix('/')).expect(file);
+        assert!(Setting::by_key(key).is_some_and(|setting| setting.is_secret), "{key}");
+        assert!(manifest.contains(&format!("--from-literal={key}=")), "{key}");
+    }
+    let chart = read("deploy/helm/ringhub/templates/deployment.yaml");
+    assert!(chart.contains("defaultMode: 0440") && chart.contains(&format!("mountPath: {mount}")));
+    assert!(read("deploy/helm/ringhub/templates/configmap.yaml").contains(&format!("\"file:{mount}/{{{{ . }}}}\"")));
 }
 
 /// Every container of every pod has only the rights that it needs.

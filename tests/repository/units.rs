@@ -50,6 +50,7 @@ fn path(name: &str) -> PathBuf {
 fn the_service_has_its_notifications_watchdog_and_times() {
     let service = Unit::read("ringhub.service");
     assert_eq!((service.one("Type"), service.one("KillMode")), ("notify", "mixed"));
+    assert_eq!(service.one("ExecReload"), "/usr/bin/ringhub reload --pid $MAINPID");
     assert!(service.number("WatchdogSec") >= 5);
     let drain = Settings::default().drain_timeout.0.as_secs();
     assert!(service.number("TimeoutStopSec") > drain);

@@ -318,7 +318,7 @@ fn leaving() {
     server.counts_until("all are served", |counts| counts.get("http_requests_total") == 6);
     stays.expect(text("before"));
     server.signal(Signal::TERM);
-    stays.expect(crate::support::close(1001, "the server is going away"));
+    stays.expect(crate::support::close(1012, crate::support::RESTART));
     let away = |response: Response| {
         assert_eq!((response.status(), response.header("retry-after")), (503, Some("1")), "{response:?}");
         assert!(response.error().contains("going away"), "{}", response.error());

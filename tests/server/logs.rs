@@ -21,7 +21,8 @@ use ringhub::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
-    self, Client, DEADLINE, Received, close, dial, dial_with, exchange, pattern, program, program::run_to_end, text,
+    self, Client, DEADLINE, RESTART, Received, close, dial, dial_with, exchange, pattern, program, program::run_to_end,
+    text,
 };
 
 /// A server whose output streams the test chooses. A drop kills the server.
@@ -68,7 +69,7 @@ impl Hub {
         client.send_text("served");
         client.expect(text("served"));
         self.signal(Signal::TERM);
-        client.expect_close(1001, "the server is going away");
+        client.expect_close(1012, RESTART);
         drop(client);
         assert_eq!(self.wait().code(), Some(0));
     }
@@ -151,7 +152,7 @@ fn a_log_that_nobody_reads_does_not_hold_the_end() {
     let mut deaf = Client::connect(hub.address, "/t/x");
     deaf.never_answer();
     hub.signal(Signal::TERM);
-    deaf.expect(close(1001, "the server is going away"));
+    deaf.expect(close(1012, RESTART));
     hub.signal(Signal::TERM);
     assert_eq!(hub.wait().code(), Some(1));
 }

@@ -33,6 +33,7 @@ mod places;
 mod proxies;
 mod proxy_protocol;
 mod raw_topics;
+mod reload;
 mod routes;
 mod sandbox;
 mod seccomp;

@@ -46,7 +46,7 @@ fn the_manual_has_a_page_for_each_command() {
         let flag = setting.flag().replace('-', "\\-");
         assert!(page.contains(&format!("\\-\\-{flag}")), "{flag}");
     }
-    for command in ["serve", "check-config", "example-config", "reference", "health", "seccomp-profile", "man"] {
+    for command in ["serve", "check-config", "example-config", "reference", "health", "reload", "drain", "man"] {
         let page = printed(&["man", command]);
         assert!(page.contains(&format!(".TH ringhub-{command} 1")), "{page}");
     }

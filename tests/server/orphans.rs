@@ -13,7 +13,7 @@ use ringhub::proto::OpCode;
 use rustix::process::Signal;
 
 use crate::support::{
-    Client, DEADLINE, KernelSocket, Received, Server, close, dial_with, exchange, frame, pattern, request,
+    Client, DEADLINE, KernelSocket, RESTART, Received, Server, close, dial_with, exchange, frame, pattern, request,
 };
 
 /// The server ends connections whose clients break the protocol and go on sending. The sockets are gone for the kernel
@@ -194,7 +194,7 @@ fn a_drain_that_takes_too_long() {
     }
     let port = server.address().port();
     server.signal(Signal::TERM);
-    quiet.expect(close(1001, "the server is going away"));
+    quiet.expect(close(1012, RESTART));
     assert!(server.wait().success());
     quiet.expect(Received::End);
     let unsent = || KernelSocket::of_port(port).into_iter().filter(|socket| socket.unsent > 0).collect();

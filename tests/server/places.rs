@@ -524,7 +524,7 @@ fn a_leaving_server_is_alive_and_not_ready() {
     let mut early: Vec<TcpStream> = (0..4).map(|_| dial(server.address())).collect();
     server.counts_until("all are accepted", |counts| counts.get("accepted_total") == 5);
     server.signal(Signal::TERM);
-    stays.expect(crate::support::close(1001, "the server is going away"));
+    stays.expect(crate::support::close(1012, crate::support::RESTART));
     for (stream, (target, status)) in early.iter_mut().zip([("/healthz", 200), ("/readyz", 503)].repeat(2)) {
         stream.write_all(request("GET", target).as_bytes()).unwrap();
         let response = read_response(stream, &[], true);

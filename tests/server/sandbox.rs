@@ -26,7 +26,7 @@ use serde_json::json;
 use crate::{
     container::{compile, confined},
     support::{
-        Client, DEADLINE, Server, ask, binary_path, clean, close, dial, exchange, post,
+        Client, DEADLINE, RESTART, Server, ask, binary_path, clean, close, dial, exchange, post,
         program::{Program, program, run_to_end},
         request, text,
     },
@@ -103,7 +103,7 @@ fn a_server_in_the_sandbox_serves_publishes_and_drains() {
         }
         assert_eq!(server.counts().get("connections_open"), 30);
         server.signal(Signal::HUP);
-        server.log_until("SIGHUP is ignored");
+        server.log_until("the settings are reloaded");
         // A slow consumer has a backlog. When the server closes this connection, it sends a reset.
         let slow = server.connect("/t/slow?mode=sub");
         let mut fast = server.connect("/t/slow?mode=pub");
@@ -112,7 +112,7 @@ fn a_server_in_the_sandbox_serves_publishes_and_drains() {
         drop((slow, fast, stream));
         server.signal(Signal::TERM);
         for client in &mut subscribers {
-            client.expect(close(1001, "the server is going away"));
+            client.expect(close(1012, RESTART));
         }
         drop(subscribers);
         let status = server.wait();

@@ -11,10 +11,13 @@ use std::{
     thread,
 };
 
-use rustix::process::Signal;
+use rustix::{
+    process::Signal,
+    time::{ClockId, clock_gettime},
+};
 
 use crate::support::{
-    Client, DEADLINE, Received, Server, ask, clean, close, dial,
+    Client, DEADLINE, RESTART, Received, Server, ask, clean, close, dial,
     program::{Program, binary_path},
     request, text,
 };
@@ -42,7 +45,7 @@ fn failure(command: Command, stdin: Stdio) -> String {
     program.log()
 }
 /// Connects one client after the other until `is_over`, and counts them. Each client gets its echo, or is closed with
-/// 1001.
+/// 1012.
 fn connect_all_the_while(address: SocketAddr, is_over: &AtomicBool, served: &AtomicUsize) {
     while !is_over.load(Ordering::Relaxed) {
         let client = Client::open(dial(address), "/t/x?echo=true", &[]);
@@ -53,8 +56,8 @@ fn connect_all_the_while(address: SocketAddr, is_over: &AtomicBool, served: &Ato
             match client.receive() {
                 Received::Text(_) => client.send_close(1000, ""),
                 Received::Close(Some(1000), _) => is_closed = true,
-                Received::Close(Some(1001), _) => {
-                    client.send_close(1001, "");
+                Received::Close(Some(1012), _) => {
+                    client.send_close(1012, "");
                     is_closed = true;
                 }
                 other => panic!("{other:?}"),
@@ -104,8 +107,8 @@ fn an_accepted_socket_is_served_to_the_end() {
     server.log_until("SIGTERM: leaving");
     let late = dial(server.address());
     let mut client = Client::open(early, "/t/x", &[]).expect("the early client is served");
-    client.expect(close(1001, "the server is going away"));
-    client.send_close(1001, "");
+    client.expect(close(1012, RESTART));
+    client.send_close(1012, "");
     let status = server.wait();
     assert!(status.success(), "{}", server.log());
     let server = start_on(&listener, &[]);
@@ -222,6 +225,25 @@ fn the_manager_hears_that_the_server_is_ready_alive_and_leaving() {
     manager.hear_until("STOPPING=1");
     drop(client);
     assert!(server.wait().success());
+}
+
+/// A manager with a unit of `Type=notify-reload` waits for both messages, and compares the time with that of its signal.
+#[test]
+fn the_manager_hears_of_each_reload() {
+    let manager = Manager::new("reload");
+    let mut server = manager.start(0);
+    manager.hear_until("READY=1");
+    for _ in 0..2 {
+        let before = clock_gettime(ClockId::Monotonic);
+        server.signal(Signal::HUP);
+        let told = manager.hear();
+        let [reloading, time] = &told[..] else { panic!("{told:?}") };
+        assert_eq!(reloading, "RELOADING=1");
+        let time: i64 = time.strip_prefix("MONOTONIC_USEC=").expect(time).parse().unwrap();
+        assert!(time >= before.tv_sec * 1_000_000 + before.tv_nsec / 1_000, "{time}");
+        assert_eq!(manager.hear(), ["READY=1"]);
+    }
+    server.end();
 }
 
 /// Without a watchdog the manager hears only changes of the state.

@@ -14,7 +14,7 @@ use ringhub::proto::OpCode;
 use rustix::process::Signal;
 
 use crate::support::{
-    Client, CrowdPermit, Received, Server, binary_path, clean, close, dial, frame, is_on_epoll, post, program,
+    Client, CrowdPermit, RESTART, Received, Server, binary_path, clean, close, dial, frame, is_on_epoll, post, program,
     run_to_end, take_response, text,
 };
 
@@ -256,7 +256,7 @@ fn a_drain_empties_every_shard() {
     let mut clients: Vec<Client> = (0..40).map(|_| server.connect("/t/x?echo=true")).collect();
     server.signal(Signal::TERM);
     for client in &mut clients {
-        client.expect_close(1001, "the server is going away");
+        client.expect_close(1012, RESTART);
     }
     drop(clients);
     assert!(server.wait().success());
@@ -265,7 +265,7 @@ fn a_drain_empties_every_shard() {
 /// A message that was answered 202 comes before the close frame, whatever shards its publisher, the topic's home and
 /// the subscriber are on.
 #[test]
-fn every_202_reaches_every_subscriber_before_its_1001() {
+fn every_202_reaches_every_subscriber_before_its_1012() {
     for round in 0..ROUNDS {
         let mut server = Server::start(&["--shards", "4", "--drain-timeout", "60s"]);
         let address = server.address();
@@ -287,7 +287,7 @@ fn every_202_reaches_every_subscriber_before_its_1001() {
             loop {
                 match subscriber.receive() {
                     Received::Text(text) => assert!(received.insert(text), "a message comes twice"),
-                    end => break assert_eq!(end, close(1001, "the server is going away")),
+                    end => break assert_eq!(end, close(1012, RESTART)),
                 }
             }
             subscriber.expect(Received::End);

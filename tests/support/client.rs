@@ -27,6 +27,8 @@ pub(crate) struct Client {
     answers: bool,
     head: ResponseHead,
     protocol: Option<String>,
+    /// The time in the goodbye of a server that leaves, in milliseconds.
+    pub(crate) retry_after_ms: Option<u32>,
 }
 
 /// A frame or an end that came from the server.
@@ -51,6 +53,10 @@ pub(crate) fn text(text: &str) -> Received {
 pub(crate) fn binary(bytes: &[u8]) -> Received {
     Received::Binary(bytes.into())
 }
+
+/// The reason of the goodbye of a server that leaves. [`Client::receive`] takes the time out of the hint, since that is
+/// random; [`Client::retry_after_ms`] has the time.
+pub(crate) const RESTART: &str = r#"{"retry_after_ms":...}"#;
 
 pub(crate) fn close(code: u16, reason: &str) -> Received {
     Received::Close(Some(code), reason.into())
@@ -118,7 +124,7 @@ impl Client {
         };
         let protocol = handshake.check(&head).expect("the answer opens a WebSocket");
         let websocket = WebSocket::new(Role::Client { masking_seed: unique() }, Tick(0));
-        Ok(Ok(Client { stream, websocket, input, answers: true, head, protocol }))
+        Ok(Ok(Client { stream, websocket, input, answers: true, head, protocol, retry_after_ms: None }))
     }
 
     /// Makes the client answer no more pings or close frames.
@@ -217,7 +223,11 @@ impl Client {
             Event::Fragment(_) => unreachable!("whole messages were asked for"),
             Event::Ping(payload) => Received::Ping(payload.into()),
             Event::Pong(payload) => Received::Pong(payload.into()),
-            Event::Close(frame) => Received::Close(frame.code.map(|code| code.0), frame.reason.into()),
+            Event::Close(frame) => {
+                self.retry_after_ms = retry_after_ms(frame.reason);
+                let reason = if self.retry_after_ms.is_some() { RESTART } else { frame.reason };
+                Received::Close(frame.code.map(|code| code.0), reason.into())
+            }
         };
         if self.answers && !replies.is_empty() {
             // The write fails if the server has ended the connection, which is allowed.
@@ -254,6 +264,11 @@ impl Client {
         self.send_close(1000, "bye");
         self.expect_close(1000, "");
     }
+}
+
+/// Returns the time in the goodbye of a server that leaves.
+fn retry_after_ms(reason: &str) -> Option<u32> {
+    reason.strip_prefix(r#"{"retry_after_ms":"#)?.strip_suffix('}')?.parse().ok()
 }
 
 /// Shows at most 80 bytes of a payload, since some payloads have a megabyte.

@@ -17,7 +17,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-pub(crate) use client::{Client, Received, binary, close, frame, text};
+pub(crate) use client::{Client, RESTART, Received, binary, close, frame, text};
 pub(crate) use crowd::CrowdPermit;
 pub(crate) use http::{
     Response, ask, exchange, post, published, read_response, request, take_response, upgrade_request,

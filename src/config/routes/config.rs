@@ -2,13 +2,13 @@
 
 use std::{fmt, sync::Arc};
 
-use super::admission::Admission;
+use super::{admission::Admission, given::RouteDigest};
 use crate::{
     auth::{Gate, Origins},
     documents::Documents,
     endpoints::RouteValues,
     error::Origin,
-    handler::{Pattern, Rules, TopicSpace},
+    handler::{Pattern, RouteOptions, Rules, TopicSpace},
     surface::{Surface, TopicUse},
 };
 
@@ -24,10 +24,15 @@ pub struct RouteConfig {
     pub(crate) topics: TopicSpace,
     /// The rules: those of the route, completed with the server's.
     pub rules: Rules,
+    /// The rules of the route before they were completed.
+    pub(in crate::config) options: RouteOptions,
     /// The authenticators of the route, in the form that warnings need.
     pub(in crate::config) admission: Admission,
     /// The place of the route's table in the file.
     pub origin: Origin,
+    /// The keys and values as they are shown, those of secrets masked.
+    pub(in crate::config) shown: String,
+    pub(in crate::config) digest: RouteDigest,
 }
 
 /// The handler of a route.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     error::{ConfigError, Origin},
-    handler::{Pattern, RouteOptions, TopicSpace},
+    handler::{Pattern, RouteOptions, Rules, TopicSpace},
 };
 
 /// The key of a file that has the routes.
@@ -28,6 +28,24 @@ pub(in crate::config) struct GivenRoute {
     pub(super) origins: BTreeMap<&'static str, Vec<Origin>>,
     /// The keys and values as they are shown, those of secrets masked.
     pub(in crate::config) shown: String,
+    pub(super) digest: RouteDigest,
+}
+
+/// Hashes of the keys and values of a route, by which a reload notices a change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::config) struct RouteDigest {
+    /// Of all keys, with the contents of files that are values.
+    pub(in crate::config) all: u64,
+    /// Of the keys that a reload cannot change: the handler's name, its topics, and the keys of its surface.
+    pub(in crate::config) lasting: u64,
+}
+
+impl RouteDigest {
+    /// Adds the hash of a key and its value. The order of the keys makes no difference.
+    pub(super) fn add(&mut self, hash: u64, is_lasting: bool) {
+        self.all = self.all.wrapping_add(hash);
+        self.lasting = self.lasting.wrapping_add(if is_lasting { hash } else { 0 });
+    }
 }
 
 impl GivenRoute {
@@ -41,10 +59,7 @@ impl GivenRoute {
         base: &Base,
         from: impl Fn(&str) -> Origin,
     ) -> Result<RouteConfig, Vec<ConfigError>> {
-        let rules = match &self.handler {
-            RouteHandler::Surface(config) => settle_surface(config.surface, &self.options, base),
-            RouteHandler::Files(_) | RouteHandler::Page => settle(&self.options, Sources::WebSockets, base),
-        };
+        let rules = rules_of(&self.handler, &self.options, base);
         let rules = rules.map_err(|faults| {
             let located = faults.into_iter().map(|RuleFault { key, item, what, against }| {
                 let origins = self.origins.get(key);
@@ -57,9 +72,17 @@ impl GivenRoute {
             });
             located.collect::<Vec<_>>()
         })?;
-        let GivenRoute { pattern, handler, topics, admission, origin, .. } = self;
-        let (pattern, handler, topics) = (pattern.clone(), handler.clone(), topics.clone());
-        Ok(RouteConfig { pattern, handler, topics, rules, admission: admission.clone(), origin: origin.clone() })
+        Ok(RouteConfig {
+            pattern: self.pattern.clone(),
+            handler: self.handler.clone(),
+            topics: self.topics.clone(),
+            rules,
+            options: self.options.clone(),
+            admission: self.admission.clone(),
+            origin: self.origin.clone(),
+            shown: self.shown.clone(),
+            digest: self.digest,
+        })
     }
 
     /// Returns the patterns of all paths that no other route may serve: those of a surface, that of the page, or those
@@ -82,6 +105,36 @@ impl GivenRoute {
     /// Returns the place of the route's table in the file.
     pub(in crate::config) fn origin(&self) -> &Origin {
         &self.origin
+    }
+}
+
+/// Checks the rules of a route, and completes them with those of the server.
+fn rules_of(handler: &RouteHandler, options: &RouteOptions, base: &Base) -> Result<Rules, Vec<RuleFault>> {
+    match handler {
+        RouteHandler::Surface(config) => settle_surface(config.surface, options, base),
+        RouteHandler::Files(_) | RouteHandler::Page => settle(options, Sources::WebSockets, base),
+    }
+}
+
+impl RouteConfig {
+    /// Returns the same route with the rules that follow from other settings of the server.
+    ///
+    /// # Errors
+    ///
+    /// All rules that do not fit these settings.
+    pub(in crate::config) fn settle_again(&self, base: &Base) -> Result<RouteConfig, Vec<ConfigError>> {
+        let rules = rules_of(&self.handler, &self.options, base).map_err(|faults| {
+            let located = faults
+                .into_iter()
+                .map(|RuleFault { key, what, .. }| ConfigError::of(qualified(key), what).from(self.origin.clone()));
+            located.collect::<Vec<_>>()
+        })?;
+        Ok(RouteConfig { rules, ..self.clone() })
+    }
+
+    /// Returns whether the handler of a running route can serve this route.
+    pub(in crate::config) fn is_same_handler(&self, running: &RouteConfig) -> bool {
+        self.digest.lasting == running.digest.lasting
     }
 }
 

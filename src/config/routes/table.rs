@@ -20,7 +20,7 @@ use super::{
     },
     admission::{Admission, BASIC, BEARER, JWT, NETWORK},
     config::{RouteHandler, SurfaceConfig},
-    given::{GivenRoute, ROUTES},
+    given::{GivenRoute, ROUTES, RouteDigest},
     keys::{in_words, names, names_of_websockets, surface_key},
     reader::{Reader, Value},
 };
@@ -52,6 +52,7 @@ struct Parts {
     origins: BTreeMap<&'static str, Vec<Origin>>,
     fingerprint: u64,
     shown: String,
+    digest: RouteDigest,
 }
 
 /// A handler by its name in a file.
@@ -87,6 +88,7 @@ impl Reader<'_> {
         let mut parts = Parts::default();
         let mut fingerprint = DefaultHasher::new();
         for (key, value) in in_order(keys) {
+            let earlier_files = self.file.values.count();
             let at = self.file.origin(value.span().start);
             match &**key.get_ref() {
                 "match" => parts.pattern = self.pattern(value).map(|pattern| (pattern, at)),
@@ -127,9 +129,16 @@ impl Reader<'_> {
                     }
                 },
             }
+            let whole = toml_pair(key.get_ref(), value.get_ref(), Masks::None);
             if ["basic", "bearer", "jwt", "network", "admit", "allowed_origins"].contains(&&**key.get_ref()) {
-                toml_pair(key.get_ref(), value.get_ref(), Masks::None).hash(&mut fingerprint);
+                whole.hash(&mut fingerprint);
             }
+            let mut digest = DefaultHasher::new();
+            whole.hash(&mut digest);
+            self.file.values.hash_since(earlier_files, &mut digest);
+            let is_lasting =
+                ["handler", "topic_prefix"].contains(&&**key.get_ref()) || surface_key(key.get_ref()).is_some();
+            parts.digest.add(digest.finish(), is_lasting);
             let masks = match &**key.get_ref() {
                 "basic" => Masks::Beside("realm"),
                 "bearer" => Masks::All,
@@ -160,8 +169,8 @@ impl Reader<'_> {
             (_, None) => TopicSpace::default(),
         };
         let admission = self.fit_authenticators(&mut parts)?;
-        let Parts { options, origins, shown, .. } = parts;
-        Some(GivenRoute { pattern, handler, topics, options, admission, origin, origins, shown })
+        let Parts { options, origins, shown, digest, .. } = parts;
+        Some(GivenRoute { pattern, handler, topics, options, admission, origin, origins, shown, digest })
     }
 
     /// Returns the handler, which `documents` may imply.

@@ -231,7 +231,7 @@ fn a_drain_closes_nobody_before_its_barrier() {
         world.settle();
         for (shard, mut sent) in sent.into_iter().enumerate() {
             sent.extend(world.sent(shard, 0));
-            assert_eq!(sent.pop().as_deref(), Some("close 1001"), "shard {shard}");
+            assert_eq!(sent.pop().as_deref(), Some("close 1012"), "shard {shard}");
             // Both topics have the same texts.
             sent.sort_unstable();
             let mut twice: Vec<String> = expected.iter().flat_map(|text| [text.clone(), text.clone()]).collect();
@@ -271,7 +271,7 @@ fn a_stuck_end_delays_a_drain_by_a_quarter() {
         world.settle_only(working);
         // From here on only the deadline makes the shard do something.
         world.pass(1, working);
-        assert_eq!(world.sent(0, 0), ["meanwhile", "close 1001"]);
+        assert_eq!(world.sent(0, 0), ["meanwhile", "close 1012"]);
         assert_eq!(world.report(0), [1, 0, 0, 1]);
         // The other shard has closed no connection too early: it has none.
         assert_eq!(world.report(1), [0, 0, 0, 0]);
@@ -294,7 +294,7 @@ fn a_slow_shard_gathers_for_up_to_half_of_a_drain() {
         // The shard takes a message in each tick.
         world.shards[0].pace.mail = 1;
         let mut sent = Vec::new();
-        while sent.last().is_none_or(|last| last != "close 1001") {
+        while sent.last().is_none_or(|last| last != "close 1012") {
             assert_eq!(world.counters[0].get(Counter::MessagesIn), 0, "input waits");
             world.now = world.now.after(1);
             world.serve(0);
@@ -320,7 +320,7 @@ fn a_drain_without_time_waits_for_nobody() {
     world.serve(0);
     assert_eq!(world.report(0), [300, 0, 0, 1]);
     world.settle_only(&[0]);
-    assert!((0..300).all(|client| world.sent(0, client) == ["answer", "close 1001"]));
+    assert!((0..300).all(|client| world.sent(0, client) == ["answer", "close 1012"]));
 }
 
 /// Messages that are published during the closes reach the connections that are still open, and no others.
@@ -342,9 +342,9 @@ fn messages_after_the_barrier_reach_connections_that_are_open() {
         world.pass(1, &[0, 1]);
     }
     let sent: Vec<Vec<String>> = (0..CLIENTS).map(|client| world.sent(0, client)).collect();
-    assert!(sent[..100].iter().all(|sent| *sent == ["before", "close 1001"]), "{:?}", sent[0]);
-    assert!(sent[100..200].iter().all(|sent| *sent == ["before", "1", "close 1001"]), "{:?}", sent[100]);
-    assert!(sent[200..].iter().all(|sent| *sent == ["before", "1", "2", "close 1001"]), "{:?}", sent[200]);
+    assert!(sent[..100].iter().all(|sent| *sent == ["before", "close 1012"]), "{:?}", sent[0]);
+    assert!(sent[100..200].iter().all(|sent| *sent == ["before", "1", "close 1012"]), "{:?}", sent[100]);
+    assert!(sent[200..].iter().all(|sent| *sent == ["before", "1", "2", "close 1012"]), "{:?}", sent[200]);
     assert_eq!(world.report(0), [CLIENTS as u64, 0, 0, 0]);
 }
 
@@ -361,7 +361,7 @@ fn a_connection_that_comes_late_is_closed_after_the_barrier() {
     world.drain(1, 100);
     world.send_barrier();
     world.settle();
-    assert_eq!(world.sent(0, 0), ["before", "close 1001"]);
+    assert_eq!(world.sent(0, 0), ["before", "close 1012"]);
 }
 
 /// Some of the connections that a drain has closed leave, and some do not; others began to close before the drain.
@@ -382,7 +382,7 @@ fn the_report_of_a_drain_counts_every_end() {
     world.drain(0, 2 * close_ticks);
     world.settle();
     assert_eq!(world.report(0), [4, 0, 0, 0]);
-    assert!((2..6).all(|client| world.sent(0, client) == ["close 1001"]));
+    assert!((2..6).all(|client| world.sent(0, client) == ["close 1012"]));
     world.leave(0, 1, None, Some(End::Finished));
     world.leave(0, 2, Some(CLOSE_FRAME), Some(End::Finished));
     world.leave(0, 3, Some(CLOSE_FRAME), Some(End::Closed));
@@ -393,7 +393,7 @@ fn the_report_of_a_drain_counts_every_end() {
     assert_eq!((world.report(0), world.shards[0].open()), ([4, 3, 1, 0], 0));
     world.connect(0, &[&topic]);
     world.pass(1, &[0]);
-    assert_eq!(world.sent(0, 6), ["answer", "close 1001"]);
+    assert_eq!(world.sent(0, 6), ["answer", "close 1012"]);
     world.shards[0].drop_all();
     assert_eq!((world.report(0), world.shards[0].open()), ([5, 3, 2, 0], 0));
 }

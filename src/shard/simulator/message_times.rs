@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The beginning of a message, and its end.
-const BEGIN: &[u8] = b"\x02\x80\0\0\0\0";
+pub(super) const BEGIN: &[u8] = b"\x02\x80\0\0\0\0";
 const END: &[u8] = b"\x80\x80\0\0\0\0";
 const MESSAGE: &[u8] = b"\x82\x80\0\0\0\0";
 

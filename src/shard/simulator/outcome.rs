@@ -232,7 +232,7 @@ impl Simulation {
             CLOSED_AS_FULL => client.asked > 0 && self.plan.backlog_is_limited && was_short,
             CloseCode::PROTOCOL_ERROR => client.leaving == Some(Leaving::Breach),
             CloseCode::INTERNAL_ERROR => ping_interval > 0 && pong_timeout > 0,
-            CloseCode::GOING_AWAY => self.is_draining,
+            CloseCode::SERVICE_RESTART => self.is_draining,
             _ => false,
         }
     }

@@ -29,7 +29,7 @@ impl Simulation {
     /// least, if its subscription lasted as long as its connection.
     pub(super) fn owed_at_least(&self, client: &Client, topic: usize, order: &[Placed]) -> u64 {
         let mut place = client.open_until[topic];
-        let is_drained = client.close.as_ref().is_some_and(|(code, _)| *code == CloseCode::GOING_AWAY);
+        let is_drained = client.close.as_ref().is_some_and(|(code, _)| *code == CloseCode::SERVICE_RESTART);
         let is_late = self.drivers.iter().any(|driver| driver.counters.get(Counter::BarrierTimeout) > 0);
         let last = client.subscriptions.iter().rev().find(|subscription| subscription.topic == topic);
         let is_live = last.is_some_and(|last| last.live_at.is_some());

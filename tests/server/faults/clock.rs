@@ -15,7 +15,7 @@ use std::{
 use ringhub::proto::OpCode;
 
 use crate::support::{
-    Client, DEADLINE, Received, Server, ask, close, dial, frame, post, program, published, request, text,
+    Client, DEADLINE, RESTART, Received, Server, ask, close, dial, frame, post, program, published, request, text,
 };
 
 /// The clock jumps by a year and by minutes, ahead and back. No timeout comes because of this: not that of a silent
@@ -101,7 +101,7 @@ fn times_are_over_although_the_clock_goes_back() {
     // The drain's timeout comes too.
     quiet.never_answer();
     server.signal(rustix::process::Signal::TERM);
-    expect_after_pings(&mut quiet, close(1001, "the server is going away"));
+    expect_after_pings(&mut quiet, close(1012, RESTART));
     clock.jump(-DAY);
     assert!(server.wait().success(), "{}", server.log());
 }

@@ -1,0 +1,428 @@
+//! `ringhub reload` and `ringhub drain`: act on a server that runs on this machine, or in this container.
+
+use std::{
+    collections::HashMap,
+    env,
+    ffi::{OsStr, OsString},
+    fmt, fs,
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    os::{
+        fd::OwnedFd,
+        unix::ffi::{OsStrExt as _, OsStringExt as _},
+    },
+    path::Path,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use ringhub::config::{Flags, Given, Settings, Time, parse_address};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+
+use crate::health::reachable;
+
+/// The command line of the program, as its definition knows it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CommandLine {
+    /// Returns the flags of a server with these arguments; `None` if no server has them.
+    pub(crate) flags: fn(Vec<OsString>) -> Option<Flags>,
+    /// Returns whether a word is a command that does not serve.
+    pub(crate) is_other_command: fn(&OsStr) -> bool,
+}
+
+/// The server to act on.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Target {
+    /// The process of the server [default: process 1 if it is a server, as in a container, or else the only server that
+    /// this user can see].
+    #[arg(long, value_name = "PID")]
+    pid: Option<i32>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Reload {
+    #[command(flatten)]
+    target: Target,
+    /// An address at which the server answers /metrics, which tell the outcome [default: metrics_listen, or the first
+    /// address of listen].
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<String>,
+    /// Longest time for the reload.
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    timeout: Time,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Drain {
+    #[command(flatten)]
+    target: Target,
+    /// Longest time until the server has ended; 0 waits forever.
+    #[arg(long, value_name = "TIME", default_value = "0")]
+    timeout: Time,
+}
+
+/// The sentence about an act that has failed.
+#[derive(Debug)]
+struct Failed(String);
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Failed {}
+
+fn fail<T>(what: String) -> Result<T, Box<dyn std::error::Error>> {
+    Err(Failed(what).into())
+}
+
+/// Lets a server read its settings again, and waits for the outcome. The settings are checked first, as the server's
+/// own command line, variables and file have them; if they are wrong, the server is not told.
+///
+/// # Errors
+///
+/// If there is no such server, the settings are wrong, the server refuses them, or the outcome cannot be read.
+pub(crate) fn reload(arguments: Reload, line: CommandLine) -> Result<String, Box<dyn std::error::Error>> {
+    let Reload { target, address, timeout } = arguments;
+    let deadline = Instant::now() + timeout.0;
+    let process = Process::find(&target, line)?;
+    let given = process.read_settings(line)?;
+    given.config(process.descriptor_limit())?;
+    let address = match address {
+        Some(address) => parse_address(&address).map_err(|what| Failed(format!("--address: {what}")))?,
+        None => address_of_metrics(&given)?,
+    };
+    let metrics = MetricsReader { address: reachable(address), token: token_of(&given) };
+    // Before the reload the server may know none of the new tokens. Any later reading is then the outcome.
+    let before = metrics.read(deadline).ok();
+    let told_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    process.signal(Signal::HUP)?;
+    let outcome = process.wait_for_outcome(&metrics, before, told_at, deadline)?;
+    match (outcome.is_applied, outcome.pending) {
+        (false, _) => fail(format!("the server {process} has refused the reload; the reason is in its log")),
+        (true, 0) => Ok(format!("the server {process} has reloaded its settings")),
+        (true, pending) => {
+            let things = if pending == 1 { "setting needs" } else { "settings need" };
+            Ok(format!("the server {process} has reloaded its settings; {pending} {things} a restart, see its log"))
+        }
+    }
+}
+
+/// Lets a server leave, and waits until its process has ended.
+///
+/// # Errors
+///
+/// If there is no such server, or it has not ended in time.
+pub(crate) fn drain(arguments: Drain, line: CommandLine) -> Result<String, Box<dyn std::error::Error>> {
+    let Drain { target, timeout } = arguments;
+    let process = Process::find(&target, line)?;
+    process.signal(Signal::TERM)?;
+    let limit = (!timeout.0.is_zero()).then_some(timeout.0);
+    if process.has_ended_within(limit)? {
+        return Ok(format!("the server {process} has ended"));
+    }
+    fail(format!("the server {process} has not ended within {timeout}"))
+}
+
+/// The process of a server. Its descriptor keeps the number from meaning another process later.
+struct Process {
+    pid: i32,
+    descriptor: OwnedFd,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.pid.fmt(f)
+    }
+}
+
+impl Process {
+    fn find(target: &Target, line: CommandLine) -> Result<Process, Box<dyn std::error::Error>> {
+        if let Some(pid) = target.pid {
+            return match Process::open(pid)? {
+                process if is_server(pid, line) => Ok(process),
+                _ => fail(format!("the process {pid} is no server of ringhub")),
+            };
+        }
+        if is_server(1, line) {
+            return Process::open(1);
+        }
+        let processes = fs::read_dir("/proc").map_err(|error| Failed(format!("/proc cannot be read: {error}")))?;
+        let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+        let mut servers: Vec<i32> = pids.filter(|&pid| is_server(pid, line)).collect();
+        servers.sort_unstable();
+        match servers[..] {
+            [] => fail("no server of ringhub runs here, or none that this user can see".into()),
+            [pid] => Process::open(pid),
+            _ => {
+                let pids: Vec<String> = servers.iter().map(ToString::to_string).collect();
+                fail(format!("several servers run here: choose one by --pid {}", pids.join(", --pid ")))
+            }
+        }
+    }
+
+    fn open(pid: i32) -> Result<Process, Box<dyn std::error::Error>> {
+        let Some(number) = Some(pid).filter(|&pid| pid > 0).and_then(Pid::from_raw) else {
+            return fail(format!("{pid} is no number of a process"));
+        };
+        match pidfd_open(number, PidfdFlags::empty()) {
+            Ok(descriptor) => Ok(Process { pid, descriptor }),
+            Err(error) => fail(format!("the process {pid} cannot be found: {error}")),
+        }
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), Box<dyn std::error::Error>> {
+        let sent = pidfd_send_signal(&self.descriptor, signal);
+        sent.or_else(|error| fail(format!("the server {self} cannot be told: {error}")))
+    }
+
+    /// Waits until the process has ended. Without a limit this is a wait for ever. Returns whether it has ended.
+    fn has_ended_within(&self, limit: Option<Duration>) -> io::Result<bool> {
+        let until = limit.map(|limit| Instant::now() + limit);
+        loop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let left = left.map(|left| Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 }));
+            // The descriptor of a process is readable once the process has ended.
+            match poll(&mut [PollFd::new(&self.descriptor, PollFlags::IN)], left.as_ref()) {
+                Ok(count) => return Ok(count > 0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Reads the settings from the sources that the server has: its command line, its variables, and its file.
+    fn read_settings(&self, line: CommandLine) -> Result<Given, Box<dyn std::error::Error>> {
+        let of = |what: &str| Path::new("/proc").join(self.to_string()).join(what);
+        let cannot = |what: &str, error: io::Error| {
+            Failed(format!("the {what} of the server {self} cannot be read, which its own user can: {error}"))
+        };
+        let variables = fs::read(of("environ")).map_err(|error| cannot("variables", error))?;
+        let arguments = arguments_of(self.pid).map_err(|error| cannot("command line", error))?;
+        // Relative paths in flags and variables belong to the server's folder.
+        env::set_current_dir(of("cwd")).map_err(|error| cannot("folder", error))?;
+        let Some(flags) = (line.flags)(arguments) else {
+            return fail(format!("the command line of the server {self} is of another version"));
+        };
+        Ok(Given::read(&flags, variables_in(&variables)))
+    }
+
+    /// Returns the server's limit of open descriptors.
+    fn descriptor_limit(&self) -> u64 {
+        let limits = fs::read_to_string(format!("/proc/{self}/limits")).unwrap_or_default();
+        descriptor_limit_in(&limits).unwrap_or(u64::MAX)
+    }
+
+    /// Waits until the server's counters show the outcome of the reload, which the server was told of at this time. The
+    /// server may answer with numbers that it has taken up to a second before.
+    fn wait_for_outcome(
+        &self,
+        metrics: &MetricsReader,
+        before: Option<Outcome>,
+        told_at: f64,
+        deadline: Instant,
+    ) -> Result<Outcome, Box<dyn std::error::Error>> {
+        loop {
+            let now = metrics.read(deadline);
+            if let Ok(now) = &now
+                && now.taken_at >= told_at
+                && before.is_none_or(|before| before.reloads != now.reloads)
+            {
+                return Ok(*now);
+            }
+            if self.has_ended_within(Some(LOOK))? {
+                return fail(format!("the server {self} has ended"));
+            }
+            if Instant::now() >= deadline {
+                return fail(match now {
+                    Ok(_) => format!("the server {self} has not reloaded its settings in time"),
+                    Err(error) => format!(
+                        "the server {self} was told to reload its settings, but {}, which tell the outcome, cannot be \
+                         read: {error}; its log tells it too",
+                        metrics.url()
+                    ),
+                });
+            }
+        }
+    }
+}
+
+/// Returns whether a process runs `ringhub` as a server, and not one of its other commands.
+fn is_server(pid: i32, line: CommandLine) -> bool {
+    let is_ours = fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_ascii_end() == b"ringhub");
+    is_ours && arguments_of(pid).is_ok_and(|arguments| serves(&arguments, line))
+}
+
+/// Returns whether a command line is that of a server.
+fn serves(arguments: &[OsString], line: CommandLine) -> bool {
+    // The list of a process that has ended, and that its parent has not waited for, is empty.
+    !arguments.is_empty() && !arguments.get(1).is_some_and(|first| (line.is_other_command)(first))
+}
+
+fn arguments_of(pid: i32) -> io::Result<Vec<OsString>> {
+    Ok(words_of(&fs::read(format!("/proc/{pid}/cmdline"))?).map(|word| OsString::from_vec(word.to_vec())).collect())
+}
+
+/// Returns the variables in a list of pairs, each with a NUL behind it.
+fn variables_in(list: &[u8]) -> HashMap<OsString, OsString> {
+    let pairs = words_of(list).filter_map(|pair| {
+        let at = pair.iter().position(|&byte| byte == b'=')?;
+        Some((OsStr::from_bytes(&pair[..at]).into(), OsStr::from_bytes(&pair[at + 1..]).into()))
+    });
+    pairs.collect()
+}
+
+/// Returns the words of a list, each with a NUL behind it.
+fn words_of(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.strip_suffix(b"\0")
+        .filter(|words| !words.is_empty())
+        .into_iter()
+        .flat_map(|words| words.split(|&byte| byte == 0))
+}
+
+/// Returns the soft limit in a line such as "Max open files   1024   4096   files".
+fn descriptor_limit_in(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// Returns the address at which a server with these settings answers `/metrics`.
+fn address_of_metrics(given: &Given) -> Result<SocketAddr, Box<dyn std::error::Error>> {
+    let Settings { listen, metrics_listen, .. } = &given.settings;
+    match (metrics_listen, listen.first()) {
+        (Some(address), _) => Ok(*address),
+        (None, Some(first)) => Ok(first.resolve().map_err(|what| Failed(format!("listen: {what}")))?[0]),
+        (None, None) => fail("listen: at least one address is needed".into()),
+    }
+}
+
+fn token_of(given: &Given) -> Option<String> {
+    given.settings.metrics_tokens.as_ref().and_then(|tokens| tokens.0.first().cloned())
+}
+
+/// Reads the counters of reloads from a server's `/metrics`.
+struct MetricsReader {
+    address: SocketAddr,
+    /// A token for the metrics, if they need one.
+    token: Option<String>,
+}
+
+/// The counters of a server that tell the outcome of a reload.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Outcome {
+    /// The time at which the server took these numbers, in seconds since 1970.
+    taken_at: f64,
+    /// The number of reloads, applied or refused.
+    reloads: u64,
+    is_applied: bool,
+    /// The number of settings that need a restart.
+    pending: u64,
+}
+
+impl MetricsReader {
+    fn url(&self) -> String {
+        format!("http://{}/metrics", self.address)
+    }
+
+    fn read(&self, deadline: Instant) -> io::Result<Outcome> {
+        let left = || deadline.saturating_duration_since(Instant::now()).clamp(LOOK, ANSWER);
+        let mut stream = TcpStream::connect_timeout(&self.address, left())?;
+        stream.set_read_timeout(Some(left()))?;
+        stream.set_write_timeout(Some(left()))?;
+        let token = self.token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+        let address = self.address;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\n{token}Connection: close\r\n\r\n")?;
+        let mut answer = Vec::new();
+        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+        outcome_in(&String::from_utf8_lossy(&answer)).map_err(io::Error::other)
+    }
+}
+
+/// Returns the outcome in an answer to a request for `/metrics`.
+fn outcome_in(answer: &str) -> Result<Outcome, String> {
+    let status = answer.lines().next().unwrap_or_default();
+    if status.split(' ').nth(1) != Some("200") {
+        return Err(format!("the answer is {status:?}"));
+    }
+    let number = |name: &str| {
+        let start = format!("ringhub_{name}{{shard=\"process\"}} ");
+        let found = answer.lines().find_map(|line| line.strip_prefix(&start)?.trim().parse::<f64>().ok());
+        found.ok_or_else(|| format!("ringhub_{name} is missing"))
+    };
+    Ok(Outcome {
+        taken_at: number("taken_timestamp_seconds")?,
+        reloads: (number("config_reloads_total")? + number("config_reloads_refused_total")?) as u64,
+        is_applied: number("config_last_reload_success")? == 1.0,
+        pending: number("config_restart_pending")? as u64,
+    })
+}
+
+/// The time between two looks at the server.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The longest time for one answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// The most bytes of an answer.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_known_by_its_command_line() {
+        let check = |words: &[&str], expected: bool| {
+            let arguments: Vec<OsString> = words.iter().map(Into::into).collect();
+            let line = CommandLine {
+                flags: |_| None,
+                is_other_command: |word| ["health", "reload", "drain"].map(OsStr::new).contains(&word),
+            };
+            assert_eq!(serves(&arguments, line), expected, "{words:?}");
+        };
+        check(&["/usr/bin/ringhub"], true);
+        check(&["ringhub", "serve", "--shards", "1"], true);
+        check(&["ringhub", "--listen", "127.0.0.1:0"], true);
+        check(&["ringhub", "health"], false);
+        check(&["ringhub", "reload", "--pid", "1"], false);
+        check(&["ringhub", "drain"], false);
+        check(&[], false);
+    }
+
+    #[test]
+    fn what_proc_says_is_read() {
+        let variables = variables_in(b"A=1\0RINGHUB_LOG=a=b\0EMPTY=\0odd\0");
+        assert_eq!(variables.len(), 3);
+        assert_eq!(variables[OsStr::new("RINGHUB_LOG")], "a=b");
+        assert_eq!(variables_in(b"").len(), 0);
+        let limits =
+            "Limit  Soft Limit  Hard Limit  Units\nMax open files            1024                 4096  files\n";
+        assert_eq!(descriptor_limit_in(limits), Some(1_024));
+        assert_eq!(descriptor_limit_in("Max open files  unlimited  unlimited  files\n"), None);
+    }
+
+    #[test]
+    fn the_outcome_is_read_from_the_metrics() {
+        let answer = |status: &str, success: u64| {
+            format!(
+                "HTTP/1.1 {status}\r\n\r\nringhub_config_reloads_total{{shard=\"process\"}} 3\n\
+                 ringhub_config_reloads_refused_total{{shard=\"process\"}} 2\n\
+                 ringhub_config_last_reload_success{{shard=\"process\"}} {success}\n\
+                 ringhub_config_restart_pending{{shard=\"process\"}} 4\n\
+                 ringhub_taken_timestamp_seconds{{shard=\"process\"}} 1700000000.250\n"
+            )
+        };
+        let applied = Outcome { taken_at: 1_700_000_000.25, reloads: 5, is_applied: true, pending: 4 };
+        assert_eq!(outcome_in(&answer("200 OK", 1)), Ok(applied));
+        assert_eq!(outcome_in(&answer("200 OK", 0)).map(|outcome| outcome.is_applied), Ok(false));
+        assert_eq!(
+            outcome_in(&answer("401 Unauthorized", 1)),
+            Err("the answer is \"HTTP/1.1 401 Unauthorized\"".into())
+        );
+        let missing = outcome_in("HTTP/1.1 200 OK\r\n\r\n").unwrap_err();
+        assert_eq!(missing, "ringhub_taken_timestamp_seconds is missing");
+    }
+}
