@@ -233,6 +233,8 @@ counters! {
     ProtocolErrors "protocol_errors_total" "connections" Counter Shard;
     /// Connections closed with 1008 because a message did not arrive in time.
     MessageTimeout "message_timeout_total" "connections" Counter Shard;
+    /// Connections closed with 4401 because their token has expired.
+    TokenExpired "token_expired_total" "connections" Counter Shard;
     /// Connections closed with 1013 because all messages whose end had not arrived held too much memory.
     UnfinishedClosed "unfinished_closed_total" "connections" Counter Shard;
     /// Panics of handlers and authenticators. Each has closed a connection with 1011, or refused a request with 500.

@@ -19,6 +19,10 @@ pub type Later = Pin<Box<dyn Future<Output = ()> + Send>>;
 #[derive(Default)]
 pub struct Answers(OnceLock<Arc<Mutex<Vec<Entry>>>>);
 
+/// The most rounds in which a request waits. Several authenticators may have to wait for one request, each once or, if
+/// its first answer is stale, twice.
+pub(crate) const ROUNDS_MAX: usize = 8;
+
 /// A question and its answer.
 type Entry = (String, Arc<dyn Any + Send + Sync>);
 

@@ -129,8 +129,8 @@ pub(crate) fn together(authenticators: Vec<Arc<dyn Authenticator>>, is_all: bool
     })
 }
 
-/// Returns the work of the first authenticator that has to wait, unless the outcome of an earlier one decides alone. The
-/// earlier ones are asked for their outcomes only then: mostly nobody has to wait, and each outcome costs a check.
+/// Returns the work of the first authenticator that has to wait, unless the outcome of an earlier one decides alone.
+/// The earlier ones are asked for their outcomes only then: mostly nobody has to wait, and each outcome costs a check.
 fn decide_in_order<'a>(
     each: impl Iterator<Item = &'a dyn Authenticator> + Clone,
     credentials: &Credentials<'_>,

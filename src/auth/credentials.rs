@@ -17,6 +17,8 @@ pub struct Credentials<'a> {
     /// The client's address; `None` if the client has gone meanwhile.
     pub peer: Option<SocketAddr>,
     answers: Option<&'a Answers>,
+    /// The token that has taken the place of the one in the request.
+    renewed: Option<&'a str>,
     origins: Option<&'a Origins>,
 }
 
@@ -24,13 +26,27 @@ impl<'a> Credentials<'a> {
     /// Returns the credentials of a request that waits for no answers.
     #[must_use]
     pub fn new(head: &'a RequestHead, peer: Option<SocketAddr>) -> Self {
-        Credentials { head, peer, answers: None, origins: None }
+        Credentials { head, peer, answers: None, origins: None, renewed: None }
     }
 
     /// Returns the credentials of a request that can wait for answers, which are kept in `answers`.
     #[must_use]
     pub fn with_answers(self, answers: &'a Answers) -> Self {
         Credentials { answers: Some(answers), ..self }
+    }
+
+    /// Returns the same credentials with another token in the place of the one in the request: a token that renews the
+    /// token of a connection.
+    #[must_use]
+    pub fn with_token(self, token: &'a str) -> Self {
+        Credentials { renewed: Some(token), ..self }
+    }
+
+    /// Returns the token that has taken the place of the one in the request, if there is one. An authenticator that
+    /// looks for tokens in other places than [`Credentials::token`] does has to look here first.
+    #[must_use]
+    pub fn renewed_token(&self) -> Option<&'a str> {
+        self.renewed
     }
 
     /// Returns the answers that the request has waited for; `None` if it cannot wait.
@@ -64,11 +80,15 @@ impl<'a> Credentials<'a> {
         self.peer.map(|peer| peer.ip().to_canonical())
     }
 
-    /// Returns the bearer token in `Authorization`, or else in the query's `access_token` (RFC 6750 2.1, 2.3), or else
-    /// the token behind the name `access_token` in the list of subprotocols. The query and the list are for browsers
-    /// that open a WebSocket, since they cannot set a header. A list is in fewer logs than a query.
+    /// Returns the token that has been renewed; else the bearer token in `Authorization`, or else in the query's
+    /// `access_token` (RFC 6750 2.1, 2.3), or else the token behind the name `access_token` in the list of
+    /// subprotocols. The query and the list are for browsers that open a WebSocket, since they cannot set a header. A
+    /// list is in fewer logs than a query.
     #[must_use]
     pub fn token(&self) -> Option<Cow<'a, [u8]>> {
+        if let Some(renewed) = self.renewed {
+            return Some(Cow::Borrowed(renewed.as_bytes()));
+        }
         let of_query = || {
             let mut pairs = query_pairs(self.head.query());
             let (_, value) = pairs.find(|(key, _)| key.as_deref() == Some(TOKEN_KEY))?;

@@ -30,6 +30,7 @@ mod grants;
 mod jwt;
 mod network;
 mod origins;
+mod permission;
 mod proxies;
 mod revocations;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use std::{sync::Arc, time::SystemTime};
 
 pub use access::Access;
 pub(crate) use access::Right;
+pub(crate) use answers::ROUNDS_MAX;
 pub use answers::{Answers, Later};
 pub use basic::Basic;
 pub use bearer::{Bearer, TokenFault};
@@ -52,6 +54,8 @@ pub(crate) use jwt::Issuer;
 pub use jwt::{BareTokens, Jwt, JwtIssuer};
 pub use network::{AddressRange, Network};
 pub use origins::Origins;
+pub(crate) use permission::{Decision, decide};
+pub use permission::{PermissionSource, TopicQuestion};
 pub(crate) use proxies::Remote;
 pub use proxies::{ClientAddress, TrustedProxies};
 pub use revocations::{Revocation, RevocationError};
@@ -70,7 +74,8 @@ pub struct Identity {
     pub info: Option<Arc<str>>,
     /// The topics that the identity may use; `None` leaves the decision to routes and the rules of topics.
     pub grants: Option<Arc<Grants>>,
-    /// The time at which the identity's token expires.
+    /// The time from which on the identity is not valid any more, because its token expires. A tolerance for clocks
+    /// that differ is part of it.
     pub expires: Option<SystemTime>,
     /// The id of the identity's token (`jti`), by which the token can be revoked.
     pub token_id: Option<Arc<str>>,
@@ -86,6 +91,26 @@ impl Identity {
     #[must_use]
     pub fn with_grants(self, grants: Grants) -> Self {
         Identity { grants: Some(Arc::new(grants)), ..self }
+    }
+
+    /// Sets the time from which on the identity is not valid any more. A connection of the identity is closed then with
+    /// the code 4401, unless it gets a fresh token ([`Connection::renew_token`](crate::Connection::renew_token)).
+    #[must_use]
+    pub fn with_expiry(self, expires: SystemTime) -> Self {
+        Identity { expires: Some(expires), ..self }
+    }
+
+    /// Returns the identity, unless its token has expired.
+    ///
+    /// # Errors
+    ///
+    /// 401.
+    pub(crate) fn check_expiry(self) -> Result<Identity, Refusal> {
+        if self.expires.is_some_and(|expires| expires <= SystemTime::now()) {
+            let challenge = "Bearer error=\"invalid_token\"";
+            return Err(Refusal::new(401, "the token has expired").header("WWW-Authenticate", challenge));
+        }
+        Ok(self)
     }
 }
 

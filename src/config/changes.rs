@@ -48,6 +48,7 @@ impl Config {
         let mut config = Config::again(&settings, self)?;
         config.routes = self.reload_routes(new, &config, &mut report)?;
         config.jwt.clone_from(&new.jwt);
+        config.topics.clone_from(&new.topics);
         Ok((config, report))
     }
 

@@ -122,6 +122,7 @@ fn check(
         drain_delay: TICK * drain_delay?,
         send_buffer_bytes: send_buffer?.map(|bytes| bytes as usize),
         routes: Vec::new(),
+        topics: Vec::new(),
         outbound: Outbound::default(),
         authorities: authorities?,
         jwt: None,

@@ -6,6 +6,7 @@ use super::{
     quantities::Size,
     routes::config::RouteConfig,
     settings::Settings,
+    topics::config::TopicRuleConfig,
     values::{AccessLogFormat, IoChoice, ListenIpv6, SandboxChoice},
 };
 use crate::{
@@ -60,6 +61,8 @@ pub struct Config {
     pub send_buffer_bytes: Option<usize>,
     /// The routes in the order of the file. Without routes, the server has the hub and its page.
     pub routes: Vec<RouteConfig>,
+    /// The rules of topics in the order of the file.
+    pub topics: Vec<TopicRuleConfig>,
     /// The way of the server's own requests, for what the settings have made of URLs.
     pub(crate) outbound: Outbound,
     /// The authorities that the server trusts when it sends requests, in addition to those of the system.

@@ -17,15 +17,22 @@ use super::{
     },
     settings::{SETTINGS, Setting},
     toml::{TomlFile, in_order},
+    topics::{self, TOPICS, config::GivenTopicRule},
 };
-use crate::error::{ConfigError, Origin};
+use crate::{
+    error::{ConfigError, Origin},
+    outbound::Outbound,
+};
 
 /// The settings and routes of a file, and all its errors, by their lines.
 #[derive(Default)]
 pub(super) struct Contents {
     pub(super) entries: Vec<Entry>,
     pub(super) routes: Vec<GivenRoute>,
+    pub(super) topics: Vec<GivenTopicRule>,
     pub(super) issuers: GivenIssuers,
+    /// The way of the requests that these make.
+    pub(super) outbound: Outbound,
     pub(super) errors: Vec<ConfigError>,
     pub(super) warnings: Vec<String>,
 }
@@ -75,7 +82,7 @@ fn contents(file: &TomlFile, part: Part) -> Contents {
     let mut contents = Contents::default();
     if let (Part::All, Some(value)) = (part, table.get_ref().get(ISSUERS)) {
         // Routes name them.
-        contents.issuers = issuers::read(file, value, &mut contents.errors);
+        contents.issuers = issuers::read(file, value, &mut contents.errors, &contents.outbound);
     }
     for (key, value) in in_order(table.get_ref()) {
         let origin = file.origin(key.span().start);
@@ -90,6 +97,10 @@ fn contents(file: &TomlFile, part: Part) -> Contents {
             continue;
         }
         if key.get_ref() == ISSUERS {
+            continue;
+        }
+        if key.get_ref() == TOPICS {
+            contents.topics = topics::read(file, value, &mut contents.errors);
             continue;
         }
         match setting {
@@ -114,7 +125,7 @@ fn syntax_error(file: &TomlFile, text: &str, fault: &toml::de::Error) -> ConfigE
 }
 
 fn unknown_key(key: &str) -> String {
-    match nearest_key(key, SETTINGS.iter().map(|setting| setting.key).chain([ROUTES, ISSUERS])) {
+    match nearest_key(key, SETTINGS.iter().map(|setting| setting.key).chain([ROUTES, TOPICS, ISSUERS])) {
         Some(nearest) => format!("unknown key {key:?}; did you mean {nearest:?}?"),
         None => format!("unknown key {key:?}; `ringhub example-config` prints them all"),
     }

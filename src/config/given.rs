@@ -16,8 +16,12 @@ use super::{
     issuers::GivenIssuers,
     routes::{given::GivenRoute, rules::Base},
     settings::{SETTINGS, Setting, Settings, VARIABLE_PREFIX},
+    topics::config::GivenTopicRule,
 };
-use crate::error::{ConfigError, ConfigErrors, Origin};
+use crate::{
+    error::{ConfigError, ConfigErrors, Origin},
+    outbound::Outbound,
+};
 
 /// The settings among the flags of a command line, to be flattened into the arguments of a command.
 #[derive(Default, Clone)]
@@ -92,7 +96,9 @@ pub struct Given {
     /// [`Given::config`] returns the error.
     pub settings: Settings,
     pub(super) routes: Vec<GivenRoute>,
+    pub(super) topics: Vec<GivenTopicRule>,
     pub(super) issuers: GivenIssuers,
+    outbound: Outbound,
     origins: BTreeMap<&'static str, Origin>,
     errors: Vec<ConfigError>,
     warnings: Vec<String>,
@@ -132,7 +138,9 @@ impl Given {
         let mut given = Given {
             settings: Settings::default(),
             routes: Vec::new(),
+            topics: Vec::new(),
             issuers: GivenIssuers::default(),
+            outbound: Outbound::default(),
             origins: BTreeMap::new(),
             errors: Vec::new(),
             warnings: Vec::new(),
@@ -161,7 +169,10 @@ impl Given {
             given.errors.splice(0..0, contents.errors);
             given.warnings.extend(contents.warnings);
             given.routes = contents.routes;
+            given.warnings.extend(contents.issuers.warnings().cloned());
+            given.topics = contents.topics;
             given.issuers = contents.issuers;
+            given.outbound = contents.outbound;
             entries.splice(0..0, contents.entries);
         }
         for entry in entries {
@@ -237,7 +248,9 @@ impl Given {
         let failed: BTreeSet<&str> = errors.iter().filter_map(ConfigError::setting).collect();
         match checked {
             Ok(mut config) => {
+                config.topics = self.topics.iter().map(Into::into).collect();
                 config.jwt = self.issuers.all();
+                config.outbound = self.outbound.clone();
                 let base = config.base_of_routes();
                 for route in &self.routes {
                     match route.settle(&base, |key| self.origin(key)) {

@@ -24,6 +24,7 @@ mod settings;
 mod show;
 mod ticks;
 mod toml;
+mod topics;
 mod values;
 mod warnings;
 
@@ -42,6 +43,7 @@ pub(crate) use routes::rules::{RuleFault, Sources, settle, settle_surface};
 pub use settings::{Preset, Reloads, SETTINGS, Setting, Settings};
 pub use show::{effective, example};
 pub(crate) use ticks::TICK;
+pub use topics::config::TopicRuleConfig;
 pub use values::{
     AccessLogFormat, CpuList, FilePath, IoChoice, ListenIpv6, LogFilter, LogFormat, Pin, SandboxChoice, Secrets,
 };

@@ -117,7 +117,8 @@ mod tests {
         let mut keys = BTreeSet::new();
         let mut is_within = false;
         let mut table = None;
-        for line in example.lines().filter_map(|line| line.strip_prefix('#')) {
+        let lines = example.lines().filter_map(|line| line.strip_prefix('#'));
+        for line in lines.filter(|line| !line.starts_with(' ')) {
             if line.starts_with("[[") {
                 is_within = line == format!("[[{tables}]]");
                 table = None;

@@ -60,6 +60,10 @@ pub fn effective(given: &Given, config: &Config) -> String {
         line(&mut text, &format!("{:<EFFECTIVE_WIDTH$}  # {}", "[[routes]]", route.origin()));
         text.push_str(&route.shown);
     }
+    for rule in &given.topics {
+        line(&mut text, &format!("{:<EFFECTIVE_WIDTH$}  # {}", "[[topics]]", rule.origin));
+        text.push_str(&rule.shown);
+    }
     for (origin, shown) in given.issuers.shown() {
         line(&mut text, &format!("{:<EFFECTIVE_WIDTH$}  # {origin}", "[[issuers]]"));
         text.push_str(shown);
@@ -219,6 +223,21 @@ const EXAMPLE_ROUTES: &str = r#"
 #[routes.network]
 #allow = ["10.0.0.0/8", "fd00::/8"]
 #deny = ["10.66.0.0/16"]
+
+# ---- Rules of topics ----
+
+# Who may use topics. These tables stand at the end of the file, as routes do. match is a topic's
+# name, "a/*" (a segment more), "a/**" (anything more), or a list of these; the most precise one
+# that has a topic holds alone. subscribe and publish (presence and history, for which there are no
+# requests yet) are: "admitted", whoever the routes admit, as far as the grants of a token go;
+# "granted", only a sender whose token names the topic; "anyone", whoever the routes admit, whatever
+# its token names; "callback", whoever the application admits when it is asked; "nobody".
+#[[topics]]
+#match = ["orders/*", "invoices/*"]
+#subscribe = "granted"
+#publish = "nobody"
+#presence = "nobody"
+#history = "granted"
 "#;
 
 const EXAMPLE_ISSUERS: &str = r##"
@@ -228,8 +247,8 @@ const EXAMPLE_ISSUERS: &str = r##"
 # claims name its user and the user's topics. Without routes, the issuers' tokens are for the hub at
 # /t/{topic...}; with routes, each route names its issuers: jwt = ["app"].
 #
-# An issuer has secrets, public_keys or jwks. Several texts, or a table with a key id for each, serve
-# while a new key replaces an old one.
+# An issuer has secrets, public_keys or jwks, or publishes its keys at jwks_url. Several texts, or a
+# table with a key id for each, serve while a new key replaces an old one.
 #[[issuers]]
 #name = "app"
 #iss = "https://app.example"
@@ -257,8 +276,16 @@ const EXAMPLE_ISSUERS: &str = r##"
 #-----END PUBLIC KEY-----
 #"""
 #jwks = '''{"keys": [{"kid": "a", "kty": "EC", "crv": "P-256",
-#  "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
-#  "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}'''
+#"x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+#"y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}'''
+
+#[[issuers]]
+#name = "login"
+#iss = "https://login.example"
+#audience = "hub"
+#bare_tokens = "all"
+#jwks_url = "https://login.example/.well-known/jwks.json"
+#jwks_keep = "24h"
 "##;
 
 const COMMENT_WIDTH: usize = 98;

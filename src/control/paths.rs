@@ -14,7 +14,8 @@ use super::{
 use crate::{
     auth::{Credentials, Identity},
     endpoints::{
-        BodyLimit, Commands, Denied, Endpoint, Endpoints, HttpEndpoint, HttpRequest, Intent, PublishGrant, Publishing,
+        AdmittedSender, BodyLimit, Commands, Denied, Endpoint, Endpoints, HttpEndpoint, HttpRequest, Intent,
+        PublishGrant, Publishing,
     },
     handler::Parameters,
     hub::{Publication, TopicName},
@@ -170,10 +171,10 @@ impl Commands for RequestCommands {
         self.endpoints.topic(route, name)
     }
 
-    fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Denied> {
-        let grant = self.endpoints.authorize_publish(sender, route, topic)?;
+    fn authorize(&self, sender: &AdmittedSender<'_>, topic: &TopicName) -> Result<PublishGrant, Denied> {
+        let grant = self.endpoints.authorize_publish(sender, topic)?;
         // The endpoint publishes one message by the grant.
-        self.shared.count_publish(sender, self.identity.as_ref()).map_err(Denied::Refused)?;
+        self.shared.count_publish(&sender.credentials, self.identity.as_ref()).map_err(Denied::Refused)?;
         Ok(grant)
     }
 

@@ -85,9 +85,9 @@ impl Shared {
         drop(self.leaving.clone().wait_for(|&is_leaving| is_leaving).await);
     }
 
-    /// Authorizes a request at its endpoint of a table, and returns the identity of its sender. The judge may have to wait. A
-    /// client that leaves meanwhile is noticed only when it gets its answer, since a client may end its side of the
-    /// connection after its request.
+    /// Authorizes a request at its endpoint of a table, and returns the identity of its sender. The judge may have to
+    /// wait. A client that leaves meanwhile is noticed only when it gets its answer, since a client may end its side of
+    /// the connection after its request.
     ///
     /// # Errors
     ///
@@ -102,7 +102,8 @@ impl Shared {
         let answers = Answers::default();
         let credentials = credentials.with_answers(&answers);
         let ask = || endpoints.authorize(&credentials, intent, endpoint);
-        self.refused(until_decided(endpoints.wait_max(), pending(), ask).await)
+        let judged = until_decided(endpoints.wait_max(), pending(), ask).await;
+        self.refused(judged).map(|admitted| admitted.identity)
     }
 
     /// Returns the outcome of the judge with the answer that refuses a request.

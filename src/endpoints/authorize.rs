@@ -1,49 +1,18 @@
 //! Judges whether a request may use an endpoint: one judge for every thread and every surface.
 
-use std::fmt;
-
-use super::{Endpoint, Endpoints, http::PublishGrant, intent::Intent};
+use super::{
+    Endpoint, Endpoints,
+    denied::{Admittance, AdmittedSender, Denied},
+    http::PublishGrant,
+    intent::Intent,
+    permissions::DecidedBy,
+};
 use crate::{
-    auth::{Credentials, Gate, Identity, Later, Origins, Right, Stopped},
+    auth::{Credentials, Gate, Identity, Origins, Right, Stopped},
     handler::{Panicked, Pattern, sendable},
     hub::TopicName,
     proto::Refusal,
 };
-
-/// The reason for which a request is not admitted.
-pub(crate) enum Denied {
-    Refused(Refusal),
-    /// An authenticator has panicked, which has been logged.
-    Panicked,
-    /// The judge can decide when this work is done. Only a request whose credentials have answers gets this reason.
-    Later(Later),
-    /// The judge had to wait for too long.
-    Undecided,
-    /// The client has left while the judge had to wait.
-    Left,
-}
-
-impl fmt::Debug for Denied {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Denied::Refused(refusal) => f.debug_tuple("Refused").field(refusal).finish(),
-            Denied::Panicked => f.write_str("Panicked"),
-            Denied::Later(_) => f.write_str("Later"),
-            Denied::Undecided => f.write_str("Undecided"),
-            Denied::Left => f.write_str("Left"),
-        }
-    }
-}
-
-impl From<Denied> for Refusal {
-    fn from(denied: Denied) -> Refusal {
-        match denied {
-            Denied::Refused(refusal) => refusal,
-            Denied::Panicked => Refusal::new(500, "an authenticator of this server has failed"),
-            Denied::Later(_) | Denied::Undecided | Denied::Left => Refusal::undecided(),
-        }
-    }
-}
 
 impl Endpoints {
     /// Judges whether a request may use an endpoint as it intends, and returns the sender that the endpoint's own
@@ -51,20 +20,22 @@ impl Endpoints {
     ///
     /// The access to a topic depends on the topic, not on the path in the request or on its spelling. The gates of all
     /// routes whose topics include this topic must admit the request, not only the gate of the request's own route.
-    /// Then the request must show a token for each right of its intent for which the server requires one.
+    /// Then the request must show a token for each right of its intent for which the server requires one. At last the
+    /// rules of the topic decide, by the grants of all identities that the gates have found.
     ///
     /// # Errors
     ///
-    /// 403 for a page of another origin or a token for another right, 401 for a missing or wrong token, either for a
-    /// revoked sender, the refusal of an authenticator, [`Denied::Panicked`] (500), and [`Denied::Later`] where an
-    /// authenticator has to wait and the request can wait: its credentials have answers.
+    /// 403 for a page of another origin, a token for another right, or a topic that is not for the sender; 401 for a
+    /// missing, wrong or expired token; either for a revoked sender; the refusal of an authenticator;
+    /// [`Denied::Panicked`] (500); and [`Denied::Later`] where an authenticator has to wait and the request can wait:
+    /// its credentials have answers.
     pub(crate) fn authorize(
         &self,
         credentials: &Credentials<'_>,
         intent: Intent,
         endpoint: &Endpoint,
-    ) -> Result<Option<Identity>, Denied> {
-        self.judge(credentials, intent, self.gates(endpoint))
+    ) -> Result<Admittance, Denied> {
+        self.judge(credentials, None, intent, endpoint.topic(), self.gates(endpoint))
     }
 
     /// Judges whether a request that a route has admitted may use a topic as it intends, though its path does not name
@@ -75,12 +46,12 @@ impl Endpoints {
     /// As of [`Endpoints::authorize`].
     pub(crate) fn authorize_topic(
         &self,
-        credentials: &Credentials<'_>,
+        sender: &AdmittedSender<'_>,
         intent: Intent,
-        route: usize,
         topic: &TopicName,
-    ) -> Result<(), Denied> {
-        self.judge(credentials, intent, self.other_gates(route, topic)).map(drop)
+    ) -> Result<Admittance, Denied> {
+        let gates = self.other_gates(sender.route, topic);
+        self.judge(&sender.credentials, sender.identity, intent, Some(topic), gates)
     }
 
     /// Judges whether a request may publish to a topic, as [`Endpoints::authorize_topic`] does, and returns the grant.
@@ -90,48 +61,56 @@ impl Endpoints {
     /// As of [`Endpoints::authorize`].
     pub(crate) fn authorize_publish(
         &self,
-        credentials: &Credentials<'_>,
-        route: usize,
+        sender: &AdmittedSender<'_>,
         topic: &TopicName,
     ) -> Result<PublishGrant, Denied> {
-        self.authorize_topic(credentials, Intent::Publish, route, topic)?;
-        Ok(PublishGrant::new(topic.clone(), self.topic_bytes_max(topic)))
+        self.authorize_topic(sender, Intent::Publish, topic)?;
+        Ok(self.grant(topic))
     }
 
     /// Returns the grant of a request whose path names a topic, if the request was admitted there with
     /// [`Intent::Publish`].
     pub(crate) fn granted(&self, intent: Intent, endpoint: &Endpoint) -> Option<PublishGrant> {
         let Endpoint::Path { topic: Some(topic), .. } = endpoint else { return None };
-        (intent == Intent::Publish).then(|| PublishGrant::new(topic.clone(), self.topic_bytes_max(topic)))
+        (intent == Intent::Publish).then(|| self.grant(topic))
     }
 
-    /// Judges a request by gates and by the server's tokens. Returns the sender that the first gate has found, if it is
-    /// the gate of the endpoint.
+    /// Returns the grant of a sender that the judge has admitted to publish to a topic.
+    pub(super) fn grant(&self, topic: &TopicName) -> PublishGrant {
+        PublishGrant::new(topic.clone(), self.topic_bytes_max(topic))
+    }
+
+    /// Judges a request by gates, by the server's tokens, and by the rules of the topic. `known` is the identity that
+    /// was found before. The identity of the outcome is that of the first gate, if it is the gate of the endpoint.
     fn judge<'a>(
         &self,
         credentials: &Credentials<'_>,
+        known: Option<&Identity>,
         intent: Intent,
+        topic: Option<&TopicName>,
         gates: impl Iterator<Item = (&'a Gate, Option<&'a Pattern>)>,
-    ) -> Result<Option<Identity>, Denied> {
-        let mut identity = None;
+    ) -> Result<Admittance, Denied> {
+        let (mut identity, mut ends) = (None, None);
+        let mut others: Vec<Identity> = Vec::new();
         for (gate, elsewhere) in gates {
             let admitted = Panicked::catch(|| gate.admit(&self.access.origins, credentials));
             let admitted = admitted.map_err(|Panicked(panic)| {
                 tracing::error!(panic, "an authenticator has panicked over a request");
                 Denied::Panicked
             })?;
-            match admitted {
-                Ok(found) => {
-                    let checked = found.as_ref().map_or(Ok(()), |found| self.revocations.check(found));
-                    checked.map_err(|refusal| Denied::Refused(refused_by(elsewhere, refusal)))?;
-                    if elsewhere.is_none() {
-                        identity = found;
-                    }
-                }
+            let refused = |refusal| Denied::Refused(refused_by(elsewhere, sendable(refusal)));
+            let found = match admitted {
+                Ok(None) => continue,
+                Ok(Some(found)) => found.check_expiry().map_err(refused)?,
                 Err(Stopped::Waits(later)) => return Err(Denied::Later(later)),
-                Err(Stopped::Refused(refusal)) => {
-                    return Err(Denied::Refused(refused_by(elsewhere, sendable(refusal))));
-                }
+                Err(Stopped::Refused(refusal)) => return Err(refused(refusal)),
+            };
+            self.revocations.check(&found).map_err(refused)?;
+            ends = [ends, found.expires].into_iter().flatten().min();
+            if elsewhere.is_none() {
+                identity = Some(found);
+            } else {
+                others.push(found);
             }
         }
         let rights: &[Right] = match intent {
@@ -140,11 +119,16 @@ impl Endpoints {
             Intent::Attach { subscribes: true, publishes: false } => &[Right::Subscribe],
             Intent::Attach { subscribes: false, .. } | Intent::Publish => &[Right::Publish],
             Intent::ReadMetrics => &[Right::Metrics],
-            Intent::ReadTop => &[Right::Metrics],
+            Intent::ReadTop => &[Right::Administer],
             Intent::Administer => &[Right::Administer],
         };
         self.access.check_tokens(credentials, rights).map_err(Denied::Refused)?;
-        Ok(identity)
+        let mut by = DecidedBy::Rules;
+        if let Some(topic) = topic {
+            let identities = known.into_iter().chain(identity.as_ref()).chain(&others);
+            by = self.permissions.judge(credentials, intent.topic_rights(), topic, identities)?;
+        }
+        Ok(Admittance { identity, ends, is_lasting: by == DecidedBy::Rules })
     }
 
     /// Returns the header lines by which a browser learns which pages may have an answer (WHATWG Fetch). Without an

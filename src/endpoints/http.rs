@@ -12,7 +12,12 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Denied, intent::ReadIntent, values::RouteValues, waiting::until_decided};
+use super::{
+    denied::{AdmittedSender, Denied},
+    intent::ReadIntent,
+    values::RouteValues,
+    waiting::until_decided,
+};
 use crate::{
     auth::{Answers, Credentials, Identity},
     handler::{Parameters, Response},
@@ -123,7 +128,7 @@ pub(crate) trait Commands: Send + Sync {
     /// # Errors
     ///
     /// See [`Endpoints::authorize_publish`](super::Endpoints::authorize_publish).
-    fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Denied>;
+    fn authorize(&self, sender: &AdmittedSender<'_>, topic: &TopicName) -> Result<PublishGrant, Denied>;
 
     /// Returns the answer that refuses a request which the judge has not admitted.
     fn refusal(&self, denied: Denied) -> Refusal;
@@ -159,8 +164,8 @@ impl HttpRequest {
         self.commands.topic(self.route, name)
     }
 
-    /// Returns the permission to publish to a topic. The judge is asked about the topic, and may have to wait, unless it
-    /// has already admitted the request to publish to this topic by the path.
+    /// Returns the permission to publish to a topic. The judge is asked about the topic, and may have to wait, unless
+    /// it has already admitted the request to publish to this topic by the path.
     ///
     /// # Errors
     ///
@@ -171,7 +176,8 @@ impl HttpRequest {
         }
         let answers = Answers::default();
         let credentials = Credentials::new(&self.head, self.peer).with_answers(&answers);
-        let ask = || self.commands.authorize(&credentials, self.route, topic);
+        let sender = AdmittedSender { credentials, identity: self.identity.as_ref(), route: self.route };
+        let ask = || self.commands.authorize(&sender, topic);
         let judged = until_decided(self.commands.wait_max(), pending(), ask).await;
         judged.map_err(|denied| self.commands.refusal(denied))
     }

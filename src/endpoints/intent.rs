@@ -1,6 +1,9 @@
 //! The intents of requests, which the judge decides about.
 
-use crate::proto::{Refusal, RequestHead};
+use crate::{
+    auth::TopicRight,
+    proto::{Refusal, RequestHead},
+};
 
 /// The intended use of an endpoint by a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +20,18 @@ pub(crate) enum Intent {
     ReadTop,
     /// List and close connections, and revoke.
     Administer,
+}
+
+impl Intent {
+    /// Returns the rights that the request needs over the topic of its path or of its message, if there is one.
+    pub(super) fn topic_rights(self) -> &'static [TopicRight] {
+        match self {
+            Intent::Use | Intent::ReadMetrics | Intent::ReadTop | Intent::Administer => &[],
+            Intent::Attach { subscribes: true, publishes: true } => &[TopicRight::Subscribe, TopicRight::Publish],
+            Intent::Attach { subscribes: true, publishes: false } => &[TopicRight::Subscribe],
+            Intent::Attach { subscribes: false, .. } | Intent::Publish => &[TopicRight::Publish],
+        }
+    }
 }
 
 /// Reads the intent of a request, for one endpoint.

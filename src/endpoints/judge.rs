@@ -3,18 +3,26 @@
 #![cfg_attr(not(test), expect(dead_code, reason = "only the surface of the tests uses all of it so far"))]
 
 use std::{
-    future::{Future, pending},
-    pin::Pin,
+    cell::Cell,
+    future::pending,
+    net::SocketAddr,
+    rc::Rc,
     sync::{Arc, OnceLock},
 };
 
-use super::{Denied, Endpoints, http::PublishGrant, intent::Intent, waiting::until_decided};
+use super::{
+    Endpoints,
+    denied::{Admittance, AdmittedSender, Denied},
+    http::PublishGrant,
+    intent::Intent,
+    waiting::until_decided,
+};
 use crate::{
-    auth::{Answers, Credentials},
+    auth::{Answers, Credentials, Identity, Later, TopicRight},
     current::{Current, WeakCurrent},
     handler::{Connection, OpeningRequest},
     hub::TopicName,
-    proto::Refusal,
+    proto::{Refusal, RequestHead},
 };
 
 /// The judge of topics that clients name in their messages. A handler gets it before the table of endpoints exists. A
@@ -24,18 +32,6 @@ use crate::{
 /// connection, whose route keeps its opening requests.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Judge(Arc<OnceLock<WeakCurrent<Endpoints>>>);
-
-/// The decision of the judge about a topic in a message.
-pub(crate) enum Judged<T> {
-    /// The judge has decided.
-    Now(Result<T, Refusal>),
-    /// The judge has to wait. A handler spawns this work ([`Connection::spawn`]), so that it ends with its connection.
-    /// Messages that come meanwhile are handled first.
-    Later(Judging<T>),
-}
-
-/// The work that ends with the decision of the judge.
-pub(crate) type Judging<T> = Pin<Box<dyn Future<Output = Result<T, Refusal>>>>;
 
 impl Judge {
     /// Lets the judge decide by the table that is current at each question. The handlers in the table keep the judge,
@@ -53,59 +49,63 @@ impl Judge {
         self.endpoints()?.topic(opening(connection).route, name)
     }
 
-    /// Judges whether a client may receive from a topic.
+    /// Judges whether a client may receive from a topic, and then calls `act` with the decision: at once, or in work
+    /// beside the connection if the judge has to wait. Messages that come meanwhile are handled first.
     ///
-    /// The refusal is that of [`Endpoints::authorize_topic`]; or 503 if the judge has waited for too long, or if the
-    /// server has ended.
+    /// The refusal is that of [`Endpoints::authorize_topic`]; 429 if too much work of the connection is under way; or
+    /// 503 if the judge has waited for too long, or if the server has ended.
     ///
     /// # Panics
     ///
     /// If an authenticator panics. The connection then ends as it does when its handler panics.
-    pub(crate) fn may_subscribe<S: 'static>(&self, connection: &Connection<'_, S>, topic: &TopicName) -> Judged<()> {
-        self.judged(connection, topic, |endpoints, sender, route, topic| {
-            let intent = Intent::Attach { subscribes: true, publishes: false };
-            endpoints.authorize_topic(sender, intent, route, topic)
-        })
+    pub(crate) fn may_subscribe<S: 'static>(
+        &self,
+        connection: &mut Connection<'_, S>,
+        topic: &TopicName,
+        act: impl FnOnce(&mut Connection<'_, S>, Result<(), Refusal>) + 'static,
+    ) {
+        let act = |connection: &mut Connection<'_, S>, decided: Decided| act(connection, decided.map(drop));
+        self.judge(connection, TopicRight::Subscribe, topic, act);
     }
 
-    /// Judges whether a client may publish to a topic, and gives the permission.
+    /// Judges whether a client may publish to a topic, and then calls `act` with the permission or the refusal.
     ///
     /// See [`Judge::may_subscribe`].
     pub(crate) fn may_publish<S: 'static>(
         &self,
-        connection: &Connection<'_, S>,
+        connection: &mut Connection<'_, S>,
         topic: &TopicName,
-    ) -> Judged<PublishGrant> {
-        self.judged(connection, topic, Endpoints::authorize_publish)
+        act: impl FnOnce(&mut Connection<'_, S>, Result<PublishGrant, Refusal>) + 'static,
+    ) {
+        let name = topic.clone();
+        let act = move |connection: &mut Connection<'_, S>, decided: Decided| {
+            act(connection, decided.map(|endpoints| endpoints.grant(&name)));
+        };
+        self.judge(connection, TopicRight::Publish, topic, act);
     }
 
-    /// Asks a question about a topic. If the judge has to wait, the question is asked again in the work that is
-    /// returned.
-    fn judged<S: 'static, T: 'static>(
+    /// Judges a use of a topic, and then calls `act` with the table that has decided, or with the refusal.
+    fn judge<S: 'static>(
         &self,
-        connection: &Connection<'_, S>,
+        connection: &mut Connection<'_, S>,
+        right: TopicRight,
         topic: &TopicName,
-        ask: impl Fn(&Endpoints, &Credentials<'_>, usize, &TopicName) -> Result<T, Denied> + 'static,
-    ) -> Judged<T> {
+        act: impl FnOnce(&mut Connection<'_, S>, Decided) + 'static,
+    ) {
         let endpoints = match self.endpoints() {
             Ok(endpoints) => endpoints,
-            Err(refusal) => return Judged::Now(Err(refusal)),
+            Err(refusal) => return act(connection, Err(refusal)),
         };
-        let OpeningRequest { head, peer, route, .. } = opening(connection);
-        let answers = Answers::default();
-        let later = match ask(&endpoints, &Credentials::new(head, *peer).with_answers(&answers), *route, topic) {
-            Err(Denied::Later(later)) => later,
-            outcome => return Judged::Now(decided(outcome)),
+        if connection.is_permitted(endpoints.generation(), right, topic) {
+            return act(connection, Ok(endpoints));
+        }
+        let asker = Asker::of(connection, endpoints, right, topic.clone());
+        let judged = match asker.ask() {
+            Err(Denied::Later(later)) => return asker.wait(connection, later, act),
+            judged => judged,
         };
-        let (head, peer, route, topic) = (head.clone(), *peer, *route, topic.clone());
-        Judged::Later(Box::pin(async move {
-            let mut later = Some(later);
-            let ask = || match later.take() {
-                Some(later) => Err(Denied::Later(later)),
-                None => ask(&endpoints, &Credentials::new(&head, peer).with_answers(&answers), route, &topic),
-            };
-            decided(until_decided(endpoints.wait_max(), pending(), ask).await)
-        }))
+        let decided = asker.note(connection, judged);
+        act(connection, decided);
     }
 
     fn endpoints(&self) -> Result<Arc<Endpoints>, Refusal> {
@@ -122,7 +122,88 @@ fn opening<'a, S: 'static>(connection: &'a Connection<'_, S>) -> &'a OpeningRequ
     connection.request().expect("the surface keeps the opening requests")
 }
 
-fn decided<T>(outcome: Result<T, Denied>) -> Result<T, Refusal> {
-    assert!(!matches!(outcome, Err(Denied::Panicked)), "an authenticator has panicked over a message");
-    outcome.map_err(Refusal::from)
+/// The table by which the judge has admitted a use of a topic, or the refusal.
+type Decided = Result<Arc<Endpoints>, Refusal>;
+
+/// A question about a topic in a message, with all that it takes to ask it again later.
+struct Asker {
+    endpoints: Arc<Endpoints>,
+    right: TopicRight,
+    topic: TopicName,
+    head: RequestHead,
+    peer: Option<SocketAddr>,
+    route: usize,
+    token: Option<String>,
+    identity: Option<Identity>,
+    answers: Answers,
+}
+
+impl Asker {
+    fn of<S: 'static>(
+        connection: &Connection<'_, S>,
+        endpoints: Arc<Endpoints>,
+        right: TopicRight,
+        topic: TopicName,
+    ) -> Asker {
+        let OpeningRequest { head, peer, route, .. } = opening(connection);
+        let (head, peer, route) = (head.clone(), *peer, *route);
+        let token = connection.renewed_token().map(Into::into);
+        let identity = connection.identity().cloned();
+        Asker { endpoints, right, topic, head, peer, route, token, identity, answers: Answers::default() }
+    }
+
+    fn ask(&self) -> Result<Admittance, Denied> {
+        let credentials = Credentials::new(&self.head, self.peer).with_answers(&self.answers);
+        let credentials = self.token.as_deref().map_or(credentials, |token| credentials.with_token(token));
+        let sender = AdmittedSender { credentials, identity: self.identity.as_ref(), route: self.route };
+        let intent = match self.right {
+            TopicRight::Publish => Intent::Publish,
+            _ => Intent::Attach { subscribes: true, publishes: false },
+        };
+        self.endpoints.authorize_topic(&sender, intent, &self.topic)
+    }
+
+    /// Waits beside the connection until the judge decides.
+    fn wait<S: 'static>(
+        self,
+        connection: &mut Connection<'_, S>,
+        later: Later,
+        act: impl FnOnce(&mut Connection<'_, S>, Decided) + 'static,
+    ) {
+        // The connection drops its work if it has too much of it, and then the refusal needs `act`.
+        let act = Rc::new(Cell::new(Some(act)));
+        let of_work = Rc::clone(&act);
+        let is_begun = connection.spawn(async move |handle| {
+            let mut later = Some(later);
+            let ask = || match later.take() {
+                Some(later) => Err(Denied::Later(later)),
+                None => self.ask(),
+            };
+            let judged = until_decided(self.endpoints.wait_max(), pending(), ask).await;
+            let acted = handle.with(move |connection| {
+                let decided = self.note(connection, judged);
+                if let Some(act) = of_work.take() {
+                    act(connection, decided);
+                }
+            });
+            // The connection may have ended.
+            _ = acted.await;
+        });
+        if !is_begun && let Some(act) = act.take() {
+            act(connection, Err(Refusal::new(429, "too many messages of this connection wait for a decision")));
+        }
+    }
+
+    /// Notes what a decision means for the connection.
+    fn note<S: 'static>(&self, connection: &mut Connection<'_, S>, judged: Result<Admittance, Denied>) -> Decided {
+        assert!(!matches!(judged, Err(Denied::Panicked)), "an authenticator has panicked over a message");
+        let Admittance { ends, is_lasting, .. } = judged.map_err(Refusal::from)?;
+        if let Some(ends) = ends {
+            connection.end_by(ends);
+        }
+        if is_lasting {
+            connection.note_permitted(self.endpoints.generation(), self.right, &self.topic);
+        }
+        Ok(Arc::clone(&self.endpoints))
+    }
 }

@@ -12,36 +12,40 @@
 #![forbid(unsafe_code)]
 
 mod authorize;
+mod denied;
 #[doc(hidden)]
 pub mod fuzz;
 mod http;
 mod intent;
 mod judge;
+mod permissions;
 mod readiness;
 mod served_path;
 mod served_service;
 mod values;
 mod waiting;
 
-pub(crate) use authorize::Denied;
+pub(crate) use denied::{Admittance, AdmittedSender, Denied};
 pub(crate) use http::{BodyLimit, Commands, HttpEndpoint, HttpRequest, PublishGrant, Publishing};
 pub(crate) use intent::Intent;
 pub(crate) use judge::Judge;
-#[cfg(test)]
-pub(crate) use judge::Judged;
+pub(crate) use permissions::{Permissions, asking};
 pub(crate) use readiness::Readiness;
 pub(crate) use served_path::{NewPath, Openings, ServedPath, ServedRoute};
 pub(crate) use served_service::ServedService;
 pub(crate) use values::{RouteValue, RouteValues};
 pub(crate) use waiting::until_decided;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use crate::{
     auth::{Access, Gate, Revocations},
     documents::Documents,
     handler::{Parameters, Pattern, Route, TOPIC},
-    hub::TopicName,
+    hub::{RulesOfTopics, TopicName},
     proto::{MessageLimits, Refusal, RequestHead, RequestPath},
 };
 
@@ -163,6 +167,9 @@ pub(crate) struct Endpoints {
     revocations: Revocations,
     /// The longest time for which a request waits for the judge.
     wait_max: Duration,
+    permissions: Permissions,
+    /// The number that no other table has.
+    number: u32,
 }
 
 /// The owner of the paths of a pattern. Of two equally precise patterns, a route's has a path before a folder's.
@@ -262,6 +269,9 @@ impl Endpoints {
             || mounts.iter().any(|mount| is_restricted(&mount.gate))
             || pages.iter().any(is_restricted)
             || services.iter().any(|service| is_restricted(&service.gate));
+        let (wait_max, permissions) = (Duration::from_secs(10), Permissions::default());
+        // Relaxed: only the number itself matters.
+        let number = TABLES.fetch_add(1, Ordering::Relaxed);
         Ok(Endpoints {
             rows,
             routes,
@@ -273,7 +283,9 @@ impl Endpoints {
             restricts_origins,
             lacks_admin_tokens: has_operations && !has_admin,
             revocations: Revocations::default(),
-            wait_max: Duration::from_secs(10),
+            wait_max,
+            permissions,
+            number,
         })
     }
 
@@ -285,6 +297,22 @@ impl Endpoints {
     /// Returns the identities and tokens that the judge refuses.
     pub(crate) fn revocations(&self) -> &Revocations {
         &self.revocations
+    }
+
+    /// Lets the judge decide about topics by these rules.
+    pub(crate) fn with_permissions(self, permissions: Permissions) -> Endpoints {
+        Endpoints { permissions, ..self }
+    }
+
+    /// Returns the rules of all topics.
+    pub(crate) fn topic_rules(&self) -> &RulesOfTopics {
+        &self.permissions.rules
+    }
+
+    /// Returns a number that changes with the table, and with the rules of topics. A decision of the judge holds while
+    /// the number is the same.
+    pub(crate) fn generation(&self) -> u64 {
+        u64::from(self.number) << 32 | u64::from(self.topic_rules().generation())
     }
 
     /// Lets requests wait for the judge for so long at most, which is the time for an opening request.
@@ -462,6 +490,9 @@ pub(crate) const OPERATIONS: [(&str, Endpoint); 4] = [
     ("/metrics", Endpoint::Metrics),
     ("/debug/top", Endpoint::Top),
 ];
+
+/// The number of the next table.
+static TABLES: AtomicU32 = AtomicU32::new(1);
 
 /// Returns the paths of the administration.
 fn admin_paths() -> [(&'static str, Endpoint); 3] {

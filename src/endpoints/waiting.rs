@@ -6,8 +6,11 @@ use std::{
     time::Duration,
 };
 
-use super::Denied;
-use crate::{auth::Later, handler::Panicked};
+use super::denied::Denied;
+use crate::{
+    auth::{Later, ROUNDS_MAX},
+    handler::Panicked,
+};
 
 /// Asks the judge until it decides. While the judge has to wait, the request does: for `time` and [`ROUNDS_MAX`] rounds
 /// at most, and no longer than its client, whose end `left` notices. A request that need not wait costs nothing here.
@@ -55,10 +58,6 @@ async fn finish(mut later: Later) -> Result<(), Denied> {
     })
     .await
 }
-
-/// The most rounds in which a request waits for an authenticator or a source of permissions. Several of them may have to
-/// wait for one request, each once or, if its first answer is stale, twice.
-pub(crate) const ROUNDS_MAX: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -1,10 +1,10 @@
 //! The optional data of a connection in addition to its state.
 
-use std::net::SocketAddr;
+use std::{fmt, net::SocketAddr, time::SystemTime};
 
 use tracing::Span;
 
-use super::{closed::Closed, request::OpeningRequest};
+use super::{closed::Closed, permitted::PermittedTopics, request::OpeningRequest};
 use crate::{auth::Identity, proto::ProtocolError};
 
 /// The optional data of a connection in addition to its state. A connection without such data has no profile.
@@ -21,6 +21,32 @@ pub(crate) struct Profile {
     pub(crate) span: Option<Span>,
     /// The client's address, for that span, where the route forgets its requests.
     pub(crate) peer: Option<SocketAddr>,
+    /// The time at which the first token that the opening request has shown expires.
+    pub(crate) ends: Option<SystemTime>,
+    /// The token that has been renewed last.
+    pub(crate) token: Option<RenewedToken>,
+    /// The topics that the judge has permitted lately.
+    pub(crate) permitted: Option<Box<PermittedTopics>>,
+}
+
+/// The token that has been renewed last on a connection.
+pub(crate) struct RenewedToken(Box<str>);
+
+impl RenewedToken {
+    pub(crate) fn new(token: &str) -> Self {
+        RenewedToken(token.into())
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Never shows the token.
+impl fmt::Debug for RenewedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RenewedToken")
+    }
 }
 
 /// What a profile says about the opening of its connection.
@@ -46,7 +72,8 @@ impl Profile {
 
     /// Returns whether the profile has no data, so that it can be dropped.
     pub(super) fn is_empty(&self) -> bool {
-        let Profile { request, identity, protocol, error, closed, fragments, span, peer } = self;
+        let Profile { request, identity, protocol, error, closed, fragments, span, peer, .. } = self;
+        let Profile { ends, token, permitted, .. } = self;
         request.is_none()
             && identity.is_none()
             && protocol.is_none()
@@ -55,6 +82,9 @@ impl Profile {
             && fragments.is_none()
             && span.is_none()
             && peer.is_none()
+            && ends.is_none()
+            && token.is_none()
+            && permitted.is_none()
     }
 
     /// Returns the sender of the opening request, if an authenticator has found it.

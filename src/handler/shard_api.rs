@@ -9,14 +9,17 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
+    time::Duration,
 };
 
 use tokio::sync::Notify;
 
 use super::{errors::SubscribeError, panicked::Panicked};
 use crate::{
-    hub::{ConnectionId, Place, Publication, Scope, Sent, SubscribeOptions, TopicName},
-    proto::{CloseCode, KeepAlive, MessageLimits, State},
+    auth::{Authenticator, Identity},
+    hub::{ConnectionId, Place, Publication, Scope, Sent, SubscribeOptions, TopicName, TopicRules},
+    proto::{CloseCode, KeepAlive, MessageLimits, Refusal, State},
 };
 
 /// The methods of a shard for handlers. No method calls a handler before it returns.
@@ -64,6 +67,25 @@ pub(crate) trait ShardApi {
 
     /// Sets the keep-alive of the connection.
     fn set_keep_alive(&mut self, id: ConnectionId, keep_alive: KeepAlive);
+
+    /// Returns the authenticator of the connection's route.
+    fn authenticator(&self, id: ConnectionId) -> Option<Arc<dyn Authenticator>>;
+
+    /// Notes the identity that takes the place of a connection's earlier one.
+    ///
+    /// # Errors
+    ///
+    /// The refusal of an identity that has been revoked, or whose token has.
+    fn note_identity(&mut self, id: ConnectionId, identity: &Identity) -> Result<(), Refusal>;
+
+    /// Returns the rules of a topic.
+    fn topic_rules(&self, topic: &TopicName) -> TopicRules;
+
+    /// Sets the time until the connection ends because its token has expired; `None` for a token that does not expire.
+    fn set_lifetime(&mut self, id: ConnectionId, lifetime: Option<Duration>);
+
+    /// Sets that time, unless less time is left.
+    fn shorten_lifetime(&mut self, id: ConnectionId, lifetime: Duration);
 
     /// Notifies `waiter` when the connection has no output left, or has ended.
     fn when_drained(&mut self, id: ConnectionId, waiter: tokio::sync::oneshot::Sender<()>);

@@ -169,7 +169,6 @@ impl Reply {
             }
             // The names belong to the topics.
             Reply::Topics(part) => 2 * ALLOCATION + size_of_val(&**part) + size_of_val(&*part.topics),
-            Reply::Top(top) => ALLOCATION + top.kept(),
             Reply::Counts(counts) => ALLOCATION + size_of_val(&**counts),
             Reply::Published(_) | Reply::Sent(_) | Reply::Done(_) | Reply::Closed { .. } | Reply::Subscribed(_) => 0,
         }

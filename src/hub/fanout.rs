@@ -90,6 +90,7 @@ impl<T: Attachment> ShardHub<T> {
     /// Returns a topic, and the parts of the hub that gathering for its audiences changes.
     #[inline]
     fn gathering<'a>(&'a mut self, topic: TopicId, tag: &'a Tag) -> (&'a mut Topic, Gathering<'a>) {
+        self.topics.renew_rules(topic);
         let entry = &mut self.topics[topic];
         let gathering = Gathering {
             topic,

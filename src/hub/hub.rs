@@ -155,11 +155,17 @@ impl<T: Attachment> ShardHub<T> {
     /// Takes the rules of all topics. The hub must not know any topic yet.
     #[must_use]
     pub fn with_topic_rules(mut self, rules: RulesOfTopics) -> Self {
-        self.topics.rules = rules;
+        self.topics.set_rules(rules);
         self
     }
 
-    /// Notes the time, which the shard has from its clock.
+    /// Returns the rules of all topics.
+    #[must_use]
+    pub fn topic_rules(&self) -> &RulesOfTopics {
+        self.topics.rules()
+    }
+
+    /// Notes the time, which the shard has from its clock, and the last replacement of the topics' rules.
     ///
     /// # Panics
     ///
@@ -167,6 +173,7 @@ impl<T: Attachment> ShardHub<T> {
     pub fn note_time(&mut self, now: Millis) {
         assert!(now >= self.now, "the clock goes back from {:?} to {now:?}", self.now);
         self.now = now;
+        self.topics.notice_rules();
     }
 
     /// Notes the time of the turn, in microseconds from a beginning that the caller chooses. Only measures use it.

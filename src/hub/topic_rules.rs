@@ -1,34 +1,233 @@
-//! The rules of topics: what each topic asks for.
+//! The rules of topics: what each topic asks for, and who may use it.
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
-use super::{tag::Tags, topic_name::TopicName};
+use super::{tag::Tags, topic_name::TopicName, topic_pattern::TopicPattern};
 
-/// The rules of a topic.
+/// The rules of a topic. A new column is one field here, one key in the settings' file, and one method of
+/// [`TopicRule`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TopicRules {
     /// Whether runs and backlogs keep the place and the time of each message of the topic.
     pub tags: Tags,
+    /// Who may subscribe to the topic.
+    pub subscribe: Permission,
+    /// Who may publish to the topic.
+    pub publish: Permission,
+    /// Who may see who is subscribed to the topic.
+    pub presence: Permission,
+    /// Who may read the topic's earlier messages.
+    pub history: Permission,
 }
 
-/// The rules of all topics. A shard looks up the rules of a topic once, when it begins to know the topic.
+/// Who may use a topic in one way. Whatever the permission is, the request must be admitted by the routes that lead to
+/// the topic, and must show the server's own token where one is required.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Permission {
+    /// Whoever the routes admit. If the sender's identity has grants, the grants must have the topic.
+    #[default]
+    Admitted,
+    /// Only an identity whose grants have the topic.
+    Granted,
+    /// Whoever the routes admit, whatever grants the identity has.
+    Anyone,
+    /// Whoever the application admits when it is asked.
+    Callback,
+    /// Nobody.
+    Nobody,
+}
+
+/// A rule of topics, for the topics of some patterns. Of several rules that have a topic, the one with the most precise
+/// pattern holds alone: it inherits nothing from the others.
+///
+/// ```
+/// use ringhub::{Permission, TopicRule};
+/// let rule = TopicRule::new(["orders/*".parse()?]).subscribe(Permission::Granted).publish(Permission::Nobody);
+/// assert_eq!(rule.rules().publish, Permission::Nobody);
+/// # Ok::<(), ringhub::TopicPatternError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicRule {
+    patterns: Vec<TopicPattern>,
+    rules: TopicRules,
+}
+
+impl TopicRule {
+    /// Returns the rule of the topics of these patterns. Each column has its default.
+    pub fn new(patterns: impl IntoIterator<Item = TopicPattern>) -> TopicRule {
+        TopicRule { patterns: patterns.into_iter().collect(), rules: TopicRules::default() }
+    }
+
+    /// Sets who may subscribe to the topics.
+    #[must_use]
+    pub fn subscribe(mut self, permission: Permission) -> TopicRule {
+        self.rules.subscribe = permission;
+        self
+    }
+
+    /// Sets who may publish to the topics.
+    #[must_use]
+    pub fn publish(mut self, permission: Permission) -> TopicRule {
+        self.rules.publish = permission;
+        self
+    }
+
+    /// Sets who may see who is subscribed to the topics.
+    #[must_use]
+    pub fn presence(mut self, permission: Permission) -> TopicRule {
+        self.rules.presence = permission;
+        self
+    }
+
+    /// Sets who may read earlier messages of the topics.
+    #[must_use]
+    pub fn history(mut self, permission: Permission) -> TopicRule {
+        self.rules.history = permission;
+        self
+    }
+
+    /// Returns the patterns of the topics.
+    #[must_use]
+    pub fn patterns(&self) -> &[TopicPattern] {
+        &self.patterns
+    }
+
+    /// Returns the rules of the topics.
+    #[must_use]
+    pub fn rules(&self) -> &TopicRules {
+        &self.rules
+    }
+
+    /// Returns whether the application is asked about the topics.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        let TopicRules { tags: _, subscribe, publish, presence, history } = self.rules;
+        [subscribe, publish, presence, history].contains(&Permission::Callback)
+    }
+}
+
+/// The rules of topics by their patterns.
+///
+/// ```
+/// use ringhub::{Permission, TopicName, TopicRule, TopicTable};
+/// let all = TopicRule::new(["**".parse()?]).publish(Permission::Nobody);
+/// let news = TopicRule::new(["news/*".parse()?]);
+/// let table = TopicTable::new([&all, &news]).expect("no two have one pattern");
+/// assert_eq!(table.of(&TopicName::new("news/today")?).publish, Permission::Admitted);
+/// assert_eq!(table.of(&TopicName::new("news/today/first")?).publish, Permission::Nobody);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct TopicTable {
+    /// The rules of single names.
+    names: HashMap<Box<str>, TopicRules>,
+    /// The other rules, those of the most precise patterns first.
+    others: Vec<(TopicPattern, TopicRules)>,
+}
+
+impl TopicTable {
+    /// Makes a table.
+    ///
+    /// # Errors
+    ///
+    /// The first pattern that two rules have, or one rule has twice.
+    pub fn new<'a>(rules: impl IntoIterator<Item = &'a TopicRule>) -> Result<TopicTable, TopicPattern> {
+        let mut table = TopicTable::default();
+        for rule in rules {
+            for pattern in &rule.patterns {
+                let is_there = match pattern.as_name() {
+                    Some(name) => table.names.insert(name.into(), rule.rules).is_some(),
+                    None => {
+                        let is_there = table.others.iter().any(|(other, _)| other == pattern);
+                        table.others.push((pattern.clone(), rule.rules));
+                        is_there
+                    }
+                };
+                if is_there {
+                    return Err(pattern.clone());
+                }
+            }
+        }
+        table.others.sort_by(|(first, _), (second, _)| second.cmp_precision(first));
+        Ok(table)
+    }
+
+    /// Returns the rules of the topic of a name.
+    #[must_use]
+    pub fn of(&self, name: &TopicName) -> TopicRules {
+        if let Some(rules) = self.names.get(name.as_str()) {
+            return *rules;
+        }
+        let most_precise = self.others.iter().find(|(pattern, _)| pattern.matches(name));
+        most_precise.map_or_else(TopicRules::default, |(_, rules)| *rules)
+    }
+}
+
+/// The rules of all topics, which may be replaced as a whole. A clone is another handle to the same rules.
+///
+/// A shard looks up the rules of a topic when it begins to know the topic, and again at the topic's first use after a
+/// replacement.
 #[derive(Clone)]
-pub struct RulesOfTopics(Arc<dyn Fn(&TopicName) -> TopicRules + Send + Sync>);
+pub struct RulesOfTopics(Arc<Cell>);
+
+struct Cell {
+    look_up: RwLock<Arc<LookUp>>,
+    /// The number of replacements, which wraps around.
+    generation: AtomicU32,
+}
+
+/// Returns the rules of the topic of a name.
+type LookUp = dyn Fn(&TopicName) -> TopicRules + Send + Sync;
 
 impl RulesOfTopics {
-    /// Returns the rules that `rules` has for each name.
+    /// Returns the rules that `look_up` has for each name.
     #[must_use]
-    pub fn new(rules: impl Fn(&TopicName) -> TopicRules + Send + Sync + 'static) -> Self {
-        RulesOfTopics(Arc::new(rules))
+    pub fn new(look_up: impl Fn(&TopicName) -> TopicRules + Send + Sync + 'static) -> Self {
+        RulesOfTopics(Arc::new(Cell { look_up: RwLock::new(Arc::new(look_up)), generation: AtomicU32::new(0) }))
     }
 
-    /// Returns the rules of the topic of that name.
-    pub(super) fn of(&self, name: &TopicName) -> TopicRules {
-        (self.0)(name)
+    /// Returns the rules of a table.
+    #[must_use]
+    pub fn of_table(table: TopicTable) -> Self {
+        RulesOfTopics::new(move |name| table.of(name))
+    }
+
+    /// Replaces the rules by those of a table.
+    pub fn replace(&self, table: TopicTable) {
+        self.replace_by(move |name| table.of(name));
+    }
+
+    /// Replaces the rules by those that `look_up` has for each name.
+    pub fn replace_by(&self, look_up: impl Fn(&TopicName) -> TopicRules + Send + Sync + 'static) {
+        let look_up: Arc<LookUp> = Arc::new(look_up);
+        // A panic cannot leave half a value: the lock is held for the exchange of a pointer.
+        *self.0.look_up.write().unwrap_or_else(PoisonError::into_inner) = look_up;
+        // Pairs with the load in `generation`: whoever sees the number finds the rules of this number, or later ones.
+        self.0.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Returns the rules of the topic of a name.
+    #[must_use]
+    pub fn of(&self, name: &TopicName) -> TopicRules {
+        let look_up = Arc::clone(&self.0.look_up.read().unwrap_or_else(PoisonError::into_inner));
+        look_up(name)
+    }
+
+    /// Returns the number of replacements so far, by which a reader notices that there was one.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.0.generation.load(Ordering::Acquire)
     }
 }
 
-/// No topic asks for anything.
+/// Every topic has the default rules.
 impl Default for RulesOfTopics {
     fn default() -> Self {
         RulesOfTopics::new(|_| TopicRules::default())
@@ -37,6 +236,80 @@ impl Default for RulesOfTopics {
 
 impl fmt::Debug for RulesOfTopics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RulesOfTopics").finish_non_exhaustive()
+        f.debug_struct("RulesOfTopics").field("generation", &self.generation()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns a rule that is recognised by the permission to publish.
+    fn rule(patterns: &[&str], publish: Permission) -> TopicRule {
+        TopicRule::new(patterns.iter().map(|pattern| pattern.parse().unwrap())).publish(publish)
+    }
+
+    fn name(text: &str) -> TopicName {
+        TopicName::new(text).unwrap()
+    }
+
+    /// The order in which rules are given makes no difference.
+    #[test]
+    fn the_most_precise_pattern_holds() {
+        use Permission::{Admitted, Anyone, Callback, Granted, Nobody};
+        let mut rules = vec![
+            rule(&["**"], Nobody),
+            rule(&["news/**", "old"], Granted),
+            rule(&["news/*"], Anyone),
+            rule(&["news/today"], Callback),
+        ];
+        for _ in 0..2 {
+            let table = TopicTable::new(&rules).unwrap();
+            for (topic, expected) in [
+                ("news/today", Callback),
+                ("news/other", Anyone),
+                ("news/other/deep", Granted),
+                ("news/", Nobody),
+                ("old", Granted),
+                ("older", Nobody),
+            ] {
+                assert_eq!(table.of(&name(topic)).publish, expected, "{topic}");
+            }
+            rules.reverse();
+        }
+        let few = TopicTable::new(&rules[2..]).unwrap();
+        assert_eq!(few.of(&name("elsewhere")).publish, Admitted);
+        assert_eq!(TopicTable::default().of(&name("a")), TopicRules::default());
+        assert_eq!(TopicTable::new(&rules).unwrap().of(&TopicName::everyone()), TopicRules::default());
+    }
+
+    #[test]
+    fn no_two_rules_have_one_pattern() {
+        let clash = |rules: &[TopicRule]| TopicTable::new(rules).map(drop).unwrap_err().to_string();
+        let of = |patterns: &[&str]| rule(patterns, Permission::Nobody);
+        assert_eq!(clash(&[of(&["a/*", "b"]), of(&["c", "b"])]), "b");
+        assert_eq!(clash(&[of(&["a/*", "b"]), of(&["a/*"])]), "a/*");
+        assert_eq!(clash(&[of(&["**", "**"])]), "**");
+        assert!(TopicTable::new(&[of(&["a/*", "a/**"]), of(&["a", "a/b"])]).is_ok());
+    }
+
+    #[test]
+    fn a_rule_may_ask() {
+        let none = TopicRule::new([]);
+        assert!(!none.asks());
+        let columns = [TopicRule::subscribe, TopicRule::publish, TopicRule::presence, TopicRule::history].map(|set| {
+            assert!(!set(none.clone(), Permission::Granted).asks());
+            set(none.clone(), Permission::Callback)
+        });
+        assert!(columns.iter().all(TopicRule::asks));
+    }
+
+    #[test]
+    fn all_handles_see_a_replacement() {
+        let rules = RulesOfTopics::of_table(TopicTable::new(&[rule(&["a"], Permission::Nobody)]).unwrap());
+        let other = rules.clone();
+        assert_eq!((other.generation(), other.of(&name("a")).publish), (0, Permission::Nobody));
+        rules.replace(TopicTable::new(&[rule(&["a"], Permission::Granted)]).unwrap());
+        assert_eq!((other.generation(), other.of(&name("a")).publish), (1, Permission::Granted));
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Topic {
     /// The subscribers, by the formats that they want.
     pub(super) audiences: Audiences,
     pub(super) rules: TopicRules,
+    /// The number of the replacement by which `rules` are those of the topic.
+    rules_generation: u32,
     /// How many connections are attached: each once as a subscriber, and once more if its client publishes here.
     pub(super) attached: u32,
     /// How many of these attachments are subscriptions, pending ones included.
@@ -135,7 +137,9 @@ pub(super) struct Topics {
     epochs: Epochs,
     /// The topics that an engine orders.
     pub(super) engine: Option<EngineTopics>,
-    pub(super) rules: RulesOfTopics,
+    rules: RulesOfTopics,
+    /// The number of the last replacement of the rules that the shard has noticed.
+    rules_generation: u32,
     shard: u16,
     /// How many shards the server has; each is the home of its share of the names.
     shards: u16,
@@ -154,9 +158,42 @@ impl Topics {
             epochs: Epochs(epoch_seed),
             engine: None,
             rules: RulesOfTopics::default(),
+            rules_generation: 0,
             shard,
             shards,
         }
+    }
+
+    /// Takes the rules of all topics, before there is any topic.
+    pub(super) fn set_rules(&mut self, rules: RulesOfTopics) {
+        self.rules = rules;
+        self.notice_rules();
+    }
+
+    /// Returns the rules of all topics.
+    pub(super) fn rules(&self) -> &RulesOfTopics {
+        &self.rules
+    }
+
+    /// Notes the last replacement of the rules. Each topic takes its new rules at its next use.
+    #[inline]
+    pub(super) fn notice_rules(&mut self) {
+        self.rules_generation = self.rules.generation();
+    }
+
+    /// Lets the topic take the rules of the last replacement that the shard has noticed.
+    #[inline]
+    pub(super) fn renew_rules(&mut self, id: TopicId) {
+        if self[id].rules_generation != self.rules_generation {
+            self.look_up_rules(id);
+        }
+    }
+
+    #[cold]
+    fn look_up_rules(&mut self, id: TopicId) {
+        let (rules, generation) = (self.rules.of(&self[id].name), self.rules_generation);
+        let topic = &mut self[id];
+        (topic.rules, topic.rules_generation) = (rules, generation);
     }
 
     /// Returns the shard that orders the messages of the topic of that name.
@@ -250,6 +287,7 @@ impl Topics {
             role: self.role(name),
             audiences: Audiences::default(),
             rules: self.rules.of(name),
+            rules_generation: self.rules_generation,
             attached: 0,
             subscribed: 0,
             is_idle: false,

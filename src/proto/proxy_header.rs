@@ -253,12 +253,12 @@ mod tests {
         check(&binary(COMMAND_LOCAL, 0xff, b"x"), Ok("local"));
         check(&binary(COMMAND_PROXY, FAMILY_UNSPECIFIED, b"anything"), Ok("local"));
         check(&binary(COMMAND_PROXY, FAMILY_UNIX_STREAM, &[0; UNIX_BYTES]), Ok("local"));
-        check(&binary(COMMAND_LOCAL, 0, &[0; BINARY_BYTES_MAX - FIXED_BYTES]), Ok("local"));
+        check(&binary(COMMAND_LOCAL, 0, &[0; 4_096 - 16]), Ok("local"));
     }
 
     #[test]
     fn what_is_no_version_2() {
-        check(&binary(COMMAND_LOCAL, 0, &[0; BINARY_BYTES_MAX - FIXED_BYTES + 1]), Err(TooLong));
+        check(&binary(COMMAND_LOCAL, 0, &[0; 4_096 - 15]), Err(TooLong));
         for command in [0x00, 0x11, 0x1f, 0x22, 0x2f, 0x31] {
             check(&binary(command, FAMILY_TCP4, &V4), Err(Malformed));
         }

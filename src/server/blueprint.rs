@@ -2,13 +2,16 @@
 
 use std::{fmt, sync::Arc};
 
-use super::build_error::BuildError;
+use super::{build_error::BuildError, topic_table::topic_table};
 use crate::{
-    auth::{Gate, Revocations},
-    config::{Config, RouteConfig, RouteHandler, RuleFault, Sources, SurfaceConfig, settle, settle_surface},
+    auth::{Gate, PermissionSource, Revocations},
+    config::{
+        Config, RouteConfig, RouteHandler, RuleFault, Sources, SurfaceConfig, TopicRuleConfig, settle, settle_surface,
+    },
     documents::Documents,
-    endpoints::{Conflict, Endpoints, Judge, Mount, ServedRoute, ServedService},
+    endpoints::{Conflict, Endpoints, Judge, Mount, Permissions, ServedRoute, ServedService},
     handler::{Factory, HttpService, Pattern, Route, RouteOptions, Rules, TopicSpace},
+    hub::RulesOfTopics,
     surface::raw::{RAW, TOPIC_PATTERN},
 };
 
@@ -18,6 +21,8 @@ pub(super) struct Blueprint {
     pub(super) routes: Vec<(String, RouteOptions, Arc<dyn Factory>)>,
     pub(super) documents: Vec<(String, Documents, RouteOptions)>,
     pub(super) services: Vec<(String, RouteOptions, Arc<dyn HttpService>)>,
+    pub(super) topic_rules: Vec<TopicRuleConfig>,
+    pub(super) source: Option<Arc<dyn PermissionSource>>,
     pub(super) serves_topics: bool,
     pub(super) serves_page: bool,
     pub(super) serves_operations: bool,
@@ -85,7 +90,9 @@ impl Blueprint {
             Conflict::Own(pattern) => BuildError::Own(pattern),
             Conflict::Method(pattern, method) => BuildError::Method(pattern, method),
         })?;
-        let endpoints = endpoints.with_wait_max(config.handshake_timeout);
+        let rules = topic_table(self.topic_rules.iter().chain(&config.topics), self.source.is_some())?;
+        let permissions = Permissions::new(RulesOfTopics::of_table(rules), self.source.clone());
+        let endpoints = endpoints.with_wait_max(config.handshake_timeout).with_permissions(permissions);
         Ok(endpoints.with_revocations(self.revocations.clone()))
     }
 }

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+use super::topic_table::TopicConflict;
 use crate::{
-    error::{ConfigErrors, StartError},
+    error::{ConfigErrors, Origin, StartError},
     handler::{Pattern, PatternError},
+    hub::TopicPattern,
 };
 
 /// The reason for which a server cannot be built.
@@ -32,8 +34,21 @@ pub enum BuildError {
     Mount(String),
     /// All wrong rules of a route, each with its key.
     Options(Pattern, String),
+    /// Two rules of topics have this pattern, at these places.
+    TopicRules(TopicPattern, Origin, Origin),
+    /// The rule of topics at that place asks a source of permissions, and the server has none.
+    NoPermissionSource(TopicPattern, Origin),
     /// An address cannot be listened on, a listener cannot be used, or the kernel lacks an operation.
     Start(StartError),
+}
+
+impl From<TopicConflict> for BuildError {
+    fn from(conflict: TopicConflict) -> Self {
+        match conflict {
+            TopicConflict::Clash(pattern, first, second) => BuildError::TopicRules(pattern, first, second),
+            TopicConflict::NoSource(pattern, origin) => BuildError::NoPermissionSource(pattern, origin),
+        }
+    }
 }
 
 impl fmt::Display for BuildError {
@@ -52,6 +67,15 @@ impl fmt::Display for BuildError {
             }
             BuildError::Mount(path) => write!(f, "{path:?} is no path for files, or two folders are at this path"),
             BuildError::Options(pattern, what) => write!(f, "the route {:?}: {what}", pattern.as_str()),
+            BuildError::TopicRules(pattern, first, second) => {
+                write!(f, "{second}: the topics {:?} have a rule already, at {first}", pattern.to_string())
+            }
+            BuildError::NoPermissionSource(pattern, origin) => write!(
+                f,
+                "{origin}: the rule of the topics {:?} asks the application (callback), and nothing says how: set \
+                 Builder::permission_source",
+                pattern.to_string()
+            ),
             BuildError::Start(error) => error.fmt(f),
         }
     }
@@ -67,6 +91,8 @@ impl std::error::Error for BuildError {
             | BuildError::Own(_)
             | BuildError::Method(..)
             | BuildError::Mount(_)
+            | BuildError::TopicRules(..)
+            | BuildError::NoPermissionSource(..)
             | BuildError::Options(..) => None,
         }
     }

@@ -3,6 +3,8 @@
 use std::{
     fmt,
     net::{SocketAddr, TcpListener},
+    panic::Location,
+    path::Path,
     sync::Arc,
 };
 
@@ -13,12 +15,15 @@ use tower_service::Service;
 use super::{Server, blueprint::Blueprint, build_error::BuildError, hub::Hub};
 use crate::{
     access_log::{self, AccessLog, Sink},
-    config::{AccessLogFormat, Config, CpuList, ListenAddress, Pin, Settings},
+    auth::PermissionSource,
+    config::{AccessLogFormat, Config, CpuList, ListenAddress, Pin, Settings, TopicRuleConfig},
     control::publisher::Requests,
     current::Current,
     documents::Documents,
     endpoints::Judge,
+    error::Origin,
     handler::{Handler, HttpBody, HttpService, OfTower, RouteOptions, Typed},
+    hub::TopicRule,
     outbound::Outbound,
     sys::net,
 };
@@ -57,6 +62,8 @@ pub struct Builder {
     /// Whether the page that watches topics is served at `/`.
     serves_page: bool,
     serves_operations: bool,
+    topic_rules: Vec<TopicRuleConfig>,
+    source: Option<Arc<dyn PermissionSource>>,
     /// Listeners that another process has opened.
     inherited: Vec<TcpListener>,
     access_sink: Option<Sink>,
@@ -86,6 +93,8 @@ impl Default for Builder {
             serves_topics: false,
             serves_page: false,
             serves_operations: true,
+            topic_rules: Vec::new(),
+            source: None,
             inherited: Vec::new(),
             access_sink: None,
             hub: Hub::new(),
@@ -219,6 +228,31 @@ impl Builder {
         self
     }
 
+    /// Adds a rule of topics: who may use them. The rules of a settings' file hold in addition; a pattern may have one
+    /// rule only.
+    ///
+    /// ```
+    /// use ringhub::{Permission, Server, TopicRule};
+    /// let orders = TopicRule::new(["orders/*".parse()?]).subscribe(Permission::Granted).publish(Permission::Nobody);
+    /// let builder = Server::builder().topics().topic_rule(orders);
+    /// # Ok::<(), ringhub::TopicPatternError>(())
+    /// ```
+    #[must_use]
+    #[track_caller]
+    pub fn topic_rule(mut self, rule: TopicRule) -> Self {
+        let place = Location::caller();
+        let origin = Origin::File(Path::new(place.file()).into(), place.line() as usize);
+        self.topic_rules.push(TopicRuleConfig { rule, origin });
+        self
+    }
+
+    /// Lets a source decide about the topics whose rule is [`Permission::Callback`](crate::Permission::Callback).
+    #[must_use]
+    pub fn permission_source(mut self, source: impl PermissionSource) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
     /// Serves all HTTP requests at the paths of a pattern by a service of tower, such as a `Router` of axum. See
     /// [`Builder::http_with`].
     ///
@@ -266,7 +300,8 @@ impl Builder {
         self
     }
 
-    /// Leaves out `/healthz`, `/readyz`, `/metrics`, `/debug/top`, and the administration at `/connections` and `/revocations`.
+    /// Leaves out `/healthz`, `/readyz`, `/metrics`, `/debug/top`, and the administration at `/connections` and
+    /// `/revocations`.
     #[must_use]
     pub fn without_operations(mut self) -> Self {
         self.serves_operations = false;
@@ -324,7 +359,7 @@ impl Builder {
     /// See [`BuildError`].
     pub fn build(self) -> Result<Server, BuildError> {
         let Builder { base, routes, documents, services, serves_topics, serves_page, serves_operations, .. } = self;
-        let Builder { inherited, access_sink, hub, outbound, .. } = self;
+        let Builder { topic_rules, source, inherited, access_sink, hub, outbound, .. } = self;
         let config = match base {
             Base::Settings(settings) => {
                 let descriptors = net::raise_descriptor_limit();
@@ -339,6 +374,8 @@ impl Builder {
             routes,
             documents,
             services,
+            topic_rules,
+            source,
             serves_topics,
             serves_page,
             serves_operations,

@@ -178,8 +178,8 @@ fn a_client_that_leaves_waits_no_longer() {
     end(server);
 }
 
-const HUB: &str = "match = \"/t/{topic...}\"\nhandler = \"hub\"\n";
-const LINES: &str = "match = \"/l\"\nhandler = \"lines\"\n";
+pub(super) const HUB: &str = "match = \"/t/{topic...}\"\nhandler = \"hub\"\n";
+pub(super) const LINES: &str = "match = \"/l\"\nhandler = \"lines\"\n";
 
 /// The route whose authenticator a test gives. It leads to the topics below `in/`.
 const GATED: &str = "match = \"/g\"\nhandler = \"lines\"\ntopic_prefix = \"in/\"\n";
@@ -199,7 +199,7 @@ fn config(settings: &str, routes: &[&str]) -> Config {
 }
 
 /// Returns a builder of a server whose last route has an authenticator.
-fn builder(settings: &str, routes: &[&str], gate: &Arc<impl Authenticator>) -> Builder {
+pub(super) fn builder(settings: &str, routes: &[&str], gate: &Arc<impl Authenticator>) -> Builder {
     let mut config = config(settings, routes);
     let gated = config.routes.last_mut().unwrap();
     gated.rules.gate.authenticator = Some(Arc::clone(gate) as Arc<dyn Authenticator>);
@@ -210,19 +210,19 @@ fn serve(settings: &str, routes: &[&str], gate: &Arc<impl Authenticator>) -> Run
     builder(settings, routes, gate).build().unwrap().start().unwrap()
 }
 
-fn end(server: Running) {
+pub(super) fn end(server: Running) {
     server.stop();
     server.wait_blocking().unwrap();
 }
 
-fn dial(address: SocketAddr) -> TcpStream {
+pub(super) fn dial(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
 }
 
 /// Opens a WebSocket with a token, or with none if the token is empty.
-fn open(address: SocketAddr, target: &str, token: &str) -> Client {
+pub(super) fn open(address: SocketAddr, target: &str, token: &str) -> Client {
     let line = format!("Bearer {token}");
     let headers = [("Authorization", &*line)];
     let headers = if token.is_empty() { &[][..] } else { &headers };
@@ -230,7 +230,7 @@ fn open(address: SocketAddr, target: &str, token: &str) -> Client {
 }
 
 /// Returns the whole answer to a request, with the names of its header lines in small letters.
-fn ask(address: SocketAddr, line: &str, headers: &str, body: &str) -> String {
+pub(super) fn ask(address: SocketAddr, line: &str, headers: &str, body: &str) -> String {
     let mut stream = dial(address);
     let length = body.len();
     let head = format!("{line} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n");
@@ -245,7 +245,7 @@ fn ask(address: SocketAddr, line: &str, headers: &str, body: &str) -> String {
     format!("{}\r\n{body}", head.split("\r\n").map(lower).collect::<String>())
 }
 
-fn status(answer: &str) -> u16 {
+pub(super) fn status(answer: &str) -> u16 {
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
     status.unwrap_or_else(|| panic!("no status in {answer:?}"))
 }

@@ -91,7 +91,7 @@ fn beginning_at(address: SocketAddr, config: &Config) -> Beginning {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Settings;
+    use crate::config::{ListenAddress, Settings};
 
     /// Returns the ports of each shard's listeners. `first` and `second` are the numbers of listeners at two addresses.
     fn ports(first: usize, second: usize, shards: usize) -> (Vec<Vec<u16>>, [u16; 2]) {
@@ -117,5 +117,27 @@ mod tests {
         // More listeners than shards.
         let (ports, [first, second]) = ports(3, 1, 2);
         assert_eq!(ports, [vec![first, first, second], vec![first, second]]);
+    }
+
+    #[test]
+    fn inherited_listeners_begin_as_the_settings_say() {
+        let listen = || net::listen("127.0.0.1:0".parse().unwrap(), 1, false).unwrap();
+        let ((proxied, proxied_at), (plain, plain_at)) = (listen(), listen());
+        let settings = Settings {
+            listen: vec![ListenAddress::Socket(proxied_at), ListenAddress::Socket(plain_at)],
+            proxy_protocol: Some(vec![ListenAddress::Socket(proxied_at)]),
+            trusted_proxies: Some(vec!["127.0.0.1".parse().unwrap()]),
+            shards: Some(1),
+            ..Settings::default()
+        };
+        let config = Config::new(&settings, 20_000).unwrap();
+        let copy = plain[0].try_clone().unwrap();
+        let all = proxied.into_iter().chain(plain).map(TcpListener::from).collect();
+        let listeners = Listeners::inherit(all, &config).unwrap();
+        let beginnings: Vec<Beginning> = listeners.by_shard[0].iter().map(|listener| listener.beginning).collect();
+        assert_eq!(beginnings, [Beginning::ProxyHeader, Beginning::Request]);
+        // The settings and the manager must not disagree: clients would be taken for their proxy.
+        let error = Listeners::inherit(vec![copy.into()], &config).unwrap_err().to_string();
+        assert_eq!(error, format!("no listener is at {proxied_at}, an address of proxy_protocol"));
     }
 }

@@ -20,6 +20,8 @@ mod mixed_order;
 #[cfg(test)]
 mod order_on_backends;
 mod people;
+#[cfg(test)]
+mod permissions;
 mod reload;
 mod role;
 mod running;
@@ -29,6 +31,7 @@ mod second_surface;
 mod start;
 #[cfg(test)]
 mod testing;
+mod topic_table;
 #[cfg(test)]
 mod transports;
 mod turn_watch;

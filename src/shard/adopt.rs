@@ -32,6 +32,7 @@ impl<I: Io> Shard<I> {
         connection.is_held = true;
         connection.io.format = format;
         let id = self.hub.connections.insert(connection).ok()?;
+        let lifetime = profile.as_ref().and_then(|profile| profile.lifetime());
         let identity = profile.as_ref().and_then(|profile| profile.identity.as_ref());
         // Whoever was judged just before a revocation, and is adopted after it, has not been closed by it.
         let is_revoked = identity.is_some_and(|identity| self.revocations.check(identity).is_err());
@@ -39,6 +40,7 @@ impl<I: Io> Shard<I> {
             self.people.add(id.slot(), identity);
         }
         self.handlers.seat(id, route, state, profile, limits);
+        self.handlers.set_lifetime(id, lifetime, self.now);
         self.place_socket(id, socket, of_address, named);
         self.begin_rates(id);
         let mut is_refused = false;

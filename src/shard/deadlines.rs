@@ -8,6 +8,7 @@ use super::{
     state::Shard,
 };
 use crate::{
+    handler::TOKEN_EXPIRED,
     hub::ConnectionId,
     metrics::Counter,
     proto::{CloseCode, State, Timeout},
@@ -49,6 +50,7 @@ impl<I: Io> Shard<I> {
             // it.
             connection.io.session.excuse_silence(self.now);
         }
+        self.expire_token(id);
         if !self.expire_throttling(id) {
             self.unthrottle(id);
         }
@@ -76,6 +78,20 @@ impl<I: Io> Shard<I> {
         }
         self.notice_close(id);
         self.schedule(id);
+    }
+
+    /// Closes an open connection whose token has expired. Its messages that have arrived before are handled.
+    fn expire_token(&mut self, id: ConnectionId) {
+        if self.handlers.expiry(id).is_none_or(|expiry| expiry > self.now) {
+            return;
+        }
+        // A connection that is closing already needs no further look for its token.
+        self.handlers.expiries.remove(&id);
+        if self.hub.connections.get(id).is_some_and(|connection| connection.io.session.state() == State::Open) {
+            tracing::debug!(%id, peer = self.peer(id), "the token has expired");
+            self.count(Counter::TokenExpired, 1);
+            self.close(id, TOKEN_EXPIRED, "token expired");
+        }
     }
 
     /// Closes an open connection with a backlog if its peer has taken nothing for as long as a peer may be silent.

@@ -189,7 +189,8 @@ impl Driver {
         let number = mesh.number();
         let io = Layered::new(io);
         let mut shard = Shard::new(mesh, &config.get(), io, handlers, Arc::clone(&counters), epoch_seed, clock.now());
-        shard = shard.with_encodings(start.encodings).with_access_log(start.access_log.clone());
+        shard = shard.with_encodings(start.encodings).with_topic_rules(endpoints.topic_rules().clone());
+        shard = shard.with_access_log(start.access_log.clone());
         shard = shard.with_budget(start.sockets.budget.clone(), number);
         shard = shard.with_revocations(start.endpoints.get().revocations().clone());
         if let Some(engine) = start.engine {

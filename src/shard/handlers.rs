@@ -3,20 +3,27 @@
 //! Nothing recurses: a call of a handler returns before another handler is called. A handler learns that a connection
 //! has ended when the shard is not in the midst of an action for another connection.
 
-use std::{mem, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    mem,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::oneshot;
 use tracing::field::display;
 
 use super::{io_state::ShardConnection, seats::LocalRoute, slow::GivenUp, state::Shard};
 use crate::{
+    auth::{Authenticator, Identity},
     handler::{Call, Closed, Facts, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks, WORK_MAX},
     hub::{
         Command, Commanded, ConnectionId, Joined, Place, Publication, Refused, Reply, Scope, Sent, SubscribeOptions,
-        SubscribeOutcome, Subscribed, TopicName,
+        SubscribeOutcome, Subscribed, TopicName, TopicRules,
     },
     metrics::Counter,
-    proto::{CloseCode, Event, KeepAlive, MessageLimits, Millis, State},
+    proto::{CloseCode, Event, KeepAlive, MessageLimits, Millis, Refusal, State},
     sys::Io,
 };
 
@@ -295,6 +302,38 @@ impl<I: Io> ShardApi for Shard<I> {
         if self.hub.connections.get(id).is_some() {
             self.handlers.own.entry(id).or_default().keep_alive = Some(keep_alive);
             self.schedule(id);
+        }
+    }
+
+    fn authenticator(&self, id: ConnectionId) -> Option<Arc<dyn Authenticator>> {
+        self.hub.connections.get(id)?;
+        self.handlers.route(id).rules.gate.authenticator.clone()
+    }
+
+    fn note_identity(&mut self, id: ConnectionId, identity: &Identity) -> Result<(), Refusal> {
+        self.revocations.check(identity)?;
+        if self.hub.connections.get(id).is_some() {
+            self.people.add(id.slot(), identity);
+        }
+        Ok(())
+    }
+
+    fn topic_rules(&self, topic: &TopicName) -> TopicRules {
+        self.hub.topic_rules().of(topic)
+    }
+
+    fn set_lifetime(&mut self, id: ConnectionId, lifetime: Option<Duration>) {
+        if self.hub.connections.get(id).is_some() {
+            self.handlers.set_lifetime(id, lifetime, self.now);
+            self.schedule(id);
+        }
+    }
+
+    fn shorten_lifetime(&mut self, id: ConnectionId, lifetime: Duration) {
+        let earlier = self.handlers.expiry(id);
+        self.set_lifetime(id, Some(lifetime));
+        if let (Some(earlier), Some(expiry)) = (earlier, self.handlers.expiries.get_mut(&id)) {
+            *expiry = earlier.min(*expiry);
         }
     }
 

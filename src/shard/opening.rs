@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     task::Poll,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -17,8 +17,8 @@ use tracing::{Instrument, field::display};
 use super::session::length_prefixed::LengthPrefixed;
 use super::{lobby::Lobby, session::Session};
 use crate::{
-    auth::{Answers, Credentials, Identity, Remote},
-    endpoints::{Denied, Endpoint, Endpoints, Intent, until_decided},
+    auth::{Answers, Credentials, Remote},
+    endpoints::{Admittance, Denied, Endpoint, Endpoints, Intent, until_decided},
     handler::{ANY_PROTOCOL, Opened, OpeningRequest, Panicked, Profile, ProtocolChoice, Response, Route},
     hub::{SubscribeOptions, TopicName},
     metrics::Counter,
@@ -85,7 +85,8 @@ pub(super) async fn judge(
     let span = tracing::info_span!("opening", request = id, peer = shown, proxy = of_proxy, path = head.path());
     let answers = Answers::default();
     let credentials = Credentials::new(&head, peer).with_answers(&answers);
-    let identity = admit(lobby, &endpoints, socket, &credentials, intent, &endpoint).instrument(span.clone()).await?;
+    let Admittance { identity, ends, .. } =
+        admit(lobby, &endpoints, socket, &credentials, intent, &endpoint).instrument(span.clone()).await?;
     let protocol = choose_protocol(route, &upgrade)?;
     let local = net::local(&**socket);
     let listener = local.and_then(|local| lobby.addresses.iter().position(|&address| serves(address, local)));
@@ -114,14 +115,14 @@ pub(super) async fn judge(
     // the request was judged: a reload may have come meanwhile.
     let latest = lobby.endpoints.get();
     let limits = latest.limits_of_topic(at, latest.message_bytes_max(&endpoint));
-    let (profile, answer) = span.in_scope(|| complete(lobby, route, &upgrade, request, &mut opened))?;
+    let (profile, answer) = span.in_scope(|| complete(lobby, route, &upgrade, request, ends, &mut opened))?;
     let session = Session::web_socket();
     #[cfg(test)]
     let session = LengthPrefixed::asked_for(&upgrade).unwrap_or(session);
     Ok(Accepted { session, route: at as u16, opened, profile, limits, answer })
 }
 
-/// Returns the identity of a request's sender that the judge has found. The judge may have to wait, within the time for
+/// Returns the sender of a request that the judge has admitted. The judge may have to wait, within the time for
 /// an opening request. A client that leaves meanwhile ends the wait.
 async fn admit(
     lobby: &Lobby,
@@ -130,7 +131,7 @@ async fn admit(
     credentials: &Credentials<'_>,
     intent: Intent,
     endpoint: &Endpoint,
-) -> Result<Option<Identity>, NotOpened> {
+) -> Result<Admittance, NotOpened> {
     let ask = || endpoints.authorize(credentials, intent, endpoint);
     until_decided(endpoints.wait_max(), left(socket), ask).await.map_err(|denied| match denied {
         Denied::Later(_) | Denied::Undecided => NotOpened::Undecided,
@@ -139,8 +140,9 @@ async fn admit(
     })
 }
 
-/// Completes an accepted request: chooses its subprotocol, and subscribes its connection to broadcasts. Returns the
-/// profile that the connection keeps, if there is one, and the answer to the client.
+/// Completes an accepted request: chooses its subprotocol, and subscribes its connection to broadcasts. The connection
+/// ends at the time `ends`, or when the identity expires that the handler has chosen. Returns the profile that the
+/// connection keeps, if there is one, and the answer to the client.
 ///
 /// # Errors
 ///
@@ -150,6 +152,7 @@ fn complete(
     route: &Route,
     upgrade: &Upgrade,
     mut request: OpeningRequest,
+    ends: Option<SystemTime>,
     opened: &mut Opened,
 ) -> Result<(Option<Box<Profile>>, Bytes), Response> {
     let protocol = match mem::take(&mut opened.protocol) {
@@ -172,10 +175,11 @@ fn complete(
     let headers: Vec<(&str, &str)> = opened.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
     let answer = upgrade.response(protocol.as_deref(), &headers);
     let identity = opened.identity.take().or_else(|| request.identity.clone());
+    let ends = [ends, identity.as_ref().and_then(|identity| identity.expires)].into_iter().flatten().min();
     let keeps_request = !route.rules.forgets_request;
-    let profile = (keeps_request || identity.is_some() || protocol.is_some()).then(|| {
+    let profile = (keeps_request || identity.is_some() || protocol.is_some() || ends.is_some()).then(|| {
         let request = keeps_request.then_some(request);
-        Box::new(Profile { request, identity, protocol, ..Profile::default() })
+        Box::new(Profile { request, identity, protocol, ends, ..Profile::default() })
     });
     Ok((profile, answer))
 }

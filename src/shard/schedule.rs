@@ -30,8 +30,9 @@ impl<I: Io> Shard<I> {
         };
         let watch = connection.io.output.as_ref().and_then(|output| output.watch);
         let taken = watch.filter(|_| pings).and_then(|watch| deadline_of(&watch, &keep_alive));
-        let ends_by = connection.io.sides.ends_by();
-        let deadlines = [deadline, ends_by, look, message, waits, taken, self.marks.until(id), throttled];
+        let (ends_by, marks) = (connection.io.sides.ends_by(), self.marks.until(id));
+        let expiry = self.handlers.expiry(id);
+        let deadlines = [deadline, ends_by, look, message, waits, taken, marks, throttled, expiry];
         let deadline = deadlines.into_iter().flatten().min();
         if let Some(deadline) = deadline
             && connection.io.timer.is_none_or(|timer| deadline < timer)

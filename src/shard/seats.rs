@@ -1,13 +1,13 @@
 //! The routes of a shard, and the route that each connection belongs to.
 
-use std::{any::Any, collections::HashMap, rc::Rc, sync::Arc};
+use std::{any::Any, collections::HashMap, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
 use crate::{
     handler::{Profile, Route, Rules, ShardRoute, Tasks},
     hub::ConnectionId,
-    proto::{KeepAlive, MessageLimits},
+    proto::{KeepAlive, MessageLimits, Tick},
 };
 
 /// A route on this shard: its handler, and the rules that hold for its connections.
@@ -26,6 +26,8 @@ pub(super) struct Handlers {
     pub(super) seats: Vec<(u16, u32)>,
     /// Connections whose limits or deadlines differ from their route's.
     pub(super) own: HashMap<ConnectionId, Own>,
+    /// The ticks at which the tokens of connections expire, for connections whose tokens do.
+    pub(super) expiries: HashMap<ConnectionId, Tick>,
     /// Work that waits until a connection is owed nothing more.
     pub(super) drained: HashMap<ConnectionId, Vec<oneshot::Sender<()>>>,
     /// Connections whose output a flush has taken or sent. Connections are noted only while `drained` has entries.
@@ -133,6 +135,20 @@ impl Handlers {
         self.own(id).keep_alive.unwrap_or(self.route(id).rules.keep_alive)
     }
 
+    /// Sets the time until the connection's token expires; `None` for a token that does not expire.
+    pub(super) fn set_lifetime(&mut self, id: ConnectionId, lifetime: Option<Duration>, now: Tick) {
+        match lifetime {
+            Some(lifetime) => drop(self.expiries.insert(id, now.after(ticks(lifetime)))),
+            None if self.expiries.is_empty() => {}
+            None => drop(self.expiries.remove(&id)),
+        }
+    }
+
+    /// Returns the tick at which the connection's token expires.
+    pub(super) fn expiry(&self, id: ConnectionId) -> Option<Tick> {
+        if self.expiries.is_empty() { None } else { self.expiries.get(&id).copied() }
+    }
+
     pub(super) fn ping_payload(&self, id: ConnectionId) -> &[u8] {
         &self.route(id).rules.ping_payload
     }
@@ -190,6 +206,14 @@ impl Handlers {
         if !self.own.is_empty() {
             self.own.remove(&id);
         }
+        if !self.expiries.is_empty() {
+            self.expiries.remove(&id);
+        }
         self.notice_drained(id);
     }
+}
+
+/// Returns a time in ticks, rounded up. A time beyond all ticks is the longest that ticks can say, some 13 years.
+fn ticks(time: Duration) -> u32 {
+    u32::try_from(time.as_millis().div_ceil(u128::from(Tick::MILLIS))).unwrap_or(u32::MAX)
 }

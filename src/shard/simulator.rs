@@ -72,6 +72,7 @@ mod socket;
 mod stream;
 mod tags;
 mod tally;
+mod tokens;
 mod topics;
 mod turns;
 mod two_shards;

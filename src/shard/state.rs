@@ -35,7 +35,7 @@ use crate::{
     config::{Config, Limits},
     handler::Seat,
     handover::AddressPermit,
-    hub::{Commanded, ConnectionId, Encodings, EngineTopics, Homes, HubLimits, Joined, MeshEnd},
+    hub::{Commanded, ConnectionId, Encodings, EngineTopics, Homes, HubLimits, Joined, MeshEnd, RulesOfTopics},
     metrics::{Counter, Counters},
     proto::{Millis, Tick},
     sys::{Io, Key, Readiness},
@@ -167,6 +167,12 @@ impl<I: Io> Shard<I> {
     /// Takes the encodings of the formats that connections may want.
     pub(crate) fn with_encodings(mut self, encodings: Arc<Encodings>) -> Self {
         self.hub = self.hub.with_encodings(encodings);
+        self
+    }
+
+    /// Takes the rules of all topics.
+    pub(crate) fn with_topic_rules(mut self, rules: RulesOfTopics) -> Self {
+        self.hub = self.hub.with_topic_rules(rules);
         self
     }
 

@@ -1,8 +1,8 @@
 //! A second surface, for tests: lines of text over WebSockets, and endpoints with other methods and deeper paths.
 //!
-//! A client of `{route}/open` sends commands: `subscribe TOPIC`, `unsubscribe TOPIC`, `publish TOPIC PAYLOAD`. Answers
-//! begin with a colon, and messages of topics come as they are. `POST {route}/publish` publishes a JSON body that names
-//! its topic; `PUT {route}/topics/{topic...}` publishes to the topic of the path.
+//! A client of `{route}/open` sends commands: `subscribe TOPIC`, `unsubscribe TOPIC`, `publish TOPIC PAYLOAD`, `renew
+//! TOKEN`. Answers begin with a colon, and messages of topics come as they are. `POST {route}/publish` publishes a JSON
+//! body that names its topic; `PUT {route}/topics/{topic...}` publishes to the topic of the path.
 
 use std::{mem, sync::Arc};
 
@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::surface::{KeyFault, KeyKind, PathRow, Surface, SurfaceKey, TopicUse};
 use crate::{
-    endpoints::{BodyLimit, HttpEndpoint, HttpRequest, Intent, Judge, Judged, Openings, PublishGrant, RouteValues},
-    handler::{Connection, Handle, Handler, Response, Typed},
+    endpoints::{BodyLimit, HttpEndpoint, HttpRequest, Intent, Judge, Openings, RouteValues},
+    handler::{Connection, Handler, Response, Typed},
     hub::{Publication, Scope, SubscribeOptions, TopicName, testing::reverse},
     proto::{Message, Refusal},
 };
@@ -184,11 +184,15 @@ impl Lines {
         let topic = self.judge.topic(connection, name)?;
         match command {
             "subscribe" => {
-                let judged = self.judge.may_subscribe(connection, &topic);
-                then(connection, judged, move |connection, ()| {
-                    let subscribed = connection.subscribe(&topic, SubscribeOptions::default().echo());
-                    subscribed.map(|()| None).map_err(|error| Refusal::new(409, error.to_string()))
-                })
+                let name = topic.clone();
+                self.judge.may_subscribe(connection, &topic, move |connection, decided| {
+                    let subscribed = decided.and_then(|()| {
+                        let subscribed = connection.subscribe(&name, SubscribeOptions::default().echo());
+                        subscribed.map_err(|error| Refusal::new(409, error.to_string()))
+                    });
+                    answer(connection, subscribed.map(|()| None));
+                });
+                Ok(None)
             }
             "unsubscribe" => {
                 connection.unsubscribe(&topic);
@@ -196,12 +200,20 @@ impl Lines {
             }
             "publish" => {
                 let message = Publication::text(payload);
-                let judged = self.judge.may_publish(connection, &topic);
-                then(connection, judged, move |connection, grant: PublishGrant| {
-                    grant.check(&message)?;
-                    connection.publish(&topic, &message, Scope::Server);
-                    Ok(None)
-                })
+                let name = topic.clone();
+                self.judge.may_publish(connection, &topic, move |connection, decided| {
+                    let published = decided.and_then(|grant| grant.check(&message)).map(|()| {
+                        connection.publish(&name, &message, Scope::Server);
+                        None
+                    });
+                    answer(connection, published);
+                });
+                Ok(None)
+            }
+            "renew" => {
+                let renewed = connection.renew_token(name);
+                let renewed = renewed.map_err(|error| Refusal::new(403, error.to_string()))?;
+                Ok(Some(format!(":renewed {}", renewed.unsubscribed.len())))
             }
             _ => Err(Refusal::new(400, format!("{command:?} is no command"))),
         }
@@ -210,31 +222,6 @@ impl Lines {
 
 /// The outcome of a command: its answer, if it has one, or its refusal.
 type Outcome = Result<Option<String>, Refusal>;
-
-/// Acts when the judge has decided: now, or in work beside the connection.
-fn then<T: 'static>(
-    connection: &mut Connection<'_, ()>,
-    judged: Judged<T>,
-    act: impl FnOnce(&mut Connection<'_, ()>, T) -> Outcome + 'static,
-) -> Outcome {
-    let judging = match judged {
-        Judged::Now(decided) => return act(connection, decided?),
-        Judged::Later(judging) => judging,
-    };
-    let work = async move |handle: Handle<()>| {
-        let decided = judging.await;
-        let acted = handle.with(move |connection| {
-            let outcome = decided.and_then(|granted| act(connection, granted));
-            answer(connection, outcome);
-        });
-        // The connection may have ended.
-        _ = acted.await;
-    };
-    match connection.spawn(work) {
-        true => Ok(None),
-        false => Err(Refusal::new(429, "too many commands wait")),
-    }
-}
 
 fn answer(connection: &mut Connection<'_, ()>, outcome: Outcome) {
     match outcome {

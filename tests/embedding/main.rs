@@ -18,6 +18,7 @@ mod people;
 mod proxies;
 mod receiving;
 mod reloads;
+mod renewal;
 mod sending;
 mod services;
 mod spans;

@@ -1,8 +1,8 @@
-//! Tokens of other libraries against the authenticator of tokens: a table says which ones are accepted, and why the others
-//! are not.
+//! Tokens of other libraries against the authenticator of tokens: a table says which ones are accepted, and why the
+//! others are not.
 //!
-//! `make` has made the tokens of tokens.json from cases.json, by PyJWT, jose and openssl. `tests/tokens` makes them anew,
-//! around the present time, and runs this test on them (`RINGHUB_TOKENS`).
+//! `make` has made the tokens of tokens.json from cases.json, by PyJWT, jose and openssl. `tests/tokens` makes them
+//! anew, around the present time, and runs this test on them (`RINGHUB_TOKENS`).
 
 use std::{collections::BTreeMap, env, fs};
 

@@ -86,13 +86,13 @@ fn lines_can_be_sampled_or_off() {
     let sampled = Server::start(&[&ON[..], &["--access-log-sample", "1000"]].concat());
     let mut stream = dial(sampled.address());
     for _ in 0..1_001 {
-        ask(&mut stream, &request("GET", "/healthz"));
+        ask(&mut stream, &request("GET", "/nothing"));
     }
     // The first request has a line, and the one after a thousand.
     line(&sampled);
     line(&sampled);
     let off = Server::start(&["--shards", "1"]);
-    ask(&mut dial(off.address()), &request("GET", "/healthz"));
+    ask(&mut dial(off.address()), &request("GET", "/nothing"));
     let client: Client = off.connect("/t/x");
     client.leave();
     // The next line is a counter, not an access.

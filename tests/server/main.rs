@@ -45,5 +45,6 @@ mod soak;
 mod support;
 mod tokens;
 mod top;
+mod topics_table;
 mod trusted_proxies;
 mod urgent;

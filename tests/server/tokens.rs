@@ -1,8 +1,20 @@
 //! Tokens of issuers (JWT) at a whole server: the ways by which a request shows one, and what becomes of it.
 
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
 use crate::support::{Client, Response, Server, dial, exchange, post, program, published, text};
 
@@ -164,3 +176,119 @@ fn routes_name_their_issuers() {
     let client = open(server.address(), "/c/x", &["access_token", "word", "v1.chat"], &[]).unwrap();
     assert_eq!(client.protocol(), Some("v1.chat"));
 }
+
+/// An issuer that publishes keys. Each answer is the one that was set last; without one, connections are closed.
+struct Publisher {
+    address: SocketAddr,
+    answer: Arc<Mutex<Option<String>>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Publisher {
+    fn start() -> Publisher {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let publisher = Publisher { address, answer: Arc::default(), asked: Arc::default() };
+        let (answer, asked) = (Arc::clone(&publisher.answer), Arc::clone(&publisher.asked));
+        thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                asked.fetch_add(1, Ordering::Relaxed);
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    if stream.read(&mut byte).is_ok_and(|count| count == 1) {
+                        head.push(byte[0]);
+                    } else {
+                        break;
+                    }
+                }
+                if let Some(body) = &*answer.lock().unwrap() {
+                    let length = body.len();
+                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+                    // The server may have had enough.
+                    drop(stream.write_all(format!("{head}{body}").as_bytes()));
+                }
+            }
+        });
+        publisher
+    }
+
+    fn publish(&self, keys: &[&Signer]) {
+        let keys: Vec<String> = keys.iter().map(|key| key.jwk()).collect();
+        self.answer(Some(format!("{{\"keys\": [{}]}}", keys.join(","))));
+    }
+
+    fn answer(&self, answer: Option<String>) {
+        *self.answer.lock().unwrap() = answer;
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+/// A key of the issuer.
+struct Signer(&'static str, Ed25519KeyPair);
+
+impl Signer {
+    fn new(id: &'static str) -> Signer {
+        let document = Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).unwrap();
+        Signer(id, Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap())
+    }
+
+    fn jwk(&self) -> String {
+        let x = URL_SAFE_NO_PAD.encode(self.1.public_key());
+        format!(r#"{{"kid":"{}","kty":"OKP","crv":"Ed25519","x":"{x}"}}"#, self.0)
+    }
+
+    fn token(&self) -> String {
+        let header = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"EdDSA","kid":"{}"}}"#, self.0));
+        let claims = URL_SAFE_NO_PAD.encode(r#"{"sub":"42","exp":4102444800,"subscribe":["orders/42"]}"#);
+        let text = format!("{header}.{claims}");
+        format!("{text}.{}", URL_SAFE_NO_PAD.encode(self.1.sign(text.as_bytes())))
+    }
+}
+
+/// An issuer is down at first, answers too much, has keys, replaces them, and is down again.
+#[test]
+fn keys_come_from_their_address() {
+    let publisher = Publisher::start();
+    let url = format!("jwks_url = \"http://{}/keys\"\n", publisher.address);
+    let server = start("published", &format!("[[issuers]]\nname = \"login\"\n{url}"));
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let address = server.address();
+    let status = |key: &Signer| {
+        let target = "/t/orders/42?mode=sub";
+        let outcome = open(address, target, &["access_token", &key.token()], &[]);
+        outcome.map_or_else(|refusal| refusal.status(), |_| 101)
+    };
+    assert_eq!((status(&old), status(&old)), (503, 503));
+    assert_eq!(publisher.asked(), 1, "another fetch within the pause");
+    // The log tells the first failure, and names the issuer.
+    server.log_until("the keys of an issuer cannot be fetched");
+    publisher.answer(Some(" ".repeat(300 << 10)));
+    thread::sleep(PAUSE);
+    assert_eq!(status(&old), 503);
+    publisher.publish(&[&old]);
+    thread::sleep(PAUSE);
+    // Many clients come at once: on both sides of a handover, all wait for one fetch.
+    let asked = publisher.asked();
+    thread::scope(|scope| {
+        let waiting: Vec<_> = (0..20).map(|_| scope.spawn(|| status(&old))).collect();
+        assert!(waiting.into_iter().all(|status| status.join().unwrap() == 101));
+    });
+    assert_eq!(publisher.asked(), asked + 1);
+    assert_eq!(status(&new), 401);
+    publisher.publish(&[&new]);
+    thread::sleep(PAUSE);
+    assert_eq!((status(&new), status(&old)), (101, 401));
+    publisher.answer(None);
+    thread::sleep(PAUSE);
+    assert_eq!((status(&Signer::new("newer")), status(&new)), (401, 101));
+    server.counts_until("the fetches", |counts| {
+        counts.get("jwks_fetched_total") == 2 && counts.get("jwks_failed_total") == 3
+    });
+}
+
+/// The time between two fetches of an issuer's keys, and a little more.
+const PAUSE: Duration = Duration::from_millis(5_100);

@@ -9,6 +9,14 @@ use serde_json::Value;
 
 use crate::support::{Client, Response, Server, ask, dial, dial_with, exchange, post, request};
 
+/// The header line of the operator.
+const BOSS: &str = "Authorization: Bearer boss\r\n";
+
+/// Starts a server with these flags, and a token for its administration.
+fn start(flags: &[&str]) -> Server {
+    Server::start(&[flags, &["--admin-tokens", "boss"]].concat())
+}
+
 fn get(server: &Server, query: &str, lines: &str) -> Response {
     let request = format!("GET /debug/top{query} HTTP/1.1\r\nHost: a\r\n{lines}Connection: close\r\n\r\n");
     exchange(server.address(), &request)
@@ -17,7 +25,7 @@ fn get(server: &Server, query: &str, lines: &str) -> Response {
 fn top(server: &Server) -> Value {
     // All requests within a second get the same numbers.
     thread::sleep(Duration::from_millis(1_100));
-    let response = get(server, "", "");
+    let response = get(server, "", BOSS);
     assert_eq!((response.status(), response.header("content-type")), (200, Some("application/json")), "{response:?}");
     assert_eq!(response.header("cache-control"), Some("no-store"));
     serde_json::from_str(&response.body).unwrap()
@@ -26,7 +34,7 @@ fn top(server: &Server) -> Value {
 /// The topic with the most deliveries is first, whichever shards its subscribers are on.
 #[test]
 fn busy_topics_are_found() {
-    let server = Server::start(&["--shards", "3"]);
+    let server = start(&["--shards", "3"]);
     let subscribers: Vec<Client> = (0..90).map(|_| server.connect("/t/busy?mode=sub")).collect();
     let others: Vec<Client> = (0..20).map(|_| server.connect("/t/other?mode=sub")).collect();
     let mut poster = dial(server.address());
@@ -53,7 +61,7 @@ fn busy_topics_are_found() {
 #[test]
 fn backlogs_are_found() {
     let flags = ["--shards", "2", "--send-buffer", "4096", "--max-backlog", "8MiB", "--ping-interval", "0"];
-    let server = Server::start(&flags);
+    let server = start(&flags);
     let laggard = Client::open(dial_with(server.address(), Some(4_096)), "/t/x?mode=sub", &[]).unwrap();
     let quick = server.connect("/t/y?mode=sub");
     let mut poster = dial(server.address());
@@ -73,7 +81,7 @@ fn backlogs_are_found() {
         let age = backlogs[0]["age_ms"].as_u64().unwrap();
         assert!(age >= 1_000 && age <= begun.elapsed().as_millis() as u64 + 5_000, "{found}");
     }
-    let text = get(&server, "?format=text", "");
+    let text = get(&server, "?format=text", BOSS);
     assert_eq!(text.header("content-type"), Some("text/plain; charset=utf-8"));
     assert!(text.body.contains("largest backlogs") && text.body.contains(&peer), "{}", text.body);
     drop(stream);
@@ -85,38 +93,43 @@ fn backlogs_are_found() {
 /// A name of a topic cannot move the cursor of the operator's terminal.
 #[test]
 fn names_are_escaped_in_the_table() {
-    let server = Server::start(&["--shards", "1"]);
+    let server = start(&["--shards", "1"]);
     let subscribers: Vec<Client> = (0..20).map(|_| server.connect("/t/a%22b?mode=sub")).collect();
     assert_eq!(ask(&mut dial(server.address()), &post("/t/a%22b", "text/plain", "m")).status(), 202);
     server.expect_counts(&[("deliveries_total", 20)]);
     thread::sleep(Duration::from_millis(1_100));
-    let text = get(&server, "?format=text", "");
+    let text = get(&server, "?format=text", BOSS);
     assert!(text.body.contains("a\\\"b"), "{}", text.body);
     drop(subscribers);
 }
 
-/// Who may not read the metrics may not read this either.
+/// Only the administration sees clients and topics; without its token nobody does.
 #[test]
-fn the_answer_is_for_the_operator() {
-    let server = Server::start(&["--metrics-tokens", "hush", "--publish-tokens", "other"]);
+fn the_answer_is_for_the_administration() {
+    let server = start(&["--metrics-tokens", "hush", "--publish-tokens", "other"]);
     assert_eq!(get(&server, "", "").status(), 401);
-    assert_eq!(get(&server, "", "Authorization: Bearer other\r\n").status(), 403);
+    for token in ["other", "hush"] {
+        assert_eq!(get(&server, "", &format!("Authorization: Bearer {token}\r\n")).status(), 403);
+    }
     assert_eq!(get(&server, "", "Authorization: Bearer guess\r\n").status(), 401);
-    assert_eq!(get(&server, "", "Authorization: Bearer hush\r\n").status(), 200);
-    let refused = get(&server, "?format=xml", "Authorization: Bearer hush\r\n");
+    assert_eq!(get(&server, "?access_token=boss", "").status(), 401);
+    assert_eq!(get(&server, "", BOSS).status(), 200);
+    let refused = get(&server, "?format=xml", BOSS);
     assert_eq!((refused.status(), &*refused.error()), (400, "format is json or text"));
     let refused = exchange(server.address(), &request("POST", "/debug/top"));
     assert_eq!((refused.status(), refused.header("allow")), (405, Some("GET, HEAD, OPTIONS")));
+    let without = Server::start(&[]);
+    assert_eq!(get(&without, "", "").status(), 403);
 }
 
 /// With an address of its own for the metrics, the answer is there and not at the address of the clients.
 #[test]
 fn the_answer_is_where_the_metrics_are() {
-    let server = Server::start(&["--metrics-listen", "127.0.0.1:0"]);
-    let refused = get(&server, "", "");
+    let server = start(&["--metrics-listen", "127.0.0.1:0"]);
+    let refused = get(&server, "", BOSS);
     assert_eq!(refused.status(), 404, "{refused:?}");
     let notes = server.notes();
     let address = notes.split("http://").last().and_then(|rest| rest.split('/').next()).unwrap().parse().unwrap();
-    assert_eq!(exchange(address, &request("GET", "/debug/top")).status(), 200);
-    assert_eq!(exchange(address, &request("GET", "/t/x")).status(), 404);
+    let ask = |path: &str| exchange(address, &format!("GET {path} HTTP/1.1\r\nHost: a\r\n{BOSS}\r\n"));
+    assert_eq!((ask("/debug/top").status(), ask("/t/x").status()), (200, 404));
 }

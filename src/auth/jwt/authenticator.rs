@@ -20,8 +20,8 @@ use crate::proto::Refusal;
 /// | --- | --- |
 /// | `sub` | the identity's name; required |
 /// | `info` | what others may know of the identity: any JSON, to 1 KiB |
-/// | `subscribe`, `publish`, `presence`, `history` | lists of the patterns of topics that the identity may use; a claim that is missing stands for none |
-/// | `exp` | the time at which the connection ends, unless a fresh token comes first; required by default |
+/// | `subscribe`, `publish`, `presence`, `history` | lists of patterns: the topics that the identity may use |
+/// | `exp` | the end of the token, and of its connections; required by default |
 /// | `nbf` | the time from which the token is accepted |
 /// | `iss`, `aud` | the issuer and the audience, which must be those of the settings |
 /// | `jti` | the id by which the token can be revoked |
@@ -100,7 +100,8 @@ impl Jwt {
         Ok(Some(Unverified { token: shown.token, parts, issuer }))
     }
 
-    /// Returns the issuer of a token. What the token says about it only chooses the keys, by which the token is checked.
+    /// Returns the issuer of a token. What the token says about it only chooses the keys, by which the token is
+    /// checked.
     fn issuer(&self, parts: &Parts) -> Result<&Arc<Issuer>, Fault> {
         if let [only] = &*self.issuers
             && only.iss().is_none()

@@ -19,7 +19,7 @@ use super::{
     remote::{Fetch, Need, RemoteKeys, Times},
     token::{Object, Parts},
 };
-use crate::proto::is_token;
+use crate::{outbound::Target, proto::is_token};
 
 /// The settings of an issuer of tokens. [`Jwt::new`](super::Jwt::new) checks them.
 #[derive(Clone)]
@@ -103,9 +103,32 @@ impl JwtIssuer {
         self.key(GivenKey::Set(json.into()))
     }
 
-    /// Sets the algorithms that the issuer uses, by their names. Without it, a key is used with its own algorithm (`alg`
-    /// in JSON), or else with the usual one for its kind: HS256, RS256, ES256, ES384 or EdDSA. An algorithm is only ever
-    /// used with a key of its kind.
+    /// Fetches the keys, as a set in JSON, from where the issuer publishes them. They are fetched again when they are as
+    /// old as the answer allows (1 minute to 1 hour, 5 minutes if it does not say it), and when a token names a key that
+    /// is not among them. While they cannot be fetched, the last ones stay in use for [`JwtIssuer::jwks_keep`].
+    ///
+    /// ```
+    /// use ringhub::{Server, auth::{Jwt, JwtIssuer}};
+    /// let builder = Server::builder();
+    /// let keys = builder.outbound().target("https://login.example/.well-known/jwks.json")?;
+    /// let jwt = Jwt::new([JwtIssuer::new("login").iss("https://login.example").jwks_at(keys)])?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn jwks_at(self, target: Target) -> Self {
+        self.source(Arc::new(target))
+    }
+
+    /// Sets how long the last keys stay in use while no others can be fetched; the default is a day.
+    #[must_use]
+    pub fn jwks_keep(mut self, time: Duration) -> Self {
+        self.times.kept = time;
+        self
+    }
+
+    /// Sets the algorithms that the issuer uses, by their names. Without it, a key is used with its own algorithm
+    /// (`alg` in JSON), or else with the usual one for its kind: HS256, RS256, ES256, ES384 or EdDSA. An algorithm is
+    /// only ever used with a key of its kind.
     #[must_use]
     pub fn algorithms<N: Into<String>>(self, names: impl IntoIterator<Item = N>) -> Self {
         JwtIssuer { algorithms: Some(names.into_iter().map(Into::into).collect()), ..self }
@@ -132,8 +155,8 @@ impl JwtIssuer {
         JwtIssuer { needs_exp: false, ..self }
     }
 
-    /// Takes a token from the cookie of this name too. It counts only for pages of this server's host and of the allowed
-    /// origins, since a browser adds a cookie to the requests of every page.
+    /// Takes a token from the cookie of this name too. It counts only for pages of this server's host and of the
+    /// allowed origins, since a browser adds a cookie to the requests of every page.
     #[must_use]
     pub fn cookie(self, name: impl Into<String>) -> Self {
         JwtIssuer { cookie: Some(name.into()), ..self }
@@ -195,6 +218,9 @@ impl JwtIssuer {
         }
         if self.leeway > LEEWAY_MAX {
             return Err(("leeway", "more than an hour: tokens would hardly expire".into()));
+        }
+        if !(KEEP_MIN..=KEEP_MAX).contains(&self.times.kept) {
+            return Err(("jwks_keep", "less than a minute, or more than a year".into()));
         }
         if let Some(cookie) = self.cookie.as_ref().filter(|name| !is_token(name.as_bytes())) {
             return Err(("cookie", format!("{cookie:?} is no name of a cookie")));
@@ -381,6 +407,8 @@ impl Issuer {
                 return Fault::of(format!("its claim {claim} is missing or malformed"));
             }
             ErrorKind::InvalidClaimFormat(claim) => return Fault::of(format!("its claim {claim} is malformed")),
+            // The payload is an object of JSON, which has been read already.
+            ErrorKind::Json(_) => "a claim among sub, iss, aud, exp and nbf is malformed",
             ErrorKind::Base64(_) => "a part of it is not in base64url",
             _ => "it is malformed",
         })
@@ -396,3 +424,7 @@ impl fmt::Debug for Issuer {
 /// The difference of clocks that is accepted by default: clocks that a network sets differ by less.
 const LEEWAY: Duration = Duration::from_secs(5);
 const LEEWAY_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// The bounds of the time for which the last keys stay in use.
+const KEEP_MIN: Duration = Duration::from_secs(60);
+const KEEP_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);

@@ -66,8 +66,8 @@ impl KeySet {
         Ok(())
     }
 
-    /// Returns the keys of a set that an issuer publishes. Keys that cannot be used are skipped, since an issuer may have
-    /// them for others.
+    /// Returns the keys of a set that an issuer publishes. Keys that cannot be used are skipped, since an issuer may
+    /// have them for others.
     ///
     /// # Errors
     ///

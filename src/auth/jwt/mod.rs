@@ -2,14 +2,15 @@
 //!
 //! A token is read in this order, and the first thing that is wrong is told: its shape and its header (`token.rs`), its
 //! issuer (`authenticator.rs`), the keys that may have signed it (`keys.rs`), its signature and its times (`issuer.rs`,
-//! by the crate `jsonwebtoken`), its claims (`claims.rs`). **Invariant:** nothing in a token is used before its signature
-//! is right, but to choose the issuer and the key that the signature is checked with.
+//! by the crate `jsonwebtoken`), its claims (`claims.rs`). **Invariant:** nothing in a token is used before its
+//! signature is right, but to choose the issuer and the key that the signature is checked with.
 
 mod algorithms;
 mod authenticator;
 mod claims;
 mod crypto;
 mod fault;
+mod fetch;
 mod issuer;
 mod jwk;
 mod keys;

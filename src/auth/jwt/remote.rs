@@ -9,9 +9,9 @@
 //! | twice as old | waits for the fetch; if it fails, the token is checked by the keys that are there |
 //! | as old as [`Times::kept`], or not there | waits for the fetch; if it fails, the token is answered 503 |
 //!
-//! A token that names a key which is not among the keys waits for a fetch too, since the issuer may have a new key. There
-//! is one fetch at a time, for all that wait, and none within [`Times::pause`] after another has begun. So tokens with
-//! invented key ids cause no more than that.
+//! A token that names a key which is not among the keys waits for a fetch too, since the issuer may have a new key.
+//! There is one fetch at a time, for all that wait, and none within [`Times::pause`] after another has begun. So tokens
+//! with invented key ids cause no more than that.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -16,7 +16,7 @@ use ring::{rand::SystemRandom, signature};
 use super::{
     super::{Authenticator, Credentials, Gate, Grants, Identity, Later, Origins, Stopped},
     BareTokens, Jwt, JwtIssuer,
-    remote::{Done, Fetch, Fetched, Times},
+    remote::{Done, Fetch, Fetched, Need, RemoteKeys, Times},
 };
 use crate::{
     auth::testing::judge,
@@ -132,6 +132,7 @@ fn settings_that_are_wrong() {
     check(&[app()], "the issuer \"app\": name: the issuer has no keys");
     check(&[JwtIssuer::new("").secret(SECRET)], "name: the name is empty");
     check(&[good().leeway(Duration::from_secs(3_601))], "leeway: more than an hour");
+    check(&[good().jwks_keep(Duration::from_secs(59))], "jwks_keep: less than a minute");
     check(&[good().cookie("a b")], "cookie: \"a b\" is no name");
     check(&[good().algorithms([""; 0])], "algorithms: the list is empty");
     check(&[good().algorithms(["none"])], "\"none\" is no signature");
@@ -353,13 +354,12 @@ fn keys_that_are_not_fresh_are_used_while_others_are_fetched() {
 
 #[test]
 fn the_last_keys_are_not_kept_for_ever() {
-    let times = Times { kept: Duration::from_millis(20), fresh: Duration::from_millis(10), ..Times::default() };
-    let (world, key) = (World::new(times), Signer::new("a"));
-    drop(world.prepare(&key.token()));
-    world.issuing.answer(&[&key]);
-    assert_eq!(world.status(&key.token()), 200);
-    std::thread::sleep(times.kept);
-    assert_eq!(world.status(&key.token()), 503);
+    let (issuing, times) = (Issuing::new(), Times { kept: Duration::from_millis(20), ..Times::default() });
+    let keys = RemoteKeys::new("app", Arc::clone(&issuing) as Arc<dyn Fetch>, None, times);
+    drop(keys.renewed(Need::Any, Instant::now()));
+    issuing.answer(&[&Signer::new("a")]);
+    assert!(keys.keys(Instant::now()).is_some());
+    assert!(keys.keys(Instant::now() + times.kept).is_none());
 }
 
 /// RFC 9111 5.2.2.

@@ -1,5 +1,8 @@
 //! The table of all keys of an issuer. The keys that the reader knows and docs/routes.md follow from this table.
 
+/// The key of a file that has the issuers.
+pub(in crate::config) const ISSUERS: &str = "issuers";
+
 /// One row of the table.
 pub(in crate::config) struct IssuerKey {
     /// The key. A key of a table within the issuer has the table's name before it: `claims.info`.
@@ -45,6 +48,11 @@ keys! {
     "public_keys": "text, list of texts, or table: a text for each key id", "none",
         "Public keys in PEM (`-----BEGIN PUBLIC KEY-----`): RSA of 2048 bits or more, P-256, P-384, Ed25519.";
     "jwks": "text", "none", "Set of keys, or one key, in JSON (RFC 7517).";
+    "jwks_url": "URL", "none",
+        "Address at which the issuer publishes its set of keys. It is fetched again when it is old, and when a token \
+         names a key that is not in it.";
+    "jwks_keep": "time, 1m to 8784h", "`24h`",
+        "How long the last keys of `jwks_url` are used while no others can be fetched. Then tokens are answered 503.";
     "algorithms": "list of `HS256`, `HS384`, `HS512`, `RS256`, `RS384`, `RS512`, `PS256`, `PS384`, `PS512`, `ES256`, \
          `ES384`, `EdDSA`", "for each key its own (`alg`), or `HS256`, `RS256`, `ES256`, `ES384` or `EdDSA`",
         "Algorithms of its tokens. An algorithm is only ever used with a key of its kind; `none` is never accepted.";

@@ -7,15 +7,14 @@ use std::sync::Arc;
 
 use toml::{Spanned, de::DeValue};
 
+pub(super) use self::keys::ISSUERS;
 use self::table::GivenIssuer;
-use super::{entry::nearest_key, routes::reader::Reader, toml::TomlFile};
+use super::{routes::reader::Reader, toml::TomlFile};
 use crate::{
     auth::{Issuer, Jwt},
     error::{ConfigError, Origin},
+    outbound::Outbound,
 };
-
-/// The key of a file that has the issuers.
-pub(super) const ISSUERS: &str = "issuers";
 
 /// The issuers of a file.
 #[derive(Debug, Default)]
@@ -50,14 +49,24 @@ impl GivenIssuers {
         Jwt::of(self.issuers.iter().map(|given| Arc::clone(&given.issuer)).collect()).ok()
     }
 
+    /// Returns the warnings about issuers.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = &String> {
+        self.issuers.iter().filter_map(|given| given.warning.as_ref())
+    }
+
     /// Returns the place of each issuer, with its keys and values as they are shown, those of secrets masked.
     pub(super) fn shown(&self) -> impl Iterator<Item = (&Origin, &str)> {
         self.issuers.iter().map(|given| (&given.origin, &*given.shown))
     }
 }
 
-/// Reads the issuers of a file.
-pub(super) fn read(file: &TomlFile, value: &Spanned<DeValue<'_>>, errors: &mut Vec<ConfigError>) -> GivenIssuers {
+/// Reads the issuers of a file. `outbound` will fetch the keys that issuers publish.
+pub(super) fn read(
+    file: &TomlFile,
+    value: &Spanned<DeValue<'_>>,
+    errors: &mut Vec<ConfigError>,
+    outbound: &Outbound,
+) -> GivenIssuers {
     let count = errors.len();
     let mut issuers: Vec<GivenIssuer> = Vec::new();
     let mut reader = Reader { file, errors };
@@ -72,7 +81,7 @@ pub(super) fn read(file: &TomlFile, value: &Spanned<DeValue<'_>>, errors: &mut V
     for table in tables {
         let origin = file.origin(table.span().start);
         let Some(keys) = reader.table(ISSUERS, table) else { continue };
-        issuers.extend(reader.issuer(keys, origin));
+        issuers.extend(reader.issuer(keys, origin, outbound));
     }
     let together = check_together(&issuers, tables.len());
     reader.errors.extend(together);
@@ -101,15 +110,4 @@ fn check_together(issuers: &[GivenIssuer], count: usize) -> Vec<ConfigError> {
         }
     }
     errors
-}
-
-impl Reader<'_> {
-    /// Notes that a table has a key that is not known.
-    fn unknown_of_issuer(&mut self, at: Origin, owner: &str, key: &str, known: &[&'static str]) {
-        let what = match nearest_key(key, known.iter().copied()) {
-            Some(nearest) => format!("unknown key {key:?} of {owner}; did you mean {nearest:?}?"),
-            None => format!("unknown key {key:?} of {owner}, which has {}", known.join(", ")),
-        };
-        self.errors.push(ConfigError::at(at, what));
-    }
 }

@@ -6,17 +6,18 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     super::{
+        entry::nearest_key,
         quantities::Time,
         routes::reader::{Reader, Value},
         toml::{Masks, in_order, line, toml_pair},
         values::one_of,
     },
-    ISSUERS,
-    keys::{names, names_of_claims},
+    keys::{ISSUERS, names, names_of_claims},
 };
 use crate::{
     auth::{BareTokens, Issuer, JwtIssuer, TopicRight},
     error::{ConfigError, Origin},
+    outbound::Outbound,
 };
 
 /// An issuer of a file.
@@ -27,11 +28,12 @@ pub(super) struct GivenIssuer {
     pub(super) origin: Origin,
     /// The keys and values as they are shown, those of secrets masked.
     pub(super) shown: String,
+    pub(super) warning: Option<String>,
 }
 
 impl Reader<'_> {
     /// Reads the table of an issuer, and notes all its errors.
-    pub(super) fn issuer(&mut self, keys: &DeTable<'_>, origin: Origin) -> Option<GivenIssuer> {
+    pub(super) fn issuer(&mut self, keys: &DeTable<'_>, origin: Origin, outbound: &Outbound) -> Option<GivenIssuer> {
         let count = self.errors.len();
         let Some(name) = keys.get("name") else {
             return self.fail("issuers.name", origin, "an issuer needs a name, such as name = \"app\"");
@@ -46,7 +48,7 @@ impl Reader<'_> {
                 continue;
             };
             // A value that is wrong leaves the issuer as it was.
-            if let Some(changed) = self.with_key(issuer.clone(), known, value) {
+            if let Some(changed) = self.with_key(issuer.clone(), known, value, outbound) {
                 issuer = changed;
             }
             let masks = if ["secrets", "jwks"].contains(&known) { Masks::All } else { Masks::None };
@@ -61,11 +63,24 @@ impl Reader<'_> {
             ConfigError::of(qualified(key), what).from(at.clone())
         });
         let issuer = Arc::new(self.keep(checked)?);
-        Some(GivenIssuer { issuer, origin, shown })
+        let warning = keys.get("jwks_url").and_then(|value| value.get_ref().as_str()).filter(|url| is_unsafe(url)).map(|url| {
+            format!(
+                "the keys of the issuer {:?} come unencrypted, from {url}: whoever is on the way can replace them, and \
+                 then make tokens",
+                issuer.name(),
+            )
+        });
+        Some(GivenIssuer { issuer, origin, shown, warning })
     }
 
     /// Returns the issuer with the value of a key.
-    fn with_key(&mut self, issuer: JwtIssuer, key: &'static str, value: Value<'_, '_>) -> Option<JwtIssuer> {
+    fn with_key(
+        &mut self,
+        issuer: JwtIssuer,
+        key: &'static str,
+        value: Value<'_, '_>,
+        outbound: &Outbound,
+    ) -> Option<JwtIssuer> {
         Some(match key {
             "iss" => issuer.iss(self.text("issuers.iss", "text in quotes", value)?),
             "secrets" => {
@@ -83,6 +98,15 @@ impl Reader<'_> {
                 })
             }
             "jwks" => issuer.jwks(self.text("issuers.jwks", "a set of keys in JSON, in quotes", value)?),
+            "jwks_url" => {
+                let url = self.text("issuers.jwks_url", "a URL in quotes", value)?;
+                let target = || outbound.target(&url).map_err(|error| error.to_string());
+                issuer.jwks_at(self.checked("issuers.jwks_url", value, target)?)
+            }
+            "jwks_keep" => {
+                let time: Time = self.keep(self.file.value("issuers.jwks_keep", value))?;
+                issuer.jwks_keep(time.0)
+            }
             "algorithms" => {
                 let names = self.texts("issuers.algorithms", "an algorithm in quotes, such as \"ES256\"", value)?;
                 issuer.algorithms(names.into_iter().map(|(name, _)| name))
@@ -159,6 +183,23 @@ impl Reader<'_> {
             _ => Some(vec![(None, self.text(key, expected, value)?)]),
         }
     }
+
+    /// Notes that a table has a key that is not known.
+    fn unknown_of_issuer(&mut self, at: Origin, owner: &str, key: &str, known: &[&'static str]) {
+        let what = match nearest_key(key, known.iter().copied()) {
+            Some(nearest) => format!("unknown key {key:?} of {owner}; did you mean {nearest:?}?"),
+            None => format!("unknown key {key:?} of {owner}, which has {}", known.join(", ")),
+        };
+        self.errors.push(ConfigError::at(at, what));
+    }
+}
+
+/// Returns whether the answers of a URL could be replaced on their way.
+fn is_unsafe(url: &str) -> bool {
+    let Some((scheme, rest)) = url.split_once("://") else { return false };
+    let host = rest.split(['/', '?']).next().unwrap_or_default();
+    let is_here = ["127.", "[::1]", "localhost"].iter().any(|here| host.starts_with(here));
+    scheme.eq_ignore_ascii_case("http") && !is_here
 }
 
 /// Returns the name of a key in errors.
@@ -169,6 +210,8 @@ fn qualified(key: &'static str) -> &'static str {
         "secrets" => "issuers.secrets",
         "public_keys" => "issuers.public_keys",
         "jwks" => "issuers.jwks",
+        "jwks_url" => "issuers.jwks_url",
+        "jwks_keep" => "issuers.jwks_keep",
         "algorithms" => "issuers.algorithms",
         "leeway" => "issuers.leeway",
         "cookie" => "issuers.cookie",

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     super::{issuers::GivenIssuers, toml::in_order, values::one_of},
+    given::ROUTES,
     keys::names_below,
     reader::{Reader, Value},
 };
@@ -29,7 +30,13 @@ impl Reader<'_> {
                         }
                     }
                 }
-                other => self.unknown(self.file.origin(key.span().start), "routes.basic", other, &names_below("basic")),
+                other => self.unknown(
+                    self.file.origin(key.span().start),
+                    ROUTES,
+                    "routes.basic",
+                    other,
+                    &names_below("basic"),
+                ),
             }
         }
         let basic = whole.then(|| self.checked("routes.basic", value, || Basic::new(&realm, users)))?;
@@ -42,6 +49,7 @@ impl Reader<'_> {
             if key.get_ref() != "tokens" {
                 self.unknown(
                     self.file.origin(key.span().start),
+                    ROUTES,
                     "routes.bearer",
                     key.get_ref(),
                     &names_below("bearer"),
@@ -79,9 +87,13 @@ impl Reader<'_> {
             match &**key.get_ref() {
                 "allow" => allow = self.networks("routes.network.allow", value)?,
                 "deny" => deny = self.networks("routes.network.deny", value)?,
-                other => {
-                    self.unknown(self.file.origin(key.span().start), "routes.network", other, &names_below("network"))
-                }
+                other => self.unknown(
+                    self.file.origin(key.span().start),
+                    ROUTES,
+                    "routes.network",
+                    other,
+                    &names_below("network"),
+                ),
             }
         }
         let lists = [&allow, &deny].map(|list| list.iter().map(|text| &**text).collect::<Vec<&str>>());

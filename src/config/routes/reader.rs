@@ -5,10 +5,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{
-    super::{entry::nearest_key, settings::Setting, toml::TomlFile, values::Shape},
-    given::ROUTES,
-};
+use super::super::{entry::nearest_key, settings::Setting, toml::TomlFile, values::Shape};
 use crate::error::{ConfigError, Origin};
 
 /// Reads values of a file, and collects their errors.
@@ -28,10 +25,18 @@ impl Reader<'_> {
         self.keep(Err(ConfigError::of(key, what.into()).from(at)))
     }
 
-    pub(in crate::config) fn unknown(&mut self, at: Origin, owner: &str, key: &str, known: &[&'static str]) {
+    /// Notes a key that a table does not have. `tables` is the key of the file that has such tables.
+    pub(in crate::config) fn unknown(
+        &mut self,
+        at: Origin,
+        tables: &str,
+        owner: &str,
+        key: &str,
+        known: &[&'static str],
+    ) {
         let what = match nearest_key(key, known.iter().copied()) {
             _ if Setting::by_key(key).is_some() => {
-                format!("{key:?} is no key of {owner} but of the server: it has to stand before the first [[{ROUTES}]]")
+                format!("{key:?} is no key of {owner} but of the server: it has to stand before the first [[{tables}]]")
             }
             Some(nearest) => format!("unknown key {key:?} of {owner}; did you mean {nearest:?}?"),
             None => format!("unknown key {key:?} of {owner}, which has {}", known.join(", ")),

@@ -124,7 +124,7 @@ impl Reader<'_> {
                         parts.of_surfaces.extend(self.value_of_surface(key, value).map(|value| (key, value, at)));
                     }
                     None => {
-                        self.unknown(self.file.origin(key.span().start), "a route", other, &names());
+                        self.unknown(self.file.origin(key.span().start), ROUTES, "a route", other, &names());
                         continue;
                     }
                 },

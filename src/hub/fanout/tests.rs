@@ -20,7 +20,10 @@ use crate::proto::Millis;
 fn hub() -> ShardHub<Wants> {
     let limits = HubLimits { subscriptions_max: 4, topics_idle_max: 4, ..HubLimits::default() };
     let hub = ShardHub::new(MeshEnd::alone(), limits, 100).with_encodings(encodings());
-    let rules = |name: &TopicName| TopicRules { tags: if has_tags(name) { Tags::On } else { Tags::Off } };
+    let rules = |name: &TopicName| {
+        let tags = if has_tags(name) { Tags::On } else { Tags::Off };
+        TopicRules { tags, ..TopicRules::default() }
+    };
     let mut hub = hub.with_topic_rules(RulesOfTopics::new(rules));
     // Slots are used again within a run.
     hub.connections.let_rest(0);
@@ -475,4 +478,25 @@ proptest! {
             prop_assert!(!topic.audiences.has_others(), "an audience without subscribers is forgotten");
         }
     }
+}
+
+/// A replacement of the rules reaches a topic at its first use in a later turn.
+#[test]
+fn a_topic_in_use_takes_new_rules() {
+    let rule = |tags| move |_: &TopicName| TopicRules { tags, ..TopicRules::default() };
+    let rules = RulesOfTopics::new(rule(Tags::Off));
+    let hub = ShardHub::new(MeshEnd::alone(), HubLimits::default(), 100).with_encodings(encodings());
+    let mut hub = hub.with_topic_rules(rules.clone());
+    hub.note_time(Millis(1));
+    let subscriber = join(&mut hub, "a", true);
+    let tags = |hub: &ShardHub<Wants>| hub.topics[hub.topics.find(&name("a")).unwrap()].rules.tags;
+    publish(&mut hub, subscriber, "a", "one");
+    assert_eq!(tags(&hub), Tags::Off);
+    rules.replace_by(rule(Tags::On));
+    // The rules stay the same for all messages of a turn.
+    publish(&mut hub, subscriber, "a", "two");
+    assert_eq!(tags(&hub), Tags::Off);
+    hub.note_time(Millis(2));
+    publish(&mut hub, subscriber, "a", "three");
+    assert_eq!(tags(&hub), Tags::On);
 }

@@ -73,7 +73,10 @@ impl World {
             let hub = |mesh| {
                 let hub = ShardHub::new(mesh, limits_of_hub, 1_000).with_encodings(encodings());
                 let tags = |name: &TopicName| if has_tags(name) { Tags::On } else { Tags::Off };
-                let hub = hub.with_topic_rules(RulesOfTopics::new(move |name| TopicRules { tags: tags(name) }));
+                let hub = hub.with_topic_rules(RulesOfTopics::new(move |name| TopicRules {
+                    tags: tags(name),
+                    ..TopicRules::default()
+                }));
                 if has_engine { hub.with_engine(TestEngine::topics(shards as u16)) } else { hub }
             };
             ends.into_iter().map(hub).collect()

@@ -234,6 +234,7 @@ mod tests {
         check_rfc(&["by=1;for=192.0.2.1;;"], &[Some("192.0.2.1:0")]);
         check_rfc(&["host=\"a,for=192.0.2.9\";for=192.0.2.1"], &[Some("192.0.2.1:0")]);
         check_rfc(&["for=192.0.2.1;host=\"a\\\",for=192.0.2.9\""], &[Some("192.0.2.1:0")]);
+        check_rfc(&["for=192.0.2.1;host=\"a,for=192.0.2.9\\\"b\""], &[Some("192.0.2.1:0")]);
         check_rfc(&["for=\"192.0.2\\.1\""], &[Some("192.0.2.1:0")]);
         for none in [
             "for=unknown",

@@ -50,6 +50,7 @@ impl Simulation {
             assert!(shard.sockets.iter().all(Option::is_none), "sockets of shard {number}");
             let handlers = &shard.handlers;
             let handlers = [handlers.own.len(), handlers.drained.len(), handlers.ended.len(), handlers.abandoned.len()];
+            assert_eq!(shard.handlers.expiries.len(), 0, "tokens that shard {number} knows");
             assert_eq!(handlers, [0; 4], "connections that the handlers of shard {number} know");
             assert!(shard.flush.is_idle() && shard.flush.paused.is_empty(), "output of shard {number}");
             assert_eq!(shard.incoming.unfinished.bytes(), 0, "unfinished messages of shard {number}");

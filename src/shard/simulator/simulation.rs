@@ -230,7 +230,10 @@ pub(super) fn count_up_to(order: &[Ordered], place: Place) -> u64 {
 
 /// Returns the rules of topics of which some ask for tags.
 fn rules_of_topics(tagged: [bool; TOPICS_MAX]) -> RulesOfTopics {
-    RulesOfTopics::new(move |name| TopicRules { tags: if tagged[topic_number(name)] { Tags::On } else { Tags::Off } })
+    RulesOfTopics::new(move |name| {
+        let tags = if tagged[topic_number(name)] { Tags::On } else { Tags::Off };
+        TopicRules { tags, ..TopicRules::default() }
+    })
 }
 
 /// Returns the only route: topics as they are, and answers to clients whose messages go to no topic.

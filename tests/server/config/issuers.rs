@@ -40,6 +40,9 @@ fn an_issuer_says_what_is_wrong_and_where() {
     app("audience = 7", "4: issuers.audience: a name in quotes, or a list of such, is expected");
     app("public_keys = \"hush\"", "4: issuers.public_keys: this is no public key in PEM");
     app("jwks = \"hush\"", "4: issuers.jwks: this is no JSON at line 1, column 1");
+    app("jwks_url = \"ftp://a/\"", "4: issuers.jwks_url: the scheme \"ftp\" is not supported");
+    app("jwks_url = \"https://a/\"", "4: issuers.jwks_url: the issuer has keys already");
+    app("jwks_keep = \"1s\"", "4: issuers.jwks_keep: less than a minute");
     app("[issuers.public_keys]\na = 7", "5: issuers.public_keys: a public key in PEM, in quotes is expected");
     check(
         "[[issuers]]\nname = \"app\"\nsecrets = [\"hush\"]",
@@ -72,8 +75,8 @@ fn routes_name_issuers_that_are_there() {
 fn issuers_are_shown_without_their_secrets() {
     let key = include_str!("../../jwt/keys/p256.pub.pem");
     let text = format!(
-        "[[issuers]]\nname = \"app\"\niss = \"https://app.example\"\naudience = [\"hub\", \"other\"]\ncookie = \"token\"\n\
-         secrets = {{ a = \"{SECRET}\", b = \"{SECRET}, too\" }}\nalgorithms = \"HS256, ES256\"\nleeway = \"10s\"\n\
+        "[[issuers]]\nname = \"app\"\niss = \"https://app.example\"\naudience = [\"hub\", \"other\"]\n\
+         cookie = \"token\"\nsecrets = {{ a = \"{SECRET}\", b = \"{SECRET}, too\" }}\nalgorithms = \"HS256, ES256\"\nleeway = \"10s\"\n\
          public_keys = '''\n{key}'''\nbare_tokens = \"all\"\nrequire_exp = false\nclaims = {{ sub = \"user\" }}\n"
     );
     let file = Scratch::new(&text);
@@ -86,6 +89,19 @@ fn issuers_are_shown_without_their_secrets() {
         assert!(shown.contains(line), "{line}: {shown}");
     }
     assert!(!shown.contains("hush"), "{shown}");
+}
+
+/// Keys that come unencrypted can be replaced on their way.
+#[test]
+fn keys_that_come_unencrypted_are_warned_of() {
+    let warned = |url: &str| {
+        let file = Scratch::new(&format!("[[issuers]]\nname = \"app\"\njwks_url = \"{url}\"\n"));
+        let output = run_to_end(check_config(&file));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stderr).contains("come unencrypted, from http://keys.internal")
+    };
+    assert!(warned("http://keys.internal/jwks") && warned("http://keys.internal:8080?a=b"));
+    assert!(!warned("https://keys.internal/jwks") && !warned("http://localhost/") && !warned("http://[::1]:1/"));
 }
 
 /// A request shows one token, so tokens of issuers and a list of static ones keep each other out.

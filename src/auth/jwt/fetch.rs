@@ -1,0 +1,20 @@
+//! Fetches a set of keys by the server's own requests.
+
+use super::remote::{Done, Fetch, Fetched, JWKS_BYTES_MAX};
+use crate::outbound::{OutboundAnswer, OutboundError, OutboundRequest, Target};
+
+impl Fetch for Target {
+    fn start(&self, done: Done) {
+        let request = OutboundRequest::get().header("accept", "application/json").answer_bytes_max(JWKS_BYTES_MAX);
+        Target::start(self, request, move |outcome| done(fetched(outcome)));
+    }
+}
+
+fn fetched(outcome: Result<OutboundAnswer, OutboundError>) -> Result<Fetched, String> {
+    let answer = outcome.map_err(|error| error.to_string())?;
+    if answer.status != 200 {
+        return Err(format!("the answer has the status {}, not 200", answer.status));
+    }
+    let cache_control = answer.header("cache-control").map(String::from);
+    Ok(Fetched { body: answer.body.into(), cache_control })
+}

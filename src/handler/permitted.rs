@@ -1,0 +1,70 @@
+//! The topics that the judge has permitted to a connection lately.
+
+use crate::{auth::TopicRight, hub::TopicName};
+
+/// The topics that the judge has permitted to a connection lately, so that a surface which is asked about the same
+/// topic again and again need not ask the judge each time. Refusals are not kept.
+#[derive(Debug, Default)]
+pub(crate) struct PermittedTopics {
+    /// The number of the rules by which the judge has decided.
+    generation: u64,
+    entries: Vec<(TopicRight, TopicName)>,
+    /// The entry that the next one replaces, once there are [`PERMITTED_MAX`].
+    next: usize,
+}
+
+impl PermittedTopics {
+    /// Returns whether the judge has permitted this use of a topic, by the rules of this number.
+    pub(crate) fn has(&self, generation: u64, right: TopicRight, topic: &TopicName) -> bool {
+        self.generation == generation && self.entries.iter().any(|(own, name)| *own == right && name == topic)
+    }
+
+    /// Notes that the judge has permitted this use of a topic. Decisions by earlier rules are forgotten.
+    pub(crate) fn add(&mut self, generation: u64, right: TopicRight, topic: &TopicName) {
+        if self.generation != generation {
+            *self = PermittedTopics { generation, ..PermittedTopics::default() };
+        }
+        let entry = (right, topic.clone());
+        match self.entries.len() {
+            ..PERMITTED_MAX => self.entries.push(entry),
+            _ => {
+                self.entries[self.next] = entry;
+                self.next = (self.next + 1) % PERMITTED_MAX;
+            }
+        }
+    }
+}
+
+/// The most decisions that are kept for a connection.
+pub(crate) const PERMITTED_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(number: usize) -> TopicName {
+        TopicName::new(&number.to_string()).unwrap()
+    }
+
+    #[test]
+    fn few_decisions_are_kept() {
+        let mut permitted = PermittedTopics::default();
+        for number in 0..=PERMITTED_MAX {
+            permitted.add(1, TopicRight::Publish, &name(number));
+            assert!(permitted.has(1, TopicRight::Publish, &name(number)));
+            assert!(!permitted.has(1, TopicRight::Subscribe, &name(number)));
+        }
+        let kept = (0..=PERMITTED_MAX).filter(|number| permitted.has(1, TopicRight::Publish, &name(*number)));
+        assert_eq!(kept.collect::<Vec<_>>(), (1..=PERMITTED_MAX).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn decisions_by_earlier_rules_are_forgotten() {
+        let mut permitted = PermittedTopics::default();
+        permitted.add(1, TopicRight::Publish, &name(1));
+        assert!(!permitted.has(2, TopicRight::Publish, &name(1)));
+        permitted.add(2, TopicRight::Publish, &name(2));
+        assert!(permitted.has(2, TopicRight::Publish, &name(2)));
+        assert!(!permitted.has(1, TopicRight::Publish, &name(1)) && !permitted.has(2, TopicRight::Publish, &name(1)));
+    }
+}
