@@ -37,8 +37,8 @@ impl RefusalLog {
                 cause = cause.cause(),
                 fault,
                 suppressed,
-                "a connection was refused: at an address of proxy_protocol each one has to come from trusted_proxies, and \
-                 to begin with a header of the PROXY protocol"
+                "a connection was refused: at an address of proxy_protocol each one has to come from trusted_proxies, \
+                 and to begin with a header of the PROXY protocol"
             );
         }
     }

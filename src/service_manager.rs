@@ -117,8 +117,8 @@ impl ServiceManager {
         tell(&states);
     }
 
-    /// Tells the manager that the server reloads its settings, reloads them, and tells that the server is ready again. A
-    /// unit of `Type=notify-reload` needs both.
+    /// Tells the manager that the server reloads its settings, reloads them, and tells that the server is ready again.
+    /// A unit of `Type=notify-reload` needs both.
     pub(crate) fn around_reload(&mut self, reload: impl FnOnce()) {
         if self.looks.is_some() {
             match NotifyState::monotonic_usec_now() {

@@ -13,8 +13,8 @@ use crate::proto::CloseCode;
 /// The delay before attempt *n* since the last stable connection is a random time between 0 and `first_delay_max` ·
 /// 2^(*n*-1), at most `delay_max`. The random part keeps many clients that lost one server from returning at once. If
 /// the server refuses with `Retry-After` in seconds, the next delay is at least as long as `Retry-After` says, but at
-/// most `delay_max`. If the server closes with 1012 and the reason `{"retry_after_ms":N}`, as ringhub does when it leaves,
-/// the first delay is that time, but at most `delay_max`: the server has chosen it at random.
+/// most `delay_max`. If the server closes with 1012 and the reason `{"retry_after_ms":N}`, as ringhub does when it
+/// leaves, the first delay is that time, but at most `delay_max`: the server has chosen it at random.
 ///
 /// These ends are final: a close that the caller requested, a close with 1008 or 4000-4999, and the server's answer to
 /// an attempt with a status 400-499 other than 408, 425 and 429, such as 401, 403 or 404. A refusal by the proxy is not

@@ -31,8 +31,8 @@ impl Config {
         Config::with_folders(settings, descriptors, 0, Outbound::default())
     }
 
-    /// Checks settings like [`Config::new`], for a server that serves `folders` folders of files, and whose own requests
-    /// leave by `outbound`. Each folder takes a descriptor.
+    /// Checks settings like [`Config::new`], for a server that serves `folders` folders of files, and whose own
+    /// requests leave by `outbound`. Each folder takes a descriptor.
     pub(crate) fn with_folders(
         settings: &Settings,
         descriptors: u64,
@@ -428,8 +428,8 @@ fn gathered_bytes_max(settings: &Settings, message: u64) -> Result<u64, ConfigEr
 }
 
 /// Returns the limit of the server's memory, if there is one. By default it is 70 % of what the cgroup may have: the
-/// kernel ends a process that needs more than all of it. The memory of a machine is not only the server's, so it sets no
-/// limit.
+/// kernel ends a process that needs more than all of it. The memory of a machine is not only the server's, so it sets
+/// no limit.
 fn memory_bytes_max(settings: &Settings) -> Result<Option<u64>, ConfigError> {
     match settings.max_memory {
         Some(limit) => {

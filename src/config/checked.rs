@@ -146,8 +146,8 @@ pub struct Limits {
     /// Ticks that a message may take from its first byte on; 0 for any number. Beyond it the connection is closed with
     /// 1008.
     pub message_ticks_max: u32,
-    /// Bytes of memory of the server, if there is a limit. Above it new connections are answered 503, and the connections
-    /// with the largest backlogs are closed with 1008.
+    /// Bytes of memory of the server, if there is a limit. Above it new connections are answered 503, and the
+    /// connections with the largest backlogs are closed with 1008.
     pub memory_bytes_max: Option<u64>,
     /// The rates of what a client sends on one connection. Beyond one of them the connection is not received from until
     /// the rate allows it. A connection of a route with rates costs 32 bytes more.

@@ -1,6 +1,6 @@
 //! A setting of one source, before its value is read.
 
-use super::{settings::Setting, toml::Item};
+use super::{file_value::Item, settings::Setting};
 use crate::error::Origin;
 
 /// A setting of one source, before its value is read.

@@ -11,8 +11,11 @@ use std::{
 
 use rustix::fs::OFlags;
 
-use super::{toml::Item, values::Shape};
-use crate::error::ConfigError;
+use super::values::Shape;
+use crate::error::{ConfigError, Origin};
+
+/// An item's text, and its place.
+pub(super) type Item = (String, Origin);
 
 /// Reads the values that stand in files, and notes which files these are.
 #[derive(Debug)]

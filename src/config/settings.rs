@@ -289,8 +289,8 @@ settings! {
         /// this one is read.
         client_address: ClientAddress, WHICH, Is("x-forwarded-for"), Yes;
 
-        /// Addresses among those of listen at which each connection begins with a header of the PROXY protocol, version 1
-        /// or 2, and comes from one of trusted_proxies. Other connections are closed there.
+        /// Addresses among those of listen at which each connection begins with a header of the PROXY protocol, version
+        /// 1 or 2, and comes from one of trusted_proxies. Other connections are closed there.
         proxy_protocol: Option<Vec<ListenAddress>>, ADDRESS,
         Otherwise { words: "none", example: "127.0.0.1:6455", effective: UNSET };
     }

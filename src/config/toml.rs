@@ -8,7 +8,7 @@ use toml::{
 };
 
 use super::{
-    file_value::FileValues,
+    file_value::{FileValues, Item},
     values::{Shape, Value},
 };
 use crate::error::{ConfigError, Origin};
@@ -83,9 +83,6 @@ impl TomlFile {
         Origin::File(Arc::clone(&self.path), 1 + before.iter().filter(|&&byte| byte == b'\n').count())
     }
 }
-
-/// An item's text, and its place.
-pub(super) type Item = (String, Origin);
 
 /// Returns the keys of a table in the order of the file, with their values.
 pub(super) fn in_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<(&'a Spanned<DeString<'i>>, &'a Spanned<DeValue<'i>>)> {

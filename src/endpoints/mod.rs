@@ -388,8 +388,8 @@ impl Endpoints {
         }
     }
 
-    /// Returns the limits of a connection of a route whose messages have at most `bytes_max` bytes, if that is less than
-    /// the route allows.
+    /// Returns the limits of a connection of a route whose messages have at most `bytes_max` bytes, if that is less
+    /// than the route allows.
     pub(crate) fn limits_of_topic(&self, route: usize, bytes_max: u32) -> Option<MessageLimits> {
         let of_route = &self.routes[route].rules.limits;
         (bytes_max < of_route.message_bytes_max).then(|| MessageLimits {

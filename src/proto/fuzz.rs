@@ -67,9 +67,9 @@ fn judge(_: &FrameHeader, payload: &[u8]) -> Verdict {
     }
 }
 
-/// Checks that a header of the PROXY protocol is read the same however it trickles in, and that it ends within the bytes.
-/// Checks too that the same bytes as a client's own part of `X-Forwarded-For` or `Forwarded` change nothing of the
-/// elements that a proxy appends.
+/// Checks that a header of the PROXY protocol is read the same however it trickles in, and that it ends within the
+/// bytes. Checks too that the same bytes as a client's own part of `X-Forwarded-For` or `Forwarded` change nothing of
+/// the elements that a proxy appends.
 pub fn client_address(bytes: &[u8]) {
     let whole = ProxyHeader::decode(bytes);
     let first = (0..=bytes.len()).map(|length| ProxyHeader::decode(&bytes[..length])).find(|part| *part != Ok(None));

@@ -141,8 +141,8 @@ mod tests {
         assert_eq!(count(&table), 2);
     }
 
-    /// A crowd of keys does not grow the table, and the keys that it displaces begin anew. A key whose bucket is full, or
-    /// fuller, gives way first, so a crowd does not set free a key that has used up its rate.
+    /// A crowd of keys does not grow the table, and the keys that it displaces begin anew. A key whose bucket is full,
+    /// or fuller, gives way first, so a crowd does not set free a key that has used up its rate.
     #[test]
     fn a_crowd_of_keys_takes_no_more_room() {
         let table = RateTable::new(50);

@@ -47,7 +47,8 @@ impl Listeners {
     ///
     /// # Errors
     ///
-    /// If a listener has no address, a descriptor cannot be duplicated, or an address of `proxy_protocol` has no listener.
+    /// If a listener has no address, a descriptor cannot be duplicated, or an address of `proxy_protocol` has no
+    /// listener.
     pub(super) fn inherit(inherited: Vec<TcpListener>, config: &Config) -> io::Result<Listeners> {
         let shards = config.shards;
         let mut listeners = Listeners::none(shards);

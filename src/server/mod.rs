@@ -12,6 +12,7 @@ mod engine_order;
 #[cfg(test)]
 mod formats;
 mod hub;
+mod in_force;
 #[cfg(test)]
 mod judging;
 mod listeners;

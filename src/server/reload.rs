@@ -2,40 +2,17 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{PoisonError, atomic::Ordering},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::watch;
-
-use super::{blueprint::Blueprint, build_error::BuildError, running::Running};
+use super::{build_error::BuildError, in_force::InForce, running::Running};
 use crate::{
     config::{Config, ReloadReport},
-    current::Current,
-    endpoints::Endpoints,
     error::ConfigErrors,
-    handover::Sockets,
     metrics::{Counter, add_for_process, set_for_process},
 };
-
-/// The parts of a server that a reload replaces, and the ways in which its threads learn of a reload.
-#[derive(Debug)]
-pub(super) struct InForce {
-    pub(super) config: Current<Config>,
-    pub(super) endpoints: Current<Endpoints>,
-    pub(super) blueprint: Blueprint,
-    pub(super) sockets: Sockets,
-    /// For each shard, the number of the reload whose settings it has taken last.
-    pub(super) taken: Vec<Arc<AtomicU64>>,
-    /// Tells the control thread that there was a reload.
-    pub(super) reloaded: watch::Sender<()>,
-    /// Held by the one reload that is under way.
-    pub(super) one_at_a_time: Mutex<()>,
-}
 
 /// The reason for which a reload was refused. The earlier settings stay in force, all of them.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, thread};
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{drain_report::DrainReport, hub::Hub, reload::InForce, turn_watch::TurnWatch};
+use super::{drain_report::DrainReport, hub::Hub, in_force::InForce, turn_watch::TurnWatch};
 use crate::{config::Config, endpoints::Readiness, error::StartError, metrics::Counters, shard::ShardCommand};
 
 /// A server at work. Its drop stops the server like [`Running::stop`], and does not wait for the end.

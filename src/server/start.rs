@@ -10,12 +10,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
-    Server,
-    engine::EngineEnds,
-    reload::{InForce, note_start},
-    role::Role,
-    running::Running,
-    sandbox::filter_of,
+    Server, engine::EngineEnds, in_force::InForce, reload::note_start, role::Role, running::Running, sandbox::filter_of,
 };
 use crate::{
     budget::Budget,

@@ -173,8 +173,8 @@ impl Lobby {
         denied.into()
     }
 
-    /// Counts an opening request against the rate of its sender's address. An address of a trusted proxy stands for many
-    /// clients, so it has no rate.
+    /// Counts an opening request against the rate of its sender's address. An address of a trusted proxy stands for
+    /// many clients, so it has no rate.
     ///
     /// # Errors
     ///
@@ -260,8 +260,8 @@ impl Lobby {
         self.warnings.refusals.note(cause, status);
     }
 
-    /// Counts and logs a connection that is closed since it does not begin with a header of the PROXY protocol, or comes
-    /// from nobody who may send one. `fault` is a fixed word.
+    /// Counts and logs a connection that is closed since it does not begin with a header of the PROXY protocol, or
+    /// comes from nobody who may send one. `fault` is a fixed word.
     pub(super) fn note_proxy_header(&self, peer: Option<SocketAddr>, fault: &'static str) {
         let cause = Counter::RefusedProxyHeader;
         tracing::debug!(peer = peer.map(display), cause = cause.cause(), fault, "refused");

@@ -1,7 +1,7 @@
 //! Takes the settings of a reload, between two turns.
 //!
-//! Everything that the shard reads when it needs it is replaced at once. What connections keep is changed in one pass: a
-//! message that has begun keeps its limits to its end, and deadlines that have become earlier are entered.
+//! Everything that the shard reads when it needs it is replaced at once. What connections keep is changed in one pass:
+//! a message that has begun keeps its limits to its end, and deadlines that have become earlier are entered.
 
 use std::{rc::Rc, sync::Arc};
 

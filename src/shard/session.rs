@@ -80,8 +80,8 @@ impl Session {
         }
     }
 
-    /// Returns the code and the reason of the goodbye of a server that leaves, which asks the peer to connect again after
-    /// so many milliseconds.
+    /// Returns the code and the reason of the goodbye of a server that leaves, which asks the peer to connect again
+    /// after so many milliseconds.
     pub(crate) fn goodbye_of_restart(&self, retry_after_ms: u32) -> (CloseCode, String) {
         match self {
             // The reason is JSON, so that a page reads it by `JSON.parse(event.reason)`. It has far fewer than the 123

@@ -88,8 +88,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Closes an open connection that does not take its output, or gives up its backlog. The first piece of its backlog stays, even if nothing
-    /// of it was sent; the messages after it are dropped and counted, and the goodbye follows.
+    /// Closes an open connection that does not take its output, or gives up its backlog. The first piece of its backlog
+    /// stays, even if nothing of it was sent; the messages after it are dropped and counted, and the goodbye follows.
     pub(super) fn close_slow(&mut self, id: ConnectionId, why: GivenUp) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         let Some(output) = &mut connection.io.output else { return };

@@ -140,8 +140,8 @@ pub const SYSTEM_CALLS: &[SystemCalls] = &[
         &[],
     ),
     group("the sandbox (`sandbox = \"on\"`): its filter", &["seccomp"], &[]),
-    BEFORE_THE_SERVER,
     BESIDE_THE_SERVER,
+    BEFORE_THE_SERVER,
 ];
 
 const fn group(

@@ -74,6 +74,7 @@ const BUILDINGS: &[Building] = &[
             "input",
             "adopt",
             "receive",
+            "reload",
             "turn",
         ],
     },

@@ -143,8 +143,8 @@ enum ClientIn {
     Connection,
 }
 
-/// Checks that a hub behind a trusted proxy sees the addresses of its clients in rules, limits and logs, and that nobody
-/// takes another address.
+/// Checks that a hub behind a trusted proxy sees the addresses of its clients in rules, limits and logs, and that
+/// nobody takes another address.
 fn check_client(named: ClientIn, command: impl Fn(&str, SocketAddr, SocketAddr) -> Command) {
     let [friend, stranger] = [Ipv4Addr::new(127, 0, 0, 9), Ipv4Addr::new(127, 0, 0, 8)];
     // This port was free a moment ago, on an address that no client of these tests uses for its own end.

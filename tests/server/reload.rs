@@ -372,8 +372,8 @@ fn the_level_of_the_log_changes() {
     }
 }
 
-/// The table of settings is right about reloads: each setting changes, or is named as one that needs a restart. Settings
-/// whose values depend on this machine or on another setting are left out.
+/// The table of settings is right about reloads: each setting changes, or is named as one that needs a restart.
+/// Settings whose values depend on this machine or on another setting are left out.
 #[test]
 fn every_setting_is_reloaded_or_named() {
     let fixed = |command: &mut Command| {

@@ -227,7 +227,8 @@ fn the_manager_hears_that_the_server_is_ready_alive_and_leaving() {
     assert!(server.wait().success());
 }
 
-/// A manager with a unit of `Type=notify-reload` waits for both messages, and compares the time with that of its signal.
+/// A manager with a unit of `Type=notify-reload` waits for both messages, and compares the time with that of its
+/// signal.
 #[test]
 fn the_manager_hears_of_each_reload() {
     let manager = Manager::new("reload");

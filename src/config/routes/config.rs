@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{admission::Admission, given::RouteDigest};
+use super::{admission::Admission, digest::RouteDigest};
 use crate::{
     auth::{Gate, Origins},
     documents::Documents,

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     admission::Admission,
     config::{RouteConfig, RouteHandler},
+    digest::RouteDigest,
     rules::{Base, RuleFault, Sources, settle, settle_surface},
 };
 use crate::{
@@ -32,23 +33,6 @@ pub(in crate::config) struct GivenRoute {
     /// The keys and values as they are shown, those of secrets masked.
     pub(in crate::config) shown: String,
     pub(super) digest: RouteDigest,
-}
-
-/// Hashes of the keys and values of a route, by which a reload notices a change.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::config) struct RouteDigest {
-    /// Of all keys, with the contents of files that are values.
-    pub(in crate::config) all: u64,
-    /// Of the keys that a reload cannot change: the handler's name, its topics, and the keys of its surface.
-    pub(in crate::config) lasting: u64,
-}
-
-impl RouteDigest {
-    /// Adds the hash of a key and its value. The order of the keys makes no difference.
-    pub(super) fn add(&mut self, hash: u64, is_lasting: bool) {
-        self.all = self.all.wrapping_add(hash);
-        self.lasting = self.lasting.wrapping_add(if is_lasting { hash } else { 0 });
-    }
 }
 
 impl GivenRoute {

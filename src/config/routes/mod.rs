@@ -3,6 +3,7 @@
 pub(super) mod admission;
 mod auth;
 pub(super) mod config;
+mod digest;
 pub(super) mod given;
 pub(super) mod keys;
 pub(super) mod reader;

@@ -20,7 +20,8 @@ use super::{
     },
     admission::{Admission, BASIC, BEARER, CALLBACK, JWT, NETWORK},
     config::{RouteHandler, SurfaceConfig},
-    given::{GivenRoute, ROUTES, RouteDigest},
+    digest::RouteDigest,
+    given::{GivenRoute, ROUTES},
     keys::{in_words, names, names_of_websockets, surface_key},
     reader::{Reader, Value},
 };

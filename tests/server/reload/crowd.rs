@@ -156,7 +156,8 @@ fn is_for_openings(setting: &Setting) -> bool {
     setting.key.ends_with("_tokens") || setting.key == "allowed_origins"
 }
 
-/// Publishes numbered messages until the reloads are over, and then the last one: by a WebSocket, or without one by POST.
+/// Publishes numbered messages until the reloads are over, and then the last one: by a WebSocket, or without one by
+/// POST.
 fn publish(address: SocketAddr, topic: &Numbered, mut client: Option<Client>, is_over: &AtomicBool) {
     let target = topic.target();
     let mut by_post = client.is_none().then(|| dial(address));
