@@ -129,7 +129,7 @@ impl AccessLog {
     /// Returns the log if it has lines for the connection: all of its lines, or none.
     fn of_connection(&self, id: ConnectionId) -> Option<&Inner> {
         let mixed = (u64::from(id.generation()) << 32 | u64::from(id.slot())).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0.as_deref().filter(|inner| (mixed >> 32) as u32 % inner.one_in == 0)
+        self.0.as_deref().filter(|inner| ((mixed >> 32) as u32).is_multiple_of(inner.one_in))
     }
 }
 

@@ -45,7 +45,7 @@ impl Config {
     ///
     /// If the settings together do not fit each other. The settings of `new` alone do.
     pub(crate) fn reload(&self, new: &Config) -> Result<(Config, ReloadReport), ConfigErrors> {
-        let (settings, mut report) = merge(&self.settings, &new.settings);
+        let (settings, mut report) = merge(&self.settings.0, &new.settings.0);
         let mut config = Config::again(&settings, self)?;
         config.routes = self.reload_routes(new, &config, &mut report)?;
         // Its issuers' keys are fetched by the service that serves: `Given::config_for` has joined their ways.
@@ -65,7 +65,7 @@ impl Config {
 
     /// Returns the settings of a reload as they are in force after it.
     pub(super) fn merged(&self, new: &Settings) -> Settings {
-        merge(&self.settings, new).0
+        merge(&self.settings.0, new).0
     }
 
     /// Returns the routes after a reload: the running ones, in their order, with the rules of the new ones.

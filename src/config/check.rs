@@ -4,7 +4,7 @@ use std::{net::SocketAddr, num::NonZeroU64};
 
 use super::{
     applications,
-    checked::{Config, Http, Limits},
+    checked::{Config, Http, Limits, Unchecked},
     descriptors,
     quantities::Size,
     settings::Settings,
@@ -143,7 +143,7 @@ fn check(
         folders,
         few_descriptors,
         descriptor_limit,
-        settings: Box::new(settings.clone()),
+        settings: Unchecked(Box::new(settings.clone())),
     })
 }
 

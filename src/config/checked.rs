@@ -80,7 +80,17 @@ pub struct Config {
     /// The limit of open descriptors of the process.
     pub(crate) descriptor_limit: u64,
     /// The settings before the check, with which a reload compares its own.
-    pub(crate) settings: Box<Settings>,
+    pub(crate) settings: Unchecked,
+}
+
+/// Settings before their check. They are not printed with a configuration, which has what follows from them.
+#[derive(Clone)]
+pub(crate) struct Unchecked(pub(super) Box<Settings>);
+
+impl fmt::Debug for Unchecked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unchecked").finish_non_exhaustive()
+    }
 }
 
 /// Limits of connections that speak HTTP without becoming WebSockets.

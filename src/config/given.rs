@@ -9,7 +9,7 @@ use std::{
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::{
-    checked::Config,
+    checked::{Config, Unchecked},
     entry::{Entry, Part, nearest},
     file,
     file_value::FileValues,
@@ -240,7 +240,7 @@ impl Given {
     pub fn config_for(&self, running: &Config) -> Result<Config, ConfigErrors> {
         self.outbound.join(&running.outbound);
         let config = self.checked(Config::again(&running.merged(&self.settings), running))?;
-        Ok(Config { settings: Box::new(self.settings.clone()), ..config })
+        Ok(Config { settings: Unchecked(Box::new(self.settings.clone())), ..config })
     }
 
     /// Adds the routes to settings that were checked against each other.

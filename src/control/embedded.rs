@@ -25,7 +25,7 @@ use crate::{
 /// The answer to the head of a request for a service.
 pub(super) enum AtService {
     Preflight(Answer),
-    Call(ServiceCall),
+    Call(Box<ServiceCall>),
 }
 
 /// A call of a service, whose body is still to be read.
@@ -59,12 +59,12 @@ pub(super) async fn begin(
         return Ok(AtService::Preflight(answer));
     }
     let identity: Option<Identity> = shared.authorize(endpoints, credentials, Intent::Use, endpoint).await?;
-    Ok(AtService::Call(ServiceCall {
+    Ok(AtService::Call(Box::new(ServiceCall {
         service: Arc::clone(service),
         body_max: BodyMax { bytes: *body_bytes_max, what: "the largest body that this path takes" },
         request,
         sender: RequestSender { peer: credentials.peer, identity },
-    }))
+    })))
 }
 
 /// Returns the answer to a preflight. A preflight never has credentials, so a service behind an authenticator could not

@@ -168,7 +168,7 @@ enum Begun {
     /// The shards are asked what is on top.
     Top(TopFormat),
     /// The service of an embedder is called when its body has been read.
-    Serve(ServiceCall),
+    Serve(Box<ServiceCall>),
     /// The administration answers when it has asked the shards.
     Admin(Box<AdminCall>),
     /// A file is read.

@@ -350,13 +350,13 @@ fn no_two_surfaces_have_one_path() {
 /// A printed configuration shows no secret of a surface.
 #[test]
 fn secrets_of_surfaces_are_masked() {
-    let path = file("", &[&(LINES.to_owned() + "greeting = \"hello\"\n[routes.passwords]\nann = \"secret\"\n")]);
+    let path = file("", &[&(LINES.to_owned() + "greeting = \"hello\"\n[routes.passwords]\nann = \"hush\"\n")]);
     let mut flags = Flags::default();
     flags.read_file(path.clone(), "test");
     let given = Given::read(&flags, []);
     let shown = effective(&given, &given.config(20_000).unwrap());
     fs::remove_file(path).unwrap();
-    assert!(shown.contains("hello") && shown.contains("ann = \"***\"") && !shown.contains("secret"), "{shown}");
+    assert!(shown.contains("hello") && shown.contains("ann = \"***\"") && !shown.contains("hush"), "{shown}");
 }
 
 const HUB: &str = "match = \"/t/{topic...}\"\nhandler = \"hub\"\n";

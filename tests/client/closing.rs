@@ -388,7 +388,7 @@ fn with_the_hub() {
         assert_cause(&expect_closed(&mut events).await, 3001, true, |cause| matches!(cause, Cause::Caller));
         client.connect().await.unwrap();
         let ended = tokio::task::spawn_blocking(move || server.end());
-        assert_cause(&expect_closed(&mut events).await, 1001, true, |cause| matches!(cause, Cause::Server));
+        assert_cause(&expect_closed(&mut events).await, 1012, true, |cause| matches!(cause, Cause::Server));
         ended.await.unwrap();
     });
 }

@@ -39,7 +39,7 @@ fn echoes(client: &mut Client, message: &str) {
 }
 
 fn echo() -> Script<()> {
-    Script::<()>::by_message(|connection, text| _ = connection.send_text(text.to_owned())).0
+    Script::<()>::by_message(|connection, text| _ = connection.send_text(text)).0
 }
 
 /// The rules of a route in code stay, and the server's settings complete them.
@@ -98,7 +98,7 @@ fn a_stuck_shard_takes_the_settings_later() {
             blocks.lock().unwrap().send(()).unwrap();
             is_let_go.lock().unwrap().recv_timeout(DEADLINE).unwrap();
         }
-        _ => _ = connection.send_text(text.to_owned()),
+        _ => _ = connection.send_text(text),
     });
     let server = Live::start(builder(1).route("/", script));
     let mut client = server.connect("/");

@@ -181,7 +181,7 @@ fn check_client(named: ClientIn, command: impl Fn(&str, SocketAddr, SocketAddr) 
 
     let forged = [("X-Forwarded-For", "127.0.0.9"), ("Forwarded", "for=127.0.0.9"), ("X-Real-IP", "127.0.0.9")];
     let forged_lines: String = forged.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    open(to_proxy(friend), &[]).ok().expect("the friend is in the network").leave();
+    open(to_proxy(friend), &[]).expect("the friend is in the network").leave();
     published(&ask(&mut to_proxy(friend), &publish("")));
     for (lines, text) in [(&[][..], ""), (&forged, &forged_lines)] {
         assert_eq!(open(to_proxy(stranger), lines).err().unwrap().status(), 403, "{text}");

@@ -152,7 +152,7 @@ fn a_header_holds_for_the_whole_connection() {
     let mut kept = hub.proxied(PROXY, &v2_of([203, 0, 113, 9]));
     published(&ask(&mut kept, &post("/t/x", "text/plain", "x")));
     published(&ask(&mut kept, &post("/t/x", "text/plain", "x")));
-    Client::open(kept, "/t/x", &[]).ok().expect("it becomes a WebSocket").leave();
+    Client::open(kept, "/t/x", &[]).expect("it becomes a WebSocket").leave();
     let mut kept = hub.proxied(PROXY, &v1("198.51.100.7"));
     for _ in 0..2 {
         assert_eq!(ask(&mut kept, &request("GET", "/t/x?mode=sub")).status(), 403);

@@ -25,7 +25,7 @@ impl Seen {
 
     pub(super) fn check(&self) {
         // These are not checked: counters of events before a connection is established, between shards or in the hot
-        // ring, and gauges that are 0 at the end.
+        // ring; rates, the budget and expiry, which have runs of their own; and gauges that are 0 at the end.
         let elsewhere = [
             Counter::ConnectionsOpen,
             Counter::SlowConsumers,
@@ -38,10 +38,24 @@ impl Seen {
             Counter::HandlerPanics,
             Counter::PollsArmed,
             Counter::CancelsRepeated,
+            Counter::Subscriptions,
+            Counter::BacklogBytes,
+            Counter::BacklogMessages,
+            Counter::GatheredBytes,
+            Counter::LaneEntries,
+            Counter::LaneWaitingBytes,
+            Counter::MemoryClosed,
+            Counter::TokenExpired,
+            Counter::ConnectionsThrottled,
+            Counter::ThrottledMessages,
+            Counter::ThrottledBytes,
+            Counter::RateClosedMessages,
+            Counter::RateClosedBytes,
+            Counter::AcceptThrottled,
         ];
         let is_elsewhere = |counter: Counter| {
             elsewhere.contains(&counter)
-                || counter.family() == "refused_total"
+                || ["refused_total", "rate_refused_total", "memory_bytes"].contains(&counter.family())
                 || matches!(counter.counted_by(), CountedBy::Control | CountedBy::Process)
         };
         for counter in Counter::ALL.iter().filter(|counter| !is_elsewhere(**counter)) {
