@@ -1,6 +1,6 @@
 //! Answers the requests that hyper reads.
 
-use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
+use std::{convert::Infallible, future::Future, mem, pin::Pin, sync::Arc};
 
 use http_body_util::BodyExt as _;
 use hyper::{
@@ -151,13 +151,25 @@ impl RequestFacts {
         // A service may have said itself which pages may have its answer.
         let says = answer.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN);
         let lines = self.page_lines.iter().filter(|(name, _)| !(says && name.starts_with("Access-Control-")));
-        append(answer.headers_mut(), &lines.cloned().collect::<Vec<_>>());
+        let mut lines: Vec<_> = lines.cloned().collect();
+        join_vary(&mut answer, &mut lines);
+        append(answer.headers_mut(), &lines);
         answer.headers_mut().insert(header::DATE, date::now());
         if let Some(access) = &self.access {
             shared.access_log.request(access, answer.status().as_u16());
         }
         answer
     }
+}
+
+/// Joins the `Vary` of an answer with that of further lines, so that there is one line.
+fn join_vary(answer: &mut Answer, lines: &mut [(&'static str, String)]) {
+    let Some((_, vary)) = lines.iter_mut().find(|(name, _)| *name == "Vary") else { return };
+    let mut own: Vec<String> =
+        answer.headers().get_all(header::VARY).iter().filter_map(|own| own.to_str().ok()).map(Into::into).collect();
+    answer.headers_mut().remove(header::VARY);
+    own.push(mem::take(vary));
+    *vary = own.join(", ");
 }
 
 /// The course of a request.

@@ -186,7 +186,7 @@ impl Builder {
         self.settings(|settings| settings.pin = pin)
     }
 
-    /// Serves all paths that match the pattern by a handler. See [`Pattern`].
+    /// Serves all paths that match the pattern by a handler. See [`Pattern`](crate::handler::Pattern).
     #[must_use]
     pub fn route(self, pattern: &str, handler: impl Handler) -> Self {
         self.route_with(pattern, handler, RouteOptions::new())

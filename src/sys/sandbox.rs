@@ -138,7 +138,7 @@ fn conditions(name: &str, needs: &[Need]) -> Condition {
         "connect" => Condition::Never,
         "mmap" | "mprotect" => one(masked(2, libc::PROT_EXEC, 0)),
         "clone" => one(masked(0, libc::CLONE_THREAD | NAMESPACES, libc::CLONE_THREAD)),
-        "prctl" => one(is(0, libc::PR_SET_NAME)),
+        "prctl" => any_of([libc::PR_SET_NAME, PR_GET_AUXV].map(|of| is(0, of)).into()),
         "ioctl" => any_of([libc::FIONREAD, libc::TIOCOUTQ, libc::FIONBIO, libc::TCGETS].map(|of| is(1, of)).into()),
         "tgkill" => one(is(0, std::process::id())),
         "prlimit64" => Condition::Arguments(vec![vec![
@@ -262,6 +262,10 @@ const NAMESPACES: i32 = libc::CLONE_NEWNS
     | libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET;
+
+/// The operation of `prctl` that copies the auxiliary vector of the process (Linux 6.4), in which the first request for
+/// the metrics finds the kernel's unit of time.
+const PR_GET_AUXV: i32 = 0x4155_5856;
 
 /// The name of the filter for the compiler.
 const FILTER: &str = "server";

@@ -39,6 +39,7 @@ fn ranges_are_those_that_hold() {
         "max_message" => Settings::default().max_message.0,
         "max_backlog" => 4 << 20,
         "shards" => SHARDS,
+        "handshake_timeout" => Settings::default().handshake_timeout.0.as_millis() as u64,
         text if is_time => text.parse::<Time>().unwrap().0.as_millis() as u64,
         text => text.parse::<Size>().unwrap().0,
     };
@@ -46,6 +47,9 @@ fn ranges_are_those_that_hold() {
         let unit = if setting.value_name == "TIME" { "ms" } else { "" };
         let shards = ("RINGHUB_SHARDS".into(), SHARDS.to_string().into());
         let others = [shards].into_iter().filter(|_| setting.key != "shards");
+        let callback = [("URL", "https://app.example/"), ("SECRETS", "a-secret-of-16-characters")];
+        let callback = callback.map(|(name, value)| (format!("RINGHUB_CALLBACK_{name}").into(), value.into()));
+        let others = others.chain(callback.into_iter().filter(|_| setting.key == "callback_timeout"));
         let variables = others.chain([(setting.variable().into(), format!("{value}{unit}").into())]);
         let config = Given::read(&Flags::default(), variables).config(1 << 40);
         config.map(drop).map_err(|errors| errors.0.iter().filter_map(|error| error.setting()).collect::<Vec<_>>())

@@ -264,7 +264,8 @@ fn routes_are_shown() {
         let text = String::from_utf8(output.stdout).unwrap();
         let log = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && !text.contains("hush") && !text.contains("sha256"), "{text}{log}");
-        let routes = text[text.find("[[routes]]").unwrap()..text.find("# ---- Memory").unwrap()].trim_end().to_string();
+        let routes =
+            text[text.find("[[routes]]").unwrap()..text.find("# ---- Memory at worst").unwrap()].trim_end().to_string();
         let origins: Vec<String> =
             routes.lines().filter_map(|line| Some(line.split_once("# ")?.1.to_string())).collect();
         (routes.lines().filter(|line| !line.contains("[[")).collect::<Vec<_>>().join("\n"), origins, text)
@@ -288,12 +289,14 @@ fn the_examples_of_routes_hold() {
     fs::create_dir_all(scratch_folder().join("site")).unwrap();
     let example = String::from_utf8(run_to_end(command(&["example-config"])).stdout).unwrap();
     let example = &example[example.find("#[[routes]]").unwrap()..];
+    let example = example.split("\n# ----").next().unwrap();
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/routes.md")).unwrap();
     let of_page: Vec<&str> = page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(of_page.len(), 2);
+    assert_eq!(of_page.len(), 3);
     let example = example.replace("\n#", "\n").replacen('#', "", 1);
     for text in std::iter::once(&*example).chain(of_page) {
-        let mut command = check_config(&Scratch::new(text));
+        let file = Scratch::new(text);
+        let mut command = check_config(&file);
         command.args(["--callback-url=https://app.example/", "--callback-secrets=a-secret-of-16-characters"]);
         let output = run_to_end(command);
         let log = String::from_utf8(output.stderr).unwrap();

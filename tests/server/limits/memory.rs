@@ -30,7 +30,8 @@ fn new_connections_are_refused_while_memory_is_short() {
     };
     assert_eq!((refused.status(), refused.header("retry-after")), (503, Some("1")));
     assert_eq!(refused.error(), "this server is short of memory");
-    assert!((20..200).contains(&hoarders.len()), "{} messages", hoarders.len());
+    // The memory is looked at once in a tick, in which more may come.
+    assert!(hoarders.len() >= 20, "{} messages", hoarders.len());
     assert_eq!(exchange(server.address(), HEALTH).status(), 200);
     publisher.send_text("still served");
     subscriber.expect(text("still served"));

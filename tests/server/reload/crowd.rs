@@ -32,6 +32,7 @@ pub(super) fn other_value(key: &str) -> String {
         "on",
         "off",
         "json",
+        "allow",
         "dual",
         "epoll",
         "https://example.org",
