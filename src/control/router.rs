@@ -21,7 +21,7 @@ pub(super) struct RequestRouter {
     may_upgrade: bool,
     /// The other side of the connection. A trusted proxy names another client with each request.
     of_connection: Remote,
-    routed: Mutex<Option<RoutedRequest>>,
+    routed: Mutex<Option<Box<RoutedRequest>>>,
 }
 
 /// A request that the service is to answer.
@@ -68,7 +68,7 @@ impl RequestRouter {
             }
         }
         let named = remote.client.filter(|_| remote != self.of_connection);
-        *self.lock() = Some(RoutedRequest { head, endpoints, endpoint, refusal, remote, named });
+        *self.lock() = Some(Box::new(RoutedRequest { head, endpoints, endpoint, refusal, remote, named }));
         Destination::Http
     }
 
@@ -99,7 +99,7 @@ impl RequestRouter {
     }
 
     /// Takes the request that is to be answered.
-    pub(super) fn take(&self) -> Option<RoutedRequest> {
+    pub(super) fn take(&self) -> Option<Box<RoutedRequest>> {
         self.lock().take()
     }
 
@@ -108,7 +108,7 @@ impl RequestRouter {
         self.shared.is_leaving()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<RoutedRequest>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Box<RoutedRequest>>> {
         // Only one task locks it.
         self.routed.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -80,6 +80,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             Err(_) => shared.endpoints.get().page_lines(origin, None),
         };
         let service = self.clone();
+        // The state of this future is memory of each request, so what few requests need stands apart.
         Box::pin(async move {
             let begun = match routed {
                 Ok(routed) => service.begin(request, routed, &mut facts).await,
@@ -93,11 +94,11 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             let answer = match begun {
                 Ok(Begun::Answered(answer)) => Ok(answer),
                 Ok(Begun::Call(call)) => call.answer(&service.shared).await,
-                Ok(Begun::Serve(call)) => call.answer(&service.shared).await,
-                Ok(Begun::Top(format)) => Ok(top::answer(&service.shared, format).await),
-                Ok(Begun::Admin(call)) => call.answer(&service.shared).await,
+                Ok(Begun::Serve(call)) => Box::pin(call.answer(&service.shared)).await,
+                Ok(Begun::Top(format)) => Ok(Box::pin(top::answer(&service.shared, format)).await),
+                Ok(Begun::Admin(call)) => Box::pin(call.answer(&service.shared)).await,
                 Ok(Begun::Read { request, documents, below }) => {
-                    read(&service.shared, &request, &documents, &below).await
+                    Box::pin(read(&service.shared, &request, &documents, &below)).await
                 }
                 Err(refusal) => Err(refusal),
             };
@@ -152,8 +153,10 @@ impl RequestFacts {
         let says = answer.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN);
         let lines = self.page_lines.iter().filter(|(name, _)| !(says && name.starts_with("Access-Control-")));
         let mut lines: Vec<_> = lines.cloned().collect();
-        join_vary(&mut answer, &mut lines);
-        append(answer.headers_mut(), &lines);
+        if !lines.is_empty() {
+            join_vary(&mut answer, &mut lines);
+            append(answer.headers_mut(), &lines);
+        }
         answer.headers_mut().insert(header::DATE, date::now());
         if let Some(access) = &self.access {
             shared.access_log.request(access, answer.status().as_u16());
@@ -196,9 +199,10 @@ impl Service {
     async fn begin(
         &self,
         request: Request<Incoming>,
-        RoutedRequest { head, endpoints, endpoint, refusal, remote, named }: RoutedRequest,
+        routed: Box<RoutedRequest>,
         facts: &mut RequestFacts,
     ) -> Result<Begun, Refusal> {
+        let RoutedRequest { head, endpoints, endpoint, refusal, remote, named } = *routed;
         let shared = &self.shared;
         facts.remote = remote;
         if let Some(access) = &mut facts.access {
@@ -236,7 +240,7 @@ impl Service {
             }
             Endpoint::Metrics => {
                 only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
-                shared.authorize(&endpoints, &credentials, Intent::ReadMetrics, &endpoint).await?;
+                Box::pin(shared.authorize(&endpoints, &credentials, Intent::ReadMetrics, &endpoint)).await?;
                 let lines = request.headers().get_all(header::ACCEPT).iter();
                 let format = TextFormat::negotiate(lines.filter_map(|line| line.to_str().ok()));
                 let mut answer = response(StatusCode::OK, format.content_type(), shared.metrics(format));
@@ -245,7 +249,7 @@ impl Service {
             }
             Endpoint::Top => {
                 only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
-                shared.authorize(&endpoints, &credentials, Intent::ReadTop, &endpoint).await?;
+                Box::pin(shared.authorize(&endpoints, &credentials, Intent::ReadTop, &endpoint)).await?;
                 Ok(Begun::Top(TopFormat::of(&head)?))
             }
             Endpoint::Admin(path) => {
@@ -256,7 +260,7 @@ impl Service {
                 if !methods.split(", ").any(|method| method == request.method().as_str()) {
                     return Err(Refusal::not_allowed(&format!("{methods}, OPTIONS")));
                 }
-                shared.authorize(&endpoints, &credentials, Intent::Administer, &endpoint).await?;
+                Box::pin(shared.authorize(&endpoints, &credentials, Intent::Administer, &endpoint)).await?;
                 let call = AdminCall::read(path, &head, request.into_body())?;
                 Ok(Begun::Admin(Box::new(call)))
             }
@@ -264,7 +268,7 @@ impl Service {
                 only(&request, &[Method::GET, Method::HEAD])?;
                 // The server's own page is public: it holds no data.
                 if page.is_some() {
-                    shared.authorize(&endpoints, &credentials, Intent::Use, &endpoint).await?;
+                    Box::pin(shared.authorize(&endpoints, &credentials, Intent::Use, &endpoint)).await?;
                 }
                 Ok(Begun::Answered(the_page()))
             }
@@ -286,13 +290,14 @@ impl Service {
                 }
             }
             Endpoint::Service { service } => {
-                match embedded::begin(shared, &endpoints, *service, &credentials, &endpoint, request).await? {
+                let begun = embedded::begin(shared, &endpoints, *service, &credentials, &endpoint, request);
+                match Box::pin(begun).await? {
                     AtService::Preflight(answer) => Ok(Begun::Answered(answer)),
                     AtService::Call(call) => Ok(Begun::Serve(call)),
                 }
             }
             Endpoint::Files { mount, below } => {
-                shared.authorize(&endpoints, &credentials, Intent::Use, &endpoint).await?;
+                Box::pin(shared.authorize(&endpoints, &credentials, Intent::Use, &endpoint)).await?;
                 only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
                 let documents = endpoints.mounts()[*mount].documents.clone();
                 Ok(Begun::Read { request: Box::new(request.map(drop)), documents, below: below.clone() })

@@ -38,12 +38,16 @@ pub(crate) async fn until_decided<T>(
         }
         Err(Denied::Undecided)
     };
-    tokio::select! {
-        biased;
-        decided = rounds => decided,
-        () = left => Err(Denied::Left),
-        () = tokio::time::sleep(time) => Err(Denied::Undecided),
-    }
+    // The state of a wait is large, and few requests wait.
+    Box::pin(async {
+        tokio::select! {
+            biased;
+            decided = rounds => decided,
+            () = left => Err(Denied::Left),
+            () = tokio::time::sleep(time) => Err(Denied::Undecided),
+        }
+    })
+    .await
 }
 
 /// Runs work to its end, and catches its panic.
