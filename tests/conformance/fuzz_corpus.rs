@@ -104,18 +104,20 @@ fn settings() {
     let mut run = |bytes: &[u8]| valid += u32::from(bodies::settings::settings(bytes));
     corpus("settings", &mut run);
     if seeds(3_000, inputs::settings, run) {
-        assert!(valid > 300, "only {valid} files are valid");
+        assert!(valid > 100, "only {valid} files are valid");
     }
 }
 
-/// The example is valid as it is, and with any one of its settings uncommented.
+/// The example is valid as it is, and with any one of its settings uncommented, beside those that need another one.
 #[test]
 fn settings_of_the_example() {
     let example = ringhub::config::example();
     assert!(bodies::settings::settings(example.as_bytes()));
     let settings = example.lines().filter(|line| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1);
-    // This process may not be allowed to use the CPU in the example.
-    let settings = settings.take_while(|line| !line.starts_with("#[[")).filter(|line| !line.starts_with("#cpus"));
+    // This process may not be allowed to use the CPU in the example, and the file of authorities is not there.
+    let elsewhere = ["#cpus", "#outbound_ca", "#proxy_protocol", "#callback_url", "#callback_secrets"];
+    let settings = settings.take_while(|line| !line.starts_with("#[["));
+    let settings = settings.filter(|line| !elsewhere.iter().any(|name| line.starts_with(name)));
     for line in settings {
         assert!(bodies::settings::settings(example.replacen(line, &line[1..], 1).as_bytes()), "{line}");
     }
