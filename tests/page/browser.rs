@@ -13,6 +13,11 @@ use serde_json::{Value, json};
 
 use crate::support::{Client, DEADLINE, Received};
 
+/// Returns the path of a program, if the search path has it.
+pub(crate) fn installed(program: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
 /// A Chromium with a new profile. A drop ends it.
 pub(crate) struct Browser {
     process: Child,
@@ -22,9 +27,7 @@ pub(crate) struct Browser {
 impl Browser {
     /// Returns the path of an installed Chromium.
     pub(crate) fn find() -> Option<PathBuf> {
-        let folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH")?).collect();
-        let names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
-        names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name))).find(|path| path.is_file())
+        ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"].into_iter().find_map(installed)
     }
 
     pub(crate) fn start(program: PathBuf) -> Browser {

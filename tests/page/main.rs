@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use browser::{Browser, Page};
+use browser::{Browser, Page, installed};
 use rustix::process::Signal;
 use serde_json::json;
 use support::{Server, binary_path, program, text};
@@ -652,7 +652,7 @@ fn main() -> ExitCode {
     let mut counts = [0; 3];
     let mut browser = Browser::find().map(Browser::start);
     for (name, test) in &chosen {
-        let missing = PROGRAMS.iter().find(|(of, program)| of == name && !is_installed(program));
+        let missing = PROGRAMS.iter().find(|(of, program)| of == name && installed(program).is_none());
         let outcome = match (browser.as_mut(), missing) {
             (None, _) => Err("ignored, there is no Chromium".into()),
             (_, Some((_, program))) => Err(format!("ignored, there is no {program}")),
@@ -672,12 +672,6 @@ fn main() -> ExitCode {
     let rest = format!("{ignored} ignored; 0 measured; {filtered} filtered out");
     println!("\ntest result: {word}. {passed} passed; {failed} failed; {rest}\n");
     code
-}
-
-/// Returns whether the search path has a program.
-fn is_installed(program: &str) -> bool {
-    let folders = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&folders).any(|folder| folder.join(program).is_file())
 }
 
 const PASSED: usize = 0;
