@@ -100,6 +100,22 @@ impl Program {
         }
     }
 
+    /// Waits until standard error has `count` lines that contain `what`, and returns these lines.
+    pub(crate) fn log_lines(&self, what: &str, count: usize) -> Vec<String> {
+        let begin = Instant::now();
+        loop {
+            let log = self.log();
+            // The last line may not be complete yet.
+            let lines: Vec<&str> = log.split_inclusive('\n').filter(|line| line.ends_with('\n')).collect();
+            let lines: Vec<String> = lines.into_iter().filter(|line| line.contains(what)).map(Into::into).collect();
+            if lines.len() >= count {
+                return lines;
+            }
+            assert!(begin.elapsed() < DEADLINE, "no {count} lines with {what:?} in:\n{log}");
+            thread::sleep(POLL);
+        }
+    }
+
     /// Waits until the program ends by itself, and reads the rest of standard error.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let begin = Instant::now();

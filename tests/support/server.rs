@@ -151,6 +151,11 @@ impl Server {
         self.program.log_until(what);
     }
 
+    /// Waits until standard error has `count` lines that contain `what`, and returns these lines.
+    pub(crate) fn log_lines(&self, what: &str, count: usize) -> Vec<String> {
+        self.program.log_lines(what, count)
+    }
+
     /// Returns the standard error that has been read; after [`Server::wait`] it is all of it.
     pub(crate) fn log(&self) -> String {
         self.program.log()

@@ -71,8 +71,9 @@ fn secrets_of_routes_flags_and_variables_stand_in_files() {
     hub.reload(&bearer);
     assert_eq!((echo("secret-1"), echo("secret-2")), (401, 101));
     assert_eq!((hub.post("/t/x", Some("by-flag"), "no"), hub.post("/t/x", Some("other"), "yes")), (401, 202));
+    hub.server().log_until("route /echo: \"***\" -> \"***\"");
     let log = hub.server().log();
-    assert!(log.contains("route /echo: \"***\" -> \"***\"") && !log.contains("secret-"), "{log}");
+    assert!(!log.contains("secret-"), "{log}");
     drop(hub);
     fs::remove_dir_all(folder).unwrap();
 }
@@ -108,9 +109,7 @@ fn a_secret_that_all_users_may_read_is_told() {
     hub.write("token", "hush\n");
     fs::set_permissions(hub.path("token"), fs::Permissions::from_mode(0o644)).unwrap();
     hub.reload("publish_tokens = \"file:token\"\n");
-    hub.server().log_until("may read ");
-    let log = hub.server().log();
-    assert!(log.contains("token, the file of a value of publish_tokens: its mode is 0644"), "{log}");
+    hub.server().log_until("token, the file of a value of publish_tokens: its mode is 0644");
     let mut command = program();
     command.arg("check-config").arg(hub.path("ringhub.toml"));
     let output = run_to_end(command);
