@@ -22,11 +22,27 @@ use crate::{
 
 /// A request to the administration that has been admitted, and whose query has been read.
 pub(super) enum AdminCall {
-    List { filter: ConnectionFilter, after: Option<ConnectionId>, limit: usize },
-    Close { id: ConnectionId, code: CloseCode, reason: String },
-    CloseAll { who: Who, code: CloseCode, reason: String },
-    ListRevocations { after: Option<Who>, limit: usize },
-    Revoke(Incoming),
+    List {
+        filter: ConnectionFilter,
+        after: Option<ConnectionId>,
+        limit: usize,
+    },
+    Close {
+        id: ConnectionId,
+        code: CloseCode,
+        reason: String,
+    },
+    CloseAll {
+        who: Who,
+        code: CloseCode,
+        reason: String,
+    },
+    ListRevocations {
+        after: Option<Who>,
+        limit: usize,
+    },
+    /// The body has what is revoked.
+    Revoke,
     Lift(Who),
 }
 
@@ -45,7 +61,7 @@ impl AdminCall {
     /// # Errors
     ///
     /// 400 for a query that is malformed, has an unknown key, or lacks one; 404 for a text that is no id.
-    pub(super) fn read(path: &AdminPath, head: &RequestHead, body: Incoming) -> Result<AdminCall, Refusal> {
+    pub(super) fn read(path: &AdminPath, head: &RequestHead) -> Result<AdminCall, Refusal> {
         let query = |known: &[&str]| AdminQuery::read(head.query(), known);
         let is_delete = head.method() == "DELETE";
         Ok(match path {
@@ -66,7 +82,7 @@ impl AdminCall {
             AdminPath::Revocations if is_delete => AdminCall::Lift(query(&["identity", "token_id"])?.who()?),
             AdminPath::Revocations if head.method() == "POST" => {
                 query(&[])?;
-                AdminCall::Revoke(body)
+                AdminCall::Revoke
             }
             AdminPath::Revocations => {
                 let query = query(&["limit", "after"])?;
@@ -81,7 +97,7 @@ impl AdminCall {
     ///
     /// 404 for a connection or a revocation that there is not, 503 for a revocation for which there is no room, and for
     /// a server that has ended.
-    pub(super) async fn answer(self, shared: &Shared) -> Result<Answer, Refusal> {
+    pub(super) async fn answer(self, shared: &Shared, body: Incoming) -> Result<Answer, Refusal> {
         let (publisher, shards) = (&shared.publisher, shared.config.get().shards as u16);
         let endpoints = shared.endpoints.get();
         let revocations = endpoints.revocations();
@@ -112,7 +128,7 @@ impl AdminCall {
                 let next = page.last().filter(|_| has_more).map(|last| cursor(&last.who));
                 Ok(json(&RevocationList { revocations: page.iter().map(RevocationRow::from).collect(), next }))
             }
-            AdminCall::Revoke(body) => {
+            AdminCall::Revoke => {
                 let (body, _room) = body::read(shared, BODY_MAX, body).await?;
                 let NewRevocation { who, until, code, reason } = NewRevocation::read(&body)?;
                 let closed = publisher.revoke(shards, revocations, &who, until, (code, &reason)).await;

@@ -32,7 +32,6 @@ pub(super) enum AtService {
 pub(super) struct ServiceCall {
     service: Arc<dyn HttpService>,
     body_max: BodyMax,
-    request: Request<Incoming>,
     sender: RequestSender,
 }
 
@@ -47,14 +46,14 @@ pub(super) async fn begin(
     number: usize,
     credentials: &Credentials<'_>,
     endpoint: &Endpoint,
-    request: Request<Incoming>,
+    request: &Request<Incoming>,
 ) -> Result<AtService, Refusal> {
     let ServedService { gate, body_bytes_max, service } = &endpoints.services()[number];
     if shared.is_leaving() {
         return Err(Refusal::leaving());
     }
     if gate.authenticator.is_some()
-        && let Some(answer) = preflight_of(&request)
+        && let Some(answer) = preflight_of(request)
     {
         return Ok(AtService::Preflight(answer));
     }
@@ -62,7 +61,6 @@ pub(super) async fn begin(
     Ok(AtService::Call(Box::new(ServiceCall {
         service: Arc::clone(service),
         body_max: BodyMax { bytes: *body_bytes_max, what: "the largest body that this path takes" },
-        request,
         sender: RequestSender { peer: credentials.peer, identity },
     })))
 }
@@ -84,8 +82,8 @@ impl ServiceCall {
     }
 
     /// Reads the body, and calls the service.
-    pub(super) async fn answer(self, shared: &Shared) -> Result<Answer, Refusal> {
-        let ServiceCall { service, body_max, request, sender } = self;
+    pub(super) async fn answer(self, shared: &Shared, request: Request<Incoming>) -> Result<Answer, Refusal> {
+        let ServiceCall { service, body_max, sender } = self;
         let (mut parts, body) = request.into_parts();
         // The room is kept until the service has answered.
         let (whole, _room) = body::read(shared, body_max, body).await?;

@@ -1,6 +1,10 @@
 //! Answers requests at the paths of routes: the checks in front of every endpoint, and then the endpoint.
 
-use std::{future::ready, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::{Future, ready},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -9,6 +13,7 @@ use super::{
     answers::{Answer, of_surface, preflight},
     body::{self, BodyMax},
     publisher::NotPublished,
+    router::RoutedRequest,
     shared::Shared,
 };
 use crate::{
@@ -82,27 +87,34 @@ pub(super) async fn begin(
     Err(HandshakeError::Upgrade.refusal())
 }
 
+impl Admitted {
+    /// Returns the sender that the authenticator of the route has found.
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+}
+
 /// A call of an endpoint, whose body is still to be read.
 pub(super) struct EndpointCall {
     row: &'static HttpEndpoint,
     /// The limit of the body; `None` if the endpoint wants none.
     body_max: Option<BodyMax>,
     request: Box<HttpRequest>,
-    body: Incoming,
 }
 
 impl EndpointCall {
     /// Returns the call of an endpoint for an admitted request.
+    ///
+    /// # Errors
+    ///
+    /// The refusal of the path.
     pub(super) fn new(
         shared: &Arc<Shared>,
-        endpoints: Arc<Endpoints>,
+        routed: RoutedRequest,
         admitted: Admitted,
-        head: RequestHead,
-        endpoint: Endpoint,
-        peer: Option<SocketAddr>,
-        body: Incoming,
-    ) -> EndpointCall {
-        let Admitted { number, row, intent, identity } = admitted;
+    ) -> Result<EndpointCall, Refusal> {
+        let RoutedRequest { head, endpoints, endpoint, remote, .. } = routed;
+        let (Admitted { number, row, intent, identity }, endpoint) = (admitted, endpoint?);
         let body_max = match row.body {
             BodyLimit::Nothing => None,
             BodyLimit::Message => {
@@ -112,45 +124,43 @@ impl EndpointCall {
         };
         let granted = endpoints.granted(intent, &endpoint);
         let path = &endpoints.served_paths()[number];
-        let commands = RequestCommands {
-            shared: Arc::clone(shared),
-            endpoints: Arc::clone(&endpoints),
-            identity: identity.clone(),
-        };
+        let (values, route) = (Arc::clone(&path.values), path.route);
+        let commands = Arc::new(RequestCommands { shared: Arc::clone(shared), endpoints, identity: identity.clone() });
         let request = Box::new(HttpRequest {
             head,
             topic: endpoint.into_topic(),
             granted,
             identity,
-            peer,
+            peer: remote.client,
             body: Bytes::new(),
-            values: Arc::clone(&path.values),
+            values,
             path: number,
-            route: path.route,
-            commands: Arc::new(commands),
+            route,
+            commands,
         });
-        EndpointCall { row, body_max, request, body }
-    }
-
-    /// Returns the sender that the authenticator of the route has found.
-    pub(super) fn identity(&self) -> Option<&Identity> {
-        self.request.identity.as_ref()
+        Ok(EndpointCall { row, body_max, request })
     }
 
     /// Reads the body, and calls the endpoint.
-    pub(super) async fn answer(self, shared: &Shared) -> Result<Answer, Refusal> {
-        let EndpointCall { row, body_max, mut request, body } = self;
-        // The room is kept until the endpoint has answered. From then on the mesh and the shards count the memory of a
-        // message.
-        let mut room = None;
-        if let Some(body_max) = body_max {
-            let (whole, taken) = body::read(shared, body_max, body).await?;
-            request.body = whole;
-            room = Some(taken);
+    pub(super) fn answer(
+        self,
+        shared: &Shared,
+        body: Incoming,
+    ) -> impl Future<Output = Result<Answer, Refusal>> + Send {
+        let EndpointCall { row, body_max, mut request } = self;
+        async move {
+            // The room is kept until the endpoint has answered. From then on the mesh and the shards count the memory
+            // of a message.
+            let mut room = None;
+            if let Some(body_max) = body_max {
+                let (whole, taken) = body::read(shared, body_max, body).await?;
+                request.body = whole;
+                room = Some(taken);
+            }
+            let answer = (row.answer)(request).await;
+            drop(room);
+            answer.map(|response| of_surface(shared, response))
         }
-        let answer = (row.answer)(request).await;
-        drop(room);
-        answer.map(|response| of_surface(shared, response))
     }
 }
 

@@ -1,6 +1,12 @@
 //! Answers the requests that hyper reads.
 
-use std::{convert::Infallible, future::Future, mem, pin::Pin, sync::Arc};
+use std::{
+    convert::Infallible,
+    future::{Future, ready},
+    mem,
+    pin::Pin,
+    sync::Arc,
+};
 
 use http_body_util::BodyExt as _;
 use hyper::{
@@ -15,7 +21,7 @@ use super::{
     answers::{Answer, Body, TEXT, append, preflight, refuse, response, the_page},
     date,
     embedded::{self, AtService, ServiceCall},
-    paths::{self, AtPath, EndpointCall},
+    paths::{self, Admitted, AtPath, EndpointCall},
     router::{RequestRouter, RoutedRequest},
     shared::Shared,
     top::{self, TopFormat},
@@ -24,7 +30,7 @@ use crate::{
     access_log::Access,
     auth::{Credentials, Identity, Remote},
     documents::Documents,
-    endpoints::{Endpoint, Intent},
+    endpoints::{Endpoint, Endpoints, Intent},
     handover::AddressPermit,
     metrics::{Counter, text::TextFormat},
     proto::Refusal,
@@ -58,52 +64,31 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let shared = &self.shared;
         shared.counters.add(Counter::HttpRequests, 1);
+        let access = shared.access_log.begin(|| None, request.method().as_str(), request.uri().path());
         let mut facts = RequestFacts {
             has_body: !request.body().is_end_stream(),
             target: None,
             page_lines: Vec::new(),
             remote: Remote::default(),
             of_address: None,
-            access: None,
+            access: access.map(Box::new),
         };
-        facts.access = shared.access_log.begin(|| None, request.method().as_str(), request.uri().path());
         if tracing::enabled!(tracing::Level::DEBUG) {
             facts.target = Some(Box::new((request.method().clone(), request.uri().path().to_owned())));
         }
-        // The connection has let hyper read one request, and has routed that one.
-        let routed = self.router.take();
-        let routed = routed.ok_or_else(|| Refusal::new(500, "this server has lost the state of the request"));
         let origin = request.headers().get(header::ORIGIN).map(HeaderValue::as_bytes);
-        let endpoint = routed.as_ref().ok().and_then(|routed| routed.endpoint.as_ref().ok());
-        facts.page_lines = match &routed {
-            Ok(routed) => routed.endpoints.page_lines(origin, endpoint),
-            Err(_) => shared.endpoints.get().page_lines(origin, None),
+        // The connection has let hyper read one request, and has routed that one.
+        let Some(routed) = self.router.take() else {
+            facts.page_lines = shared.endpoints.get().page_lines(origin, None);
+            let refusal = Refusal::new(500, "this server has lost the state of the request");
+            return Box::pin(ready(Ok(facts.finish(shared, Err(refusal)))));
         };
-        let service = self.clone();
-        // The state of this future is memory of each request, so what few requests need stands apart.
-        Box::pin(async move {
-            let begun = match routed {
-                Ok(routed) => service.begin(request, routed, &mut facts).await,
-                Err(refusal) => Err(refusal),
-            };
-            match &begun {
-                Ok(Begun::Call(call)) => facts.note_sender(call.identity()),
-                Ok(Begun::Serve(call)) => facts.note_sender(call.identity()),
-                _ => {}
-            }
-            let answer = match begun {
-                Ok(Begun::Answered(answer)) => Ok(answer),
-                Ok(Begun::Call(call)) => call.answer(&service.shared).await,
-                Ok(Begun::Serve(call)) => Box::pin(call.answer(&service.shared)).await,
-                Ok(Begun::Top(format)) => Ok(Box::pin(top::answer(&service.shared, format)).await),
-                Ok(Begun::Admin(call)) => Box::pin(call.answer(&service.shared)).await,
-                Ok(Begun::Read { request, documents, below }) => {
-                    Box::pin(read(&service.shared, &request, &documents, &below)).await
-                }
-                Err(refusal) => Err(refusal),
-            };
-            Ok(facts.finish(&service.shared, answer))
-        })
+        facts.page_lines = routed.endpoints.page_lines(origin, routed.endpoint.as_ref().ok());
+        facts.remote = routed.remote;
+        if let Some(access) = &mut facts.access {
+            access.peer = routed.remote.client;
+        }
+        Box::pin(self.clone().answer(Box::new(request), routed, facts))
     }
 }
 
@@ -119,7 +104,7 @@ struct RequestFacts {
     /// The permit that counts the request among the connections of its client's address.
     of_address: Option<AddressPermit>,
     /// The facts for the access log, if it is on.
-    access: Option<Access>,
+    access: Option<Box<Access>>,
 }
 
 impl RequestFacts {
@@ -179,7 +164,7 @@ fn join_vary(answer: &mut Answer, lines: &mut [(&'static str, String)]) {
 enum Begun {
     Answered(Answer),
     /// An endpoint of a surface is called when its body has been read.
-    Call(EndpointCall),
+    Call(Admitted),
     /// The shards are asked what is on top.
     Top(TopFormat),
     /// The service of an embedder is called when its body has been read.
@@ -188,26 +173,56 @@ enum Begun {
     Admin(Box<AdminCall>),
     /// A file is read.
     Read {
-        request: Box<Request<()>>,
         documents: Documents,
         below: Vec<String>,
     },
 }
 
 impl Service {
+    /// Answers a request. The state of the returned future is memory of each request, so what few requests need stands
+    /// apart, and the parameters are not parameters of an `async fn`, whose state would hold each of them twice.
+    fn answer(
+        self,
+        request: Box<Request<Incoming>>,
+        routed: Box<RoutedRequest>,
+        mut facts: RequestFacts,
+    ) -> impl Future<Output = Result<Answer, Infallible>> + Send {
+        async move {
+            let shared = &self.shared;
+            let begun = self.begin(&routed, &request, &mut facts).await;
+            let answer = match begun {
+                Ok(Begun::Answered(answer)) => Ok(answer),
+                Ok(Begun::Call(admitted)) => {
+                    facts.note_sender(admitted.identity());
+                    match EndpointCall::new(shared, *routed, admitted) {
+                        Ok(call) => call.answer(shared, request.into_body()).await,
+                        Err(refusal) => Err(refusal),
+                    }
+                }
+                Ok(Begun::Serve(call)) => {
+                    facts.note_sender(call.identity());
+                    Box::pin(call.answer(shared, *request)).await
+                }
+                Ok(Begun::Top(format)) => Ok(Box::pin(top::answer(shared, format)).await),
+                Ok(Begun::Admin(call)) => Box::pin(call.answer(shared, request.into_body())).await,
+                Ok(Begun::Read { documents, below }) => {
+                    Box::pin(read(shared, &request.map(drop), &documents, &below)).await
+                }
+                Err(refusal) => Err(refusal),
+            };
+            Ok(facts.finish(shared, answer))
+        }
+    }
+
     /// Begins to answer a request by its head.
     async fn begin(
         &self,
-        request: Request<Incoming>,
-        routed: Box<RoutedRequest>,
+        routed: &RoutedRequest,
+        request: &Request<Incoming>,
         facts: &mut RequestFacts,
     ) -> Result<Begun, Refusal> {
-        let RoutedRequest { head, endpoints, endpoint, refusal, remote, named } = *routed;
+        let RoutedRequest { head, endpoints, endpoint, refusal, remote, named } = routed;
         let shared = &self.shared;
-        facts.remote = remote;
-        if let Some(access) = &mut facts.access {
-            access.peer = remote.client;
-        }
         let health = |endpoint: &Endpoint| endpoint.health(head.method(), shared.is_unready());
         if let Some(text) = endpoint.as_ref().ok().and_then(health).filter(|_| refusal.is_none()) {
             return text.map(|text| Begun::Answered(response(StatusCode::OK, TEXT, text)));
@@ -216,10 +231,10 @@ impl Service {
             return Err(Refusal::not_now("there are as many HTTP connections as this server allows"));
         }
         if let Some(refusal) = refusal {
-            return Err(refusal);
+            return Err(refusal.clone());
         }
-        let endpoint = endpoint?;
-        if endpoint != Endpoint::Metrics {
+        let endpoint = endpoint.as_ref().map_err(Clone::clone)?;
+        if *endpoint != Endpoint::Metrics {
             facts.of_address = named.map(|client| shared.admit_client(client)).transpose()?.flatten();
         }
         let is_for_metrics = self.served == ServedEndpoints::Operations;
@@ -230,8 +245,30 @@ impl Service {
                 format!("nothing is at {path:?}; /metrics is here, with /healthz and /readyz"),
             ));
         }
-        let credentials = Credentials::new(&head, remote.client);
-        match &endpoint {
+        let credentials = Credentials::new(head, remote.client);
+        match endpoint {
+            Endpoint::Path { path, .. } => {
+                match paths::begin(shared, endpoints, *path, &credentials, endpoint).await? {
+                    AtPath::Preflight(answer) => Ok(Begun::Answered(answer)),
+                    AtPath::Call(admitted) => Ok(Begun::Call(admitted)),
+                }
+            }
+            _ => Box::pin(self.begin_elsewhere(endpoints, &credentials, endpoint, request)).await,
+        }
+    }
+
+    /// Begins to answer a request for an endpoint that is not at a path of a route.
+    async fn begin_elsewhere(
+        &self,
+        endpoints: &Endpoints,
+        credentials: &Credentials<'_>,
+        endpoint: &Endpoint,
+        request: &Request<Incoming>,
+    ) -> Result<Begun, Refusal> {
+        let (shared, head) = (&self.shared, credentials.head);
+        let is_for_metrics = self.served == ServedEndpoints::Operations;
+        let authorize = |intent| shared.authorize(endpoints, credentials, intent, endpoint);
+        match endpoint {
             Endpoint::Metrics | Endpoint::Top if !is_for_metrics && shared.config.get().metrics_listen.is_some() => {
                 Err(Refusal::new(404, "the metrics are served on another address (metrics_listen)"))
             }
@@ -239,8 +276,8 @@ impl Service {
                 Ok(Begun::Answered(preflight("GET, HEAD", &[])))
             }
             Endpoint::Metrics => {
-                only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
-                Box::pin(shared.authorize(&endpoints, &credentials, Intent::ReadMetrics, &endpoint)).await?;
+                only(request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
+                authorize(Intent::ReadMetrics).await?;
                 let lines = request.headers().get_all(header::ACCEPT).iter();
                 let format = TextFormat::negotiate(lines.filter_map(|line| line.to_str().ok()));
                 let mut answer = response(StatusCode::OK, format.content_type(), shared.metrics(format));
@@ -248,9 +285,9 @@ impl Service {
                 Ok(Begun::Answered(answer))
             }
             Endpoint::Top => {
-                only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
-                Box::pin(shared.authorize(&endpoints, &credentials, Intent::ReadTop, &endpoint)).await?;
-                Ok(Begun::Top(TopFormat::of(&head)?))
+                only(request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
+                authorize(Intent::ReadTop).await?;
+                Ok(Begun::Top(TopFormat::of(head)?))
             }
             Endpoint::Admin(path) => {
                 let methods = AdminCall::methods(path);
@@ -260,49 +297,32 @@ impl Service {
                 if !methods.split(", ").any(|method| method == request.method().as_str()) {
                     return Err(Refusal::not_allowed(&format!("{methods}, OPTIONS")));
                 }
-                Box::pin(shared.authorize(&endpoints, &credentials, Intent::Administer, &endpoint)).await?;
-                let call = AdminCall::read(path, &head, request.into_body())?;
-                Ok(Begun::Admin(Box::new(call)))
+                authorize(Intent::Administer).await?;
+                Ok(Begun::Admin(Box::new(AdminCall::read(path, head)?)))
             }
             Endpoint::Page { page } => {
-                only(&request, &[Method::GET, Method::HEAD])?;
+                only(request, &[Method::GET, Method::HEAD])?;
                 // The server's own page is public: it holds no data.
                 if page.is_some() {
-                    Box::pin(shared.authorize(&endpoints, &credentials, Intent::Use, &endpoint)).await?;
+                    authorize(Intent::Use).await?;
                 }
                 Ok(Begun::Answered(the_page()))
             }
-            Endpoint::Path { path, .. } => {
-                match paths::begin(shared, &endpoints, *path, &credentials, &endpoint).await? {
-                    AtPath::Preflight(answer) => Ok(Begun::Answered(answer)),
-                    AtPath::Call(admitted) => {
-                        let body = request.into_body();
-                        Ok(Begun::Call(EndpointCall::new(
-                            shared,
-                            endpoints,
-                            admitted,
-                            head,
-                            endpoint,
-                            remote.client,
-                            body,
-                        )))
-                    }
-                }
-            }
             Endpoint::Service { service } => {
-                let begun = embedded::begin(shared, &endpoints, *service, &credentials, &endpoint, request);
-                match Box::pin(begun).await? {
+                match embedded::begin(shared, endpoints, *service, credentials, endpoint, request).await? {
                     AtService::Preflight(answer) => Ok(Begun::Answered(answer)),
                     AtService::Call(call) => Ok(Begun::Serve(call)),
                 }
             }
             Endpoint::Files { mount, below } => {
-                Box::pin(shared.authorize(&endpoints, &credentials, Intent::Use, &endpoint)).await?;
-                only(&request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
+                authorize(Intent::Use).await?;
+                only(request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
                 let documents = endpoints.mounts()[*mount].documents.clone();
-                Ok(Begun::Read { request: Box::new(request.map(drop)), documents, below: below.clone() })
+                Ok(Begun::Read { documents, below: below.clone() })
             }
-            Endpoint::Health | Endpoint::Ready | Endpoint::Nothing => Err(endpoints.nothing_at(head.path())),
+            Endpoint::Path { .. } | Endpoint::Health | Endpoint::Ready | Endpoint::Nothing => {
+                Err(endpoints.nothing_at(head.path()))
+            }
         }
     }
 }
@@ -330,4 +350,23 @@ fn only(request: &Request<Incoming>, methods: &[Method]) -> Result<(), Refusal> 
         return Ok(());
     }
     Err(Refusal::not_allowed(&methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the size of a function's result in bytes.
+    fn size_of_result<A, R>(_: impl Fn(A) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    /// glibc's fast lists hold blocks of up to 1 032 bytes.
+    #[test]
+    fn the_state_of_a_request_is_small() {
+        let bytes = size_of_result(|(service, request, routed, facts): (Service, _, _, _)| {
+            service.answer(request, routed, facts)
+        });
+        assert!(bytes <= 1_032, "{bytes}");
+    }
 }

@@ -10,6 +10,14 @@ pub struct Headers {
     values: Box<[u8]>,
     /// The ends of the name and of the value of each line.
     ends: Box<[(u16, u16)]>,
+    /// The marks of all names, so that most names without a line need no search.
+    marks: u64,
+}
+
+/// Returns the mark of a name: one bit, by the length and the first letter.
+const fn mark(name: &str) -> u64 {
+    let first = if name.is_empty() { 0 } else { name.as_bytes()[0].to_ascii_lowercase() };
+    1 << ((name.len() * 7 + first as usize) % 64)
 }
 
 impl Headers {
@@ -27,8 +35,9 @@ impl Headers {
     /// Returns the values of all lines of that name.
     pub fn get_all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         let mut start = (0, 0);
+        let ends: &[_] = if self.marks & mark(name) == 0 { &[] } else { &self.ends };
         // Most lines have a name of another length, so the lengths are compared first.
-        self.ends.iter().filter_map(move |&(name_end, value_end)| {
+        ends.iter().filter_map(move |&(name_end, value_end)| {
             let (begin, end) = (start, (usize::from(name_end), usize::from(value_end)));
             start = end;
             let is_it = end.0 - begin.0 == name.len() && self.names[begin.0..end.0].eq_ignore_ascii_case(name);
@@ -72,12 +81,14 @@ impl Headers {
         let mut names = String::with_capacity(lines.iter().map(|line| line.name.len()).sum());
         let mut values = Vec::with_capacity(lines.iter().map(|line| line.value.trim_ascii().len()).sum());
         let mut ends = Vec::with_capacity(lines.len());
+        let mut marks = 0;
         for line in lines {
+            marks |= mark(line.name);
             names.push_str(line.name);
             values.extend_from_slice(line.value.trim_ascii());
             ends.push((names.len() as u16, values.len() as u16));
         }
-        Self { names: names.into(), values: values.into(), ends: ends.into() }
+        Self { names: names.into(), values: values.into(), ends: ends.into(), marks }
     }
 
     /// Reads the lines after the first, up to the end of the head.
