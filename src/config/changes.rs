@@ -10,10 +10,10 @@ use super::{
 };
 use crate::{error::ConfigErrors, hub::TopicRules};
 
-/// A setting, or a route, whose new value differs from the value in force.
+/// A setting, a route, or the rules of topics, where the new value differs from the value in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingChange {
-    /// The key of a setting, such as `max_message`, or `route` with the pattern of a route.
+    /// The key of a setting, such as `max_message`; `route` with the pattern of a route; or `topics` for their rules.
     pub key: String,
     /// The value in force. Secrets are masked.
     pub from: String,
@@ -48,7 +48,8 @@ impl Config {
         let (settings, mut report) = merge(&self.settings.0, &new.settings.0);
         let mut config = Config::again(&settings, self)?;
         config.routes = self.reload_routes(new, &config, &mut report)?;
-        // Its issuers' keys are fetched by the service that serves: `Given::config_for` has joined their ways.
+        // The running outbound service fetches the keys of the new issuers: `Given::config_for` has called
+        // `Outbound::join`.
         config.jwt.clone_from(&new.jwt);
         self.reload_topics(new, &mut config, &mut report);
         Ok((config, report))
@@ -134,7 +135,7 @@ fn shown(setting: &Setting, settings: &Settings) -> String {
     if items.is_empty() { format!("unset ({})", setting.preset.words()) } else { setting.toml(&items) }
 }
 
-/// Returns a change from this route to nothing yet.
+/// Returns a change of this route whose `to` is still empty.
 fn of_route(route: &RouteConfig) -> SettingChange {
     let key = format!("route {}", route.pattern);
     SettingChange { key, from: format!("handler {}", route.handler), to: String::new() }

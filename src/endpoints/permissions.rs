@@ -35,7 +35,8 @@ impl Permissions {
     ///
     /// # Errors
     ///
-    /// 403, the refusal of the source, and [`Denied::Later`] if the source has to wait and the request can wait.
+    /// 403 by the rule of the topic; the refusal of the source, or 500 if there is no source; [`Denied::Later`] if the
+    /// source has to wait and the request can wait; [`Denied::Panicked`] if the source has panicked.
     pub(super) fn judge<'a>(
         &self,
         credentials: &Credentials<'_>,
@@ -139,7 +140,7 @@ mod tests {
         proto::RequestHead,
     };
 
-    /// A source that admits topics whose names end with the right's first letter, and keeps the questions.
+    /// A source that permits each subscription, refuses every other right, and keeps the questions.
     #[derive(Default)]
     struct Fake {
         asked: Mutex<Vec<String>>,

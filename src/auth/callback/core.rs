@@ -249,7 +249,8 @@ impl Core {
         }
     }
 
-    /// Returns for how long an answer holds, and for how long beyond that it is kept for times without another.
+    /// Returns for how long an answer is used, and for how long after that it is used if the application does not
+    /// answer.
     fn times(&self, verdict: &Verdict, cache_for: Duration) -> (Duration, Duration) {
         let expires_in = match verdict {
             Verdict::Allow(Allowed { expires_in: Some(time), .. }) => *time,
@@ -300,5 +301,5 @@ const PATTERN_BYTES: usize = 48;
 /// The most bytes of the body of an answer.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// The time for which an answer is kept beyond its own, for times without another.
+/// The longest time for which an answer that is not fresh any more is used if the application does not answer.
 const SPARE_TIME_MAX: Duration = Duration::from_secs(60 * 60);

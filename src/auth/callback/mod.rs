@@ -2,8 +2,8 @@
 //! and what it may do.
 //!
 //! The bytes of a question and of its answer stand in docs/callbacks.md. A question is asked once for all requests
-//! that would ask the same at the same time, and its answer is kept for as long as it says. It is kept by everything
-//! that was asked, so an answer reaches nobody else.
+//! that would ask the same at the same time. An answer is kept for the time that it allows, at most
+//! [`CallbackOptions::cache_time`]. Its key is a hash of the whole question, so a different question never gets it.
 
 mod answer;
 mod breaker;
@@ -28,8 +28,7 @@ use super::{Answers, Authenticator, Credentials, Identity, Later, PermissionSour
 use crate::{outbound::Target, proto::Refusal};
 
 /// Asks an endpoint of the application who the sender of a request is, and, where the rule of a topic says so, whether
-/// the sender may use the topic. A clone asks the same endpoint, and shares the
-/// answers that are kept.
+/// the sender may use the topic. A clone asks the same endpoint, and shares the answers that are kept.
 ///
 /// ```
 /// use ringhub::{

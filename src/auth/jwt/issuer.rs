@@ -73,7 +73,8 @@ impl JwtIssuer {
         JwtIssuer { iss: Some(iss.into()), ..self }
     }
 
-    /// Adds a secret that the issuer shares with this server, of 32 bytes at least: for HS256, HS384 and HS512.
+    /// Adds a secret that the issuer shares with this server: at least 32 bytes for HS256, 48 for HS384, 64 for HS512.
+    /// Without [`JwtIssuer::algorithms`], it is for HS256 alone.
     #[must_use]
     pub fn secret(self, secret: impl Into<String>) -> Self {
         self.key(GivenKey::Secret(None, secret.into()))
@@ -134,8 +135,8 @@ impl JwtIssuer {
         JwtIssuer { algorithms: Some(names.into_iter().map(Into::into).collect()), ..self }
     }
 
-    /// Adds a name of this server. A token has to be for one of its names (`aud`). If it has none, a token must be for
-    /// nobody in particular.
+    /// Adds a name of this server. A token has to be for one of the server's names (`aud`). A server without a name
+    /// accepts only tokens without `aud`.
     #[must_use]
     pub fn audience(mut self, name: impl Into<String>) -> Self {
         self.audience.push(name.into());
@@ -293,7 +294,7 @@ impl JwtIssuer {
         Ok(keys)
     }
 
-    /// Returns what the crate for tokens has to check. Its own defaults stand behind each line.
+    /// Returns what the crate for tokens has to check. The comment above each line begins with the crate's own default.
     fn validation(&self) -> Validation {
         // [HS256], which is replaced for each token by the one algorithm of its header, once that has chosen a key.
         let mut validation = Validation::new(Algorithm::HS256);
@@ -324,7 +325,7 @@ impl JwtIssuer {
     }
 }
 
-/// Prints the name: keys are secrets.
+/// Prints the name and `iss`: keys are secrets.
 impl fmt::Debug for JwtIssuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JwtIssuer").field("name", &self.name).field("iss", &self.iss).finish_non_exhaustive()

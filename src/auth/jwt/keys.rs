@@ -18,11 +18,12 @@ pub(super) struct Key {
     decoding: DecodingKey,
 }
 
-/// The keys of an issuer, by their ids.
+/// The keys of an issuer.
 #[derive(Default)]
 pub(super) struct KeySet(Vec<Key>);
 
-/// The algorithms that an issuer allows; `None` allows each key the one algorithm that is usual for its kind.
+/// The algorithms that an issuer allows. `None` allows each key its own algorithm (`alg`), or else the one that is
+/// usual for its kind.
 pub(super) type Allowed = Option<Vec<Algorithm>>;
 
 impl KeySet {
@@ -48,7 +49,7 @@ impl KeySet {
         self.add(id, pem::public_key(text)?, None, allowed)
     }
 
-    /// Adds the keys of a set in JSON, all of which have to be sound.
+    /// Adds the keys of a set in JSON. Keys that are not for signatures are skipped; each other key must be usable.
     ///
     /// # Errors
     ///
