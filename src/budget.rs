@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_smaller_sign_counts() {
+    fn the_smaller_number_counts() {
         let budget = Budget::new(1_000, 100, 2);
         budget.note(0, 500, 0);
         budget.note(2, 300, 0);

@@ -158,7 +158,7 @@ impl Bucket {
     /// Returns when so many are in the bucket, or when the bucket is full if it never holds so many.
     pub(crate) fn due(&self, rate: &Rate, count: u64) -> Millis {
         let spare = rate.refill_ns - rate.cost(count).min(rate.refill_ns);
-        Millis(self.full_at.saturating_sub(spare).div_ceil(NANOSECONDS))
+        Millis(self.full_at.saturating_sub(spare).div_ceil(NANOSECONDS_PER_MILLI))
     }
 
     /// Returns whether the bucket is empty: not even one more is in it.
@@ -174,10 +174,10 @@ impl Bucket {
     }
 }
 
-const NANOSECONDS: u64 = 1_000_000;
+const NANOSECONDS_PER_MILLI: u64 = 1_000_000;
 
 fn nanoseconds(time: Millis) -> u64 {
-    time.0.saturating_mul(NANOSECONDS)
+    time.0.saturating_mul(NANOSECONDS_PER_MILLI)
 }
 
 /// Returns the whole seconds from `now` until `due`, at least one, for the header line `Retry-After` (RFC 9110 10.2.3).
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_rate_make_the_whole() {
+    fn each_part_has_the_rate_and_the_burst_divided() {
         let three = NonZeroU64::new(3).expect("not zero");
         assert_eq!(rate(100, 1, 50).part(three), rate(100, 3, 16));
         assert_eq!(rate(100, 1, 2).part(three), rate(100, 3, 1));

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_used_answers_go_first() {
+    fn the_answer_used_longest_ago_goes_first() {
         let (mut cache, now) = (Cache::new(3 * (ENTRY_BYTES + 10)), Instant::now());
         for number in 0..3 {
             cache.land(&key(number), Some((number.into(), 10)), MINUTE, ZERO, now);
