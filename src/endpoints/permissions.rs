@@ -75,7 +75,7 @@ impl Permissions {
             return Err(Denied::Refused(Refusal::new(500, what)));
         };
         let can_wait = question.credentials.answers().is_some();
-        let answer = Panicked::catch(|| match source.prepare(question).filter(|_| can_wait) {
+        let answer = Panicked::catch(|| match can_wait.then(|| source.prepare(question)).flatten() {
             Some(later) => Err(Denied::Later(later)),
             None => source.decide(question).map_err(|refusal| Denied::Refused(sendable(refusal))),
         });
@@ -131,7 +131,10 @@ fn mode(right: TopicRight) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    };
 
     use super::*;
     use crate::{
@@ -145,6 +148,7 @@ mod tests {
     struct Fake {
         asked: Mutex<Vec<String>>,
         waits: bool,
+        prepared: AtomicUsize,
     }
 
     impl PermissionSource for Fake {
@@ -160,6 +164,7 @@ mod tests {
         }
 
         fn prepare(&self, _: &TopicQuestion<'_>) -> Option<Later> {
+            self.prepared.fetch_add(1, Ordering::Relaxed);
             self.waits.then(|| Box::pin(async {}) as Later)
         }
     }
@@ -236,11 +241,14 @@ mod tests {
 
     #[test]
     fn a_source_may_have_to_wait() {
-        let permissions = permissions(Some(Arc::new(Fake { waits: true, ..Fake::default() })));
+        let fake = Arc::new(Fake { waits: true, ..Fake::default() });
+        let permissions = permissions(Some(Arc::clone(&fake)));
         let answers = Answers::default();
         assert_eq!(judge(&permissions, &BOTH[..1], "ask/a", None, Some(&answers)), Err("Later".into()));
-        // A request that cannot wait is decided as well as may be.
+        assert_eq!(fake.prepared.load(Ordering::Relaxed), 1);
+        // A request that cannot wait is decided as well as may be, and prepares nothing.
         assert_eq!(judge(&permissions, &BOTH[..1], "ask/a", None, None), Ok(DecidedBy::Source));
+        assert_eq!(fake.prepared.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub use options::{CallbackOptions, OnError};
 
 use self::{
     answer::Subject,
-    core::{Core, Known, Outcome, landed},
+    core::{Core, Outcome},
     question::Question,
 };
 use super::{Answers, Authenticator, Credentials, Identity, Later, PermissionSource, TopicQuestion};
@@ -73,19 +73,19 @@ impl Callback {
         outcome.ok_or_else(|| Refusal::not_now("the application has not been asked yet"))?.decide()
     }
 
-    /// Finds the outcome of a question, for the answers of a request. Returns the work to wait for, if it is not known.
+    /// Finds the outcome of a question, for the answers of a request. Returns the work to wait for, if the application
+    /// has to be asked: it asks when it is first polled.
     fn prepared(&self, subject: Subject, question: Question, answers: Answers) -> Option<Later> {
         let name = self.0.name_of(&question);
         if answers.get::<Outcome>(&name).is_some() {
             return None;
         }
-        match self.0.find(subject, question) {
-            Known::Now(outcome) => {
-                answers.put(name, outcome);
-                None
-            }
-            Known::Later(flight) => Some(Box::pin(async move { answers.put(name, landed(flight).await) })),
+        if let Some(outcome) = self.0.decided(&question) {
+            answers.put(name, outcome);
+            return None;
         }
+        let outcome = Arc::clone(&self.0).outcome(subject, question);
+        Some(Box::pin(async move { answers.put(name, outcome.await) }))
     }
 }
 

@@ -377,7 +377,7 @@ impl Issuer {
     /// Returns the work that a token of this issuer has to wait for, before it can be judged.
     pub(super) fn prepare(&self, parts: &Parts, now: Instant) -> Option<Later> {
         let Keys::Remote(remote) = &self.keys else { return None };
-        let found = remote.keys(now).map(|keys| keys.candidates(parts.key_id.as_deref(), parts.algorithm).err());
+        let found = remote.usable(now).map(|keys| keys.candidates(parts.key_id.as_deref(), parts.algorithm).err());
         let need = if found == Some(Some(Fault::UnknownKey)) { Need::Another } else { Need::Any };
         remote.renewed(need, now)
     }
