@@ -179,8 +179,10 @@ impl RemoteKeys {
                 add_for_process(Counter::JwksFailed, 1);
                 if state.told.is_none_or(|told| now.saturating_duration_since(told) >= TELL_INTERVAL) {
                     state.told = Some(now);
-                    let has_keys = state.keys.is_some();
-                    let effect = if has_keys { "the last ones stay in use" } else { "its tokens are answered 503" };
+                    let effect = match state.usable(self.times.kept, now) {
+                        Some(_) => "the last keys stay in use",
+                        None => "the issuer's tokens are answered 503",
+                    };
                     tracing::warn!(issuer = self.name, error, "the keys of an issuer cannot be fetched: {effect}");
                 }
             }

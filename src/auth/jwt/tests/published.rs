@@ -1,6 +1,7 @@
 //! Tests of keys that an issuer publishes.
 
 use std::{
+    io,
     pin::pin,
     sync::{
         Arc, Mutex,
@@ -263,6 +264,48 @@ fn keys_that_nobody_needs_are_not_fetched() {
     assert_eq!(issuing.begun(), 0);
     assert!(!is_over(&mut any.prepare(&credentials("192.0.2.1:9")).unwrap()));
     assert_eq!(issuing.begun(), 1);
+}
+
+/// The log says what becomes of the tokens: keys are used no longer than `kept`, however often a fetch fails.
+#[test]
+fn the_log_tells_whether_the_last_keys_stay_in_use() {
+    let failure_after = |age: Duration| {
+        let (issuing, times) = (Issuing::new(), Times { kept: Duration::from_secs(1), ..eager() });
+        let keys = RemoteKeys::new("app", Arc::clone(&issuing) as Arc<dyn Fetch>, None, times);
+        let begin = || assert!(!is_over(&mut keys.renewed(Need::Another, Instant::now()).unwrap()));
+        begin();
+        issuing.answer(&[&Signer::new("a")]);
+        std::thread::sleep(age);
+        begin();
+        let log = logged(|| issuing.end(Err("connection refused".into())));
+        (keys.usable(Instant::now()).is_some(), log)
+    };
+    let (is_used, log) = failure_after(Duration::ZERO);
+    assert!(is_used && log.contains("cannot be fetched: the last keys stay in use"), "{log}");
+    let (is_used, log) = failure_after(Duration::from_millis(1_010));
+    assert!(!is_used && log.contains("cannot be fetched: the issuer's tokens are answered 503"), "{log}");
+}
+
+/// Returns what `act` logs on this thread.
+fn logged(act: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, act);
+    let bytes = log.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
 }
 
 /// A failure that is told at once, on the thread that asks.
