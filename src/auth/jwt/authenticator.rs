@@ -83,6 +83,10 @@ impl Jwt {
         Ok(Jwt { issuers: issuers.into() })
     }
 
+    pub(super) fn issuers(&self) -> impl Iterator<Item = &Issuer> {
+        self.issuers.iter().map(|issuer| &**issuer)
+    }
+
     /// Returns the identity of the token that a request shows.
     fn identify(&self, credentials: &Credentials<'_>, now: Instant) -> Result<Option<Identity>, Fault> {
         let Some(Unverified { token, parts, issuer }) = self.read(credentials)? else { return Ok(None) };

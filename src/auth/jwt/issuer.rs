@@ -14,6 +14,7 @@ use super::{
     algorithms,
     claims::{BareTokens, ClaimNames, identity},
     crypto,
+    digest::IssuerDigest,
     fault::Fault,
     keys::{Allowed, KeySet},
     remote::{Fetch, Need, RemoteKeys, Times},
@@ -39,7 +40,7 @@ pub struct JwtIssuer {
 }
 
 /// A key as it is given.
-#[derive(Clone)]
+#[derive(Clone, Hash)]
 pub(super) enum GivenKey {
     Secret(Option<String>, String),
     Pem(Option<String>, String),
@@ -245,7 +246,16 @@ impl JwtIssuer {
             names: self.names.clone(),
             bare_tokens: self.bare_tokens,
             leeway: self.leeway,
+            digest: self.digest(),
         })
+    }
+
+    fn digest(&self) -> IssuerDigest {
+        let JwtIssuer { name: _, keys, source, iss, algorithms, audience, leeway, .. } = self;
+        let JwtIssuer { needs_exp, cookie, names, bare_tokens, times, .. } = self;
+        let url = source.as_ref().map(|source| source.url());
+        let rest = (iss, algorithms, audience, leeway, needs_exp, cookie, names, bare_tokens, times.kept);
+        IssuerDigest::new(&(keys, url), &rest)
     }
 
     fn check_names(&self) -> Result<(), (&'static str, String)> {
@@ -342,6 +352,7 @@ pub(crate) struct Issuer {
     names: ClaimNames,
     bare_tokens: BareTokens,
     leeway: Duration,
+    digest: IssuerDigest,
 }
 
 enum Keys {
@@ -360,6 +371,17 @@ impl Issuer {
 
     pub(super) fn cookie(&self) -> Option<&str> {
         self.cookie.as_deref()
+    }
+
+    pub(super) fn digest(&self) -> IssuerDigest {
+        self.digest
+    }
+
+    /// Takes over the keys that the issuer has fetched by earlier settings, if the URL is the same.
+    pub(super) fn take_over_keys(&self, earlier: &Issuer) {
+        if let (Keys::Remote(remote), Keys::Remote(earlier)) = (&self.keys, &earlier.keys) {
+            remote.take_over(earlier);
+        }
     }
 
     /// Returns the identity of a token of this issuer.

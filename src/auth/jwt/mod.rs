@@ -7,8 +7,10 @@
 
 mod algorithms;
 mod authenticator;
+mod changes;
 mod claims;
 mod crypto;
+mod digest;
 mod fault;
 mod fetch;
 mod issuer;
@@ -23,6 +25,7 @@ mod tests;
 mod token;
 
 pub use authenticator::Jwt;
+pub(crate) use changes::IssuerChange;
 pub use claims::BareTokens;
 pub(crate) use issuer::Issuer;
 pub use issuer::JwtIssuer;

@@ -30,6 +30,9 @@ use crate::metrics::{Counter, add_for_process};
 pub(super) trait Fetch: Send + Sync {
     /// Begins to get them. `done` is called once, perhaps at once and on this thread.
     fn start(&self, done: Done);
+
+    /// Returns the URL of the keys, which may have a secret: it is only compared.
+    fn url(&self) -> String;
 }
 
 /// Takes the outcome of a fetch: an answer, or a sentence about its failure.
@@ -91,8 +94,11 @@ struct State {
     told: Option<Instant>,
 }
 
+#[derive(Clone)]
 struct Kept {
     set: Arc<KeySet>,
+    /// The set as it was published: other settings may allow other keys of it.
+    body: Arc<[u8]>,
     since: Instant,
     fresh: Duration,
 }
@@ -101,6 +107,16 @@ impl RemoteKeys {
     pub(super) fn new(name: &str, source: Arc<dyn Fetch>, allowed: Allowed, times: Times) -> Arc<RemoteKeys> {
         let (state, ended) = (Mutex::default(), watch::Sender::new(0));
         Arc::new(RemoteKeys { name: name.into(), source, allowed, times, state, ended })
+    }
+
+    /// Takes over the keys that earlier settings of the issuer have fetched from the same URL, so that a reload refuses
+    /// nobody while the issuer does not answer. They are as old as they were. The next token begins a fetch, without
+    /// having to wait for it.
+    pub(super) fn take_over(&self, earlier: &RemoteKeys) {
+        let kept = if self.source.url() == earlier.source.url() { earlier.lock().keys.clone() } else { None };
+        let Some(kept) = kept else { return };
+        let Ok(set) = KeySet::published(&kept.body, &self.allowed) else { return };
+        self.lock().keys.get_or_insert(Kept { set: Arc::new(set), ..kept });
     }
 
     /// Returns the keys, if there are any that may still be used.
@@ -112,8 +128,9 @@ impl RemoteKeys {
     pub(super) fn keys(self: &Arc<Self>, now: Instant) -> Option<Arc<KeySet>> {
         let state = self.lock();
         let kept = state.usable(self.times.kept, now);
-        let (set, is_old) =
-            (kept.map(|kept| Arc::clone(&kept.set)), kept.is_none_or(|kept| kept.age(now) >= kept.fresh));
+        let set = kept.map(|kept| Arc::clone(&kept.set));
+        // Keys that were taken over are as good as old ones: a reload looks for other keys.
+        let is_old = state.begun.is_none() || kept.is_none_or(|kept| kept.age(now) >= kept.fresh);
         if is_old {
             self.begin(state, now);
         }
@@ -162,18 +179,18 @@ impl RemoteKeys {
     /// Takes the outcome of a fetch. A failure leaves the last keys as they are.
     fn take(&self, outcome: Result<Fetched, String>, now: Instant) {
         let outcome = outcome.and_then(|Fetched { body, cache_control }| {
-            let set = KeySet::published(&body, &self.allowed)?;
-            Ok((set, self.fresh(cache_control.as_deref())))
+            let set = Arc::new(KeySet::published(&body, &self.allowed)?);
+            Ok(Kept { set, body: body.into(), since: now, fresh: self.fresh(cache_control.as_deref()) })
         });
         let mut state = self.lock();
         state.is_under_way = false;
         match outcome {
-            Ok((set, fresh)) => {
+            Ok(kept) => {
                 add_for_process(Counter::JwksFetched, 1);
                 if state.told.take().is_some() || state.keys.is_none() {
-                    tracing::info!(issuer = self.name, keys = ?set.kinds(), "the keys of an issuer are fetched");
+                    tracing::info!(issuer = self.name, keys = ?kept.set.kinds(), "the keys of an issuer are fetched");
                 }
-                state.keys = Some(Kept { set: Arc::new(set), since: now, fresh });
+                state.keys = Some(kept);
             }
             Err(error) => {
                 add_for_process(Counter::JwksFailed, 1);

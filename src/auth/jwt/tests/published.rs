@@ -28,12 +28,17 @@ use super::{
 pub(super) struct Issuing {
     begun: AtomicUsize,
     waiting: Mutex<Vec<Done>>,
+    url: Mutex<String>,
 }
 
 impl Fetch for Issuing {
     fn start(&self, done: Done) {
         self.begun.fetch_add(1, Ordering::Relaxed);
         self.waiting.lock().unwrap().push(done);
+    }
+
+    fn url(&self) -> String {
+        self.url.lock().unwrap().clone()
     }
 }
 
@@ -94,9 +99,21 @@ struct World {
 
 impl World {
     fn new(times: Times) -> World {
+        World::with(times, |issuer| issuer)
+    }
+
+    fn with(times: Times, change: impl FnOnce(JwtIssuer) -> JwtIssuer) -> World {
         let issuing = Issuing::new();
         let issuer = JwtIssuer::new("app").source(Arc::clone(&issuing) as Arc<dyn Fetch>).times(times);
-        World { jwt: Jwt::new([issuer]).unwrap(), issuing }
+        World { jwt: Jwt::new([change(issuer)]).unwrap(), issuing }
+    }
+
+    /// Returns a world whose issuer has this key.
+    fn with_key(key: &Signer) -> World {
+        let world = World::new(Times::default());
+        drop(world.wait(&key.token()));
+        world.issuing.answer(&[key]);
+        world
     }
 
     /// Returns what a token has to wait for.
@@ -286,6 +303,58 @@ fn the_log_tells_whether_the_last_keys_stay_in_use() {
     assert!(!is_used && log.contains("cannot be fetched: the issuer's tokens are answered 503"), "{log}");
 }
 
+/// A reload while the issuer is down: the new authenticator has the keys of the earlier one, and looks for others.
+#[test]
+fn keys_outlast_a_reload() {
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let (before, after) = (World::with_key(&old), World::new(Times::default()));
+    after.jwt.take_over_keys(&before.jwt);
+    assert!(after.prepare(&old.token()).is_none());
+    assert_eq!((after.status(&old.token()), after.issuing.begun()), (200, 1));
+    after.issuing.end(Err("connection refused".into()));
+    assert_eq!((after.status(&old.token()), after.issuing.begun()), (200, 1));
+    // A fetch after the reload counts more than the earlier keys, whenever these are taken over.
+    let (before, after) = (World::with_key(&old), World::with_key(&new));
+    after.jwt.take_over_keys(&before.jwt);
+    assert_eq!((after.status(&old.token()), after.status(&new.token())), (401, 200));
+    after.jwt.take_over_keys(&after.jwt);
+    assert_eq!(after.status(&new.token()), 200);
+}
+
+#[test]
+fn keys_of_another_issuer_are_not_taken_over() {
+    let key = Signer::new("a");
+    let status = |after: &World, before: &World| {
+        after.jwt.take_over_keys(&before.jwt);
+        after.status(&key.token())
+    };
+    let before = World::with_key(&key);
+    let other_url = World::new(Times::default());
+    "https://elsewhere.example/".clone_into(&mut other_url.issuing.url.lock().unwrap());
+    assert_eq!(status(&other_url, &before), 503);
+    let other_name = World::with(Times::default(), |issuer| JwtIssuer { name: "b".into(), ..issuer });
+    assert_eq!(status(&other_name, &before), 503);
+    // The new settings allow no key of the set.
+    let other_algorithm = World::with(Times::default(), |issuer| issuer.algorithms(["ES256"]));
+    assert_eq!(status(&other_algorithm, &before), 503);
+    let other_settings = World::with(Times::default(), |issuer| issuer.algorithms(["ES256", "EdDSA"]).cookie("c"));
+    assert_eq!(status(&other_settings, &before), 200);
+}
+
+/// Keys that are taken over are used no longer than they would have been.
+#[test]
+fn a_reload_makes_keys_no_younger() {
+    let (issuing, times) = (Issuing::new(), Times { kept: Duration::from_millis(20), ..Times::default() });
+    let of = || RemoteKeys::new("app", Arc::clone(&issuing) as Arc<dyn Fetch>, None, times);
+    let (before, after) = (of(), of());
+    let fetched = Instant::now();
+    assert!(!is_over(&mut before.renewed(Need::Any, fetched).unwrap()));
+    issuing.answer(&[&Signer::new("a")]);
+    std::thread::sleep(times.kept);
+    after.take_over(&before);
+    assert!(after.usable(fetched).is_some() && after.usable(Instant::now()).is_none());
+}
+
 /// Returns what `act` logs on this thread.
 fn logged(act: impl FnOnce()) -> String {
     #[derive(Clone, Default)]
@@ -315,6 +384,10 @@ fn a_fetch_may_fail_at_once() {
     impl Fetch for Down {
         fn start(&self, done: Done) {
             done(Err("the server has not started".into()));
+        }
+
+        fn url(&self) -> String {
+            "https://login.example/keys".into()
         }
     }
     let issuer = JwtIssuer::new("app").source(Arc::new(Down) as Arc<dyn Fetch>);
