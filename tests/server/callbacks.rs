@@ -202,6 +202,28 @@ fn the_application_decides_about_topics() {
     assert!(!asked.iter().any(|asked| asked.contains("\"topic\":\"plain\"")), "{asked:?}");
 }
 
+/// Where a route takes any of several authenticators, the application is not asked about a request that another one
+/// admits.
+#[test]
+fn the_application_is_asked_only_where_its_answer_decides() {
+    let folder = Folder::new("callback-any");
+    let route = "[[routes]]\nmatch = \"/t/{topic...}\"\nhandler = \"hub\"\ncallback = true\nadmit = \"any\"\n\
+                 bearer.tokens = { ci = \"word\" }\n";
+    let file = folder.write("ringhub.toml", route);
+    let application = Application::start();
+    let server = start(&application, &["--shards=1", &format!("--config={}", file.display())]);
+    let address = server.address();
+    let by_token = [("Authorization", "Bearer word")];
+    Client::open_with(dial(address), "/t/x", &[], &by_token).unwrap().leave();
+    let to_post = post("/t/x", "text/plain", "by POST");
+    let with_token = to_post.replacen("\r\n", "\r\nAuthorization: Bearer word\r\n", 1);
+    assert_eq!(exchange(address, &with_token).status(), 202);
+    open(address, "/t/x", "ann").unwrap().leave();
+    let asked = application.questions();
+    assert!(asked.len() == 1 && asked[0].contains("\"cookie\":\"ann\""), "{asked:?}");
+    assert_eq!(server.counts().get("callback_asked_total"), 1);
+}
+
 /// A hundred openings that wait for the application do not keep others waiting, on the same shard.
 #[test]
 fn openings_that_wait_hold_nobody_up() {

@@ -8,6 +8,10 @@ impl Fetch for Target {
         let request = OutboundRequest::get().header("accept", "application/json").answer_bytes_max(JWKS_BYTES_MAX);
         Target::start(self, request, move |outcome| done(fetched(outcome)));
     }
+
+    fn url(&self) -> String {
+        self.whole_url()
+    }
 }
 
 fn fetched(outcome: Result<OutboundAnswer, OutboundError>) -> Result<Fetched, String> {
