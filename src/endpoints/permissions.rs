@@ -102,7 +102,7 @@ fn refusal(denial: Decision, right: TopicRight, topic: &TopicName, mode: Option<
     let (name, verb) = (topic.as_str(), verb(right));
     let what = match denial {
         Decision::Closed => format!("nobody may {verb} the topic {name:?}"),
-        Decision::NeedsGrant => format!("only a sender whose token names the topic {name:?} may {verb} it"),
+        Decision::NeedsGrant => format!("only a sender whose grants have the topic {name:?} may {verb} it"),
         _ => format!("this sender's grants do not have the topic {name:?} to {verb} it"),
     };
     let remedy = mode.map(|mode| format!("; {mode} asks for less, which is permitted")).unwrap_or_default();
@@ -209,7 +209,7 @@ mod tests {
         let less = "; mode=sub asks for less, which is permitted";
         check(&BOTH, "read/a", None, &format!("403 nobody may publish to the topic \"read/a\"{less}"));
         check(&BOTH[1..], "read/a", None, "403 nobody may publish to the topic \"read/a\"");
-        let only = "403 only a sender whose token names the topic \"own/a\" may subscribe to it";
+        let only = "403 only a sender whose grants have the topic \"own/a\" may subscribe to it";
         check(&BOTH, "own/a", None, only);
         let grants = "403 this sender's grants do not have the topic \"own/a\" to publish to it";
         check(&BOTH, "own/a", Some(&ann), &format!("{grants}{less}"));
