@@ -267,8 +267,13 @@ fn an_application_that_is_not_there() {
     let ann = refused(server.address(), "/t/x", "ann");
     assert_eq!((ann.status(), ann.header("retry-after")), (503, Some("1")));
     assert_eq!(ann.error(), "the application has not answered");
+    let to_post = exchange(server.address(), &with_cookie(&post("/t/x", "text/plain", "by POST"), "ann"));
+    assert_eq!((to_post.status(), to_post.error()), (503, "the application has not answered".into()));
+    // On a shard and on the control thread: no limit of the server is reached.
+    server.expect_counts(&[("refused_total{cause=\"undecided\"}", 2), ("refused_total{cause=\"limit\"}", 0)]);
     let log = server.end();
     assert!(log.contains("the application has not answered a callback") && log.contains(&gone.to_string()), "{log}");
+    assert!(log.contains("a request was refused cause=\"undecided\" status=503"), "{log}");
     assert!(!log.contains("hook") && !log.contains("s3cret"), "{log}");
     let server = Server::start(&[&flags[..], &["--callback-on-error=allow"]].concat());
     open(server.address(), "/t/x", "ann").unwrap().leave();

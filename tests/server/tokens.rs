@@ -269,6 +269,7 @@ fn keys_come_from_their_address() {
     };
     assert_eq!((status(&old), status(&old)), (503, 503));
     assert_eq!(publisher.asked(), 1, "another fetch within the pause");
+    server.expect_counts(&[("refused_total{cause=\"undecided\"}", 2), ("refused_total{cause=\"limit\"}", 0)]);
     // The log tells the first failure, and names the issuer.
     server.log_until("the keys of an issuer cannot be fetched");
     publisher.answer(Some(" ".repeat(300 << 10)));

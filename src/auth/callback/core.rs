@@ -240,7 +240,7 @@ impl Core {
                     let target = &self.target;
                     tracing::warn!(%target, what, suppressed, "the application's answer is not understood");
                 }
-                Outcome::deny(Refusal::not_now("the application's answer is not understood"))
+                Outcome::deny(Refusal::no_decision("the application's answer is not understood"))
             }
             Err(fault @ (Fault::Timeout(_) | Fault::Down(_))) => {
                 let begins_pauses = !is_own_fault && state.breaker.failed(now);
@@ -316,7 +316,7 @@ async fn landed(mut flight: Flight<Outcome>) -> Outcome {
 }
 
 fn no_answer() -> Refusal {
-    Refusal::not_now("the application has not answered")
+    Refusal::no_decision("the application has not answered")
 }
 
 /// Bytes that a pattern costs in addition to its text.
