@@ -5,7 +5,7 @@
 //! | the keys are | a token |
 //! | --- | --- |
 //! | fresh ([`Times::fresh`], or as long as the answer said) | is checked by them |
-//! | older | is checked by them, and begins a fetch |
+//! | older, or taken over at a reload | is checked by them, and begins a fetch |
 //! | twice as old | waits for the fetch; if it fails, the token is checked by the keys that are there |
 //! | as old as [`Times::kept`], or not there | waits for the fetch; if it fails, the token is answered 503 |
 //!
@@ -129,7 +129,7 @@ impl RemoteKeys {
         let state = self.lock();
         let kept = state.usable(self.times.kept, now);
         let set = kept.map(|kept| Arc::clone(&kept.set));
-        // Keys that were taken over are as good as old ones: a reload looks for other keys.
+        // Keys that were taken over count as old: a reload is to bring new keys if there are any.
         let is_old = state.begun.is_none() || kept.is_none_or(|kept| kept.age(now) >= kept.fresh);
         if is_old {
             self.begin(state, now);
