@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 
 use crate::{budget::Budget, rates::RateTable, sys::transport::Transport};
 
-pub(crate) use addresses::{AddressPermit, Addresses, Network};
+pub(crate) use addresses::{AddressPermit, Addresses};
 pub(crate) use idle::{IdleConnection, has_input};
 
 /// A connection that one thread hands to another, with everything that is known of it.

@@ -278,7 +278,9 @@ counters! {
     /// Connections closed with 1008 because they were over their rate of bytes for too long.
     RateClosedBytes "rate_closed_total{rate=\"bytes\"}" "connections" Counter Shard;
     /// Opening requests refused because their address made more than its rate.
-    LimitedHandshakes "rate_refused_total{rate=\"handshakes\"}" "requests" Counter Shard;
+    LimitedHandshakes "rate_refused_total{rate=\"handshakes\"}" "requests" Counter ShardAndControl;
+    /// Requests with credentials refused because their address has shown refused ones faster than its rate.
+    LimitedGuesses "rate_refused_total{rate=\"guesses\"}" "requests" Counter Process;
     /// Messages to publish by HTTP refused because their address published more than its rate.
     LimitedPublishesOfAddress "rate_refused_total{rate=\"publishes_of_address\"}" "requests" Counter Control;
     /// Messages to publish by HTTP refused because their identity published more than its rate.

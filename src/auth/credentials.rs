@@ -99,6 +99,12 @@ impl<'a> Credentials<'a> {
         self.authorization("Bearer").map(Cow::Borrowed).or_else(of_query).or_else(of_protocols)
     }
 
+    /// Returns whether the request shows credentials, whatever they are worth: `Authorization`, a cookie, or a token.
+    pub(crate) fn has_any(&self) -> bool {
+        let headers = self.head.headers();
+        headers.get("authorization").is_some() || headers.get("cookie").is_some() || self.token().is_some()
+    }
+
     /// Returns the value of `Authorization`, if the request has exactly one.
     pub(super) fn header(&self) -> Option<&'a [u8]> {
         let mut values = self.head.headers().get_all("authorization");

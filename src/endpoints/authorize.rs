@@ -26,7 +26,8 @@ impl Endpoints {
     /// # Errors
     ///
     /// 403 for a page of another origin, a token for another right, or a topic that is not for the sender; 401 for a
-    /// missing, wrong or expired token; either for a revoked sender; the refusal of an authenticator;
+    /// missing, wrong or expired token; either for a revoked sender; 429 if the address has shown wrong credentials
+    /// faster than its rate allows; the refusal of an authenticator;
     /// [`Denied::Panicked`] (500); and [`Denied::Later`] where an authenticator has to wait and the request can wait:
     /// its credentials have answers.
     pub(crate) fn authorize(
@@ -35,7 +36,8 @@ impl Endpoints {
         intent: Intent,
         endpoint: &Endpoint,
     ) -> Result<Admittance, Denied> {
-        self.judge(credentials, None, intent, endpoint.topic(), self.gates(endpoint))
+        self.guesses
+            .limit(credentials, || self.judge(credentials, None, intent, endpoint.topic(), self.gates(endpoint)))
     }
 
     /// Judges whether a request that a route has admitted may use a topic as it intends, though its path does not name
@@ -50,8 +52,10 @@ impl Endpoints {
         intent: Intent,
         topic: &TopicName,
     ) -> Result<Admittance, Denied> {
-        let gates = self.other_gates(sender.route, topic);
-        self.judge(&sender.credentials, sender.identity, intent, Some(topic), gates)
+        self.guesses.limit(&sender.credentials, || {
+            let gates = self.other_gates(sender.route, topic);
+            self.judge(&sender.credentials, sender.identity, intent, Some(topic), gates)
+        })
     }
 
     /// Judges whether a request may publish to a topic, as [`Endpoints::authorize_topic`] does, and returns the grant.

@@ -15,6 +15,7 @@ mod authorize;
 mod denied;
 #[doc(hidden)]
 pub mod fuzz;
+mod guesses;
 mod http;
 mod intent;
 mod judge;
@@ -26,6 +27,7 @@ mod values;
 mod waiting;
 
 pub(crate) use denied::{Admittance, AdmittedSender, Denied};
+pub(crate) use guesses::Guesses;
 pub(crate) use http::{BodyLimit, Commands, HttpEndpoint, HttpRequest, PublishGrant, Publishing};
 pub(crate) use intent::Intent;
 pub(crate) use judge::Judge;
@@ -165,6 +167,8 @@ pub(crate) struct Endpoints {
     lacks_admin_tokens: bool,
     /// The identities and tokens that the judge refuses.
     revocations: Revocations,
+    /// The rate of requests whose credentials the judge refuses.
+    guesses: Guesses,
     /// The longest time for which a request waits for the judge.
     wait_max: Duration,
     permissions: Permissions,
@@ -283,6 +287,7 @@ impl Endpoints {
             restricts_origins,
             lacks_admin_tokens: has_operations && !has_admin,
             revocations: Revocations::default(),
+            guesses: Guesses::default(),
             wait_max,
             permissions,
             number,
@@ -297,6 +302,11 @@ impl Endpoints {
     /// Returns the identities and tokens that the judge refuses.
     pub(crate) fn revocations(&self) -> &Revocations {
         &self.revocations
+    }
+
+    /// Lets the judge refuse an address whose credentials it refuses at more than this rate.
+    pub(crate) fn with_guesses(self, guesses: Guesses) -> Endpoints {
+        Endpoints { guesses, ..self }
     }
 
     /// Lets the judge decide about topics by these rules.

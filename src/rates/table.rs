@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, hash_map::RandomState},
     hash::{BuildHasher as _, Hash},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{Bucket, Rate};
@@ -21,6 +24,9 @@ use crate::proto::Millis;
 pub(crate) struct RateTable {
     hasher: RandomState,
     buckets: Mutex<Buckets>,
+    /// The time at which every bucket is full, in milliseconds, rounded up; 0 if none has been taken out of. From then
+    /// on the table is looked at without a lock.
+    all_full: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -44,11 +50,20 @@ impl RateTable {
     /// Returns an empty table with room for so many keys, at least one.
     fn new(entries_max: usize) -> RateTable {
         let buckets = Buckets { entries_max, entries: Vec::new(), places: HashMap::new(), next: 0 };
-        RateTable { hasher: RandomState::new(), buckets: Mutex::new(buckets) }
+        RateTable { hasher: RandomState::new(), buckets: Mutex::new(buckets), all_full: AtomicU64::new(0) }
+    }
+
+    /// Returns whether no bucket has ever been taken out of.
+    pub(crate) fn is_untouched(&self) -> bool {
+        // Relaxed: who comes at the same time as the first key need not see it.
+        self.all_full.load(Ordering::Relaxed) == 0
     }
 
     /// Returns when the key's bucket has one, if it has none now.
     pub(crate) fn due(&self, rate: &Rate, key: impl Hash, now: Millis) -> Option<Millis> {
+        if self.all_full.load(Ordering::Relaxed) <= now.0 {
+            return None;
+        }
         let key = self.hasher.hash_one(key);
         let buckets = self.buckets();
         let bucket = buckets.entries[*buckets.places.get(&key)? as usize].1;
@@ -63,12 +78,20 @@ impl RateTable {
     pub(crate) fn take(&self, rate: &Rate, key: impl Hash, now: Millis) -> Result<(), Millis> {
         let key = self.hasher.hash_one(key);
         let mut buckets = self.buckets();
-        if let Some(&place) = buckets.places.get(&key) {
-            return buckets.entries[place as usize].1.take(rate, now, 1);
-        }
-        let mut bucket = Bucket::default();
-        bucket.take(rate, now, 1)?;
-        buckets.insert(key, bucket, now);
+        let full_at = match buckets.places.get(&key).copied() {
+            Some(place) => {
+                let bucket = &mut buckets.entries[place as usize].1;
+                bucket.take(rate, now, 1)?;
+                bucket.full_at()
+            }
+            None => {
+                let mut bucket = Bucket::default();
+                bucket.take(rate, now, 1)?;
+                buckets.insert(key, bucket, now);
+                bucket.full_at()
+            }
+        };
+        self.all_full.fetch_max(full_at.0, Ordering::Relaxed);
         Ok(())
     }
 

@@ -355,6 +355,19 @@ fn the_limit_of_an_address_changes() {
     client.expect(text("still"));
 }
 
+/// The rate of refused credentials changes, and what was counted before is kept.
+#[test]
+fn the_rate_of_refused_credentials_changes() {
+    let rate = |rate: &str| format!("publish_tokens = [\"right\"]\nmax_guess_rate = \"{rate}\"\n");
+    let hub = Reloadable::start(&rate("1/h burst 2"));
+    let posted = |token: &str| hub.post("/t/x", Some(token), "x");
+    assert_eq!([posted("a"), posted("b"), posted("right")], [401, 401, 429]);
+    hub.reload(&rate("1/h burst 2").replace("right", "other"));
+    assert_eq!(posted("other"), 429);
+    hub.reload(&rate("off"));
+    assert_eq!([posted("a"), posted("b"), posted("c"), posted("right")], [401, 401, 401, 202]);
+}
+
 #[test]
 fn the_level_of_the_log_changes() {
     for format in ["text", "json"] {
