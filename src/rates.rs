@@ -172,6 +172,12 @@ impl Bucket {
         self.full_at > nanoseconds(now) && self.due(rate, 1) > now
     }
 
+    /// Returns the bucket at a rate that has taken the place of another one: the bucket lacks no more than it holds. A
+    /// bucket of a slower rate may be full only long after.
+    fn at_rate(self, rate: &Rate, now: Millis) -> Bucket {
+        Bucket { full_at: self.full_at.min(nanoseconds(now).saturating_add(rate.refill_ns)) }
+    }
+
     /// Returns when the bucket is full.
     fn full_at(&self) -> Millis {
         Millis(self.full_at.div_ceil(NANOSECONDS))

@@ -65,8 +65,11 @@ impl RateTable {
             return None;
         }
         let key = self.hasher.hash_one(key);
-        let buckets = self.buckets();
-        let bucket = buckets.entries[*buckets.places.get(&key)? as usize].1;
+        let mut buckets = self.buckets();
+        let place = *buckets.places.get(&key)? as usize;
+        let bucket = &mut buckets.entries[place].1;
+        // From now on the bucket fills at this rate.
+        *bucket = bucket.at_rate(rate, now);
         Some(bucket.due(rate, 1)).filter(|&due| due > now)
     }
 
@@ -81,6 +84,7 @@ impl RateTable {
         let full_at = match buckets.places.get(&key).copied() {
             Some(place) => {
                 let bucket = &mut buckets.entries[place as usize].1;
+                *bucket = bucket.at_rate(rate, now);
                 bucket.take(rate, now, 1)?;
                 bucket.full_at()
             }
@@ -136,9 +140,11 @@ const LOOKS_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU64;
+    use std::{num::NonZeroU64, time::Duration};
 
     use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
 
     fn two() -> Rate {
         Rate::per_second(NonZeroU64::new(2).expect("not zero"))
@@ -162,6 +168,37 @@ mod tests {
         }
         assert_eq!(table.take(&two(), "a", Millis(500)), Ok(()));
         assert_eq!(count(&table), 2);
+    }
+
+    /// A reload to a faster rate lets a key go on at once, and one to a slower rate takes nothing that was in the
+    /// bucket.
+    #[test]
+    fn a_bucket_lacks_no_more_than_its_rate_has_at_once() {
+        let (table, slow) =
+            (RateTable::default(), Rate::new(NonZeroU64::MIN, HOUR, NonZeroU64::new(2).expect("not zero")));
+        (0..2).for_each(|_| assert_eq!(table.take(&slow, "a", Millis(0)), Ok(())));
+        assert_eq!(table.due(&slow, "a", Millis(1)), Some(Millis(3_600_000)));
+        assert_eq!(table.due(&two(), "a", Millis(1)), Some(Millis(501)));
+        assert_eq!(table.due(&two(), "a", Millis(500)), Some(Millis(501)), "it fills meanwhile");
+        assert_eq!(table.take(&two(), "a", Millis(500)), Err(Millis(501)));
+        assert_eq!(table.take(&two(), "a", Millis(501)), Ok(()));
+        assert_eq!(table.take(&slow, "a", Millis(502)), Ok(()), "one of the burst is left");
+    }
+
+    /// A table is looked at without its lock once all buckets are full again.
+    #[test]
+    fn full_buckets_owe_nothing() {
+        let table = RateTable::default();
+        assert!(table.is_untouched());
+        (0..2).for_each(|_| assert_eq!(table.take(&two(), "a", Millis(0)), Ok(())));
+        assert!(!table.is_untouched());
+        assert_eq!(
+            (table.due(&two(), "a", Millis(499)), table.due(&two(), "a", Millis(500))),
+            (Some(Millis(500)), None)
+        );
+        let guard = table.buckets();
+        assert_eq!(table.due(&two(), "a", Millis(1_000)), None);
+        drop(guard);
     }
 
     /// A crowd of keys does not grow the table, and the keys that it displaces begin anew. A key whose bucket is full,
