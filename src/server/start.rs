@@ -419,7 +419,7 @@ mod tests {
                 socket: OwnedFd::from(socket).into(),
                 received: BytesMut::new(),
                 permits,
-                named: None,
+                header: None,
                 is_refused: false,
             };
             shards[0].control.transfer(handed_off).expect("there is room");
