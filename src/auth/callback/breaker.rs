@@ -15,16 +15,20 @@ impl Breaker {
     pub(super) const FAILURES_MAX: u32 = 5;
     pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
+    /// Returns whether no question may be asked now.
+    pub(super) fn is_pausing(&self, now: Instant) -> bool {
+        self.next.is_some_and(|next| now < next)
+    }
+
     /// Returns whether a question may be asked now. With `true` the caller has to ask it.
     pub(super) fn may_ask(&mut self, now: Instant) -> bool {
-        match self.next {
-            Some(next) if now < next => false,
-            Some(_) => {
-                self.next = Some(now + Self::PAUSE);
-                true
-            }
-            None => true,
+        if self.is_pausing(now) {
+            return false;
         }
+        if let Some(next) = &mut self.next {
+            *next = now + Self::PAUSE;
+        }
+        true
     }
 
     /// Notes that the application has answered.
@@ -59,6 +63,7 @@ mod tests {
         assert!(!breaker.failed(now), "the pauses have begun already");
         assert!(!breaker.may_ask(now));
         let later = now + Breaker::PAUSE;
+        assert!(breaker.is_pausing(now) && !breaker.is_pausing(later), "a look does not count as a question");
         assert!(breaker.may_ask(later));
         assert!(!breaker.may_ask(later), "one alone");
         assert!(!breaker.failed(later));

@@ -32,7 +32,7 @@ struct Kept<T> {
     bytes: usize,
     /// When the answer is too old for a request.
     stale: Instant,
-    /// When the answer is too old even for a time in which there is no other.
+    /// When the answer is too old even for a request that the application does not answer.
     ends: Instant,
     used: u64,
 }
@@ -81,8 +81,9 @@ impl<T: Clone> Cache<T> {
         sender
     }
 
-    /// Notes that a question is no longer being asked, and keeps its answer, of so many bytes, for `fresh`, and for
-    /// `spare` beyond that, for times in which there is no other. `None` leaves the earlier answer as it is.
+    /// Notes that a question is no longer being asked, and keeps its answer, of so many bytes. For the time `fresh` the
+    /// answer is used. For the time `spare` after that, it is used only if the application does not answer. `None`
+    /// leaves the earlier answer as it is.
     pub(super) fn land(
         &mut self,
         key: &Key,
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_used_answers_go_first() {
+    fn the_answer_used_longest_ago_goes_first() {
         let (mut cache, now) = (Cache::new(3 * (ENTRY_BYTES + 10)), Instant::now());
         for number in 0..3 {
             cache.land(&key(number), Some((number.into(), 10)), MINUTE, ZERO, now);
@@ -197,7 +198,7 @@ mod tests {
         cache.land(&key(3), Some((3, 10)), MINUTE, ZERO, now);
         let kept = [0, 1, 2, 3].map(|number| found(&mut cache, number, now).is_ok());
         assert_eq!(kept, [true, false, true, true]);
-        // A larger answer takes the places of several, and one that is larger than all others together is not kept.
+        // A larger answer takes the places of several, and one that is larger than the limit is not kept.
         cache.land(&key(4), Some((4, ENTRY_BYTES)), MINUTE, ZERO, now);
         assert!(found(&mut cache, 4, now).is_ok() && cache.bytes <= cache.bytes_max);
         cache.land(&key(5), Some((5, 3 * ENTRY_BYTES)), MINUTE, ZERO, now);

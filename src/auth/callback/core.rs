@@ -142,8 +142,32 @@ impl Core {
         }
     }
 
+    /// Returns the outcome of a question if the application need not be asked: the answer is kept, or the application
+    /// is not asked now, since it has not answered others.
+    pub(super) fn decided(&self, question: &Question) -> Option<Outcome> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let (counter, outcome) = match state.cache.find(&question.key, now) {
+            Found::Answer(outcome) => (Counter::CallbackCached, outcome),
+            Found::Nothing(earlier) if state.breaker.is_pausing(now) => {
+                (Counter::CallbackPaused, self.unanswered(earlier))
+            }
+            Found::Flight(_) | Found::Nothing(_) => return None,
+        };
+        add_for_process(counter, 1);
+        Some(outcome)
+    }
+
+    /// Waits for the outcome of a question, which is asked unless it is being asked already.
+    pub(super) async fn outcome(self: Arc<Self>, subject: Subject, question: Question) -> Outcome {
+        match self.find(subject, question) {
+            Known::Now(outcome) => outcome,
+            Known::Later(flight) => landed(flight).await,
+        }
+    }
+
     /// Finds the outcome of a question: among the answers that are kept, or by asking it.
-    pub(super) fn find(self: &Arc<Self>, subject: Subject, question: Question) -> Known {
+    fn find(self: &Arc<Self>, subject: Subject, question: Question) -> Known {
         let now = Instant::now();
         let mut state = self.lock();
         match state.cache.find(&question.key, now) {
@@ -249,7 +273,8 @@ impl Core {
         }
     }
 
-    /// Returns for how long an answer holds, and for how long beyond that it is kept for times without another.
+    /// Returns for how long an answer is used, and for how long after that it is used if the application does not
+    /// answer.
     fn times(&self, verdict: &Verdict, cache_for: Duration) -> (Duration, Duration) {
         let expires_in = match verdict {
             Verdict::Allow(Allowed { expires_in: Some(time), .. }) => *time,
@@ -279,13 +304,13 @@ impl Core {
 }
 
 /// The outcome of a question: known, or to be waited for.
-pub(super) enum Known {
+enum Known {
     Now(Outcome),
     Later(Flight<Outcome>),
 }
 
 /// Waits for the outcome of a question that is being asked.
-pub(super) async fn landed(mut flight: Flight<Outcome>) -> Outcome {
+async fn landed(mut flight: Flight<Outcome>) -> Outcome {
     let outcome = flight.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
     outcome.unwrap_or_else(|| Outcome::deny(no_answer()))
 }
@@ -300,5 +325,5 @@ const PATTERN_BYTES: usize = 48;
 /// The most bytes of the body of an answer.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// The time for which an answer is kept beyond its own, for times without another.
+/// The longest time for which an answer that is not fresh any more is used if the application does not answer.
 const SPARE_TIME_MAX: Duration = Duration::from_secs(60 * 60);

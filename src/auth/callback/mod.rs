@@ -2,8 +2,8 @@
 //! and what it may do.
 //!
 //! The bytes of a question and of its answer stand in docs/callbacks.md. A question is asked once for all requests
-//! that would ask the same at the same time, and its answer is kept for as long as it says. It is kept by everything
-//! that was asked, so an answer reaches nobody else.
+//! that would ask the same at the same time. An answer is kept for the time that it allows, at most
+//! [`CallbackOptions::cache_time`]. Its key is a hash of the whole question, so a different question never gets it.
 
 mod answer;
 mod breaker;
@@ -21,15 +21,14 @@ pub use options::{CallbackOptions, OnError};
 
 use self::{
     answer::Subject,
-    core::{Core, Known, Outcome, landed},
+    core::{Core, Outcome},
     question::Question,
 };
 use super::{Answers, Authenticator, Credentials, Identity, Later, PermissionSource, TopicQuestion};
 use crate::{outbound::Target, proto::Refusal};
 
 /// Asks an endpoint of the application who the sender of a request is, and, where the rule of a topic says so, whether
-/// the sender may use the topic. A clone asks the same endpoint, and shares the
-/// answers that are kept.
+/// the sender may use the topic. A clone asks the same endpoint, and shares the answers that are kept.
 ///
 /// ```
 /// use ringhub::{
@@ -74,19 +73,19 @@ impl Callback {
         outcome.ok_or_else(|| Refusal::not_now("the application has not been asked yet"))?.decide()
     }
 
-    /// Finds the outcome of a question, for the answers of a request. Returns the work to wait for, if it is not known.
+    /// Finds the outcome of a question, for the answers of a request. Returns the work to wait for, if the application
+    /// has to be asked: it asks when it is first polled.
     fn prepared(&self, subject: Subject, question: Question, answers: Answers) -> Option<Later> {
         let name = self.0.name_of(&question);
         if answers.get::<Outcome>(&name).is_some() {
             return None;
         }
-        match self.0.find(subject, question) {
-            Known::Now(outcome) => {
-                answers.put(name, outcome);
-                None
-            }
-            Known::Later(flight) => Some(Box::pin(async move { answers.put(name, landed(flight).await) })),
+        if let Some(outcome) = self.0.decided(&question) {
+            answers.put(name, outcome);
+            return None;
         }
+        let outcome = Arc::clone(&self.0).outcome(subject, question);
+        Some(Box::pin(async move { answers.put(name, outcome.await) }))
     }
 }
 

@@ -12,7 +12,10 @@ use std::{
 use tokio::task::JoinSet;
 
 use super::{
-    super::{Answers, Authenticator, Credentials, Identity, PermissionSource, TopicQuestion, TopicRight},
+    super::{
+        Answers, Authenticator, Credentials, Identity, Network, PermissionSource, TopicQuestion, TopicRight, all_of,
+        any_of,
+    },
     Callback, CallbackOptions, OnError,
     breaker::Breaker,
 };
@@ -117,6 +120,36 @@ fn a_request_that_cannot_wait() {
             assert_eq!(callback.authenticate(&credentials).unwrap().name, "42");
         },
     );
+}
+
+/// Where another authenticator decides, the application is not asked. Nor is it by work that is dropped before it has
+/// been polled.
+#[test]
+fn a_question_whose_answer_nobody_needs_is_not_asked() {
+    let application = Application::start(|_| let_in(""));
+    with(
+        &application.url("/"),
+        |options| options,
+        async |callback| {
+            let network = || Network::new(&["10.0.0.0/8"], &[]).unwrap();
+            let (any, all) = (any_of(network()).or(callback.clone()), all_of(network()).and(callback.clone()));
+            let head = RequestHead::decode(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap().unwrap().0;
+            let answers = Answers::default();
+            let credentials = |peer: &str| Credentials::new(&head, peer.parse().ok()).with_answers(&answers);
+            let (inside, outside) = (credentials("10.0.0.1:9"), credentials("192.0.2.1:9"));
+            assert!(any.prepare(&inside).is_none() && all.prepare(&outside).is_none());
+            assert_eq!(any.authenticate(&inside).unwrap().name, "10.0.0.0/8");
+            assert_eq!(all.authenticate(&outside).unwrap_err().status, 403);
+            let topic = TopicName::new("orders/42").unwrap();
+            let (identity, right) = (None, TopicRight::Publish);
+            let question = TopicQuestion { credentials: outside, identity, right, topic: &topic };
+            drop(PermissionSource::prepare(&callback, &question).unwrap());
+            any.prepare(&outside).unwrap().await;
+            assert_eq!(any.authenticate(&outside).unwrap().name, "42");
+        },
+    );
+    let heard = application.heard();
+    assert!(heard.len() == 1 && heard[0].contains("192.0.2.1"), "{heard:?}");
 }
 
 /// An answer that is not understood refuses, even where a failure would let in.
