@@ -324,6 +324,8 @@ counters! {
     CallbackTimeout "callback_timeout_total" "questions" Counter Process;
     /// Questions that were not asked, since the application has not answered those before.
     CallbackPaused "callback_paused_total" "questions" Counter Process;
+    /// Questions that were not asked, since as many of their client's address were under way as may be (429).
+    CallbackLimited "callback_limited_total" "questions" Counter Process;
     /// Requests of the server itself that were answered, whatever the status.
     OutboundAnswered "outbound_requests_total{outcome=\"answered\"}" "requests" Counter Process;
     /// Requests of the server itself that failed: no name, no connection, no TLS, no answer in HTTP, one too large.
