@@ -36,6 +36,7 @@ impl Endpoints {
         intent: Intent,
         endpoint: &Endpoint,
     ) -> Result<Admittance, Denied> {
+        let credentials = &credentials.about(endpoint.topic());
         self.guesses
             .limit(credentials, || self.judge(credentials, None, intent, endpoint.topic(), self.gates(endpoint)))
     }
@@ -52,9 +53,10 @@ impl Endpoints {
         intent: Intent,
         topic: &TopicName,
     ) -> Result<Admittance, Denied> {
-        self.guesses.limit(&sender.credentials, || {
+        let credentials = &sender.credentials.about(Some(topic));
+        self.guesses.limit(credentials, || {
             let gates = self.other_gates(sender.route, topic);
-            self.judge(&sender.credentials, sender.identity, intent, Some(topic), gates)
+            self.judge(credentials, sender.identity, intent, Some(topic), gates)
         })
     }
 

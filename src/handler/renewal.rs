@@ -130,7 +130,8 @@ impl<S: 'static> Connection<'_, S> {
             return for_reason(RenewError::NoAuthenticator);
         };
         let Some(request) = self.request() else { return for_reason(RenewError::RequestForgotten) };
-        let credentials = Credentials::new(&request.head, request.peer).with_token(token).with_answers(answers);
+        let credentials = Credentials::new(&request.head, request.peer).about(request.topic.as_ref());
+        let credentials = credentials.with_token(token).with_answers(answers);
         if let Some(later) = authenticator.prepare(&credentials) {
             return Err(NotRenewed::Waits(later));
         }

@@ -10,7 +10,7 @@ use super::{
     super::{Credentials, TopicQuestion, TopicRight},
     breaker::Asker,
 };
-use crate::{proto::Refusal, rates::AddressBlock};
+use crate::{hub::TopicName, proto::Refusal, rates::AddressBlock};
 
 /// A question as it is sent, the hash of it, by which its answer is kept, and the client whose request asks it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +58,7 @@ impl Question {
             method: head.method(),
             path: head.path(),
             query: head.query().unwrap_or_default(),
+            topic: credentials.topic().map(TopicName::as_str),
             address: credentials.address(),
             protocols: protocols.map(|protocol| protocol.into_owned()).collect(),
             token: credentials.renewed_token(),
@@ -102,6 +103,7 @@ struct Connect<'a> {
     method: &'a str,
     path: &'a str,
     query: &'a str,
+    topic: Option<&'a str>,
     address: Option<IpAddr>,
     protocols: Vec<String>,
     token: Option<&'a str>,
@@ -122,36 +124,48 @@ struct OfTopic<'a> {
 #[cfg(test)]
 mod tests {
     use super::{super::super::Identity, *};
-    use crate::{hub::TopicName, proto::RequestHead};
+    use crate::proto::RequestHead;
 
     fn connect(target: &str, lines: &[&str], names: &[&str], peer: Option<&str>) -> String {
+        connect_about(None, target, lines, names, peer)
+    }
+
+    fn connect_about(
+        topic: Option<&TopicName>,
+        target: &str,
+        lines: &[&str],
+        names: &[&str],
+        peer: Option<&str>,
+    ) -> String {
         let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
         let head = RequestHead::decode(format!("GET {target} HTTP/1.1\r\n{lines}\r\n").as_bytes()).unwrap().unwrap().0;
         let peer = peer.map(|peer| peer.parse().unwrap());
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let question = Question::connect(&Credentials::new(&head, peer), &names).unwrap();
+        let question = Question::connect(&Credentials::new(&head, peer).about(topic), &names).unwrap();
         assert_eq!(question.key[..], Sha256::digest(&question.body)[..]);
         String::from_utf8(question.body).unwrap()
     }
 
     #[test]
     fn the_bytes_of_a_question_about_a_request() {
-        let asked = connect(
-            "/t/orders/42?access_token=x%20y",
+        let topic = TopicName::new("orders/42").unwrap();
+        let asked = connect_about(
+            Some(&topic),
+            "/t/orders%2F42?access_token=x%20y",
             &["Host: a", "Authorization: Bearer \"x\"", "Cookie: a=1", "X-Other: no", "cookie: b=2", "Origin: null"],
             &["authorization", "cookie", "origin"],
             Some("[::ffff:192.0.2.7]:5000"),
         );
         let expected = concat!(
-            r#"{"kind":"connect","method":"GET","path":"/t/orders/42","query":"access_token=x%20y","#,
-            r#""address":"192.0.2.7","protocols":[],"token":null,"#,
+            r#"{"kind":"connect","method":"GET","path":"/t/orders%2F42","query":"access_token=x%20y","#,
+            r#""topic":"orders/42","address":"192.0.2.7","protocols":[],"token":null,"#,
             r#""headers":{"authorization":"Bearer \"x\"","cookie":"a=1; b=2","#,
             r#""origin":"null"}}"#
         );
         assert_eq!(asked, expected);
         let asked = connect("/", &["Sec-WebSocket-Protocol: a, b", "Sec-WebSocket-Protocol: c"], &["x-none"], None);
         let expected = concat!(
-            r#"{"kind":"connect","method":"GET","path":"/","query":"","address":null,"#,
+            r#"{"kind":"connect","method":"GET","path":"/","query":"","topic":null,"address":null,"#,
             r#""protocols":["a","b","c"],"token":null,"headers":{}}"#
         );
         assert_eq!(asked, expected);
