@@ -55,6 +55,10 @@ impl Authenticator for AllOf {
     fn prepare(&self, credentials: &Credentials<'_>) -> Option<Later> {
         decide_in_order(self.each(), credentials, |outcome| outcome.is_err())
     }
+
+    fn takes_cookies(&self) -> bool {
+        self.each().any(Authenticator::takes_cookies)
+    }
 }
 
 /// Requires one authenticator to succeed. The result is the identity from the first authenticator that succeeds.
@@ -90,6 +94,10 @@ impl Authenticator for AnyOf {
     /// Returns the work of the first authenticator that has to wait, unless one before it admits the request.
     fn prepare(&self, credentials: &Credentials<'_>) -> Option<Later> {
         decide_in_order(self.each(), credentials, |outcome| outcome.is_ok())
+    }
+
+    fn takes_cookies(&self) -> bool {
+        self.each().any(Authenticator::takes_cookies)
     }
 
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {

@@ -159,6 +159,12 @@ pub trait Authenticator: Send + Sync + 'static {
         _ = credentials;
         None
     }
+
+    /// Returns whether a cookie alone may admit a request. A browser adds cookies to the requests of every page, so the
+    /// answers then have the header lines that keep them out of foreign pages, whatever origins are allowed.
+    fn takes_cookies(&self) -> bool {
+        false
+    }
 }
 
 impl<A: Authenticator + ?Sized> Authenticator for Arc<A> {
@@ -168,5 +174,9 @@ impl<A: Authenticator + ?Sized> Authenticator for Arc<A> {
 
     fn prepare(&self, credentials: &Credentials<'_>) -> Option<Later> {
         (**self).prepare(credentials)
+    }
+
+    fn takes_cookies(&self) -> bool {
+        (**self).takes_cookies()
     }
 }

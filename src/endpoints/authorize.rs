@@ -146,8 +146,9 @@ impl Endpoints {
     ///   "include"`), where every list of allowed origins that holds here names the origin. `null` is the origin of any
     ///   page's sandboxed frame, so it gets no credentials even if a list has it.
     /// - `Cross-Origin-Resource-Policy` keeps the answer out of elements (scripts, pictures) of other pages, where
-    ///   origins are restricted. Pages of allowed origins need no exception: browsers ignore the line for requests with
-    ///   CORS, and `same-site` would let in pages of other origins too.
+    ///   origins are restricted, or where a cookie may admit: a browser sends it with the requests of such elements.
+    ///   Pages of allowed origins need no exception: browsers ignore the line for requests with CORS, and `same-site`
+    ///   would let in pages of other origins too.
     /// - `Content-Security-Policy: frame-ancestors` (CSP 3, 6.4.2) keeps the answer out of frames and objects of other
     ///   pages: a browser loads them by navigation, to which the line above does not apply. `X-Frame-Options` does the
     ///   same in older browsers.
@@ -162,7 +163,9 @@ impl Endpoints {
             Some(endpoint) => self.gates(endpoint).all(|(gate, _)| is(gate.origins_or(&self.access.origins))),
             None => is(&self.access.origins),
         };
-        let is_restricted = !all(&Origins::are_any);
+        let takes_cookies =
+            || endpoint.is_some_and(|endpoint| self.gates(endpoint).any(|(gate, _)| gate.takes_cookies()));
+        let is_restricted = !all(&Origins::are_any) || takes_cookies();
         if is_restricted {
             lines.push(("Cross-Origin-Resource-Policy", "same-origin".into()));
             lines.push(("Content-Security-Policy", "frame-ancestors 'self'".into()));

@@ -161,7 +161,7 @@ pub(crate) struct Endpoints {
     services: Vec<ServedService>,
     /// The server's own origins and tokens.
     access: Access,
-    /// Whether any endpoint is for pages of certain origins only.
+    /// Whether any endpoint is for pages of certain origins only, or takes cookies.
     restricts_origins: bool,
     /// Whether the paths of the administration would exist if there were tokens for it.
     lacks_admin_tokens: bool,
@@ -267,7 +267,8 @@ impl Endpoints {
         rows.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.precision()));
         let pages: Vec<Gate> = pages.into_iter().map(|(_, gate)| gate).collect();
         let services: Vec<ServedService> = services.into_iter().map(|(_, service)| service).collect();
-        let is_restricted = |gate: &Gate| gate.origins.as_ref().is_some_and(|origins| !origins.are_any());
+        let is_restricted =
+            |gate: &Gate| gate.takes_cookies() || gate.origins.as_ref().is_some_and(|origins| !origins.are_any());
         let restricts_origins = !access.origins.are_any()
             || routes.iter().any(|route| is_restricted(&route.rules.gate))
             || mounts.iter().any(|mount| is_restricted(&mount.gate))
