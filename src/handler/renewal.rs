@@ -11,7 +11,7 @@ use super::{
     profile::{Profile, RenewedToken},
 };
 use crate::{
-    auth::{Answers, Credentials, Decision, Identity, Later, ROUNDS_MAX, TopicRight, decide},
+    auth::{Answers, Credentials, Decision, Identity, Later, ROUNDS_MAX, TOKEN_BYTES_MAX, TopicRight, decide},
     hub::TopicName,
     proto::{CloseCode, Refusal, State},
 };
@@ -125,6 +125,11 @@ impl<S: 'static> Connection<'_, S> {
         let for_reason = |error| Err(NotRenewed::For(error));
         if self.websocket_state() != State::Open {
             return for_reason(RenewError::NotOpen);
+        }
+        // The connection keeps the token, so its size is checked even where no authenticator looks at it.
+        if token.len() > TOKEN_BYTES_MAX {
+            let refusal = Refusal::new(401, format!("the token has more than {TOKEN_BYTES_MAX} bytes"));
+            return for_reason(RenewError::Refused(refusal));
         }
         let Some(authenticator) = self.shard.authenticator(self.id) else {
             return for_reason(RenewError::NoAuthenticator);

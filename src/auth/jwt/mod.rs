@@ -26,3 +26,4 @@ pub use authenticator::Jwt;
 pub use claims::BareTokens;
 pub(crate) use issuer::Issuer;
 pub use issuer::JwtIssuer;
+pub(crate) use token::TOKEN_BYTES_MAX;
