@@ -8,9 +8,9 @@ use std::sync::{
 /// The memory budget of a server (`max_memory`).
 ///
 /// Each thread notes what it holds once in a tick; the control thread also notes the resident memory of the process.
-/// Both signs are upper bounds of what the server needs: backlogs are charged memory that they share, and the allocator
-/// keeps memory that was freed. So the smaller sign counts. Above the limit the server is short of memory, until the
-/// smaller sign is a tenth below the limit.
+/// Two numbers bound from above what the server needs: the sum of what its threads hold, since backlogs are charged
+/// memory that they share; and the resident memory, since the allocator keeps memory that was freed. So the smaller
+/// number counts. Above the limit the server is short of memory, until the smaller number is a tenth below the limit.
 ///
 /// All loads and stores are relaxed: a number that is a tick old is as good.
 #[derive(Debug)]
@@ -63,14 +63,14 @@ impl Budget {
         self.resident.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Returns the smaller of both signs.
+    /// Returns the bytes that count: the sum of what the threads hold, or the resident memory if that is smaller.
     pub(crate) fn used(&self) -> u64 {
         let held = self.threads.iter().map(|held| held.bytes.load(Ordering::Relaxed));
         held.fold(self.idle_bytes, u64::saturating_add).min(self.resident.load(Ordering::Relaxed))
     }
 
-    /// Decides whether the server is short of memory, and returns how many bytes are above the mark at which it no
-    /// longer is; 0 if it is not short.
+    /// Decides whether the server is short of memory. Returns by how many bytes the use exceeds nine tenths of the
+    /// limit; 0 if the server is not short.
     pub(crate) fn judge(&self) -> u64 {
         let (used, mark) = (self.used(), self.bytes_max / 10 * 9);
         let is_short = used > if self.is_short() { mark } else { self.bytes_max };
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_smaller_sign_counts() {
+    fn the_smaller_number_counts() {
         let budget = Budget::new(1_000, 100, 2);
         budget.note(0, 500, 0);
         budget.note(2, 300, 0);

@@ -11,7 +11,7 @@ use std::sync::{
 #[derive(Debug)]
 pub(crate) struct Current<T>(Arc<Cell<T>>);
 
-/// A handle that does not keep the value, for values that are reached from the value itself.
+/// A handle that does not keep the value, for code that the value itself holds: another handle would keep it for ever.
 #[derive(Debug)]
 pub(crate) struct WeakCurrent<T>(Weak<Cell<T>>);
 

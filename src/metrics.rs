@@ -120,8 +120,8 @@ counters! {
     Opened "opened_total" "connections" Counter Shard;
     /// Established connections that have ended, for whatever reason.
     Ended "ended_total" "connections" Counter Shard;
-    /// Requests refused because a limit of the server was reached: connections, bodies in memory, or files being sent
-    /// (503).
+    /// Requests refused because a limit of the server was reached (503), such as that of connections, of bodies in
+    /// memory, of files being sent, or of requests that wait for one shard.
     RefusedLimit "refused_total{cause=\"limit\"}" "requests" Counter ShardAndControl;
     /// Sockets refused because the server was short of memory (503).
     RefusedMemory "refused_total{cause=\"memory\"}" "requests" Counter Shard;
@@ -145,10 +145,11 @@ counters! {
     RefusedTooLarge "refused_total{cause=\"too_large\"}" "requests" Counter ShardAndControl;
     /// Requests refused because their path needs an upgrade to a WebSocket, and they have none or another (426).
     RefusedUpgrade "refused_total{cause=\"upgrade\"}" "requests" Counter ShardAndControl;
-    /// Requests refused because their sender came too often (429): opening requests on shards, messages to publish on
-    /// the control thread.
+    /// Requests refused because their sender came too often (429): opening requests, messages to publish, requests with
+    /// credentials.
     RefusedRate "refused_total{cause=\"rate\"}" "requests" Counter ShardAndControl;
-    /// Requests refused because their handler took too long to decide about them (503).
+    /// Requests refused because nobody decided about them (503): a decision took too long, the application has not
+    /// answered, or its answer is not understood, or the keys of an issuer cannot be fetched.
     RefusedUndecided "refused_total{cause=\"undecided\"}" "requests" Counter ShardAndControl;
     /// Connections to an address of proxy_protocol that were closed: they do not begin with a header of the PROXY
     /// protocol, or come from none of trusted_proxies.

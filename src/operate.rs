@@ -23,7 +23,7 @@ use rustix::{
 
 use crate::health::reachable;
 
-/// The command line of the program, as its definition knows it.
+/// What the definition of the program's command line tells about the arguments of a process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CommandLine {
     /// Returns the flags of a server with these arguments; `None` if no server has them.
@@ -79,8 +79,8 @@ fn fail<T>(what: String) -> Result<T, Box<dyn std::error::Error>> {
     Err(Failed(what).into())
 }
 
-/// Lets a server read its settings again, and waits for the outcome. The settings are checked first, as the server's
-/// own command line, variables and file have them; if they are wrong, the server is not told.
+/// Tells a server to read its settings again, and waits for the outcome. The settings are checked first, as the
+/// server's own command line, variables and file have them; if they are wrong, the server is not told.
 ///
 /// # Errors
 ///
@@ -111,7 +111,7 @@ pub(crate) fn reload(arguments: Reload, line: CommandLine) -> Result<String, Box
     }
 }
 
-/// Lets a server leave, and waits until its process has ended.
+/// Tells a server to leave, and waits until its process has ended.
 ///
 /// # Errors
 ///
@@ -127,7 +127,7 @@ pub(crate) fn drain(arguments: Drain, line: CommandLine) -> Result<String, Box<d
     fail(format!("the server {process} has not ended within {timeout}"))
 }
 
-/// The process of a server. Its descriptor keeps the number from meaning another process later.
+/// The process of a server. The descriptor still names this process when its number is used again.
 struct Process {
     pid: i32,
     descriptor: OwnedFd,
@@ -179,7 +179,7 @@ impl Process {
         sent.or_else(|error| fail(format!("the server {self} cannot be told: {error}")))
     }
 
-    /// Waits until the process has ended. Without a limit this is a wait for ever. Returns whether it has ended.
+    /// Waits until the process has ended, or the limit is over. Returns whether the process has ended.
     fn has_ended_within(&self, limit: Option<Duration>) -> io::Result<bool> {
         let until = limit.map(|limit| Instant::now() + limit);
         loop {
@@ -194,7 +194,8 @@ impl Process {
         }
     }
 
-    /// Reads the settings from the sources that the server has: its command line, its variables, and its file.
+    /// Reads the settings from the sources that the server has: its command line, its variables, and its file. The
+    /// working folder of this process is that of the server from then on.
     fn read_settings(&self, line: CommandLine) -> Result<Given, Box<dyn std::error::Error>> {
         let of = |what: &str| Path::new("/proc").join(self.to_string()).join(what);
         let cannot = |what: &str, error: io::Error| {
@@ -266,7 +267,7 @@ fn arguments_of(pid: i32) -> io::Result<Vec<OsString>> {
     Ok(words_of(&fs::read(format!("/proc/{pid}/cmdline"))?).map(|word| OsString::from_vec(word.to_vec())).collect())
 }
 
-/// Returns the variables in a list of pairs, each with a NUL behind it.
+/// Returns the variables in a list of pairs, each with a NUL after it.
 fn variables_in(list: &[u8]) -> HashMap<OsString, OsString> {
     let pairs = words_of(list).filter_map(|pair| {
         let at = pair.iter().position(|&byte| byte == b'=')?;
@@ -275,7 +276,7 @@ fn variables_in(list: &[u8]) -> HashMap<OsString, OsString> {
     pairs.collect()
 }
 
-/// Returns the words of a list, each with a NUL behind it.
+/// Returns the words of a list, each with a NUL after it.
 fn words_of(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.strip_suffix(b"\0")
         .filter(|words| !words.is_empty())

@@ -36,7 +36,7 @@ impl Rate {
         Rate::new(count, Duration::from_secs(1), count)
     }
 
-    /// Returns a rate of `count` in each period, of which `burst` may come at once. A period of zero counts as a
+    /// Returns a rate of `count` in each period; up to `burst` may come at once. A period of zero counts as a
     /// nanosecond.
     #[must_use]
     pub fn new(count: NonZeroU64, period: Duration, burst: NonZeroU64) -> Rate {
@@ -45,7 +45,7 @@ impl Rate {
         Rate { count, period, burst, one_ns: time(1), refill_ns: time(burst.get()) }
     }
 
-    /// Returns the same rate, of which `burst` may come at once.
+    /// Returns the same rate with another burst: up to `burst` may come at once.
     #[must_use]
     pub fn with_burst(self, burst: NonZeroU64) -> Rate {
         Rate::new(self.count, self.period, burst)
@@ -130,8 +130,8 @@ pub(crate) struct ArrivalRates {
 
 /// A bucket of one rate: GCRA, the generic cell rate algorithm, whose whole state is one time. A new bucket is full.
 ///
-/// The time is that at which the bucket will be full again. A bucket lacks one more for each [`Rate::cost`] of one
-/// between now and that time. A bucket whose time is over is as good as a new one, so a table of buckets may forget it.
+/// The time is that at which the bucket will be full again. The bucket lacks as many as come at its rate between now
+/// and that time. A bucket whose time is over is as good as a new one, so a table of buckets may forget it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Bucket {
     /// In nanoseconds since the clock's start.
@@ -143,7 +143,7 @@ impl Bucket {
     ///
     /// # Errors
     ///
-    /// When so many will be in the bucket. If the bucket never holds so many, the time at which it is full.
+    /// The time at which so many are in the bucket. If the bucket never holds so many, the time at which it is full.
     pub(crate) fn take(&mut self, rate: &Rate, now: Millis, count: u64) -> Result<(), Millis> {
         let due = self.due(rate, count);
         if due > now {
@@ -162,7 +162,7 @@ impl Bucket {
     /// Returns when so many are in the bucket, or when the bucket is full if it never holds so many.
     pub(crate) fn due(&self, rate: &Rate, count: u64) -> Millis {
         let spare = rate.refill_ns - rate.cost(count).min(rate.refill_ns);
-        Millis(self.full_at.saturating_sub(spare).div_ceil(NANOSECONDS))
+        Millis(self.full_at.saturating_sub(spare).div_ceil(NANOSECONDS_PER_MILLI))
     }
 
     /// Returns whether the bucket is empty: not even one more is in it.
@@ -180,7 +180,7 @@ impl Bucket {
 
     /// Returns when the bucket is full.
     fn full_at(&self) -> Millis {
-        Millis(self.full_at.div_ceil(NANOSECONDS))
+        Millis(self.full_at.div_ceil(NANOSECONDS_PER_MILLI))
     }
 
     /// Returns whether the bucket is full.
@@ -189,10 +189,10 @@ impl Bucket {
     }
 }
 
-const NANOSECONDS: u64 = 1_000_000;
+const NANOSECONDS_PER_MILLI: u64 = 1_000_000;
 
 fn nanoseconds(time: Millis) -> u64 {
-    time.0.saturating_mul(NANOSECONDS)
+    time.0.saturating_mul(NANOSECONDS_PER_MILLI)
 }
 
 /// The error of an opening request beyond [`ArrivalRates::handshakes`].
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_rate_make_the_whole() {
+    fn each_part_has_the_rate_and_the_burst_divided() {
         let three = NonZeroU64::new(3).expect("not zero");
         assert_eq!(rate(100, 1, 50).part(three), rate(100, 3, 16));
         assert_eq!(rate(100, 1, 2).part(three), rate(100, 3, 1));

@@ -79,6 +79,8 @@ mod tests {
         check(Refusal::not_now("full"), true, Counter::RefusedLeaving);
         check(Refusal::leaving(), true, Counter::RefusedLeaving);
         check(Refusal::undecided(), false, Counter::RefusedUndecided);
+        check(Refusal::no_decision("no answer"), false, Counter::RefusedUndecided);
+        check(Refusal::no_decision("no answer"), true, Counter::RefusedLeaving);
         // As of an authenticator.
         check(Refusal::new(503, "later"), false, Counter::RefusedOther);
         check(Refusal::new(503, "later"), true, Counter::RefusedLeaving);

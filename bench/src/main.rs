@@ -2,8 +2,8 @@
 //!
 //! `compare` runs every scenario against every server in interleaved rounds, and compares the ratios of the medians
 //! with the project's bars. With `--baseline` the hub of another commit takes part. `idle` measures the memory of idle
-//! connections, `post` publishing by HTTP, and `instructions` the instructions of a delivery and a publish. `hostile`
-//! measures how a crowd affects other clients, and `empty` how it affects the server's memory. `k2` is a peer that
+//! connections, `post` publishing by HTTP, `handshakes` opening handshakes with tokens, and `instructions` the
+//! instructions of a delivery and a publish. `hostile` measures how a crowd affects other clients, and `empty` how it affects the server's memory. `k2` is a peer that
 //! shows the cost of the hub's system calls alone. Run it from the repository root; `bench/run` builds the programs.
 
 mod baseline;
@@ -14,6 +14,7 @@ mod drawn;
 mod empty;
 mod flood;
 mod handler;
+mod handshakes;
 mod honest;
 mod hostile;
 mod idle;
@@ -49,6 +50,8 @@ enum Command {
     Instructions(instructions::Options),
     /// Publishing by HTTP: requests per second, cost and time of a request.
     Post(post::Options),
+    /// The server's CPU time for an opening handshake, with and without tokens; exit status 1 when a bar is missed.
+    Handshakes(handshakes::Options),
     /// Honest clients beside a crowd of flooders; exit status 1 when their messages are late or missing.
     Hostile(hostile::Options),
     /// The server's memory in a flood of empty frames; exit status 1 when it grows too much.
@@ -112,6 +115,7 @@ fn main() -> ExitCode {
         Command::Idle(options) => idle::idle(&options),
         Command::Instructions(options) => instructions::instructions(&options),
         Command::Post(options) => post::post(&options),
+        Command::Handshakes(options) => handshakes::handshakes(&options),
         Command::Hostile(options) => hostile::hostile(&options),
         Command::Empty(options) => empty::empty(&options),
         Command::Flood { address, kind, connections } => flood::flood(address, kind, connections),

@@ -29,6 +29,8 @@ pub(crate) enum Peer {
     Shards2,
     /// This project with a handler that publishes each message. It shows the cost of the handler's calls.
     Handler,
+    /// This project with all limits and a rule for its topics. It shows the cost of their checks.
+    Limited,
 }
 
 impl Peer {
@@ -40,12 +42,13 @@ impl Peer {
             Peer::K2 => "k2",
             Peer::Shards2 => "shards2",
             Peer::Handler => "handler",
+            Peer::Limited => "limited",
         }
     }
 
     /// Returns whether this server publishes messages that are sent by POST.
     pub(crate) fn takes_posts(self) -> bool {
-        matches!(self, Peer::Hub | Peer::Baseline | Peer::Shards2)
+        matches!(self, Peer::Hub | Peer::Baseline | Peer::Shards2 | Peer::Limited)
     }
 
     /// Returns whether this kind of server can run with subscribers that have two topics each.
@@ -79,6 +82,13 @@ impl Peer {
                 };
                 hub(program, address, shards)
             }
+            Peer::Limited => {
+                let settings = Path::new(OUTPUT).join("limited.toml");
+                fs::write(&settings, LIMITS)?;
+                let mut command = hub(&tools.hub, address, 1);
+                command.arg("--config").arg(settings);
+                command
+            }
             Peer::Bun => {
                 let mut command = pinned(SERVER_CPU, tools.bun.as_deref().ok_or("Bun was not installed")?);
                 command.args([BUN_SERVER, &listen]);
@@ -106,6 +116,25 @@ fn hub(program: &Path, address: SocketAddr, shards: usize) -> Command {
     command
 }
 
+/// Settings with every limit that is off by default, each far above what the loads need.
+const LIMITS: &str = r#"
+max_message_rate = "100000000/s"
+max_byte_rate = "100GiB/s"
+max_publish_rate_per_address = "100000000/s"
+max_publish_rate_per_identity = "100000000/s"
+max_publish_rate_per_token = "100000000/s"
+max_handshake_rate = "100000000/s"
+max_accept_rate = "100000000/s"
+max_connections_per_address = 1000000
+max_memory = "64GiB"
+trusted_proxies = ["192.0.2.1"]
+
+[[topics]]
+match = ["bench", "b*/**"]
+subscribe = "anyone"
+publish = "anyone"
+"#;
+
 /// A running server. A drop ends the server. If this process is killed, the kernel kills the server too.
 pub(crate) struct Running {
     child: Child,
@@ -130,6 +159,15 @@ impl Running {
     pub(crate) fn start_hub(tools: &Tools, shards: usize) -> Result<Running, Box<dyn Error>> {
         let address = free_address()?;
         Running::spawn(Peer::Hub.name(), hub(&tools.hub, address, shards), address)
+    }
+
+    /// Starts the hub of this tree with one shard and these settings, which are written to a file.
+    pub(crate) fn start_hub_with(tools: &Tools, name: &str, settings: &str) -> Result<Running, Box<dyn Error>> {
+        let (address, file) = (free_address()?, Path::new(OUTPUT).join(format!("{name}.toml")));
+        fs::write(&file, settings)?;
+        let mut command = hub(&tools.hub, address, 1);
+        command.arg("--config").arg(file);
+        Running::spawn(name, command, address)
     }
 
     /// Adds `--listen` and an address to the command, and starts it as a server.

@@ -180,13 +180,19 @@ fn publish(server: &Running, plan: Plan) -> Result<Figures, Box<dyn Error>> {
 
 /// The CPU time of a server's threads until now, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default)]
-struct Threads {
+pub(crate) struct Threads {
     control: u64,
     others: u64,
 }
 
 impl Threads {
-    fn of(pid: u32) -> io::Result<Threads> {
+    /// Returns the CPU time of all threads together.
+    pub(crate) fn sum(self) -> u64 {
+        self.control + self.others
+    }
+
+    /// Reads the CPU times of a server's threads.
+    pub(crate) fn of(pid: u32) -> io::Result<Threads> {
         let mut threads = Threads::default();
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             let task = task?.path();

@@ -86,6 +86,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             // topic.
             Bar { metric: Metric::CpuPerDelivery, against: Peer::Shards2, limit: Limit::AtLeast(1.0 / 1.15) },
             Bar { metric: Metric::CpuPerDelivery, against: Peer::Handler, limit: Limit::AtLeast(1.0 / 1.05) },
+            Bar { metric: Metric::CpuPerDelivery, against: Peer::Limited, limit: Limit::AtLeast(1.0 / 1.02) },
             Bar { metric: Metric::P99, against: Peer::Bun, limit: Limit::AtMost(1.05) },
         ],
     },
@@ -97,6 +98,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         load: Load::InFlight(16),
         bars: &[
             Bar { metric: Metric::DeliveriesPerSecond, against: Peer::Bun, limit: Limit::AtLeast(1.2) },
+            Bar { metric: Metric::CpuPerDelivery, against: Peer::Limited, limit: Limit::AtLeast(1.0 / 1.02) },
             Bar { metric: Metric::P99, against: Peer::Bun, limit: Limit::AtMost(1.05) },
         ],
     },
@@ -110,6 +112,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             Bar { metric: Metric::DeliveriesPerSecond, against: Peer::Bun, limit: Limit::AtLeast(3.5) },
             Bar { metric: Metric::CpuPerDelivery, against: Peer::Shards2, limit: Limit::AtLeast(1.0 / 1.15) },
             Bar { metric: Metric::CpuPerDelivery, against: Peer::Handler, limit: Limit::AtLeast(1.0 / 1.05) },
+            Bar { metric: Metric::CpuPerDelivery, against: Peer::Limited, limit: Limit::AtLeast(1.0 / 1.02) },
             Bar { metric: Metric::P99, against: Peer::Bun, limit: Limit::AtMost(1.05) },
         ],
     },

@@ -3,7 +3,8 @@
 use super::{credentials::Credentials, origins::Origins, tokens::Tokens};
 use crate::proto::Refusal;
 
-/// The origins and tokens that requests need. Without any, every request is admitted.
+/// The origins and tokens that requests need. Without any, every request is admitted, except those to the
+/// administration, which are all refused.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
     /// Origins whose pages may use the hub. A request of a page of another origin is answered 403.
@@ -19,7 +20,7 @@ pub struct Access {
     pub admin: Tokens,
 }
 
-/// A right that needs a token.
+/// An act for which the settings may require a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Right {
     /// Publish to topics.
@@ -33,7 +34,8 @@ pub(crate) enum Right {
 }
 
 impl Access {
-    /// Returns whether every client that reaches the port may publish and subscribe.
+    /// Returns whether these settings let every client publish and subscribe. The authenticators of routes and the
+    /// rules of topics may still refuse a client.
     #[must_use]
     pub fn is_open(&self) -> bool {
         let tokens = [&self.publish, &self.subscribe];

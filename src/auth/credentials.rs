@@ -97,7 +97,7 @@ impl<'a> Credentials<'a> {
     }
 
     /// Returns the token that has been renewed; else the bearer token in `Authorization`, or else in the query's
-    /// `access_token` (RFC 6750 2.1, 2.3), or else the token behind the name `access_token` in the list of
+    /// `access_token` (RFC 6750 2.1, 2.3), or else the token after the name `access_token` in the list of
     /// subprotocols. The query and the list are for browsers that open a WebSocket, since they cannot set a header. A
     /// list is in fewer logs than a query.
     #[must_use]

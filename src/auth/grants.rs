@@ -2,8 +2,9 @@
 
 use crate::hub::{TopicName, TopicPattern};
 
-/// The topics that an identity may use. An identity without grants may use what its route and the rules of the topic
-/// allow everybody who is admitted; an identity with grants may use these topics alone.
+/// The topics that an identity may use. Where the rule of a topic is `Admitted` or `Granted`, an identity with grants
+/// may use the topic only if its grants have the topic. With `Admitted`, an identity without grants may use the topic
+/// too. The other rules do not look at grants.
 ///
 /// ```
 /// use ringhub::{TopicName, auth::{Grants, TopicRight}};

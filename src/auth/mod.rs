@@ -53,7 +53,7 @@ pub use credentials::{Credentials, TOKEN_KEY};
 pub(crate) use gate::{Gate, Stopped};
 pub use grants::{Grants, TopicRight};
 pub use jwt::{BareTokens, Jwt, JwtIssuer};
-pub(crate) use jwt::{Issuer, TOKEN_BYTES_MAX};
+pub(crate) use jwt::{Issuer, IssuerChange, TOKEN_BYTES_MAX};
 pub use network::{AddressRange, Network};
 pub use origins::Origins;
 pub(crate) use permission::{Decision, decide};
@@ -151,9 +151,10 @@ pub trait Authenticator: Send + Sync + 'static {
     /// Returns the work that a request has to wait for before [`Authenticator::authenticate`] can decide, or `None` if
     /// it can decide at once.
     ///
-    /// The server awaits the work, and asks both functions again. The work runs on the thread that asks, so it must
-    /// only wait for another thread. It must not begin before it is polled: where another authenticator decides, it is
-    /// dropped. It puts its result into a cache of the authenticator, or into the request's own
+    /// The server calls this function only with credentials that have [`Credentials::answers`]: for a request that can
+    /// wait. It awaits the work, and asks both functions again. The work runs on the thread that asks, so it must only
+    /// wait for another thread. It must not begin before it is polled: where another authenticator decides, it is
+    /// dropped without that. It puts its result into a cache of the authenticator, or into the request's own
     /// [`Credentials::answers`]. A request that still has to wait after some rounds, or for too long, is answered 503.
     fn prepare(&self, credentials: &Credentials<'_>) -> Option<Later> {
         _ = credentials;

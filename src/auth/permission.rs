@@ -45,6 +45,9 @@ pub trait PermissionSource: Send + Sync + 'static {
 
     /// Returns the work that a request has to wait for before [`PermissionSource::decide`] can decide, or `None` if it
     /// can decide at once.
+    ///
+    /// The server calls this function only for a request that can wait. The work must not begin before it is polled,
+    /// like that of [`Authenticator::prepare`](super::Authenticator::prepare).
     fn prepare(&self, question: &TopicQuestion<'_>) -> Option<Later> {
         _ = question;
         None

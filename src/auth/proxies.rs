@@ -23,15 +23,15 @@ pub enum ClientAddress {
     XForwardedFor,
     /// `Forwarded` (RFC 7239).
     Forwarded,
-    /// None.
+    /// No header line. A proxy can name its client by the PROXY protocol alone.
     None,
 }
 
 /// The addresses of the other side of a request: the client's, and that of the proxy through which the client came.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Remote {
-    /// The client's address, or the address of the last proxy that has named nobody. `None` if the socket has no peer
-    /// any more.
+    /// The client's address, as far as proxies have named it: the address of a trusted proxy if that proxy has named
+    /// nobody. `None` if the socket has no peer any more.
     pub(crate) client: Option<SocketAddr>,
     /// The address of the socket's peer, if it is not the client.
     pub(crate) proxy: Option<SocketAddr>,
@@ -86,9 +86,10 @@ impl TrustedProxies {
 
     /// Returns the other side of a request, where the proxies on its way may name it.
     ///
-    /// A list of nodes is read from its end, since each proxy appends its own client. Every trusted proxy vouches for
-    /// the node before its own. So the first node that is no trusted proxy is the client. The list ends early at a node
-    /// that is no address, and the last node before it is the client.
+    /// A list of nodes is read from its end, since each proxy appends the node that it got the request from. What a
+    /// trusted proxy has appended is true. So the reading ends at the first node that is no trusted proxy, and this
+    /// node is the client. A node that is no address ends the reading too, and so does the beginning of the list: then
+    /// the client is the node that was read last, or the peer if no node was read.
     pub(crate) fn remote(&self, of_connection: Remote, head: &RequestHead) -> Remote {
         let Some(peer) = of_connection.client else { return of_connection };
         if self.named_by == ClientAddress::None || of_connection.are_lines_of_client || !self.include(peer.ip()) {
@@ -103,7 +104,8 @@ impl TrustedProxies {
         Remote { client: Some(client), proxy: of_connection.proxy.or(Some(peer)), ..of_connection }
     }
 
-    /// Returns the first node that is no trusted proxy, or else the last node that is an address.
+    /// Returns the first of these nodes that is no trusted proxy, or else the last one that was read. A node that is no
+    /// address ends the reading.
     fn first_client(&self, nodes: impl Iterator<Item = Option<SocketAddr>>) -> Option<SocketAddr> {
         let mut last = None;
         for node in nodes {

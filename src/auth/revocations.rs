@@ -21,7 +21,7 @@ use crate::{hub::Who, proto::Refusal};
 pub(crate) struct Revocations(Arc<Inner>);
 
 struct Inner {
-    /// The number of revocations, so that a server without any locks nothing.
+    /// The number of entries in the table. While it is 0, [`Revocations::check`] takes no lock.
     count: AtomicUsize,
     table: Mutex<Table>,
 }

@@ -8,12 +8,18 @@ use super::{
     settings::{Reloads, SETTINGS, Setting, Settings},
     topics::config::TopicRuleConfig,
 };
-use crate::{error::ConfigErrors, hub::TopicRules};
+use crate::{
+    auth::{IssuerChange, Jwt},
+    error::ConfigErrors,
+    hub::TopicRules,
+};
 
-/// A setting, or a route, whose new value differs from the value in force.
+/// A setting, a route, an issuer of tokens, or the rules of topics, where the new value differs from the value in
+/// force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingChange {
-    /// The key of a setting, such as `max_message`, or `route` with the pattern of a route.
+    /// The key of a setting, such as `max_message`; `route` with the pattern of a route; `issuer` with the name of an
+    /// issuer; or `topics` for the rules of topics.
     pub key: String,
     /// The value in force. Secrets are masked.
     pub from: String,
@@ -48,10 +54,29 @@ impl Config {
         let (settings, mut report) = merge(&self.settings.0, &new.settings.0);
         let mut config = Config::again(&settings, self)?;
         config.routes = self.reload_routes(new, &config, &mut report)?;
-        // Its issuers' keys are fetched by the service that serves: `Given::config_for` has joined their ways.
-        config.jwt.clone_from(&new.jwt);
+        self.reload_issuers(new, &mut config, &mut report);
         self.reload_topics(new, &mut config, &mut report);
         Ok((config, report))
+    }
+
+    /// Takes the new issuers of tokens, and notes which of them differ. Their keys are secrets, and are not shown.
+    fn reload_issuers(&self, new: &Config, config: &mut Config, report: &mut ReloadReport) {
+        // The running outbound service fetches the keys of the new issuers: `Given::config_for` has called
+        // `Outbound::join`.
+        config.jwt.clone_from(&new.jwt);
+        if let (Some(new), Some(running)) = (&new.jwt, &self.jwt) {
+            new.take_over_keys(running);
+        }
+        report.applied.extend(Jwt::changes(self.jwt.as_ref(), new.jwt.as_ref()).into_iter().map(|(name, change)| {
+            let (from, to) = match change {
+                IssuerChange::Added => (NO_ISSUER, "new keys and settings"),
+                IssuerChange::Removed => ("earlier keys and settings", NO_ISSUER),
+                IssuerChange::Keys => ("earlier keys", "new keys"),
+                IssuerChange::Settings => ("earlier settings", "new settings"),
+                IssuerChange::KeysAndSettings => ("earlier keys and settings", "new keys and settings"),
+            };
+            SettingChange { key: format!("issuer {name}"), from: from.into(), to: to.into() }
+        }));
     }
 
     /// Takes the new rules of topics, and notes whether they differ.
@@ -134,7 +159,7 @@ fn shown(setting: &Setting, settings: &Settings) -> String {
     if items.is_empty() { format!("unset ({})", setting.preset.words()) } else { setting.toml(&items) }
 }
 
-/// Returns a change from this route to nothing yet.
+/// Returns a change of this route whose `to` is still empty.
 fn of_route(route: &RouteConfig) -> SettingChange {
     let key = format!("route {}", route.pattern);
     SettingChange { key, from: format!("handler {}", route.handler), to: String::new() }
@@ -167,6 +192,7 @@ fn between_routes(old: &RouteConfig, new: &RouteConfig) -> SettingChange {
 }
 
 const NO_ROUTE: &str = "no route";
+const NO_ISSUER: &str = "no issuer";
 
 #[cfg(test)]
 mod tests {
@@ -293,6 +319,33 @@ mod tests {
         let new = config("max_message = \"1KiB\"\nmax_backlog = \"1MiB\"\n");
         let error = running.reload(&new).unwrap_err().to_string();
         assert!(error.contains("routes.max_message: 2MiB needs a max_backlog of 4MiB, which is 1MiB"), "{error}");
+    }
+
+    #[test]
+    fn issuers_that_change_are_named_without_their_secrets() {
+        let secret = |text: &str| format!("secrets = \"{text}0123456789abcdef0123456789abcdef\"\n");
+        let issuer = |name: &str, keys: &str| format!("[[issuers]]\nname = \"{name}\"\niss = \"{name}\"\n{keys}");
+        let url = |path: &str| format!("jwks_url = \"https://login.example/{path}\"\n");
+        let before = issuer("app", &secret("hush"))
+            + &issuer("login", &url("hush"))
+            + &issuer("gone", &secret("hush"))
+            + &issuer("same", &secret("hush"));
+        let after = issuer("same", &secret("hush"))
+            + &issuer("app", &(secret("hush2") + "leeway = \"1s\"\n"))
+            + &issuer("login", &url("hush2"))
+            + &issuer("new", &(secret("hush") + "cookie = \"c\"\n"));
+        let (merged, report) = config(&before).reload(&config(&after)).unwrap();
+        let changes = [
+            "issuer app: earlier keys and settings -> new keys and settings",
+            "issuer gone: earlier keys and settings -> no issuer",
+            "issuer login: earlier keys -> new keys",
+            "issuer new: no issuer -> new keys and settings",
+        ];
+        assert_eq!(texts(&report.applied), changes);
+        assert!(report.pending.is_empty());
+        assert_eq!(format!("{:?}", merged.jwt.unwrap()), r#"["same", "app", "login", "new"]"#);
+        let (_, report) = config(&after).reload(&config(&after)).unwrap();
+        assert_eq!(report, ReloadReport::default());
     }
 
     #[test]

@@ -42,15 +42,14 @@ impl FileValues {
         FileValues { folder: folder.into(), read: RefCell::default() }
     }
 
-    /// Returns the items of a value, with the contents of a file in the place of each item `file:PATH`. The contents
-    /// end before the newlines at their end. Where the value is a list, each line of a file that is not empty is an
-    /// item.
+    /// Returns the items of a value, with the contents of a file in the place of each item `file:PATH`. Newlines at the
+    /// end of a file are dropped. Where the value is a list, each line that is not empty is an item.
     ///
     /// # Errors
     ///
     /// If a file cannot be read, is no regular file, is too large, is not UTF-8, or has no value in it.
     pub(super) fn resolve(&self, shape: Shape, items: Vec<Item>) -> Result<Vec<Item>, ConfigError> {
-        // `file://` is an origin.
+        // An item of `allowed_origins` that begins with `file://` is an origin, not a file to read.
         if shape.key.ends_with("allowed_origins") || !items.iter().any(|(text, _)| text.starts_with(PREFIX)) {
             return Ok(items);
         }
@@ -125,7 +124,7 @@ impl FileValues {
 
 /// Returns the contents of a regular file, and its mode.
 fn read_bounded(path: &Path) -> io::Result<(Vec<u8>, u32)> {
-    // Otherwise the open of a pipe without a writer would never return.
+    // Without `NONBLOCK` the open of a pipe that has no writer would never return.
     let flags = OFlags::NONBLOCK.bits() as i32;
     let file = File::options().read(true).custom_flags(flags).open(path)?;
     let metadata = file.metadata()?;
@@ -143,7 +142,7 @@ fn read_bounded(path: &Path) -> io::Result<(Vec<u8>, u32)> {
 /// The beginning of a value that stands in a file.
 const PREFIX: &str = "file:";
 
-/// The most bytes of a value's file: a set of public keys has fewer.
+/// The most bytes of a value's file: a set of public keys without certificates has fewer.
 const VALUE_BYTES_MAX: u64 = 64 << 10;
 
 #[cfg(test)]

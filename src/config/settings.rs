@@ -248,7 +248,8 @@ settings! {
         /// Connections that a listener on the address :: takes: only (those of IPv6) or dual (those of IPv4 too).
         listen_ipv6: ListenIpv6, WHICH, Is("only");
 
-        /// Another address and port for /metrics, which is then not served on the addresses of listen.
+        /// Another address and port for /metrics and /debug/top, which are then not served on the addresses of listen.
+        /// Health, readiness and administration are served on both.
         metrics_listen: Option<SocketAddr>, ADDRESS,
         Otherwise { words: "the addresses of listen", example: "127.0.0.1:9464", effective: UNSET };
     }
@@ -272,8 +273,8 @@ settings! {
         metrics_tokens: Option<Secrets>, TOKEN,
         Otherwise { words: "none needed", example: "choose-a-third", effective: UNSET }, Yes;
 
-        /// Bearer tokens of which one is needed at /connections and /revocations, in the header Authorization. Without
-        /// any, these paths do not exist.
+        /// Bearer tokens of which one is needed at /connections, /revocations and /debug/top, in the header
+        /// Authorization. Without any, the first two paths do not exist, and nobody may read the third.
         admin_tokens: Option<Secrets>, TOKEN,
         Otherwise { words: "no administration", example: "choose-a-fourth", effective: UNSET }, Yes;
     }
@@ -506,7 +507,8 @@ settings! {
         /// with callback = true.
         callback_connect: CallbackConnect, WHEN, Is("on");
 
-        /// Header lines of a request that are sent to the application. The query is sent too, with its access_token.
+        /// Header lines of a request that are sent to the application. The query and the list of subprotocols are sent
+        /// too, with the token that a client shows there.
         callback_headers: Vec<HeaderName>, NAME, Is("authorization,cookie,origin");
 
         /// Longest time for an answer of the application, waits included.
@@ -517,7 +519,8 @@ settings! {
         /// slow.
         callback_on_error: OnError, WHAT, Is("deny");
 
-        /// Longest time for which an answer is kept, whatever its cache_for says; 0 keeps none.
+        /// Longest time for which an answer holds for the same question, whatever its cache_for says; with 0 each
+        /// question is asked. Answers for callback_on_error = "last" are kept all the same.
         callback_cache_time: Time, TIME ["0 to 8784h"], Is("5m");
 
         /// Memory of the answers that are kept. Beyond it, the answer goes that was not used for the longest time.

@@ -171,7 +171,7 @@ impl Queue {
         is_open
     }
 
-    /// Ends the queue behind its messages, since the server has ended.
+    /// Ends the queue after its messages, since the server has ended.
     pub(super) fn end(&self) {
         let mut state = self.lock();
         state.end.get_or_insert(End::Over);
@@ -217,7 +217,7 @@ impl Queue {
     }
 }
 
-/// Returns the memory of a message in a queue, to within some bytes.
+/// Returns the memory of a message in a queue, without its names and its prepared parts.
 fn weight(publication: &Publication) -> usize {
     size_of::<TopicMessage>() + publication.frame().len()
 }

@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Publisher {
-    /// Returns a page of open connections: those behind `after`, at most `most`. The page may have fewer although more
+    /// Returns a page of open connections: those after `after`, at most `most`. The page may have fewer although more
     /// follow, so that neither the work nor the page grows without end. Returns `None` if the server has ended.
     pub(crate) async fn connection_page(
         &self,
@@ -83,8 +83,8 @@ impl Publisher {
         Ok(closed)
     }
 
-    /// Returns a page of the topics that connections use: those behind `after`, at most `most`, or some more. Returns
-    /// `None` if the server has ended.
+    /// Returns a page of the topics that connections use: those after `after`. The page ends with the step that reaches
+    /// `most`, so it may have up to 255 more. Returns `None` if the server has ended.
     pub(crate) async fn topic_page(&self, shards: u16, after: Option<TopicCursor>, most: usize) -> Option<TopicPage> {
         let TopicCursor { mut shard, index: mut from } = after.unwrap_or(TopicCursor { shard: 0, index: 0 });
         let mut page = TopicPage::default();
@@ -117,7 +117,7 @@ impl Publisher {
     }
 }
 
-/// The most steps of a page. A page that finds nothing has looked at 65 536 connections or topics then.
+/// The most steps of a page. A page that finds nothing has looked at no more than 65 536 slots, or topics.
 const STEPS_MAX: usize = 64;
 
 /// A page of connections ends with the step by which its connections take so many bytes.

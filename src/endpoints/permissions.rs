@@ -35,7 +35,8 @@ impl Permissions {
     ///
     /// # Errors
     ///
-    /// 403, the refusal of the source, and [`Denied::Later`] if the source has to wait and the request can wait.
+    /// 403 by the rule of the topic; the refusal of the source, or 500 if there is no source; [`Denied::Later`] if the
+    /// source has to wait and the request can wait; [`Denied::Panicked`] if the source has panicked.
     pub(super) fn judge<'a>(
         &self,
         credentials: &Credentials<'_>,
@@ -74,7 +75,7 @@ impl Permissions {
             return Err(Denied::Refused(Refusal::new(500, what)));
         };
         let can_wait = question.credentials.answers().is_some();
-        let answer = Panicked::catch(|| match source.prepare(question).filter(|_| can_wait) {
+        let answer = Panicked::catch(|| match can_wait.then(|| source.prepare(question)).flatten() {
             Some(later) => Err(Denied::Later(later)),
             None => source.decide(question).map_err(|refusal| Denied::Refused(sendable(refusal))),
         });
@@ -102,8 +103,8 @@ fn refusal(denial: Decision, right: TopicRight, topic: &TopicName, mode: Option<
     let (name, verb) = (topic.as_str(), verb(right));
     let what = match denial {
         Decision::Closed => format!("nobody may {verb} the topic {name:?}"),
-        Decision::NeedsGrant => format!("only a sender whose token names the topic {name:?} may {verb} it"),
-        _ => format!("this sender's grants do not have the topic {name:?} to {verb} it"),
+        Decision::NeedsGrant => format!("only a sender with a grant for the topic {name:?} may {verb} it"),
+        _ => format!("this sender's grants do not let it {verb} the topic {name:?}"),
     };
     let remedy = mode.map(|mode| format!("; {mode} asks for less, which is permitted")).unwrap_or_default();
     Refusal::new(403, what + &remedy)
@@ -130,7 +131,10 @@ fn mode(right: TopicRight) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    };
 
     use super::*;
     use crate::{
@@ -139,11 +143,12 @@ mod tests {
         proto::RequestHead,
     };
 
-    /// A source that admits topics whose names end with the right's first letter, and keeps the questions.
+    /// A source that permits each subscription, refuses every other right, and keeps the questions.
     #[derive(Default)]
     struct Fake {
         asked: Mutex<Vec<String>>,
         waits: bool,
+        prepared: AtomicUsize,
     }
 
     impl PermissionSource for Fake {
@@ -159,6 +164,7 @@ mod tests {
         }
 
         fn prepare(&self, _: &TopicQuestion<'_>) -> Option<Later> {
+            self.prepared.fetch_add(1, Ordering::Relaxed);
             self.waits.then(|| Box::pin(async {}) as Later)
         }
     }
@@ -209,11 +215,11 @@ mod tests {
         let less = "; mode=sub asks for less, which is permitted";
         check(&BOTH, "read/a", None, &format!("403 nobody may publish to the topic \"read/a\"{less}"));
         check(&BOTH[1..], "read/a", None, "403 nobody may publish to the topic \"read/a\"");
-        let only = "403 only a sender whose token names the topic \"own/a\" may subscribe to it";
+        let only = "403 only a sender with a grant for the topic \"own/a\" may subscribe to it";
         check(&BOTH, "own/a", None, only);
-        let grants = "403 this sender's grants do not have the topic \"own/a\" to publish to it";
+        let grants = "403 this sender's grants do not let it publish to the topic \"own/a\"";
         check(&BOTH, "own/a", Some(&ann), &format!("{grants}{less}"));
-        let grants = "403 this sender's grants do not have the topic \"free\" to subscribe to it";
+        let grants = "403 this sender's grants do not let it subscribe to the topic \"free\"";
         check(&BOTH, "free", Some(&ann), grants);
     }
 
@@ -235,11 +241,14 @@ mod tests {
 
     #[test]
     fn a_source_may_have_to_wait() {
-        let permissions = permissions(Some(Arc::new(Fake { waits: true, ..Fake::default() })));
+        let fake = Arc::new(Fake { waits: true, ..Fake::default() });
+        let permissions = permissions(Some(Arc::clone(&fake)));
         let answers = Answers::default();
         assert_eq!(judge(&permissions, &BOTH[..1], "ask/a", None, Some(&answers)), Err("Later".into()));
-        // A request that cannot wait is decided as well as may be.
+        assert_eq!(fake.prepared.load(Ordering::Relaxed), 1);
+        // A request that cannot wait is decided as well as may be, and prepares nothing.
         assert_eq!(judge(&permissions, &BOTH[..1], "ask/a", None, None), Ok(DecidedBy::Source));
+        assert_eq!(fake.prepared.load(Ordering::Relaxed), 1);
     }
 
     #[test]

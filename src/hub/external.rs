@@ -90,7 +90,7 @@ impl ExternalEnd {
         self.mesh.request(shard, Request::Command { command: Box::new(command), ticket });
     }
 
-    /// Sends every shard a barrier, behind all that was submitted. Shards that drain wait for this barrier. The owner
+    /// Sends every shard a barrier, after all that was submitted. Shards that drain wait for this barrier. The owner
     /// calls this once, and submits nothing afterwards.
     pub fn send_barrier(&mut self) {
         for shard in self.mesh.other_shards() {

@@ -100,7 +100,7 @@ impl<T: Attachment> ShardHub<T> {
         self.mesh.deliver(end, Delivery::Reply { ticket, reply });
     }
 
-    /// Begins to drain: sends the other shards a barrier behind every earlier request.
+    /// Begins to drain: sends the other shards a barrier after every earlier request.
     ///
     /// # Panics
     ///
@@ -133,7 +133,7 @@ impl<T: Attachment> ShardHub<T> {
     }
 
     /// Sends each engine a barrier once the barriers of all other shards and of the control thread have come. This
-    /// barrier stands behind the messages that the engine is to order. Sends the other shards a barrier, behind every
+    /// barrier stands after the messages that the engine is to order. Sends the other shards a barrier, after every
     /// earlier delivery, once the engines have answered too.
     fn pass_barrier_on(&mut self) {
         if self.has_all_messages() && !mem::replace(&mut self.barriers.has_told_engines, true) {

@@ -26,7 +26,7 @@ pub struct OutputLimits {
 /// The output that a connection is owed, with all that a policy looks at.
 #[derive(Debug, Clone, Copy)]
 pub struct OwedOutput<'a> {
-    /// The bytes that the socket has not taken, and the shares behind them.
+    /// The bytes that the socket has not taken, and the shares after them.
     pub backlog: &'a Backlog,
     /// Bytes of memory that the frames for this connection alone take outside the backlog.
     pub outbox_bytes: usize,

@@ -60,7 +60,7 @@ impl TopicPattern {
     }
 
     /// Compares how precise two patterns are: a name is more precise than a pattern with an asterisk, a longer text is
-    /// more precise than a shorter one, and `*` is more precise than `**` behind the same text. Of all different
+    /// more precise than a shorter one, and `*` is more precise than `**` after the same text. Of all different
     /// patterns that have one topic in common, no two are equally precise.
     #[must_use]
     pub fn cmp_precision(&self, other: &TopicPattern) -> Ordering {

@@ -91,7 +91,8 @@ impl Connections {
         self.idle().retain(|idle| !idle.connection.sender.is_closed() && is_young(idle));
     }
 
-    /// Opens a connection to the server of a URL, by `deadline`.
+    /// Opens a connection to the server of a URL. `deadline` only divides the time among the addresses of the host; the
+    /// caller ends the call at it.
     ///
     /// # Errors
     ///

@@ -25,7 +25,8 @@ use super::{
 ///
 /// # Errors
 ///
-/// [`OutboundError`], except those of time.
+/// [`OutboundError::Name`], [`OutboundError::Connect`], [`OutboundError::Tls`], [`OutboundError::Exchange`] or
+/// [`OutboundError::TooLarge`]. The caller ends the call at `deadline`.
 pub(super) async fn exchange(
     connections: &Connections,
     url: &Arc<TargetUrl>,
@@ -42,7 +43,7 @@ pub(super) async fn exchange(
     Ok((read(response, request.answer_bytes_max).await?, connection))
 }
 
-/// Keeps a connection for the next request once it is ready for one, unless it ends.
+/// Keeps a connection for the next request if it is ready for one within [`READY_TIME`]; otherwise closes it.
 pub(super) async fn keep(connections: &Connections, mut connection: Connection) {
     if let Ok(Ok(())) = timeout(READY_TIME, connection.sender.ready()).await {
         connections.keep(connection);

@@ -108,6 +108,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// Returns the whole URL, which may have a secret.
+    pub(crate) fn whole_url(&self) -> String {
+        format!("{}{}", self.url, self.url.target())
+    }
+
     /// Sends a request, and returns its answer. The caller may await it on any thread.
     ///
     /// # Errors

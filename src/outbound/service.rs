@@ -59,7 +59,7 @@ impl Service {
                 }
                 Some(ended) = tasks.join_next() => {
                     if let Err(error) = ended {
-                        tracing::error!(%error, "a request of the server has failed");
+                        tracing::error!(%error, "the task of a request has panicked");
                     }
                 }
                 now = rounds.tick() => self.connections.close_idle(now),

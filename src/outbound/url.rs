@@ -61,7 +61,7 @@ impl TargetUrl {
             "" | ":" => own,
             port => match port.trim_start_matches(':').parse() {
                 Ok(port) if port > 0 => port,
-                _ => return wrong("the URL has no port from 1 to 65535 behind its host".into()),
+                _ => return wrong("the URL has no port from 1 to 65535 after its host".into()),
             },
         };
         if host.is_empty() {

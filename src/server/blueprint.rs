@@ -45,8 +45,8 @@ impl fmt::Debug for Blueprint {
 }
 
 impl Blueprint {
-    /// Makes the table of endpoints for these settings, and the table of rules that the caller puts into `rules` with
-    /// it.
+    /// Makes the table of endpoints for these settings, and the table of the rules of topics. The caller puts both in
+    /// force together, the latter into `rules`.
     ///
     /// # Errors
     ///

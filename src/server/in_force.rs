@@ -1,4 +1,4 @@
-//! The parts of a running server that a reload replaces.
+//! The parts of a running server that a reload needs.
 
 use std::sync::{Arc, Mutex, atomic::AtomicU64};
 
@@ -7,7 +7,8 @@ use tokio::sync::watch;
 use super::blueprint::Blueprint;
 use crate::{config::Config, current::Current, endpoints::Endpoints, handover::Sockets};
 
-/// The parts of a server that a reload replaces, and the ways in which its threads learn of a reload.
+/// What a reload needs: the values that it replaces, the parts from which it makes the new ones, and the ways in which
+/// the threads learn of it.
 #[derive(Debug)]
 pub(super) struct InForce {
     pub(super) config: Current<Config>,

@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl Hub {
-    /// Returns a page of open connections: those behind `after`, at most `most` of them. A page may have fewer although
+    /// Returns a page of open connections: those after `after`, at most `most` of them. A page may have fewer although
     /// more follow, as [`ConnectionPage::next`] says. A connection that stays open is in exactly one page, whatever
     /// connections come and go meanwhile.
     ///
@@ -100,13 +100,13 @@ impl Hub {
         self.revocations.lift(who)
     }
 
-    /// Returns revocations that are in force: those behind `after`, at most `most` of them, in the order of [`Who`].
+    /// Returns revocations that are in force: those after `after`, at most `most` of them, in the order of [`Who`].
     #[must_use]
     pub fn revocations(&self, after: Option<&Who>, most: usize) -> Vec<Revocation> {
         self.revocations.page(after, most).0
     }
 
-    /// Returns a page of the topics that connections use, each with the number of its subscribers: the topics behind
+    /// Returns a page of the topics that connections use, each with the number of its subscribers: the topics after
     /// `after`, some `most` of them. A topic that stays in use is in exactly one page.
     ///
     /// # Errors

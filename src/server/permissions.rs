@@ -245,7 +245,7 @@ fn a_fresh_token_replaces_the_grants() {
     say(&format!("renew ann{}", until(0)), ":refused 403 the token has expired");
     say("publish own/1 two", "two");
     say("renew ann|sub=own/2|pub=own/2", ":renewed 1");
-    say("publish own/1 three", ":refused 403 this sender's grants do not have the topic \"own/1\"");
+    say("publish own/1 three", ":refused 403 this sender's grants do not let it publish to the topic \"own/1\"");
     say("publish own/2 four", "four");
     say("subscribe own/1", ":refused 403 ");
     // The connection has left the topic.

@@ -45,7 +45,7 @@ impl Running {
     /// Puts other settings in force. `read` gets the settings in force, and returns the new ones.
     ///
     /// Either all new values are put in force, or none: every thread sees the table of endpoints change as a whole, and
-    /// so the settings. A request that is under way is judged to its end by the table that it has begun with. No
+    /// the settings too. A request that is under way is judged to its end by the table that it has begun with. No
     /// connection is closed, unless a smaller limit is exceeded. A message that has begun keeps its limits. What a
     /// reload cannot change, such as `listen` or `shards`, stays as it is, and is named in the report and in the log.
     ///
@@ -64,7 +64,8 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// [`ReloadError`] if `read` fails, or if the new settings do not fit the routes. Nothing has changed then.
+    /// [`ReloadError`] if `read` fails, if the new values do not fit those that only a restart changes, or if the new
+    /// settings do not fit the routes. Nothing has changed then.
     pub fn reload(
         &self,
         read: impl FnOnce(&Config) -> Result<Config, ConfigErrors>,

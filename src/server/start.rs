@@ -218,7 +218,7 @@ struct ControlEnds {
 }
 
 impl Wiring {
-    /// Returns the channels between shards, the control thread, and engines behind these.
+    /// Returns the channels between shards, the control thread, and engines after these.
     fn new(roles: &[EndRole]) -> Wiring {
         let count = roles.iter().take_while(|&&role| role == EndRole::Shard).count();
         let mut woken: Vec<Arc<Notify>> = roles.iter().map(|_| Arc::default()).collect();

@@ -203,6 +203,28 @@ fn the_application_decides_about_topics() {
     assert!(!asked.iter().any(of_topic), "{asked:?}");
 }
 
+/// Where a route takes any of several authenticators, the application is not asked about a request that another one
+/// admits.
+#[test]
+fn the_application_is_asked_only_where_its_answer_decides() {
+    let folder = Folder::new("callback-any");
+    let route = "[[routes]]\nmatch = \"/t/{topic...}\"\nhandler = \"hub\"\ncallback = true\nadmit = \"any\"\n\
+                 bearer.tokens = { ci = \"word\" }\n";
+    let file = folder.write("ringhub.toml", route);
+    let application = Application::start();
+    let server = start(&application, &["--shards=1", &format!("--config={}", file.display())]);
+    let address = server.address();
+    let by_token = [("Authorization", "Bearer word")];
+    Client::open_with(dial(address), "/t/x", &[], &by_token).unwrap().leave();
+    let to_post = post("/t/x", "text/plain", "by POST");
+    let with_token = to_post.replacen("\r\n", "\r\nAuthorization: Bearer word\r\n", 1);
+    assert_eq!(exchange(address, &with_token).status(), 202);
+    open(address, "/t/x", "ann").unwrap().leave();
+    let asked = application.questions();
+    assert!(asked.len() == 1 && asked[0].contains("\"cookie\":\"ann\""), "{asked:?}");
+    assert_eq!(server.counts().get("callback_asked_total"), 1);
+}
+
 /// A hundred openings that wait for the application do not keep others waiting, on the same shard.
 #[test]
 fn openings_that_wait_hold_nobody_up() {
@@ -249,8 +271,13 @@ fn an_application_that_is_not_there() {
     let ann = refused(server.address(), "/t/x", "ann");
     assert_eq!((ann.status(), ann.header("retry-after")), (503, Some("1")));
     assert_eq!(ann.error(), "the application has not answered");
+    let to_post = exchange(server.address(), &with_cookie(&post("/t/x", "text/plain", "by POST"), "ann"));
+    assert_eq!((to_post.status(), to_post.error()), (503, "the application has not answered".into()));
+    // On a shard and on the control thread: no limit of the server is reached.
+    server.expect_counts(&[("refused_total{cause=\"undecided\"}", 2), ("refused_total{cause=\"limit\"}", 0)]);
     let log = server.end();
     assert!(log.contains("the application has not answered a callback") && log.contains(&gone.to_string()), "{log}");
+    assert!(log.contains("a request was refused cause=\"undecided\" status=503"), "{log}");
     assert!(!log.contains("hook") && !log.contains("s3cret"), "{log}");
     let server = Server::start(&[&flags[..], &["--callback-on-error=allow"]].concat());
     open(server.address(), "/t/x", "ann").unwrap().leave();

@@ -323,10 +323,15 @@ fn connections_that_deliver_their_last_metrics_give_way() {
     let metrics = metrics_address(&server);
     let length = exchange(metrics, &closing("/metrics")).body.len();
     let times = (256 * 1_024_usize).div_ceil(length);
-    let begin = Instant::now();
     let mut deaf = Vec::new();
+    // On a busy machine all of them take long, but each of them some moments.
+    let mut begin = Instant::now();
     while deaf.len() < 3 * PERMITS {
-        deaf.extend(ask_and_read_nothing(metrics, "/metrics", times));
+        let answered = ask_and_read_nothing(metrics, "/metrics", times);
+        if answered.is_some() {
+            begin = Instant::now();
+        }
+        deaf.extend(answered);
         let open = KernelSocket::with_much_unsent(metrics.port());
         assert!(open.len() <= PERMITS, "{open:?}");
         assert!(begin.elapsed() < DEADLINE, "{} have been answered", deaf.len());

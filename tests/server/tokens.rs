@@ -15,6 +15,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use rustix::process::Signal;
 
 use crate::support::{Client, Response, Server, dial, exchange, post, program, published, text};
 
@@ -33,11 +34,15 @@ fn sign_with(claims: &str) -> String {
 
 /// Starts a server with this file, and the log of everything.
 fn start(name: &str, file: &str) -> Server {
+    let mut command = program();
+    command.arg("--config").arg(write(name, file));
+    Server::start_at(command)
+}
+
+fn write(name: &str, file: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("tokens-{name}.toml"));
     fs::write(&path, format!("listen = \"127.0.0.1:0\"\nlog = \"debug\"\n{file}")).unwrap();
-    let mut command = program();
-    command.arg("--config").arg(path);
-    Server::start_at(command)
+    path
 }
 
 /// The simplest issuer.
@@ -295,6 +300,7 @@ fn keys_come_from_their_address() {
     };
     assert_eq!((status(&old), status(&old)), (503, 503));
     assert_eq!(publisher.asked(), 1, "another fetch within the pause");
+    server.expect_counts(&[("refused_total{cause=\"undecided\"}", 2), ("refused_total{cause=\"limit\"}", 0)]);
     // The log tells the first failure, and names the issuer.
     server.log_until("the keys of an issuer cannot be fetched");
     publisher.answer(Some(" ".repeat(300 << 10)));
@@ -319,6 +325,38 @@ fn keys_come_from_their_address() {
     server.counts_until("the fetches", |counts| {
         counts.get("jwks_fetched_total") == 2 && counts.get("jwks_failed_total") == 3
     });
+}
+
+/// A reload while the issuer is down: its tokens are admitted by the keys that were fetched, unless the URL is another.
+#[test]
+fn keys_outlast_a_reload_while_their_issuer_is_down() {
+    let (publisher, key) = (Publisher::start(), Signer::new("a"));
+    publisher.publish(&[&key]);
+    let file = |path: &str, rest: &str| {
+        let url = format!("http://{}/{path}", publisher.address);
+        let route = "[[routes]]\nmatch = \"/t/{topic...}\"\nhandler = \"hub\"\njwt = \"login\"\n";
+        format!("{route}[[issuers]]\nname = \"login\"\njwks_url = \"{url}\"\n{rest}")
+    };
+    let server = start("outlast", &file("keys", ""));
+    let status = || {
+        let outcome = open(server.address(), "/t/orders/42?mode=sub", &["access_token", &key.token()], &[]);
+        outcome.map_or_else(|refusal| refusal.status(), |_| 101)
+    };
+    assert_eq!(status(), 101);
+    publisher.answer(None);
+    let mut reloads = 0;
+    let mut reload = |file: &str, change: &str| {
+        write("outlast", file);
+        server.signal(Signal::HUP);
+        reloads += 1;
+        server.counts_until("a reload", |counts| counts.get("config_reloads_total") == reloads);
+        server.log_until(&format!("reloaded issuer login: {change}"));
+    };
+    reload(&file("keys", "leeway = \"1s\"\n"), "earlier settings -> new settings");
+    assert_eq!((status(), status()), (101, 101));
+    server.counts_until("a fetch by the new settings", |counts| counts.get("jwks_failed_total") == 1);
+    reload(&file("others", "leeway = \"1s\"\n"), "earlier keys -> new keys");
+    assert_eq!(status(), 503);
 }
 
 /// The time between two fetches of an issuer's keys, and a little more.

@@ -276,7 +276,7 @@ impl Core {
                     let target = &self.target;
                     tracing::warn!(%target, what, suppressed, "the application's answer is not understood");
                 }
-                Outcome::deny(Refusal::not_now("the application's answer is not understood"))
+                Outcome::deny(Refusal::no_decision("the application's answer is not understood"))
             }
             Err(fault) => {
                 let blame = match &fault {
@@ -378,11 +378,11 @@ impl State {
 }
 
 fn has_failed() -> Refusal {
-    Refusal::not_now("the application has failed at this request")
+    Refusal::no_decision("the application has failed at this request")
 }
 
 fn no_answer() -> Refusal {
-    Refusal::not_now("the application has not answered")
+    Refusal::no_decision("the application has not answered")
 }
 
 /// The most questions under way of one client, a quarter of those of all: [`OutboundLimits::REQUESTS_MAX`]. It is more

@@ -70,7 +70,7 @@ impl Callback {
     fn known(&self, question: &Question, answers: Option<&Answers>) -> Result<Identity, Refusal> {
         let waited = answers.and_then(|answers| answers.get::<Outcome>(&self.0.name_of(question)));
         let outcome = waited.map(|outcome| (*outcome).clone()).or_else(|| self.0.kept(question));
-        outcome.ok_or_else(|| Refusal::not_now("the application has not been asked yet"))?.decide()
+        outcome.ok_or_else(|| Refusal::no_decision("the application has not been asked yet"))?.decide()
     }
 
     /// Finds the outcome of a question, for the answers of a request. Returns the work to wait for, if the application

@@ -26,7 +26,7 @@ use crate::{
         Authorities, Outbound,
         testing::{Act, Application, json, served},
     },
-    proto::{Refusal, RequestHead},
+    proto::{Refusal, RefusalCause, RequestHead},
 };
 
 /// Asks about a request with this cookie, as the server does: waits for the work, and asks again.
@@ -186,6 +186,7 @@ fn answers_that_are_not_understood() {
             async |callback| {
                 let refusal = ask(&callback, "ann").await.unwrap_err();
                 assert_eq!((refusal.status, &*refusal.error), (503, "the application's answer is not understood"));
+                assert_eq!(refusal.cause, RefusalCause::Undecided);
             },
         );
         assert_eq!(application.heard().len(), 1, "no redirect is followed");

@@ -14,7 +14,7 @@ use crate::proto::Refusal;
 /// JSON Web Tokens (RFC 7519): your application signs a token for a user, and the user's client shows it here.
 ///
 /// A request shows a token in `Authorization`, or as browsers can: in the query's `access_token`, in the list of
-/// subprotocols behind the name `access_token`, or in a cookie. A token's claims make the [`Identity`]:
+/// subprotocols after the name `access_token`, or in a cookie. A token's claims make the [`Identity`]:
 ///
 /// | claim | meaning |
 /// | --- | --- |
@@ -35,9 +35,10 @@ use crate::proto::Refusal;
 /// # Ok::<(), String>(())
 /// ```
 ///
-/// The signatures are checked by the provider of cryptography that the crate `jsonwebtoken` has for the process. If it
-/// has none when the first issuer is checked, it gets one that uses `ring` and checks signatures only. A program that
-/// signs tokens with this crate too should set a provider of its own first (`CryptoProvider::install_default`).
+/// The signatures are checked by the provider of cryptography that the crate `jsonwebtoken` has for the process. If
+/// `jsonwebtoken` has no provider when the first issuer is checked, ringhub gives it one that uses `ring` and checks
+/// signatures only. A program that also signs tokens with `jsonwebtoken` should set a provider of its own first
+/// (`CryptoProvider::install_default`).
 #[derive(Clone)]
 pub struct Jwt {
     issuers: Arc<[Arc<Issuer>]>,
@@ -57,7 +58,7 @@ impl Jwt {
         Jwt::of(checked.collect::<Result<_, _>>()?)
     }
 
-    /// Returns the authenticator of issuers that are checked by themselves.
+    /// Returns the authenticator of issuers, each of which has been checked already.
     ///
     /// # Errors
     ///
@@ -80,6 +81,10 @@ impl Jwt {
             }
         }
         Ok(Jwt { issuers: issuers.into() })
+    }
+
+    pub(super) fn issuers(&self) -> impl Iterator<Item = &Issuer> {
+        self.issuers.iter().map(|issuer| &**issuer)
     }
 
     /// Returns the identity of the token that a request shows.

@@ -15,7 +15,7 @@ use super::{
 use crate::hub::TopicPattern;
 
 /// The names of the claims that make an identity.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct ClaimNames {
     /// The claim that is the identity's name.
     pub(super) subject: String,
@@ -39,7 +39,7 @@ impl Default for ClaimNames {
 }
 
 /// The topics of a token with none of the claims for topics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum BareTokens {
     /// The token admits to no topic.
     #[default]

@@ -36,7 +36,7 @@ impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Refusal {
         let error = format!("the token is not accepted: {}", fault.words());
         match fault {
-            Fault::NoKeys => Refusal::not_now(error),
+            Fault::NoKeys => Refusal::no_decision(error),
             Fault::Invalid(_) | Fault::UnknownKey => {
                 let description = quotable(&error);
                 let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{description}\"");
@@ -55,6 +55,7 @@ fn quotable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::RefusalCause;
 
     #[test]
     fn refusals_tell_the_reason() {
@@ -66,5 +67,6 @@ mod tests {
         assert_eq!(refusal.headers, [("WWW-Authenticate".into(), expected.into())]);
         let refusal = Refusal::from(Fault::NoKeys);
         assert_eq!((refusal.status, refusal.headers[0].0.as_str()), (503, "Retry-After"));
+        assert_eq!(refusal.cause, RefusalCause::Undecided);
     }
 }

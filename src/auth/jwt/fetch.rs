@@ -9,6 +9,10 @@ impl Fetch for Target {
         let request = request.header("accept", "application/json");
         Target::start(self, request, move |outcome| done(fetched(outcome)));
     }
+
+    fn url(&self) -> String {
+        self.whole_url()
+    }
 }
 
 fn fetched(outcome: Result<OutboundAnswer, OutboundError>) -> Result<Fetched, String> {

@@ -14,6 +14,7 @@ use super::{
     algorithms,
     claims::{BareTokens, ClaimNames, identity},
     crypto,
+    digest::IssuerDigest,
     fault::Fault,
     keys::{Allowed, KeySet},
     remote::{Fetch, Need, RemoteKeys, Times},
@@ -39,7 +40,7 @@ pub struct JwtIssuer {
 }
 
 /// A key as it is given.
-#[derive(Clone)]
+#[derive(Clone, Hash)]
 pub(super) enum GivenKey {
     Secret(Option<String>, String),
     Pem(Option<String>, String),
@@ -73,7 +74,8 @@ impl JwtIssuer {
         JwtIssuer { iss: Some(iss.into()), ..self }
     }
 
-    /// Adds a secret that the issuer shares with this server, of 32 bytes at least: for HS256, HS384 and HS512.
+    /// Adds a secret that the issuer shares with this server: at least 32 bytes for HS256, 48 for HS384, 64 for HS512.
+    /// Without [`JwtIssuer::algorithms`], it is for HS256 alone.
     #[must_use]
     pub fn secret(self, secret: impl Into<String>) -> Self {
         self.key(GivenKey::Secret(None, secret.into()))
@@ -134,8 +136,8 @@ impl JwtIssuer {
         JwtIssuer { algorithms: Some(names.into_iter().map(Into::into).collect()), ..self }
     }
 
-    /// Adds a name of this server. A token has to be for one of its names (`aud`). If it has none, a token must be for
-    /// nobody in particular.
+    /// Adds a name of this server. A token has to be for one of the server's names (`aud`). A server without a name
+    /// accepts only tokens without `aud`.
     #[must_use]
     pub fn audience(mut self, name: impl Into<String>) -> Self {
         self.audience.push(name.into());
@@ -245,7 +247,16 @@ impl JwtIssuer {
             names: self.names.clone(),
             bare_tokens: self.bare_tokens,
             leeway: self.leeway,
+            digest: self.digest(),
         })
+    }
+
+    fn digest(&self) -> IssuerDigest {
+        let JwtIssuer { name: _, keys, source, iss, algorithms, audience, leeway, .. } = self;
+        let JwtIssuer { needs_exp, cookie, names, bare_tokens, times, .. } = self;
+        let url = source.as_ref().map(|source| source.url());
+        let rest = (iss, algorithms, audience, leeway, needs_exp, cookie, names, bare_tokens, times.kept);
+        IssuerDigest::new(&(keys, url), &rest)
     }
 
     fn check_names(&self) -> Result<(), (&'static str, String)> {
@@ -294,7 +305,7 @@ impl JwtIssuer {
         Ok(keys)
     }
 
-    /// Returns what the crate for tokens has to check. Its own defaults stand behind each line.
+    /// Returns what the crate for tokens has to check. The comment above each line begins with the crate's own default.
     fn validation(&self) -> Validation {
         // [HS256], which is replaced for each token by the one algorithm of its header, once that has chosen a key.
         let mut validation = Validation::new(Algorithm::HS256);
@@ -325,7 +336,7 @@ impl JwtIssuer {
     }
 }
 
-/// Prints the name: keys are secrets.
+/// Prints the name and `iss`: keys are secrets.
 impl fmt::Debug for JwtIssuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JwtIssuer").field("name", &self.name).field("iss", &self.iss).finish_non_exhaustive()
@@ -342,6 +353,7 @@ pub(crate) struct Issuer {
     names: ClaimNames,
     bare_tokens: BareTokens,
     leeway: Duration,
+    digest: IssuerDigest,
 }
 
 enum Keys {
@@ -362,6 +374,17 @@ impl Issuer {
         self.cookie.as_deref()
     }
 
+    pub(super) fn digest(&self) -> IssuerDigest {
+        self.digest
+    }
+
+    /// Takes over the keys that the issuer has fetched by earlier settings, if the URL is the same.
+    pub(super) fn take_over_keys(&self, earlier: &Issuer) {
+        if let (Keys::Remote(remote), Keys::Remote(earlier)) = (&self.keys, &earlier.keys) {
+            remote.take_over(earlier);
+        }
+    }
+
     /// Returns the identity of a token of this issuer.
     ///
     /// # Errors
@@ -377,7 +400,7 @@ impl Issuer {
     /// Returns the work that a token of this issuer has to wait for, before it can be judged.
     pub(super) fn prepare(&self, parts: &Parts, now: Instant) -> Option<Later> {
         let Keys::Remote(remote) = &self.keys else { return None };
-        let found = remote.keys(now).map(|keys| keys.candidates(parts.key_id.as_deref(), parts.algorithm).err());
+        let found = remote.usable(now).map(|keys| keys.candidates(parts.key_id.as_deref(), parts.algorithm).err());
         let need = if found == Some(Some(Fault::UnknownKey)) { Need::Another } else { Need::Any };
         remote.renewed(need, now)
     }

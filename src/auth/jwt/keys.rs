@@ -18,11 +18,12 @@ pub(super) struct Key {
     decoding: DecodingKey,
 }
 
-/// The keys of an issuer, by their ids.
+/// The keys of an issuer.
 #[derive(Default)]
 pub(super) struct KeySet(Vec<Key>);
 
-/// The algorithms that an issuer allows; `None` allows each key the one algorithm that is usual for its kind.
+/// The algorithms that an issuer allows. `None` allows each key its own algorithm (`alg`), or else the one that is
+/// usual for its kind.
 pub(super) type Allowed = Option<Vec<Algorithm>>;
 
 impl KeySet {
@@ -48,7 +49,7 @@ impl KeySet {
         self.add(id, pem::public_key(text)?, None, allowed)
     }
 
-    /// Adds the keys of a set in JSON, all of which have to be sound.
+    /// Adds the keys of a set in JSON. Keys that are not for signatures are skipped; each other key must be usable.
     ///
     /// # Errors
     ///
@@ -146,7 +147,13 @@ impl KeySet {
         match fitting.len() {
             0 => Err(Fault::of(format!("its algorithm is {}, which its key is not for", algorithms::name(algorithm)))),
             1..=TRIED_MAX => Ok(fitting),
-            more => Err(Fault::of(format!("it does not name its key (kid), and {more} keys may be the one"))),
+            more if id.is_none() => Err(Fault::of(format!(
+                "it does not name its key (kid), and {more} keys may have signed it: at most {TRIED_MAX} are tried"
+            ))),
+            more => Err(Fault::of(format!(
+                "{more} keys may have signed it, and at most {TRIED_MAX} are tried: keys without an id (kid) count for \
+                 every token"
+            ))),
         }
     }
 
@@ -239,12 +246,27 @@ mod tests {
             keys.add_set(&p256(&at.to_string()), &None).unwrap();
         }
         let Err(Fault::Invalid(error)) = keys.candidates(None, Algorithm::ES256) else { panic!("5 keys") };
-        assert_eq!(error, "it does not name its key (kid), and 5 keys may be the one");
+        assert_eq!(error, "it does not name its key (kid), and 5 keys may have signed it: at most 4 are tried");
         assert!(keys.candidates(Some("4"), Algorithm::ES256).is_ok());
         for at in TRIED_MAX + 1..KEYS_MAX {
             keys.add_set(&p256(&at.to_string()), &None).unwrap();
         }
         assert!(keys.add_set(&p256("more"), &None).unwrap_err().contains("more than 64 keys"));
+    }
+
+    /// A token that names its key is not told that it names none.
+    #[test]
+    fn keys_without_an_id_are_too_many_for_a_token_with_one() {
+        let mut keys = KeySet::default();
+        for _ in 0..TRIED_MAX {
+            keys.add_set(&P256.replace("KID", ""), &None).unwrap();
+        }
+        assert_eq!(keys.candidates(Some("a"), Algorithm::ES256).map(|keys| keys.len()), Ok(TRIED_MAX));
+        keys.add_set(&p256("a"), &None).unwrap();
+        let Err(Fault::Invalid(error)) = keys.candidates(Some("a"), Algorithm::ES256) else { panic!("5 keys") };
+        let expected =
+            "5 keys may have signed it, and at most 4 are tried: keys without an id (kid) count for every token";
+        assert_eq!(error, expected);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! JSON Web Tokens: their issuers, their keys, and the identities that they make.
+//! JSON Web Tokens: their issuers, their keys, and the identities that tokens make.
 //!
 //! A token is read in this order, and the first thing that is wrong is told: its shape and its header (`token.rs`), its
 //! issuer (`authenticator.rs`), the keys that may have signed it (`keys.rs`), its signature and its times (`issuer.rs`,
@@ -7,8 +7,10 @@
 
 mod algorithms;
 mod authenticator;
+mod changes;
 mod claims;
 mod crypto;
+mod digest;
 mod fault;
 mod fetch;
 mod issuer;
@@ -23,6 +25,7 @@ mod tests;
 mod token;
 
 pub use authenticator::Jwt;
+pub(crate) use changes::IssuerChange;
 pub use claims::BareTokens;
 pub(crate) use issuer::Issuer;
 pub use issuer::JwtIssuer;

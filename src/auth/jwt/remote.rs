@@ -1,6 +1,6 @@
 //! Keys that an issuer publishes at an address, as a set of JSON Web Keys: fetched, kept, and fetched again.
 //!
-//! Nothing runs in between: a token whose issuer has such keys is what begins a fetch.
+//! No timer fetches keys. A fetch begins when a token comes that needs it.
 //!
 //! | the keys are | a token |
 //! | --- | --- |
@@ -11,7 +11,7 @@
 //!
 //! A token that names a key which is not among the keys waits for a fetch too, since the issuer may have a new key.
 //! There is one fetch at a time, for all that wait, and none within [`Times::pause`] after another has begun. So tokens
-//! with invented key ids cause no more than that.
+//! with invented key ids cause at most one fetch in each pause.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -30,6 +30,9 @@ use crate::metrics::{Counter, add_for_process};
 pub(super) trait Fetch: Send + Sync {
     /// Begins to get them. `done` is called once, perhaps at once and on this thread.
     fn start(&self, done: Done);
+
+    /// Returns the URL of the keys, which may have a secret: it is only compared.
+    fn url(&self) -> String;
 }
 
 /// Takes the outcome of a fetch: an answer, or a sentence about its failure.
@@ -45,9 +48,11 @@ pub(super) struct Fetched {
 /// The times of keys.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Times {
-    /// How long keys are fresh if the answer does not say it, and the bounds of what it may say.
+    /// How long keys are fresh if the answer does not say it.
     pub(super) fresh: Duration,
+    /// The shortest time for which keys are fresh, whatever the answer says.
     pub(super) fresh_min: Duration,
+    /// The longest time for which keys are fresh, whatever the answer says.
     pub(super) fresh_max: Duration,
     /// The shortest time between the beginnings of two fetches.
     pub(super) pause: Duration,
@@ -89,8 +94,11 @@ struct State {
     told: Option<Instant>,
 }
 
+#[derive(Clone)]
 struct Kept {
     set: Arc<KeySet>,
+    /// The set as it was published: other settings may allow other keys of it.
+    body: Arc<[u8]>,
     since: Instant,
     fresh: Duration,
 }
@@ -101,24 +109,39 @@ impl RemoteKeys {
         Arc::new(RemoteKeys { name: name.into(), source, allowed, times, state, ended })
     }
 
+    /// Takes over the keys that earlier settings of the issuer have fetched from the same URL, so that a reload refuses
+    /// nobody while the issuer does not answer. They are as old as they were. The next token begins a fetch, without
+    /// having to wait for it.
+    pub(super) fn take_over(&self, earlier: &RemoteKeys) {
+        let kept = if self.source.url() == earlier.source.url() { earlier.lock().keys.clone() } else { None };
+        let Some(kept) = kept else { return };
+        let Ok(set) = KeySet::published(&kept.body, &self.allowed) else { return };
+        self.lock().keys.get_or_insert(Kept { set: Arc::new(set), ..kept });
+    }
+
+    /// Returns the keys, if there are any that may still be used.
+    pub(super) fn usable(&self, now: Instant) -> Option<Arc<KeySet>> {
+        self.lock().usable(self.times.kept, now).map(|kept| Arc::clone(&kept.set))
+    }
+
     /// Returns the keys, if there are any that may still be used. If they are not fresh, begins a fetch.
     pub(super) fn keys(self: &Arc<Self>, now: Instant) -> Option<Arc<KeySet>> {
-        let mut state = self.lock();
-        let kept = state.keys.as_ref().filter(|kept| kept.age(now) < self.times.kept);
-        let (set, is_old) =
-            (kept.map(|kept| Arc::clone(&kept.set)), kept.is_none_or(|kept| kept.age(now) >= kept.fresh));
-        if is_old && self.may_begin(&state, now) {
-            state.begin(now);
-            drop(state);
-            self.fetch();
+        let state = self.lock();
+        let kept = state.usable(self.times.kept, now);
+        let set = kept.map(|kept| Arc::clone(&kept.set));
+        // Keys that were taken over are as good as old ones: a reload looks for other keys.
+        let is_old = state.begun.is_none() || kept.is_none_or(|kept| kept.age(now) >= kept.fresh);
+        if is_old {
+            self.begin(state, now);
         }
         set
     }
 
     /// Returns the work that a token has to wait for, if it needs other keys than those that are there, or if those are
-    /// too old. Returns `None` if a fetch could bring nothing, or if there has been one just now.
+    /// too old. Returns `None` if a fetch could bring nothing, or if there has been one just now. The work begins a
+    /// fetch when it is first polled, unless one is under way, or has ended since.
     pub(super) fn renewed(self: &Arc<Self>, need: Need, now: Instant) -> Option<Later> {
-        let mut state = self.lock();
+        let state = self.lock();
         let is_needed = match (&state.keys, need) {
             (None, _) | (_, Need::Another) => true,
             (Some(kept), Need::Any) => kept.age(now) >= self.times.kept.min(2 * kept.fresh),
@@ -126,14 +149,26 @@ impl RemoteKeys {
         if !is_needed || !(state.is_under_way || self.may_begin(&state, now)) {
             return None;
         }
-        // Before the fetch may end.
-        let mut ended = self.ended.subscribe();
-        if !state.is_under_way {
-            state.begin(now);
+        // While the lock is held, no fetch ends unnoticed.
+        let (mut ended, keys) = (self.ended.subscribe(), Arc::clone(self));
+        Some(Box::pin(async move {
+            if !ended.has_changed().unwrap_or(true) {
+                keys.begin(keys.lock(), Instant::now());
+            }
+            drop(ended.changed().await);
+        }))
+    }
+
+    /// Begins a fetch, unless one is under way or has begun just now.
+    fn begin(self: &Arc<Self>, mut state: MutexGuard<'_, State>, now: Instant) {
+        if self.may_begin(&state, now) {
+            state.is_under_way = true;
+            state.begun = Some(now);
+            // The fetch may end at once, on this thread.
             drop(state);
-            self.fetch();
+            let keys = Arc::clone(self);
+            self.source.start(Box::new(move |outcome| keys.take(outcome, Instant::now())));
         }
-        Some(Box::pin(async move { drop(ended.changed().await) }))
     }
 
     fn may_begin(&self, state: &State, now: Instant) -> bool {
@@ -141,34 +176,30 @@ impl RemoteKeys {
         !state.is_under_way && !is_paused
     }
 
-    /// Begins a fetch. The caller does not hold the lock, since the fetch may fail at once.
-    fn fetch(self: &Arc<Self>) {
-        let keys = Arc::clone(self);
-        self.source.start(Box::new(move |outcome| keys.take(outcome, Instant::now())));
-    }
-
-    /// Takes the outcome of a fetch. A failure leaves the last keys in use.
+    /// Takes the outcome of a fetch. A failure leaves the last keys as they are.
     fn take(&self, outcome: Result<Fetched, String>, now: Instant) {
         let outcome = outcome.and_then(|Fetched { body, cache_control }| {
-            let set = KeySet::published(&body, &self.allowed)?;
-            Ok((set, self.fresh(cache_control.as_deref())))
+            let set = Arc::new(KeySet::published(&body, &self.allowed)?);
+            Ok(Kept { set, body: body.into(), since: now, fresh: self.fresh(cache_control.as_deref()) })
         });
         let mut state = self.lock();
         state.is_under_way = false;
         match outcome {
-            Ok((set, fresh)) => {
+            Ok(kept) => {
                 add_for_process(Counter::JwksFetched, 1);
                 if state.told.take().is_some() || state.keys.is_none() {
-                    tracing::info!(issuer = self.name, keys = ?set.kinds(), "the keys of an issuer are fetched");
+                    tracing::info!(issuer = self.name, keys = ?kept.set.kinds(), "the keys of an issuer are fetched");
                 }
-                state.keys = Some(Kept { set: Arc::new(set), since: now, fresh });
+                state.keys = Some(kept);
             }
             Err(error) => {
                 add_for_process(Counter::JwksFailed, 1);
                 if state.told.is_none_or(|told| now.saturating_duration_since(told) >= TELL_INTERVAL) {
                     state.told = Some(now);
-                    let has_keys = state.keys.is_some();
-                    let effect = if has_keys { "the last ones stay in use" } else { "its tokens are answered 503" };
+                    let effect = match state.usable(self.times.kept, now) {
+                        Some(_) => "the last keys stay in use",
+                        None => "the issuer's tokens are answered 503",
+                    };
                     tracing::warn!(issuer = self.name, error, "the keys of an issuer cannot be fetched: {effect}");
                 }
             }
@@ -208,9 +239,9 @@ pub(super) enum Need {
 }
 
 impl State {
-    fn begin(&mut self, now: Instant) {
-        self.is_under_way = true;
-        self.begun = Some(now);
+    /// Returns the keys, unless they are as old as `longest`.
+    fn usable(&self, longest: Duration, now: Instant) -> Option<&Kept> {
+        self.keys.as_ref().filter(|kept| kept.age(now) < longest)
     }
 }
 

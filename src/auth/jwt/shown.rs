@@ -37,7 +37,7 @@ pub(super) fn shown<'a, 'c>(
             return Err(Fault::of("its cookie is there twice"));
         }
         if !is_own_page(credentials) {
-            let what = "it came as a cookie, and neither Origin nor Sec-Fetch-Site shows a page of this host or of one of \
+            let what = "it came as a cookie, and neither Origin nor Sec-Fetch-Site shows a page of this host or of \
                         allowed_origins";
             return Err(Fault::of(what));
         }

@@ -67,10 +67,12 @@ keys! {
         "What a token without any claim for topics may use: no topic, or all that its route and the rules of topics \
          leave to everybody who is admitted.";
     "claims.sub": "text", "`sub`", "Claim with the name of the identity: text, or a whole number.";
-    "claims.info": "text", "`info`", "Claim that others may see, such as who is present: any JSON, to 1 KiB.";
+    "claims.info": "text", "`info`", "Claim that callbacks and handlers get with the identity: any JSON, to 1 KiB.";
     "claims.subscribe": "text", "`subscribe`",
         "Claim with the topics to subscribe to, a list of patterns: `orders/42`, `news/*` (one segment), `news/**`.";
     "claims.publish": "text", "`publish`", "Claim with the topics to publish to.";
-    "claims.presence": "text", "`presence`", "Claim with the topics whose subscribers may be seen.";
-    "claims.history": "text", "`history`", "Claim with the topics whose earlier messages may be read.";
+    "claims.presence": "text", "`presence`",
+        "Claim with the topics whose subscribers may be seen. No request asks for that yet.";
+    "claims.history": "text", "`history`",
+        "Claim with the topics whose earlier messages may be read. No request asks for that yet.";
 }

@@ -86,7 +86,7 @@ impl Upgrade {
     }
 
     /// Returns the subprotocols that the client offers, in its order of preference (RFC 6455 1.9). The name
-    /// `access_token` and the token behind it are not among them.
+    /// `access_token` and the token after it are not among them.
     pub fn protocols(&self) -> &[String] {
         &self.protocols
     }
@@ -123,7 +123,7 @@ impl Upgrade {
     }
 }
 
-/// Returns the token behind the name `access_token` in the list of subprotocols: `new WebSocket(url, ["access_token",
+/// Returns the token after the name `access_token` in the list of subprotocols: `new WebSocket(url, ["access_token",
 /// token])`. A browser can send a token in no other header.
 pub(crate) fn token_of_protocols(headers: &Headers) -> Option<&[u8]> {
     let mut list = headers.list(PROTOCOLS);

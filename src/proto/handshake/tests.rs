@@ -163,7 +163,7 @@ fn a_token_among_the_protocols() {
     check("v1, access_token, t, v2", &["v1", "v2"], Some("t"), Some("v2"), Some("v2"));
     // A token may be equal to another name.
     check("v1, access_token, v1", &["v1"], Some("v1"), None, Some("access_token"));
-    // Without a token behind it, the name is a subprotocol like any other.
+    // Without a token after it, the name is a subprotocol like any other.
     check("v1, access_token", &["v1", "access_token"], None, None, None);
     check("Access_token, t", &["Access_token", "t"], None, None, None);
     for line in ["access_token, a, access_token, b", "access_token, a b", "access_token, a/b", "access_token, a, b, b"]

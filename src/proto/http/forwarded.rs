@@ -46,7 +46,7 @@ fn split_last(list: &[u8]) -> (Option<&[u8]>, &[u8]) {
         match octet {
             b'"' => {
                 let escapes = list[..at].iter().rev().take_while(|&&before| before == b'\\').count();
-                // A quote behind a backslash stands within a string (RFC 9110 5.6.4).
+                // A quote after a backslash stands within a string (RFC 9110 5.6.4).
                 if !(is_quoted && escapes % 2 == 1) {
                     is_quoted = !is_quoted;
                 }

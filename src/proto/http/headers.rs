@@ -5,9 +5,9 @@ use super::error::{HEADERS_MAX, HttpError};
 /// The header lines of a head, in their order (RFC 9110 5). Names compare without regard to case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
-    names: Box<str>,
-    /// Bytes, because a value may hold any byte above 0x7F (RFC 9110 5.5).
-    values: Box<[u8]>,
+    /// The name, in lower case, and the value of each line, one after the other. They are bytes, because a value may hold any byte above
+    /// 0x7F (RFC 9110 5.5).
+    text: Box<[u8]>,
     /// The ends of the name and of the value of each line.
     ends: Box<[(u16, u16)]>,
     /// The marks of all names, so that most names without a line need no search.
@@ -15,33 +15,36 @@ pub struct Headers {
 }
 
 /// Returns the mark of a name: one bit, by the length and the first letter.
-const fn mark(name: &str) -> u64 {
-    let first = if name.is_empty() { 0 } else { name.as_bytes()[0].to_ascii_lowercase() };
+const fn mark(name: &[u8]) -> u64 {
+    let first = if name.is_empty() { 0 } else { name[0].to_ascii_lowercase() };
     1 << ((name.len() * 7 + first as usize) % 64)
 }
 
 impl Headers {
-    /// Returns names and values in their order; values without the white space around them.
+    /// Returns names and values in their order; names in lower case, values without the white space around them.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        let mut start = (0, 0);
-        self.ends.iter().map(move |&(name_end, value_end)| {
-            let end = (usize::from(name_end), usize::from(value_end));
-            let line = (&self.names[start.0..end.0], &self.values[start.1..end.1]);
-            start = end;
-            line
-        })
+        // A name is a token (RFC 9110 5.1), which is ASCII.
+        self.lines(&self.ends).map(|(name, value)| (str::from_utf8(name).unwrap_or_default(), value))
     }
 
     /// Returns the values of all lines of that name.
     pub fn get_all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
-        let mut start = (0, 0);
-        let ends: &[_] = if self.marks & mark(name) == 0 { &[] } else { &self.ends };
+        let ends: &[_] = if self.marks & mark(name.as_bytes()) == 0 { &[] } else { &self.ends };
         // Most lines have a name of another length, so the lengths are compared first.
-        ends.iter().filter_map(move |&(name_end, value_end)| {
-            let (begin, end) = (start, (usize::from(name_end), usize::from(value_end)));
-            start = end;
-            let is_it = end.0 - begin.0 == name.len() && self.names[begin.0..end.0].eq_ignore_ascii_case(name);
-            is_it.then(|| &self.values[begin.1..end.1])
+        let is_it = move |line: &[u8]| {
+            line.len() == name.len() && (line == name.as_bytes() || line.eq_ignore_ascii_case(name.as_bytes()))
+        };
+        self.lines(ends).filter_map(move |(line, value)| is_it(line).then_some(value))
+    }
+
+    /// Returns the names and values of the first lines, which end there.
+    fn lines<'a>(&'a self, ends: &'a [(u16, u16)]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        let mut start = 0;
+        ends.iter().map(move |&(name_end, value_end)| {
+            let (name_end, value_end) = (usize::from(name_end), usize::from(value_end));
+            let line = (&self.text[start..name_end], &self.text[name_end..value_end]);
+            start = value_end;
+            line
         })
     }
 
@@ -77,18 +80,20 @@ impl Headers {
     }
 
     pub(super) fn new(lines: &[httparse::Header<'_>]) -> Self {
-        // The capacities are the final lengths, so the boxes are made without a copy.
-        let mut names = String::with_capacity(lines.iter().map(|line| line.name.len()).sum());
-        let mut values = Vec::with_capacity(lines.iter().map(|line| line.value.trim_ascii().len()).sum());
-        let mut ends = Vec::with_capacity(lines.len());
+        // The capacity is the final length, so the box is made without a copy.
+        let length = lines.iter().map(|line| line.name.len() + line.value.trim_ascii().len()).sum();
+        let (mut text, mut ends) = (Vec::with_capacity(length), Vec::with_capacity(lines.len()));
         let mut marks = 0;
         for line in lines {
-            marks |= mark(line.name);
-            names.push_str(line.name);
-            values.extend_from_slice(line.value.trim_ascii());
-            ends.push((names.len() as u16, values.len() as u16));
+            marks |= mark(line.name.as_bytes());
+            let start = text.len();
+            text.extend_from_slice(line.name.as_bytes());
+            text[start..].make_ascii_lowercase();
+            let name_end = text.len() as u16;
+            text.extend_from_slice(line.value.trim_ascii());
+            ends.push((name_end, text.len() as u16));
         }
-        Self { names: names.into(), values: values.into(), ends: ends.into(), marks }
+        Self { text: text.into(), ends: ends.into(), marks }
     }
 
     /// Reads the lines after the first, up to the end of the head.

@@ -22,11 +22,38 @@ use std::fmt;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestPath {
-    /// All segments, one after the other.
+    /// All segments, with [`SEPARATOR`] between each two.
     text: String,
-    /// The end of each segment.
-    ends: Vec<u32>,
+    count: u32,
 }
+
+/// No segment has a control character.
+const SEPARATOR: u8 = 0;
+
+/// The segments of a path, in their order.
+#[derive(Debug)]
+struct Segments<'a> {
+    rest: &'a str,
+    count: u32,
+}
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        self.count = self.count.checked_sub(1)?;
+        let end = self.rest.bytes().position(|octet| octet == SEPARATOR).unwrap_or(self.rest.len());
+        let (segment, rest) = self.rest.split_at(end);
+        self.rest = rest.get(1..).unwrap_or_default();
+        Some(segment)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.count as usize, Some(self.count as usize))
+    }
+}
+
+impl ExactSizeIterator for Segments<'_> {}
 
 /// The reason for which a path is refused, with 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,11 +79,13 @@ impl RequestPath {
     /// See [`PathError`].
     pub fn parse(path: &str) -> Result<RequestPath, PathError> {
         let path = path.strip_prefix('/').ok_or(PathError::NoSlash)?;
-        let slashes = path.bytes().filter(|&octet| octet == b'/').count();
-        let (mut text, mut ends) = (String::with_capacity(path.len()), Vec::with_capacity(slashes + 1));
+        let (mut text, mut count) = (String::with_capacity(path.len()), 0);
         #[expect(clippy::manual_pattern_char_comparison, reason = "a search by words costs more in so short a path")]
         let mut parts = path.split(|character| character == '/').peekable();
         while let Some(part) = parts.next() {
+            if count > 0 {
+                text.push(SEPARATOR.into());
+            }
             let segment = percent_decode(part).ok_or(PathError::Encoding)?;
             match &*segment {
                 "" if parts.peek().is_some() => return Err(PathError::EmptySegment),
@@ -64,19 +93,14 @@ impl RequestPath {
                 segment if has_control(segment) => return Err(PathError::ControlCharacter),
                 segment => text.push_str(segment),
             }
-            ends.push(text.len() as u32);
+            count += 1;
         }
-        Ok(RequestPath { text, ends })
+        Ok(RequestPath { text, count })
     }
 
     /// Returns the segments in their order.
     pub fn segments(&self) -> impl ExactSizeIterator<Item = &str> {
-        let mut start = 0;
-        self.ends.iter().map(move |&end| {
-            let segment = &self.text[start..end as usize];
-            start = end as usize;
-            segment
-        })
+        Segments { rest: &self.text, count: self.count }
     }
 }
 

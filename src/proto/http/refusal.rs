@@ -37,7 +37,7 @@ pub(crate) enum RefusalCause {
     Limit,
     /// A limit for one address is reached.
     Address,
-    /// The decision about the request took too long.
+    /// Nobody has decided about the request: the decision took too long, or whoever decides does not answer.
     Undecided,
 }
 
@@ -59,7 +59,13 @@ impl Refusal {
 
     /// Returns the refusal of a request whose judge had to wait for too long.
     pub(crate) fn undecided() -> Self {
-        Self::not_now("the decision about this request took too long").because(RefusalCause::Undecided)
+        Self::no_decision("the decision about this request took too long")
+    }
+
+    /// Returns the 503 of a request about which nobody decides now, for instance because an application does not
+    /// answer. It asks the client to try again after a second, and its cause is no limit of the server.
+    pub(crate) fn no_decision(error: impl Into<String>) -> Self {
+        Self::not_now(error).because(RefusalCause::Undecided)
     }
 
     /// Returns a 405 with the methods that the path takes (RFC 9110 15.5.6).

@@ -34,8 +34,16 @@ impl HeadScan {
     /// [`HttpError::ControlCharacter`], each as soon as the byte is in `bytes`; [`HttpError::HeadTooLong`].
     pub fn find(&mut self, bytes: &[u8]) -> Result<Option<Range<usize>>, HttpError> {
         let end = bytes.len().min(HEAD_BYTES_MAX);
-        for at in usize::from(self.searched)..end {
+        let mut at = usize::from(self.searched);
+        while at < end {
             let after_cr = at > 0 && bytes[at - 1] == b'\r';
+            if !after_cr {
+                at += plain(&bytes[at..end]);
+                self.searched = at as u16;
+                if at == end {
+                    break;
+                }
+            }
             match bytes[at] {
                 b'\n' if !after_cr => return Err(HttpError::BareLineFeed),
                 b'\n' => {
@@ -51,8 +59,58 @@ impl HeadScan {
                 b'\r' | b'\t' | 0x20..=0x7E | 0x80.. => {}
                 0x00..=0x1F | 0x7F => return Err(HttpError::ControlCharacter),
             }
-            self.searched = at as u16 + 1;
+            at += 1;
+            self.searched = at as u16;
         }
         if end == HEAD_BYTES_MAX { Err(HttpError::HeadTooLong) } else { Ok(None) }
+    }
+}
+
+/// Returns the number of bytes in front of the first control character, or of all bytes.
+fn plain(bytes: &[u8]) -> usize {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (number, word) in words.iter().enumerate() {
+        let controls = controls(u64::from_le_bytes(*word));
+        if controls != 0 {
+            return 8 * number + controls.trailing_zeros() as usize / 8;
+        }
+    }
+    let is_control = |octet: &u8| octet.is_ascii_control();
+    8 * words.len() + rest.iter().position(is_control).unwrap_or(rest.len())
+}
+
+/// Returns a word whose lowest set bit is in the first byte that is a control character: below 0x20, or 0x7F. Without
+/// such a byte the word is 0.
+const fn controls(word: u64) -> u64 {
+    const ONES: u64 = u64::MAX / 255;
+    // A byte borrows from its high bit if it is smaller than what is subtracted. A byte whose high bit was set before is
+    // no control character. A byte that borrows from the next one is a control character itself, and comes first.
+    const fn below(word: u64, least: u64) -> u64 {
+        word.wrapping_sub(ONES * least) & !word & (ONES * 0x80)
+    }
+    below(word, 0x20) | below(word ^ (ONES * 0x7F), 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_found() {
+        for octet in 0..=u8::MAX {
+            for length in 1..20 {
+                for at in 0..length {
+                    for others in [b' ', b'~', 0x80, 0xFF] {
+                        let mut bytes = vec![others; length];
+                        bytes[at] = octet;
+                        let expected = if octet.is_ascii_control() { at } else { length };
+                        assert_eq!(plain(&bytes), expected, "{bytes:?}");
+                        bytes[at..].fill(octet);
+                        assert_eq!(plain(&bytes), expected, "{bytes:?}");
+                    }
+                }
+            }
+        }
+        assert_eq!(plain(b""), 0);
     }
 }
