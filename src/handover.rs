@@ -11,7 +11,6 @@ pub(crate) mod testing;
 
 use std::{
     fmt,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -21,9 +20,9 @@ use std::{
 use bytes::BytesMut;
 use tokio::sync::mpsc;
 
-use crate::{budget::Budget, rates::RateTable, sys::transport::Transport};
+use crate::{budget::Budget, proto::ProxyHeader, rates::RateTable, sys::transport::Transport};
 
-pub(crate) use addresses::{AddressPermit, Addresses, Network};
+pub(crate) use addresses::{AddressPermit, Addresses};
 pub(crate) use idle::{IdleConnection, has_input};
 
 /// A connection that one thread hands to another, with everything that is known of it.
@@ -33,8 +32,8 @@ pub(crate) struct HandedOff {
     /// The bytes that have been received and are to be read first.
     pub(crate) received: BytesMut,
     pub(crate) permits: SocketPermits,
-    /// The client's address, if a trusted proxy has named it for the whole connection.
-    pub(crate) named: Option<SocketAddr>,
+    /// The header of the PROXY protocol by which a trusted proxy has begun the connection.
+    pub(crate) header: Option<ProxyHeader>,
     /// Whether there is no room for the connection. It then gets only the answer to a monitor's request, and is counted
     /// in [`Sockets::monitors`].
     pub(crate) is_refused: bool,
@@ -163,7 +162,7 @@ mod tests {
         let handed_off = || {
             let socket = OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).into();
             let permits = SocketPermits { of_all: sockets.all.admit(usize::MAX).unwrap(), of_address: None };
-            HandedOff { socket, received: BytesMut::new(), permits, named: None, is_refused: false }
+            HandedOff { socket, received: BytesMut::new(), permits, header: None, is_refused: false }
         };
         (0..HANDOFFS_MAX).for_each(|_| handoff.transfer(handed_off()).expect("there is room"));
         drop(handoff.transfer(handed_off()).expect_err("there is none"));

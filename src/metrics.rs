@@ -145,8 +145,8 @@ counters! {
     RefusedTooLarge "refused_total{cause=\"too_large\"}" "requests" Counter ShardAndControl;
     /// Requests refused because their path needs an upgrade to a WebSocket, and they have none or another (426).
     RefusedUpgrade "refused_total{cause=\"upgrade\"}" "requests" Counter ShardAndControl;
-    /// Requests refused because their sender came too often (429): opening requests on shards, messages to publish on
-    /// the control thread.
+    /// Requests refused because their sender came too often (429): opening requests, messages to publish, requests with
+    /// credentials.
     RefusedRate "refused_total{cause=\"rate\"}" "requests" Counter ShardAndControl;
     /// Requests refused because nobody decided about them (503): a decision took too long, the application has not
     /// answered, or its answer is not understood, or the keys of an issuer cannot be fetched.
@@ -279,7 +279,9 @@ counters! {
     /// Connections closed with 1008 because they were over their rate of bytes for too long.
     RateClosedBytes "rate_closed_total{rate=\"bytes\"}" "connections" Counter Shard;
     /// Opening requests refused because their address made more than its rate.
-    LimitedHandshakes "rate_refused_total{rate=\"handshakes\"}" "requests" Counter Shard;
+    LimitedHandshakes "rate_refused_total{rate=\"handshakes\"}" "requests" Counter ShardAndControl;
+    /// Requests with credentials refused because their address has shown refused ones faster than its rate.
+    LimitedGuesses "rate_refused_total{rate=\"guesses\"}" "requests" Counter Process;
     /// Messages to publish by HTTP refused because their address published more than its rate.
     LimitedPublishesOfAddress "rate_refused_total{rate=\"publishes_of_address\"}" "requests" Counter Control;
     /// Messages to publish by HTTP refused because their identity published more than its rate.
@@ -323,6 +325,8 @@ counters! {
     CallbackTimeout "callback_timeout_total" "questions" Counter Process;
     /// Questions that were not asked, since the application has not answered those before.
     CallbackPaused "callback_paused_total" "questions" Counter Process;
+    /// Questions that were not asked, since as many of their client's address were under way as may be (429).
+    CallbackLimited "callback_limited_total" "questions" Counter Process;
     /// Requests of the server itself that were answered, whatever the status.
     OutboundAnswered "outbound_requests_total{outcome=\"answered\"}" "requests" Counter Process;
     /// Requests of the server itself that failed: no name, no connection, no TLS, no answer in HTTP, one too large.

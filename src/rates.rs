@@ -1,10 +1,12 @@
 //! Rates: how much may come in a period, and how much at once; and the buckets that tell whether more has come.
 
+mod block;
 mod table;
 
 use std::{num::NonZeroU64, time::Duration};
 
-use crate::proto::Millis;
+use crate::proto::{Millis, Refusal};
+pub(crate) use block::AddressBlock;
 pub(crate) use table::{KEY_BYTES, KEYS_MAX, RateTable};
 
 /// A rate of messages, bytes, requests or the like: how many in a second, a minute or an hour, and how many at once.
@@ -122,6 +124,8 @@ pub(crate) struct ArrivalRates {
     pub(crate) handshakes: Option<Rate>,
     /// Accepted sockets of a shard.
     pub(crate) accepts: Option<Rate>,
+    /// Requests of each address, or each /64 of IPv6, whose credentials are refused.
+    pub(crate) guesses: Option<Rate>,
 }
 
 /// A bucket of one rate: GCRA, the generic cell rate algorithm, whose whole state is one time. A new bucket is full.
@@ -168,6 +172,17 @@ impl Bucket {
         self.full_at > nanoseconds(now) && self.due(rate, 1) > now
     }
 
+    /// Returns the bucket at a rate that has taken the place of another one: the bucket lacks no more than it holds. A
+    /// bucket of a slower rate may be full only long after.
+    fn at_rate(self, rate: &Rate, now: Millis) -> Bucket {
+        Bucket { full_at: self.full_at.min(nanoseconds(now).saturating_add(rate.refill_ns)) }
+    }
+
+    /// Returns when the bucket is full.
+    fn full_at(&self) -> Millis {
+        Millis(self.full_at.div_ceil(NANOSECONDS_PER_MILLI))
+    }
+
     /// Returns whether the bucket is full.
     pub(crate) fn is_full(&self, now: Millis) -> bool {
         self.full_at <= nanoseconds(now)
@@ -180,8 +195,17 @@ fn nanoseconds(time: Millis) -> u64 {
     time.0.saturating_mul(NANOSECONDS_PER_MILLI)
 }
 
+/// The error of an opening request beyond [`ArrivalRates::handshakes`].
+pub(crate) const OVER_HANDSHAKE_RATE: &str = "more opening requests from one address than max_handshake_rate allows";
+
+/// Returns the refusal of a request that is over a rate (RFC 6585 4). `due` is the time at which the sender may ask
+/// again.
+pub(crate) fn over_rate(error: impl Into<String>, now: Millis, due: Millis) -> Refusal {
+    Refusal::new(429, error).header("Retry-After", &retry_after(now, due).to_string())
+}
+
 /// Returns the whole seconds from `now` until `due`, at least one, for the header line `Retry-After` (RFC 9110 10.2.3).
-pub(crate) fn retry_after(now: Millis, due: Millis) -> u64 {
+fn retry_after(now: Millis, due: Millis) -> u64 {
     due.0.saturating_sub(now.0).div_ceil(1_000).max(1)
 }
 

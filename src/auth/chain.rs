@@ -40,7 +40,7 @@ impl AllOf {
         self
     }
 
-    fn each(&self) -> impl Iterator<Item = &dyn Authenticator> + Clone {
+    fn each(&self) -> impl Iterator<Item = &dyn Authenticator> {
         std::iter::once(&*self.first).chain(self.others.iter().map(|other| &**other))
     }
 }
@@ -54,6 +54,10 @@ impl Authenticator for AllOf {
     /// Returns the work of the first authenticator that has to wait, unless one before it refuses the request.
     fn prepare(&self, credentials: &Credentials<'_>) -> Option<Later> {
         decide_in_order(self.each(), credentials, |outcome| outcome.is_err())
+    }
+
+    fn takes_cookies(&self) -> bool {
+        self.each().any(Authenticator::takes_cookies)
     }
 }
 
@@ -81,7 +85,7 @@ impl AnyOf {
         self
     }
 
-    fn each(&self) -> impl Iterator<Item = &dyn Authenticator> + Clone {
+    fn each(&self) -> impl Iterator<Item = &dyn Authenticator> {
         std::iter::once(&*self.first).chain(self.others.iter().map(|other| &**other))
     }
 }
@@ -90,6 +94,10 @@ impl Authenticator for AnyOf {
     /// Returns the work of the first authenticator that has to wait, unless one before it admits the request.
     fn prepare(&self, credentials: &Credentials<'_>) -> Option<Later> {
         decide_in_order(self.each(), credentials, |outcome| outcome.is_ok())
+    }
+
+    fn takes_cookies(&self) -> bool {
+        self.each().any(Authenticator::takes_cookies)
     }
 
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
@@ -129,17 +137,25 @@ pub(crate) fn together(authenticators: Vec<Arc<dyn Authenticator>>, is_all: bool
     })
 }
 
-/// Returns the work of the first authenticator that has to wait, unless the outcome of an earlier one decides alone.
-/// The earlier ones are asked for their outcomes only then: mostly nobody has to wait, and each outcome costs a check.
+/// Returns the work of the first authenticator that has to wait, unless the outcome of an earlier one decides alone. An
+/// authenticator is prepared only when it is reached: it may ask somebody else, and a request that an earlier one
+/// refuses must cause no question.
 fn decide_in_order<'a>(
-    each: impl Iterator<Item = &'a dyn Authenticator> + Clone,
+    each: impl Iterator<Item = &'a dyn Authenticator>,
     credentials: &Credentials<'_>,
     decides: impl Fn(&Result<Identity, Refusal>) -> bool,
 ) -> Option<Later> {
-    let waiting = |(at, authenticator): (usize, &dyn Authenticator)| Some((at, authenticator.prepare(credentials)?));
-    let (at, later) = each.clone().enumerate().find_map(waiting)?;
-    let is_decided = each.take(at).any(|earlier| decides(&earlier.authenticate(credentials)));
-    (!is_decided).then_some(later)
+    let mut each = each.peekable();
+    while let Some(authenticator) = each.next() {
+        if let Some(later) = authenticator.prepare(credentials) {
+            return Some(later);
+        }
+        // The outcome of the last one is of no use here, and may be costly.
+        if each.peek().is_none() || decides(&authenticator.authenticate(credentials)) {
+            return None;
+        }
+    }
+    None
 }
 
 fn challenges(refusal: &Refusal) -> impl Iterator<Item = &str> {
@@ -235,6 +251,45 @@ mod tests {
         let scope = "Bearer error=\"insufficient_scope\"";
         check(&any_of(basic()).or(scoped), TOKEN, "11.0.0.1", Err((403, &[scope, OF_BASIC])));
         check(&any_of(network()), TOKEN, "11.0.0.1", Err((403, &[])));
+    }
+
+    /// Waits, and counts how often it has been prepared.
+    #[derive(Default)]
+    struct Asking(std::sync::atomic::AtomicUsize);
+
+    impl Authenticator for Asking {
+        fn authenticate(&self, _: &Credentials<'_>) -> Result<Identity, Refusal> {
+            panic!("it has yet to wait")
+        }
+
+        fn prepare(&self, _: &Credentials<'_>) -> Option<Later> {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Some(Box::pin(async {}))
+        }
+    }
+
+    /// Returns whether a request waits, and how often the last authenticator has been prepared.
+    fn prepared(chain: &dyn Authenticator, asking: &Asking, line: &str, peer: &str) -> (bool, usize) {
+        let head = format!("GET / HTTP/1.1\r\n{line}\r\n\r\n");
+        let head = crate::proto::RequestHead::decode(head.as_bytes()).unwrap().unwrap().0;
+        let later = chain.prepare(&Credentials::new(&head, Some(format!("{peer}:9").parse().unwrap())));
+        (later.is_some(), asking.0.load(std::sync::atomic::Ordering::Relaxed))
+    }
+
+    /// Who is refused or admitted by an earlier authenticator causes no question of a later one.
+    #[test]
+    fn only_the_authenticator_that_is_reached_is_prepared() {
+        let asking = Arc::new(Asking::default());
+        let all = all_of(network()).and(basic()).and(Arc::clone(&asking));
+        assert_eq!(prepared(&all, &asking, ALICE, "11.0.0.1"), (false, 0));
+        assert_eq!(prepared(&all, &asking, EVE, "10.0.0.1"), (false, 0));
+        assert_eq!(prepared(&all, &asking, ALICE, "10.0.0.1"), (true, 1));
+        let any = any_of(network()).or(basic()).or(Arc::clone(&asking));
+        assert_eq!(prepared(&any, &asking, EVE, "10.0.0.1"), (false, 1));
+        assert_eq!(prepared(&any, &asking, ALICE, "11.0.0.1"), (false, 1));
+        assert_eq!(prepared(&any, &asking, EVE, "11.0.0.1"), (true, 2));
+        let first = any_of(Arc::clone(&asking)).or(network());
+        assert_eq!(prepared(&first, &asking, "X: y", "10.0.0.1"), (true, 3));
     }
 
     #[test]

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::{answers::Answers, origins::Origins};
-use crate::proto::{RequestHead, query_pairs, token_of_protocols};
+use crate::{
+    hub::TopicName,
+    proto::{RequestHead, query_pairs, token_of_protocols},
+};
 
 /// The parts of a request that show who sent it.
 #[derive(Clone, Copy)]
@@ -20,13 +23,14 @@ pub struct Credentials<'a> {
     /// The token that has taken the place of the one in the request.
     renewed: Option<&'a str>,
     origins: Option<&'a Origins>,
+    topic: Option<&'a TopicName>,
 }
 
 impl<'a> Credentials<'a> {
     /// Returns the credentials of a request that waits for no answers.
     #[must_use]
     pub fn new(head: &'a RequestHead, peer: Option<SocketAddr>) -> Self {
-        Credentials { head, peer, answers: None, origins: None, renewed: None }
+        Credentials { head, peer, answers: None, origins: None, renewed: None, topic: None }
     }
 
     /// Returns the credentials of a request that can wait for answers, which are kept in `answers`.
@@ -59,6 +63,18 @@ impl<'a> Credentials<'a> {
     #[must_use]
     pub(crate) fn behind(self, origins: &'a Origins) -> Self {
         Credentials { origins: Some(origins), ..self }
+    }
+
+    /// Returns the credentials of a request to use a topic, if it is about one.
+    #[must_use]
+    pub(crate) fn about(self, topic: Option<&'a TopicName>) -> Self {
+        Credentials { topic, ..self }
+    }
+
+    /// Returns the topic that the request is about: its path names the topic, or its body or a message does.
+    #[must_use]
+    pub fn topic(&self) -> Option<&'a TopicName> {
+        self.topic
     }
 
     /// Returns the origins that restrict the pages of the request, where they are known.
@@ -97,6 +113,12 @@ impl<'a> Credentials<'a> {
         };
         let of_protocols = || token_of_protocols(self.head.headers()).map(Cow::Borrowed);
         self.authorization("Bearer").map(Cow::Borrowed).or_else(of_query).or_else(of_protocols)
+    }
+
+    /// Returns whether the request shows credentials, whatever they are worth: `Authorization`, a cookie, or a token.
+    pub(crate) fn has_any(&self) -> bool {
+        let headers = self.head.headers();
+        headers.get("authorization").is_some() || headers.get("cookie").is_some() || self.token().is_some()
     }
 
     /// Returns the value of `Authorization`, if the request has exactly one.

@@ -28,6 +28,11 @@ impl Gate {
         self.origins.as_ref().unwrap_or(origins)
     }
 
+    /// Returns whether a cookie alone may admit a request.
+    pub(crate) fn takes_cookies(&self) -> bool {
+        self.authenticator.as_ref().is_some_and(|authenticator| authenticator.takes_cookies())
+    }
+
     /// Admits a request, and returns the identity that the authenticator has found; `origins` are the server's.
     ///
     /// # Errors

@@ -53,7 +53,7 @@ pub use credentials::{Credentials, TOKEN_KEY};
 pub(crate) use gate::{Gate, Stopped};
 pub use grants::{Grants, TopicRight};
 pub use jwt::{BareTokens, Jwt, JwtIssuer};
-pub(crate) use jwt::{Issuer, IssuerChange};
+pub(crate) use jwt::{Issuer, IssuerChange, TOKEN_BYTES_MAX};
 pub use network::{AddressRange, Network};
 pub use origins::Origins;
 pub(crate) use permission::{Decision, decide};
@@ -160,6 +160,12 @@ pub trait Authenticator: Send + Sync + 'static {
         _ = credentials;
         None
     }
+
+    /// Returns whether a cookie alone may admit a request. A browser adds cookies to the requests of every page, so the
+    /// answers then have the header lines that keep them out of foreign pages, whatever origins are allowed.
+    fn takes_cookies(&self) -> bool {
+        false
+    }
 }
 
 impl<A: Authenticator + ?Sized> Authenticator for Arc<A> {
@@ -169,5 +175,9 @@ impl<A: Authenticator + ?Sized> Authenticator for Arc<A> {
 
     fn prepare(&self, credentials: &Credentials<'_>) -> Option<Later> {
         (**self).prepare(credentials)
+    }
+
+    fn takes_cookies(&self) -> bool {
+        (**self).takes_cookies()
     }
 }

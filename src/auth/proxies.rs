@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::AddressRange;
-use crate::proto::{RequestHead, forwarded_for, x_forwarded_for};
+use crate::proto::{ProxyHeader, RequestHead, forwarded_for, x_forwarded_for};
 
 /// The proxies that a server trusts to name the addresses of their clients. By default there are none, and no header
 /// line is read.
@@ -35,15 +35,22 @@ pub(crate) struct Remote {
     pub(crate) client: Option<SocketAddr>,
     /// The address of the socket's peer, if it is not the client.
     pub(crate) proxy: Option<SocketAddr>,
+    /// Whether the header lines of requests are the client's own, although the peer is a trusted proxy: a proxy that
+    /// begins a connection with a header of the PROXY protocol reads no HTTP.
+    are_lines_of_client: bool,
 }
 
 impl Remote {
-    /// Returns the other side of a socket with this peer. `named` is the client that a trusted proxy has named for the
-    /// whole connection.
-    pub(crate) fn of_socket(peer: Option<SocketAddr>, named: Option<SocketAddr>) -> Remote {
-        match named {
-            Some(client) => Remote { client: Some(client), proxy: peer },
-            None => Remote { client: peer, proxy: None },
+    /// Returns the other side of a socket with this peer. `header` is the header of the PROXY protocol by which a
+    /// trusted proxy has begun the connection.
+    ///
+    /// Without a client in it, the proxy stands for its clients. They can write what they like behind the header, and
+    /// name nobody. A client that the header names may be a trusted proxy itself, which is then believed.
+    pub(crate) fn of_socket(peer: Option<SocketAddr>, header: Option<ProxyHeader>) -> Remote {
+        let are_lines_of_client = header == Some(ProxyHeader::Local);
+        match header.and_then(ProxyHeader::source) {
+            Some(client) => Remote { client: Some(client), proxy: peer, are_lines_of_client },
+            None => Remote { client: peer, proxy: None, are_lines_of_client },
         }
     }
 
@@ -85,7 +92,7 @@ impl TrustedProxies {
     /// the client is the node that was read last, or the peer if no node was read.
     pub(crate) fn remote(&self, of_connection: Remote, head: &RequestHead) -> Remote {
         let Some(peer) = of_connection.client else { return of_connection };
-        if self.named_by == ClientAddress::None || !self.include(peer.ip()) {
+        if self.named_by == ClientAddress::None || of_connection.are_lines_of_client || !self.include(peer.ip()) {
             return of_connection;
         }
         let client = match self.named_by {
@@ -94,7 +101,7 @@ impl TrustedProxies {
             ClientAddress::None => None,
         };
         let Some(client) = client else { return of_connection };
-        Remote { client: Some(client), proxy: of_connection.proxy.or(Some(peer)) }
+        Remote { client: Some(client), proxy: of_connection.proxy.or(Some(peer)), ..of_connection }
     }
 
     /// Returns the first of these nodes that is no trusted proxy, or else the last one that was read. A node that is no
@@ -185,11 +192,29 @@ mod tests {
             ["10.0.0.1:5", "10.0.0.2:6", "198.51.100.1:7"].map(|text| text.parse().unwrap());
         let head = head(&["X-Forwarded-For: 203.0.113.9"]);
         let proxies = proxies(ClientAddress::XForwardedFor);
-        let remote = proxies.remote(Remote::of_socket(Some(balancer), Some(proxy)), &head);
-        assert_eq!(remote, Remote { client: Some("203.0.113.9:0".parse().unwrap()), proxy: Some(balancer) });
-        let remote = proxies.remote(Remote::of_socket(Some(balancer), Some(client)), &head);
-        assert_eq!(remote, Remote { client: Some(client), proxy: Some(balancer) });
+        let named = |source| Remote::of_socket(Some(balancer), Some(ProxyHeader::Proxied { source }));
+        let remote = proxies.remote(named(proxy), &head);
+        assert_eq!((remote.client, remote.proxy), (Some("203.0.113.9:0".parse().unwrap()), Some(balancer)));
+        let remote = proxies.remote(named(client), &head);
+        assert_eq!((remote.client, remote.proxy), (Some(client), Some(balancer)));
         assert_eq!(remote.named_client(), Some(client));
         assert_eq!(Remote::of_socket(Some(client), None).named_client(), None);
+    }
+
+    /// Behind a header without a client, the bytes are those of somebody whom the proxy has not named.
+    #[test]
+    fn a_connection_whose_client_is_not_named_names_nobody() {
+        let proxy: SocketAddr = "10.0.0.1:5".parse().unwrap();
+        let of_connection = Remote::of_socket(Some(proxy), Some(ProxyHeader::Local));
+        for (line, named_by) in [
+            ("X-Forwarded-For: 203.0.113.9", ClientAddress::XForwardedFor),
+            ("Forwarded: for=203.0.113.9", ClientAddress::Forwarded),
+        ] {
+            assert_eq!(proxies(named_by).remote(of_connection, &head(&[line])), of_connection);
+        }
+        assert_eq!(
+            (of_connection.client, of_connection.proxy, of_connection.named_client()),
+            (Some(proxy), None, None)
+        );
     }
 }

@@ -336,6 +336,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         arrival_rates: ArrivalRates {
             handshakes: settings.max_handshake_rate.0,
             accepts: settings.max_accept_rate.0.map(|rate| rate.part(of_each)),
+            guesses: settings.max_guess_rate.0,
         },
         rate_ticks_max: rate_ticks_max?,
         topics_idle_max: settings.max_idle_topics,

@@ -1,6 +1,11 @@
 //! Checked settings: a [`Config`], which is always valid, and its limits.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     quantities::Size,
@@ -13,7 +18,7 @@ use crate::{
     auth::{Access, Authenticator, Callback, Jwt, TrustedProxies, together},
     outbound::{Authorities, Outbound},
     proto::{KeepAlive, MessageLimits},
-    rates::{ArrivalRates, InputRates, PublishRates},
+    rates::{AddressBlock, ArrivalRates, InputRates, PublishRates, Rate},
 };
 
 /// Checked settings of a server.
@@ -208,6 +213,14 @@ impl Config {
     /// Returns the callback for routes that are not in the file.
     pub(crate) fn callback_at_connect(&self) -> Option<&Callback> {
         self.callback.as_ref().filter(|_| self.callback_connect == CallbackConnect::On)
+    }
+
+    /// Returns the rate of opening requests of an address, and the addresses that it holds for together. An address of
+    /// a trusted proxy stands for many clients, so it has no rate.
+    pub(crate) fn handshake_rate_of(&self, address: Option<IpAddr>) -> Option<(Rate, AddressBlock)> {
+        let rate = self.limits.arrival_rates.handshakes?;
+        let address = address.filter(|&address| !self.trusted_proxies.include(address))?;
+        Some((rate, AddressBlock::of(address)))
     }
 
     /// Returns the number of shards and their CPUs, in words.

@@ -64,7 +64,9 @@ impl Config {
         // `max_idle_topics` may be any number.
         let topics = shards.saturating_mul(limits.topics_idle_max as u64).saturating_add(connections);
         let publish = &http.publish_rates;
-        let of_senders = [publish.of_address, publish.of_identity, publish.of_token, limits.arrival_rates.handshakes];
+        let arrivals = &limits.arrival_rates;
+        let of_senders =
+            [publish.of_address, publish.of_identity, publish.of_token, arrivals.handshakes, arrivals.guesses];
         let rate_tables = of_senders.into_iter().flatten().count() as u64;
         let requests = if self.outbound.has_targets() { self.requests_memory() } else { 0 };
         let rows = [

@@ -2,7 +2,6 @@
 //! metrics.
 
 use std::{
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -28,7 +27,7 @@ use crate::{
     handover::{AddressPermit, HandedOff, SocketPermits},
     log_throttle::LogThrottle,
     metrics::{Counter, Counters},
-    proto::HEADERS_MAX,
+    proto::{HEADERS_MAX, ProxyHeader},
     sys::transport::Transport,
 };
 
@@ -125,8 +124,8 @@ struct Caller {
     /// Received bytes that are to be read first.
     received: BytesMut,
     of_address: Option<AddressPermit>,
-    /// The client's address, if a trusted proxy has named it for the whole connection.
-    named: Option<SocketAddr>,
+    /// The header of the PROXY protocol by which a trusted proxy has begun the connection.
+    header: Option<ProxyHeader>,
 }
 
 /// Serves a connection that a shard has handed over.
@@ -136,14 +135,14 @@ pub(super) async fn serve_handed_off(
     handed_off: HandedOff,
     finishing: watch::Receiver<()>,
 ) {
-    let HandedOff { socket, received, permits, named, is_refused } = handed_off;
+    let HandedOff { socket, received, permits, header, is_refused } = handed_off;
     let SocketPermits { of_all, of_address } = permits;
     let stream = match socket.try_map(|socket| TcpStream::from_std(socket.into()).map(Arc::new)) {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, "a connection could not be taken over"),
     };
     let open = Open::new(&shared.counters);
-    let caller = Caller { stream, received, of_address, named };
+    let caller = Caller { stream, received, of_address, header };
     if is_refused {
         return port.answer_one(&shared, caller, &finishing, &shared.monitors).await;
     }
@@ -151,7 +150,7 @@ pub(super) async fn serve_handed_off(
     drop(open);
     if let Some((socket, received, of_address)) = returned.and_then(|connection| connection.into_parts().ok()) {
         let permits = SocketPermits { of_all, of_address };
-        shared.hand_back(HandedOff { socket, received, permits, named, is_refused }).await;
+        shared.hand_back(HandedOff { socket, received, permits, header, is_refused }).await;
     }
 }
 
@@ -178,7 +177,7 @@ pub(super) async fn serve_metrics(shared: Arc<Shared>, listener: TcpListener, mu
         };
         let (shared, port, finishing) = (Arc::clone(&shared), Arc::clone(&port), finishing.clone());
         let caller =
-            Caller { stream: Arc::new(stream).into(), received: BytesMut::new(), of_address: None, named: None };
+            Caller { stream: Arc::new(stream).into(), received: BytesMut::new(), of_address: None, header: None };
         connections.spawn(async move { drop(port.serve(&shared, caller, &finishing).await) });
     }
 }
@@ -187,14 +186,14 @@ pub(super) async fn serve_metrics(shared: Arc<Shared>, listener: TcpListener, mu
 /// sent.
 async fn converse(
     shared: &Arc<Shared>,
-    Caller { stream, received, of_address, named }: Caller,
+    Caller { stream, received, of_address, header }: Caller,
     served: ServedEndpoints,
     permit: Option<ConnectionPermit>,
     mut finishing: watch::Receiver<()>,
 ) -> Option<(HttpConnection, Option<EndReason>)> {
     let has_permit = permit.is_some();
     let may_upgrade = has_permit && served == ServedEndpoints::Everything;
-    let of_connection = Remote::of_socket(stream.socket().peer_addr().ok(), named);
+    let of_connection = Remote::of_socket(stream.socket().peer_addr().ok(), header);
     let router = Arc::new(RequestRouter::new(Arc::clone(shared), may_upgrade, of_connection));
     let connection =
         HttpConnection::new(stream, received, Arc::clone(&router), &shared.config.get().http, permit, of_address);

@@ -4,10 +4,9 @@ use crate::{
     auth::{Credentials, Identity},
     clock::Clock,
     config::Config,
-    handover::Network,
     metrics::{Counter, Counters},
     proto::Refusal,
-    rates::{PublishRates, Rate, RateTable, retry_after},
+    rates::{AddressBlock, PublishRates, Rate, RateTable, over_rate},
 };
 
 /// The buckets of all addresses, identities and tokens that publish by HTTP.
@@ -32,7 +31,7 @@ struct Held<'a> {
 /// A sender of messages, by one of its properties.
 #[derive(Hash)]
 enum Key<'a> {
-    Address(Network),
+    Address(AddressBlock),
     Identity(&'a str),
     Token(&'a [u8]),
 }
@@ -66,7 +65,7 @@ impl PublishBuckets {
         let of_address = rates.of_address.zip(address).map(|(rate, address)| Held {
             rate,
             table: &self.of_addresses,
-            key: Key::Address(Network::of(address)),
+            key: Key::Address(AddressBlock::of(address)),
             counter: Counter::LimitedPublishesOfAddress,
             setting: "max_publish_rate_per_address",
         });
@@ -88,10 +87,7 @@ impl PublishBuckets {
         for Held { rate, table, key, counter, setting } in &all {
             if let Some(due) = table.due(rate, key, now) {
                 counters.add(*counter, 1);
-                let after = retry_after(now, due).to_string();
-                return Err(
-                    Refusal::new(429, format!("more messages than {setting} allows")).header("Retry-After", &after)
-                );
+                return Err(over_rate(format!("more messages than {setting} allows"), now, due));
             }
         }
         for Held { rate, table, key, .. } in &all {

@@ -55,7 +55,7 @@ impl RequestRouter {
 
     /// Routes the next request. The request is judged as on a shard, except for the answer of a handler, which only a
     /// shard can call. Openings whose intent depends on the head are judged here, so that a refused client
-    /// keeps its connection, unless the judge has to wait.
+    /// keeps its connection, unless the judge has to wait. They count against the rate of openings as on a shard.
     pub(super) fn route(&self, head: RequestHead) -> Destination {
         let endpoints = self.shared.endpoints.get();
         let endpoint = endpoints.resolve(&head);
@@ -89,10 +89,15 @@ impl RequestRouter {
         if let Some(read_intent) = openings.intent {
             let answers = Answers::default();
             let credentials = Credentials::new(head, remote.client).with_answers(&answers);
-            match endpoints.authorize(&credentials, read_intent(head)?, endpoint) {
+            let intent = read_intent(head)?;
+            self.shared.check_handshake(&credentials)?;
+            match endpoints.authorize(&credentials, intent, endpoint) {
                 // The shard judges the request again, and can wait.
-                Err(Denied::Later(_)) => {}
-                judged => drop(self.shared.refused(judged)?),
+                Ok(_) | Err(Denied::Later(_)) => {}
+                Err(denied) => {
+                    self.shared.count_refused_handshake(&credentials);
+                    return Err(self.shared.refusal_of(denied));
+                }
             }
         }
         Ok(())

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     access_log::AccessLog,
     auth::{Answers, Credentials, Identity},
+    clock::Clock,
     config::Config,
     current::Current,
     endpoints::{Denied, Endpoint, Endpoints, Intent, Readiness, until_decided},
@@ -32,6 +33,7 @@ use crate::{
         text::{TextFormat, metrics_text},
     },
     proto::Refusal,
+    rates::{OVER_HANDSHAKE_RATE, RateTable, over_rate},
     refusal_log::{RefusalLog, counter_of},
     sys::bounded_close::BoundedClose,
 };
@@ -58,6 +60,9 @@ pub(super) struct Shared {
     /// Connections without room whose requests are for the metrics.
     pub(super) monitors: Farewells,
     pub(super) bodies: Bodies,
+    pub(super) clock: Clock,
+    /// The buckets of the addresses that open WebSockets, which the shards have too.
+    pub(super) handshakes: Arc<RateTable>,
     pub(super) publish_buckets: PublishBuckets,
     /// Files that may be sent at the same time.
     pub(super) files: Arc<Semaphore>,
@@ -118,6 +123,30 @@ impl Shared {
             self.counters.add(Counter::HandlerPanics, 1);
         }
         denied.into()
+    }
+
+    /// Checks an opening request against the rate of its sender's address. A shard counts the request if it opens a
+    /// WebSocket.
+    ///
+    /// # Errors
+    ///
+    /// 429 with the time after which the address may open a WebSocket again.
+    pub(super) fn check_handshake(&self, credentials: &Credentials<'_>) -> Result<(), Refusal> {
+        let Some((rate, block)) = self.config.get().handshake_rate_of(credentials.address()) else { return Ok(()) };
+        let now = self.clock.now();
+        self.handshakes.due(&rate, block, now).map_or(Ok(()), |due| {
+            self.counters.add(Counter::LimitedHandshakes, 1);
+            Err(over_rate(OVER_HANDSHAKE_RATE, now, due))
+        })
+    }
+
+    /// Counts an opening request that was refused here, and that no shard sees, against the rate of its sender's
+    /// address.
+    pub(super) fn count_refused_handshake(&self, credentials: &Credentials<'_>) {
+        if let Some((rate, block)) = self.config.get().handshake_rate_of(credentials.address()) {
+            // A shard may have emptied the bucket meanwhile.
+            _ = self.handshakes.take(&rate, block, self.clock.now());
+        }
     }
 
     /// Counts a message that a request publishes against the rates of its sender.

@@ -26,7 +26,8 @@ impl Endpoints {
     /// # Errors
     ///
     /// 403 for a page of another origin, a token for another right, or a topic that is not for the sender; 401 for a
-    /// missing, wrong or expired token; either for a revoked sender; the refusal of an authenticator;
+    /// missing, wrong or expired token; either for a revoked sender; 429 if the address has shown wrong credentials
+    /// faster than its rate allows; the refusal of an authenticator;
     /// [`Denied::Panicked`] (500); and [`Denied::Later`] where an authenticator has to wait and the request can wait:
     /// its credentials have answers.
     pub(crate) fn authorize(
@@ -35,7 +36,9 @@ impl Endpoints {
         intent: Intent,
         endpoint: &Endpoint,
     ) -> Result<Admittance, Denied> {
-        self.judge(credentials, None, intent, endpoint.topic(), self.gates(endpoint))
+        let credentials = &credentials.about(endpoint.topic());
+        self.guesses
+            .limit(credentials, || self.judge(credentials, None, intent, endpoint.topic(), self.gates(endpoint)))
     }
 
     /// Judges whether a request that a route has admitted may use a topic as it intends, though its path does not name
@@ -50,8 +53,11 @@ impl Endpoints {
         intent: Intent,
         topic: &TopicName,
     ) -> Result<Admittance, Denied> {
-        let gates = self.other_gates(sender.route, topic);
-        self.judge(&sender.credentials, sender.identity, intent, Some(topic), gates)
+        let credentials = &sender.credentials.about(Some(topic));
+        self.guesses.limit(credentials, || {
+            let gates = self.other_gates(sender.route, topic);
+            self.judge(credentials, sender.identity, intent, Some(topic), gates)
+        })
     }
 
     /// Judges whether a request may publish to a topic, as [`Endpoints::authorize_topic`] does, and returns the grant.
@@ -140,8 +146,9 @@ impl Endpoints {
     ///   "include"`), where every list of allowed origins that holds here names the origin. `null` is the origin of any
     ///   page's sandboxed frame, so it gets no credentials even if a list has it.
     /// - `Cross-Origin-Resource-Policy` keeps the answer out of elements (scripts, pictures) of other pages, where
-    ///   origins are restricted. Pages of allowed origins need no exception: browsers ignore the line for requests with
-    ///   CORS, and `same-site` would let in pages of other origins too.
+    ///   origins are restricted, or where a cookie may admit: a browser sends it with the requests of such elements.
+    ///   Pages of allowed origins need no exception: browsers ignore the line for requests with CORS, and `same-site`
+    ///   would let in pages of other origins too.
     /// - `Content-Security-Policy: frame-ancestors` (CSP 3, 6.4.2) keeps the answer out of frames and objects of other
     ///   pages: a browser loads them by navigation, to which the line above does not apply. `X-Frame-Options` does the
     ///   same in older browsers.
@@ -156,7 +163,9 @@ impl Endpoints {
             Some(endpoint) => self.gates(endpoint).all(|(gate, _)| is(gate.origins_or(&self.access.origins))),
             None => is(&self.access.origins),
         };
-        let is_restricted = !all(&Origins::are_any);
+        let takes_cookies =
+            || endpoint.is_some_and(|endpoint| self.gates(endpoint).any(|(gate, _)| gate.takes_cookies()));
+        let is_restricted = !all(&Origins::are_any) || takes_cookies();
         if is_restricted {
             lines.push(("Cross-Origin-Resource-Policy", "same-origin".into()));
             lines.push(("Content-Security-Policy", "frame-ancestors 'self'".into()));

@@ -15,6 +15,7 @@ mod authorize;
 mod denied;
 #[doc(hidden)]
 pub mod fuzz;
+mod guesses;
 mod http;
 mod intent;
 mod judge;
@@ -26,6 +27,7 @@ mod values;
 mod waiting;
 
 pub(crate) use denied::{Admittance, AdmittedSender, Denied};
+pub(crate) use guesses::Guesses;
 pub(crate) use http::{BodyLimit, Commands, HttpEndpoint, HttpRequest, PublishGrant, Publishing};
 pub(crate) use intent::Intent;
 pub(crate) use judge::Judge;
@@ -159,12 +161,14 @@ pub(crate) struct Endpoints {
     services: Vec<ServedService>,
     /// The server's own origins and tokens.
     access: Access,
-    /// Whether any endpoint is for pages of certain origins only.
+    /// Whether any endpoint is for pages of certain origins only, or takes cookies.
     restricts_origins: bool,
     /// Whether the paths of the administration would exist if there were tokens for it.
     lacks_admin_tokens: bool,
     /// The identities and tokens that the judge refuses.
     revocations: Revocations,
+    /// The rate of requests whose credentials the judge refuses.
+    guesses: Guesses,
     /// The longest time for which a request waits for the judge.
     wait_max: Duration,
     permissions: Permissions,
@@ -263,7 +267,8 @@ impl Endpoints {
         rows.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.precision()));
         let pages: Vec<Gate> = pages.into_iter().map(|(_, gate)| gate).collect();
         let services: Vec<ServedService> = services.into_iter().map(|(_, service)| service).collect();
-        let is_restricted = |gate: &Gate| gate.origins.as_ref().is_some_and(|origins| !origins.are_any());
+        let is_restricted =
+            |gate: &Gate| gate.takes_cookies() || gate.origins.as_ref().is_some_and(|origins| !origins.are_any());
         let restricts_origins = !access.origins.are_any()
             || routes.iter().any(|route| is_restricted(&route.rules.gate))
             || mounts.iter().any(|mount| is_restricted(&mount.gate))
@@ -283,6 +288,7 @@ impl Endpoints {
             restricts_origins,
             lacks_admin_tokens: has_operations && !has_admin,
             revocations: Revocations::default(),
+            guesses: Guesses::default(),
             wait_max,
             permissions,
             number,
@@ -297,6 +303,11 @@ impl Endpoints {
     /// Returns the identities and tokens that the judge refuses.
     pub(crate) fn revocations(&self) -> &Revocations {
         &self.revocations
+    }
+
+    /// Lets the judge refuse an address whose credentials it refuses at more than this rate.
+    pub(crate) fn with_guesses(self, guesses: Guesses) -> Endpoints {
+        Endpoints { guesses, ..self }
     }
 
     /// Lets the judge decide about topics by these rules.

@@ -11,7 +11,7 @@ use super::{
     profile::{Profile, RenewedToken},
 };
 use crate::{
-    auth::{Answers, Credentials, Decision, Identity, Later, ROUNDS_MAX, TopicRight, decide},
+    auth::{Answers, Credentials, Decision, Identity, Later, ROUNDS_MAX, TOKEN_BYTES_MAX, TopicRight, decide},
     hub::TopicName,
     proto::{CloseCode, Refusal, State},
 };
@@ -126,11 +126,17 @@ impl<S: 'static> Connection<'_, S> {
         if self.websocket_state() != State::Open {
             return for_reason(RenewError::NotOpen);
         }
+        // The connection keeps the token, so its size is checked even where no authenticator looks at it.
+        if token.len() > TOKEN_BYTES_MAX {
+            let refusal = Refusal::new(401, format!("the token has more than {TOKEN_BYTES_MAX} bytes"));
+            return for_reason(RenewError::Refused(refusal));
+        }
         let Some(authenticator) = self.shard.authenticator(self.id) else {
             return for_reason(RenewError::NoAuthenticator);
         };
         let Some(request) = self.request() else { return for_reason(RenewError::RequestForgotten) };
-        let credentials = Credentials::new(&request.head, request.peer).with_token(token).with_answers(answers);
+        let credentials = Credentials::new(&request.head, request.peer).about(request.topic.as_ref());
+        let credentials = credentials.with_token(token).with_answers(answers);
         if let Some(later) = authenticator.prepare(&credentials) {
             return Err(NotRenewed::Waits(later));
         }

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, hash_map::RandomState},
     fmt,
     hash::BuildHasher as _,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -16,7 +16,7 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::IdleConnection;
-use crate::log_throttle::LogThrottle;
+use crate::{log_throttle::LogThrottle, rates::AddressBlock};
 
 /// The sockets of each network that has any, and the most sockets of one network.
 ///
@@ -34,7 +34,7 @@ pub(crate) struct Addresses {
 
 #[derive(Debug, Default)]
 struct Stripe {
-    networks: HashMap<Network, NetworkSockets>,
+    networks: HashMap<AddressBlock, NetworkSockets>,
     /// The number of times that a connection has become idle.
     idle_count: u64,
 }
@@ -79,8 +79,12 @@ impl Addresses {
     ///
     /// The network of the address, if it has reached the limit and no connection gives way. At most
     /// [`IdleConnection::LOOKS_MAX`] idle ones are looked at.
-    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr, gave_way: impl FnOnce()) -> Result<AddressPermit, Network> {
-        let network = Network::of(address);
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        address: IpAddr,
+        gave_way: impl FnOnce(),
+    ) -> Result<AddressPermit, AddressBlock> {
+        let network = AddressBlock::of(address);
         let mut stripe = self.stripe(network);
         let sockets = stripe.networks.entry(network).or_default();
         let mut gives_way = None;
@@ -100,7 +104,7 @@ impl Addresses {
     }
 
     /// Logs that a network has as many sockets as it may, unless a line about it was written a short time before.
-    pub(crate) fn warn_of(&self, address: Network) {
+    pub(crate) fn warn_of(&self, address: AddressBlock) {
         if let Some(suppressed) = self.full.allow(Instant::now()) {
             tracing::warn!(
                 limit = self.sockets_max.load(Ordering::Relaxed),
@@ -113,7 +117,7 @@ impl Addresses {
 
     /// Returns the stripe of the table in which the network stands. No peer can choose addresses that are all in one
     /// stripe.
-    fn stripe(&self, network: Network) -> MutexGuard<'_, Stripe> {
+    fn stripe(&self, network: AddressBlock) -> MutexGuard<'_, Stripe> {
         let stripe = &self.stripes[self.hasher.hash_one(network) as usize % STRIPES];
         stripe.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,7 +126,7 @@ impl Addresses {
 /// Counts one of the sockets of an address until it is dropped or has given way.
 pub(crate) struct AddressPermit {
     all: Arc<Addresses>,
-    network: Network,
+    network: AddressBlock,
     /// The [`Stripe::idle_count`] when the socket became idle; `None` while it is busy. It stays set if the socket has
     /// given way.
     idle_since: Option<u64>,
@@ -226,46 +230,12 @@ impl fmt::Debug for AddressPermit {
     }
 }
 
-/// The addresses that count as one: an IPv4 address, also where it is mapped into IPv6, or the 2^64 IPv6 addresses that
-/// one subscriber of a provider usually has (RFC 6177).
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Network {
-    V4(Ipv4Addr),
-    /// The first 64 bits.
-    V6(u64),
-}
-
-impl Network {
-    /// Returns the network that the address counts as.
-    pub(crate) fn of(address: IpAddr) -> Network {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Network::V4(address),
-            IpAddr::V6(address) => Network::V6((address.to_bits() >> 64) as u64),
-        }
-    }
-}
-
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Network::V4(address) => address.fmt(f),
-            Network::V6(bits) => write!(f, "{}/64", Ipv6Addr::from_bits(u128::from(bits) << 64)),
-        }
-    }
-}
-
-impl fmt::Debug for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
 /// The stripes of the table, each with its own lock.
 const STRIPES: usize = 16;
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write as _, task::Wake};
+    use std::{io::Write as _, net::Ipv4Addr, task::Wake};
 
     use super::{
         super::testing::{pair, run},

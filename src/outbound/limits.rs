@@ -13,6 +13,11 @@ impl OutboundLimits {
     /// Requests that are under way or wait. One more fails at once.
     pub const REQUESTS_MAX: usize = 1_024;
 
+    /// Of [`OutboundLimits::REQUESTS_MAX`] and of [`OutboundLimits::IN_FLIGHT_MAX`], the places that are kept for
+    /// fetches of issuers' keys. All tokens of an issuer may wait for such a fetch, and clients decide how many other
+    /// requests there are.
+    pub const OF_KEYS_MAX: usize = 4;
+
     /// Idle connections that are kept for the next requests. For one more, the one that has been idle longest is
     /// closed.
     pub const IDLE_MAX: usize = 16;

@@ -16,6 +16,8 @@ pub struct OutboundRequest {
     pub(super) body: Bytes,
     pub(super) timeout: Duration,
     pub(super) answer_bytes_max: usize,
+    /// Whether the request may take one of the places that are kept for fetches of keys.
+    pub(super) is_for_keys: bool,
 }
 
 impl OutboundRequest {
@@ -28,6 +30,7 @@ impl OutboundRequest {
             body: Bytes::new(),
             timeout: Duration::from_secs(10),
             answer_bytes_max: 64 << 10,
+            is_for_keys: false,
         }
     }
 
@@ -53,6 +56,14 @@ impl OutboundRequest {
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> OutboundRequest {
         OutboundRequest { timeout, ..self }
+    }
+
+    /// Lets the request take one of the places that are kept for fetches of keys ([`OutboundLimits::OF_KEYS_MAX`]).
+    ///
+    /// [`OutboundLimits::OF_KEYS_MAX`]: super::OutboundLimits::OF_KEYS_MAX
+    #[must_use]
+    pub(crate) fn for_keys(self) -> OutboundRequest {
+        OutboundRequest { is_for_keys: true, ..self }
     }
 
     /// Bounds the body of the answer.

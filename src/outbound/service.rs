@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::mpsc,
     task::JoinSet,
     time::{self, MissedTickBehavior},
 };
@@ -14,15 +14,14 @@ use super::{
     error::OutboundError,
     exchange::{exchange, keep},
     handle::Outbound,
-    job::{Entrance, Job},
+    job::{Entrance, Job, Place, Room},
     limits::OutboundLimits,
 };
 
 /// Makes the requests of a server's handles.
 pub(crate) struct Service {
-    jobs: mpsc::Receiver<(Job, OwnedSemaphorePermit)>,
+    jobs: mpsc::Receiver<(Job, Place)>,
     connections: Arc<Connections>,
-    in_flight: Arc<Semaphore>,
 }
 
 impl Service {
@@ -39,10 +38,11 @@ impl Service {
         let is_secure = handles.iter().any(|handle| handle.has_secure_targets());
         let tls = is_secure.then(|| authorities.client_config()).transpose()?;
         let (sender, jobs) = mpsc::channel(OutboundLimits::REQUESTS_MAX);
-        let entrance = Entrance { jobs: sender, room: Arc::new(Semaphore::new(OutboundLimits::REQUESTS_MAX)) };
+        let kept = OutboundLimits::OF_KEYS_MAX;
+        let common = Room::new(OutboundLimits::REQUESTS_MAX - kept, OutboundLimits::IN_FLIGHT_MAX - kept);
+        let entrance = Entrance { jobs: sender, common, of_keys: Room::new(kept, kept) };
         handles.iter().for_each(|handle| handle.attach(&entrance));
-        let in_flight = Arc::new(Semaphore::new(OutboundLimits::IN_FLIGHT_MAX));
-        Ok(Some(Service { jobs, connections: Arc::new(Connections::new(tls)), in_flight }))
+        Ok(Some(Service { jobs, connections: Arc::new(Connections::new(tls)) }))
     }
 
     /// Makes requests until the future is dropped, which ends all requests under way, or until all handles are gone.
@@ -53,12 +53,9 @@ impl Service {
         loop {
             tokio::select! {
                 job = self.jobs.recv() => {
-                    let Some((job, permit)) = job else { break };
-                    let (connections, in_flight) = (Arc::clone(&self.connections), Arc::clone(&self.in_flight));
-                    tasks.spawn(async move {
-                        let _room = permit;
-                        make(job, &connections, &in_flight).await;
-                    });
+                    let Some((job, place)) = job else { break };
+                    let connections = Arc::clone(&self.connections);
+                    tasks.spawn(async move { make(job, &connections, &place).await });
                 }
                 Some(ended) = tasks.join_next() => {
                     if let Err(error) = ended {
@@ -72,12 +69,11 @@ impl Service {
 }
 
 /// Makes a request within its time, and tells its caller the outcome.
-async fn make(job: Job, connections: &Connections, in_flight: &Semaphore) {
+async fn make(job: Job, connections: &Connections, place: &Place) {
     let Job { url, request, deadline, reply } = job;
     let deadline = time::Instant::from_std(deadline);
     let made = time::timeout_at(deadline, async {
-        // The semaphore is never closed.
-        let permit = in_flight.acquire().await.map_err(|_| OutboundError::NotServing)?;
+        let permit = place.begin().await?;
         Ok((exchange(connections, &url, &request, deadline).await?, permit))
     });
     match made.await {

@@ -142,18 +142,32 @@ fn requests_have_a_limit() {
     let target = outbound.target(&format!("http://{}/", application.address)).unwrap();
     served(&outbound, &Authorities::default(), async {
         let mut asked = JoinSet::new();
-        for _ in 0..=OutboundLimits::REQUESTS_MAX {
+        let kept = OutboundLimits::OF_KEYS_MAX;
+        for _ in 0..=OutboundLimits::REQUESTS_MAX - kept {
             asked.spawn(target.send(OutboundRequest::get().timeout(Duration::from_secs(4))));
         }
         let begin = Instant::now();
         let first = asked.join_next().await.unwrap().unwrap();
         assert_eq!(first.unwrap_err(), OutboundError::Limit);
         assert!(begin.elapsed() < Duration::from_secs(2));
-        while application.heard().len() < OutboundLimits::IN_FLIGHT_MAX {
+        while application.heard().len() < OutboundLimits::IN_FLIGHT_MAX - kept {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
-        assert_eq!(application.connections(), OutboundLimits::IN_FLIGHT_MAX, "the others wait");
+        assert_eq!(application.connections(), OutboundLimits::IN_FLIGHT_MAX - kept, "the others wait");
+        // Fetches of keys have places of their own, and no more than that.
+        let keys = Application::start(|_| json("1"));
+        let of_keys = outbound.target(&keys.url("/")).unwrap();
+        assert_eq!(of_keys.send(OutboundRequest::get().for_keys()).await.map(|answer| answer.status), Ok(200));
+        // The place is free again once the connection is kept.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let for_keys = || OutboundRequest::get().for_keys().timeout(Duration::from_secs(1));
+        let waiting: Vec<_> = (0..kept).map(|_| target.send(for_keys())).collect();
+        assert_eq!(of_keys.send(for_keys()).await.unwrap_err(), OutboundError::Limit);
+        assert_eq!(of_keys.send(OutboundRequest::get()).await.unwrap_err(), OutboundError::Limit);
+        for outcome in waiting {
+            assert!(matches!(outcome.await, Err(OutboundError::Timeout(_))));
+        }
         while let Some(outcome) = asked.join_next().await {
             assert!(matches!(outcome.unwrap(), Err(OutboundError::Timeout(_))));
         }

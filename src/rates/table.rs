@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, hash_map::RandomState},
     hash::{BuildHasher as _, Hash},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{Bucket, Rate};
@@ -21,6 +24,9 @@ use crate::proto::Millis;
 pub(crate) struct RateTable {
     hasher: RandomState,
     buckets: Mutex<Buckets>,
+    /// The time at which every bucket is full, in milliseconds, rounded up; 0 if none has been taken out of. From then
+    /// on the table is looked at without a lock.
+    all_full: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -44,14 +50,26 @@ impl RateTable {
     /// Returns an empty table with room for so many keys, at least one.
     fn new(entries_max: usize) -> RateTable {
         let buckets = Buckets { entries_max, entries: Vec::new(), places: HashMap::new(), next: 0 };
-        RateTable { hasher: RandomState::new(), buckets: Mutex::new(buckets) }
+        RateTable { hasher: RandomState::new(), buckets: Mutex::new(buckets), all_full: AtomicU64::new(0) }
+    }
+
+    /// Returns whether no bucket has ever been taken out of.
+    pub(crate) fn is_untouched(&self) -> bool {
+        // Relaxed: who comes at the same time as the first key need not see it.
+        self.all_full.load(Ordering::Relaxed) == 0
     }
 
     /// Returns when the key's bucket has one, if it has none now.
     pub(crate) fn due(&self, rate: &Rate, key: impl Hash, now: Millis) -> Option<Millis> {
+        if self.all_full.load(Ordering::Relaxed) <= now.0 {
+            return None;
+        }
         let key = self.hasher.hash_one(key);
-        let buckets = self.buckets();
-        let bucket = buckets.entries[*buckets.places.get(&key)? as usize].1;
+        let mut buckets = self.buckets();
+        let place = *buckets.places.get(&key)? as usize;
+        let bucket = &mut buckets.entries[place].1;
+        // From now on the bucket fills at this rate.
+        *bucket = bucket.at_rate(rate, now);
         Some(bucket.due(rate, 1)).filter(|&due| due > now)
     }
 
@@ -63,12 +81,21 @@ impl RateTable {
     pub(crate) fn take(&self, rate: &Rate, key: impl Hash, now: Millis) -> Result<(), Millis> {
         let key = self.hasher.hash_one(key);
         let mut buckets = self.buckets();
-        if let Some(&place) = buckets.places.get(&key) {
-            return buckets.entries[place as usize].1.take(rate, now, 1);
-        }
-        let mut bucket = Bucket::default();
-        bucket.take(rate, now, 1)?;
-        buckets.insert(key, bucket, now);
+        let full_at = match buckets.places.get(&key).copied() {
+            Some(place) => {
+                let bucket = &mut buckets.entries[place as usize].1;
+                *bucket = bucket.at_rate(rate, now);
+                bucket.take(rate, now, 1)?;
+                bucket.full_at()
+            }
+            None => {
+                let mut bucket = Bucket::default();
+                bucket.take(rate, now, 1)?;
+                buckets.insert(key, bucket, now);
+                bucket.full_at()
+            }
+        };
+        self.all_full.fetch_max(full_at.0, Ordering::Relaxed);
         Ok(())
     }
 
@@ -113,9 +140,11 @@ const LOOKS_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU64;
+    use std::{num::NonZeroU64, time::Duration};
 
     use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
 
     fn two() -> Rate {
         Rate::per_second(NonZeroU64::new(2).expect("not zero"))
@@ -139,6 +168,37 @@ mod tests {
         }
         assert_eq!(table.take(&two(), "a", Millis(500)), Ok(()));
         assert_eq!(count(&table), 2);
+    }
+
+    /// A reload to a faster rate lets a key go on at once, and one to a slower rate takes nothing that was in the
+    /// bucket.
+    #[test]
+    fn a_bucket_lacks_no_more_than_its_rate_has_at_once() {
+        let (table, slow) =
+            (RateTable::default(), Rate::new(NonZeroU64::MIN, HOUR, NonZeroU64::new(2).expect("not zero")));
+        (0..2).for_each(|_| assert_eq!(table.take(&slow, "a", Millis(0)), Ok(())));
+        assert_eq!(table.due(&slow, "a", Millis(1)), Some(Millis(3_600_000)));
+        assert_eq!(table.due(&two(), "a", Millis(1)), Some(Millis(501)));
+        assert_eq!(table.due(&two(), "a", Millis(500)), Some(Millis(501)), "it fills meanwhile");
+        assert_eq!(table.take(&two(), "a", Millis(500)), Err(Millis(501)));
+        assert_eq!(table.take(&two(), "a", Millis(501)), Ok(()));
+        assert_eq!(table.take(&slow, "a", Millis(502)), Ok(()), "one of the burst is left");
+    }
+
+    /// A table is looked at without its lock once all buckets are full again.
+    #[test]
+    fn full_buckets_owe_nothing() {
+        let table = RateTable::default();
+        assert!(table.is_untouched());
+        (0..2).for_each(|_| assert_eq!(table.take(&two(), "a", Millis(0)), Ok(())));
+        assert!(!table.is_untouched());
+        assert_eq!(
+            (table.due(&two(), "a", Millis(499)), table.due(&two(), "a", Millis(500))),
+            (Some(Millis(500)), None)
+        );
+        let guard = table.buckets();
+        assert_eq!(table.due(&two(), "a", Millis(1_000)), None);
+        drop(guard);
     }
 
     /// A crowd of keys does not grow the table, and the keys that it displaces begin anew. A key whose bucket is full,

@@ -9,7 +9,7 @@ use crate::{
         Config, RouteConfig, RouteHandler, RuleFault, Sources, SurfaceConfig, TopicRuleConfig, settle, settle_surface,
     },
     documents::Documents,
-    endpoints::{Conflict, Endpoints, Judge, Mount, Permissions, ServedRoute, ServedService},
+    endpoints::{Conflict, Endpoints, Guesses, Judge, Mount, Permissions, ServedRoute, ServedService},
     handler::{Factory, HttpService, Pattern, Route, RouteOptions, Rules, TopicSpace},
     hub::{RulesOfTopics, TopicTable},
     surface::raw::{RAW, TOPIC_PATTERN},
@@ -34,6 +34,8 @@ pub(super) struct Blueprint {
     pub(super) judge: Judge,
     /// The revocations of the server, which all its tables share.
     pub(super) revocations: Revocations,
+    /// The addresses whose credentials are refused, which all tables of the server share.
+    pub(super) guesses: Guesses,
 }
 
 impl fmt::Debug for Blueprint {
@@ -98,7 +100,9 @@ impl Blueprint {
         let source = self.source.clone().or_else(application);
         let topics = topic_table(self.topic_rules.iter().chain(&config.topics), source.is_some())?;
         let permissions = Permissions::new(self.rules.clone(), source);
+        let guesses = self.guesses.with_rate(config.limits.arrival_rates.guesses, config.trusted_proxies.clone());
         let endpoints = endpoints.with_wait_max(config.handshake_timeout).with_permissions(permissions);
+        let endpoints = endpoints.with_guesses(guesses);
         Ok((endpoints.with_revocations(self.revocations.clone()), topics))
     }
 }

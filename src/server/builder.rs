@@ -20,7 +20,7 @@ use crate::{
     control::publisher::Requests,
     current::Current,
     documents::Documents,
-    endpoints::Judge,
+    endpoints::{Guesses, Judge},
     error::Origin,
     handler::{Handler, HttpBody, HttpService, OfTower, RouteOptions, Typed},
     hub::{RulesOfTopics, TopicRule},
@@ -383,6 +383,7 @@ impl Builder {
             serves_operations,
             judge,
             revocations,
+            guesses: Guesses::default(),
         };
         let (endpoints, topics) = blueprint.endpoints(&config)?;
         blueprint.rules.replace(topics);

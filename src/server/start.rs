@@ -152,6 +152,7 @@ impl Server {
             counters: Arc::clone(&control_counters),
             refusal_log,
             of_addresses: sockets.of_addresses,
+            handshakes: sockets.handshakes,
             backend: backend.info(),
             budget,
             leaving: leaving.subscribe(),
@@ -387,6 +388,7 @@ mod tests {
             counters: Arc::default(),
             refusal_log: Arc::default(),
             of_addresses: None,
+            handshakes: Arc::default(),
             backend: BackendInfo { backend: "none".into(), reason: "the test plays the shards".into() },
             budget: None,
             leaving: watch::Sender::new(false).subscribe(),
@@ -417,7 +419,7 @@ mod tests {
                 socket: OwnedFd::from(socket).into(),
                 received: BytesMut::new(),
                 permits,
-                named: None,
+                header: None,
                 is_refused: false,
             };
             shards[0].control.transfer(handed_off).expect("there is room");

@@ -71,9 +71,9 @@ impl Accepting {
 
 /// Reclaims connections that the control thread hands back, until that thread ends.
 pub(super) async fn reclaim_handed_back(lobby: Rc<Lobby>, mut returns: mpsc::Receiver<HandedOff>) {
-    while let Some(HandedOff { socket, received, permits, named, .. }) = returns.recv().await {
+    while let Some(HandedOff { socket, received, permits, header, .. }) = returns.recv().await {
         let permit = lobby.reclaim(permits);
-        spawn_local(handshake::serve(Rc::clone(&lobby), Opening::with(socket, received, named), permit));
+        spawn_local(handshake::serve(Rc::clone(&lobby), Opening::with(socket, received, header), permit));
     }
 }
 

@@ -3,7 +3,6 @@
 use std::{
     future::Future,
     io,
-    net::SocketAddr,
     pin::{Pin, pin},
     rc::Rc,
     time::{Duration, Instant},
@@ -46,8 +45,8 @@ pub(super) struct Opening<S = Transport> {
     received: BytesMut,
     /// The next bytes that are to be read.
     beginning: Beginning,
-    /// The client's address, if a trusted proxy has named it for the whole connection.
-    named: Option<SocketAddr>,
+    /// The header of the PROXY protocol by which a trusted proxy has begun the connection.
+    header: Option<ProxyHeader>,
     /// The time at which the socket was accepted, or was handed back by the control thread.
     begun: Instant,
 }
@@ -57,27 +56,27 @@ impl<S> Opening<S> {
         Opening { beginning, ..Opening::with(socket, BytesMut::new(), None) }
     }
 
-    /// Returns the opening of a socket on which these bytes of a request have been received, and whose client a trusted
-    /// proxy may have named for the whole connection.
-    pub(super) fn with(socket: S, received: BytesMut, named: Option<SocketAddr>) -> Self {
-        Opening { socket, received, beginning: Beginning::Request, named, begun: Instant::now() }
+    /// Returns the opening of a socket on which these bytes of a request have been received, and whose connection a
+    /// trusted proxy may have begun with a header of the PROXY protocol.
+    pub(super) fn with(socket: S, received: BytesMut, header: Option<ProxyHeader>) -> Self {
+        Opening { socket, received, beginning: Beginning::Request, header, begun: Instant::now() }
     }
 }
 
 /// Serves the opening request of one socket. The socket becomes a connection, is refused, or goes to the control thread
 /// because the request asks for no WebSocket. `permit` counts the socket until then.
 pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut permit: OpeningPermit) {
-    let Opening { socket, mut received, beginning, mut named, begun } = opening;
+    let Opening { socket, mut received, beginning, mut header, begun } = opening;
     let socket = BoundedClose::new(Rc::new(socket));
     let ends = Instant::now() + lobby.config.get().handshake_timeout;
     if beginning == Beginning::ProxyHeader {
-        let Some(header) = proxy_header_in_time(&lobby, &socket, &mut received, ends).await else { return };
-        named = header.source();
-        if let Err(no_room) = lobby.admit_client(&mut permit, named) {
+        let Some(found) = proxy_header_in_time(&lobby, &socket, &mut received, ends).await else { return };
+        header = Some(found);
+        if let Err(no_room) = lobby.admit_client(&mut permit, found.source()) {
             lobby.note_refusal(no_room);
             let socket = socket.into_inner();
             if let Some(kept) = lobby.refusals.keep(&socket) {
-                let opening = Opening::with(socket, received, named);
+                let opening = Opening::with(socket, received, header);
                 drop(spawn_local(refuse(lobby, opening, no_room, kept)));
             }
             return;
@@ -86,7 +85,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut permit: Openin
     match read_in_time(&lobby, &socket, &mut received, ends).await {
         None => {}
         Some(Err(error)) => {
-            let refused = Refused::before_its_head(Remote::of_socket(net::peer(&**socket), named));
+            let refused = Refused::before_its_head(Remote::of_socket(net::peer(&**socket), header));
             let response = Response::from(error.refusal());
             refuse_opening(&lobby, socket, refused, cause_of(&lobby, &response, RefusalCause::OfStatus), &response)
                 .await;
@@ -97,12 +96,12 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut permit: Openin
             None => {
                 let Some(socket) = sole_owner(socket) else { return };
                 let permits = lobby.release(permit);
-                hand_over(&lobby, HandedOff { socket, received, permits, named, is_refused: false }).await;
+                hand_over(&lobby, HandedOff { socket, received, permits, header, is_refused: false }).await;
             }
         },
         Some(Ok((head, length))) => {
             let leftover = received.split_off(length);
-            let of_connection = Remote::of_socket(net::peer(&**socket), named);
+            let of_connection = Remote::of_socket(net::peer(&**socket), header);
             let remote = lobby.config.get().trusted_proxies.remote(of_connection, &head);
             open(&lobby, socket, (head, begun), remote, leftover, permit).await;
         }
@@ -216,14 +215,14 @@ async fn refuse_opening(
 /// Answers a client for which there is no room. The answer is the refusal, unless the client has asked for the server's
 /// health or metrics.
 pub(super) async fn refuse(lobby: Rc<Lobby>, opening: Opening<Rc<Transport>>, no_room: NoRoom, permit: RefusalPermit) {
-    let Opening { socket, mut received, beginning, mut named, .. } = opening;
+    let Opening { socket, mut received, beginning, mut header, .. } = opening;
     let socket = BoundedClose::new(socket);
     let ends = Instant::now() + lobby.config.get().handshake_timeout;
     if beginning == Beginning::ProxyHeader {
-        let Some(header) = proxy_header_in_time(&lobby, &socket, &mut received, ends).await else { return };
-        named = header.source();
+        let Some(found) = proxy_header_in_time(&lobby, &socket, &mut received, ends).await else { return };
+        header = Some(found);
     }
-    let of_connection = Remote::of_socket(net::peer(&**socket), named);
+    let of_connection = Remote::of_socket(net::peer(&**socket), header);
     let (peer, proxy) = (of_connection.client.map(display), of_connection.proxy.map(display));
     tracing::debug!(peer, proxy, "a limit of connections is reached: refused");
     let Some(head) = read_in_time(&lobby, &socket, &mut received, ends).await else { return };
@@ -240,7 +239,7 @@ pub(super) async fn refuse(lobby: Rc<Lobby>, opening: Opening<Rc<Transport>>, no
             drop(permit);
             let Some(socket) = sole_owner(socket) else { return };
             let permits = SocketPermits { of_all, of_address: None };
-            return hand_over(&lobby, HandedOff { socket, received, permits, named, is_refused: true }).await;
+            return hand_over(&lobby, HandedOff { socket, received, permits, header, is_refused: true }).await;
         }
     }
     let method = head.map_or("GET", RequestHead::method);

@@ -21,10 +21,10 @@ use crate::{
     current::Current,
     endpoints::{Denied, Endpoints, Readiness},
     handler::ShardRoute,
-    handover::{AddressPermit, ControlHandoff, Network, SocketPermits, Sockets},
+    handover::{AddressPermit, ControlHandoff, SocketPermits, Sockets},
     metrics::{Counter, Counters},
     proto::Refusal,
-    rates::{Bucket, retry_after},
+    rates::{AddressBlock, Bucket, OVER_HANDSHAKE_RATE, over_rate},
     sys::{BackendKind, Transport, net},
 };
 
@@ -87,7 +87,7 @@ pub(super) enum NoRoom {
     /// The server is short of memory.
     Memory,
     /// The server has as many connections from this address as it allows.
-    Address(Network),
+    Address(AddressBlock),
 }
 
 impl NoRoom {
@@ -173,21 +173,17 @@ impl Lobby {
         denied.into()
     }
 
-    /// Counts an opening request against the rate of its sender's address. An address of a trusted proxy stands for
-    /// many clients, so it has no rate.
+    /// Counts an opening request against the rate of its sender's address.
     ///
     /// # Errors
     ///
     /// 429 (RFC 6585 4) with the time after which the address may open a WebSocket again.
     pub(super) fn count_handshake(&self, credentials: &Credentials<'_>) -> Result<(), Refusal> {
-        let config = self.config.get();
-        let address = credentials.address().filter(|&address| !config.trusted_proxies.include(address));
-        let Some((rate, address)) = config.limits.arrival_rates.handshakes.zip(address) else { return Ok(()) };
+        let Some((rate, block)) = self.config.get().handshake_rate_of(credentials.address()) else { return Ok(()) };
         let now = self.clock.now();
-        self.sockets.handshakes.take(&rate, Network::of(address), now).map_err(|due| {
+        self.sockets.handshakes.take(&rate, block, now).map_err(|due| {
             self.counters.add(Counter::LimitedHandshakes, 1);
-            Refusal::new(429, "more opening requests from one address than max_handshake_rate allows")
-                .header("Retry-After", &retry_after(now, due).to_string())
+            over_rate(OVER_HANDSHAKE_RATE, now, due)
         })
     }
 

@@ -76,7 +76,7 @@ pub(super) async fn judge(
     let upgrade = Upgrade::from_request(&head).map_err(|error| Response::from(error.refusal()))?;
     check_leaving(lobby)?;
     let intent = openings.intent(&head)?;
-    let Remote { client: peer, proxy } = remote;
+    let Remote { client: peer, proxy, .. } = remote;
     // The cheap check comes before those of tokens and passwords.
     lobby.count_handshake(&Credentials::new(&head, peer))?;
     // The connection gets an id of its own only when the shard adopts it.

@@ -53,6 +53,13 @@ impl Rates {
         self.sent[slot] = Sent::default();
     }
 
+    /// Fills the buckets of a connection whose route has other rates now: what it owes, it owes at the earlier rates.
+    /// The time for which it has been over its rates goes on.
+    pub(super) fn refill(&mut self, id: ConnectionId) {
+        let sent = &mut self.sent[id.slot() as usize];
+        (sent.messages, sent.bytes) = (Bucket::default(), Bucket::default());
+    }
+
     /// Counts a message, a fragment that is an event of its own, a ping or a pong.
     pub(super) fn charge_message(&mut self, id: ConnectionId, rates: &InputRates, now: Millis) {
         if let Some(rate) = &rates.messages {

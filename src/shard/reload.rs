@@ -42,6 +42,9 @@ impl<I: Io> Shard<I> {
                 self.handlers.change_own(id, |own| own.until_end = Some(limits));
             }
         }
+        if has_other_rates {
+            self.refill_rates(before.routes(), endpoints.routes());
+        }
         if has_other_times || has_other_message_time || has_other_rates {
             let ids: Vec<ConnectionId> = self.hub.connections.ids().collect();
             ids.into_iter().for_each(|id| self.schedule(id));
@@ -56,6 +59,17 @@ impl<I: Io> Shard<I> {
         self.rates = Some(Box::default());
         let ids: Vec<ConnectionId> = self.hub.connections.ids().collect();
         ids.into_iter().for_each(|id| self.begin_rates(id));
+    }
+
+    /// Fills the buckets of all connections whose routes have other rates than before.
+    fn refill_rates(&mut self, before: &[Route], after: &[Route]) {
+        let Some(table) = &mut self.rates else { return };
+        for id in self.hub.connections.ids() {
+            let route = usize::from(self.handlers.seats[id.slot() as usize].0);
+            if before[route].rules.rates != after[route].rules.rates {
+                table.refill(id);
+            }
+        }
     }
 
     /// Gives the routes their new rules. A keep-alive that code has set for all connections stays unless the reload

@@ -10,7 +10,7 @@ use std::{
 
 use ringhub::{
     SubscribeOptions,
-    auth::{Authenticator, Credentials, Grants, Identity, Later, TopicRight},
+    auth::{Authenticator, Credentials, Grants, Identity, Later, Network, TopicRight},
     handler::{Accept, RenewError, RouteOptions, TOKEN_EXPIRED, TopicName},
     metrics::Counter,
     proto::Refusal,
@@ -102,6 +102,26 @@ fn tokens_that_cannot_be_renewed() {
         client.expect(text(expected));
         client.leave();
     }
+}
+
+/// The connection keeps the token, so its size is bounded whatever the authenticator is.
+#[test]
+fn a_token_that_renews_another_one_has_a_limit() {
+    let script = || {
+        Script::<()>::by_message(|connection, message| {
+            let renewed = connection.renew_token(&"x".repeat(message.parse().unwrap()));
+            connection.send_text(renewed.map_or_else(|error| error.to_string(), |_| "renewed".into()));
+        })
+    };
+    // Neither looks at the token.
+    let network = RouteOptions::new().authenticator(Network::new(&["127.0.0.0/8"], &[]).unwrap());
+    let server = serve(1, |builder| builder.route_with("/", script().0, network));
+    let mut client = server.connect("/");
+    for (bytes, expected) in [("6144", "renewed"), ("6145", "the token has more than 6144 bytes"), ("1", "renewed")] {
+        client.send_text(bytes);
+        client.expect(text(expected));
+    }
+    client.leave();
 }
 
 /// A handler that authenticates its clients itself sets and renews an identity that expires.

@@ -137,6 +137,20 @@ fn rules_see_the_client_of_a_header() {
     // A proxy for connections in front of a proxy for requests.
     let client = Client::open_with(hub.proxied(PROXY, &v1("10.0.0.9")), "/t/x", &[], &forged);
     client.expect("the second proxy is believed").leave();
+    // A proxy that names no client has not read the lines behind its header: they are those of a stranger.
+    for header in [&b"PROXY UNKNOWN\r\n"[..], &v2(0x20, 0, &[]), &v2(0x21, 0, b"anything")] {
+        let client = Client::open_with(hub.proxied(PROXY, header), "/t/x", &[], &forged);
+        assert_eq!(client.err().expect("nobody is believed").status(), 403);
+        // On the control thread too, and back on a shard.
+        let mut kept = hub.proxied(PROXY, header);
+        let forged_line = "Host: a\r\nX-Forwarded-For: 203.0.113.9\r\n";
+        let posted = post("/t/x", "text/plain", "x").replace("Host: a\r\n", forged_line);
+        assert_eq!(
+            ask(&mut kept, &posted.replace("Content-Length: 1\r\n\r\nx", "Content-Length: 0\r\n\r\n")).status(),
+            403
+        );
+        assert_eq!(Client::open_with(kept, "/t/x", &[], &forged).err().expect("nobody is believed").status(), 403);
+    }
     // A check of the balancer's own.
     assert_eq!(ask(&mut hub.proxied(PROXY, &v2(0x20, 0, &[])), &request("GET", "/healthz")).status(), 200);
     // The other address takes no header.

@@ -355,6 +355,39 @@ fn the_limit_of_an_address_changes() {
     client.expect(text("still"));
 }
 
+/// Who has used up a slow rate does not wait for it once a faster one is in force.
+#[test]
+fn a_faster_rate_holds_at_once() {
+    let rates = |rate: &str| format!("max_message_rate = \"{rate}\"\nmax_publish_rate_per_address = \"{rate}\"\n");
+    let hub = Reloadable::start(&rates("1/h burst 2"));
+    let mut subscriber = hub.server().connect("/t/x?mode=sub");
+    let mut publisher = hub.server().connect("/t/x?mode=pub");
+    (0..4).for_each(|number| publisher.send_text(&number.to_string()));
+    (0..2).for_each(|number| subscriber.expect(text(&number.to_string())));
+    let posted = || hub.post("/t/y", None, "x");
+    assert_eq!([posted(), posted(), posted()], [202, 202, 429]);
+    hub.server().counts_until("the publisher to wait", |counts| counts.get("connections_throttled") == 1);
+    hub.reload(&rates("100/s"));
+    (2..4).for_each(|number| subscriber.expect(text(&number.to_string())));
+    // The bucket is empty, and has one more in ten milliseconds.
+    assert_eq!(posted(), 429);
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert_eq!(posted(), 202);
+}
+
+/// The rate of refused credentials changes, and what was counted before is kept.
+#[test]
+fn the_rate_of_refused_credentials_changes() {
+    let rate = |rate: &str| format!("publish_tokens = [\"right\"]\nmax_guess_rate = \"{rate}\"\n");
+    let hub = Reloadable::start(&rate("1/h burst 2"));
+    let posted = |token: &str| hub.post("/t/x", Some(token), "x");
+    assert_eq!([posted("a"), posted("b"), posted("right")], [401, 401, 429]);
+    hub.reload(&rate("1/h burst 2").replace("right", "other"));
+    assert_eq!(posted("other"), 429);
+    hub.reload(&rate("off"));
+    assert_eq!([posted("a"), posted("b"), posted("c"), posted("right")], [401, 401, 401, 202]);
+}
+
 #[test]
 fn the_level_of_the_log_changes() {
     for format in ["text", "json"] {

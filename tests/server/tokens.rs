@@ -134,7 +134,9 @@ fn a_cookie_counts_for_own_pages() {
         outcome.map_or_else(|refusal| refusal.status(), |_| 101)
     };
     let server = start("cookie", &file(""));
-    assert_eq!(status(&server, None), 101);
+    assert_eq!(status(&server, None), 401, "a browser may have kept quiet about a foreign page");
+    let same = [("Cookie", &*cookie), ("Sec-Fetch-Site", "same-origin")];
+    drop(open(server.address(), "/t/orders/42", &[], &same).expect("the browser vouches for the page"));
     assert_eq!(status(&server, Some(&format!("http://{}", server.address()))), 101);
     for foreign in ["https://app.example", "http://127.0.0.1", "null"] {
         assert_eq!(status(&server, Some(foreign)), 401, "{foreign}");
@@ -142,6 +144,35 @@ fn a_cookie_counts_for_own_pages() {
     let server = start("cookie-origins", &file("allowed_origins = \"https://app.example\"\n"));
     assert_eq!(status(&server, Some("https://app.example")), 101);
     assert_eq!(status(&server, Some("https://evil.example")), 403);
+}
+
+/// Answers behind a cookie are kept out of foreign pages, also where all origins are allowed: a page may name a file in
+/// an element or a frame, and an old browser does not say so.
+#[test]
+fn answers_behind_a_cookie_stay_out_of_foreign_pages() {
+    let documents = concat!(env!("CARGO_MANIFEST_DIR"), "/docs");
+    let route = |at: &str, keys: &str| {
+        format!("[[routes]]\nmatch = \"/{at}\"\nhandler = \"files\"\ndocuments = {documents:?}\n{keys}")
+    };
+    let named = |cookie: &str| issuer().replacen("[[issuers]]", &format!("[[issuers]]\n{cookie}"), 1);
+    let file = [named("cookie = \"session\""), route("by-cookie", "jwt = \"app\"\n"), route("open", "")].concat();
+    let server = start("cookie-files", &file);
+    let cookie = format!("Cookie: session={}\r\n", sign(r#""sub":"42""#));
+    let get = |path: &str, lines: &str| {
+        let request = format!("GET /{path}/limits.md HTTP/1.1\r\nHost: a\r\n{cookie}{lines}Connection: close\r\n\r\n");
+        exchange(server.address(), &request)
+    };
+    let kept_out = ["cross-origin-resource-policy", "content-security-policy", "x-frame-options", "vary"];
+    for (lines, status) in
+        [("", 401), ("Sec-Fetch-Site: same-origin\r\n", 200), ("Sec-Fetch-Site: cross-site\r\n", 401)]
+    {
+        let answer = get("by-cookie", lines);
+        assert_eq!(answer.status(), status, "{lines}");
+        let has: Vec<bool> = kept_out.iter().map(|name| answer.header(name).is_some()).collect();
+        assert_eq!(has, [true; 4], "{answer:?}");
+    }
+    let answer = get("open", "");
+    assert!(answer.status() == 200 && kept_out.iter().all(|name| answer.header(name).is_none()), "{answer:?}");
 }
 
 #[test]

@@ -42,8 +42,12 @@ pub(super) struct Allowed {
 pub(super) enum Fault {
     /// The application has not answered in time.
     Timeout(String),
-    /// The application cannot be reached, or says that it has failed.
+    /// The application cannot be reached.
     Down(String),
+    /// The application says that it has failed, which may be due to this question.
+    Failed(String),
+    /// The hub has not asked: it makes as many requests as it may, or does not serve.
+    NotAsked(String),
     /// The application's answer is none that docs/callbacks.md has.
     Malformed(String),
 }
@@ -60,12 +64,13 @@ pub(super) fn read(subject: Subject, outcome: Result<OutboundAnswer, OutboundErr
     let answer = outcome.map_err(|error| match error {
         OutboundError::Timeout(_) => Fault::Timeout(error.to_string()),
         OutboundError::TooLarge(_) => Fault::Malformed(error.to_string()),
+        OutboundError::Limit | OutboundError::NotServing => Fault::NotAsked(error.to_string()),
         _ => Fault::Down(error.to_string()),
     })?;
     match answer.status {
         200 => {}
         status @ (401 | 403) => return Ok(Answer { verdict: denial(status, None), cache_for: Duration::ZERO }),
-        status @ (408 | 429 | 500..=599) => return Err(Fault::Down(format!("it has answered {status}"))),
+        status @ (408 | 429 | 500..=599) => return Err(Fault::Failed(format!("it has answered {status}"))),
         status @ 300..=399 => return Err(Fault::Malformed(format!("it has answered {status}, a redirect"))),
         status => return Err(Fault::Malformed(format!("it has answered {status}, and not 200"))),
     }

@@ -1,6 +1,7 @@
 //! The state of a callback: asks a question at most once at the same time, and decides what becomes of its outcome.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 use super::{
     super::{Credentials, Identity},
     answer::{self, Allowed, Answer, Fault, RIGHTS, Subject, Verdict},
-    breaker::Breaker,
+    breaker::{Asker, Blame, Breaker, Permit},
     cache::{Cache, Flight, Found},
     options::{CallbackOptions, OnError},
     question::{Key, Question},
@@ -22,7 +23,7 @@ use super::{
 use crate::{
     log_throttle::LogThrottle,
     metrics::{Counter, add_for_process},
-    outbound::{OutboundAnswer, OutboundError, OutboundRequest, Target},
+    outbound::{OutboundAnswer, OutboundError, OutboundLimits, OutboundRequest, Target},
     proto::Refusal,
 };
 
@@ -40,6 +41,8 @@ pub(super) struct Core {
 struct State {
     cache: Cache<Outcome>,
     breaker: Breaker,
+    /// The number of questions under way of each client that has any.
+    asking: HashMap<Asker, usize>,
 }
 
 /// What has become of a question. A clone costs a reference count.
@@ -102,7 +105,8 @@ impl Outcome {
 impl Core {
     pub(super) fn new(target: Target, options: CallbackOptions) -> Core {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
-        let state = State { cache: Cache::new(options.cache_bytes_max), breaker: Breaker::default() };
+        let state =
+            State { cache: Cache::new(options.cache_bytes_max), breaker: Breaker::default(), asking: HashMap::new() };
         Core {
             // Relaxed: only the numbers have to differ.
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
@@ -123,7 +127,11 @@ impl Core {
     }
 
     /// Returns the question about a request.
-    pub(super) fn connect_question(&self, credentials: &Credentials<'_>) -> Question {
+    ///
+    /// # Errors
+    ///
+    /// 431 for a question that is too large.
+    pub(super) fn connect_question(&self, credentials: &Credentials<'_>) -> Result<Question, Refusal> {
         Question::connect(credentials, &self.options.headers)
     }
 
@@ -143,16 +151,37 @@ impl Core {
     }
 
     /// Returns the outcome of a question if the application need not be asked: the answer is kept, or the application
-    /// is not asked now, since it has not answered others.
+    /// is not asked now, since it has not answered others, or is being asked enough by this client.
     pub(super) fn decided(&self, question: &Question) -> Option<Outcome> {
         let now = Instant::now();
         let mut state = self.lock();
-        let (counter, outcome) = match state.cache.find(&question.key, now) {
-            Found::Answer(outcome) => (Counter::CallbackCached, outcome),
-            Found::Nothing(earlier) if state.breaker.is_pausing(now) => {
+        match state.cache.find(&question.key, now) {
+            Found::Answer(outcome) => {
+                add_for_process(Counter::CallbackCached, 1);
+                Some(outcome)
+            }
+            Found::Flight(_) => None,
+            Found::Nothing(earlier) => {
+                let permit = state.breaker.permit(question.asker, now);
+                self.not_asked(&state, question.asker, permit, earlier)
+            }
+        }
+    }
+
+    /// Returns the outcome of a question that is not asked; `None` if it may be. `earlier` is the last answer to it.
+    fn not_asked(&self, state: &State, asker: Asker, permit: Permit, earlier: Option<Outcome>) -> Option<Outcome> {
+        let (counter, outcome) = match permit {
+            Permit::AllPause | Permit::AskerPauses(Blame::Application) => {
                 (Counter::CallbackPaused, self.unanswered(earlier))
             }
-            Found::Flight(_) | Found::Nothing(_) => return None,
+            Permit::AskerPauses(Blame::Question) => (Counter::CallbackPaused, Outcome::deny(has_failed())),
+            Permit::Asks if state.asking.get(&asker).is_some_and(|&count| count >= ASKING_MAX) => {
+                let error =
+                    "as many questions to the application about requests of this address are under way as may be";
+                let refusal = Refusal::new(429, error).header("Retry-After", "1");
+                (Counter::CallbackLimited, Outcome::deny(refusal))
+            }
+            Permit::Asks => return None,
         };
         add_for_process(counter, 1);
         Some(outcome)
@@ -176,11 +205,13 @@ impl Core {
                 Known::Now(outcome)
             }
             Found::Flight(flight) => Known::Later(flight),
-            Found::Nothing(earlier) if !state.breaker.may_ask(now) => {
-                add_for_process(Counter::CallbackPaused, 1);
-                Known::Now(self.unanswered(earlier))
-            }
-            Found::Nothing(_) => {
+            Found::Nothing(earlier) => {
+                let permit = state.breaker.permit(question.asker, now);
+                if let Some(outcome) = self.not_asked(&state, question.asker, permit, earlier) {
+                    return Known::Now(outcome);
+                }
+                state.breaker.asks(question.asker, now);
+                *state.asking.entry(question.asker).or_default() += 1;
                 let landing = state.cache.depart(question.key);
                 let flight = landing.subscribe();
                 // The outcome may come within the call.
@@ -195,7 +226,7 @@ impl Core {
     fn ask(
         self: &Arc<Self>,
         subject: Subject,
-        Question { body, key }: Question,
+        Question { body, key, asker }: Question,
         landing: watch::Sender<Option<Outcome>>,
     ) {
         add_for_process(Counter::CallbackAsked, 1);
@@ -209,31 +240,36 @@ impl Core {
             .answer_bytes_max(ANSWER_BYTES_MAX);
         let core = Arc::clone(self);
         self.target.start(request, move |outcome| {
-            landing.send_replace(Some(core.land(subject, &key, outcome)));
+            landing.send_replace(Some(core.land(subject, &key, asker, outcome)));
         });
     }
 
     /// Keeps the outcome of a question, if it may be kept, and returns it.
-    fn land(&self, subject: Subject, key: &Key, outcome: Result<OutboundAnswer, OutboundError>) -> Outcome {
-        // The application has no part in these errors.
-        let is_own_fault = matches!(outcome, Err(OutboundError::Limit | OutboundError::NotServing));
+    fn land(
+        &self,
+        subject: Subject,
+        key: &Key,
+        asker: Asker,
+        outcome: Result<OutboundAnswer, OutboundError>,
+    ) -> Outcome {
         let read = answer::read(subject, outcome);
         let now = Instant::now();
         let mut state = self.lock();
+        state.has_asked(asker);
         match read {
             Ok(Answer { verdict, cache_for }) => {
-                state.breaker.answered();
+                state.breaker.answered(asker);
                 let (fresh, spare) = self.times(&verdict, cache_for);
                 if matches!(verdict, Verdict::Deny { .. }) {
                     add_for_process(Counter::CallbackDenied, 1);
                 }
                 let outcome = Outcome::of(verdict, SystemTime::now());
-                state.cache.land(key, Some((outcome.clone(), outcome.bytes())), fresh, spare, now);
+                state.cache.land(key, asker, Some((outcome.clone(), outcome.bytes())), fresh, spare, now);
                 outcome
             }
             Err(Fault::Malformed(what)) => {
-                state.breaker.answered();
-                state.cache.land(key, None, Duration::ZERO, Duration::ZERO, now);
+                state.breaker.answered(asker);
+                state.cache.land(key, asker, None, Duration::ZERO, Duration::ZERO, now);
                 drop(state);
                 add_for_process(Counter::CallbackFailed, 1);
                 if let Some(suppressed) = self.malformed.allow(now) {
@@ -242,16 +278,29 @@ impl Core {
                 }
                 Outcome::deny(Refusal::no_decision("the application's answer is not understood"))
             }
-            Err(fault @ (Fault::Timeout(_) | Fault::Down(_))) => {
-                let begins_pauses = !is_own_fault && state.breaker.failed(now);
-                state.cache.land(key, None, Duration::ZERO, Duration::ZERO, now);
+            Err(fault) => {
+                let blame = match &fault {
+                    Fault::Timeout(_) | Fault::Down(_) => Some(Blame::Application),
+                    Fault::Failed(_) => Some(Blame::Question),
+                    // The application has no part in it.
+                    Fault::NotAsked(_) | Fault::Malformed(_) => None,
+                };
+                let begins_pauses = blame.is_some_and(|blame| state.breaker.failed(asker, blame, now));
+                // One client may make the application fail at its own question, and many requests of clients fill the
+                // room. Neither gets anybody in whom the application might refuse.
+                let is_of_all = blame == Some(Blame::Application) || state.breaker.is_open();
+                state.cache.land(key, asker, None, Duration::ZERO, Duration::ZERO, now);
                 let earlier = match state.cache.find(key, now) {
                     Found::Nothing(earlier) => earlier,
                     Found::Answer(_) | Found::Flight(_) => None,
                 };
                 drop(state);
                 self.report(&fault, begins_pauses, now);
-                self.unanswered(earlier)
+                match blame {
+                    _ if is_of_all => self.unanswered(earlier),
+                    Some(_) => Outcome::deny(has_failed()),
+                    None => Outcome::deny(no_answer()),
+                }
             }
         }
     }
@@ -260,7 +309,9 @@ impl Core {
     fn report(&self, fault: &Fault, begins_pauses: bool, now: Instant) {
         let (counter, what) = match fault {
             Fault::Timeout(what) => (Counter::CallbackTimeout, what),
-            Fault::Down(what) | Fault::Malformed(what) => (Counter::CallbackFailed, what),
+            Fault::Down(what) | Fault::Failed(what) | Fault::NotAsked(what) | Fault::Malformed(what) => {
+                (Counter::CallbackFailed, what)
+            }
         };
         add_for_process(counter, 1);
         let target = &self.target;
@@ -315,9 +366,30 @@ async fn landed(mut flight: Flight<Outcome>) -> Outcome {
     outcome.unwrap_or_else(|| Outcome::deny(no_answer()))
 }
 
+impl State {
+    /// Notes that a question of a client is no longer under way.
+    fn has_asked(&mut self, asker: Asker) {
+        let Some(count) = self.asking.get_mut(&asker) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.asking.remove(&asker);
+        }
+    }
+}
+
+fn has_failed() -> Refusal {
+    Refusal::no_decision("the application has failed at this request")
+}
+
 fn no_answer() -> Refusal {
     Refusal::no_decision("the application has not answered")
 }
+
+/// The most questions under way of one client, a quarter of those of all: [`OutboundLimits::REQUESTS_MAX`]. It is more
+/// than may be asked at the same time, so clients behind one address lose nothing.
+///
+/// [`OutboundLimits::REQUESTS_MAX`]: crate::outbound::OutboundLimits::REQUESTS_MAX
+pub(super) const ASKING_MAX: usize = OutboundLimits::REQUESTS_MAX / 4;
 
 /// Bytes that a pattern costs in addition to its text.
 const PATTERN_BYTES: usize = 48;

@@ -92,23 +92,24 @@ impl Callback {
 impl Authenticator for Callback {
     /// Returns the identity that the application has named.
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
-        self.known(&self.0.connect_question(credentials), credentials.answers())
+        self.known(&self.0.connect_question(credentials)?, credentials.answers())
     }
 
     fn prepare(&self, credentials: &Credentials<'_>) -> Option<Later> {
         let answers = credentials.answers()?.clone();
-        self.prepared(Subject::Request, self.0.connect_question(credentials), answers)
+        // A question that is too large is refused.
+        self.prepared(Subject::Request, self.0.connect_question(credentials).ok()?, answers)
     }
 }
 
 impl PermissionSource for Callback {
     fn decide(&self, question: &TopicQuestion<'_>) -> Result<(), Refusal> {
-        self.known(&Question::topic(question), question.credentials.answers()).map(drop)
+        self.known(&Question::topic(question)?, question.credentials.answers()).map(drop)
     }
 
     fn prepare(&self, question: &TopicQuestion<'_>) -> Option<Later> {
         let answers = question.credentials.answers()?.clone();
-        self.prepared(Subject::Topic, Question::topic(question), answers)
+        self.prepared(Subject::Topic, Question::topic(question).ok()?, answers)
     }
 }
 

@@ -6,28 +6,41 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::super::{Credentials, TopicQuestion, TopicRight};
+use super::{
+    super::{Credentials, TopicQuestion, TopicRight},
+    breaker::Asker,
+};
+use crate::{hub::TopicName, proto::Refusal, rates::AddressBlock};
 
-/// A question as it is sent, and the hash of it, by which its answer is kept.
+/// A question as it is sent, the hash of it, by which its answer is kept, and the client whose request asks it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Question {
     pub(super) body: Vec<u8>,
     pub(super) key: Key,
+    pub(super) asker: Asker,
 }
 
 /// The SHA-256 of a question.
 pub(super) type Key = [u8; 32];
 
 impl Question {
-    fn of(fields: &impl Serialize) -> Question {
+    fn of(credentials: &Credentials<'_>, fields: &impl Serialize) -> Result<Question, Refusal> {
         let body = serde_json::to_vec(fields).expect("text and numbers, and JSON that was checked");
-        Question { key: Sha256::digest(&body).into(), body }
+        if body.len() > QUESTION_BYTES_MAX {
+            let what = "the question about this request, which the application would be asked, has more than";
+            return Err(Refusal::new(431, format!("{what} {QUESTION_BYTES_MAX} bytes")));
+        }
+        Ok(Question { key: Sha256::digest(&body).into(), body, asker: credentials.address().map(AddressBlock::of) })
     }
 
     /// Returns the question about a request. Of the header lines, those of the given names are sent. Several lines of
     /// one name are joined (RFC 9110 5.3, RFC 6265 5.4); of several `authorization` lines none is sent, since a proxy
     /// in front may have judged any of them.
-    pub(super) fn connect(credentials: &Credentials<'_>, names: &[String]) -> Question {
+    ///
+    /// # Errors
+    ///
+    /// 431 for a question that is too large.
+    pub(super) fn connect(credentials: &Credentials<'_>, names: &[String]) -> Result<Question, Refusal> {
         let head = credentials.head;
         let mut headers = BTreeMap::new();
         for name in names {
@@ -40,23 +53,29 @@ impl Question {
             }
         }
         let protocols = head.headers().list("sec-websocket-protocol").map(String::from_utf8_lossy);
-        Question::of(&Connect {
+        let connect = Connect {
             kind: "connect",
             method: head.method(),
             path: head.path(),
             query: head.query().unwrap_or_default(),
+            topic: credentials.topic().map(TopicName::as_str),
             address: credentials.address(),
             protocols: protocols.map(|protocol| protocol.into_owned()).collect(),
             token: credentials.renewed_token(),
             headers,
-        })
+        };
+        Question::of(credentials, &connect)
     }
 
     /// Returns the question whether the sender of a request has a right over a topic.
-    pub(super) fn topic(question: &TopicQuestion<'_>) -> Question {
+    ///
+    /// # Errors
+    ///
+    /// 431 for a question that is too large.
+    pub(super) fn topic(question: &TopicQuestion<'_>) -> Result<Question, Refusal> {
         let &TopicQuestion { credentials, identity, right, topic } = question;
         let info = identity.and_then(|identity| identity.info.as_deref());
-        Question::of(&OfTopic {
+        let of_topic = OfTopic {
             kind: match right {
                 TopicRight::Subscribe => "subscribe",
                 TopicRight::Publish => "publish",
@@ -69,9 +88,13 @@ impl Question {
             info: info.and_then(|info| serde_json::from_str(info).ok()),
             token_id: identity.and_then(|identity| identity.token_id.as_deref()),
             address: credentials.address(),
-        })
+        };
+        Question::of(&credentials, &of_topic)
     }
 }
+
+/// The most bytes of a question. Without a renewed token none has so many, since the head of a request is short.
+const QUESTION_BYTES_MAX: usize = 32 << 10;
 
 /// The fields of a question about a request, in the order in which they are sent.
 #[derive(Serialize)]
@@ -80,6 +103,7 @@ struct Connect<'a> {
     method: &'a str,
     path: &'a str,
     query: &'a str,
+    topic: Option<&'a str>,
     address: Option<IpAddr>,
     protocols: Vec<String>,
     token: Option<&'a str>,
@@ -100,36 +124,48 @@ struct OfTopic<'a> {
 #[cfg(test)]
 mod tests {
     use super::{super::super::Identity, *};
-    use crate::{hub::TopicName, proto::RequestHead};
+    use crate::proto::RequestHead;
 
     fn connect(target: &str, lines: &[&str], names: &[&str], peer: Option<&str>) -> String {
+        connect_about(None, target, lines, names, peer)
+    }
+
+    fn connect_about(
+        topic: Option<&TopicName>,
+        target: &str,
+        lines: &[&str],
+        names: &[&str],
+        peer: Option<&str>,
+    ) -> String {
         let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
         let head = RequestHead::decode(format!("GET {target} HTTP/1.1\r\n{lines}\r\n").as_bytes()).unwrap().unwrap().0;
         let peer = peer.map(|peer| peer.parse().unwrap());
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let question = Question::connect(&Credentials::new(&head, peer), &names);
+        let question = Question::connect(&Credentials::new(&head, peer).about(topic), &names).unwrap();
         assert_eq!(question.key[..], Sha256::digest(&question.body)[..]);
         String::from_utf8(question.body).unwrap()
     }
 
     #[test]
     fn the_bytes_of_a_question_about_a_request() {
-        let asked = connect(
-            "/t/orders/42?access_token=x%20y",
+        let topic = TopicName::new("orders/42").unwrap();
+        let asked = connect_about(
+            Some(&topic),
+            "/t/orders%2F42?access_token=x%20y",
             &["Host: a", "Authorization: Bearer \"x\"", "Cookie: a=1", "X-Other: no", "cookie: b=2", "Origin: null"],
             &["authorization", "cookie", "origin"],
             Some("[::ffff:192.0.2.7]:5000"),
         );
         let expected = concat!(
-            r#"{"kind":"connect","method":"GET","path":"/t/orders/42","query":"access_token=x%20y","#,
-            r#""address":"192.0.2.7","protocols":[],"token":null,"#,
+            r#"{"kind":"connect","method":"GET","path":"/t/orders%2F42","query":"access_token=x%20y","#,
+            r#""topic":"orders/42","address":"192.0.2.7","protocols":[],"token":null,"#,
             r#""headers":{"authorization":"Bearer \"x\"","cookie":"a=1; b=2","#,
             r#""origin":"null"}}"#
         );
         assert_eq!(asked, expected);
         let asked = connect("/", &["Sec-WebSocket-Protocol: a, b", "Sec-WebSocket-Protocol: c"], &["x-none"], None);
         let expected = concat!(
-            r#"{"kind":"connect","method":"GET","path":"/","query":"","address":null,"#,
+            r#"{"kind":"connect","method":"GET","path":"/","query":"","topic":null,"address":null,"#,
             r#""protocols":["a","b","c"],"token":null,"headers":{}}"#
         );
         assert_eq!(asked, expected);
@@ -140,9 +176,41 @@ mod tests {
     fn a_renewed_token_is_sent() {
         let head = RequestHead::decode(b"GET / HTTP/1.1\r\n\r\n").unwrap().unwrap().0;
         let credentials = Credentials::new(&head, None);
-        let [before, after] = [credentials, credentials.with_token("fresh")].map(|sent| Question::connect(&sent, &[]));
+        let [before, after] =
+            [credentials, credentials.with_token("fresh")].map(|sent| Question::connect(&sent, &[]).unwrap());
         assert!(String::from_utf8(after.body).unwrap().contains(r#""token":"fresh""#));
         assert_ne!(before.key, after.key);
+    }
+
+    /// A renewed token, and what an embedder knows of an identity, may be large, and JSON makes more of it.
+    #[test]
+    fn a_question_has_a_limit() {
+        let head = RequestHead::decode(b"GET / HTTP/1.1\r\n\r\n").unwrap().unwrap().0;
+        let credentials = Credentials::new(&head, "192.0.2.7:9".parse().ok());
+        let renewed = |token: &str| Question::connect(&credentials.with_token(token), &[]);
+        assert_eq!(renewed("x").unwrap().asker, Some(AddressBlock::of([192, 0, 2, 7].into())));
+        let text = |count| "\u{1}".repeat(count);
+        let (fits, too_large) = (QUESTION_BYTES_MAX / 6 - 100, QUESTION_BYTES_MAX / 6 + 1);
+        assert!(renewed(&text(fits)).is_ok());
+        assert_eq!(renewed(&text(too_large)).unwrap_err().status, 431);
+        let mut identity = Identity::new("42");
+        identity.info = Some(format!("[{}1]", "1,".repeat(QUESTION_BYTES_MAX)).into());
+        let (topic, right) = (TopicName::new("a").unwrap(), TopicRight::Publish);
+        let question = TopicQuestion { credentials, identity: Some(&identity), right, topic: &topic };
+        assert_eq!(Question::topic(&question).unwrap_err().status, 431);
+    }
+
+    /// The longest head of a request makes a question within the limit, whatever is in it.
+    #[test]
+    fn a_question_about_any_head_is_asked() {
+        for octet in [b'"', b'\\', 0xff, b'\t'] {
+            let mut head = b"GET / HTTP/1.1\r\nCookie: x".to_vec();
+            head.resize(crate::proto::HEAD_BYTES_MAX - 5, octet);
+            head.extend(b"x\r\n\r\n");
+            let head = RequestHead::decode(&head).unwrap().unwrap().0;
+            let credentials = Credentials::new(&head, None);
+            assert!(Question::connect(&credentials, &["cookie".into()]).is_ok(), "{octet}");
+        }
     }
 
     #[test]
@@ -165,7 +233,7 @@ mod tests {
         let head = RequestHead::decode(b"GET / HTTP/1.1\r\n\r\n").unwrap().unwrap().0;
         let credentials = Credentials::new(&head, "[::1]:9".parse().ok());
         let ask = |right, identity: Option<&Identity>| {
-            let question = Question::topic(&TopicQuestion { credentials, identity, right, topic: &topic });
+            let question = Question::topic(&TopicQuestion { credentials, identity, right, topic: &topic }).unwrap();
             String::from_utf8(question.body).unwrap()
         };
         let expected = concat!(

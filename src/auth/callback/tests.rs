@@ -18,6 +18,7 @@ use super::{
     },
     Callback, CallbackOptions, OnError,
     breaker::Breaker,
+    core::ASKING_MAX,
 };
 use crate::{
     hub::TopicName,
@@ -30,10 +31,15 @@ use crate::{
 
 /// Asks about a request with this cookie, as the server does: waits for the work, and asks again.
 async fn ask(callback: &Callback, cookie: &str) -> Result<Identity, Refusal> {
+    ask_from(callback, 7, cookie).await
+}
+
+/// Asks about a request of the client with this number.
+async fn ask_from(callback: &Callback, client: u8, cookie: &str) -> Result<Identity, Refusal> {
     let head = format!("GET /t/orders/42 HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n");
     let head = RequestHead::decode(head.as_bytes()).unwrap().unwrap().0;
     let answers = Answers::default();
-    let credentials = Credentials::new(&head, "192.0.2.7:9".parse().ok()).with_answers(&answers);
+    let credentials = Credentials::new(&head, Some(([192, 0, 2, client], 9).into())).with_answers(&answers);
     let mut rounds = 0;
     while let Some(later) = Authenticator::prepare(callback, &credentials) {
         later.await;
@@ -46,6 +52,11 @@ async fn ask(callback: &Callback, cookie: &str) -> Result<Identity, Refusal> {
 /// Returns the name of the identity, or the status of the refusal.
 async fn name(callback: &Callback, cookie: &str) -> Result<String, u16> {
     ask(callback, cookie).await.map(|identity| identity.name).map_err(|refusal| refusal.status)
+}
+
+/// Returns the name of the identity of a client's request, or the status of the refusal.
+async fn name_from(callback: &Callback, client: u8, cookie: &str) -> Result<String, u16> {
+    ask_from(callback, client, cookie).await.map(|identity| identity.name).map_err(|refusal| refusal.status)
 }
 
 /// Runs a test with the callback to a URL.
@@ -187,10 +198,9 @@ fn answers_that_are_not_understood() {
 fn an_application_that_does_not_answer() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let silent = Application::start(|_| Act::Nothing);
-    let broken = Application::start(|_| Act::Answer("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n".into()));
     let cut = Application::start(|_| Act::AnswerAndClose("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{".into()));
     let stranger = Application::start_secure(|_| let_in(""));
-    let urls = [&silent, &broken, &cut, &stranger].map(|application| application.url("/"));
+    let urls = [&silent, &cut, &stranger].map(|application| application.url("/"));
     for url in [format!("http://{closed}/"), "http://ringhub.invalid/".into()].iter().chain(&urls) {
         for (on_error, expected) in
             [(OnError::Deny, Err(503)), (OnError::Last, Err(503)), (OnError::Allow, Ok("unverified".into()))]
@@ -207,7 +217,7 @@ fn until_down(rest: &'static str) -> (Application, Arc<AtomicBool>) {
     let is_down = Arc::new(AtomicBool::new(false));
     let down = Arc::clone(&is_down);
     let application = Application::start(move |_| match down.load(Ordering::Relaxed) {
-        true => Act::Answer("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n".into()),
+        true => Act::Nothing,
         false => let_in(rest),
     });
     (application, is_down)
@@ -218,7 +228,7 @@ fn the_last_answer_holds_while_the_application_is_down() {
     let (application, is_down) = until_down("");
     with(
         &application.url("/"),
-        |options| options.on_error(OnError::Last),
+        |options| options.on_error(OnError::Last).timeout(Duration::from_millis(300)),
         async |callback| {
             assert_eq!(name(&callback, "ann").await, Ok("42".into()));
             is_down.store(true, Ordering::Relaxed);
@@ -228,22 +238,22 @@ fn the_last_answer_holds_while_the_application_is_down() {
     );
     assert_eq!(application.heard().len(), 3);
     // An identity that has expired does not come back.
-    let (application, is_down) = until_down(r#","expires_in":1"#);
+    let (application, is_down) = until_down(r#","expires_in":2"#);
     with(
         &application.url("/"),
-        |options| options.on_error(OnError::Last),
+        |options| options.on_error(OnError::Last).timeout(Duration::from_millis(300)),
         async |callback| {
             assert_eq!(name(&callback, "ann").await, Ok("42".into()));
             is_down.store(true, Ordering::Relaxed);
             assert_eq!(name(&callback, "ann").await, Ok("42".into()));
-            tokio::time::sleep(Duration::from_millis(1_100)).await;
+            tokio::time::sleep(Duration::from_millis(2_100)).await;
             assert_eq!(name(&callback, "ann").await, Err(503));
         },
     );
     let (application, is_down) = until_down("");
     with(
         &application.url("/"),
-        |options| options.on_error(OnError::Deny),
+        |options| options.on_error(OnError::Deny).timeout(Duration::from_millis(300)),
         async |callback| {
             assert_eq!(name(&callback, "ann").await, Ok("42".into()));
             is_down.store(true, Ordering::Relaxed);
@@ -325,22 +335,108 @@ fn a_dead_application_is_asked_seldom() {
         &application.url("/"),
         |options| options.timeout(timeout),
         async |callback| {
-            for number in 0..Breaker::FAILURES_MAX {
-                assert_eq!(name(&callback, &number.to_string()).await, Err(503));
+            for client in 1..=Breaker::FAILURES_MAX as u8 {
+                assert_eq!(name_from(&callback, client, "ann").await, Err(503));
             }
             let begin = Instant::now();
-            for number in 0..100 {
-                assert_eq!(name(&callback, &number.to_string()).await, Err(503));
+            for client in 0..100 {
+                assert_eq!(name_from(&callback, client, "ben").await, Err(503));
             }
             assert!(begin.elapsed() < Duration::from_millis(900), "{:?}", begin.elapsed());
             assert_eq!(count.load(Ordering::Relaxed), Breaker::FAILURES_MAX as usize);
             // One question in each pause: the first one is not answered, and the second one is.
             tokio::time::sleep(Breaker::PAUSE).await;
-            assert_eq!(name(&callback, "ann").await, Err(503));
+            assert_eq!(name_from(&callback, 101, "ann").await, Err(503));
             assert_eq!(count.load(Ordering::Relaxed), Breaker::FAILURES_MAX as usize + 1);
             tokio::time::sleep(Breaker::PAUSE).await;
-            assert_eq!(name(&callback, "ann").await, Ok("42".into()));
-            assert_eq!(name(&callback, "ben").await, Ok("42".into()));
+            assert_eq!(name_from(&callback, 101, "ann").await, Err(503), "another client comes first");
+            assert_eq!(name_from(&callback, 102, "ann").await, Ok("42".into()));
+            assert_eq!(name_from(&callback, 101, "ann").await, Ok("42".into()));
+        },
+    );
+}
+
+/// A client at whose questions the application fails gets neither an earlier answer nor in as `unverified`, and stops
+/// only its own questions.
+#[test]
+fn a_client_at_whose_questions_the_application_fails() {
+    for on_error in [OnError::Allow, OnError::Last, OnError::Deny] {
+        for status in ["408 No", "429 No", "500 No", "503 No"] {
+            let is_thrown_out = Arc::new(AtomicBool::new(false));
+            let thrown_out = Arc::clone(&is_thrown_out);
+            let application = Application::start(move |request| {
+                match request.contains("\"cookie\":\"eve\"") && thrown_out.load(Ordering::Relaxed) {
+                    true => Act::Answer(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n")),
+                    false => let_in(""),
+                }
+            });
+            with(
+                &application.url("/"),
+                |options| options.on_error(on_error),
+                async |callback| {
+                    assert_eq!(name_from(&callback, 66, "eve").await, Ok("42".into()));
+                    is_thrown_out.store(true, Ordering::Relaxed);
+                    for _ in 0..20 {
+                        assert_eq!(name_from(&callback, 66, "eve").await, Err(503), "{on_error:?} {status}");
+                    }
+                    assert_eq!(name_from(&callback, 7, "ann").await, Ok("42".into()), "{on_error:?} {status}");
+                    // The others show that the application is well, and the pause of the client goes on.
+                    assert_eq!(name_from(&callback, 66, "eve").await, Err(503));
+                },
+            );
+            assert_eq!(application.heard().len(), 2 + Breaker::FAILURES_MAX as usize, "{on_error:?} {status}");
+        }
+    }
+}
+
+/// Once the application fails at the questions of different clients, `callback_on_error` decides.
+#[test]
+fn an_application_that_fails_at_all_questions() {
+    for (on_error, expected) in [(OnError::Deny, Err(503)), (OnError::Allow, Ok("unverified".to_string()))] {
+        let application = Application::start(|_| Act::Answer("HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n".into()));
+        with(
+            &application.url("/"),
+            |options| options.on_error(on_error),
+            async |callback| {
+                for client in 1..Breaker::FAILURES_MAX as u8 {
+                    assert_eq!(name_from(&callback, client, "ann").await, Err(503));
+                }
+                for client in 100..110 {
+                    assert_eq!(name_from(&callback, client, "ann").await, expected);
+                }
+            },
+        );
+        assert_eq!(application.heard().len(), Breaker::FAILURES_MAX as usize);
+    }
+}
+
+/// A client takes no more than its part of the room for questions.
+#[test]
+fn a_client_asks_so_many_questions_at_the_same_time() {
+    let application = Application::start(|_| Act::Nothing);
+    with(
+        &application.url("/"),
+        |options| options.on_error(OnError::Allow).timeout(Duration::from_secs(3)),
+        async |callback| {
+            let mut asked = JoinSet::new();
+            for number in 0..ASKING_MAX {
+                let callback = callback.clone();
+                asked.spawn(async move { name_from(&callback, 66, &number.to_string()).await });
+            }
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+            let refusal = ask_from(&callback, 66, "one more").await.unwrap_err();
+            assert_eq!((refusal.status, &*refusal.headers), (429, &[("Retry-After".to_string(), "1".to_string())][..]));
+            // A question that is being asked already takes no more room.
+            let same = tokio::time::timeout(Duration::from_millis(50), name_from(&callback, 66, "0"));
+            assert!(same.await.is_err(), "it waits for the answer");
+            let other = tokio::time::timeout(Duration::from_millis(50), name_from(&callback, 7, "ann"));
+            assert!(other.await.is_err(), "another client's question is asked");
+            while let Some(outcome) = asked.join_next().await {
+                assert_eq!(outcome.unwrap(), Ok("unverified".into()));
+            }
+            assert_ne!(name_from(&callback, 66, "one more").await, Err(429), "there is room again");
         },
     );
 }

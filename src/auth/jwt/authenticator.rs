@@ -132,6 +132,10 @@ impl Authenticator for Jwt {
         let Unverified { parts, issuer, .. } = self.read(credentials).ok()??;
         issuer.prepare(&parts, Instant::now())
     }
+
+    fn takes_cookies(&self) -> bool {
+        self.issuers.iter().any(|issuer| issuer.cookie().is_some())
+    }
 }
 
 /// A token that a request shows, with its parts and the issuer that it names.

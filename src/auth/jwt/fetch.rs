@@ -5,7 +5,8 @@ use crate::outbound::{OutboundAnswer, OutboundError, OutboundRequest, Target};
 
 impl Fetch for Target {
     fn start(&self, done: Done) {
-        let request = OutboundRequest::get().header("accept", "application/json").answer_bytes_max(JWKS_BYTES_MAX);
+        let request = OutboundRequest::get().for_keys().answer_bytes_max(JWKS_BYTES_MAX);
+        let request = request.header("accept", "application/json");
         Target::start(self, request, move |outcome| done(fetched(outcome)));
     }
 

@@ -157,8 +157,9 @@ impl JwtIssuer {
         JwtIssuer { needs_exp: false, ..self }
     }
 
-    /// Takes a token from the cookie of this name too. It counts only for pages of this server's host and of the
-    /// allowed origins, since a browser adds a cookie to the requests of every page.
+    /// Takes a token from the cookie of this name too. It counts only for requests that show, by `Origin` or
+    /// `Sec-Fetch-Site`, that their page is of this server's host or of one of the allowed origins, since a browser
+    /// adds a cookie to the requests of every page.
     #[must_use]
     pub fn cookie(self, name: impl Into<String>) -> Self {
         JwtIssuer { cookie: Some(name.into()), ..self }

@@ -29,3 +29,4 @@ pub(crate) use changes::IssuerChange;
 pub use claims::BareTokens;
 pub(crate) use issuer::Issuer;
 pub use issuer::JwtIssuer;
+pub(crate) use token::TOKEN_BYTES_MAX;

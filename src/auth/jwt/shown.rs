@@ -17,7 +17,7 @@ pub(super) struct Shown<'a, 'c> {
 
 /// Returns the token that a request shows: in `Authorization`, in the query, among the subprotocols, or in the first of
 /// these cookies that it has. A browser adds a cookie to the requests of every page, so a cookie comes last, and counts
-/// only if the request is from a page of this host, from an allowed page, or from no page.
+/// only if the request says that it is from a page of this host, from an allowed page, or from no page.
 ///
 /// # Errors
 ///
@@ -37,8 +37,9 @@ pub(super) fn shown<'a, 'c>(
             return Err(Fault::of("its cookie is there twice"));
         }
         if !is_own_page(credentials) {
-            let remedy = "neither of this host nor among allowed_origins";
-            return Err(Fault::of(format!("it came as a cookie, with a request of a page that is {remedy}")));
+            let what = "it came as a cookie, and neither Origin nor Sec-Fetch-Site shows a page of this host or of \
+                        allowed_origins";
+            return Err(Fault::of(what));
         }
         return Ok(Some(Shown { token: Cow::Borrowed(value), cookie: Some(name) }));
     }
@@ -54,15 +55,17 @@ fn cookie_values<'a>(head: &'a RequestHead, name: &str) -> impl Iterator<Item = 
     })
 }
 
-/// Returns whether the page that has sent a request, if it was one, is of the request's own host or of an origin in the
-/// list that holds for the request.
+/// Returns whether a request shows that its page is of the request's own host or of an origin in the list that holds
+/// for the request, or that no page has sent it. A browser that reaches the host by plain HTTP may show nothing of the
+/// kind, whatever the page.
 fn is_own_page(credentials: &Credentials<'_>) -> bool {
     let head = credentials.head;
     let mut origins = head.headers().get_all("origin");
     match (origins.next(), origins.next()) {
         (None, _) => {
             let is_own = |site: &[u8]| site == b"same-origin" || site == b"none";
-            head.headers().get_all("sec-fetch-site").all(is_own) || is_navigation(head)
+            let mut sites = head.headers().get_all("sec-fetch-site").peekable();
+            sites.peek().is_some() && sites.all(is_own) || is_navigation(head)
         }
         (Some(origin), None) => {
             let is_listed = credentials.origins().is_some_and(|origins| origins.has(origin));
@@ -119,12 +122,13 @@ mod tests {
     #[test]
     fn a_cookie_comes_last() {
         let cookie = "Cookie: a=b; token=c; d=e";
-        check("/", &[cookie], Some(("c", true)));
+        let own = "Sec-Fetch-Site: same-origin";
+        check("/", &[cookie, own], Some(("c", true)));
         check("/?access_token=q", &[cookie], Some(("q", false)));
         check("/?access_token=q", &[cookie, "Authorization: Bearer h"], Some(("h", false)));
         check("/", &[cookie, "Sec-WebSocket-Protocol: access_token, s"], Some(("s", false)));
-        check("/", &["Cookie: __Host-second=s", "Cookie: x=y"], Some(("s", true)));
-        check("/", &["Cookie: __Host-second=s; token=t"], Some(("t", true)));
+        check("/", &["Cookie: __Host-second=s", "Cookie: x=y", own], Some(("s", true)));
+        check("/", &["Cookie: __Host-second=s; token=t", own], Some(("t", true)));
         for other in ["Cookie: Token=c", "Cookie: xtoken=c", "Cookie: token", "Cookie: token=", "X: token=c"] {
             check("/", &[other], None);
         }
@@ -142,7 +146,7 @@ mod tests {
         for own in ["Origin: https://hub.example", "Origin: http://HUB.example", "Origin: https://hub.example:443"] {
             assert!(is_taken(own, None) && is_taken(own, Some(&listed)), "{own}");
         }
-        for line in ["X: no page", "Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: none"] {
+        for line in ["Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: none"] {
             assert!(is_taken(line, None), "{line}");
         }
         for foreign in [
@@ -158,6 +162,9 @@ mod tests {
             "Origin: \u{e9}://hub.example",
             "Sec-Fetch-Site: cross-site",
             "Sec-Fetch-Site: same-site",
+            "Sec-Fetch-Site: same-origin\r\nSec-Fetch-Site: cross-site",
+            // A browser over plain HTTP, or an old one.
+            "X: no word of a page",
         ] {
             assert!(!is_taken(foreign, None) && !is_taken(foreign, Some(&any)), "{foreign}");
             assert!(!is_taken(foreign, Some(&listed)), "{foreign}");

@@ -76,7 +76,7 @@ fn a_token_comes_by_each_way() {
     check("/", "Authorization: Bearer TOKEN");
     check("/?access_token=TOKEN", "X: y");
     check("/", "Sec-WebSocket-Protocol: v1.chat, access_token, TOKEN");
-    check("/", "Cookie: session=TOKEN");
+    check("/", "Cookie: session=TOKEN\r\nSec-Fetch-Site: same-origin");
 }
 
 /// Each issuer has a cookie of its own, or none.
@@ -86,7 +86,7 @@ fn a_cookie_is_for_its_own_issuer() {
     let jwt = Jwt::new([of("a").cookie("a"), of("b").cookie("b"), of("c")]).unwrap();
     let shown = |cookie: &str, iss: &str| {
         let token = signed(&format!(r#"{{"sub":"ann","exp":4102444800,"iss":"{iss}"}}"#));
-        judge(&jwt, "/", &[&format!("Cookie: {cookie}={token}")], None).is_ok()
+        judge(&jwt, "/", &[&format!("Cookie: {cookie}={token}"), "Sec-Fetch-Site: same-origin"], None).is_ok()
     };
     assert!(shown("a", "a") && shown("b", "b"));
     assert!(!shown("a", "b") && !shown("b", "a") && !shown("a", "c") && !shown("c", "c"));

@@ -113,7 +113,7 @@ impl<'de> Deserialize<'de> for Object {
 }
 
 /// The most bytes of a token. Tokens of large identity providers have up to 4 KiB.
-pub(super) const TOKEN_BYTES_MAX: usize = 6 << 10;
+pub(crate) const TOKEN_BYTES_MAX: usize = 6 << 10;
 
 #[cfg(test)]
 mod tests {

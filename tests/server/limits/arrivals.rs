@@ -3,12 +3,13 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
 use crate::support::{
-    Client, Response, Server, binary, clean, dial, dial_from, exchange, program, read_response, text, upgrade_request,
+    Client, Response, Server, binary, clean, dial, dial_from, exchange, program, read_response, take_response, text,
+    upgrade_request,
 };
 
 /// Publishes a text with these header lines, from an address of the loopback.
@@ -132,6 +133,123 @@ fn an_address_opens_websockets_at_its_rate() {
         ("opened_total", 3),
     ]);
     clients.into_iter().for_each(|client| drop(client.into_stream()));
+}
+
+/// Asks several times on one connection that the control thread serves. Returns the answers.
+fn ask_kept(address: SocketAddr, requests: &[String]) -> Vec<Response> {
+    let mut kept = dial(address);
+    kept.write_all(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n").expect("the server takes the request");
+    let (first, mut rest) = take_response(&mut kept, Vec::new(), true);
+    assert_eq!(first.status(), 404);
+    let mut ask = |request: &String| {
+        kept.write_all(request.as_bytes()).expect("the connection is kept");
+        let (answer, after) = take_response(&mut kept, std::mem::take(&mut rest), true);
+        rest = after;
+        answer
+    };
+    requests.iter().map(&mut ask).collect()
+}
+
+fn statuses(answers: &[Response]) -> Vec<u16> {
+    answers.iter().map(Response::status).collect()
+}
+
+/// A request that shows a token.
+fn shown(request_line: &str, token: &str) -> String {
+    format!("{request_line} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n")
+}
+
+/// Opening requests on a connection that the control thread keeps count too, so guesses of a token are slow there.
+#[test]
+fn refused_openings_on_a_kept_connection_have_the_rate_of_openings() {
+    let server = Server::start(&["--subscribe-tokens=right", "--max-handshake-rate", "1/h burst 3"]);
+    let opening = |token: &str| upgrade_request(&format!("/t/x?mode=sub&access_token={token}"));
+    let answers = ask_kept(server.address(), &["a", "b", "c", "d", "right"].map(opening));
+    assert_eq!(statuses(&answers), [401, 401, 401, 429, 429]);
+    assert_eq!(answers[4].error(), "more opening requests from one address than max_handshake_rate allows");
+    assert!((3_500..=3_600).contains(&retry_after(&answers[4])), "{answers:?}");
+    // The same bucket on a shard.
+    let refused = Client::open(dial(server.address()), "/t/x?mode=sub&access_token=right", &[]).err();
+    assert_eq!(refused.map(|refused| refused.status()), Some(429));
+    server.expect_counts(&[("rate_refused_total{rate=\"handshakes\"}", 3), ("opened_total", 0)]);
+}
+
+/// An opening on a kept connection counts once, though the control thread and a shard judge it.
+#[test]
+fn an_opening_on_a_kept_connection_counts_once() {
+    let server = Server::start(&["--max-handshake-rate", "1/h burst 2"]);
+    let open = || {
+        let mut kept = dial(server.address());
+        kept.write_all(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n").expect("the server takes the request");
+        let (first, rest) = take_response(&mut kept, Vec::new(), true);
+        assert_eq!((first.status(), rest.len()), (404, 0));
+        Client::open(kept, "/t/x?mode=sub", &[]).map_or_else(|refused| refused.status(), |_| 101)
+    };
+    assert_eq!([open(), open(), open()], [101, 101, 429]);
+}
+
+/// Whoever shows wrong tokens faster than the rate gets no further answer about one, on any path and on any thread. A
+/// request without a token, and another address, are served.
+#[test]
+fn refused_credentials_of_an_address_have_a_rate() {
+    let settings = r#"
+        max_guess_rate = "1/h burst 6"
+        admin_tokens = ["boss"]
+        metrics_tokens = ["watch"]
+        publish_tokens = ["right"]
+        [[routes]]
+        match = "/t/{topic...}"
+        handler = "hub"
+        [[routes]]
+        match = "/files"
+        handler = "files"
+        documents = "DOCS"
+        bearer = { tokens = { ann = "word" } }
+    "#;
+    let settings = settings.replace("DOCS", concat!(env!("CARGO_MANIFEST_DIR"), "/docs"));
+    let file = std::env::temp_dir().join(format!("ringhub-guesses-{}.toml", std::process::id()));
+    fs::write(&file, settings).expect("a file of settings");
+    let mut command = clean(program());
+    command.args(["serve", "--config"]).arg(&file);
+    let server = Server::start_command(command);
+    fs::remove_file(&file).expect("the file is there");
+    let lines = ["POST /t/x", "GET /files/limits.md", "GET /connections", "GET /metrics"];
+    let guesses = lines.map(|line| shown(line, "guess"));
+    let answers = ask_kept(server.address(), &[&guesses[..], &guesses[..]].concat());
+    assert_eq!(statuses(&answers), [401, 401, 401, 401, 401, 401, 429, 429]);
+    assert_eq!(answers[7].error(), "more refused credentials from one address than max_guess_rate allows");
+    assert!((3_500..=3_600).contains(&retry_after(&answers[7])), "{answers:?}");
+    // Right ones are not told from wrong ones.
+    let right = [("POST /t/x", "right"), ("GET /files/limits.md", "word"), ("GET /connections", "boss")];
+    let right = right.map(|(line, token)| shown(line, token));
+    assert_eq!(statuses(&ask_kept(server.address(), &right)), [429, 429, 429]);
+    for token in ["guess", "right"] {
+        let target = format!("/t/x?mode=pub&access_token={token}");
+        let refused = Client::open(dial(server.address()), &target, &[]).err();
+        assert_eq!(refused.map(|refused| refused.status()), Some(429), "on a shard");
+    }
+    assert_eq!(publish(&server, HERE, "/t/x", "").status(), 401, "no token is no guess");
+    Client::open(dial(server.address()), "/t/x?mode=sub", &[]).expect("no token is needed").leave();
+    assert_eq!(publish(&server, ELSEWHERE, "/t/x", "Authorization: Bearer right\r\n").status(), 202);
+    let mut elsewhere = dial_from(server.address(), Some(IpAddr::V4(ELSEWHERE)), None);
+    elsewhere.write_all(shown("GET /metrics", "watch").as_bytes()).expect("the server takes the request");
+    let metrics = read_response(&mut elsewhere, &[], true);
+    let counted = "ringhub_rate_refused_total{shard=\"process\",rate=\"guesses\"} 7";
+    assert!(metrics.body.contains(counted), "{:?}", metrics.body.lines().find(|line| line.contains("guesses")));
+}
+
+/// On a shard wrong tokens of opening requests count.
+#[test]
+fn refused_credentials_of_opening_requests_have_a_rate() {
+    let server = Server::start(&["--subscribe-tokens=right", "--max-guess-rate", "1/h burst 2", "--shards=2"]);
+    let open = |token: &str, from| {
+        let stream = dial_from(server.address(), Some(IpAddr::V4(from)), None);
+        let target = format!("/t/x?mode=sub&access_token={token}");
+        Client::open(stream, &target, &[]).map_or_else(|refused| refused.status(), |_| 101)
+    };
+    assert_eq!([open("a", HERE), open("right", HERE), open("b", HERE), open("right", HERE)], [401, 101, 401, 429]);
+    assert_eq!(open("right", ELSEWHERE), 101);
+    server.expect_counts(&[("rate_refused_total{rate=\"guesses\"}", 1)]);
 }
 
 /// Sockets beyond the rate wait in the kernel's queue, and are served in the end.
