@@ -28,7 +28,8 @@ impl Gate {
         self.origins.as_ref().unwrap_or(origins)
     }
 
-    /// Admits a request, and returns the identity that the authenticator has found; `origins` are the server's.
+    /// Admits a request, and returns the identity that the authenticator has found, with those of further
+    /// authenticators behind it ([`Identity::each`]); `origins` are the server's.
     ///
     /// # Errors
     ///

@@ -57,11 +57,11 @@ pub(super) async fn begin(
     {
         return Ok(AtService::Preflight(answer));
     }
-    let identity: Option<Identity> = shared.authorize(endpoints, credentials, Intent::Use, endpoint).await?;
+    let identities = shared.authorize(endpoints, credentials, Intent::Use, endpoint).await?;
     Ok(AtService::Call(Box::new(ServiceCall {
         service: Arc::clone(service),
         body_max: BodyMax { bytes: *body_bytes_max, what: "the largest body that this path takes" },
-        sender: RequestSender { peer: credentials.peer, identity },
+        sender: RequestSender { peer: credentials.peer, identity: identities.own().cloned() },
     })))
 }
 

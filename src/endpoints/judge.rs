@@ -197,10 +197,8 @@ impl Asker {
     /// Notes what a decision means for the connection.
     fn note<S: 'static>(&self, connection: &mut Connection<'_, S>, judged: Result<Admittance, Denied>) -> Decided {
         assert!(!matches!(judged, Err(Denied::Panicked)), "an authenticator has panicked over a message");
-        let Admittance { ends, is_lasting, .. } = judged.map_err(Refusal::from)?;
-        if let Some(ends) = ends {
-            connection.end_by(ends);
-        }
+        let Admittance { identities, is_lasting } = judged.map_err(Refusal::from)?;
+        connection.note_others(&identities)?;
         if is_lasting {
             connection.note_permitted(self.endpoints.generation(), self.right, &self.topic);
         }

@@ -16,7 +16,9 @@ use super::{
     testing::{Client, Manner},
 };
 use crate::{
-    auth::{Authenticator, Credentials, Grants, Identity, Later, PermissionSource, TopicQuestion, TopicRight},
+    auth::{
+        Authenticator, Credentials, Grants, Identity, Later, OTHERS_MAX, PermissionSource, TopicQuestion, TopicRight,
+    },
     hub::{Permission, TopicRule, TopicTable},
     proto::{CloseCode, Refusal},
 };
@@ -299,6 +301,38 @@ fn the_token_of_another_route_ends_a_connection() {
     peer.say("subscribe in/x");
     assert_eq!(peer.text(), ":subscribed in/x");
     assert_eq!(peer.rest(), (Vec::new(), Some(CloseCode(4401))));
+    end(server);
+}
+
+/// The identities that the gates of other routes find for the topics of messages belong to the connection: there are
+/// few of them, and the revocation of each closes the connection.
+#[test]
+fn topics_in_messages_need_few_identities() {
+    let of_topics = |number: usize| {
+        format!(
+            "match = \"/g{number}/{{topic...}}\"\nhandler = \"hub\"\ntopic_prefix = \"p{number}/\"\n\
+             bearer.tokens = {{ user{number} = \"word\" }}\n"
+        )
+    };
+    let routes: Vec<String> = (0..=OTHERS_MAX).map(of_topics).chain([LINES.into()]).collect();
+    let routes: Vec<&str> = routes.iter().map(|route| &**route).collect();
+    let settings = "admin_tokens = [\"boss\"]\n";
+    let server = builder(settings, &routes, &Arc::<Believing>::default()).build().unwrap().start().unwrap();
+    let address = server.local_addr();
+    let mut peer = open(address, "/l/open", "word");
+    let mut say = |line: &str, expected: &str| {
+        peer.say(line);
+        let answer = peer.text();
+        assert!(answer.starts_with(expected), "{line}: {answer}");
+    };
+    (0..OTHERS_MAX).for_each(|number| say(&format!("subscribe p{number}/x"), ":subscribed "));
+    let refused = ":refused 429 the topics of this connection have needed more than 16 identities";
+    say(&format!("subscribe p{OTHERS_MAX}/x"), refused);
+    say("subscribe p3/y", ":subscribed p3/y");
+    let lines = "Authorization: Bearer boss\r\nContent-Type: application/json\r\n";
+    let answer = ask(address, "POST /revocations", lines, "{\"identity\":\"user3\",\"for\":60}");
+    assert!(answer.contains("\"closed\":1"), "{answer}");
+    assert_eq!(peer.rest(), (Vec::new(), Some(CloseCode::POLICY_VIOLATION)));
     end(server);
 }
 
