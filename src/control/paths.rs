@@ -100,6 +100,7 @@ pub(super) struct EndpointCall {
     /// The limit of the body; `None` if the endpoint wants none.
     body_max: Option<BodyMax>,
     request: Box<HttpRequest>,
+    commands: Arc<RequestCommands>,
 }
 
 impl EndpointCall {
@@ -137,9 +138,9 @@ impl EndpointCall {
             values,
             path: number,
             route,
-            commands,
+            commands: Arc::clone(&commands) as Arc<dyn Commands>,
         });
-        Ok(EndpointCall { row, body_max, request })
+        Ok(EndpointCall { row, body_max, request, commands })
     }
 
     /// Reads the body, and calls the endpoint.
@@ -148,16 +149,19 @@ impl EndpointCall {
         shared: &Shared,
         body: Incoming,
     ) -> impl Future<Output = Result<Answer, Refusal>> + Send {
-        let EndpointCall { row, body_max, mut request } = self;
+        let EndpointCall { row, body_max, mut request, commands } = self;
         async move {
             // The room is kept until the endpoint has answered. From then on the mesh and the shards count the memory
             // of a message.
             let mut room = None;
             if let Some(body_max) = body_max {
                 let (whole, taken) = body::read(shared, body_max, body).await?;
+                // The judge has seen the head alone, and the client may have taken its time since.
+                commands.identities.check_again(commands.endpoints.revocations())?;
                 request.body = whole;
                 room = Some(taken);
             }
+            drop(commands);
             let answer = (row.answer)(request).await;
             drop(room);
             answer.map(|response| of_surface(shared, response))

@@ -3,8 +3,10 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    io::Write as _,
+    net::{SocketAddr, TcpStream},
     path::PathBuf,
+    thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -12,7 +14,10 @@ use serde_json::{Value, json};
 
 use crate::{
     callbacks::Application,
-    support::{Client, Response, Server, dial, exchange, post, program, request, text, upgrade_request},
+    support::{
+        Client, Response, Server, dial, exchange, post, program, published, read_response, request, text,
+        upgrade_request,
+    },
     tokens::{issuer, sign, sign_with},
 };
 
@@ -137,4 +142,43 @@ fn the_gate_of_another_route_finds_an_identity() {
     client.expect_close(1008, "revoked");
     assert_eq!(exchange(address, &with(&upgrade_request("/t/staff/plan"), &ann)).status(), 403);
     other.expect_nothing();
+}
+
+/// Begins a request whose body is not whole.
+fn begin(address: SocketAddr, lines: &[(&str, String)]) -> TcpStream {
+    let mut stream = dial(address);
+    let request = with(&post("/t/staff/plan", "text/plain", "late"), lines);
+    stream.write_all(&request.as_bytes()[..request.len() - 1]).unwrap();
+    stream
+}
+
+fn end(mut stream: TcpStream) -> Response {
+    stream.write_all(b"e").unwrap();
+    read_response(&mut stream, &[], true)
+}
+
+/// A sender that is revoked, or whose token expires, while its body arrives does not publish the message.
+#[test]
+fn a_body_that_comes_too_late_is_not_published() {
+    let tokens = format!("{TWO_ROUTES}jwt = [\"app\"]\n{}leeway = \"0s\"\n", issuer());
+    let server = start("late", &tokens, &[]);
+    let address = server.address();
+    let [ann, bob] = ["ann", "bob"].map(|name| [("Authorization", format!("Bearer word-{name}"))]);
+    let mut reader = open(address, "/t/staff/plan?mode=sub", &bob).unwrap();
+    let soon = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 2;
+    let token = sign_with(&format!(r#"{{"sub":"42","exp":{soon},"publish":["**"]}}"#));
+    let expires = begin(address, &[("Authorization", format!("Bearer {token}"))]);
+    let (revoked, whole) = (begin(address, &ann), begin(address, &bob));
+    // The heads of all requests have been judged.
+    server.counts_until("three requests have begun", |counts| counts.get("http_connections_open") >= 3);
+    thread::sleep(Duration::from_millis(500));
+    revoke(address, &json!({ "identity": "ann" }));
+    let refused = end(revoked);
+    assert_eq!((refused.status(), &*refused.error()), (403, "the access of this identity has been revoked"));
+    published(&end(whole));
+    thread::sleep(Duration::from_secs(3));
+    let refused = end(expires);
+    assert_eq!((refused.status(), &*refused.error()), (401, "the token has expired"));
+    reader.expect(text("late"));
+    reader.expect_nothing();
 }
