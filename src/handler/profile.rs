@@ -27,6 +27,8 @@ pub(crate) struct Profile {
     pub(crate) peer: Option<SocketAddr>,
     /// The token that has been renewed last.
     pub(crate) token: Option<RenewedToken>,
+    /// The number of renewals so far, which wraps around.
+    pub(crate) renewals: u32,
     /// The topics that the judge has permitted lately.
     pub(crate) permitted: Option<Box<PermittedTopics>>,
 }
@@ -75,7 +77,7 @@ impl Profile {
     /// Returns whether the profile has no data, so that it can be dropped.
     pub(super) fn is_empty(&self) -> bool {
         let Profile { request, identities, protocol, error, closed, fragments, span, peer, .. } = self;
-        let Profile { token, permitted, .. } = self;
+        let Profile { token, renewals, permitted, .. } = self;
         request.is_none()
             && identities.is_empty()
             && protocol.is_none()
@@ -85,6 +87,7 @@ impl Profile {
             && span.is_none()
             && peer.is_none()
             && token.is_none()
+            && *renewals == 0
             && permitted.is_none()
     }
 

@@ -124,6 +124,7 @@ impl<S: 'static> Connection<'_, S> {
         let profile = self.profile.get_or_insert_default();
         let earlier = mem::replace(&mut profile.identities, identities);
         profile.permitted = None;
+        profile.renewals = profile.renewals.wrapping_add(1);
         self.shard.set_lifetime(self.id, ends.map(lifetime));
         Ok(Renewed { unsubscribed: self.leave_topics_after(earlier.own()) })
     }
@@ -208,6 +209,11 @@ impl<S: 'static> Connection<'_, S> {
     /// Notes that the judge has permitted this use of a topic.
     pub(crate) fn note_permitted(&mut self, generation: u64, right: TopicRight, topic: &TopicName) {
         self.profile.get_or_insert_default().permitted.get_or_insert_default().add(generation, right, topic);
+    }
+
+    /// Returns a number that changes when the identity of the connection is renewed.
+    pub(crate) fn renewals(&self) -> u32 {
+        self.profile.as_ref().map_or(0, |profile| profile.renewals)
     }
 
     /// Returns the token that has been renewed last.

@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -90,6 +90,30 @@ impl PermissionSource for Application {
             Box::pin(async move {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 answers.put(key, true);
+            }) as Later
+        })
+    }
+}
+
+/// A source that waits until it is let go, and then permits what the grants of the sender have.
+#[derive(Debug, Default)]
+struct Held(Arc<AtomicBool>);
+
+impl PermissionSource for Held {
+    fn decide(&self, question: &TopicQuestion<'_>) -> Result<(), Refusal> {
+        let grants = question.identity.and_then(|identity| identity.grants.as_deref());
+        let is_granted = grants.is_some_and(|grants| grants.has(question.right, question.topic));
+        if is_granted { Ok(()) } else { Err(Refusal::new(403, "the grants do not have it")) }
+    }
+
+    fn prepare(&self, question: &TopicQuestion<'_>) -> Option<Later> {
+        let (answers, is_let_go) = (question.credentials.answers()?.clone(), Arc::clone(&self.0));
+        answers.get::<()>("held").is_none().then(|| {
+            Box::pin(async move {
+                while !is_let_go.load(Ordering::SeqCst) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                answers.put("held", ());
             }) as Later
         })
     }
@@ -254,6 +278,26 @@ fn a_fresh_token_replaces_the_grants() {
     assert_eq!(status(&ask(address, "POST /t/own/1", &authorization("ann|pub=own/1"), "five")), 202);
     assert_eq!(status(&ask(address, "POST /t/own/2", &authorization("ann|pub=own/2"), "six")), 202);
     assert_eq!(peer.text(), "six");
+    drop(peer);
+    end(server);
+}
+
+/// A renewal overtakes a question about a topic, which waits: the decision is about the fresh token.
+#[test]
+fn a_question_that_waits_is_about_the_fresh_token() {
+    let held = Held::default();
+    let is_let_go = Arc::clone(&held.0);
+    let builder = builder(RULES, &[HUB, LINES], &Arc::<Believing>::default()).permission_source(held);
+    let server = builder.build().unwrap().start().unwrap();
+    let mut peer = open(server.local_addr(), "/l/open", "ann|sub=ask/1");
+    peer.say("subscribe ask/1");
+    peer.say("renew ann|sub=ask/2");
+    assert_eq!(peer.text(), ":renewed 0");
+    is_let_go.store(true, Ordering::SeqCst);
+    let answer = peer.text();
+    assert!(answer.starts_with(":refused 403 the grants do not have it"), "{answer}");
+    peer.say("subscribe ask/2");
+    assert_eq!(peer.text(), ":subscribed ask/2");
     drop(peer);
     end(server);
 }
