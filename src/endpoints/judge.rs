@@ -96,7 +96,7 @@ impl Judge {
             Ok(endpoints) => endpoints,
             Err(refusal) => return act(connection, Err(refusal)),
         };
-        if connection.is_permitted(endpoints.generation(), right, topic) {
+        if connection.is_permitted(endpoints.number(), right, topic) {
             return act(connection, Ok(endpoints));
         }
         Asker::of(connection, endpoints, right, topic.clone()).decide(connection, act);
@@ -216,7 +216,7 @@ impl Asker {
         let Admittance { identities, is_lasting } = judged.map_err(Refusal::from)?;
         connection.note_others(&identities)?;
         if is_lasting {
-            connection.note_permitted(self.endpoints.generation(), self.right, &self.topic);
+            connection.note_permitted(self.endpoints.number(), self.right, &self.topic);
         }
         Ok(Arc::clone(&self.endpoints))
     }

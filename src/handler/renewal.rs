@@ -174,10 +174,10 @@ impl<S: 'static> Connection<'_, S> {
 }
 
 impl<S: 'static> Connection<'_, S> {
-    /// Returns whether the judge has permitted this use of a topic, by the rules of this number.
-    pub(crate) fn is_permitted(&self, generation: u64, right: TopicRight, topic: &TopicName) -> bool {
+    /// Returns whether the judge has permitted this use of a topic, by the table of this number.
+    pub(crate) fn is_permitted(&self, table: u32, right: TopicRight, topic: &TopicName) -> bool {
         let permitted = self.profile.as_ref().and_then(|profile| profile.permitted.as_ref());
-        permitted.is_some_and(|permitted| permitted.has(generation, right, topic))
+        permitted.is_some_and(|permitted| permitted.has(table, right, topic))
     }
 
     /// Notes the identities that the gates of other routes have found for a topic. From then on they belong to the
@@ -207,8 +207,8 @@ impl<S: 'static> Connection<'_, S> {
     }
 
     /// Notes that the judge has permitted this use of a topic.
-    pub(crate) fn note_permitted(&mut self, generation: u64, right: TopicRight, topic: &TopicName) {
-        self.profile.get_or_insert_default().permitted.get_or_insert_default().add(generation, right, topic);
+    pub(crate) fn note_permitted(&mut self, table: u32, right: TopicRight, topic: &TopicName) {
+        self.profile.get_or_insert_default().permitted.get_or_insert_default().add(table, right, topic);
     }
 
     /// Returns a number that changes when the identity of the connection is renewed.

@@ -12,14 +12,14 @@ use std::{
 
 use super::{
     BuildError, Running, Server,
-    judging::{HUB, LINES, ask, builder, end, open, status},
+    judging::{HUB, LINES, ask, builder, config, end, open, status},
     testing::{Client, Manner},
 };
 use crate::{
     auth::{
         Authenticator, Credentials, Grants, Identity, Later, OTHERS_MAX, PermissionSource, TopicQuestion, TopicRight,
     },
-    hub::{Permission, TopicRule, TopicTable},
+    hub::{Permission, TopicRule},
     proto::{CloseCode, Refusal},
 };
 
@@ -225,9 +225,7 @@ fn the_application_is_asked() {
 #[test]
 fn the_judge_is_asked_once_for_each_topic() {
     let gate = Arc::<Believing>::default();
-    let server = builder("", &[LINES, HUB], &gate).build().unwrap();
-    let rules = server.endpoints.get().topic_rules().clone();
-    let server = server.start().unwrap();
+    let server = builder("", &[LINES, HUB], &gate).build().unwrap().start().unwrap();
     let mut peer = open(server.local_addr(), "/l/open", "");
     let mut asked = 0;
     let mut say = |line: &str, expected: &str| {
@@ -241,13 +239,59 @@ fn the_judge_is_asked_once_for_each_topic() {
     assert_eq!(say("publish news 1", "1"), 1);
     assert_eq!(say("publish news 2", "2"), 0);
 
-    let closed = TopicRule::new(["news".parse().unwrap()]).publish(Permission::Nobody);
-    rules.replace(TopicTable::new([&closed]).unwrap());
+    let closed = "[[topics]]\nmatch = \"news\"\npublish = \"nobody\"\n";
+    server.reload(|_| Ok(config(closed, &[LINES, HUB], &gate))).unwrap();
     assert_eq!(say("publish news 4", ":refused 403 nobody may publish"), 1);
-    rules.replace(TopicTable::default());
+    server.reload(|_| Ok(config("", &[LINES, HUB], &gate))).unwrap();
     assert_eq!(say("publish news 5", "5"), 1);
     assert_eq!(say("publish news 6", "6"), 0);
     drop(peer);
+    end(server);
+}
+
+/// A request that waits while the settings are reloaded is judged to its end by the gates and the rules that were in
+/// force when it began: the gates of one file and the rules of another are no judge.
+#[test]
+fn a_reload_does_not_change_the_rules_for_a_request_under_way() {
+    /// Admits everybody, and lets nobody in before it is let go.
+    #[derive(Default)]
+    struct Slow {
+        begun: AtomicUsize,
+        is_let_go: Arc<AtomicBool>,
+    }
+
+    impl Authenticator for Slow {
+        fn authenticate(&self, _: &Credentials<'_>) -> Result<Identity, Refusal> {
+            Ok(Identity::new("guest"))
+        }
+
+        fn prepare(&self, _: &Credentials<'_>) -> Option<Later> {
+            self.begun.fetch_add(1, Ordering::SeqCst);
+            let is_let_go = Arc::clone(&self.is_let_go);
+            (!is_let_go.load(Ordering::SeqCst)).then(|| {
+                Box::pin(async move {
+                    while !is_let_go.load(Ordering::SeqCst) {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                }) as Later
+            })
+        }
+    }
+
+    let gate = Arc::<Slow>::default();
+    let closed = "[[topics]]\nmatch = \"secret/**\"\nsubscribe = \"nobody\"\npublish = \"nobody\"\n";
+    let server = builder(closed, &[HUB], &gate).build().unwrap().start().unwrap();
+    let address = server.local_addr();
+    let open = move || Client::try_open(address, "/t/secret/x", &[], Manner::default()).map(drop);
+    let post = move || status(&ask(address, "POST /t/secret/x", "", "x"));
+    let (opening, posting) = (thread::spawn(open), thread::spawn(post));
+    while gate.begun.load(Ordering::SeqCst) < 2 {
+        thread::sleep(Duration::from_millis(5));
+    }
+    server.reload(|_| Ok(config("", &[HUB], &gate))).unwrap();
+    gate.is_let_go.store(true, Ordering::SeqCst);
+    assert_eq!((opening.join().unwrap(), posting.join().unwrap()), (Err(403), 403));
+    assert_eq!((open(), post()), (Ok(()), 202), "the new rules hold for later requests");
     end(server);
 }
 
