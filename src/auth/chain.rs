@@ -18,7 +18,9 @@ pub fn any_of(first: impl Authenticator) -> AnyOf {
     AnyOf { first: Box::new(first), others: Vec::new() }
 }
 
-/// Requires every authenticator to succeed. The result is the identity from the last one, or the first refusal.
+/// Requires every authenticator to succeed. The result is the identity from the last one, or the first refusal. The
+/// identities from the others stand behind it ([`Identity::each`]): their grants, their expiry and their revocation
+/// hold too.
 ///
 /// Put the cheapest authenticator first, and last the one whose identity you need:
 ///
@@ -48,7 +50,7 @@ impl AllOf {
 impl Authenticator for AllOf {
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         let first = self.first.authenticate(credentials)?;
-        self.others.iter().try_fold(first, |_, other| other.authenticate(credentials))
+        self.others.iter().try_fold(first, |earlier, other| Ok(other.authenticate(credentials)?.after(earlier)))
     }
 
     /// Returns the work of the first authenticator that has to wait, unless one before it refuses the request.
@@ -189,6 +191,7 @@ mod tests {
         super::{Basic, Bearer, Network, testing::judge},
         *,
     };
+    use crate::proto::RequestHead;
 
     /// `alice:secret`.
     const ALICE: &str = "Authorization: Basic YWxpY2U6c2VjcmV0";
@@ -290,6 +293,25 @@ mod tests {
         assert_eq!(prepared(&any, &asking, EVE, "11.0.0.1"), (true, 2));
         let first = any_of(Arc::clone(&asking)).or(network());
         assert_eq!(prepared(&first, &asking, "X: y", "10.0.0.1"), (true, 3));
+    }
+
+    /// The last identity counts for the name, and no other one gets lost.
+    #[test]
+    fn every_identity_is_kept() {
+        let head = RequestHead::decode(format!("GET / HTTP/1.1\r\n{ALICE}\r\n\r\n").as_bytes()).unwrap().unwrap().0;
+        let credentials = Credentials::new(&head, "10.0.0.1:1".parse().ok());
+        let found = |authenticator: &dyn Authenticator| -> Vec<String> {
+            let identity = authenticator.authenticate(&credentials).unwrap();
+            identity.each().map(|each| each.name.clone()).collect()
+        };
+        let all = || all_of(network()).and(basic());
+        let twice = Basic::new("other", [("alice", "secret")]).unwrap();
+        assert_eq!(found(&all()), ["alice", "10.0.0.0/8"]);
+        assert_eq!(found(&all_of(all()).and(network())), ["10.0.0.0/8", "alice", "10.0.0.0/8"]);
+        assert_eq!(found(&all_of(network()).and(all())), ["alice", "10.0.0.0/8", "10.0.0.0/8"]);
+        assert_eq!(found(&all().and(twice)), ["alice", "alice", "10.0.0.0/8"]);
+        assert_eq!(found(&any_of(bearer()).or(all())), ["alice", "10.0.0.0/8"]);
+        assert_eq!(found(&any_of(basic()).or(all())), ["alice"]);
     }
 
     #[test]

@@ -33,7 +33,8 @@ impl Gate {
         self.authenticator.as_ref().is_some_and(|authenticator| authenticator.takes_cookies())
     }
 
-    /// Admits a request, and returns the identity that the authenticator has found; `origins` are the server's.
+    /// Admits a request, and returns the identity that the authenticator has found, with those of further
+    /// authenticators behind it ([`Identity::each`]); `origins` are the server's.
     ///
     /// # Errors
     ///

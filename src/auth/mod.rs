@@ -28,6 +28,7 @@ mod chain;
 mod credentials;
 mod gate;
 mod grants;
+mod identities;
 mod jwt;
 mod network;
 mod origins;
@@ -38,7 +39,7 @@ mod revocations;
 mod testing;
 mod tokens;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{iter, sync::Arc, time::SystemTime};
 
 pub use access::Access;
 pub(crate) use access::Right;
@@ -52,6 +53,7 @@ pub use chain::{AllOf, AnyOf, all_of, any_of};
 pub use credentials::{Credentials, TOKEN_KEY};
 pub(crate) use gate::{Gate, Stopped};
 pub use grants::{Grants, TopicRight};
+pub(crate) use identities::{Identities, OTHERS_MAX};
 pub use jwt::{BareTokens, Jwt, JwtIssuer};
 pub(crate) use jwt::{Issuer, IssuerChange, TOKEN_BYTES_MAX};
 pub use network::{AddressRange, Network};
@@ -81,12 +83,37 @@ pub struct Identity {
     pub expires: Option<SystemTime>,
     /// The id of the identity's token (`jti`), by which the token can be revoked.
     pub token_id: Option<Arc<str>>,
+    /// The identity that the authenticator before has found, where both must admit a request.
+    pub(crate) earlier: Option<Box<Identity>>,
 }
 
 impl Identity {
     /// Returns the identity of a name, without grants of its own.
     pub fn new(name: impl Into<String>) -> Self {
-        Identity { name: name.into(), info: None, grants: None, expires: None, token_id: None }
+        Identity { name: name.into(), info: None, grants: None, expires: None, token_id: None, earlier: None }
+    }
+
+    /// Returns this identity, and those that other authenticators have found for the same request, where all of several
+    /// must admit it ([`AllOf`]): the last one first. The grants and the revocations of each hold, and the first expiry
+    /// of all.
+    pub fn each(&self) -> impl Iterator<Item = &Identity> + Clone {
+        iter::successors(Some(self), |identity| identity.earlier.as_deref())
+    }
+
+    /// Adds the identity, with those before it, that the authenticator before has found for the same request.
+    pub(crate) fn after(mut self, earlier: Identity) -> Identity {
+        let mut place = &mut self.earlier;
+        while let Some(identity) = place {
+            place = &mut identity.earlier;
+        }
+        *place = Some(Box::new(earlier));
+        self
+    }
+
+    /// Returns the identity alone, by which it expires and is revoked.
+    fn without_grants(&self) -> Identity {
+        let Identity { name, expires, token_id, .. } = self;
+        Identity { expires: *expires, token_id: token_id.clone(), ..Identity::new(&**name) }
     }
 
     /// Gives the identity the topics that it may use, and no others.
@@ -102,17 +129,17 @@ impl Identity {
         Identity { expires: Some(expires), ..self }
     }
 
-    /// Returns the identity, unless its token has expired.
+    /// Checks that the identity's token has not expired.
     ///
     /// # Errors
     ///
     /// 401.
-    pub(crate) fn check_expiry(self) -> Result<Identity, Refusal> {
+    pub(crate) fn check_expiry(&self) -> Result<(), Refusal> {
         if self.expires.is_some_and(|expires| expires <= SystemTime::now()) {
             let challenge = "Bearer error=\"invalid_token\"";
             return Err(Refusal::new(401, "the token has expired").header("WWW-Authenticate", challenge));
         }
-        Ok(self)
+        Ok(())
     }
 }
 

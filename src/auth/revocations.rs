@@ -134,27 +134,29 @@ impl Revocations {
         until.is_some_and(|until| until > unix_seconds())
     }
 
-    /// Checks that neither an identity nor its token is revoked.
+    /// Checks that none of these identities is revoked, and none of their tokens.
     ///
     /// # Errors
     ///
     /// 403 for a revoked identity, 401 for a revoked token (RFC 6750 3.1).
-    pub(crate) fn check(&self, identity: &Identity) -> Result<(), Refusal> {
+    pub(crate) fn check<'a>(&self, mut identities: impl Iterator<Item = &'a Identity>) -> Result<(), Refusal> {
         // Relaxed: whoever is told of a revocation by its caller has been told by way of a lock or a lane.
         if self.0.count.load(Ordering::Relaxed) == 0 {
             return Ok(());
         }
         let (table, now) = (self.lock(), unix_seconds());
         let is_in_force = |until: Option<&u64>| until.is_some_and(|&until| until > now);
-        if is_in_force(table.identities.get(&*identity.name)) {
-            return Err(Refusal::new(403, "the access of this identity has been revoked"));
-        }
-        let token = identity.token_id.as_deref();
-        if token.is_some_and(|token| is_in_force(table.tokens.get(token))) {
-            let refusal = Refusal::new(401, "the bearer token has been revoked");
-            return Err(refusal.header("WWW-Authenticate", "Bearer error=\"invalid_token\""));
-        }
-        Ok(())
+        identities.try_for_each(|identity| {
+            if is_in_force(table.identities.get(&*identity.name)) {
+                return Err(Refusal::new(403, "the access of this identity has been revoked"));
+            }
+            let token = identity.token_id.as_deref();
+            if token.is_some_and(|token| is_in_force(table.tokens.get(token))) {
+                let refusal = Refusal::new(401, "the bearer token has been revoked");
+                return Err(refusal.header("WWW-Authenticate", "Bearer error=\"invalid_token\""));
+            }
+            Ok(())
+        })
     }
 
     /// Returns at most `most` revocations that are in force, in the order of [`Who`], and whether more follow. The
@@ -223,7 +225,7 @@ mod tests {
     }
 
     fn status(revocations: &Revocations, identity: &Identity) -> Option<u16> {
-        revocations.check(identity).err().map(|refusal| refusal.status)
+        revocations.check(identity.each()).err().map(|refusal| refusal.status)
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::{
     shared::Shared,
 };
 use crate::{
-    auth::{Credentials, Identity},
+    auth::{Credentials, Identities, Identity, Revocations},
     endpoints::{Endpoint, Endpoints, Intent, ServedService},
     handler::{HttpBody, HttpService, Panicked, RequestSender, ServiceFault},
     metrics::Counter,
@@ -33,6 +33,8 @@ pub(super) struct ServiceCall {
     service: Arc<dyn HttpService>,
     body_max: BodyMax,
     sender: RequestSender,
+    identities: Identities,
+    revocations: Revocations,
 }
 
 /// Begins to answer a request for a service.
@@ -57,11 +59,13 @@ pub(super) async fn begin(
     {
         return Ok(AtService::Preflight(answer));
     }
-    let identity: Option<Identity> = shared.authorize(endpoints, credentials, Intent::Use, endpoint).await?;
+    let identities = shared.authorize(endpoints, credentials, Intent::Use, endpoint).await?;
     Ok(AtService::Call(Box::new(ServiceCall {
         service: Arc::clone(service),
         body_max: BodyMax { bytes: *body_bytes_max, what: "the largest body that this path takes" },
-        sender: RequestSender { peer: credentials.peer, identity },
+        sender: RequestSender { peer: credentials.peer, identity: identities.own().cloned() },
+        identities,
+        revocations: endpoints.revocations().clone(),
     })))
 }
 
@@ -83,10 +87,12 @@ impl ServiceCall {
 
     /// Reads the body, and calls the service.
     pub(super) async fn answer(self, shared: &Shared, request: Request<Incoming>) -> Result<Answer, Refusal> {
-        let ServiceCall { service, body_max, sender } = self;
+        let ServiceCall { service, body_max, sender, identities, revocations } = self;
         let (mut parts, body) = request.into_parts();
         // The room is kept until the service has answered.
         let (whole, _room) = body::read(shared, body_max, body).await?;
+        // The judge has seen the head alone, and the client may have taken its time since.
+        identities.check_again(&revocations)?;
         // Among the extensions of hyper is the way to take the connection over, which is not the service's.
         parts.extensions = hyper::http::Extensions::new();
         parts.extensions.insert(sender);

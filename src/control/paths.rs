@@ -17,7 +17,7 @@ use super::{
     shared::Shared,
 };
 use crate::{
-    auth::{Credentials, Identity},
+    auth::{Credentials, Identities, Identity},
     endpoints::{
         AdmittedSender, BodyLimit, Commands, Denied, Endpoint, Endpoints, HttpEndpoint, HttpRequest, Intent,
         PublishGrant, Publishing,
@@ -40,7 +40,7 @@ pub(super) struct Admitted {
     number: usize,
     row: &'static HttpEndpoint,
     intent: Intent,
-    identity: Option<Identity>,
+    identities: Identities,
 }
 
 /// Begins to answer a request at a path that does not become a WebSocket.
@@ -62,11 +62,11 @@ pub(super) async fn begin(
             return Err(Refusal::leaving());
         }
         let intent = (row.intent)(head)?;
-        let identity = shared.authorize(endpoints, sender, intent, endpoint).await?;
+        let identities = shared.authorize(endpoints, sender, intent, endpoint).await?;
         if endpoints.granted(intent, endpoint).is_some() {
-            shared.count_publish(sender, identity.as_ref())?;
+            shared.count_publish(sender, identities.main())?;
         }
-        return Ok(AtPath::Call(Admitted { number, row, intent, identity }));
+        return Ok(AtPath::Call(Admitted { number, row, intent, identities }));
     }
     if head.method() == "OPTIONS" && !path.endpoints.is_empty() {
         let rows = path.endpoints;
@@ -90,7 +90,7 @@ pub(super) async fn begin(
 impl Admitted {
     /// Returns the sender that the authenticator of the route has found.
     pub(super) fn identity(&self) -> Option<&Identity> {
-        self.identity.as_ref()
+        self.identities.own()
     }
 }
 
@@ -100,6 +100,7 @@ pub(super) struct EndpointCall {
     /// The limit of the body; `None` if the endpoint wants none.
     body_max: Option<BodyMax>,
     request: Box<HttpRequest>,
+    commands: Arc<RequestCommands>,
 }
 
 impl EndpointCall {
@@ -114,7 +115,7 @@ impl EndpointCall {
         admitted: Admitted,
     ) -> Result<EndpointCall, Refusal> {
         let RoutedRequest { head, endpoints, endpoint, remote, .. } = routed;
-        let (Admitted { number, row, intent, identity }, endpoint) = (admitted, endpoint?);
+        let (Admitted { number, row, intent, identities }, endpoint) = (admitted, endpoint?);
         let body_max = match row.body {
             BodyLimit::Nothing => None,
             BodyLimit::Message => {
@@ -125,7 +126,8 @@ impl EndpointCall {
         let granted = endpoints.granted(intent, &endpoint);
         let path = &endpoints.served_paths()[number];
         let (values, route) = (Arc::clone(&path.values), path.route);
-        let commands = Arc::new(RequestCommands { shared: Arc::clone(shared), endpoints, identity: identity.clone() });
+        let identity = identities.own().cloned();
+        let commands = Arc::new(RequestCommands { shared: Arc::clone(shared), endpoints, identities });
         let request = Box::new(HttpRequest {
             head,
             topic: endpoint.into_topic(),
@@ -136,9 +138,9 @@ impl EndpointCall {
             values,
             path: number,
             route,
-            commands,
+            commands: Arc::clone(&commands) as Arc<dyn Commands>,
         });
-        Ok(EndpointCall { row, body_max, request })
+        Ok(EndpointCall { row, body_max, request, commands })
     }
 
     /// Reads the body, and calls the endpoint.
@@ -147,16 +149,19 @@ impl EndpointCall {
         shared: &Shared,
         body: Incoming,
     ) -> impl Future<Output = Result<Answer, Refusal>> + Send {
-        let EndpointCall { row, body_max, mut request } = self;
+        let EndpointCall { row, body_max, mut request, commands } = self;
         async move {
             // The room is kept until the endpoint has answered. From then on the mesh and the shards count the memory
             // of a message.
             let mut room = None;
             if let Some(body_max) = body_max {
                 let (whole, taken) = body::read(shared, body_max, body).await?;
+                // The judge has seen the head alone, and the client may have taken its time since.
+                commands.identities.check_again(commands.endpoints.revocations())?;
                 request.body = whole;
                 room = Some(taken);
             }
+            drop(commands);
             let answer = (row.answer)(request).await;
             drop(room);
             answer.map(|response| of_surface(shared, response))
@@ -168,8 +173,8 @@ impl EndpointCall {
 struct RequestCommands {
     shared: Arc<Shared>,
     endpoints: Arc<Endpoints>,
-    /// The sender of the request.
-    identity: Option<Identity>,
+    /// The identities of the sender of the request.
+    identities: Identities,
 }
 
 impl Commands for RequestCommands {
@@ -182,9 +187,10 @@ impl Commands for RequestCommands {
     }
 
     fn authorize(&self, sender: &AdmittedSender<'_>, topic: &TopicName) -> Result<PublishGrant, Denied> {
-        let grant = self.endpoints.authorize_publish(sender, topic)?;
+        let (grant, found) = self.endpoints.authorize_publish(sender, topic)?;
         // The endpoint publishes one message by the grant.
-        self.shared.count_publish(&sender.credentials, self.identity.as_ref()).map_err(Denied::Refused)?;
+        let identity = self.identities.main().or(found.main());
+        self.shared.count_publish(&sender.credentials, identity).map_err(Denied::Refused)?;
         Ok(grant)
     }
 

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     access_log::AccessLog,
-    auth::{Answers, Credentials, Identity},
+    auth::{Answers, Credentials, Identities, Identity},
     clock::Clock,
     config::Config,
     current::Current,
@@ -90,7 +90,7 @@ impl Shared {
         drop(self.leaving.clone().wait_for(|&is_leaving| is_leaving).await);
     }
 
-    /// Authorizes a request at its endpoint of a table, and returns the identity of its sender. The judge may have to
+    /// Authorizes a request at its endpoint of a table, and returns the identities of its sender. The judge may have to
     /// wait. A client that leaves meanwhile is noticed only when it gets its answer, since a client may end its side of
     /// the connection after its request.
     ///
@@ -103,12 +103,12 @@ impl Shared {
         credentials: &Credentials<'_>,
         intent: Intent,
         endpoint: &Endpoint,
-    ) -> Result<Option<Identity>, Refusal> {
+    ) -> Result<Identities, Refusal> {
         let answers = Answers::default();
         let credentials = credentials.with_answers(&answers);
         let ask = || endpoints.authorize(&credentials, intent, endpoint);
         let judged = until_decided(endpoints.wait_max(), pending(), ask).await;
-        self.refused(judged).map(|admitted| admitted.identity)
+        self.refused(judged).map(|admitted| admitted.identities)
     }
 
     /// Returns the outcome of the judge with the answer that refuses a request.

@@ -8,15 +8,14 @@ use super::{
     permissions::DecidedBy,
 };
 use crate::{
-    auth::{Credentials, Gate, Identity, Origins, Right, Stopped},
+    auth::{Credentials, Gate, Identities, Identity, Origins, Right, Stopped},
     handler::{Panicked, Pattern, sendable},
     hub::TopicName,
     proto::Refusal,
 };
 
 impl Endpoints {
-    /// Judges whether a request may use an endpoint as it intends, and returns the sender that the endpoint's own
-    /// authenticator has found.
+    /// Judges whether a request may use an endpoint as it intends, and returns the identities of its sender.
     ///
     /// The access to a topic depends on the topic, not on the path in the request or on its spelling. The gates of all
     /// routes whose topics include this topic must admit the request, not only the gate of the request's own route.
@@ -60,7 +59,8 @@ impl Endpoints {
         })
     }
 
-    /// Judges whether a request may publish to a topic, as [`Endpoints::authorize_topic`] does, and returns the grant.
+    /// Judges whether a request may publish to a topic, as [`Endpoints::authorize_topic`] does. Returns the grant, and
+    /// the identities that the gates of other routes have found.
     ///
     /// # Errors
     ///
@@ -69,9 +69,9 @@ impl Endpoints {
         &self,
         sender: &AdmittedSender<'_>,
         topic: &TopicName,
-    ) -> Result<PublishGrant, Denied> {
-        self.authorize_topic(sender, Intent::Publish, topic)?;
-        Ok(self.grant(topic))
+    ) -> Result<(PublishGrant, Identities), Denied> {
+        let Admittance { identities, .. } = self.authorize_topic(sender, Intent::Publish, topic)?;
+        Ok((self.grant(topic), identities))
     }
 
     /// Returns the grant of a request whose path names a topic, if the request was admitted there with
@@ -87,7 +87,7 @@ impl Endpoints {
     }
 
     /// Judges a request by gates, by the server's tokens, and by the rules of the topic. `known` is the identity that
-    /// was found before. The identity of the outcome is that of the first gate, if it is the gate of the endpoint.
+    /// was found before. The own identity of the outcome is that of the first gate, if it is the gate of the endpoint.
     fn judge<'a>(
         &self,
         credentials: &Credentials<'_>,
@@ -96,7 +96,7 @@ impl Endpoints {
         topic: Option<&TopicName>,
         gates: impl Iterator<Item = (&'a Gate, Option<&'a Pattern>)>,
     ) -> Result<Admittance, Denied> {
-        let (mut identity, mut ends) = (None, None);
+        let mut own: Option<Identity> = None;
         let mut others: Vec<Identity> = Vec::new();
         for (gate, elsewhere) in gates {
             let admitted = Panicked::catch(|| gate.admit(&self.access.origins, credentials));
@@ -107,16 +107,15 @@ impl Endpoints {
             let refused = |refusal| Denied::Refused(refused_by(elsewhere, sendable(refusal)));
             let found = match admitted {
                 Ok(None) => continue,
-                Ok(Some(found)) => found.check_expiry().map_err(refused)?,
+                Ok(Some(found)) => found,
                 Err(Stopped::Waits(later)) => return Err(Denied::Later(later)),
                 Err(Stopped::Refused(refusal)) => return Err(refused(refusal)),
             };
-            self.revocations.check(&found).map_err(refused)?;
-            ends = [ends, found.expires].into_iter().flatten().min();
-            if elsewhere.is_none() {
-                identity = Some(found);
-            } else {
-                others.push(found);
+            found.each().try_for_each(Identity::check_expiry).map_err(refused)?;
+            self.revocations.check(found.each()).map_err(refused)?;
+            match elsewhere {
+                None => own = Some(found),
+                Some(_) => others.push(found),
             }
         }
         let rights: &[Right] = match intent {
@@ -131,10 +130,11 @@ impl Endpoints {
         self.access.check_tokens(credentials, rights).map_err(Denied::Refused)?;
         let mut by = DecidedBy::Rules;
         if let Some(topic) = topic {
-            let identities = known.into_iter().chain(identity.as_ref()).chain(&others);
+            let identities = known.into_iter().chain(own.as_ref()).chain(&others).flat_map(Identity::each);
             by = self.permissions.judge(credentials, intent.topic_rights(), topic, identities)?;
         }
-        Ok(Admittance { identity, ends, is_lasting: by == DecidedBy::Rules })
+        let identities = Identities::new(own, &others);
+        Ok(Admittance { identities, is_lasting: by == DecidedBy::Rules })
     }
 
     /// Returns the header lines by which a browser learns which pages may have an answer (WHATWG Fetch). Without an

@@ -1,9 +1,9 @@
 //! The decision of the judge: the sender of an admitted request, or the reason why it is not admitted.
 
-use std::{fmt, time::SystemTime};
+use std::fmt;
 
 use crate::{
-    auth::{Credentials, Identity, Later},
+    auth::{Credentials, Identities, Identity, Later},
     proto::Refusal,
 };
 
@@ -45,10 +45,8 @@ impl From<Denied> for Refusal {
 /// The sender of an admitted request.
 #[derive(Debug, Default)]
 pub(crate) struct Admittance {
-    /// The identity that the endpoint's own authenticator has found.
-    pub(crate) identity: Option<Identity>,
-    /// The time at which the first of the sender's tokens expires.
-    pub(crate) ends: Option<SystemTime>,
+    /// The identities that the gates have found: the endpoint's own gate, and those of other routes to the topic.
+    pub(crate) identities: Identities,
     /// Whether the decision holds until the rules or the sender's token change: no source of permissions was asked.
     pub(super) is_lasting: bool,
 }

@@ -96,16 +96,10 @@ impl Judge {
             Ok(endpoints) => endpoints,
             Err(refusal) => return act(connection, Err(refusal)),
         };
-        if connection.is_permitted(endpoints.generation(), right, topic) {
+        if connection.is_permitted(endpoints.number(), right, topic) {
             return act(connection, Ok(endpoints));
         }
-        let asker = Asker::of(connection, endpoints, right, topic.clone());
-        let judged = match asker.ask() {
-            Err(Denied::Later(later)) => return asker.wait(connection, later, act),
-            judged => judged,
-        };
-        let decided = asker.note(connection, judged);
-        act(connection, decided);
+        Asker::of(connection, endpoints, right, topic.clone()).decide(connection, act);
     }
 
     fn endpoints(&self) -> Result<Arc<Endpoints>, Refusal> {
@@ -135,6 +129,8 @@ struct Asker {
     route: usize,
     token: Option<String>,
     identity: Option<Identity>,
+    /// The number of renewals of the connection when the question was made.
+    renewals: u32,
     answers: Answers,
 }
 
@@ -149,7 +145,23 @@ impl Asker {
         let (head, peer, route) = (head.clone(), *peer, *route);
         let token = connection.renewed_token().map(Into::into);
         let identity = connection.identity().cloned();
-        Asker { endpoints, right, topic, head, peer, route, token, identity, answers: Answers::default() }
+        let (renewals, answers) = (connection.renewals(), Answers::default());
+        Asker { endpoints, right, topic, head, peer, route, token, identity, renewals, answers }
+    }
+
+    /// Asks the judge, and then calls `act` with the decision: at once, or when the judge need not wait any more.
+    fn decide<S: 'static>(
+        self,
+        connection: &mut Connection<'_, S>,
+        act: impl FnOnce(&mut Connection<'_, S>, Decided) + 'static,
+    ) {
+        match self.ask() {
+            Err(Denied::Later(later)) => self.wait(connection, later, act),
+            judged => {
+                let decided = self.note(connection, judged);
+                act(connection, decided);
+            }
+        }
     }
 
     fn ask(&self) -> Result<Admittance, Denied> {
@@ -181,10 +193,14 @@ impl Asker {
             };
             let judged = until_decided(self.endpoints.wait_max(), pending(), ask).await;
             let acted = handle.with(move |connection| {
-                let decided = self.note(connection, judged);
-                if let Some(act) = of_work.take() {
-                    act(connection, decided);
+                let Some(act) = of_work.take() else { return };
+                if connection.renewals() != self.renewals {
+                    // The decision is about an identity that the connection does not have any more.
+                    let Asker { endpoints, right, topic, .. } = self;
+                    return Asker::of(connection, endpoints, right, topic).decide(connection, act);
                 }
+                let decided = self.note(connection, judged);
+                act(connection, decided);
             });
             // The connection may have ended.
             _ = acted.await;
@@ -197,12 +213,10 @@ impl Asker {
     /// Notes what a decision means for the connection.
     fn note<S: 'static>(&self, connection: &mut Connection<'_, S>, judged: Result<Admittance, Denied>) -> Decided {
         assert!(!matches!(judged, Err(Denied::Panicked)), "an authenticator has panicked over a message");
-        let Admittance { ends, is_lasting, .. } = judged.map_err(Refusal::from)?;
-        if let Some(ends) = ends {
-            connection.end_by(ends);
-        }
+        let Admittance { identities, is_lasting } = judged.map_err(Refusal::from)?;
+        connection.note_others(&identities)?;
         if is_lasting {
-            connection.note_permitted(self.endpoints.generation(), self.right, &self.topic);
+            connection.note_permitted(self.endpoints.number(), self.right, &self.topic);
         }
         Ok(Arc::clone(&self.endpoints))
     }

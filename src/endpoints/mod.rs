@@ -47,7 +47,7 @@ use crate::{
     auth::{Access, Gate, Revocations},
     documents::Documents,
     handler::{Parameters, Pattern, Route, TOPIC},
-    hub::{RulesOfTopics, TopicName},
+    hub::TopicName,
     proto::{MessageLimits, Refusal, RequestHead, RequestPath},
 };
 
@@ -315,15 +315,10 @@ impl Endpoints {
         Endpoints { permissions, ..self }
     }
 
-    /// Returns the rules of all topics.
-    pub(crate) fn topic_rules(&self) -> &RulesOfTopics {
-        &self.permissions.rules
-    }
-
-    /// Returns a number that changes with the table, and with the rules of topics. A decision of the judge holds while
-    /// the number is the same.
-    pub(crate) fn generation(&self) -> u64 {
-        u64::from(self.number) << 32 | u64::from(self.topic_rules().generation())
+    /// Returns the number of the table, which no other table has. A decision of the judge holds while the number is the
+    /// same.
+    pub(crate) fn number(&self) -> u32 {
+        self.number
     }
 
     /// Lets requests wait for the judge for so long at most, which is the time for an opening request.

@@ -6,14 +6,14 @@ use super::denied::Denied;
 use crate::{
     auth::{Credentials, Decision, Identity, PermissionSource, TopicQuestion, TopicRight, decide},
     handler::{Panicked, sendable},
-    hub::{RulesOfTopics, TopicName, TopicPattern, TopicRule},
+    hub::{TopicName, TopicPattern, TopicRule, TopicTable},
     proto::Refusal,
 };
 
-/// The rules of topics, and the source of permissions.
+/// The rules of topics, and the source of permissions. They belong to one table of endpoints, and do not change.
 #[derive(Clone, Default)]
 pub(crate) struct Permissions {
-    pub(super) rules: RulesOfTopics,
+    rules: Arc<TopicTable>,
     source: Option<Arc<dyn PermissionSource>>,
 }
 
@@ -25,7 +25,7 @@ pub(super) enum DecidedBy {
 }
 
 impl Permissions {
-    pub(crate) fn new(rules: RulesOfTopics, source: Option<Arc<dyn PermissionSource>>) -> Permissions {
+    pub(crate) fn new(rules: Arc<TopicTable>, source: Option<Arc<dyn PermissionSource>>) -> Permissions {
         Permissions { rules, source }
     }
 
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
     use crate::{
         auth::{Answers, Grants, Later},
-        hub::{Permission, TopicTable},
+        hub::Permission,
         proto::RequestHead,
     };
 
@@ -178,7 +178,7 @@ mod tests {
             rule("own/*").subscribe(Permission::Granted).publish(Permission::Granted),
         ];
         let source = source.map(|source| source as Arc<dyn PermissionSource>);
-        Permissions::new(RulesOfTopics::of_table(TopicTable::new(&rules).unwrap()), source)
+        Permissions::new(Arc::new(TopicTable::new(&rules).unwrap()), source)
     }
 
     /// Judges the use of a topic. Returns the status and the text of a refusal.

@@ -99,7 +99,7 @@ impl<S: 'static> Connection<'_, S> {
     /// [`Accept::identity`](super::Accept::identity) has set.
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {
-        self.profile.as_ref()?.identity.as_ref()
+        self.profile.as_ref()?.identities.own()
     }
 
     /// Returns the subprotocol that was chosen.

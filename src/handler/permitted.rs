@@ -6,23 +6,23 @@ use crate::{auth::TopicRight, hub::TopicName};
 /// topic again and again need not ask the judge each time. Refusals are not kept.
 #[derive(Debug, Default)]
 pub(crate) struct PermittedTopics {
-    /// The number of the rules by which the judge has decided.
-    generation: u64,
+    /// The number of the table by which the judge has decided.
+    table: u32,
     entries: Vec<(TopicRight, TopicName)>,
     /// The entry that the next one replaces, once there are [`PERMITTED_MAX`].
     next: usize,
 }
 
 impl PermittedTopics {
-    /// Returns whether the judge has permitted this use of a topic, by the rules of this number.
-    pub(crate) fn has(&self, generation: u64, right: TopicRight, topic: &TopicName) -> bool {
-        self.generation == generation && self.entries.iter().any(|(own, name)| *own == right && name == topic)
+    /// Returns whether the judge has permitted this use of a topic, by the table of this number.
+    pub(crate) fn has(&self, table: u32, right: TopicRight, topic: &TopicName) -> bool {
+        self.table == table && self.entries.iter().any(|(own, name)| *own == right && name == topic)
     }
 
-    /// Notes that the judge has permitted this use of a topic. Decisions by earlier rules are forgotten.
-    pub(crate) fn add(&mut self, generation: u64, right: TopicRight, topic: &TopicName) {
-        if self.generation != generation {
-            *self = PermittedTopics { generation, ..PermittedTopics::default() };
+    /// Notes that the judge has permitted this use of a topic. Decisions by an earlier table are forgotten.
+    pub(crate) fn add(&mut self, table: u32, right: TopicRight, topic: &TopicName) {
+        if self.table != table {
+            *self = PermittedTopics { table, ..PermittedTopics::default() };
         }
         let entry = (right, topic.clone());
         match self.entries.len() {
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn decisions_by_earlier_rules_are_forgotten() {
+    fn decisions_by_an_earlier_table_are_forgotten() {
         let mut permitted = PermittedTopics::default();
         permitted.add(1, TopicRight::Publish, &name(1));
         assert!(!permitted.has(2, TopicRight::Publish, &name(1)));

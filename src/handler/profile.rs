@@ -1,17 +1,21 @@
 //! The optional data of a connection in addition to its state.
 
-use std::{fmt, net::SocketAddr, time::SystemTime};
+use std::{fmt, net::SocketAddr};
 
 use tracing::Span;
 
 use super::{closed::Closed, permitted::PermittedTopics, request::OpeningRequest};
-use crate::{auth::Identity, proto::ProtocolError};
+use crate::{
+    auth::{Identities, Identity},
+    proto::ProtocolError,
+};
 
 /// The optional data of a connection in addition to its state. A connection without such data has no profile.
 #[derive(Debug, Default)]
 pub(crate) struct Profile {
     pub(crate) request: Option<OpeningRequest>,
-    pub(crate) identity: Option<Identity>,
+    /// The identities of the sender of the opening request.
+    pub(crate) identities: Identities,
     pub(crate) protocol: Option<String>,
     pub(crate) error: Option<ProtocolError>,
     pub(crate) closed: Option<Closed>,
@@ -21,10 +25,10 @@ pub(crate) struct Profile {
     pub(crate) span: Option<Span>,
     /// The client's address, for that span, where the route forgets its requests.
     pub(crate) peer: Option<SocketAddr>,
-    /// The time at which the first token that the opening request has shown expires.
-    pub(crate) ends: Option<SystemTime>,
     /// The token that has been renewed last.
     pub(crate) token: Option<RenewedToken>,
+    /// The number of renewals so far, which wraps around.
+    pub(crate) renewals: u32,
     /// The topics that the judge has permitted lately.
     pub(crate) permitted: Option<Box<PermittedTopics>>,
 }
@@ -72,25 +76,25 @@ impl Profile {
 
     /// Returns whether the profile has no data, so that it can be dropped.
     pub(super) fn is_empty(&self) -> bool {
-        let Profile { request, identity, protocol, error, closed, fragments, span, peer, .. } = self;
-        let Profile { ends, token, permitted, .. } = self;
+        let Profile { request, identities, protocol, error, closed, fragments, span, peer, .. } = self;
+        let Profile { token, renewals, permitted, .. } = self;
         request.is_none()
-            && identity.is_none()
+            && identities.is_empty()
             && protocol.is_none()
             && error.is_none()
             && closed.is_none()
             && fragments.is_none()
             && span.is_none()
             && peer.is_none()
-            && ends.is_none()
             && token.is_none()
+            && *renewals == 0
             && permitted.is_none()
     }
 
     /// Returns the sender of the opening request, if an authenticator has found it.
     pub(crate) fn identity(&self) -> Option<&Identity> {
         let of_request = || self.request.as_ref().and_then(OpeningRequest::identity);
-        self.identity.as_ref().or_else(of_request)
+        self.identities.own().or_else(of_request)
     }
 
     /// Returns the client's address.

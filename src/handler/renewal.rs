@@ -1,7 +1,7 @@
 //! Renews the token of a connection, so that the connection outlives the token that it was opened with.
 
 use std::{
-    fmt,
+    fmt, mem,
     time::{Duration, SystemTime},
 };
 
@@ -11,7 +11,10 @@ use super::{
     profile::{Profile, RenewedToken},
 };
 use crate::{
-    auth::{Answers, Credentials, Decision, Identity, Later, ROUNDS_MAX, TOKEN_BYTES_MAX, TopicRight, decide},
+    auth::{
+        Answers, Credentials, Decision, Identities, Identity, Later, OTHERS_MAX, ROUNDS_MAX, TOKEN_BYTES_MAX,
+        TopicRight, decide,
+    },
     hub::TopicName,
     proto::{CloseCode, Refusal, State},
 };
@@ -74,7 +77,8 @@ enum NotRenewed {
 
 impl<S: 'static> Connection<'_, S> {
     /// Renews the token of the connection. The authenticator of the route judges the token as if it had come with the
-    /// opening request. From then on the new grants hold, and the connection ends when the new token expires.
+    /// opening request. From then on the new grants hold, and the connection ends when the new token expires, or before
+    /// when an identity expires that the authenticator of another route has found.
     ///
     /// # Errors
     ///
@@ -99,25 +103,37 @@ impl<S: 'static> Connection<'_, S> {
     }
 
     /// Replaces the identity of the connection by one of the same name, as a new token does: for handlers that
-    /// authenticate their clients themselves ([`Accept::identity`](super::Accept::identity)).
+    /// authenticate their clients themselves ([`Accept::identity`](super::Accept::identity)). The identities that
+    /// authenticators have found stay beside it, and the connection still ends when one of them expires.
     ///
     /// # Errors
     ///
     /// [`RenewError::NotOpen`], [`RenewError::OtherIdentity`], and [`RenewError::Refused`] if it has been revoked.
     pub fn renew_identity(&mut self, identity: Identity) -> Result<Renewed, RenewError> {
+        self.renew(|identities| identities.renew_chosen(identity))
+    }
+
+    /// Changes the identities of the connection. `change` returns whether the names of the identities stay the same.
+    fn renew(&mut self, change: impl FnOnce(&mut Identities) -> bool) -> Result<Renewed, RenewError> {
         if self.websocket_state() != State::Open {
             return Err(RenewError::NotOpen);
         }
-        if self.identity().is_some_and(|earlier| earlier.name != identity.name) {
+        let mut identities = self.identities().cloned().unwrap_or_default();
+        if !change(&mut identities) {
             return Err(RenewError::OtherIdentity);
         }
-        self.shard.note_identity(self.id, &identity).map_err(RenewError::Refused)?;
-        let ends = identity.expires;
+        self.shard.note_identities(self.id, &identities).map_err(RenewError::Refused)?;
+        let ends = identities.ends();
         let profile = self.profile.get_or_insert_default();
-        let earlier = profile.identity.replace(identity);
+        let earlier = mem::replace(&mut profile.identities, identities);
         profile.permitted = None;
+        profile.renewals = profile.renewals.wrapping_add(1);
         self.shard.set_lifetime(self.id, ends.map(lifetime));
-        Ok(Renewed { unsubscribed: self.leave_topics_after(earlier.as_ref()) })
+        Ok(Renewed { unsubscribed: self.leave_topics_after(earlier.own()) })
+    }
+
+    fn identities(&self) -> Option<&Identities> {
+        self.profile.as_ref().map(|profile| &profile.identities)
     }
 
     /// Judges a token, and lets it take the place of the earlier one.
@@ -140,9 +156,10 @@ impl<S: 'static> Connection<'_, S> {
         if let Some(later) = authenticator.prepare(&credentials) {
             return Err(NotRenewed::Waits(later));
         }
-        let identity = authenticator.authenticate(&credentials).and_then(Identity::check_expiry);
-        let identity = identity.map_err(|refusal| NotRenewed::For(RenewError::Refused(refusal)))?;
-        let renewed = self.renew_identity(identity).map_err(NotRenewed::For)?;
+        let refused = |refusal| NotRenewed::For(RenewError::Refused(refusal));
+        let identity = authenticator.authenticate(&credentials).map_err(refused)?;
+        identity.each().try_for_each(Identity::check_expiry).map_err(refused)?;
+        let renewed = self.renew(|identities| identities.renew_of_gate(identity)).map_err(NotRenewed::For)?;
         self.profile.get_or_insert_default().token = Some(RenewedToken::new(token));
         Ok(renewed)
     }
@@ -154,7 +171,8 @@ impl<S: 'static> Connection<'_, S> {
         topics.retain(|topic| {
             let permission = self.shard.topic_rules(topic).permission(TopicRight::Subscribe);
             let is_denied = |identity: Option<&Identity>| {
-                let decision = decide(permission, identity.into_iter(), TopicRight::Subscribe, topic);
+                let each = identity.into_iter().flat_map(Identity::each);
+                let decision = decide(permission, each, TopicRight::Subscribe, topic);
                 !matches!(decision, Decision::Allowed | Decision::Asks)
             };
             !is_denied(earlier) && is_denied(self.identity())
@@ -162,23 +180,49 @@ impl<S: 'static> Connection<'_, S> {
         topics.iter().for_each(|topic| _ = self.unsubscribe(topic));
         topics
     }
-
-    /// Lets the connection end at that time with [`TOKEN_EXPIRED`], unless it ends earlier.
-    pub(crate) fn end_by(&mut self, ends: SystemTime) {
-        self.shard.shorten_lifetime(self.id, lifetime(ends));
-    }
 }
 
 impl<S: 'static> Connection<'_, S> {
-    /// Returns whether the judge has permitted this use of a topic, by the rules of this number.
-    pub(crate) fn is_permitted(&self, generation: u64, right: TopicRight, topic: &TopicName) -> bool {
+    /// Returns whether the judge has permitted this use of a topic, by the table of this number.
+    pub(crate) fn is_permitted(&self, table: u32, right: TopicRight, topic: &TopicName) -> bool {
         let permitted = self.profile.as_ref().and_then(|profile| profile.permitted.as_ref());
-        permitted.is_some_and(|permitted| permitted.has(generation, right, topic))
+        permitted.is_some_and(|permitted| permitted.has(table, right, topic))
+    }
+
+    /// Notes the identities that the gates of other routes have found for a topic. From then on they belong to the
+    /// connection: it ends with [`TOKEN_EXPIRED`] when one of them expires, and is closed when one is revoked.
+    ///
+    /// # Errors
+    ///
+    /// The refusal of an identity that has been revoked meanwhile, and 429 for more than [`OTHERS_MAX`] identities.
+    pub(crate) fn note_others(&mut self, found: &Identities) -> Result<(), Refusal> {
+        if found.is_empty() {
+            return Ok(());
+        }
+        let with_others = match self.identities() {
+            Some(identities) => identities.with_others(found),
+            None => Some(found.clone()),
+        };
+        let identities = with_others.ok_or_else(|| {
+            let what = format!("the topics of this connection have needed more than {OTHERS_MAX} identities");
+            Refusal::new(429, what)
+        })?;
+        self.shard.note_identities(self.id, &identities)?;
+        self.profile.get_or_insert_default().identities = identities;
+        if let Some(ends) = found.ends() {
+            self.shard.shorten_lifetime(self.id, lifetime(ends));
+        }
+        Ok(())
     }
 
     /// Notes that the judge has permitted this use of a topic.
-    pub(crate) fn note_permitted(&mut self, generation: u64, right: TopicRight, topic: &TopicName) {
-        self.profile.get_or_insert_default().permitted.get_or_insert_default().add(generation, right, topic);
+    pub(crate) fn note_permitted(&mut self, table: u32, right: TopicRight, topic: &TopicName) {
+        self.profile.get_or_insert_default().permitted.get_or_insert_default().add(table, right, topic);
+    }
+
+    /// Returns a number that changes when the identity of the connection is renewed.
+    pub(crate) fn renewals(&self) -> u32 {
+        self.profile.as_ref().map_or(0, |profile| profile.renewals)
     }
 
     /// Returns the token that has been renewed last.
@@ -215,9 +259,9 @@ impl<S: 'static> Handle<S> {
 }
 
 impl Profile {
-    /// Returns the time until the token of the connection expires, if it expires.
+    /// Returns the time until the first identity of the connection expires, if one expires.
     pub(crate) fn lifetime(&self) -> Option<Duration> {
-        self.ends.map(lifetime)
+        self.identities.ends().map(lifetime)
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use super::{errors::SubscribeError, panicked::Panicked};
 use crate::{
-    auth::{Authenticator, Identity},
+    auth::{Authenticator, Identities},
     hub::{ConnectionId, Place, Publication, Scope, Sent, SubscribeOptions, TopicName, TopicRules},
     proto::{CloseCode, KeepAlive, MessageLimits, Refusal, State},
 };
@@ -71,12 +71,12 @@ pub(crate) trait ShardApi {
     /// Returns the authenticator of the connection's route.
     fn authenticator(&self, id: ConnectionId) -> Option<Arc<dyn Authenticator>>;
 
-    /// Notes the identity that takes the place of a connection's earlier one.
+    /// Notes the identities that take the place of a connection's earlier ones.
     ///
     /// # Errors
     ///
     /// The refusal of an identity that has been revoked, or whose token has.
-    fn note_identity(&mut self, id: ConnectionId, identity: &Identity) -> Result<(), Refusal>;
+    fn note_identities(&mut self, id: ConnectionId, identities: &Identities) -> Result<(), Refusal>;
 
     /// Returns the rules of a topic.
     fn topic_rules(&self, topic: &TopicName) -> TopicRules;

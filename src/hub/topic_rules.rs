@@ -200,7 +200,8 @@ impl RulesOfTopics {
     }
 
     /// Replaces the rules by those of a table.
-    pub fn replace(&self, table: TopicTable) {
+    pub fn replace(&self, table: impl Into<Arc<TopicTable>>) {
+        let table = table.into();
         self.replace_by(move |name| table.of(name));
     }
 

@@ -25,7 +25,7 @@ pub(super) struct Blueprint {
     pub(super) topic_rules: Vec<TopicRuleConfig>,
     /// What decides about topics whose rule asks the application.
     pub(super) source: Option<Arc<dyn PermissionSource>>,
-    /// The rules of topics in force, which all tables and shards share.
+    /// The rules of topics in force, for the shards. The judge has those of its table.
     pub(super) rules: RulesOfTopics,
     pub(super) serves_topics: bool,
     pub(super) serves_page: bool,
@@ -45,13 +45,13 @@ impl fmt::Debug for Blueprint {
 }
 
 impl Blueprint {
-    /// Makes the table of endpoints for these settings, and the table of the rules of topics. The caller puts both in
-    /// force together, the latter into `rules`.
+    /// Makes the table of endpoints for these settings, with the table of rules by which it judges. The caller puts the
+    /// table of rules into `rules` too.
     ///
     /// # Errors
     ///
     /// See [`BuildError`].
-    pub(super) fn endpoints(&self, config: &Config) -> Result<(Endpoints, TopicTable), BuildError> {
+    pub(super) fn endpoints(&self, config: &Config) -> Result<(Endpoints, Arc<TopicTable>), BuildError> {
         let mut table = Table { judge: self.judge.clone(), ..Table::default() };
         for (pattern, options, factory) in &self.routes {
             let pattern = Pattern::new(pattern).map_err(BuildError::Pattern)?;
@@ -98,8 +98,8 @@ impl Blueprint {
         // The application that is asked at connect is asked about topics too, unless the embedder has another source.
         let application = || config.callback.clone().map(|callback| Arc::new(callback) as _);
         let source = self.source.clone().or_else(application);
-        let topics = topic_table(self.topic_rules.iter().chain(&config.topics), source.is_some())?;
-        let permissions = Permissions::new(self.rules.clone(), source);
+        let topics = Arc::new(topic_table(self.topic_rules.iter().chain(&config.topics), source.is_some())?);
+        let permissions = Permissions::new(Arc::clone(&topics), source);
         let guesses = self.guesses.with_rate(config.limits.arrival_rates.guesses, config.trusted_proxies.clone());
         let endpoints = endpoints.with_wait_max(config.handshake_timeout).with_permissions(permissions);
         let endpoints = endpoints.with_guesses(guesses);

@@ -184,8 +184,8 @@ pub(super) const LINES: &str = "match = \"/l\"\nhandler = \"lines\"\n";
 /// The route whose authenticator a test gives. It leads to the topics below `in/`.
 const GATED: &str = "match = \"/g\"\nhandler = \"lines\"\ntopic_prefix = \"in/\"\n";
 
-/// Returns the configuration of these settings and routes.
-fn config(settings: &str, routes: &[&str]) -> Config {
+/// Returns the configuration of these settings and routes, of which the last one has an authenticator.
+pub(super) fn config(settings: &str, routes: &[&str], gate: &Arc<impl Authenticator>) -> Config {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let path = std::env::temp_dir().join(format!("judging-{}-{number}.toml", std::process::id()));
@@ -195,15 +195,15 @@ fn config(settings: &str, routes: &[&str]) -> Config {
     flags.read_file(path.clone(), "test");
     let config = Given::read(&flags, []).config(20_000);
     fs::remove_file(path).unwrap();
-    config.unwrap_or_else(|errors| panic!("{errors}"))
+    let mut config = config.unwrap_or_else(|errors| panic!("{errors}"));
+    let gated = config.routes.last_mut().unwrap();
+    gated.rules.gate.authenticator = Some(Arc::clone(gate) as Arc<dyn Authenticator>);
+    config
 }
 
 /// Returns a builder of a server whose last route has an authenticator.
 pub(super) fn builder(settings: &str, routes: &[&str], gate: &Arc<impl Authenticator>) -> Builder {
-    let mut config = config(settings, routes);
-    let gated = config.routes.last_mut().unwrap();
-    gated.rules.gate.authenticator = Some(Arc::clone(gate) as Arc<dyn Authenticator>);
-    Server::builder().config(config)
+    Server::builder().config(config(settings, routes, gate))
 }
 
 fn serve(settings: &str, routes: &[&str], gate: &Arc<impl Authenticator>) -> Running {

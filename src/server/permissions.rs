@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -12,12 +12,14 @@ use std::{
 
 use super::{
     BuildError, Running, Server,
-    judging::{HUB, LINES, ask, builder, end, open, status},
+    judging::{HUB, LINES, ask, builder, config, end, open, status},
     testing::{Client, Manner},
 };
 use crate::{
-    auth::{Authenticator, Credentials, Grants, Identity, Later, PermissionSource, TopicQuestion, TopicRight},
-    hub::{Permission, TopicRule, TopicTable},
+    auth::{
+        Authenticator, Credentials, Grants, Identity, Later, OTHERS_MAX, PermissionSource, TopicQuestion, TopicRight,
+    },
+    hub::{Permission, TopicRule},
     proto::{CloseCode, Refusal},
 };
 
@@ -88,6 +90,30 @@ impl PermissionSource for Application {
             Box::pin(async move {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 answers.put(key, true);
+            }) as Later
+        })
+    }
+}
+
+/// A source that waits until it is let go, and then permits what the grants of the sender have.
+#[derive(Debug, Default)]
+struct Held(Arc<AtomicBool>);
+
+impl PermissionSource for Held {
+    fn decide(&self, question: &TopicQuestion<'_>) -> Result<(), Refusal> {
+        let grants = question.identity.and_then(|identity| identity.grants.as_deref());
+        let is_granted = grants.is_some_and(|grants| grants.has(question.right, question.topic));
+        if is_granted { Ok(()) } else { Err(Refusal::new(403, "the grants do not have it")) }
+    }
+
+    fn prepare(&self, question: &TopicQuestion<'_>) -> Option<Later> {
+        let (answers, is_let_go) = (question.credentials.answers()?.clone(), Arc::clone(&self.0));
+        answers.get::<()>("held").is_none().then(|| {
+            Box::pin(async move {
+                while !is_let_go.load(Ordering::SeqCst) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                answers.put("held", ());
             }) as Later
         })
     }
@@ -199,9 +225,7 @@ fn the_application_is_asked() {
 #[test]
 fn the_judge_is_asked_once_for_each_topic() {
     let gate = Arc::<Believing>::default();
-    let server = builder("", &[LINES, HUB], &gate).build().unwrap();
-    let rules = server.endpoints.get().topic_rules().clone();
-    let server = server.start().unwrap();
+    let server = builder("", &[LINES, HUB], &gate).build().unwrap().start().unwrap();
     let mut peer = open(server.local_addr(), "/l/open", "");
     let mut asked = 0;
     let mut say = |line: &str, expected: &str| {
@@ -215,13 +239,59 @@ fn the_judge_is_asked_once_for_each_topic() {
     assert_eq!(say("publish news 1", "1"), 1);
     assert_eq!(say("publish news 2", "2"), 0);
 
-    let closed = TopicRule::new(["news".parse().unwrap()]).publish(Permission::Nobody);
-    rules.replace(TopicTable::new([&closed]).unwrap());
+    let closed = "[[topics]]\nmatch = \"news\"\npublish = \"nobody\"\n";
+    server.reload(|_| Ok(config(closed, &[LINES, HUB], &gate))).unwrap();
     assert_eq!(say("publish news 4", ":refused 403 nobody may publish"), 1);
-    rules.replace(TopicTable::default());
+    server.reload(|_| Ok(config("", &[LINES, HUB], &gate))).unwrap();
     assert_eq!(say("publish news 5", "5"), 1);
     assert_eq!(say("publish news 6", "6"), 0);
     drop(peer);
+    end(server);
+}
+
+/// A request that waits while the settings are reloaded is judged to its end by the gates and the rules that were in
+/// force when it began: the gates of one file and the rules of another are no judge.
+#[test]
+fn a_reload_does_not_change_the_rules_for_a_request_under_way() {
+    /// Admits everybody, and lets nobody in before it is let go.
+    #[derive(Default)]
+    struct Slow {
+        begun: AtomicUsize,
+        is_let_go: Arc<AtomicBool>,
+    }
+
+    impl Authenticator for Slow {
+        fn authenticate(&self, _: &Credentials<'_>) -> Result<Identity, Refusal> {
+            Ok(Identity::new("guest"))
+        }
+
+        fn prepare(&self, _: &Credentials<'_>) -> Option<Later> {
+            self.begun.fetch_add(1, Ordering::SeqCst);
+            let is_let_go = Arc::clone(&self.is_let_go);
+            (!is_let_go.load(Ordering::SeqCst)).then(|| {
+                Box::pin(async move {
+                    while !is_let_go.load(Ordering::SeqCst) {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                }) as Later
+            })
+        }
+    }
+
+    let gate = Arc::<Slow>::default();
+    let closed = "[[topics]]\nmatch = \"secret/**\"\nsubscribe = \"nobody\"\npublish = \"nobody\"\n";
+    let server = builder(closed, &[HUB], &gate).build().unwrap().start().unwrap();
+    let address = server.local_addr();
+    let open = move || Client::try_open(address, "/t/secret/x", &[], Manner::default()).map(drop);
+    let post = move || status(&ask(address, "POST /t/secret/x", "", "x"));
+    let (opening, posting) = (thread::spawn(open), thread::spawn(post));
+    while gate.begun.load(Ordering::SeqCst) < 2 {
+        thread::sleep(Duration::from_millis(5));
+    }
+    server.reload(|_| Ok(config("", &[HUB], &gate))).unwrap();
+    gate.is_let_go.store(true, Ordering::SeqCst);
+    assert_eq!((opening.join().unwrap(), posting.join().unwrap()), (Err(403), 403));
+    assert_eq!((open(), post()), (Ok(()), 202), "the new rules hold for later requests");
     end(server);
 }
 
@@ -252,6 +322,26 @@ fn a_fresh_token_replaces_the_grants() {
     assert_eq!(status(&ask(address, "POST /t/own/1", &authorization("ann|pub=own/1"), "five")), 202);
     assert_eq!(status(&ask(address, "POST /t/own/2", &authorization("ann|pub=own/2"), "six")), 202);
     assert_eq!(peer.text(), "six");
+    drop(peer);
+    end(server);
+}
+
+/// A renewal overtakes a question about a topic, which waits: the decision is about the fresh token.
+#[test]
+fn a_question_that_waits_is_about_the_fresh_token() {
+    let held = Held::default();
+    let is_let_go = Arc::clone(&held.0);
+    let builder = builder(RULES, &[HUB, LINES], &Arc::<Believing>::default()).permission_source(held);
+    let server = builder.build().unwrap().start().unwrap();
+    let mut peer = open(server.local_addr(), "/l/open", "ann|sub=ask/1");
+    peer.say("subscribe ask/1");
+    peer.say("renew ann|sub=ask/2");
+    assert_eq!(peer.text(), ":renewed 0");
+    is_let_go.store(true, Ordering::SeqCst);
+    let answer = peer.text();
+    assert!(answer.starts_with(":refused 403 the grants do not have it"), "{answer}");
+    peer.say("subscribe ask/2");
+    assert_eq!(peer.text(), ":subscribed ask/2");
     drop(peer);
     end(server);
 }
@@ -299,6 +389,38 @@ fn the_token_of_another_route_ends_a_connection() {
     peer.say("subscribe in/x");
     assert_eq!(peer.text(), ":subscribed in/x");
     assert_eq!(peer.rest(), (Vec::new(), Some(CloseCode(4401))));
+    end(server);
+}
+
+/// The identities that the gates of other routes find for the topics of messages belong to the connection: there are
+/// few of them, and the revocation of each closes the connection.
+#[test]
+fn topics_in_messages_need_few_identities() {
+    let of_topics = |number: usize| {
+        format!(
+            "match = \"/g{number}/{{topic...}}\"\nhandler = \"hub\"\ntopic_prefix = \"p{number}/\"\n\
+             bearer.tokens = {{ user{number} = \"word\" }}\n"
+        )
+    };
+    let routes: Vec<String> = (0..=OTHERS_MAX).map(of_topics).chain([LINES.into()]).collect();
+    let routes: Vec<&str> = routes.iter().map(|route| &**route).collect();
+    let settings = "admin_tokens = [\"boss\"]\n";
+    let server = builder(settings, &routes, &Arc::<Believing>::default()).build().unwrap().start().unwrap();
+    let address = server.local_addr();
+    let mut peer = open(address, "/l/open", "word");
+    let mut say = |line: &str, expected: &str| {
+        peer.say(line);
+        let answer = peer.text();
+        assert!(answer.starts_with(expected), "{line}: {answer}");
+    };
+    (0..OTHERS_MAX).for_each(|number| say(&format!("subscribe p{number}/x"), ":subscribed "));
+    let refused = ":refused 429 the topics of this connection have needed more than 16 identities";
+    say(&format!("subscribe p{OTHERS_MAX}/x"), refused);
+    say("subscribe p3/y", ":subscribed p3/y");
+    let lines = "Authorization: Bearer boss\r\nContent-Type: application/json\r\n";
+    let answer = ask(address, "POST /revocations", lines, "{\"identity\":\"user3\",\"for\":60}");
+    assert!(answer.contains("\"closed\":1"), "{answer}");
+    assert_eq!(peer.rest(), (Vec::new(), Some(CloseCode::POLICY_VIOLATION)));
     end(server);
 }
 

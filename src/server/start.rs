@@ -125,6 +125,7 @@ impl Server {
                 counters: Arc::clone(&counters[number]),
                 warnings: Arc::clone(&warnings),
                 commands: ends.commands,
+                topic_rules: in_force.blueprint.rules.clone(),
                 encodings: Arc::clone(&encodings),
                 engine: of_engine,
                 clock,

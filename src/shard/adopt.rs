@@ -10,6 +10,7 @@ use super::{
     state::{Shard, key},
 };
 use crate::{
+    handler::Profile,
     handover::AddressPermit,
     hub::{ConnectionId, Subscribed},
     metrics::Counter,
@@ -33,11 +34,11 @@ impl<I: Io> Shard<I> {
         connection.io.format = format;
         let id = self.hub.connections.insert(connection).ok()?;
         let lifetime = profile.as_ref().and_then(|profile| profile.lifetime());
-        let identity = profile.as_ref().and_then(|profile| profile.identity.as_ref());
-        // Whoever was judged just before a revocation, and is adopted after it, has not been closed by it.
-        let is_revoked = identity.is_some_and(|identity| self.revocations.check(identity).is_err());
-        if let Some(identity) = identity {
-            self.people.add(id.slot(), identity);
+        let mut is_revoked = false;
+        if let Some(Profile { identities, .. }) = profile.as_deref() {
+            // Whoever was judged just before a revocation, and is adopted after it, has not been closed by it.
+            is_revoked = self.revocations.check(identities.all()).is_err();
+            self.people.note(id.slot(), identities);
         }
         self.handlers.seat(id, route, state, profile, limits);
         self.handlers.set_lifetime(id, lifetime, self.now);

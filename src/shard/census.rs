@@ -8,7 +8,7 @@ use crate::{
     handler::Seat,
     hub::{ConnectionFilter, ConnectionId, ConnectionSummary, LOOKS_MAX, PagePart, ROWS_MAX, Who},
     metrics::Counter,
-    proto::{CloseCode, Tick},
+    proto::{CloseCode, State, Tick},
     sys::Io,
 };
 
@@ -42,7 +42,8 @@ impl<I: Io> Shard<I> {
     }
 
     /// Begins the closing handshakes of open connections of one owner, from a slot on: at most [`ROWS_MAX`], of at most
-    /// [`LOOKS_MAX`] that are looked at. Returns how many were open, and the slot with which the next step begins.
+    /// [`LOOKS_MAX`] that are looked at. A connection whose socket has failed counts as open while its session is: the
+    /// shard still handles its messages. Returns how many were open, and the slot with which the next step begins.
     pub(super) fn close_all(&mut self, who: &Who, from: u32, code: CloseCode, reason: &str) -> (u32, Option<u32>) {
         let looks = LOOKS_MAX as usize;
         let mut slots: Vec<u32> = self.people.slots(who, from).take(looks + 1).collect();
@@ -53,7 +54,8 @@ impl<I: Io> Shard<I> {
                 next = Some(slot);
                 break;
             }
-            if let Some(id) = self.open_at(slot) {
+            let Some(id) = self.hub.connections.id_at(slot) else { continue };
+            if self.hub.connections.get(id).is_some_and(|connection| connection.io.session.state() == State::Open) {
                 self.disconnect(id, code, reason);
                 closed += 1;
             }
@@ -70,7 +72,7 @@ impl<I: Io> Shard<I> {
         self.close(id, code, reason);
     }
 
-    /// Returns the id of a slot's connection, if the connection is open.
+    /// Returns the id of a slot's connection, if messages may be sent to it.
     fn open_at(&self, slot: u32) -> Option<ConnectionId> {
         let id = self.hub.connections.id_at(slot)?;
         self.hub.connections.get(id).is_some_and(ShardConnection::is_open).then_some(id)

@@ -37,7 +37,7 @@ use crate::{
     endpoints::{Endpoints, Readiness},
     handler::{ShardRoute, Tasks},
     handover::{ControlHandoff, HandedOff, Sockets},
-    hub::{Encodings, EngineTopics, MeshEnd},
+    hub::{Encodings, EngineTopics, MeshEnd, RulesOfTopics},
     metrics::{Counter, Counters, Histogram},
     proto::{Millis, Tick},
     sys::{Backend, BackendKind, Io as _, Layered, RingAccess, cpu, runtime},
@@ -79,6 +79,8 @@ pub(crate) struct Start {
     /// The throttles of lines about limits, which all shards share.
     pub(crate) warnings: Arc<Warnings>,
     pub(crate) commands: mpsc::Receiver<ShardCommand>,
+    /// The rules of topics, which a reload replaces.
+    pub(crate) topic_rules: RulesOfTopics,
     /// The encodings of the server's surfaces.
     pub(crate) encodings: Arc<Encodings>,
     /// The engine that orders some of the topics, if there is one.
@@ -189,7 +191,7 @@ impl Driver {
         let number = mesh.number();
         let io = Layered::new(io);
         let mut shard = Shard::new(mesh, &config.get(), io, handlers, Arc::clone(&counters), epoch_seed, clock.now());
-        shard = shard.with_encodings(start.encodings).with_topic_rules(endpoints.topic_rules().clone());
+        shard = shard.with_encodings(start.encodings).with_topic_rules(start.topic_rules);
         shard = shard.with_access_log(start.access_log.clone());
         shard = shard.with_budget(start.sockets.budget.clone(), number);
         shard = shard.with_revocations(start.endpoints.get().revocations().clone());

@@ -16,7 +16,7 @@ use tracing::field::display;
 
 use super::{io_state::ShardConnection, seats::LocalRoute, slow::GivenUp, state::Shard};
 use crate::{
-    auth::{Authenticator, Identity},
+    auth::{Authenticator, Identities},
     handler::{Call, Closed, Facts, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks, WORK_MAX},
     hub::{
         Command, Commanded, ConnectionId, Joined, Place, Publication, Refused, Reply, Scope, Sent, SubscribeOptions,
@@ -310,10 +310,10 @@ impl<I: Io> ShardApi for Shard<I> {
         self.handlers.route(id).rules.gate.authenticator.clone()
     }
 
-    fn note_identity(&mut self, id: ConnectionId, identity: &Identity) -> Result<(), Refusal> {
-        self.revocations.check(identity)?;
+    fn note_identities(&mut self, id: ConnectionId, identities: &Identities) -> Result<(), Refusal> {
+        self.revocations.check(identities.all())?;
         if self.hub.connections.get(id).is_some() {
-            self.people.add(id.slot(), identity);
+            self.people.note(id.slot(), identities);
         }
         Ok(())
     }

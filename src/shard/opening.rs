@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     task::Poll,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use tracing::{Instrument, field::display};
 use super::session::length_prefixed::LengthPrefixed;
 use super::{lobby::Lobby, session::Session};
 use crate::{
-    auth::{Answers, Credentials, Remote},
+    auth::{Answers, Credentials, Identities, Remote},
     endpoints::{Admittance, Denied, Endpoint, Endpoints, Intent, until_decided},
     handler::{ANY_PROTOCOL, Opened, OpeningRequest, Panicked, Profile, ProtocolChoice, Response, Route},
     hub::{SubscribeOptions, TopicName},
@@ -85,7 +85,7 @@ pub(super) async fn judge(
     let span = tracing::info_span!("opening", request = id, peer = shown, proxy = of_proxy, path = head.path());
     let answers = Answers::default();
     let credentials = Credentials::new(&head, peer).with_answers(&answers);
-    let Admittance { identity, ends, .. } =
+    let Admittance { mut identities, .. } =
         admit(lobby, &endpoints, socket, &credentials, intent, &endpoint).instrument(span.clone()).await?;
     let protocol = choose_protocol(route, &upgrade)?;
     let local = net::local(&**socket);
@@ -102,20 +102,21 @@ pub(super) async fn judge(
         listener: listener.unwrap_or_default(),
         protocols: upgrade.protocols().to_vec(),
         protocol,
-        identity,
+        identity: identities.own().cloned(),
     };
     let mut opened = call_handler(lobby, socket, at, &request).instrument(span.clone()).await?;
     // The server may have begun to leave meanwhile.
     check_leaving(lobby)?;
-    // The judge does not know the identity that a handler has found.
-    if let Some(identity) = &opened.identity {
-        endpoints.revocations().check(identity)?;
+    if let Some(identity) = opened.identity.take() {
+        identities.choose(identity);
     }
+    // The judge does not know the identity that a handler has chosen, and the handler may have taken its time.
+    endpoints.revocations().check(identities.all())?;
     // The limits are those of the table that holds when the shard adopts the connection, and not of the table by which
     // the request was judged: a reload may have come meanwhile.
     let latest = lobby.endpoints.get();
     let limits = latest.limits_of_topic(at, latest.message_bytes_max(&endpoint));
-    let (profile, answer) = span.in_scope(|| complete(lobby, route, &upgrade, request, ends, &mut opened))?;
+    let (profile, answer) = span.in_scope(|| complete(lobby, route, &upgrade, request, identities, &mut opened))?;
     let session = Session::web_socket();
     #[cfg(test)]
     let session = LengthPrefixed::asked_for(&upgrade).unwrap_or(session);
@@ -140,9 +141,8 @@ async fn admit(
     })
 }
 
-/// Completes an accepted request: chooses its subprotocol, and subscribes its connection to broadcasts. The connection
-/// ends at the time `ends`, or when the identity expires that the handler has chosen. Returns the profile that the
-/// connection keeps, if there is one, and the answer to the client.
+/// Completes an accepted request: chooses its subprotocol, and subscribes its connection to broadcasts. Returns the
+/// profile that the connection keeps, if there is one, and the answer to the client.
 ///
 /// # Errors
 ///
@@ -152,7 +152,7 @@ fn complete(
     route: &Route,
     upgrade: &Upgrade,
     mut request: OpeningRequest,
-    ends: Option<SystemTime>,
+    identities: Identities,
     opened: &mut Opened,
 ) -> Result<(Option<Box<Profile>>, Bytes), Response> {
     let protocol = match mem::take(&mut opened.protocol) {
@@ -174,12 +174,10 @@ fn complete(
     }
     let headers: Vec<(&str, &str)> = opened.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
     let answer = upgrade.response(protocol.as_deref(), &headers);
-    let identity = opened.identity.take().or_else(|| request.identity.clone());
-    let ends = [ends, identity.as_ref().and_then(|identity| identity.expires)].into_iter().flatten().min();
     let keeps_request = !route.rules.forgets_request;
-    let profile = (keeps_request || identity.is_some() || protocol.is_some() || ends.is_some()).then(|| {
+    let profile = (keeps_request || !identities.is_empty() || protocol.is_some()).then(|| {
         let request = keeps_request.then_some(request);
-        Box::new(Profile { request, identity, protocol, ends, ..Profile::default() })
+        Box::new(Profile { request, identities, protocol, ..Profile::default() })
     });
     Ok((profile, answer))
 }

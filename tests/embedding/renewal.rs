@@ -150,6 +150,43 @@ fn an_identity_of_the_handler_expires() {
     assert_eq!(server.hub().count(Counter::TokenExpired), 1);
 }
 
+/// A handler that renews its own identity does not renew the token that the route's authenticator has admitted. A fresh
+/// token renews both.
+#[test]
+fn a_renewal_forgets_no_other_expiry() {
+    /// Admits the clients for a moment, and those that show a fresh token for long.
+    struct Brief;
+
+    impl Authenticator for Brief {
+        fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
+            let seconds = if credentials.renewed_token().is_some() { 600 } else { 2 };
+            Ok(Identity::new("ann").with_expiry(SystemTime::now() + Duration::from_secs(seconds)))
+        }
+    }
+
+    let (script, _journal) = Script::<()>::by_message(|connection, message| {
+        let renewed = match message {
+            "token" => connection.renew_token(message),
+            _ => connection.renew_identity(Identity::new("ann")),
+        };
+        connection.send_text(format!("{:?}", renewed.map(drop)));
+    });
+    let script = script.opening(|_| Ok(Accept::default().identity(Identity::new("ann"))));
+    let options = RouteOptions::new().authenticator(Brief);
+    let server = serve(1, |builder| builder.route_with("/", script, options));
+    let [mut ends, mut goes_on] = ["identity", "token"].map(|renews| {
+        let mut client = server.connect("/");
+        client.send_text(renews);
+        client.expect(text("Ok(())"));
+        client
+    });
+    ends.expect_close(TOKEN_EXPIRED.0, "token expired");
+    goes_on.send_text("identity");
+    goes_on.expect(text("Ok(())"));
+    goes_on.leave();
+    assert_eq!(server.hub().count(Counter::TokenExpired), 1);
+}
+
 /// An authenticator that has to wait again and again does not hold up its caller for ever.
 #[test]
 fn a_decision_about_a_token_that_takes_too_long() {

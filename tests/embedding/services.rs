@@ -4,7 +4,8 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpListener,
     sync::Arc,
-    time::Duration,
+    thread,
+    time::{Duration, SystemTime},
 };
 
 use axum::{
@@ -16,6 +17,7 @@ use axum::{
     routing::{any, get, post},
 };
 use ringhub::{
+    Who,
     auth::{Bearer, Origins},
     config::{Size, Time},
     handler::{RequestSender, RouteOptions},
@@ -63,6 +65,28 @@ fn a_service_gets_the_whole_request() {
     assert_eq!(send(&server, "POST", "/t/x", "", "m").status(), 202);
     assert_eq!(exchange(server.address, &request("GET", "/api")).status(), 404);
     assert_eq!(exchange(server.address, &upgrade_request("/api/echo/x")).status(), 404);
+}
+
+/// A sender that is revoked while its body arrives does not reach the service.
+#[test]
+fn a_body_that_comes_too_late_reaches_no_service() {
+    let bearer = Bearer::new([("anna", "hush"), ("ben", "word")]).unwrap();
+    let server = with(RouteOptions::new().authenticator(bearer), everything());
+    let begin = |token: &str| {
+        let mut stream = dial(server.address);
+        let head = format!("PUT /api/echo/a HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n");
+        stream.write_all(format!("{head}Content-Length: 2\r\n\r\na").as_bytes()).unwrap();
+        stream
+    };
+    let (mut revoked, mut admitted) = (begin("hush"), begin("word"));
+    // The heads of both requests have been judged.
+    thread::sleep(Duration::from_millis(500));
+    let until = SystemTime::now() + Duration::from_secs(60);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(server.hub().revoke(&Who::identity("anna"), until)).unwrap();
+    let refused = ask(&mut revoked, "b");
+    assert_eq!((refused.status(), &*refused.error()), (403, "the access of this identity has been revoked"));
+    assert_eq!(ask(&mut admitted, "b").body, "PUT a  ab");
 }
 
 /// Several requests on one connection, and a topic between them.

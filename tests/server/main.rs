@@ -18,6 +18,7 @@ mod handshake;
 mod health;
 mod hostile;
 mod http;
+mod identities;
 mod last_messages;
 mod lifecycle;
 mod limits;

@@ -22,11 +22,11 @@ use crate::support::{Client, Response, Server, dial, exchange, post, program, pu
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// Returns a token of these claims by HS256. It ends in the year 2100.
-fn sign(claims: &str) -> String {
+pub(crate) fn sign(claims: &str) -> String {
     sign_with(&format!(r#"{{"exp":4102444800,{claims}}}"#))
 }
 
-fn sign_with(claims: &str) -> String {
+pub(crate) fn sign_with(claims: &str) -> String {
     let text = format!("{}.{}", URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#), URL_SAFE_NO_PAD.encode(claims));
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET.as_bytes());
     format!("{text}.{}", URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, text.as_bytes())))
@@ -46,7 +46,7 @@ fn write(name: &str, file: &str) -> PathBuf {
 }
 
 /// The simplest issuer.
-fn issuer() -> String {
+pub(crate) fn issuer() -> String {
     format!("[[issuers]]\nname = \"app\"\nsecrets = \"{SECRET}\"\n")
 }
 

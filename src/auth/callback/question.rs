@@ -86,7 +86,7 @@ impl Question {
             identity: identity.map(|identity| &*identity.name),
             // An embedder's authenticator may have put anything there.
             info: info.and_then(|info| serde_json::from_str(info).ok()),
-            token_id: identity.and_then(|identity| identity.token_id.as_deref()),
+            token_id: identity.and_then(|identity| identity.each().find_map(|each| each.token_id.as_deref())),
             address: credentials.address(),
         };
         Question::of(&credentials, &of_topic)
@@ -246,6 +246,10 @@ mod tests {
         assert_eq!(ask(TopicRight::Publish, None), expected);
         assert!(ask(TopicRight::Presence, None).starts_with(r#"{"kind":"presence","#));
         assert!(ask(TopicRight::History, None).starts_with(r#"{"kind":"history","#));
+        // A callback has named the identity, and a token stands behind it.
+        let named = Identity::new("ann").after(identity.clone());
+        let asked = ask(TopicRight::Publish, Some(&named));
+        assert!(asked.contains(r#""identity":"ann","info":null,"token_id":"t-1""#), "{asked}");
         identity.info = Some("no JSON".into());
         assert!(ask(TopicRight::Publish, Some(&identity)).contains(r#""info":null"#));
     }

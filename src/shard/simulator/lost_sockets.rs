@@ -9,10 +9,11 @@ use super::{
     world::{ANSWER, EMPTY_MESSAGE, PING, World},
 };
 use crate::{
+    auth::{Identities, Identity},
     handler::ShardApi,
-    hub::{ConnectionId, Refused, Sent, SubscribeOptions, Subscribed, TopicName},
+    hub::{ConnectionId, Refused, Sent, SubscribeOptions, Subscribed, TopicName, Who},
     metrics::Counter,
-    proto::Tick,
+    proto::{CloseCode, Tick},
     shard::io_state::Reading,
 };
 
@@ -153,6 +154,27 @@ fn a_drain_takes_the_input_of_lost_connections() {
     world.shard.drain(Tick(5).begin(), 10);
     while world.shard.turn(Tick(5).begin()) {}
     assert_eq!((world.offset(), world.has(id), world.shard.open()), (4, false, 1));
+}
+
+/// A revocation ends a connection that is lost too: its client does not take a close frame, and its further messages
+/// are not taken.
+#[test]
+fn a_revocation_ends_lost_connections() {
+    let mut world = World::without_clients(|_| {});
+    let (id, _) = (world.connect(usize::MAX, true), world.connect(usize::MAX, false));
+    world.shard.people.note(id.slot(), &Identities::new(Some(Identity::new("ann")), &[]));
+    world.turns();
+    world.shard.pace.frames = 1;
+    world.fail(0, &EMPTY_MESSAGE.repeat(3));
+    world.arrive(1, EMPTY_MESSAGE, 1);
+    world.turn();
+    let taken = world.offset();
+    assert!(world.shard.hub.connections.get(id).is_some_and(|connection| connection.is_lost));
+    let revoke =
+        |world: &mut World| world.shard.close_all(&Who::identity("ann"), 0, CloseCode::POLICY_VIOLATION, "revoked");
+    assert_eq!((revoke(&mut world), revoke(&mut world)), ((1, None), (0, None)));
+    world.turns();
+    assert_eq!((world.offset(), world.has(id)), (taken, false));
 }
 
 /// A send may fail although the socket is not at its end. All that has arrived is taken, and then the socket is reset.
