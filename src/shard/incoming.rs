@@ -47,6 +47,8 @@ pub(super) struct Incoming {
     unparsed: usize,
     /// The number of throttled connections.
     throttled: usize,
+    /// Bytes of the unparsed input of connections that are parked or throttled, by [`paused_bytes`].
+    paused_bytes: usize,
     pub(super) unfinished: Unfinished,
     /// Connections that are not open and have filled a receive since they left the open state, in the order of these
     /// receives.
@@ -247,10 +249,12 @@ impl Incoming {
     pub(super) fn park(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
         self.pause(connection, id, Reading::Parked, now);
         Self::fit_unparsed(connection);
+        self.paused_bytes += paused_bytes(connection);
     }
 
     /// Ends the parking: the connection is served again, and the time of its message goes on.
     pub(super) fn unpark(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
+        self.paused_bytes -= paused_bytes(connection);
         self.resume(connection, id, Reading::Parked, now);
         self.push_busy(connection, id);
     }
@@ -258,12 +262,14 @@ impl Incoming {
     /// Notes that the connection is throttled, which [`Incoming::unthrottle`] ends.
     pub(super) fn throttle(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
         self.pause(connection, id, Reading::Throttled, now);
-        Self::fit_unparsed(connection);
+        Self::fit_loose(connection);
+        self.paused_bytes += paused_bytes(connection);
         self.throttled += 1;
     }
 
     /// Ends the throttling: the connection is served again, and the time of its message goes on.
     pub(super) fn unthrottle(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
+        self.paused_bytes -= paused_bytes(connection);
         self.resume(connection, id, Reading::Throttled, now);
         self.throttled -= 1;
         self.push_busy(connection, id);
@@ -273,6 +279,12 @@ impl Incoming {
     /// parked or throttled.
     pub(super) fn buffers_held(&self) -> usize {
         self.buffers.len() + self.unparsed + self.awaiting.unparsed()
+    }
+
+    /// Returns the bytes of the unparsed input of connections that are parked or throttled, without the buffers of large
+    /// frames, which are unfinished messages.
+    pub(super) fn paused_bytes(&self) -> usize {
+        self.paused_bytes
     }
 
     /// Returns how many connections are throttled.
@@ -299,11 +311,7 @@ impl Incoming {
     /// served. The connection comes first when the homes are not behind any more.
     pub(super) fn postpone(&mut self, connection: &mut ShardConnection, id: ConnectionId, homes: Homes, now: Tick) {
         self.enter_home(connection, id, now);
-        // A full buffer needs no fit: it was fitted before, or one receive has filled it. The connection may be
-        // postponed many times.
-        if connection.io.partial.as_ref().is_some_and(|rest| rest.capacity() > rest.len()) {
-            Self::fit_unparsed(connection);
-        }
+        Self::fit_loose(connection);
         self.postponed.push((id, homes));
     }
 
@@ -364,6 +372,15 @@ impl Incoming {
         self.awaiting.enter(connection.io.has_unparsed);
     }
 
+    /// Copies the unparsed input of a connection that may be paused many times before its input is parsed, if the input's
+    /// buffer has free room. A full buffer needs no fit: it was fitted before, or one receive has filled it. A rest that
+    /// has become half as long was copied when it was parsed ([`is_halved`]).
+    fn fit_loose(connection: &mut ShardConnection) {
+        if connection.io.partial.as_ref().is_some_and(|rest| rest.capacity() > rest.len()) {
+            Self::fit_unparsed(connection);
+        }
+    }
+
     /// Copies unparsed input into a buffer of its length. The buffer of a large frame stays: it is counted among the
     /// unfinished messages.
     fn fit_unparsed(connection: &mut ShardConnection) {
@@ -396,8 +413,11 @@ impl Incoming {
     pub(super) fn forget(&mut self, connection: &ShardConnection, id: ConnectionId) {
         let has_unparsed = connection.io.has_unparsed;
         match connection.io.reading {
-            Reading::Parked => {}
-            Reading::Throttled => self.throttled -= 1,
+            Reading::Parked => self.paused_bytes -= paused_bytes(connection),
+            Reading::Throttled => {
+                self.paused_bytes -= paused_bytes(connection);
+                self.throttled -= 1;
+            }
             Reading::AwaitsHome => self.awaiting.leave(has_unparsed),
             Reading::Idle | Reading::Queued => {
                 let others = self.unparsed.checked_sub(usize::from(has_unparsed));
@@ -492,6 +512,23 @@ impl Queue {
             Queue::Awaiting => Queue::Copying,
         }
     }
+}
+
+/// Returns whether the rest of some input is so much shorter than the input that the rest is worth a copy. One receive
+/// is copied less than twice then, however often its connection is paused, and a buffer is less than twice as long as
+/// the rest in it.
+pub(super) fn is_halved(length: usize, rest: usize) -> bool {
+    rest.next_power_of_two() < length.next_power_of_two()
+}
+
+/// Returns the bytes that the unparsed input of a connection keeps alive at most, unless they are in the buffer of a
+/// large frame, which is an unfinished message.
+///
+/// They follow from the length alone, which does not change while the connection is paused: a buffer is at most as
+/// large as the next power of two.
+pub(super) fn paused_bytes(connection: &ShardConnection) -> usize {
+    let rest = connection.io.partial.as_ref().filter(|_| connection.io.has_unparsed);
+    rest.map_or(0, |rest| if rest.capacity() <= RECEIVE_BUFFER { rest.len().next_power_of_two() } else { 0 })
 }
 
 /// Marks a connection as queued. Returns whether the caller has to put the connection into a queue: it stood in none,
