@@ -55,6 +55,7 @@ impl<I: Io> Shard<I> {
             if hung_up {
                 connection.io.sides.hang_up();
             }
+            let is_gone = hung_up && connection.io.reading == Reading::Throttled;
             if disarmed && let Some(socket) = &self.sockets[key.slot as usize] {
                 self.io.arm(key, socket);
             }
@@ -72,6 +73,9 @@ impl<I: Io> Shard<I> {
                     Resumed::Nothing => {}
                     Resumed::Refused => self.flush.pause(id, self.now),
                 }
+            }
+            if is_gone {
+                self.note_gone(id);
             }
         }
         self.readiness = readiness;
