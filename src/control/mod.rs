@@ -63,6 +63,7 @@ use crate::{
     hub::{ExternalEnd, MeshLimits},
     metrics::{BackendInfo, Counter, Counters},
     outbound,
+    rates::RateTable,
     refusal_log::RefusalLog,
 };
 
@@ -90,6 +91,8 @@ pub(crate) struct Start {
     pub(crate) refusal_log: Arc<RefusalLog>,
     /// The sockets of each address, where their number is limited.
     pub(crate) of_addresses: Option<Arc<Addresses>>,
+    /// The buckets of the addresses that open WebSockets.
+    pub(crate) handshakes: Arc<RateTable>,
     pub(crate) access_log: AccessLog,
     /// The backend of the shards.
     pub(crate) backend: BackendInfo,
@@ -131,7 +134,7 @@ const READING_THREADS_MAX: usize = 8;
 async fn serve(start: Start) -> io::Result<()> {
     let Start { config, mut arrivals, returns, metrics_listener, shards, counters, leaving, .. } = start;
     let Start { outside, clock, woken, requests, publisher, endpoints, backend, .. } = start;
-    let Start { refusal_log, of_addresses, access_log, outbound, readiness, mut reloaded, .. } = start;
+    let Start { refusal_log, of_addresses, handshakes, access_log, outbound, readiness, mut reloaded, .. } = start;
     if let Some(service) = outbound {
         // It ends with the runtime.
         tokio::spawn(service.run());
@@ -160,6 +163,7 @@ async fn serve(start: Start) -> io::Result<()> {
         counters,
         refusal_log,
         of_addresses,
+        handshakes,
         access_log,
         backend,
         leaving,
@@ -279,6 +283,7 @@ mod tests {
             counters: Arc::default(),
             refusal_log: Arc::default(),
             of_addresses: None,
+            handshakes: Arc::default(),
             access_log: AccessLog::off(),
             backend: BackendInfo { backend: "none".into(), reason: "no shard".into() },
             budget: None,

@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     access_log::AccessLog,
-    auth::{Answers, Credentials, Identity},
-    config::Config,
+    auth::{Answers, Callback, Credentials, Identity},
+    config::{Config, weights},
     current::Current,
     endpoints::{Denied, Endpoint, Endpoints, Intent, Readiness, until_decided},
     handover::{AddressPermit, Addresses, HandedOff},
@@ -32,6 +32,7 @@ use crate::{
         text::{TextFormat, metrics_text},
     },
     proto::Refusal,
+    rates::RateTable,
     refusal_log::{RefusalLog, counter_of},
     sys::bounded_close::BoundedClose,
 };
@@ -50,6 +51,8 @@ pub(super) struct Shared {
     pub(super) refusal_log: Arc<RefusalLog>,
     /// The sockets of each address, where their number is limited.
     pub(super) of_addresses: Option<Arc<Addresses>>,
+    /// The buckets of the addresses that open WebSockets.
+    pub(super) handshakes: Arc<RateTable>,
     pub(super) access_log: AccessLog,
     /// The backend of the shards.
     pub(super) backend: BackendInfo,
@@ -159,13 +162,21 @@ impl Shared {
         })
     }
 
-    /// Notes the memory that the control thread holds, and returns it in bytes.
+    /// Notes the memory that the control thread holds, and returns it in bytes. The tables that all threads share are
+    /// part of it.
     pub(super) fn note_memory(&self) -> u64 {
-        let bodies = self.bodies.bytes() as u64;
-        let connections = self.counters.get(Counter::HttpConnectionsOpen) * HTTP_CONNECTION;
-        self.counters.set(Counter::MemoryBodies, bodies);
-        self.counters.set(Counter::MemoryHttp, connections);
-        bodies + connections
+        let connections = self.counters.get(Counter::HttpConnectionsOpen) * weights::HTTP_CONNECTION;
+        let revocations = self.endpoints.get().revocations().count_all() as u64 * weights::REVOCATION;
+        let of_callback = self.config.get().callback.as_ref().map_or(0, Callback::cache_bytes);
+        let rates = self.publish_buckets.bytes() + self.handshakes.bytes();
+        let kinds = [
+            (Counter::MemoryBodies, self.bodies.bytes() as u64),
+            (Counter::MemoryHttp, connections),
+            (Counter::MemoryStreams, self.publisher.queued_bytes() as u64),
+            (Counter::MemoryTables, revocations + (of_callback + rates) as u64),
+        ];
+        kinds.iter().for_each(|&(counter, bytes)| self.counters.set(counter, bytes));
+        kinds.iter().map(|(_, bytes)| bytes).sum()
     }
 
     /// Returns the text of `/metrics` in a format. All requests within a second get the same text, so no client can
@@ -196,9 +207,6 @@ impl Shared {
         }
     }
 }
-
-/// Bytes of a connection that speaks HTTP: its task, and buffers that are mostly empty.
-const HTTP_CONNECTION: u64 = 16 * 1_024;
 
 /// The longest age of the text of `/metrics`.
 const METRICS_AGE_MAX: Duration = Duration::from_secs(1);

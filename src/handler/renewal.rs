@@ -116,6 +116,7 @@ impl<S: 'static> Connection<'_, S> {
         let profile = self.profile.get_or_insert_default();
         let earlier = profile.identity.replace(identity);
         profile.permitted = None;
+        self.note_kept();
         self.shard.set_lifetime(self.id, ends.map(lifetime));
         Ok(Renewed { unsubscribed: self.leave_topics_after(earlier.as_ref()) })
     }
@@ -138,6 +139,7 @@ impl<S: 'static> Connection<'_, S> {
         let identity = identity.map_err(|refusal| NotRenewed::For(RenewError::Refused(refusal)))?;
         let renewed = self.renew_identity(identity).map_err(NotRenewed::For)?;
         self.profile.get_or_insert_default().token = Some(RenewedToken::new(token));
+        self.note_kept();
         Ok(renewed)
     }
 
@@ -157,6 +159,12 @@ impl<S: 'static> Connection<'_, S> {
         topics
     }
 
+    /// Notes what the profile keeps now.
+    fn note_kept(&mut self) {
+        let bytes = self.profile.as_ref().map_or(0, |profile| profile.bytes());
+        self.shard.note_kept(self.id, bytes);
+    }
+
     /// Lets the connection end at that time with [`TOKEN_EXPIRED`], unless it ends earlier.
     pub(crate) fn end_by(&mut self, ends: SystemTime) {
         self.shard.shorten_lifetime(self.id, lifetime(ends));
@@ -173,6 +181,7 @@ impl<S: 'static> Connection<'_, S> {
     /// Notes that the judge has permitted this use of a topic.
     pub(crate) fn note_permitted(&mut self, generation: u64, right: TopicRight, topic: &TopicName) {
         self.profile.get_or_insert_default().permitted.get_or_insert_default().add(generation, right, topic);
+        self.note_kept();
     }
 
     /// Returns the token that has been renewed last.

@@ -47,6 +47,11 @@ impl RateTable {
         RateTable { hasher: RandomState::new(), buckets: Mutex::new(buckets) }
     }
 
+    /// Returns the bytes of memory of all entries.
+    pub(crate) fn bytes(&self) -> usize {
+        self.buckets().entries.len() * KEY_BYTES
+    }
+
     /// Returns when the key's bucket has one, if it has none now.
     pub(crate) fn due(&self, rate: &Rate, key: impl Hash, now: Millis) -> Option<Millis> {
         let key = self.hasher.hash_one(key);

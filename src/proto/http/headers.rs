@@ -21,6 +21,11 @@ const fn mark(name: &str) -> u64 {
 }
 
 impl Headers {
+    /// Returns the bytes of memory of the lines.
+    pub(super) fn bytes(&self) -> usize {
+        self.names.len() + self.values.len() + size_of_val(&*self.ends)
+    }
+
     /// Returns names and values in their order; values without the white space around them.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         let mut start = (0, 0);

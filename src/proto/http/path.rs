@@ -45,6 +45,11 @@ pub enum PathError {
 }
 
 impl RequestPath {
+    /// Returns the bytes of memory of the segments.
+    pub(super) fn bytes(&self) -> usize {
+        self.text.capacity() + size_of::<u32>() * self.ends.capacity()
+    }
+
     /// Splits and decodes a path, which begins with a slash and is without a query.
     ///
     /// # Errors
