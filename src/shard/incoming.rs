@@ -47,6 +47,8 @@ pub(super) struct Incoming {
     unparsed: usize,
     /// The number of throttled connections.
     throttled: usize,
+    /// The number of throttled connections with unparsed input.
+    throttled_unparsed: usize,
     /// Bytes of the unparsed input of connections that are parked or throttled, by [`paused_bytes`].
     paused_bytes: usize,
     pub(super) unfinished: Unfinished,
@@ -66,6 +68,13 @@ pub(super) enum Queue {
     Busy,
     /// The queues of homes and topics that are not behind any more.
     Awaiting,
+}
+
+/// Whether a rate limits the messages of a connection, so that it may be throttled with unparsed input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MessagePace {
+    Free,
+    Limited,
 }
 
 /// A connection that comes next.
@@ -265,6 +274,7 @@ impl Incoming {
         Self::fit_loose(connection);
         self.paused_bytes += paused_bytes(connection);
         self.throttled += 1;
+        self.throttled_unparsed += usize::from(connection.io.has_unparsed);
     }
 
     /// Ends the throttling: the connection is served again, and the time of its message goes on.
@@ -272,6 +282,7 @@ impl Incoming {
         self.paused_bytes -= paused_bytes(connection);
         self.resume(connection, id, Reading::Throttled, now);
         self.throttled -= 1;
+        self.throttled_unparsed -= usize::from(connection.io.has_unparsed);
         self.push_busy(connection, id);
     }
 
@@ -417,6 +428,7 @@ impl Incoming {
             Reading::Throttled => {
                 self.paused_bytes -= paused_bytes(connection);
                 self.throttled -= 1;
+                self.throttled_unparsed -= usize::from(has_unparsed);
             }
             Reading::AwaitsHome => self.awaiting.leave(has_unparsed),
             Reading::Idle | Reading::Queued => {
@@ -443,12 +455,21 @@ impl Incoming {
     /// While few connections have unparsed input, the buffer is one of the shard's receive buffers. Otherwise the
     /// buffer is a small one, since the connection may have to keep it. If `UNPARSED_MAX` connections with unparsed
     /// input wait for homes, buffers are small for connections that may have to wait as well; from `AWAITING_MAX` on,
-    /// for all.
-    pub(super) fn buffer_for(&mut self, connection: &mut ShardConnection, homes: Option<Homes>) -> Buffer {
+    /// for all. If `UNPARSED_MAX` throttled connections have unparsed input, buffers are small for connections that may
+    /// be throttled with some.
+    pub(super) fn buffer_for(
+        &mut self,
+        connection: &mut ShardConnection,
+        homes: Option<Homes>,
+        pace: MessagePace,
+    ) -> Buffer {
         let may_wait = homes.is_some_and(|homes| homes == Homes::Any || self.awaiting.has(homes));
         let waiting = self.awaiting.unparsed();
-        let is_crowded =
-            self.unparsed >= UNPARSED_MAX || (may_wait && waiting >= UNPARSED_MAX) || waiting >= AWAITING_MAX;
+        let may_be_throttled = pace == MessagePace::Limited && self.throttled_unparsed >= UNPARSED_MAX;
+        let is_crowded = self.unparsed >= UNPARSED_MAX
+            || (may_wait && waiting >= UNPARSED_MAX)
+            || waiting >= AWAITING_MAX
+            || may_be_throttled;
         match connection.io.partial.take() {
             Some(partial) if partial.len() >= STAYS_IN_PLACE => {
                 let mut bytes = *partial;
@@ -583,7 +604,9 @@ mod tests {
     fn a_crowd_that_waits_for_many_homes_makes_receives_small() {
         let mut incoming = Incoming::default();
         let mut connection = ShardConnection::new(IoState::new(Session::web_socket()));
-        let mut room = |incoming: &mut Incoming, homes| incoming.buffer_for(&mut connection, homes).bytes.capacity();
+        let free = MessagePace::Free;
+        let mut room =
+            |incoming: &mut Incoming, homes| incoming.buffer_for(&mut connection, homes, free).bytes.capacity();
         (1..AWAITING_MAX).for_each(|_| incoming.awaiting.enter(true));
         assert_eq!(room(&mut incoming, None), RECEIVE_BUFFER);
         incoming.awaiting.enter(true);

@@ -31,7 +31,7 @@
 use std::{io, mem};
 
 use super::{
-    incoming::{Buffer, Incoming, Next, Queue, RECEIVE_BUFFER},
+    incoming::{Buffer, Incoming, MessagePace, Next, Queue, RECEIVE_BUFFER},
     io_state::{Reading, Room, ShardConnection},
     pace::frames_of,
     state::Shard,
@@ -165,7 +165,9 @@ impl<I: Io> Shard<I> {
                     };
                     budget -= copied;
                 }
-                batch.push((id, self.incoming.buffer_for(connection, homes)));
+                let is_limited = self.rates.is_some() && self.handlers.route(id).rules.rates.messages.is_some();
+                let pace = if is_limited { MessagePace::Limited } else { MessagePace::Free };
+                batch.push((id, self.incoming.buffer_for(connection, homes, pace)));
             }
         }
         let outcomes = self.receive_into(&mut batch);

@@ -12,7 +12,10 @@ use crate::{
     metrics::Counter,
     proto::{CloseCode, KeepAlive, State, Tick},
     rates::{InputRates, Rate},
-    shard::{incoming::RECEIVE_BUFFER, io_state::Reading},
+    shard::{
+        incoming::{RECEIVE_BUFFER, RECEIVE_SMALL},
+        io_state::Reading,
+    },
 };
 
 const KEEP_ALIVE: KeepAlive = KeepAlive { ping_interval: 0, pong_timeout: 0, close_timeout: 50 };
@@ -263,4 +266,21 @@ fn a_throttled_client_that_is_gone_leaves_its_place() {
         let counters = [Counter::RateClosedMessages, Counter::Ended, Counter::ConnectionsThrottled];
         assert_eq!(counters.map(|counter| world.counters.get(counter)), [1, 1, 0], "{end:?}");
     }
+}
+
+/// A crowd is throttled with input that waits. Only the first connections keep a whole receive each.
+#[test]
+fn a_crowd_of_throttled_clients_keeps_little_input() {
+    const CROWD: usize = 300;
+    let (mut world, _) = ten_messages(|_| {});
+    (0..CROWD).for_each(|_| _ = world.connect(usize::MAX, false));
+    world.serve_at(0);
+    for client in 0..CROWD {
+        world.arrive(3 + client, EMPTY_MESSAGE, RECEIVE_BUFFER / EMPTY_MESSAGE.len());
+        world.serve_at(0);
+    }
+    assert_eq!(world.counted_throttled()[0], CROWD as u64);
+    let kept = world.shard.incoming.paused_bytes();
+    let most = 64 * RECEIVE_BUFFER + (CROWD - 64) * RECEIVE_SMALL;
+    assert!((64 * RECEIVE_BUFFER / 2..=most).contains(&kept), "{kept} bytes, of at most {most}");
 }
