@@ -55,11 +55,13 @@ pub(super) async fn watch(shared: Arc<Shared>, budget: Arc<Budget>, thread: usiz
         }
         shared.counters.add(Counter::MemoryShort, u64::from(is_short && !was_short));
         was_short = is_short;
-        sleep(if used > max_memory / 2 { OFTEN } else { SELDOM }).await;
+        // The resident memory alone may become too much.
+        let is_near = used.max(resident.unwrap_or(0)) > max_memory / 2;
+        sleep(if is_near { OFTEN } else { SELDOM }).await;
     }
 }
 
-/// The time between two looks while more than half of the limit is used: a tick, as the shards have it.
+/// The time between two looks while more than half of the limit is used or resident: a tick, as the shards have it.
 const OFTEN: Duration = Duration::from_millis(100);
 
 /// The time between two looks otherwise.
