@@ -219,9 +219,9 @@ impl Process {
         }
     }
 
-    /// Reads the settings from the sources that the server has: its command line, its variables, and its file. From then
-    /// on this thread has the rights of the server's user: the files are those that the server itself can read, and no
-    /// other user's server is sent what only root can read.
+    /// Reads the settings from the sources that the server has: its command line, its variables, and its file. From
+    /// then on this thread has the rights of the server's user: the files are those that the server itself can read,
+    /// and no other user's server is sent what only root can read.
     fn read_settings(&self, line: CommandLine) -> Result<Given, Box<dyn std::error::Error>> {
         let of = |what: &str| Path::new("/proc").join(self.to_string()).join(what);
         let cannot = |what: &str, error: io::Error| {

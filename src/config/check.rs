@@ -454,8 +454,8 @@ fn resident_bytes_max(memory: Option<u64>) -> u64 {
     most.max(memory.unwrap_or(0))
 }
 
-/// Returns a default that is at most a quarter of the server's memory, so that the two kinds of memory whose defaults do
-/// not depend on the number of connections leave half of the server's memory to others.
+/// Returns a default that is at most a quarter of the server's memory, so that the two kinds of memory whose defaults
+/// do not depend on the number of connections leave half of the server's memory to others.
 fn within_a_quarter(default: u64, memory: Option<u64>) -> u64 {
     memory.map_or(default, |memory| default.min(memory / 4))
 }

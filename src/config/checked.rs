@@ -160,8 +160,9 @@ pub struct Limits {
     /// that hold the most are closed with 1008 or 1013, and the largest bodies that have not arrived whole are answered
     /// 503.
     pub memory_bytes_max: Option<u64>,
-    /// Bytes of resident memory of the process, beyond which the same happens if `memory_bytes_max` is a limit, whatever
-    /// the server knows to hold: 85 % of the memory that the process may have, and at least `memory_bytes_max`.
+    /// Bytes of resident memory of the process, beyond which the same happens if `memory_bytes_max` is a limit,
+    /// whatever the server knows to hold: 85 % of the memory that the process may have, and at least
+    /// `memory_bytes_max`.
     pub resident_bytes_max: u64,
     /// The rates of what a client sends on one connection. Beyond one of them the connection is not received from until
     /// the rate allows it. A connection of a route with rates costs 32 bytes more.

@@ -328,8 +328,8 @@ mod tests {
         assert_eq!((take(&mut subscription), take(&mut subscription)), ("y".into(), "lagged".into()));
     }
 
-    /// A message of 16 KiB keeps the buffer of 64 KiB that it was received into. The budget of the server counts what all
-    /// queues keep.
+    /// A message of 16 KiB keeps the buffer of 64 KiB that it was received into. The budget of the server counts what
+    /// all queues keep.
     #[test]
     fn a_message_weighs_what_it_keeps() {
         let departures: Arc<Departures> = Arc::default();

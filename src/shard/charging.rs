@@ -75,9 +75,9 @@ impl<I: Io> Shard<I> {
         Some(self.throttled_at_most(id).map_or(due, |closed| closed.min(due)))
     }
 
-    /// Returns the tick at which a throttled connection is closed, if a time is set: when it has been over its rates for
-    /// too long, or its client has been gone for the close timeout. Otherwise a client that is gone would keep its place
-    /// until its input is due, which may be hours.
+    /// Returns the tick at which a throttled connection is closed, if a time is set: when it has been over its rates
+    /// for too long, or its client has been gone for the close timeout. Otherwise a client that is gone would keep its
+    /// place until its input is due, which may be hours.
     pub(super) fn throttled_at_most(&self, id: ConnectionId) -> Option<Tick> {
         let table = self.rates.as_ref()?;
         let after = |since: Tick, ticks: u32| (ticks > 0).then(|| since.after(ticks));

@@ -283,8 +283,8 @@ impl Driver {
         AfterTurn { has_work, is_drained }
     }
 
-    /// Notes when the last connection of a drain has left. Returns whether the drain has ended: no shard has connections
-    /// or requests to others any more, and this shard has handed the messages for other threads over.
+    /// Notes when the last connection of a drain has left. Returns whether the drain has ended: no shard has
+    /// connections or requests to others any more, and this shard has handed the messages for other threads over.
     fn is_drained(&mut self) -> bool {
         let Some(ends_by) = self.ends_by else { return false };
         // A shard whose connections have left is still the home of topics that others publish to.

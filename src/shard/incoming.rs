@@ -292,8 +292,8 @@ impl Incoming {
         self.buffers.len() + self.unparsed + self.awaiting.unparsed()
     }
 
-    /// Returns the bytes of the unparsed input of connections that are parked or throttled, without the buffers of large
-    /// frames, which are unfinished messages.
+    /// Returns the bytes of the unparsed input of connections that are parked or throttled, without the buffers of
+    /// large frames, which are unfinished messages.
     pub(super) fn paused_bytes(&self) -> usize {
         self.paused_bytes
     }
@@ -383,9 +383,9 @@ impl Incoming {
         self.awaiting.enter(connection.io.has_unparsed);
     }
 
-    /// Copies the unparsed input of a connection that may be paused many times before its input is parsed, if the input's
-    /// buffer has free room. A full buffer needs no fit: it was fitted before, or one receive has filled it. A rest that
-    /// has become half as long was copied when it was parsed ([`is_halved`]).
+    /// Copies the unparsed input of a connection that may be paused many times before its input is parsed, if the
+    /// input's buffer has free room. A full buffer needs no fit: it was fitted before, or one receive has filled it. A
+    /// rest that has become half as long was copied when it was parsed ([`is_halved`]).
     fn fit_loose(connection: &mut ShardConnection) {
         if connection.io.partial.as_ref().is_some_and(|rest| rest.capacity() > rest.len()) {
             Self::fit_unparsed(connection);

@@ -44,8 +44,8 @@ impl<I: Io> Shard<I> {
         self.note_memory();
     }
 
-    /// Notes the memory that the shard holds before the shard sleeps, if there is a budget: no sum of a busy moment stands
-    /// for long.
+    /// Notes the memory that the shard holds before the shard sleeps, if there is a budget: no sum of a busy moment
+    /// stands for long.
     pub(crate) fn note_memory_before_sleep(&self) {
         if self.memory.budget.is_some() {
             self.note_memory();

@@ -241,8 +241,8 @@ impl<I: Io> Shard<I> {
         self.is_empty() && self.hub.has_sent_requests()
     }
 
-    /// Returns whether the control thread, or an engine, has yet to get messages from this shard: readers in the process
-    /// of the server get all messages that were published.
+    /// Returns whether the control thread, or an engine, has yet to get messages from this shard: readers in the
+    /// process of the server get all messages that were published.
     pub(crate) fn owes_external_ends(&self) -> bool {
         self.hub.owes_external_ends()
     }

@@ -42,7 +42,8 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Closes a throttled connection that has been over its rates for too long, or whose client is gone. Returns whether it is closed.
+    /// Closes a throttled connection that has been over its rates for too long, or whose client is gone. Returns
+    /// whether it is closed.
     pub(super) fn expire_throttling(&mut self, id: ConnectionId) -> bool {
         let is_throttled =
             self.hub.connections.get(id).is_some_and(|connection| connection.io.reading == Reading::Throttled);

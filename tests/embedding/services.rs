@@ -191,7 +191,8 @@ impl Drop for Dropped {
     }
 }
 
-/// Returns a service that takes the body at `/api/wait`, and never answers. The counter counts the calls that have ended.
+/// Returns a service that takes the body at `/api/wait`, and never answers. The counter counts the calls that have
+/// ended.
 fn never() -> (Router, Arc<AtomicUsize>) {
     let ended: Arc<AtomicUsize> = Arc::default();
     let count = Arc::clone(&ended);

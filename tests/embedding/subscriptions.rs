@@ -188,8 +188,8 @@ fn a_subscription_ends_with_the_server() {
     assert_eq!(Hub::wait(hub.subscribe(&name)).unwrap_err(), HubError::Ended);
 }
 
-/// The control thread is held up while messages wait for it beside a full lane. The server leaves, and has no connection
-/// any more. The stream nevertheless has every message.
+/// The control thread is held up while messages wait for it beside a full lane. The server leaves, and has no
+/// connection any more. The stream nevertheless has every message.
 #[test]
 fn a_stream_ends_whole_although_its_thread_was_late() {
     const MESSAGES: u64 = 5_000;

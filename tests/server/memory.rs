@@ -88,8 +88,8 @@ const ROUTES: &str = r#"
 /// The number of connections of each kind of [`the_budget_weighs_what_check_config_says`].
 const EACH: usize = 40;
 
-/// The budget counts what clients hold, by kind, as `check-config` weighs it: opening requests that do not end, requests
-/// that are kept, input of throttled clients, HTTP connections, and the tables of rates.
+/// The budget counts what clients hold, by kind, as `check-config` weighs it: opening requests that do not end,
+/// requests that are kept, input of throttled clients, HTTP connections, and the tables of rates.
 #[test]
 fn the_budget_weighs_what_check_config_says() {
     let flags = [
