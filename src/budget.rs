@@ -8,14 +8,21 @@ use std::sync::{
 /// The memory budget of a server (`max_memory`).
 ///
 /// Each thread notes what it holds once in a tick; the control thread also notes the resident memory of the process.
-/// Two numbers bound from above what the server needs: the sum of what its threads hold, since backlogs are charged
-/// memory that they share; and the resident memory, since the allocator keeps memory that was freed. So the smaller
-/// number counts. Above the limit the server is short of memory, until the smaller number is a tenth below the limit.
+/// What is held counts every kind of memory that grows with clients, by the weights of `config::weights`. Two numbers
+/// bound from above what the server needs: the sum of what its threads hold, since backlogs are charged memory that they
+/// share; and the resident memory, since the allocator keeps memory that was freed. So the smaller number counts. Above
+/// the limit the server is short of memory, until the smaller number is a tenth below the limit.
+///
+/// The resident memory has a second limit of its own, near the memory that the process may have at all: the kernel ends
+/// a process whose resident memory is above that, whatever the server knows to hold. Above the second limit the server
+/// is short of memory too, until the resident memory is a twentieth below it.
 ///
 /// All loads and stores are relaxed: a number that is a tick old is as good.
 #[derive(Debug)]
 pub(crate) struct Budget {
     bytes_max: u64,
+    /// The limit of the resident memory alone.
+    resident_max: u64,
     /// What the server holds without connections and messages.
     idle_bytes: u64,
     /// By the number of the thread: the shards, then the control thread.
@@ -28,18 +35,21 @@ pub(crate) struct Budget {
 /// What one thread holds.
 #[derive(Debug, Default)]
 struct Held {
-    /// All of it, in bytes.
+    /// All of it but the openings, in bytes.
     bytes: AtomicU64,
-    /// Of it, the backlogs of slow consumers, which can be given up.
-    backlogs: AtomicU64,
+    /// The opening requests that are being read or judged, in bytes. They change between the turns of a shard.
+    openings: AtomicU64,
+    /// Of `bytes`, what can be given up: backlogs, unfinished messages and bodies, input that waits.
+    spare: AtomicU64,
 }
 
 impl Budget {
-    /// Returns the budget of a server with so many shards. `idle_bytes` is what the server holds without connections
-    /// and messages.
-    pub(crate) fn new(bytes_max: u64, idle_bytes: u64, shards: usize) -> Arc<Budget> {
+    /// Returns the budget of a server with so many shards. `resident_max` is the limit of the resident memory alone, at
+    /// least `bytes_max`. `idle_bytes` is what the server holds without connections and messages.
+    pub(crate) fn new(bytes_max: u64, resident_max: u64, idle_bytes: u64, shards: usize) -> Arc<Budget> {
         Arc::new(Budget {
             bytes_max,
+            resident_max: resident_max.max(bytes_max),
             idle_bytes,
             threads: (0..=shards).map(|_| Held::default()).collect(),
             resident: AtomicU64::new(u64::MAX),
@@ -52,10 +62,21 @@ impl Budget {
         self.bytes_max
     }
 
-    /// Notes what a thread holds, and how much of it are backlogs.
-    pub(crate) fn note(&self, thread: usize, bytes: u64, backlogs: u64) {
+    /// Notes what a thread holds, without its openings, and how much of it can be given up.
+    pub(crate) fn note(&self, thread: usize, bytes: u64, spare: u64) {
         self.threads[thread].bytes.store(bytes, Ordering::Relaxed);
-        self.threads[thread].backlogs.store(backlogs, Ordering::Relaxed);
+        self.threads[thread].spare.store(spare, Ordering::Relaxed);
+    }
+
+    /// Notes the bytes of the opening requests that a thread reads or judges.
+    pub(crate) fn note_openings(&self, thread: usize, bytes: u64) {
+        self.threads[thread].openings.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Returns whether a thread holds so much that it has to look again with each tick. All threads that hold less
+    /// than this hold a quarter of the limit together.
+    pub(crate) fn holds_much(&self, thread: usize) -> bool {
+        self.threads[thread].bytes.load(Ordering::Relaxed) > self.bytes_max / 4 / self.threads.len() as u64
     }
 
     /// Notes the resident memory of the process; `None` if it cannot be read.
@@ -63,19 +84,37 @@ impl Budget {
         self.resident.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Returns the bytes that count: the sum of what the threads hold, or the resident memory if that is smaller.
-    pub(crate) fn used(&self) -> u64 {
-        let held = self.threads.iter().map(|held| held.bytes.load(Ordering::Relaxed));
-        held.fold(self.idle_bytes, u64::saturating_add).min(self.resident.load(Ordering::Relaxed))
+    /// Returns whether so much resident memory is above its own limit.
+    pub(crate) fn is_too_resident(&self, bytes: Option<u64>) -> bool {
+        bytes.is_some_and(|bytes| bytes > self.resident_max)
     }
 
-    /// Decides whether the server is short of memory. Returns by how many bytes the use exceeds nine tenths of the
-    /// limit; 0 if the server is not short.
+    /// Returns the bytes that all threads hold.
+    pub(crate) fn held(&self) -> u64 {
+        let both =
+            |held: &Held| held.bytes.load(Ordering::Relaxed).saturating_add(held.openings.load(Ordering::Relaxed));
+        self.threads.iter().map(both).fold(self.idle_bytes, u64::saturating_add)
+    }
+
+    /// Returns the bytes that count: the sum of what the threads hold, or the resident memory if that is smaller.
+    pub(crate) fn used(&self) -> u64 {
+        self.held().min(self.resident.load(Ordering::Relaxed))
+    }
+
+    /// Decides whether the server is short of memory. Returns by how many bytes the use exceeds the mark at which it is
+    /// short no longer; 0 if the server is not short.
     pub(crate) fn judge(&self) -> u64 {
-        let (used, mark) = (self.used(), self.bytes_max / 10 * 9);
-        let is_short = used > if self.is_short() { mark } else { self.bytes_max };
-        self.is_short.store(is_short, Ordering::Relaxed);
-        if is_short { used.saturating_sub(mark) } else { 0 }
+        let was_short = self.is_short();
+        let excess = |bytes: u64, limit: u64, mark: u64| {
+            let is_above = bytes > if was_short { mark } else { limit };
+            if is_above { bytes.saturating_sub(mark) } else { 0 }
+        };
+        let by_both = excess(self.used(), self.bytes_max, self.bytes_max / 10 * 9);
+        let resident = Some(self.resident.load(Ordering::Relaxed)).filter(|&bytes| bytes != u64::MAX);
+        let by_resident = excess(resident.unwrap_or(0), self.resident_max, self.resident_max / 20 * 19);
+        let excess = by_both.max(by_resident);
+        self.is_short.store(excess > 0, Ordering::Relaxed);
+        excess
     }
 
     /// Returns whether the server is short of memory, by the last decision.
@@ -83,15 +122,15 @@ impl Budget {
         self.is_short.load(Ordering::Relaxed)
     }
 
-    /// Returns how many bytes of backlogs a shard is to give up: its part of what is too much, by its backlogs.
-    pub(crate) fn part_to_give_up(&self, shard: usize) -> u64 {
+    /// Returns how many bytes a thread is to give up: its part of what is too much, by what it can give up.
+    pub(crate) fn part_to_give_up(&self, thread: usize) -> u64 {
         let excess = self.judge();
-        let backlogs = |held: &Held| held.backlogs.load(Ordering::Relaxed);
-        let all = self.threads.iter().map(backlogs).fold(0, u64::saturating_add);
+        let spare = |held: &Held| held.spare.load(Ordering::Relaxed);
+        let all = self.threads.iter().map(spare).fold(0, u64::saturating_add);
         if excess == 0 || all == 0 {
             return 0;
         }
-        let part = u128::from(excess) * u128::from(backlogs(&self.threads[shard]));
+        let part = u128::from(excess) * u128::from(spare(&self.threads[thread]));
         part.div_ceil(u128::from(all)).try_into().unwrap_or(u64::MAX)
     }
 }
@@ -102,7 +141,7 @@ mod tests {
 
     #[test]
     fn the_smaller_number_counts() {
-        let budget = Budget::new(1_000, 100, 2);
+        let budget = Budget::new(1_000, 7_000, 100, 2);
         budget.note(0, 500, 0);
         budget.note(2, 300, 0);
         assert_eq!((budget.used(), budget.judge(), budget.is_short()), (900, 0, false));
@@ -118,15 +157,45 @@ mod tests {
         assert_eq!((budget.judge(), budget.is_short()), (5_000, true));
     }
 
-    /// Shards give up backlogs in proportion to those that they hold.
+    /// Threads give up memory in proportion to what each of them can give up.
     #[test]
-    fn each_shard_has_its_part() {
-        let budget = Budget::new(1_000, 0, 2);
+    fn each_thread_has_its_part() {
+        let budget = Budget::new(1_000, 7_000, 0, 2);
         budget.note(0, 1_000, 900);
         budget.note(1, 500, 300);
         budget.note(2, 400, 0);
         assert_eq!((budget.part_to_give_up(0), budget.part_to_give_up(1), budget.part_to_give_up(2)), (750, 250, 0));
         budget.note(0, 0, 0);
         assert_eq!((budget.part_to_give_up(0), budget.part_to_give_up(1)), (0, 0));
+    }
+
+    /// The resident memory alone makes the server short above its own limit, whatever the threads know to hold.
+    #[test]
+    fn the_resident_memory_has_a_limit_of_its_own() {
+        let budget = Budget::new(1_000, 2_000, 0, 1);
+        budget.note(0, 100, 60);
+        budget.note_resident(Some(2_000));
+        assert_eq!((budget.judge(), budget.is_short(), budget.is_too_resident(Some(2_000))), (0, false, false));
+        budget.note_resident(Some(2_001));
+        assert_eq!((budget.judge(), budget.part_to_give_up(0)), (101, 101));
+        assert!(budget.is_short() && budget.is_too_resident(Some(2_001)));
+        budget.note_resident(Some(1_901));
+        assert_eq!((budget.judge(), budget.is_short()), (1, true), "it is not a twentieth below the limit");
+        budget.note_resident(Some(1_900));
+        assert_eq!((budget.judge(), budget.is_short()), (0, false));
+        budget.note_resident(None);
+        assert_eq!((budget.judge(), budget.is_too_resident(None)), (0, false), "an unknown number is no sign");
+        assert_eq!(Budget::new(1_000, 0, 0, 1).resident_max, 1_000);
+    }
+
+    /// Openings change between the turns, and are noted by themselves.
+    #[test]
+    fn openings_are_held_too() {
+        let budget = Budget::new(1_000, 7_000, 100, 1);
+        budget.note_openings(0, 500);
+        budget.note(0, 300, 0);
+        assert_eq!(budget.used(), 900);
+        budget.note_openings(0, 0);
+        assert_eq!((budget.used(), budget.holds_much(0), budget.holds_much(1)), (400, true, false));
     }
 }

@@ -206,9 +206,12 @@ counters! {
     SlowClosed "slow_closed_total" "connections" Counter Shard;
     /// Messages dropped when slow consumers were closed.
     SlowDropped "slow_dropped_total" "messages" Counter Shard;
-    /// Connections closed with 1008 because their backlogs were the largest while the server was short of memory.
+    /// Connections closed with 1008 or 1013 because they held the most memory while the server was short of memory.
     MemoryClosed "memory_closed_total" "connections" Counter Shard;
-    /// Times the server became short of memory: its memory went beyond `max_memory`.
+    /// Bodies answered 503 because they were the largest incomplete ones while the server was short of memory.
+    MemoryBodiesGivenUp "memory_bodies_given_up_total" "bodies" Counter Control;
+    /// Times the server became short of memory: its memory went beyond `max_memory`, or its resident memory beyond the
+    /// limit of that.
     MemoryShort "memory_short_total" "times" Counter Control;
     /// The limit of memory, or 0 if there is none.
     MemoryMax "memory_max_bytes" "bytes" Gauge Control;
@@ -218,16 +221,22 @@ counters! {
     MemoryGathered "memory_bytes{kind=\"gathered\"}" "bytes" Gauge Shard;
     /// Bytes of messages whose end has not arrived.
     MemoryUnfinished "memory_bytes{kind=\"unfinished\"}" "bytes" Gauge Shard;
-    /// Bytes of buffers for input.
+    /// Bytes of buffers for input, and of input that waits to be parsed.
     MemoryInput "memory_bytes{kind=\"input\"}" "bytes" Gauge Shard;
     /// Bytes of messages on their way to other threads.
     MemoryLanes "memory_bytes{kind=\"lanes\"}" "bytes" Gauge Shard;
-    /// Bytes of connections without input and output, roughly.
+    /// Bytes of opening requests that are being read or judged, roughly.
+    MemoryOpenings "memory_bytes{kind=\"openings\"}" "bytes" Gauge Shard;
+    /// Bytes of connections without input and output, roughly, and of what they keep of their opening requests.
     MemoryConnections "memory_bytes{kind=\"connections\"}" "bytes" Gauge Shard;
     /// Bytes of topics, roughly.
     MemoryTopics "memory_bytes{kind=\"topics\"}" "bytes" Gauge Shard;
     /// Bytes of bodies of requests.
     MemoryBodies "memory_bytes{kind=\"bodies\"}" "bytes" Gauge Control;
+    /// Bytes of the tables of rates, of revocations, and of the callback's answers, roughly.
+    MemoryTables "memory_bytes{kind=\"tables\"}" "bytes" Gauge Control;
+    /// Bytes of messages that wait to be read by subscriptions in the process.
+    MemoryStreams "memory_bytes{kind=\"streams\"}" "bytes" Gauge Control;
     /// Bytes of connections that speak HTTP, roughly.
     MemoryHttp "memory_bytes{kind=\"http\"}" "bytes" Gauge Control;
     /// Connections failed because the client broke the protocol or a limit.

@@ -9,7 +9,10 @@ use std::{
     net::{SocketAddr, TcpStream},
     os::{
         fd::OwnedFd,
-        unix::ffi::{OsStrExt as _, OsStringExt as _},
+        unix::{
+            ffi::{OsStrExt as _, OsStringExt as _},
+            fs::MetadataExt as _,
+        },
     },
     path::Path,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -18,7 +21,8 @@ use std::{
 use ringhub::config::{Flags, Given, Settings, Time, parse_address};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    process::{Gid, Pid, PidfdFlags, Signal, Uid, geteuid, pidfd_open, pidfd_send_signal},
+    thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
 use crate::health::reachable;
@@ -35,8 +39,8 @@ pub(crate) struct CommandLine {
 /// The server to act on.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Target {
-    /// The process of the server [default: process 1 if it is a server, as in a container, or else the only server that
-    /// this user can see].
+    /// The process of the server [default: process 1 if it is a server, as in a container, or else the only server of
+    /// this program file that this user can see; for root, not that of an ordinary user].
     #[arg(long, value_name = "PID")]
     pid: Option<i32>,
 }
@@ -143,25 +147,46 @@ impl Process {
     fn find(target: &Target, line: CommandLine) -> Result<Process, Box<dyn std::error::Error>> {
         if let Some(pid) = target.pid {
             return match Process::open(pid)? {
-                process if is_server(pid, line) => Ok(process),
+                process if process.is_server(line) => Ok(process),
                 _ => fail(format!("the process {pid} is no server of ringhub")),
             };
         }
-        if is_server(1, line) {
-            return Process::open(1);
+        if let Some(process) = Process::find_unnamed(1, line) {
+            return Ok(process);
         }
         let processes = fs::read_dir("/proc").map_err(|error| Failed(format!("/proc cannot be read: {error}")))?;
         let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-        let mut servers: Vec<i32> = pids.filter(|&pid| is_server(pid, line)).collect();
-        servers.sort_unstable();
-        match servers[..] {
-            [] => fail("no server of ringhub runs here, or none that this user can see".into()),
-            [pid] => Process::open(pid),
-            _ => {
-                let pids: Vec<String> = servers.iter().map(ToString::to_string).collect();
-                fail(format!("several servers run here: choose one by --pid {}", pids.join(", --pid ")))
-            }
+        let mut servers: Vec<Process> = pids.filter_map(|pid| Process::find_unnamed(pid, line)).collect();
+        servers.sort_unstable_by_key(|process| process.pid);
+        if servers.len() > 1 {
+            let pids: Vec<String> = servers.iter().map(ToString::to_string).collect();
+            return fail(format!("several servers run here: choose one by --pid {}", pids.join(", --pid ")));
         }
+        let none = "no server of ringhub runs here, or none that this user can see; root names the server of an \
+                    ordinary user, or of another program file, by --pid";
+        servers.pop().map_or_else(|| fail(none.into()), Ok)
+    }
+
+    /// Returns a process that nobody has named, if it is a server that this user may take for the server that is meant:
+    /// it runs the program of this process, and for root it does not belong to an ordinary user.
+    fn find_unnamed(pid: i32, line: CommandLine) -> Option<Process> {
+        // The look at the name comes first, since there may be many processes.
+        if !has_name(pid) {
+            return None;
+        }
+        let process = Process::open(pid).ok()?;
+        let runs_this = is_this_program(Path::new("/proc").join(pid.to_string()).join("exe").as_path());
+        let owner = Owner::of(pid).ok()?;
+        let is_meant = runs_this && !(geteuid().is_root() && owner.is_ordinary()) && process.is_server(line);
+        is_meant.then_some(process)
+    }
+
+    /// Returns whether the process runs `ringhub` as a server, and not one of its other commands. All that was read of
+    /// `/proc` before this call was of the same process.
+    fn is_server(&self, line: CommandLine) -> bool {
+        let is_one = has_name(self.pid) && arguments_of(self.pid).is_ok_and(|arguments| serves(&arguments, line));
+        // While the process lives, its number means no other one.
+        is_one && self.has_ended_within(Some(Duration::ZERO)).is_ok_and(|has_ended| !has_ended)
     }
 
     fn open(pid: i32) -> Result<Process, Box<dyn std::error::Error>> {
@@ -194,8 +219,10 @@ impl Process {
         }
     }
 
-    /// Reads the settings from the sources that the server has: its command line, its variables, and its file. The
-    /// working folder of this process is that of the server from then on.
+    /// Reads the settings from the sources that the server has: its command line, its variables, and its file. From
+    /// then on this thread has the rights of the server's user: the files are those that the server itself can read,
+    /// and no other user's server is sent what only root can read. The working folder of this process is that of the
+    /// server.
     fn read_settings(&self, line: CommandLine) -> Result<Given, Box<dyn std::error::Error>> {
         let of = |what: &str| Path::new("/proc").join(self.to_string()).join(what);
         let cannot = |what: &str, error: io::Error| {
@@ -205,6 +232,11 @@ impl Process {
         let arguments = arguments_of(self.pid).map_err(|error| cannot("command line", error))?;
         // Relative paths in flags and variables belong to the server's folder.
         env::set_current_dir(of("cwd")).map_err(|error| cannot("folder", error))?;
+        let owner = Owner::of(self.pid).map_err(|error| cannot("user", error))?;
+        owner.assume().map_err(|error| Failed(format!("the user of the server {self} cannot be taken: {error}")))?;
+        if self.has_ended_within(Some(Duration::ZERO))? {
+            return fail(format!("the server {self} has ended"));
+        }
         let Some(flags) = (line.flags)(arguments) else {
             return fail(format!("the command line of the server {self} is of another version"));
         };
@@ -251,10 +283,68 @@ impl Process {
     }
 }
 
-/// Returns whether a process runs `ringhub` as a server, and not one of its other commands.
-fn is_server(pid: i32, line: CommandLine) -> bool {
-    let is_ours = fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_ascii_end() == b"ringhub");
-    is_ours && arguments_of(pid).is_ok_and(|arguments| serves(&arguments, line))
+/// The user and the groups of a process.
+#[derive(Debug, PartialEq, Eq)]
+struct Owner {
+    user: u32,
+    group: u32,
+    groups: Vec<u32>,
+}
+
+impl Owner {
+    /// Reads the effective user and groups of a process. The owner of its folder in `/proc` may be another one.
+    fn of(pid: i32) -> io::Result<Owner> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        Owner::in_status(&status).ok_or_else(|| io::Error::other("the status of the process has no user"))
+    }
+
+    /// Reads lines such as "Uid:   1000    1000    1000    1000": the real, effective, saved and file system's user.
+    fn in_status(status: &str) -> Option<Owner> {
+        let numbers = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_whitespace().map(|number| number.parse().ok()).collect::<Option<Vec<u32>>>()
+        };
+        let effective = |name| numbers(name)?.get(1).copied();
+        Some(Owner { user: effective("Uid:")?, group: effective("Gid:")?, groups: numbers("Groups:")? })
+    }
+
+    /// Returns whether the user is a person's, and not root, a user of the system, or one that systemd makes for a
+    /// service (`DynamicUser`).
+    fn is_ordinary(&self) -> bool {
+        (1_000..=60_000).contains(&self.user)
+    }
+
+    /// Gives this thread the rights of the user, if it has those of root.
+    fn assume(&self) -> rustix::io::Result<()> {
+        if !geteuid().is_root() || self.user == 0 {
+            return Ok(());
+        }
+        let groups: Vec<Gid> = self.groups.iter().map(|&group| Gid::from_raw(group)).collect();
+        let (user, group) = (Uid::from_raw(self.user), Gid::from_raw(self.group));
+        set_thread_groups(&groups)?;
+        set_thread_res_gid(group, group, group)?;
+        set_thread_res_uid(user, user, user)
+    }
+}
+
+/// Returns whether a process has the name of the program.
+fn has_name(pid: i32) -> bool {
+    fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_ascii_end() == b"ringhub")
+}
+
+/// Returns whether the link to the program file of a process leads to that of this process: to the same file, or, after
+/// an update has replaced the file, to the same path.
+fn is_this_program(link: &Path) -> bool {
+    let own = Path::new("/proc/self/exe");
+    let file = |link: &Path| fs::metadata(link).map(|file| (file.dev(), file.ino()));
+    let is_same_file = file(link).is_ok_and(|theirs| file(own).is_ok_and(|own| own == theirs));
+    is_same_file || path_of(link).is_some_and(|theirs| path_of(own).is_some_and(|own| own == theirs))
+}
+
+/// Returns the path that a link to a program file had when its process began.
+fn path_of(link: &Path) -> Option<Vec<u8>> {
+    let path = fs::read_link(link).ok()?.into_os_string().into_vec();
+    Some(path.strip_suffix(b" (deleted)").map(<[u8]>::to_vec).unwrap_or(path))
 }
 
 /// Returns whether a command line is that of a server.
@@ -403,6 +493,39 @@ mod tests {
             "Limit  Soft Limit  Hard Limit  Units\nMax open files            1024                 4096  files\n";
         assert_eq!(descriptor_limit_in(limits), Some(1_024));
         assert_eq!(descriptor_limit_in("Max open files  unlimited  unlimited  files\n"), None);
+    }
+
+    /// Root takes no ordinary user's process for the server that is meant, and reads files with its user's rights.
+    #[test]
+    fn the_user_of_a_server_is_known() {
+        let status = "Name:\tringhub\nUid:\t0\t1000\t0\t0\nGid:\t0\t7\t0\t0\nGroups:\t4 24 27 \nNoNewPrivs:\t0\n";
+        let owner = Owner::in_status(status).expect("a user");
+        assert_eq!(owner, Owner { user: 1_000, group: 7, groups: vec![4, 24, 27] });
+        let is_ordinary = |user| Owner { user, group: 0, groups: Vec::new() }.is_ordinary();
+        assert_eq!([0, 999, 1_000, 60_000, 61_184].map(is_ordinary), [false, false, true, true, false]);
+        assert_eq!(Owner::in_status("Name:\tringhub\nUid:\tx\n"), None);
+        let own = Owner::of(std::process::id() as i32).expect("this process has a status");
+        assert_eq!(own.user, geteuid().as_raw());
+    }
+
+    /// Another program is not taken for a server, whatever its name is.
+    #[test]
+    fn the_program_of_a_server_is_this_one() {
+        assert!(is_this_program(Path::new("/proc/self/exe")));
+        assert!(!is_this_program(Path::new("/bin/sh")) && !is_this_program(Path::new("/proc/0/exe")));
+        let folder = env::temp_dir().join(format!("ringhub-program-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let link = |to: OsString| {
+            let link = folder.join("exe");
+            _ = fs::remove_file(&link);
+            std::os::unix::fs::symlink(to, &link).unwrap();
+            link
+        };
+        let own = env::current_exe().unwrap().into_os_string();
+        let replaced = OsString::from_vec([own.as_bytes(), b" (deleted)"].concat());
+        assert!(is_this_program(&link(own)) && is_this_program(&link(replaced)));
+        assert!(!is_this_program(&link("/bin/sh".into())));
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

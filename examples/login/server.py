@@ -19,6 +19,7 @@ HUB = os.environ.get("HUB", "http://127.0.0.1:6455")
 PORT = int(os.environ.get("PORT", "8000"))
 SECRET = os.environ.get("SECRET", "at least thirty-two bytes of secret").encode()
 USERS = {"alice": "wonderland", "bob": "builder"}
+BODY_MAX = 10_000
 PAGE = pathlib.Path(__file__).with_name("page.html").read_bytes()
 
 
@@ -61,13 +62,29 @@ class Application(BaseHTTPRequestHandler):
         self.answer(*((200, PAGE, "text/html") if self.path == "/" else (404, b"{}")))
 
     def do_POST(self):
-        body = self.rfile.read(min(int(self.headers.get("Content-Length", 0)), 10_000))
+        body = self.body()
+        if body is None:
+            return
         routes = {"/login": self.login, "/pay": self.pay}
         try:
             self.answer(*routes.get(self.path, lambda _: (404, b"{}"))(body))
         except Exception as error:
             self.log_error("%s", error)
             self.answer(500, b"{}")
+
+    def body(self):
+        """Returns the whole body; None if the request is refused. What was not read must not be the next request."""
+        length = self.headers.get("Content-Length", "0")
+        is_number = length.isascii() and length.isdigit()
+        if "Transfer-Encoding" in self.headers or not is_number:
+            status = 400
+        elif len(length) > 9 or int(length) > BODY_MAX:
+            status = 413
+        else:
+            return self.rfile.read(int(length))
+        self.close_connection = True
+        self.answer(status, b"{}")
+        return None
 
     def login(self, body):
         given = json.loads(body)
@@ -90,6 +107,8 @@ class Application(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", f"{kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 

@@ -55,6 +55,12 @@ impl Grants {
         self.patterns(right).iter().any(|pattern| pattern.matches(topic))
     }
 
+    /// Returns the bytes of memory of the grants, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        let all = [&self.subscribe, &self.publish, &self.presence, &self.history];
+        size_of::<Grants>() + all.into_iter().flatten().map(TopicPattern::bytes).sum::<usize>()
+    }
+
     /// Returns the patterns of the topics over which the identity has a right.
     #[must_use]
     pub fn patterns(&self, right: TopicRight) -> &[TopicPattern] {

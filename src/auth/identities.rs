@@ -42,6 +42,11 @@ impl Identities {
         of_route.chain(&self.others)
     }
 
+    /// Returns the bytes of memory of all of them, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        self.all().map(Identity::bytes).sum()
+    }
+
     /// Returns whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
         self.of_gate.is_none() && self.chosen.is_none() && self.others.is_empty()

@@ -129,6 +129,13 @@ impl Identity {
         Identity { expires: Some(expires), ..self }
     }
 
+    /// Returns the bytes of memory of the identity, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        let texts =
+            self.name.len() + [&self.info, &self.token_id].into_iter().flatten().map(|text| text.len()).sum::<usize>();
+        size_of::<Identity>() + texts + self.grants.as_ref().map_or(0, |grants| grants.bytes())
+    }
+
     /// Checks that the identity's token has not expired.
     ///
     /// # Errors

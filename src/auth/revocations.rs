@@ -93,6 +93,12 @@ impl Default for Revocations {
 }
 
 impl Revocations {
+    /// Returns how many revocations there are, including those that are over and not forgotten yet.
+    pub(crate) fn count_all(&self) -> usize {
+        // Relaxed: the number is for a sum of memory.
+        self.0.count.load(Ordering::Relaxed)
+    }
+
     /// Sets the most revocations. Revocations that are in force stay.
     pub(crate) fn set_max(&self, most: usize) {
         self.lock().most = most;

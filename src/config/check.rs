@@ -256,7 +256,9 @@ fn check_http(settings: &Settings, faults: &mut Faults) -> Option<Http> {
     });
     let body_timeout = faults.keep(at_least_a_tick("body_timeout", settings.body_timeout));
     let idle_timeout = faults.keep(at_least_a_tick("idle_timeout", settings.idle_timeout));
-    let bodies_bytes_max = faults.keep(bodies_bytes_max(settings));
+    // A fault of `max_memory` is reported with the limits.
+    let memory = memory_bytes_max(settings).unwrap_or(None);
+    let bodies_bytes_max = faults.keep(bodies_bytes_max(settings, memory));
     let rate_min = faults.keep(size_within("min_rate", settings.min_rate, 0, Limits::SIZE_MAX));
     Some(Http {
         connections_max: connections_max?,
@@ -273,9 +275,10 @@ fn check_http(settings: &Settings, faults: &mut Faults) -> Option<Http> {
     })
 }
 
-fn bodies_bytes_max(settings: &Settings) -> Result<u64, ConfigError> {
+fn bodies_bytes_max(settings: &Settings, memory: Option<u64>) -> Result<u64, ConfigError> {
     let message = settings.max_message.0;
-    let bodies = settings.max_bodies.unwrap_or(Size(message.saturating_mul(4).max(64 << 20)));
+    let default = || within_a_quarter(message.saturating_mul(4).max(64 << 20), memory).max(message);
+    let bodies = settings.max_bodies.unwrap_or_else(|| Size(default()));
     if bodies.0 < message {
         let what = format!("{bodies} is less than one of the largest messages, {}", Size(message));
         return Err(ConfigError::of("max_bodies", what).against("max_message"));
@@ -301,7 +304,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         count => Ok(count),
     });
     let message_ticks_max = faults.keep(ticks("message_timeout", settings.message_timeout));
-    let memory_bytes_max = faults.keep(memory_bytes_max(settings));
+    let memory = faults.keep(memory_bytes_max(settings));
     let rate_ticks_max = faults.keep(ticks("rate_timeout", settings.rate_timeout));
     // The limits below depend on `message`.
     let message = faults.keep(size_within("max_message", settings.max_message, 1, Limits::MESSAGE_BYTES_MAX))?;
@@ -316,7 +319,8 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
     });
     let gathered = faults.keep(gathered_bytes_max(settings, message));
     let of_each = NonZeroU64::new(shards as u64).unwrap_or(NonZeroU64::MIN);
-    let unfinished = backlog.and_then(|backlog| faults.keep(unfinished_bytes_max(settings, shards, backlog)));
+    let unfinished =
+        backlog.and_then(|backlog| faults.keep(unfinished_bytes_max(settings, shards, backlog, memory.flatten())));
     Some(Limits {
         connections_max: connections_max?,
         connections_per_address_max: settings.max_connections_per_address,
@@ -331,7 +335,8 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         gathered_bytes_max: gathered? as usize,
         unfinished_bytes_max: unfinished? as usize,
         message_ticks_max: message_ticks_max?,
-        memory_bytes_max: memory_bytes_max?,
+        memory_bytes_max: memory?,
+        resident_bytes_max: resident_bytes_max(memory?),
         input_rates: InputRates { messages: settings.max_message_rate.0, bytes: settings.max_byte_rate.0 },
         arrival_rates: ArrivalRates {
             handshakes: settings.max_handshake_rate.0,
@@ -443,11 +448,29 @@ fn memory_bytes_max(settings: &Settings) -> Result<Option<u64>, ConfigError> {
     }
 }
 
+/// Returns the limit of the resident memory of the process alone, beside a limit of the server's memory: 85 % of what
+/// the process may have at all.
+fn resident_bytes_max(memory: Option<u64>) -> u64 {
+    let most = sys::memory::available().map_or(u64::MAX, |available| available.bytes / 100 * 85);
+    most.max(memory.unwrap_or(0))
+}
+
+/// Returns a default that is at most a quarter of the server's memory, so that the two kinds of memory whose defaults
+/// do not depend on the number of connections leave half of the server's memory to others.
+fn within_a_quarter(default: u64, memory: Option<u64>) -> u64 {
+    memory.map_or(default, |memory| default.min(memory / 4))
+}
+
 /// Returns the limit of unfinished messages. A message is at most half as large as a backlog, and its buffer at most
 /// doubles as it fills, so two backlogs for each shard suffice.
-fn unfinished_bytes_max(settings: &Settings, shards: usize, backlog: u64) -> Result<u64, ConfigError> {
+fn unfinished_bytes_max(
+    settings: &Settings,
+    shards: usize,
+    backlog: u64,
+    memory: Option<u64>,
+) -> Result<u64, ConfigError> {
     let least = 2 * backlog * shards as u64;
-    let unfinished = settings.max_unfinished.unwrap_or(Size(least.max(256 << 20)));
+    let unfinished = settings.max_unfinished.unwrap_or(Size(within_a_quarter(256 << 20, memory).max(least)));
     if unfinished.0 < least {
         let what = format!("{unfinished} is less than two of the largest backlogs for each shard, {}", Size(least));
         return Err(ConfigError::of("max_unfinished", what).against("max_backlog"));

@@ -161,9 +161,14 @@ pub struct Limits {
     /// Ticks that a message may take from its first byte on; 0 for any number. Beyond it the connection is closed with
     /// 1008.
     pub message_ticks_max: u32,
-    /// Bytes of memory of the server, if there is a limit. Above it new connections are answered 503, and the
-    /// connections with the largest backlogs are closed with 1008.
+    /// Bytes of memory of the server, if there is a limit. Above it new connections are answered 503, the connections
+    /// that hold the most are closed with 1008 or 1013, and the largest bodies that have not arrived whole are answered
+    /// 503.
     pub memory_bytes_max: Option<u64>,
+    /// Bytes of resident memory of the process, beyond which the same happens if `memory_bytes_max` is a limit,
+    /// whatever the server knows to hold: 85 % of the memory that the process may have, and at least
+    /// `memory_bytes_max`.
+    pub resident_bytes_max: u64,
     /// The rates of what a client sends on one connection. Beyond one of them the connection is not received from until
     /// the rate allows it. A connection of a route with rates costs 32 bytes more.
     pub(crate) input_rates: InputRates,

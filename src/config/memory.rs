@@ -3,12 +3,11 @@
 use super::{
     checked::{Config, Limits},
     quantities::Size,
+    weights::{EXCHANGE, HTTP_CONNECTION, OPENING, QUESTION, REVOCATION, SERVER, SHARD, TOPIC, WAITING_INPUT},
 };
 use crate::{
-    auth::Revocation,
-    hub::{LARGE_PIECE_PINS, MeshLimits, SPARE_RUN_BYTES_MAX},
+    hub::{MeshLimits, SPARE_RUN_BYTES_MAX},
     outbound::OutboundLimits,
-    proto::HEAD_BYTES_MAX,
     rates::{KEY_BYTES, KEYS_MAX},
 };
 
@@ -77,8 +76,8 @@ impl Config {
             ),
             (
                 "connections",
-                connections * CONNECTION,
-                format!("{connections} (max_connections) × {}, an opening request or a slot", Size(CONNECTION)),
+                connections * OPENING,
+                format!("{connections} (max_connections) × {}, an opening request or a slot", Size(OPENING)),
             ),
             ("unfinished messages", unfinished, format!("{} (max_unfinished)", Size(unfinished))),
             (
@@ -188,37 +187,8 @@ pub(super) fn mib(bytes: u64) -> f64 {
 /// The most bytes that a part shows.
 const PART_BYTES_MAX: u64 = 1 << 60;
 
-/// One connection whose opening request is being read: its task, and a head in a buffer that doubles. An open
-/// connection takes less, its slot and places: some 300 bytes. Its input that is not parsed is [`WAITING_INPUT`].
-const CONNECTION: u64 = 2 * HEAD_BYTES_MAX as u64 + 4 * 1_024;
-
-/// Input that is not parsed, of one connection that the shard does not receive from: at most what one receive has
-/// taken.
-const WAITING_INPUT: u64 = LARGE_PIECE_PINS as u64;
-
-/// One request to another server under way: the buffers of HTTP and of TLS, and the body of the answer.
-const EXCHANGE: u64 = 4 * OutboundLimits::HEAD_BYTES_MAX as u64 + (256 << 10);
-
-/// One request to another server that waits: a head of a client in JSON, in which each octet may take three.
-const QUESTION: u64 = 4 * HEAD_BYTES_MAX as u64;
-
 /// The connections of the address for metrics.
 const METRICS_CONNECTIONS: u64 = (Limits::METRICS_CONNECTIONS_MAX + Limits::METRICS_FAREWELLS_MAX) as u64;
-
-/// One HTTP connection: its task, and the buffers in front of hyper and within.
-const HTTP_CONNECTION: u64 = 112 * 1_024;
-
-/// One topic: its name, twice, its place in the order, and its place in the table.
-const TOPIC: u64 = 1_024;
-
-/// One revocation: its name, and its place in the table.
-const REVOCATION: u64 = Revocation::NAME_BYTES_MAX as u64 + 256;
-
-/// The program, its threads and their allocators, and the lines that wait to be logged or printed.
-const SERVER: u64 = 8 << 20;
-
-/// One shard without connections: rings, wheel, stack.
-const SHARD: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {

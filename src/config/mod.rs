@@ -27,6 +27,7 @@ mod toml;
 mod topics;
 mod values;
 mod warnings;
+pub(crate) mod weights;
 
 pub use crate::auth::Access;
 pub use changes::{ReloadReport, SettingChange};

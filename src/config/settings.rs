@@ -379,7 +379,7 @@ settings! {
         /// close 1013 for the message that began first.
         max_unfinished: Option<Size>, SIZE ["2 × max_backlog × shards or more"],
         Otherwise {
-            words: "256MiB, or two backlogs for each shard",
+            words: "256MiB, at most a quarter of max_memory; or two backlogs for each shard",
             example: "256MiB",
             effective: |config| bytes(config.limits.unfinished_bytes_max),
         }, Yes;
@@ -395,7 +395,7 @@ settings! {
         /// the incomplete body with the highest bytes × age.
         max_bodies: Option<Size>, SIZE ["max_message or more"],
         Otherwise {
-            words: "64MiB, or four of the largest messages",
+            words: "64MiB, or four of the largest messages; at most a quarter of max_memory",
             example: "64MiB",
             effective: |config| bytes(config.http.bodies_bytes_max),
         }, Yes;
@@ -452,9 +452,10 @@ settings! {
     }
 
     "Memory" {
-        /// Memory of the server, or off. Above it new connections are answered 503, and the connections with the
-        /// largest backlogs are closed with 1008, until the memory is a tenth below it. What counts is the smaller of
-        /// two sums: what the server holds, and the resident memory of its process.
+        /// Memory of the server, or off. Above it new connections are answered 503, the connections that hold the most
+        /// are closed with 1008 or 1013, and the largest bodies under way are answered 503, until the memory is a tenth
+        /// below it. What counts is the smaller of two sums: what the server holds, and the resident memory of its
+        /// process. Above 85 % of the memory that the process may have, the resident memory alone counts.
         max_memory: Option<MemoryLimit>, SIZE ["16MiB or more"],
         Otherwise {
             words: "70 % of the limit of the cgroup; off if there is none",

@@ -105,11 +105,11 @@ fn memory(config: &Config, available: Option<Available>) -> String {
                     &mut text,
                     &format!("# Above {:.1} MiB (max_memory) the server takes no new connections, and", mib(bytes)),
                 );
-                line(&mut text, "# closes those with the largest backlogs.");
+                line(&mut text, "# closes those that hold the most.");
             }
             Some(_) => line(&mut text, "# max_memory is not below it: set a lower one."),
             None => {
-                line(&mut text, "# There is no max_memory, above which the server would give up backlogs: set one.")
+                line(&mut text, "# There is no max_memory, above which the server would close who holds most: set one.")
             }
         }
     }
@@ -340,13 +340,11 @@ mod tests {
         };
         assert!(
             limited("off")
-                .ends_with("# There is no max_memory, above which the server would give up backlogs: set one.\n")
+                .ends_with("# There is no max_memory, above which the server would close who holds most: set one.\n")
         );
         assert!(limited("2GiB").ends_with("# max_memory is not below it: set a lower one.\n"));
         let enough = limited("700MiB");
-        assert!(
-            enough.contains("# Above 700.0 MiB (max_memory) the server") && enough.ends_with("largest backlogs.\n")
-        );
+        assert!(enough.contains("# Above 700.0 MiB (max_memory) the server") && enough.ends_with("hold the most.\n"));
         for enough in [told(sum, false), memory(&config, None)] {
             assert!(
                 enough.starts_with("# An upper bound, with every limit") && !enough.contains("Warning"),

@@ -3,6 +3,7 @@
 use super::{
     checked::Config,
     descriptors,
+    quantities::Size,
     routes::{
         admission::NETWORK,
         config::{RouteConfig, RouteHandler},
@@ -22,6 +23,7 @@ impl Config {
             )
         });
         let few = self.few_descriptors.map(|limit| self.warn_of_descriptors(limit));
+        let memory = self.warn_of_memory();
         let of_pages = self.routes.iter().filter_map(|route| route.warn_of_pages(&self.access.origins));
         let of_tokens = self.hubs().flat_map(|route| route.warn_of_tokens(&self.access));
         let everybody = self.trusted_proxies.include_everybody().then(|| {
@@ -34,7 +36,8 @@ impl Config {
             .iter()
             .filter(|_| self.routes.is_empty())
             .flat_map(|_| lists(&self.access).map(|list| warn_of_jwt("the hub at /t/{topic...}", list)));
-        let warnings = few.into_iter().chain(open).chain(everybody).chain(self.shared_topics()).chain(of_pages);
+        let warnings =
+            few.into_iter().chain(memory).chain(open).chain(everybody).chain(self.shared_topics()).chain(of_pages);
         warnings.chain(of_tokens).chain(of_jwt).chain(self.warn_of_pages()).collect()
     }
 
@@ -47,6 +50,22 @@ impl Config {
              them opens may use the hub in that person's name; set allowed_origins to the origins of your own pages, \
              or take cookie out of callback_headers"
                 .into()
+        })
+    }
+
+    /// Returns the warning about unfinished messages and bodies that may fill more than half of the server's memory.
+    fn warn_of_memory(&self) -> Option<String> {
+        let memory = self.limits.memory_bytes_max?;
+        let (unfinished, bodies) = (self.limits.unfinished_bytes_max as u64, self.http.bodies_bytes_max as u64);
+        (unfinished.saturating_add(bodies) > memory / 2).then(|| {
+            format!(
+                "messages and bodies that have not arrived whole may fill more than half of the memory of the server: \
+                 max_unfinished is {}, max_bodies {}, and max_memory {}; lower max_unfinished, max_bodies, or \
+                 max_message and max_backlog, from which their least values follow, or run fewer shards",
+                Size(unfinished),
+                Size(bodies),
+                Size(memory)
+            )
         })
     }
 

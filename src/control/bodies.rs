@@ -13,6 +13,8 @@ use std::{
 
 use tokio::sync::oneshot;
 
+use crate::handler::BodyRoom;
+
 /// The bodies of all connections. A clone is another handle to the same bodies.
 #[derive(Debug, Clone)]
 pub(super) struct Bodies {
@@ -70,6 +72,26 @@ impl Bodies {
     /// Returns the bytes of all bodies.
     pub(super) fn bytes(&self) -> usize {
         self.lock().bytes
+    }
+
+    /// Returns the bytes of the incomplete bodies, which may give way.
+    pub(super) fn incomplete_bytes(&self) -> usize {
+        self.lock().incomplete.values().map(|entry| entry.bytes).sum()
+    }
+
+    /// Lets incomplete bodies give way, the largest first, until `bytes` are free or no body with any bytes is left.
+    /// Returns how many have given way.
+    pub(super) fn give_up(&self, bytes: u64) -> u64 {
+        let mut table = self.lock();
+        let (mut given_up, mut count) = (0, 0);
+        while given_up < bytes {
+            let largest = table.incomplete.iter().map(|(&number, entry)| (entry.bytes, number)).max();
+            let Some((largest, number)) = largest.filter(|&(bytes, _)| bytes > 0) else { break };
+            table.remove(number);
+            given_up += largest as u64;
+            count += 1;
+        }
+        count
     }
 
     /// Takes room for a body of `bytes` that has arrived at once. Incomplete bodies give way if their cost is not 0.
@@ -167,6 +189,8 @@ impl Drop for Incomplete {
     }
 }
 
+impl BodyRoom for Room {}
+
 impl Drop for Room {
     fn drop(&mut self) {
         self.bodies.lock().bytes -= self.bytes;
@@ -225,6 +249,23 @@ mod tests {
         bodies.set_max(20);
         assert!(bodies.take(20).is_ok());
         assert_eq!(bodies.lock().bytes, 0);
+    }
+
+    /// While the server is short of memory the largest bodies that have not arrived whole give way, as many as needed.
+    #[test]
+    fn the_largest_incomplete_bodies_are_given_up() {
+        let bodies = Bodies::new(100);
+        let begun = [10, 30, 0, 20].map(|bytes| {
+            let (body, given_way) = bodies.begin();
+            body.grow(bytes).map(|()| (body, given_way)).unwrap()
+        });
+        let whole = bodies.take(40).unwrap();
+        assert_eq!((bodies.incomplete_bytes(), bodies.give_up(31)), (60, 2));
+        let have_given_way = begun.map(|(_body, mut given_way)| given_way.try_recv() == Err(TryRecvError::Closed));
+        assert_eq!(have_given_way, [false, true, false, true]);
+        assert_eq!((bodies.bytes(), bodies.give_up(1)), (40, 0), "a complete body keeps its room");
+        drop(whole);
+        assert_eq!(bodies.bytes(), 0);
     }
 
     /// A client may go at any moment, also before the reader of its body has waited for anything.

@@ -1,6 +1,6 @@
 //! Calls the HTTP services of embedders.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http_body_util::Either;
 use hyper::{
@@ -12,6 +12,7 @@ use hyper::{
 use super::{
     answers::{Answer, preflight},
     body::{self, BodyMax},
+    router::RequestRouter,
     shared::Shared,
 };
 use crate::{
@@ -32,6 +33,7 @@ pub(super) enum AtService {
 pub(super) struct ServiceCall {
     service: Arc<dyn HttpService>,
     body_max: BodyMax,
+    answer_timeout: Duration,
     sender: RequestSender,
     identities: Identities,
     revocations: Revocations,
@@ -50,7 +52,7 @@ pub(super) async fn begin(
     endpoint: &Endpoint,
     request: &Request<Incoming>,
 ) -> Result<AtService, Refusal> {
-    let ServedService { gate, body_bytes_max, service } = &endpoints.services()[number];
+    let ServedService { gate, body_bytes_max, answer_timeout, service, .. } = &endpoints.services()[number];
     if shared.is_leaving() {
         return Err(Refusal::leaving());
     }
@@ -63,6 +65,7 @@ pub(super) async fn begin(
     Ok(AtService::Call(Box::new(ServiceCall {
         service: Arc::clone(service),
         body_max: BodyMax { bytes: *body_bytes_max, what: "the largest body that this path takes" },
+        answer_timeout: *answer_timeout,
         sender: RequestSender { peer: credentials.peer, identity: identities.own().cloned() },
         identities,
         revocations: endpoints.revocations().clone(),
@@ -85,19 +88,35 @@ impl ServiceCall {
         self.sender.identity.as_ref()
     }
 
-    /// Reads the body, and calls the service.
-    pub(super) async fn answer(self, shared: &Shared, request: Request<Incoming>) -> Result<Answer, Refusal> {
-        let ServiceCall { service, body_max, sender, identities, revocations } = self;
+    /// Reads the body, and calls the service. The call ends when the service has begun its answer, when the answer
+    /// takes too long, and when the client has reset its connection.
+    pub(super) async fn answer(
+        self,
+        shared: &Shared,
+        router: &RequestRouter,
+        request: Request<Incoming>,
+    ) -> Result<Answer, Refusal> {
+        let ServiceCall { service, body_max, answer_timeout, sender, identities, revocations } = self;
         let (mut parts, body) = request.into_parts();
-        // The room is kept until the service has answered.
-        let (whole, _room) = body::read(shared, body_max, body).await?;
+        let (whole, room) = body::read(shared, body_max, body).await?;
         // The judge has seen the head alone, and the client may have taken its time since.
         identities.check_again(&revocations)?;
         // Among the extensions of hyper is the way to take the connection over, which is not the service's.
         parts.extensions = hyper::http::Extensions::new();
         parts.extensions.insert(sender);
         let path = parts.uri.path().to_owned();
-        match service.serve(Request::from_parts(parts, HttpBody::new(whole))).await {
+        // The room is kept until the service has taken the body, or has answered.
+        let call = service.serve(Request::from_parts(parts, HttpBody::new(whole).with_room(room)));
+        let answered = tokio::select! {
+            biased;
+            answered = call => answered,
+            () = tokio::time::sleep(answer_timeout) => {
+                tracing::debug!(path, ?answer_timeout, "a service has not answered in time");
+                return Err(Refusal::new(504, "the service at this path has not answered in time"));
+            }
+            () = router.until_reset() => return Err(Refusal::new(408, "the client has reset its connection")),
+        };
+        match answered {
             Ok(answer) if answer.status().is_informational() => {
                 let status = answer.status().as_u16();
                 tracing::error!(path, status, "a service has answered with a status that ends no request");

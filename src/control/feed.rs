@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
 };
@@ -15,7 +15,7 @@ use std::{
 use futures_core::Stream;
 use tokio::sync::Notify;
 
-use crate::hub::{ConnectionId, Place, Posted, Publication, TopicName};
+use crate::hub::{ConnectionId, Place, Posted, Publication, TopicName, pinned};
 
 /// A subscription to a topic in the process of the server: a stream of the topic's messages in their order, each once.
 ///
@@ -62,7 +62,8 @@ impl std::error::Error for Lagged {}
 pub struct QueueLimits {
     /// The most messages in the queue, at least one.
     pub messages_max: usize,
-    /// The most bytes of all messages in the queue. A message of any size finds room in an empty queue.
+    /// The most bytes of memory that all messages in the queue keep. A message of 16 KiB or more keeps the buffer that
+    /// it was received into, 64 KiB or up to twice the message. A message of any size finds room in an empty queue.
     pub bytes_max: usize,
 }
 
@@ -75,7 +76,7 @@ impl Default for QueueLimits {
 impl Subscription {
     /// Returns a subscription that has not begun, and its queue for the control thread.
     pub(super) fn new(topic: TopicName, limits: QueueLimits, departures: Arc<Departures>) -> (Self, Arc<Queue>) {
-        let queue = Arc::new(Queue { limits, state: Mutex::default() });
+        let queue = Arc::new(Queue { limits, state: Mutex::default(), of_all: Arc::clone(&departures.queued) });
         let reader = departures.next_reader();
         (Subscription { topic, reader, queue: Arc::clone(&queue), departures }, queue)
     }
@@ -124,6 +125,8 @@ impl fmt::Debug for Subscription {
 pub(super) struct Queue {
     limits: QueueLimits,
     state: Mutex<State>,
+    /// The bytes of all queues of the server.
+    of_all: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
@@ -160,6 +163,7 @@ impl Queue {
             state.end = Some(End::Lagged);
         } else {
             state.bytes += bytes;
+            self.of_all.fetch_add(bytes, Ordering::Relaxed);
             let Posted { source, publication, .. } = posted;
             state.messages.push_back(TopicMessage { place, source: *source, publication: publication.clone() });
         }
@@ -190,13 +194,16 @@ impl Queue {
     /// Drops the messages, since their reader is gone.
     fn close(&self) {
         let mut state = self.lock();
+        self.of_all.fetch_sub(state.bytes, Ordering::Relaxed);
         *state = State { end: Some(End::Dropped), ..State::default() };
     }
 
     fn poll_next(&self, context: &mut Context<'_>) -> Poll<Option<Result<TopicMessage, Lagged>>> {
         let mut state = self.lock();
         if let Some(message) = state.messages.pop_front() {
-            state.bytes -= weight(&message.publication);
+            let bytes = weight(&message.publication);
+            state.bytes -= bytes;
+            self.of_all.fetch_sub(bytes, Ordering::Relaxed);
             return Poll::Ready(Some(Ok(message)));
         }
         match state.end {
@@ -217,9 +224,9 @@ impl Queue {
     }
 }
 
-/// Returns the memory of a message in a queue, without its names and its prepared parts.
+/// Returns the memory that a message in a queue keeps, without its names.
 fn weight(publication: &Publication) -> usize {
-    size_of::<TopicMessage>() + publication.frame().len()
+    size_of::<TopicMessage>() + pinned(publication.frame())
 }
 
 /// The readers that have dropped their subscriptions, on their way to the control thread.
@@ -229,6 +236,8 @@ pub(super) struct Departures {
     /// Whether the list has a reader, so that the control thread need not lock it in every round.
     has_readers: AtomicBool,
     readers: Mutex<Vec<u64>>,
+    /// The bytes of the messages in the queues of all readers.
+    queued: Arc<AtomicUsize>,
     /// Wakes the control thread's task, once there is one.
     woken: OnceLock<Arc<Notify>>,
 }
@@ -246,6 +255,12 @@ impl Departures {
             return Vec::new();
         }
         std::mem::take(&mut *self.readers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns the bytes of memory of the messages in all queues.
+    pub(super) fn queued_bytes(&self) -> usize {
+        // Relaxed: the sum is only shown, and compared with a budget.
+        self.queued.load(Ordering::Relaxed)
     }
 
     fn next_reader(&self) -> u64 {
@@ -311,6 +326,30 @@ mod tests {
         assert_eq!(take(&mut subscription).len(), 2_000);
         assert!(queue.push(&small, place(2)) && !queue.push(&large, place(3)));
         assert_eq!((take(&mut subscription), take(&mut subscription)), ("y".into(), "lagged".into()));
+    }
+
+    /// A message of 16 KiB keeps the buffer of 64 KiB that it was received into. The budget of the server counts what
+    /// all queues keep.
+    #[test]
+    fn a_message_weighs_what_it_keeps() {
+        let departures: Arc<Departures> = Arc::default();
+        let limits = QueueLimits { bytes_max: 200_000, ..QueueLimits::default() };
+        let [(mut first, of_first), (second, of_second)] =
+            [(), ()].map(|()| Subscription::new(posted("").topic, limits, Arc::clone(&departures)));
+        let large = posted(&"x".repeat(20_000));
+        for number in 1..=3 {
+            assert!(of_first.push(&large, place(number)) && of_second.push(&large, place(number)));
+        }
+        let kept = departures.queued_bytes();
+        assert!((6 * 65_536..6 * 66_000).contains(&kept), "{kept}");
+        assert!(!of_first.push(&large, place(4)), "a fourth has no room");
+        assert_eq!(take(&mut first).len(), 20_000);
+        assert_eq!(departures.queued_bytes(), kept / 6 * 5);
+        drop(second);
+        assert_eq!(departures.queued_bytes(), kept / 6 * 2);
+        of_first.end();
+        drop(first);
+        assert_eq!(departures.queued_bytes(), 0);
     }
 
     #[test]

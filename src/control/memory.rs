@@ -12,28 +12,41 @@ use crate::{
     budget::Budget,
     log_throttle::LogThrottle,
     metrics::{Counter, resident_bytes},
+    sys::memory::trim,
 };
 
-/// Notes what the control thread holds and what the process has in RAM, again and again, and logs when the server
-/// becomes short of memory.
+/// Notes what the control thread holds and what the process has in RAM, again and again. While the server is short of
+/// memory, the largest bodies that have not arrived whole give way. Logs when the server becomes short of memory.
 pub(super) async fn watch(shared: Arc<Shared>, budget: Arc<Budget>, thread: usize) {
     let (mut was_short, warnings) = (false, LogThrottle::of_limit());
+    let mut trimmed: Option<Instant> = None;
     loop {
-        let bytes = shared.note_memory();
-        budget.note(thread, bytes, 0);
-        budget.note_resident(resident_bytes());
+        budget.note(thread, shared.note_memory(), shared.bodies.incomplete_bytes() as u64);
+        let mut resident = resident_bytes();
+        if budget.is_too_resident(resident) && trimmed.is_none_or(|at| at.elapsed() >= TRIM_INTERVAL) {
+            // Much of it may be free memory that the allocator keeps.
+            trim();
+            trimmed = Some(Instant::now());
+            resident = resident_bytes();
+        }
+        budget.note_resident(resident);
         let excess = budget.judge();
+        let given_up = shared.bodies.give_up(budget.part_to_give_up(thread));
+        shared.counters.add(Counter::MemoryBodiesGivenUp, given_up);
         let (is_short, used, max_memory) = (budget.is_short(), budget.used(), budget.bytes_max());
         match (was_short, is_short) {
             (false, true) => {
                 if let Some(suppressed) = warnings.allow(Instant::now()) {
+                    let held = budget.held();
                     tracing::warn!(
                         used,
+                        held,
+                        resident,
                         max_memory,
                         excess,
                         suppressed,
-                        "memory is above --max-memory: new connections are refused, and the largest backlogs are \
-                         given up"
+                        "memory is above --max-memory: new connections are refused, and the connections and bodies \
+                         that hold the most are given up"
                     );
                 }
             }
@@ -42,12 +55,17 @@ pub(super) async fn watch(shared: Arc<Shared>, budget: Arc<Budget>, thread: usiz
         }
         shared.counters.add(Counter::MemoryShort, u64::from(is_short && !was_short));
         was_short = is_short;
-        sleep(if used > max_memory / 2 { OFTEN } else { SELDOM }).await;
+        // The resident memory alone may become too much.
+        let is_near = used.max(resident.unwrap_or(0)) > max_memory / 2;
+        sleep(if is_near { OFTEN } else { SELDOM }).await;
     }
 }
 
-/// The time between two looks while more than half of the limit is used: a tick, as the shards have it.
+/// The time between two looks while more than half of the limit is used or resident: a tick, as the shards have it.
 const OFTEN: Duration = Duration::from_millis(100);
 
 /// The time between two looks otherwise.
 const SELDOM: Duration = Duration::from_secs(1);
+
+/// The time between two calls of the allocator that give its free memory back. The shards wait while it does that.
+const TRIM_INTERVAL: Duration = Duration::from_secs(5);

@@ -1,6 +1,6 @@
 //! Acts on many connections, shard by shard, in bounded steps: pages of connections and topics, closes, revocations.
 
-use std::sync::Arc;
+use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
 
 use super::publisher::Publisher;
 use crate::{
@@ -47,19 +47,21 @@ impl Publisher {
     /// `None` if the server has ended.
     pub(crate) async fn disconnect_all(&self, shards: u16, who: &Who, code: CloseCode, reason: &str) -> Option<u64> {
         let reason: Arc<str> = reason.into();
-        let step = |from| Command::CloseAll { who: who.clone(), from, code, reason: Arc::clone(&reason) };
-        let mut all = 0;
-        // The first step reaches every shard at once, so that no shard waits for one that is behind.
-        let first = self.command_each(shards, &step(0)).await?;
-        for (shard, mut reply) in (0..shards).zip(first) {
-            loop {
-                let Reply::Closed { closed, next } = reply else { return None };
-                all += u64::from(closed);
-                let Some(next) = next else { break };
-                reply = self.command(shard, step(next)).await?;
-            }
+        // Each shard takes its steps by itself, so that no shard waits for one that is behind or stuck.
+        let each = (0..shards).map(|shard| self.disconnect_on(shard, who, code, &reason));
+        at_once(each).await.into_iter().sum()
+    }
+
+    /// Begins the closing handshakes of all open connections of an owner on one shard, step by step.
+    async fn disconnect_on(&self, shard: u16, who: &Who, code: CloseCode, reason: &Arc<str>) -> Option<u64> {
+        let (mut all, mut from) = (0, 0);
+        loop {
+            let step = Command::CloseAll { who: who.clone(), from, code, reason: Arc::clone(reason) };
+            let Reply::Closed { closed, next } = self.command(shard, step).await? else { return None };
+            all += u64::from(closed);
+            let Some(next) = next else { return Some(all) };
+            from = next;
         }
-        Some(all)
     }
 
     /// Refuses an owner until `until`, in seconds of Unix time, and closes its connections. Returns how many they were;
@@ -115,6 +117,22 @@ impl Publisher {
         }
         Some(sums)
     }
+}
+
+/// Waits for all of these futures at once, on the caller's task, and returns their outputs in order.
+async fn at_once<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut futures: Vec<Pin<Box<F>>> = futures.map(Box::pin).collect();
+    let mut outputs: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
+    poll_fn(|context| {
+        for (future, output) in futures.iter_mut().zip(&mut outputs).filter(|(_, output)| output.is_none()) {
+            if let Poll::Ready(ready) = future.as_mut().poll(context) {
+                *output = Some(ready);
+            }
+        }
+        if outputs.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    outputs.into_iter().flatten().collect()
 }
 
 /// The most steps of a page. A page that finds nothing has looked at no more than 65 536 slots, or topics.

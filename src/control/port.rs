@@ -194,7 +194,8 @@ async fn converse(
     let has_permit = permit.is_some();
     let may_upgrade = has_permit && served == ServedEndpoints::Everything;
     let of_connection = Remote::of_socket(stream.socket().peer_addr().ok(), header);
-    let router = Arc::new(RequestRouter::new(Arc::clone(shared), may_upgrade, of_connection));
+    let socket = Arc::downgrade(stream.socket());
+    let router = Arc::new(RequestRouter::new(Arc::clone(shared), may_upgrade, of_connection, socket));
     let connection =
         HttpConnection::new(stream, received, Arc::clone(&router), &shared.config.get().http, permit, of_address);
     let service = Service { shared: Arc::clone(shared), router, served, has_permit };

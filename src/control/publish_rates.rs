@@ -42,6 +42,11 @@ impl PublishBuckets {
         PublishBuckets { clock, of_addresses: table(), of_identities: table(), of_tokens: table() }
     }
 
+    /// Returns the bytes of memory of all buckets.
+    pub(super) fn bytes(&self) -> usize {
+        [&self.of_addresses, &self.of_identities, &self.of_tokens].map(RateTable::bytes).iter().sum()
+    }
+
     /// Counts a message that a request publishes against the rates of its sender. A refused message counts against
     /// none of them, so a sender that has used up its own rate uses up no rate of others behind the same address.
     ///

@@ -110,6 +110,11 @@ impl Publisher {
         Publisher { waits, ..self }
     }
 
+    /// Returns the bytes of memory of the messages in the queues of all subscriptions in process.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.departures.queued_bytes()
+    }
+
     /// Publishes and waits for the publication's place in the topic's order. Returns `None` if the server leaves and
     /// has not published it.
     pub(crate) async fn publish(

@@ -2,8 +2,11 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
+
+use tokio::net::TcpStream;
 
 use super::shared::Shared;
 use crate::{
@@ -11,6 +14,7 @@ use crate::{
     endpoints::{Denied, Endpoint, Endpoints},
     proto::{Refusal, RequestHead, Upgrade},
     surface::raw::is_opening_request,
+    sys::net::is_reset,
 };
 
 /// Judges the heads of one connection, and hands each request from its connection to its service.
@@ -22,6 +26,8 @@ pub(super) struct RequestRouter {
     /// The other side of the connection. A trusted proxy names another client with each request.
     of_connection: Remote,
     routed: Mutex<Option<Box<RoutedRequest>>>,
+    /// The socket of the connection, whose owner is the connection.
+    socket: Weak<TcpStream>,
 }
 
 /// A request that the service is to answer.
@@ -49,8 +55,25 @@ pub(super) enum Destination {
 }
 
 impl RequestRouter {
-    pub(super) fn new(shared: Arc<Shared>, may_upgrade: bool, of_connection: Remote) -> RequestRouter {
-        RequestRouter { shared, may_upgrade, of_connection, routed: Mutex::default() }
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        may_upgrade: bool,
+        of_connection: Remote,
+        socket: Weak<TcpStream>,
+    ) -> RequestRouter {
+        RequestRouter { shared, may_upgrade, of_connection, routed: Mutex::default(), socket }
+    }
+
+    /// Waits until the client has reset the connection. While a request is answered nothing reads from the connection,
+    /// and a client that has only ended its side still waits for the answer.
+    pub(super) async fn until_reset(&self) {
+        loop {
+            tokio::time::sleep(LOOK_AFTER_CLIENT).await;
+            // The look holds the socket only for a moment, on the thread of the connection.
+            if self.socket.upgrade().is_none_or(|socket| is_reset(&*socket)) {
+                return;
+            }
+        }
     }
 
     /// Routes the next request. The request is judged as on a shard, except for the answer of a handler, which only a
@@ -118,3 +141,6 @@ impl RequestRouter {
         self.routed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// The interval of looks at whether a client still waits for the answer of a service.
+const LOOK_AFTER_CLIENT: Duration = Duration::from_secs(1);

@@ -202,7 +202,7 @@ impl Service {
                 }
                 Ok(Begun::Serve(call)) => {
                     facts.note_sender(call.identity());
-                    Box::pin(call.answer(shared, request)).await
+                    Box::pin(call.answer(shared, &self.router, request)).await
                 }
                 Ok(Begun::Top(format)) => Ok(Box::pin(top::answer(shared, format)).await),
                 Ok(Begun::Admin(call)) => Box::pin(call.answer(shared, request.into_body())).await,

@@ -22,9 +22,9 @@ use super::{
 };
 use crate::{
     access_log::AccessLog,
-    auth::{Answers, Credentials, Identities, Identity},
+    auth::{Answers, Callback, Credentials, Identities, Identity},
     clock::Clock,
-    config::Config,
+    config::{Config, weights},
     current::Current,
     endpoints::{Denied, Endpoint, Endpoints, Intent, Readiness, until_decided},
     handover::{AddressPermit, Addresses, HandedOff},
@@ -188,13 +188,22 @@ impl Shared {
         })
     }
 
-    /// Notes the memory that the control thread holds, and returns it in bytes.
+    /// Notes the memory that the control thread holds, and returns it in bytes. The tables that all threads share are
+    /// part of it.
     pub(super) fn note_memory(&self) -> u64 {
-        let bodies = self.bodies.bytes() as u64;
-        let connections = self.counters.get(Counter::HttpConnectionsOpen) * HTTP_CONNECTION;
-        self.counters.set(Counter::MemoryBodies, bodies);
-        self.counters.set(Counter::MemoryHttp, connections);
-        bodies + connections
+        let connections = self.counters.get(Counter::HttpConnectionsOpen) * weights::HTTP_CONNECTION;
+        let endpoints = self.endpoints.get();
+        let revocations = endpoints.revocations().count_all() as u64 * weights::REVOCATION;
+        let of_callback = self.config.get().callback.as_ref().map_or(0, Callback::cache_bytes);
+        let rates = self.publish_buckets.bytes() + self.handshakes.bytes() + endpoints.guesses().bytes();
+        let kinds = [
+            (Counter::MemoryBodies, self.bodies.bytes() as u64),
+            (Counter::MemoryHttp, connections),
+            (Counter::MemoryStreams, self.publisher.queued_bytes() as u64),
+            (Counter::MemoryTables, revocations + (of_callback + rates) as u64),
+        ];
+        kinds.iter().for_each(|&(counter, bytes)| self.counters.set(counter, bytes));
+        kinds.iter().map(|(_, bytes)| bytes).sum()
     }
 
     /// Returns the text of `/metrics` in a format. All requests within a second get the same text, so no client can
@@ -225,9 +234,6 @@ impl Shared {
         }
     }
 }
-
-/// Bytes of a connection that speaks HTTP: its task, and buffers that are mostly empty.
-const HTTP_CONNECTION: u64 = 16 * 1_024;
 
 /// The longest age of the text of `/metrics`.
 const METRICS_AGE_MAX: Duration = Duration::from_secs(1);

@@ -30,6 +30,11 @@ impl Default for Guesses {
 }
 
 impl Guesses {
+    /// Returns the bytes of memory of the buckets.
+    pub(crate) fn bytes(&self) -> usize {
+        self.buckets.bytes()
+    }
+
     /// Returns the same buckets with this rate.
     #[must_use]
     pub(crate) fn with_rate(&self, rate: Option<Rate>, trusted_proxies: TrustedProxies) -> Guesses {

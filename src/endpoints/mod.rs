@@ -176,7 +176,8 @@ pub(crate) struct Endpoints {
     number: u32,
 }
 
-/// The owner of the paths of a pattern. Of two equally precise patterns, a route's has a path before a folder's.
+/// The owner of the paths of a pattern. Of two equally precise patterns, a route's has a path before that of a folder,
+/// or of the path above a service's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Target {
     Own(Endpoint),
@@ -262,6 +263,9 @@ impl Endpoints {
         }
         let folders = mounts.iter().enumerate().filter(|(_, mount)| !mount.is_root());
         rows.extend(folders.map(|(at, mount)| (mount.pattern.clone(), Target::Folder(at))));
+        // A service that a narrower pattern guards would otherwise be reached at the path above by a wider one.
+        let above = services.iter().enumerate().filter_map(|(at, (pattern, _))| Some((at, pattern.above()?)));
+        rows.extend(above.map(|(at, above)| (above, Target::Service(at))));
         // The sort is stable. Of two equally precise patterns for a path, one is a route and the other a folder itself:
         // the route was added first, so it has the path.
         rows.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.precision()));
@@ -303,6 +307,11 @@ impl Endpoints {
     /// Returns the identities and tokens that the judge refuses.
     pub(crate) fn revocations(&self) -> &Revocations {
         &self.revocations
+    }
+
+    /// Returns the rates of refused credentials.
+    pub(crate) fn guesses(&self) -> &Guesses {
+        &self.guesses
     }
 
     /// Lets the judge refuse an address whose credentials it refuses at more than this rate.
@@ -354,7 +363,7 @@ impl Endpoints {
             }
             Target::Own(ref endpoint) => Ok(endpoint.clone()),
             Target::Page(page) => Ok(Endpoint::Page { page: Some(page) }),
-            Target::Service(service) => Ok(Endpoint::Service { service }),
+            Target::Service(service) => self.service(service, path),
             Target::Folder(mount) | Target::Below(mount) => Ok(below(mount)),
             Target::Path(number) => {
                 let route = self.paths[number].route;
@@ -363,6 +372,19 @@ impl Endpoints {
                 Ok(Endpoint::Path { path: number, topic })
             }
         }
+    }
+
+    /// Returns the endpoint of a service.
+    ///
+    /// # Errors
+    ///
+    /// 400 for an encoded slash in a segment, unless the service takes such paths: the service might find another path
+    /// in the request than this table.
+    fn service(&self, service: usize, path: &RequestPath) -> Result<Endpoint, Refusal> {
+        if !self.services[service].takes_encoded_slashes && path.segments().any(|segment| segment.contains('/')) {
+            return Err(Refusal::new(400, "the path has an encoded slash (%2F), which is not taken here"));
+        }
+        Ok(Endpoint::Service { service })
     }
 
     /// Returns the topic that a client of a route means by a name, in its path or elsewhere. It begins with the prefix

@@ -7,7 +7,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
 };
 
@@ -24,17 +24,29 @@ use crate::auth::Identity;
 
 /// The body of a request to a service. It has arrived whole, and is within the limits of the server.
 #[derive(Debug, Clone, Default)]
-pub struct HttpBody(Bytes);
+pub struct HttpBody {
+    bytes: Bytes,
+    /// The body's room among all bodies, which ends when the service has taken the bytes.
+    _room: Option<Arc<dyn BodyRoom>>,
+}
+
+/// The room of a body in a limit of the server. Its drop gives the room back.
+pub(crate) trait BodyRoom: fmt::Debug + Send + Sync {}
 
 impl HttpBody {
     pub(crate) fn new(bytes: Bytes) -> Self {
-        HttpBody(bytes)
+        HttpBody { bytes, _room: None }
+    }
+
+    /// Returns the body with its room.
+    pub(crate) fn with_room(self, room: impl BodyRoom + 'static) -> Self {
+        HttpBody { _room: Some(Arc::new(room)), ..self }
     }
 
     /// Returns the bytes of the body.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
-        self.0
+        self.bytes
     }
 }
 
@@ -43,16 +55,16 @@ impl Body for HttpBody {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let bytes = std::mem::take(&mut self.0);
+        let HttpBody { bytes, .. } = std::mem::take(&mut *self);
         Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
+        self.bytes.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.len() as u64)
+        SizeHint::with_exact(self.bytes.len() as u64)
     }
 }
 

@@ -14,6 +14,12 @@ pub(crate) struct PermittedTopics {
 }
 
 impl PermittedTopics {
+    /// Returns the bytes of memory of the decisions, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        let of_entry = |(_, name): &(TopicRight, TopicName)| size_of::<(TopicRight, TopicName)>() + name.as_str().len();
+        size_of::<PermittedTopics>() + self.entries.iter().map(of_entry).sum::<usize>()
+    }
+
     /// Returns whether the judge has permitted this use of a topic, by the table of this number.
     pub(crate) fn has(&self, table: u32, right: TopicRight, topic: &TopicName) -> bool {
         self.table == table && self.entries.iter().any(|(own, name)| *own == right && name == topic)

@@ -74,6 +74,15 @@ impl Profile {
         }
     }
 
+    /// Returns the bytes of memory of what the profile keeps of requests, tokens and decisions, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        let request = self.request.as_ref().map_or(0, OpeningRequest::bytes);
+        let identities = self.identities.bytes();
+        let texts = [self.protocol.as_deref(), self.token.as_ref().map(RenewedToken::as_str)];
+        let texts: usize = texts.into_iter().flatten().map(str::len).sum();
+        size_of::<Profile>() + request + identities + texts + self.permitted.as_ref().map_or(0, |topics| topics.bytes())
+    }
+
     /// Returns whether the profile has no data, so that it can be dropped.
     pub(super) fn is_empty(&self) -> bool {
         let Profile { request, identities, protocol, error, closed, fragments, span, peer, .. } = self;

@@ -128,6 +128,7 @@ impl<S: 'static> Connection<'_, S> {
         let earlier = mem::replace(&mut profile.identities, identities);
         profile.permitted = None;
         profile.renewals = profile.renewals.wrapping_add(1);
+        self.note_kept();
         self.shard.set_lifetime(self.id, ends.map(lifetime));
         Ok(Renewed { unsubscribed: self.leave_topics_after(earlier.own()) })
     }
@@ -161,6 +162,7 @@ impl<S: 'static> Connection<'_, S> {
         identity.each().try_for_each(Identity::check_expiry).map_err(refused)?;
         let renewed = self.renew(|identities| identities.renew_of_gate(identity)).map_err(NotRenewed::For)?;
         self.profile.get_or_insert_default().token = Some(RenewedToken::new(token));
+        self.note_kept();
         Ok(renewed)
     }
 
@@ -179,6 +181,12 @@ impl<S: 'static> Connection<'_, S> {
         });
         topics.iter().for_each(|topic| _ = self.unsubscribe(topic));
         topics
+    }
+
+    /// Notes what the profile keeps now.
+    fn note_kept(&mut self) {
+        let bytes = self.profile.as_ref().map_or(0, |profile| profile.bytes());
+        self.shard.note_kept(self.id, bytes);
     }
 }
 
@@ -218,6 +226,7 @@ impl<S: 'static> Connection<'_, S> {
     /// Notes that the judge has permitted this use of a topic.
     pub(crate) fn note_permitted(&mut self, table: u32, right: TopicRight, topic: &TopicName) {
         self.profile.get_or_insert_default().permitted.get_or_insert_default().add(table, right, topic);
+        self.note_kept();
     }
 
     /// Returns a number that changes when the identity of the connection is renewed.

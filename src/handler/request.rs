@@ -41,6 +41,15 @@ pub struct OpeningRequest {
 }
 
 impl OpeningRequest {
+    /// Returns the bytes of memory of the request, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        let parameters: usize =
+            self.parameters.iter().map(|(name, value)| size_of::<(String, String)>() + name.len() + value.len()).sum();
+        let protocols: usize = self.protocols.iter().map(|protocol| size_of::<String>() + protocol.len()).sum();
+        let identity = self.identity.as_ref().map_or(0, Identity::bytes);
+        size_of::<OpeningRequest>() + self.head.bytes() + parameters + protocols + identity
+    }
+
     /// Returns the number by which logs tell this request apart: no other opening request of this server has it. The
     /// connection has another id.
     #[must_use]

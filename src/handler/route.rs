@@ -169,6 +169,14 @@ impl Pattern {
         is_fixed.then(|| Pattern { text: self.text.clone(), segments })
     }
 
+    /// Returns the pattern of the one path above those of a pattern that ends with `{name...}`: `/api` for
+    /// `/api/{rest...}`. Returns `None` for any other pattern, and for `/{rest...}`, which has `/` itself.
+    pub(crate) fn above(&self) -> Option<Pattern> {
+        let (last, others) = self.segments.split_last()?;
+        let is_below = matches!(last, Segment::Rest(_)) && !others.is_empty();
+        is_below.then(|| Pattern { text: self.text.clone(), segments: others.to_vec() })
+    }
+
     /// Returns the number of segments.
     pub(crate) fn segment_count(&self) -> usize {
         self.segments.len()
@@ -348,6 +356,18 @@ mod tests {
         assert!(!clash("/a/{x}", "/a/{x...}") && !clash("/a/b", "/a/{x}"));
         // An escaped slash stays in its segment, so `/a/%2F` is a fixed pattern.
         assert!(!clash("/a/%2F", "/a/{x...}"));
+    }
+
+    #[test]
+    fn the_path_above_a_rest_is_one() {
+        let above = |pattern: &str, path: &str| {
+            let above = Pattern::new(pattern).unwrap().above();
+            above.map(|above| above.matches(&RequestPath::parse(path).unwrap()))
+        };
+        assert_eq!(above("/api/{rest...}", "/api"), Some(true));
+        assert_eq!(above("/api/{rest...}", "/api/"), Some(false), "the rest may be empty, so the pattern has it");
+        assert_eq!(above("/a/{b}/{rest...}", "/a/x"), Some(true));
+        assert_eq!((above("/{rest...}", "/"), above("/api", "/api"), above("/{a}", "/a")), (None, None, None));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The rules of a route: the given rules (`RouteOptions`), and the checked rules (`Rules`).
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     auth::{Authenticator, Gate, Origins},
@@ -38,6 +38,9 @@ pub struct RouteOptions {
     pub(crate) forgets_request: bool,
     pub(crate) skips_broadcasts: bool,
     pub(crate) has_manual_backpressure: bool,
+    /// The longest time for the answer of an HTTP service.
+    pub(crate) answer_timeout: Option<Duration>,
+    pub(crate) takes_encoded_slashes: bool,
 }
 
 impl RouteOptions {
@@ -190,6 +193,30 @@ impl RouteOptions {
     #[must_use]
     pub fn manual_backpressure(mut self) -> Self {
         self.has_manual_backpressure = true;
+        self
+    }
+
+    /// Sets the longest time until an HTTP service ([`Builder::http_with`](crate::server::Builder::http_with)) begins
+    /// its answer: 30 s by default. Beyond it the call is dropped and the request answered 504. The body of the answer
+    /// may take any time.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ringhub::handler::RouteOptions;
+    /// let long_polls = RouteOptions::new().answer_timeout(Duration::from_secs(120));
+    /// ```
+    #[must_use]
+    pub fn answer_timeout(mut self, time: Duration) -> Self {
+        self.answer_timeout = Some(time);
+        self
+    }
+
+    /// Lets an HTTP service have paths with an encoded slash (`%2F`) in a segment, which are otherwise answered 400. A
+    /// service that decodes its path before it routes takes `/api/admin%2Fusers` for `/api/admin/users`, so the
+    /// authenticator of a narrower pattern would not stand before that path.
+    #[must_use]
+    pub fn encoded_slashes(mut self) -> Self {
+        self.takes_encoded_slashes = true;
         self
     }
 }

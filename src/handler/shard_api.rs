@@ -78,6 +78,9 @@ pub(crate) trait ShardApi {
     /// The refusal of an identity that has been revoked, or whose token has.
     fn note_identities(&mut self, id: ConnectionId, identities: &Identities) -> Result<(), Refusal>;
 
+    /// Notes the bytes that the connection's profile keeps.
+    fn note_kept(&mut self, id: ConnectionId, bytes: usize);
+
     /// Returns the rules of a topic.
     fn topic_rules(&self, topic: &TopicName) -> TopicRules;
 

@@ -289,6 +289,18 @@ impl<T: Attachment> ShardHub<T> {
         self.mesh.fullest_lane()
     }
 
+    /// Returns whether all requests of this shard are in the lanes to their homes.
+    #[must_use]
+    pub fn has_sent_requests(&self) -> bool {
+        !self.mesh.has_waiting_requests()
+    }
+
+    /// Returns whether this shard has something to send to an end that is no shard, or has mail, which may become that.
+    #[must_use]
+    pub fn owes_external_ends(&self) -> bool {
+        self.mesh.owes_external_ends() || self.mesh.has_mail()
+    }
+
     /// Returns the memory of the deliveries and requests that wait for room in their lanes.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {

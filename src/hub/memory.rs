@@ -17,7 +17,7 @@ pub const LARGE_PIECE_PINS: usize = 64 * 1_024;
 /// Returns the bytes that a frame keeps alive on its way: a small frame keeps only itself alive, and a large frame
 /// keeps the buffer alive that it was received into. A buffer that grows with its frame doubles, so nearly half of the
 /// buffer may be unused.
-pub(super) fn pinned(frame: &Bytes) -> usize {
+pub(crate) fn pinned(frame: &Bytes) -> usize {
     let kept = match frame.len() {
         length if length < LARGE_FRAME => length,
         length if length < LARGE_PIECE_PINS => LARGE_PIECE_PINS,

@@ -327,6 +327,19 @@ impl MeshEnd {
         self.links().map(Link::overflowed).sum()
     }
 
+    /// Returns whether a request waits for room.
+    #[must_use]
+    pub fn has_waiting_requests(&self) -> bool {
+        self.requests_waiting > 0
+    }
+
+    /// Returns whether something waits for room in a lane to an end that is no shard.
+    #[must_use]
+    pub fn owes_external_ends(&self) -> bool {
+        let external = self.links.iter().skip(self.shards().into()).flatten();
+        external.map(|link| link.requests_waiting() + link.deliveries_waiting()).sum::<usize>() > 0
+    }
+
     /// Returns whether nothing waits for room.
     #[cfg(test)]
     pub(super) fn has_sent_all(&self) -> bool {

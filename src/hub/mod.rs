@@ -81,6 +81,7 @@ pub use listing::{
 };
 pub use membership::{Joined, Subscribed};
 pub use memory::LARGE_PIECE_PINS;
+pub(crate) use memory::pinned;
 pub use mesh::{MeshEnd, Wake};
 pub use mesh_limits::MeshLimits;
 pub use overflow::{Decision, OutputLimits, Overflow, OwedOutput};

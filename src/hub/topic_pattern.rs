@@ -46,6 +46,11 @@ impl TopicPattern {
         TopicPattern { text: name.as_str().into(), reach: Reach::Name }
     }
 
+    /// Returns the bytes of memory of the pattern.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of::<TopicPattern>() + self.text.len()
+    }
+
     /// Returns whether the pattern has this topic.
     #[must_use]
     pub fn matches(&self, topic: &TopicName) -> bool {

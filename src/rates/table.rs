@@ -59,6 +59,11 @@ impl RateTable {
         self.all_full.load(Ordering::Relaxed) == 0
     }
 
+    /// Returns the bytes of memory of all entries.
+    pub(crate) fn bytes(&self) -> usize {
+        self.buckets().entries.len() * KEY_BYTES
+    }
+
     /// Returns when the key's bucket has one, if it has none now.
     pub(crate) fn due(&self, rate: &Rate, key: impl Hash, now: Millis) -> Option<Millis> {
         if self.all_full.load(Ordering::Relaxed) <= now.0 {

@@ -76,7 +76,14 @@ impl Blueprint {
             let rules = settled(&pattern, settle(options, Sources::WebSocketsAndBodies, &config.base_of_routes()))?;
             let body_bytes_max = rules.limits.message_bytes_max;
             let service = Arc::clone(service);
-            table.services.push((pattern, ServedService { gate: rules.gate, body_bytes_max, service }));
+            let served = ServedService {
+                gate: rules.gate,
+                body_bytes_max,
+                answer_timeout: options.answer_timeout.unwrap_or(ServedService::ANSWER_TIMEOUT),
+                takes_encoded_slashes: options.takes_encoded_slashes,
+                service,
+            };
+            table.services.push((pattern, served));
         }
         for route in &config.routes {
             table.add(route)?;

@@ -285,8 +285,18 @@ impl Builder {
     /// no credentials, so the server answers it where there is an authenticator. A request for a WebSocket is answered
     /// 404: a service opens none.
     ///
-    /// The service is called on the one thread that serves all HTTP connections, so it must not block. It has as much
-    /// time for its answer as it likes; the connection counts as one of `max_http_connections` meanwhile.
+    /// A service at `/api/{rest...}` also has the path `/api`, so that its authenticator stands before that path too. A
+    /// path with an encoded slash (`%2F`) in a segment is answered 400 unless
+    /// [`RouteOptions::encoded_slashes`](crate::handler::RouteOptions::encoded_slashes).
+    ///
+    /// The service is called on the one thread that serves all HTTP connections, so it must not block. It has 30 s
+    /// until its answer begins, or [`RouteOptions::answer_timeout`](crate::handler::RouteOptions::answer_timeout);
+    /// beyond that the request is answered 504. The connection counts as one of `max_http_connections` meanwhile, and
+    /// the body as one of `max_bodies` until the service has taken it. The call also ends when the client resets its
+    /// connection. A client that has only ended its side still gets the answer.
+    ///
+    /// The body of an answer, such as an event stream, has no end that the server sets: neither a revocation nor the
+    /// expiry of the sender's token ends it. A service that streams to an identity has to look after both itself.
     #[must_use]
     pub fn http_with<S, B>(mut self, pattern: &str, service: S, options: RouteOptions) -> Self
     where

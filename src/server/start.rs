@@ -15,6 +15,7 @@ use super::{
 use crate::{
     budget::Budget,
     clock::Clock,
+    config::Limits,
     control,
     current::Current,
     endpoints::Readiness,
@@ -87,7 +88,8 @@ impl Server {
         let of_engine = engine.as_ref().map(|engine| EngineTopics { end: count as u16 + 1, has: engine.has });
         let woken = shards.iter().map(|ends| Arc::clone(&ends.woken)).collect();
         let threads = Threads::new(count + 1);
-        let budget = config.limits.memory_bytes_max.map(|bytes| Budget::new(bytes, config.idle_memory(), count));
+        let Limits { memory_bytes_max, resident_bytes_max, .. } = config.limits;
+        let budget = memory_bytes_max.map(|max| Budget::new(max, resident_bytes_max, config.idle_memory(), count));
         let sockets = Sockets { budget: budget.clone(), ..Sockets::new(config.limits.connections_per_address_max) };
         let occupied = Arc::new(AtomicUsize::new(count));
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();

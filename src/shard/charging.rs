@@ -75,9 +75,14 @@ impl<I: Io> Shard<I> {
         Some(self.throttled_at_most(id).map_or(due, |closed| closed.min(due)))
     }
 
-    /// Returns the tick at which a throttled connection is closed, if a time is set.
+    /// Returns the tick at which a throttled connection is closed, if a time is set: when it has been over its rates
+    /// for too long, or its client has been gone for the close timeout. Otherwise a client that is gone would keep its
+    /// place until its input is due, which may be hours.
     pub(super) fn throttled_at_most(&self, id: ConnectionId) -> Option<Tick> {
-        let ticks = Some(self.limits.rate_ticks_max).filter(|&ticks| ticks > 0)?;
-        Some(self.rates.as_ref()?.over_since(id).after(ticks))
+        let table = self.rates.as_ref()?;
+        let after = |since: Tick, ticks: u32| (ticks > 0).then(|| since.after(ticks));
+        let is_over = after(table.over_since(id), self.limits.rate_ticks_max);
+        let is_gone = table.gone_since(id).and_then(|since| after(since, self.handlers.keep_alive(id).close_timeout));
+        is_over.into_iter().chain(is_gone).min()
     }
 }

@@ -148,7 +148,8 @@ struct Driver {
 pub(super) struct AfterTurn {
     /// Whether the turn has left work, a call that may be made waits, or the backend has reports.
     pub(super) has_work: bool,
-    /// Whether a drain has ended: its time is over, or no shard has connections any more.
+    /// Whether a drain has ended: its time is over, or no shard has connections any more and this shard owes the
+    /// control thread nothing.
     pub(super) is_drained: bool,
 }
 
@@ -284,16 +285,18 @@ impl Driver {
         AfterTurn { has_work, is_drained }
     }
 
-    /// Notes when the last connection of a drain has left. Returns whether the drain has ended.
+    /// Notes when the last connection of a drain has left. Returns whether the drain has ended: no shard has
+    /// connections or requests to others any more, and this shard has handed the messages for other threads over.
     fn is_drained(&mut self) -> bool {
         let Some(ends_by) = self.ends_by else { return false };
         // A shard whose connections have left is still the home of topics that others publish to.
-        if self.is_occupied && self.shard.is_empty() && self.lobby.is_empty() {
+        if self.is_occupied && self.shard.has_left() && self.lobby.is_empty() {
             self.is_occupied = false;
             let before = self.occupied.fetch_sub(1, Ordering::Relaxed);
             assert!(before > 0, "each shard leaves once");
         }
-        Instant::now() >= ends_by || self.occupied.load(Ordering::Relaxed) == 0
+        let have_all_left = self.occupied.load(Ordering::Relaxed) == 0;
+        Instant::now() >= ends_by || have_all_left && !self.shard.owes_external_ends()
     }
 
     /// Lets other tasks and the runtime's own waits go on. Returns whether a drain has to begin.
@@ -307,6 +310,7 @@ impl Driver {
         let wait = until(self.clock, deadline, self.ends_by, Instant::now());
         let mut has_command = false;
         self.shard.set_gauges();
+        self.shard.note_memory_before_sleep();
         tokio::select! {
             () = self.woken.notified() => {}
             ready = self.watched.readable() => ready?.clear_ready(),

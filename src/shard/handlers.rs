@@ -318,6 +318,12 @@ impl<I: Io> ShardApi for Shard<I> {
         Ok(())
     }
 
+    fn note_kept(&mut self, id: ConnectionId, bytes: usize) {
+        if self.hub.connections.get(id).is_some() {
+            self.handlers.note_kept(id, bytes);
+        }
+    }
+
     fn topic_rules(&self, topic: &TopicName) -> TopicRules {
         self.hub.topic_rules().of(topic)
     }

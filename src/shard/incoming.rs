@@ -47,6 +47,10 @@ pub(super) struct Incoming {
     unparsed: usize,
     /// The number of throttled connections.
     throttled: usize,
+    /// The number of throttled connections with unparsed input.
+    throttled_unparsed: usize,
+    /// Bytes of the unparsed input of connections that are parked or throttled, by [`paused_bytes`].
+    paused_bytes: usize,
     pub(super) unfinished: Unfinished,
     /// Connections that are not open and have filled a receive since they left the open state, in the order of these
     /// receives.
@@ -64,6 +68,13 @@ pub(super) enum Queue {
     Busy,
     /// The queues of homes and topics that are not behind any more.
     Awaiting,
+}
+
+/// Whether a rate limits the messages of a connection, so that it may be throttled with unparsed input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MessagePace {
+    Free,
+    Limited,
 }
 
 /// A connection that comes next.
@@ -247,10 +258,12 @@ impl Incoming {
     pub(super) fn park(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
         self.pause(connection, id, Reading::Parked, now);
         Self::fit_unparsed(connection);
+        self.paused_bytes += paused_bytes(connection);
     }
 
     /// Ends the parking: the connection is served again, and the time of its message goes on.
     pub(super) fn unpark(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
+        self.paused_bytes -= paused_bytes(connection);
         self.resume(connection, id, Reading::Parked, now);
         self.push_busy(connection, id);
     }
@@ -258,14 +271,18 @@ impl Incoming {
     /// Notes that the connection is throttled, which [`Incoming::unthrottle`] ends.
     pub(super) fn throttle(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
         self.pause(connection, id, Reading::Throttled, now);
-        Self::fit_unparsed(connection);
+        Self::fit_loose(connection);
+        self.paused_bytes += paused_bytes(connection);
         self.throttled += 1;
+        self.throttled_unparsed += usize::from(connection.io.has_unparsed);
     }
 
     /// Ends the throttling: the connection is served again, and the time of its message goes on.
     pub(super) fn unthrottle(&mut self, connection: &mut ShardConnection, id: ConnectionId, now: Tick) {
+        self.paused_bytes -= paused_bytes(connection);
         self.resume(connection, id, Reading::Throttled, now);
         self.throttled -= 1;
+        self.throttled_unparsed -= usize::from(connection.io.has_unparsed);
         self.push_busy(connection, id);
     }
 
@@ -273,6 +290,12 @@ impl Incoming {
     /// parked or throttled.
     pub(super) fn buffers_held(&self) -> usize {
         self.buffers.len() + self.unparsed + self.awaiting.unparsed()
+    }
+
+    /// Returns the bytes of the unparsed input of connections that are parked or throttled, without the buffers of
+    /// large frames, which are unfinished messages.
+    pub(super) fn paused_bytes(&self) -> usize {
+        self.paused_bytes
     }
 
     /// Returns how many connections are throttled.
@@ -299,11 +322,7 @@ impl Incoming {
     /// served. The connection comes first when the homes are not behind any more.
     pub(super) fn postpone(&mut self, connection: &mut ShardConnection, id: ConnectionId, homes: Homes, now: Tick) {
         self.enter_home(connection, id, now);
-        // A full buffer needs no fit: it was fitted before, or one receive has filled it. The connection may be
-        // postponed many times.
-        if connection.io.partial.as_ref().is_some_and(|rest| rest.capacity() > rest.len()) {
-            Self::fit_unparsed(connection);
-        }
+        Self::fit_loose(connection);
         self.postponed.push((id, homes));
     }
 
@@ -364,6 +383,15 @@ impl Incoming {
         self.awaiting.enter(connection.io.has_unparsed);
     }
 
+    /// Copies the unparsed input of a connection that may be paused many times before its input is parsed, if the
+    /// input's buffer has free room. A full buffer needs no fit: it was fitted before, or one receive has filled it. A
+    /// rest that has become half as long was copied when it was parsed ([`is_halved`]).
+    fn fit_loose(connection: &mut ShardConnection) {
+        if connection.io.partial.as_ref().is_some_and(|rest| rest.capacity() > rest.len()) {
+            Self::fit_unparsed(connection);
+        }
+    }
+
     /// Copies unparsed input into a buffer of its length. The buffer of a large frame stays: it is counted among the
     /// unfinished messages.
     fn fit_unparsed(connection: &mut ShardConnection) {
@@ -396,8 +424,12 @@ impl Incoming {
     pub(super) fn forget(&mut self, connection: &ShardConnection, id: ConnectionId) {
         let has_unparsed = connection.io.has_unparsed;
         match connection.io.reading {
-            Reading::Parked => {}
-            Reading::Throttled => self.throttled -= 1,
+            Reading::Parked => self.paused_bytes -= paused_bytes(connection),
+            Reading::Throttled => {
+                self.paused_bytes -= paused_bytes(connection);
+                self.throttled -= 1;
+                self.throttled_unparsed -= usize::from(has_unparsed);
+            }
             Reading::AwaitsHome => self.awaiting.leave(has_unparsed),
             Reading::Idle | Reading::Queued => {
                 let others = self.unparsed.checked_sub(usize::from(has_unparsed));
@@ -423,12 +455,21 @@ impl Incoming {
     /// While few connections have unparsed input, the buffer is one of the shard's receive buffers. Otherwise the
     /// buffer is a small one, since the connection may have to keep it. If `UNPARSED_MAX` connections with unparsed
     /// input wait for homes, buffers are small for connections that may have to wait as well; from `AWAITING_MAX` on,
-    /// for all.
-    pub(super) fn buffer_for(&mut self, connection: &mut ShardConnection, homes: Option<Homes>) -> Buffer {
+    /// for all. If `UNPARSED_MAX` throttled connections have unparsed input, buffers are small for connections that may
+    /// be throttled with some.
+    pub(super) fn buffer_for(
+        &mut self,
+        connection: &mut ShardConnection,
+        homes: Option<Homes>,
+        pace: MessagePace,
+    ) -> Buffer {
         let may_wait = homes.is_some_and(|homes| homes == Homes::Any || self.awaiting.has(homes));
         let waiting = self.awaiting.unparsed();
-        let is_crowded =
-            self.unparsed >= UNPARSED_MAX || (may_wait && waiting >= UNPARSED_MAX) || waiting >= AWAITING_MAX;
+        let may_be_throttled = pace == MessagePace::Limited && self.throttled_unparsed >= UNPARSED_MAX;
+        let is_crowded = self.unparsed >= UNPARSED_MAX
+            || (may_wait && waiting >= UNPARSED_MAX)
+            || waiting >= AWAITING_MAX
+            || may_be_throttled;
         match connection.io.partial.take() {
             Some(partial) if partial.len() >= STAYS_IN_PLACE => {
                 let mut bytes = *partial;
@@ -494,6 +535,23 @@ impl Queue {
     }
 }
 
+/// Returns whether the rest of some input is so much shorter than the input that the rest is worth a copy. One receive
+/// is copied less than twice then, however often its connection is paused, and a buffer is less than twice as long as
+/// the rest in it.
+pub(super) fn is_halved(length: usize, rest: usize) -> bool {
+    rest.next_power_of_two() < length.next_power_of_two()
+}
+
+/// Returns the bytes that the unparsed input of a connection keeps alive at most, unless they are in the buffer of a
+/// large frame, which is an unfinished message.
+///
+/// They follow from the length alone, which does not change while the connection is paused: a buffer is at most as
+/// large as the next power of two.
+pub(super) fn paused_bytes(connection: &ShardConnection) -> usize {
+    let rest = connection.io.partial.as_ref().filter(|_| connection.io.has_unparsed);
+    rest.map_or(0, |rest| if rest.capacity() <= RECEIVE_BUFFER { rest.len().next_power_of_two() } else { 0 })
+}
+
 /// Marks a connection as queued. Returns whether the caller has to put the connection into a queue: it stood in none,
 /// and is not paused.
 fn mark_queued(connection: &mut ShardConnection) -> bool {
@@ -546,7 +604,9 @@ mod tests {
     fn a_crowd_that_waits_for_many_homes_makes_receives_small() {
         let mut incoming = Incoming::default();
         let mut connection = ShardConnection::new(IoState::new(Session::web_socket()));
-        let mut room = |incoming: &mut Incoming, homes| incoming.buffer_for(&mut connection, homes).bytes.capacity();
+        let free = MessagePace::Free;
+        let mut room =
+            |incoming: &mut Incoming, homes| incoming.buffer_for(&mut connection, homes, free).bytes.capacity();
         (1..AWAITING_MAX).for_each(|_| incoming.awaiting.enter(true));
         assert_eq!(room(&mut incoming, None), RECEIVE_BUFFER);
         incoming.awaiting.enter(true);

@@ -5,7 +5,7 @@ use std::mem;
 use bytes::BytesMut;
 
 use super::{
-    incoming::{Buffer, Queue, RECEIVE_BUFFER, STAYS_IN_PLACE},
+    incoming::{Buffer, Queue, RECEIVE_BUFFER, STAYS_IN_PLACE, is_halved},
     pace::frames_of,
     state::Shard,
 };
@@ -45,8 +45,12 @@ impl<I: Io> Shard<I> {
         let copied = if has_copied { frames_of(assembled) } else { 0 };
         let frames = frames_max - input.frames_left() + copied;
         let is_stopped = is_paused || input.frames_left() == 0;
-        let bytes = input.into_rest();
+        let mut bytes = input.into_rest();
         let consumed = length - bytes.len();
+        // A connection whose input has a rate may be throttled with this rest, again and again.
+        if is_stopped && self.rates.is_some() && is_halved(length, bytes.len()) {
+            bytes = BytesMut::from(&bytes[..]);
+        }
         let buffer = Buffer { bytes, is_own: received.is_own, is_consumed: consumed > 0 };
         if is_stopped && !buffer.bytes.is_empty() {
             self.count(Counter::InputDeferred, 1);

@@ -17,7 +17,7 @@ use crate::{
     access_log::AccessLog,
     auth::Credentials,
     clock::Clock,
-    config::Config,
+    config::{Config, weights},
     current::Current,
     endpoints::{Denied, Endpoints, Readiness},
     handler::ShardRoute,
@@ -62,6 +62,8 @@ pub(super) struct Lobby {
     /// The backend whose runtime this thread has.
     pub(super) backend: BackendKind,
     readiness: Readiness,
+    /// The number of this shard.
+    shard: usize,
     /// The number of the next opening request. The shard's number stands in the upper 16 bits, so that no two requests
     /// of a server have the same number.
     next_request: Cell<u64>,
@@ -146,6 +148,7 @@ impl Lobby {
             accepts: Cell::default(),
             backend: BackendKind::Uring,
             readiness: Readiness::default(),
+            shard: 0,
             next_request: Cell::new(0),
         }
     }
@@ -161,7 +164,7 @@ impl Lobby {
         readiness: Readiness,
     ) -> Self {
         self.next_request.set(u64::from(number) << 48);
-        Lobby { warnings, clock, backend, readiness, ..self }
+        Lobby { warnings, clock, backend, readiness, shard: usize::from(number), ..self }
     }
 
     /// Returns the answer that refuses a request which the judge has not admitted. A panic of an authenticator is
@@ -296,7 +299,17 @@ impl Lobby {
         of_all.keep();
         self.occupied.update(|count| count + 1);
         self.pending.update(|count| count + 1);
+        self.note_openings();
         OpeningPermit { lobby: Rc::clone(self), of_address }
+    }
+
+    /// Notes the memory of the opening handshakes under way. Most of them begin and end between two turns of the shard.
+    fn note_openings(&self) {
+        let bytes = self.pending.get() as u64 * weights::OPENING;
+        self.counters.set(Counter::MemoryOpenings, bytes);
+        if let Some(budget) = &self.sockets.budget {
+            budget.note_openings(self.shard, bytes);
+        }
     }
 
     /// Ends an opening handshake, and returns the permits of its socket, which another thread will serve.
@@ -377,6 +390,7 @@ impl Lobby {
 impl Drop for OpeningPermit {
     fn drop(&mut self) {
         self.lobby.pending.update(|count| count - 1);
+        self.lobby.note_openings();
         self.lobby.give_back();
     }
 }

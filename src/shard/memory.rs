@@ -33,22 +33,23 @@ impl Memory {
         self.backlogs
     }
 
-    /// Returns how many bytes of backlogs the shard is to give up, since the server is short of memory.
+    /// Returns how many bytes the shard is to give up, since the server is short of memory.
     pub(super) fn to_give_up(&self) -> u64 {
         self.budget.as_ref().map_or(0, |(budget, shard)| budget.part_to_give_up(*shard))
     }
 
-    /// Notes what the shard holds.
-    pub(super) fn note_held(&self, bytes: u64) {
+    /// Notes what the shard holds, and how much of it can be given up.
+    pub(super) fn note_held(&self, bytes: u64, spare: u64) {
         if let Some((budget, shard)) = &self.budget {
-            budget.note(*shard, bytes, self.backlogs);
+            budget.note(*shard, bytes, spare);
         }
     }
 
-    /// Returns the tick of the next look, even if nothing happens: a shard that sleeps on its backlogs would not notice
-    /// that the server is short of memory.
+    /// Returns the tick of the next look, even if nothing happens: a shard that sleeps on its backlogs, or on much
+    /// memory of another kind, would not notice that the server is short of memory.
     pub(super) fn next_look(&self, has_backlogs: bool, now: Tick) -> Option<Tick> {
-        (self.budget.is_some() && has_backlogs).then(|| now.after(1))
+        let (budget, shard) = self.budget.as_ref()?;
+        (has_backlogs || budget.holds_much(*shard)).then(|| now.after(1))
     }
 
     /// Returns the slots to look at in this tick, of so many.

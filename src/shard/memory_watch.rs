@@ -1,79 +1,132 @@
-//! Looks at the memory that a shard holds, once in a tick, and gives up backlogs while the server is short of memory.
+//! Looks at the memory that a shard holds, once in a tick, and closes the connections that hold the most while the
+//! server is short of memory.
 
 use std::cmp::Reverse;
 
-use super::{incoming::RECEIVE_BUFFER, slow::GivenUp, state::Shard};
-use crate::{hub::ConnectionId, metrics::Counter, proto::State, sys::Io};
+use super::{
+    incoming::{RECEIVE_BUFFER, paused_bytes},
+    slow::GivenUp,
+    state::Shard,
+};
+use crate::{
+    config::weights,
+    hub::ConnectionId,
+    metrics::Counter,
+    proto::{CloseCode, State},
+    sys::Io,
+};
+
+/// A connection that may be closed because the server is short of memory.
+#[derive(Debug, Clone, Copy)]
+struct Holder {
+    id: ConnectionId,
+    /// Bytes of the connection's backlog.
+    backlog: u64,
+    /// Bytes of the connection's unfinished message, of its input that waits, and of its opening request.
+    other: u64,
+}
+
+impl Holder {
+    fn bytes(&self) -> u64 {
+        self.backlog + self.other
+    }
+}
 
 impl<I: Io> Shard<I> {
     /// Adds up the memory that the shard holds, if the tick has changed. While the server is short of memory, the
-    /// largest backlogs are given up.
+    /// connections that hold the most are closed.
     pub(super) fn watch_memory(&mut self) {
         if self.memory.at == Some(self.now) {
             return;
         }
         self.memory.at = Some(self.now);
-        self.look_at_backlogs();
+        self.look_at_connections();
+        self.note_memory();
+    }
+
+    /// Notes the memory that the shard holds before the shard sleeps, if there is a budget: no sum of a busy moment
+    /// stands for long.
+    pub(crate) fn note_memory_before_sleep(&self) {
+        if self.memory.budget.is_some() {
+            self.note_memory();
+        }
+    }
+
+    fn note_memory(&self) {
+        let input = self.incoming.buffers_held() * RECEIVE_BUFFER + self.incoming.paused_bytes();
+        let connections = self.hub.connections.len() * weights::OPEN_CONNECTION as usize + self.handlers.kept_bytes();
         let kinds = [
             (Counter::MemoryBacklogs, self.memory.backlogs() as usize),
             (Counter::MemoryGathered, self.hub.gathered_bytes()),
             (Counter::MemoryUnfinished, self.incoming.unfinished.bytes()),
-            (Counter::MemoryInput, self.incoming.buffers_held() * RECEIVE_BUFFER),
+            (Counter::MemoryInput, input),
             (Counter::MemoryLanes, self.hub.lane_bytes()),
-            (Counter::MemoryConnections, self.hub.connections.len() * CONNECTION),
-            (Counter::MemoryTopics, self.hub.topics() * TOPIC),
+            (Counter::MemoryConnections, connections),
+            (Counter::MemoryTopics, self.hub.topics() * weights::TOPIC as usize),
         ];
         let mut all = 0;
         for (counter, bytes) in kinds {
             self.counters.set(counter, bytes as u64);
             all += bytes as u64;
         }
-        self.memory.note_held(all);
+        let spare = self.incoming.unfinished.bytes() + self.incoming.paused_bytes();
+        self.memory.note_held(all, self.memory.backlogs() + spare as u64);
     }
 
-    /// Adds up the backlogs of some slots, and gives up the largest of these if the server is short of memory.
-    fn look_at_backlogs(&mut self) {
-        if self.counters.get(Counter::SlowConsumers) == 0 {
+    /// Adds up the backlogs of some slots. If the server is short of memory, closes those connections of these slots
+    /// that hold the most.
+    fn look_at_connections(&mut self) {
+        let to_give_up = self.memory.to_give_up();
+        if self.counters.get(Counter::SlowConsumers) == 0 && to_give_up == 0 {
             return self.memory.clear();
         }
-        let to_give_up = self.memory.to_give_up();
         let all = self.hub.connections.slots();
         let (slots, mut sum, mut found) = (self.memory.slots(all), 0, Vec::new());
         let end = slots.end;
         for slot in slots {
             let Some(id) = self.hub.connections.id_at(slot) else { continue };
             let Some(connection) = self.hub.connections.get(id) else { continue };
-            let Some(output) = connection.io.output.as_ref().filter(|_| connection.io.has_backlog()) else { continue };
-            let bytes = output.bytes() as u64;
-            sum += bytes;
-            if to_give_up > 0 && connection.io.session.state() == State::Open {
-                found.push((bytes, id));
+            let output = connection.io.output.as_ref().filter(|_| connection.io.has_backlog());
+            let backlog = output.map_or(0, |output| output.bytes() as u64);
+            sum += backlog;
+            if to_give_up == 0 || connection.io.session.state() != State::Open {
+                continue;
+            }
+            let other = self.incoming.unfinished.bytes_of(id) + paused_bytes(connection) + self.handlers.kept_by(id);
+            let holder = Holder { id, backlog, other: other as u64 };
+            if holder.bytes() >= HOLDER_BYTES_MIN {
+                found.push(holder);
             }
         }
         self.memory.add(sum, end, all);
         self.give_up_largest(found, to_give_up);
     }
 
-    /// Closes the connections with the largest of these backlogs, until `to_give_up` bytes are given up.
-    fn give_up_largest(&mut self, mut backlogs: Vec<(u64, ConnectionId)>, to_give_up: u64) {
-        backlogs.sort_unstable_by_key(|&(bytes, _)| Reverse(bytes));
-        let mut given_up = 0;
-        for (bytes, id) in backlogs.into_iter().take(GIVEN_UP_PER_TICK) {
+    /// Closes the connections that hold the most of these, whatever they hold, until `to_give_up` bytes are given up.
+    fn give_up_largest(&mut self, mut holders: Vec<Holder>, to_give_up: u64) {
+        holders.sort_unstable_by_key(|holder| Reverse(holder.bytes()));
+        let (mut given_up, mut backlogs) = (0, 0);
+        for holder in holders.into_iter().take(GIVEN_UP_PER_TICK) {
             if given_up >= to_give_up {
                 break;
             }
-            self.close_slow(id, GivenUp::ForMemory);
-            given_up += bytes;
+            given_up += holder.bytes();
+            if holder.backlog >= holder.other {
+                backlogs += holder.backlog;
+                self.close_slow(holder.id, GivenUp::ForMemory);
+            } else {
+                tracing::debug!(id = %holder.id, peer = self.peer(holder.id), "closed: the server is short of memory");
+                self.count(Counter::MemoryClosed, 1);
+                self.close(holder.id, CloseCode::TRY_AGAIN_LATER, "the server is short of memory");
+            }
         }
-        self.memory.give_up(given_up);
+        self.memory.give_up(backlogs);
     }
 }
 
 /// The most connections that a shard closes in a tick because the server is short of memory.
 const GIVEN_UP_PER_TICK: usize = 512;
 
-/// Bytes of an open connection without input and output: its slot, its places, and its opening request.
-const CONNECTION: usize = 512;
-
-/// Bytes of a topic whose home is the shard.
-const TOPIC: usize = 1_024;
+/// The fewest bytes for which a connection is closed. The close of a connection that holds less, for example of a
+/// subscriber that is behind for a moment, frees hardly more than the connection's place.
+const HOLDER_BYTES_MIN: u64 = 4 * 1_024;

@@ -1,5 +1,7 @@
 //! What the connections of a shard have sent lately, where rates limit that.
 
+use std::num::NonZeroU32;
+
 use crate::{
     hub::ConnectionId,
     proto::{Millis, Tick},
@@ -22,7 +24,11 @@ struct Sent {
     over_since: Tick,
     /// When the connection was received from again, if it has ever been throttled.
     resumed: Option<Tick>,
+    /// The tick after the one in which the throttled connection's client was found to be gone.
+    gone: Option<NonZeroU32>,
 }
+
+const _: () = assert!(size_of::<Sent>() <= 32, "docs and ARCHITECTURE.md say that a connection costs 32 bytes here");
 
 /// A rate that limits what a client sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +108,17 @@ impl Rates {
     /// Notes that the connection, which was throttled, is received from again.
     pub(super) fn resume(&mut self, id: ConnectionId, now: Tick) {
         self.sent[id.slot() as usize].resumed = Some(now);
+    }
+
+    /// Notes that the client of the throttled connection has ended its side, or the connection.
+    pub(super) fn note_gone(&mut self, id: ConnectionId, now: Tick) {
+        let sent = &mut self.sent[id.slot() as usize];
+        sent.gone = sent.gone.or_else(|| NonZeroU32::new(now.after(1).0));
+    }
+
+    /// Returns since when the client of the throttled connection is gone.
+    pub(super) fn gone_since(&self, id: ConnectionId) -> Option<Tick> {
+        self.sent[id.slot() as usize].gone.map(|after| Tick(after.get() - 1))
     }
 
     /// Returns since when the throttled connection has been over its rates without a break.

@@ -31,7 +31,7 @@
 use std::{io, mem};
 
 use super::{
-    incoming::{Buffer, Incoming, Next, Queue, RECEIVE_BUFFER},
+    incoming::{Buffer, Incoming, MessagePace, Next, Queue, RECEIVE_BUFFER},
     io_state::{Reading, Room, ShardConnection},
     pace::frames_of,
     state::Shard,
@@ -55,6 +55,7 @@ impl<I: Io> Shard<I> {
             if hung_up {
                 connection.io.sides.hang_up();
             }
+            let is_gone = hung_up && connection.io.reading == Reading::Throttled;
             if disarmed && let Some(socket) = &self.sockets[key.slot as usize] {
                 self.io.arm(key, socket);
             }
@@ -72,6 +73,9 @@ impl<I: Io> Shard<I> {
                     Resumed::Nothing => {}
                     Resumed::Refused => self.flush.pause(id, self.now),
                 }
+            }
+            if is_gone {
+                self.note_gone(id);
             }
         }
         self.readiness = readiness;
@@ -161,7 +165,9 @@ impl<I: Io> Shard<I> {
                     };
                     budget -= copied;
                 }
-                batch.push((id, self.incoming.buffer_for(connection, homes)));
+                let is_limited = self.rates.is_some() && self.handlers.route(id).rules.rates.messages.is_some();
+                let pace = if is_limited { MessagePace::Limited } else { MessagePace::Free };
+                batch.push((id, self.incoming.buffer_for(connection, homes, pace)));
             }
         }
         let outcomes = self.receive_into(&mut batch);

@@ -1,6 +1,6 @@
 //! The routes of a shard, and the route that each connection belongs to.
 
-use std::{any::Any, collections::HashMap, rc::Rc, sync::Arc, time::Duration};
+use std::{any::Any, collections::HashMap, mem, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
@@ -28,6 +28,11 @@ pub(super) struct Handlers {
     pub(super) own: HashMap<ConnectionId, Own>,
     /// The ticks at which the tokens of connections expire, for connections whose tokens do.
     pub(super) expiries: HashMap<ConnectionId, Tick>,
+    /// By slot: the bytes that the connection's profile keeps, which is mostly its opening request. Empty as long as no
+    /// connection has kept anything.
+    kept: Vec<u32>,
+    /// The sum of `kept`.
+    kept_bytes: usize,
     /// Work that waits until a connection is owed nothing more.
     pub(super) drained: HashMap<ConnectionId, Vec<oneshot::Sender<()>>>,
     /// Connections whose output a flush has taken or sent. Connections are noted only while `drained` has entries.
@@ -83,6 +88,29 @@ impl Handlers {
 
     pub(super) fn route(&self, id: ConnectionId) -> &LocalRoute {
         &self.routes[usize::from(self.seats[id.slot() as usize].0)]
+    }
+
+    /// Notes the bytes that a connection's profile keeps.
+    pub(super) fn note_kept(&mut self, id: ConnectionId, bytes: usize) {
+        let slot = id.slot() as usize;
+        if self.kept.len() <= slot {
+            if bytes == 0 {
+                return;
+            }
+            self.kept.resize(slot + 1, 0);
+        }
+        let earlier = mem::replace(&mut self.kept[slot], bytes.try_into().unwrap_or(u32::MAX));
+        self.kept_bytes = self.kept_bytes + self.kept[slot] as usize - earlier as usize;
+    }
+
+    /// Returns the bytes that a connection's profile keeps.
+    pub(super) fn kept_by(&self, id: ConnectionId) -> usize {
+        self.kept.get(id.slot() as usize).map_or(0, |&bytes| bytes as usize)
+    }
+
+    /// Returns the bytes that the profiles of all connections keep.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.kept_bytes
     }
 
     /// Returns the limits of a connection's messages; `is_between` returns whether no message is under way.
@@ -188,6 +216,7 @@ impl Handlers {
         profile: Option<Box<Profile>>,
         limits: Option<MessageLimits>,
     ) {
+        self.note_kept(id, profile.as_ref().map_or(0, |profile| profile.bytes()));
         let key = self.routes[usize::from(route)].handler.insert(state, profile);
         if limits.is_some() {
             self.own.entry(id).or_default().of_topic = limits;
@@ -203,6 +232,7 @@ impl Handlers {
     pub(super) fn notice_ended(&mut self, id: ConnectionId) {
         let (route, key) = self.seats[id.slot() as usize];
         self.ended.push((id, route, key));
+        self.note_kept(id, 0);
         if !self.own.is_empty() {
             self.own.remove(&id);
         }

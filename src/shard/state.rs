@@ -236,6 +236,17 @@ impl<I: Io> Shard<I> {
         self.hub.connections.is_empty()
     }
 
+    /// Returns whether a drain has left no connection, and no request that the homes of topics have yet to get.
+    pub(crate) fn has_left(&self) -> bool {
+        self.is_empty() && self.hub.has_sent_requests()
+    }
+
+    /// Returns whether the control thread, or an engine, has yet to get messages from this shard: readers in the
+    /// process of the server get all messages that were published.
+    pub(crate) fn owes_external_ends(&self) -> bool {
+        self.hub.owes_external_ends()
+    }
+
     /// Returns how many connections there are.
     pub(crate) fn open(&self) -> usize {
         self.hub.connections.len()

@@ -145,6 +145,11 @@ impl Unfinished {
         self.order.first_key_value().map(|(_, &id)| id)
     }
 
+    /// Returns the bytes that the connection's message under way holds, with its entries in these tables.
+    pub(super) fn bytes_of(&self, id: ConnectionId) -> usize {
+        if self.begun.is_empty() { 0 } else { self.begun.get(&id).map_or(0, |begun| begun.bytes) }
+    }
+
     /// Returns the bytes that all messages under way hold, including their entries in these tables.
     pub(super) fn bytes(&self) -> usize {
         self.bytes

@@ -26,6 +26,17 @@ pub fn available() -> Option<Available> {
     least(read("/proc/meminfo").as_deref(), cgroup.as_deref())
 }
 
+/// Gives the free memory that the allocator keeps back to the kernel, if the allocator has a call for that. Other
+/// threads that need the allocator wait meanwhile.
+pub(crate) fn trim() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) may be called at any time on any thread; it locks each arena, and frees nothing that is in
+    // use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Returns the smaller of both. The text of a cgroup without a limit is "max", or in v1 a number beyond any machine.
 fn least(meminfo: Option<&str>, cgroup: Option<&str>) -> Option<Available> {
     let machine = meminfo.and_then(total).map(|bytes| Available { bytes, is_cgroup: false });

@@ -121,6 +121,15 @@ pub fn has_left(socket: &impl AsFd) -> bool {
     poll(&mut polled, Some(&now)).is_ok_and(|count| count > 0)
 }
 
+/// Returns whether the connection is over for both sides: the other side has reset it, or both have ended it.
+#[must_use]
+pub fn is_reset(socket: &impl AsFd) -> bool {
+    // The kernel reports errors and hang-ups without being asked for them.
+    let mut polled = [PollFd::new(socket, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&now)).is_ok_and(|count| count > 0)
+}
+
 /// Receives input that has arrived, without waiting.
 ///
 /// # Errors

@@ -3,7 +3,10 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpListener,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, SystemTime},
 };
@@ -28,6 +31,7 @@ use ringhub::{
 use crate::{
     Live, Script, builder,
     support::{Client, Response, ask, dial, exchange, request, upgrade_request},
+    until,
 };
 
 /// Starts a server with a service at `/api/…`.
@@ -200,6 +204,101 @@ fn a_service_that_fails_is_answered_500() {
         assert_eq!(ask(&mut stream, &request("GET", "/api/fine")).body, "fine");
     }
     assert_eq!(server.running().control_counters().get(Counter::HandlerPanics), 2);
+}
+
+/// Counts its drop.
+struct Dropped(Arc<AtomicUsize>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Returns a service that takes the body at `/api/wait`, and never answers. The counter counts the calls that have
+/// ended.
+fn never() -> (Router, Arc<AtomicUsize>) {
+    let ended: Arc<AtomicUsize> = Arc::default();
+    let count = Arc::clone(&ended);
+    let wait = move |_: Bytes| {
+        let dropped = Dropped(Arc::clone(&count));
+        async move {
+            let _dropped = dropped;
+            std::future::pending::<&'static str>().await
+        }
+    };
+    (Router::new().route("/api/wait", any(wait)), ended)
+}
+
+/// A service has a time for its answer. Beyond it the call is dropped.
+#[test]
+fn a_service_that_does_not_answer_is_answered_504() {
+    let (service, ended) = never();
+    let server = with(RouteOptions::new().answer_timeout(Duration::from_millis(200)), service);
+    let refused = send(&server, "POST", "/api/wait", "", "body");
+    assert_eq!((refused.status(), &*refused.error()), (504, "the service at this path has not answered in time"));
+    assert_eq!(ended.load(Ordering::Relaxed), 1);
+    assert_eq!(send(&server, "POST", "/t/x", "", "m").status(), 202);
+}
+
+/// A client that resets its connection ends the call, so that it holds no connection of the server any longer. A client
+/// that only ends its side still waits for its answer.
+#[test]
+fn a_client_that_is_gone_ends_its_call() {
+    let (service, ended) = never();
+    let server = with(RouteOptions::new().answer_timeout(Duration::from_secs(3_600)), service);
+    let begin = || {
+        let mut stream = dial(server.address);
+        stream.write_all(b"POST /api/wait HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi").unwrap();
+        stream
+    };
+    let open = || server.running().control_counters().get(Counter::HttpConnectionsOpen);
+    let (patient, gone) = (begin(), begin());
+    patient.shutdown(std::net::Shutdown::Write).unwrap();
+    until("both are served", || open() == 2);
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert_eq!((open(), ended.load(Ordering::Relaxed)), (2, 0));
+    socket2::SockRef::from(&gone).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(gone);
+    until("the call has ended", || ended.load(Ordering::Relaxed) == 1);
+    until("the connection has ended", || open() == 1);
+}
+
+/// A body has its room until the service has taken it: a call that goes on holds up no other body.
+#[test]
+fn a_body_that_a_service_has_taken_has_no_room_any_more() {
+    let settings = |builder: Builder| {
+        builder.settings(|settings| {
+            settings.max_message = Size(50 << 10);
+            settings.max_bodies = Some(Size(64 << 10));
+        })
+    };
+    let (service, _) = never();
+    let server = Live::start(settings(builder(1)).http("/api/{rest...}", service).topics());
+    let body = "b".repeat(50 << 10);
+    let mut stream = dial(server.address);
+    let head = format!("POST /api/wait HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all((head + &body).as_bytes()).unwrap();
+    until("the body is taken", || send(&server, "POST", "/t/x", "", &body).status() == 202);
+}
+
+/// Two patterns lead to one service, and the narrower one has an authenticator. No path of the wider one is a path of
+/// the narrower one to the service.
+#[test]
+fn a_narrower_pattern_guards_its_path_itself() {
+    let service = Router::new().fallback(async |uri: axum::http::Uri| uri.path().to_owned());
+    let guarded = RouteOptions::new().authenticator(Bearer::new([("anna", "hush")]).unwrap());
+    let server = builder(1).http("/api/{rest...}", service.clone());
+    let server = Live::start(server.http_with("/api/admin/{rest...}", service.clone(), guarded));
+    let get = |server: &Live, path: &str| exchange(server.address, &request("GET", path));
+    for path in ["/api/admin", "/api/admin/", "/api/admin/users", "/api/%61dmin"] {
+        assert_eq!(get(&server, path).status(), 401, "{path}");
+    }
+    let refused = get(&server, "/api/admin%2Fusers");
+    assert_eq!((refused.status(), refused.error().contains("encoded slash")), (400, true), "{refused:?}");
+    assert_eq!((&*get(&server, "/api").body, &*get(&server, "/api/x").body), ("/api", "/api/x"));
+    let takes = with(RouteOptions::new().encoded_slashes(), service);
+    assert_eq!(get(&takes, "/api/a%2Fb").body, "/api/a%2Fb");
 }
 
 /// Patterns clash as those of routes do.

@@ -11,7 +11,8 @@ use std::{
 };
 
 use ringhub::{
-    Hub, Publication, TopicName,
+    CloseCode, Hub, Publication, TopicName,
+    auth::Identity,
     handler::{Accept, Scope, SubscribeOptions},
     metrics::Counter,
 };
@@ -137,6 +138,36 @@ fn a_watch_over_turns_names_the_blocked_shard() {
     look_until(&[STUCK]);
     stuck.go.send(()).unwrap();
     look_until(&[]);
+}
+
+/// A shard is blocked while an identity is closed everywhere. Each other shard closes all its connections of the
+/// identity, however many steps that takes.
+#[test]
+fn the_closes_of_other_shards_wait_for_no_blocked_shard() {
+    /// More connections than one step closes.
+    const EACH: usize = 150;
+    let (go, going) = channel::<()>();
+    let going = Mutex::new(going);
+    let (script, journal) = Script::<()>::by_message(move |_, _| _ = going.lock().unwrap().recv());
+    let script = script.opening(|_| Ok(Accept::with(()).identity(Identity::new("ann"))));
+    let script = script.on_open(|connection| _ = connection.send_text(connection.id().shard().to_string()));
+    let server = serve(2, |builder| builder.route("/", script));
+    let mut clients: [Vec<Client>; 2] = Default::default();
+    while clients.iter().any(|clients| clients.len() < EACH) {
+        let (client, shard) = connect(&server, "/");
+        clients[shard].push(client);
+    }
+    let all = clients.iter().map(Vec::len).sum::<usize>() as u64;
+    let [stuck, others] = &mut clients;
+    stuck[0].send_text("block");
+    journal.until("text block");
+    let hub = server.hub();
+    let closing = thread::spawn(move || Hub::wait(hub.disconnect_identity("ann", CloseCode::POLICY_VIOLATION, "over")));
+    let closed = Received::Close(Some(1008), "over".into());
+    others.iter_mut().for_each(|client| client.expect(closed.clone()));
+    go.send(()).unwrap();
+    stuck.iter_mut().for_each(|client| client.expect(closed.clone()));
+    assert_eq!(closing.join().unwrap(), Ok(all));
 }
 
 /// Clients flood a topic whose home is blocked. Meanwhile messages to other topics reach all their subscribers.

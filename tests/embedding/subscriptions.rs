@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::Write as _,
     sync::{
         atomic::{AtomicUsize, Ordering},
         mpsc,
@@ -18,7 +19,7 @@ use ringhub::{
 
 use crate::{
     Script, builder, serve,
-    support::{Client, text},
+    support::{Client, dial, request, text},
     topic,
 };
 
@@ -185,6 +186,48 @@ fn a_subscription_ends_with_the_server() {
     }
     assert!(Hub::wait(subscription.next()).is_none());
     assert_eq!(Hub::wait(hub.subscribe(&name)).unwrap_err(), HubError::Ended);
+}
+
+/// The control thread is held up while messages wait for it beside a full lane. The server leaves, and has no
+/// connection any more. The stream nevertheless has every message.
+#[test]
+fn a_stream_ends_whole_although_its_thread_was_late() {
+    const MESSAGES: u64 = 5_000;
+    let (go, going) = mpsc::channel::<()>();
+    let going = std::sync::Arc::new(std::sync::Mutex::new(going));
+    let (blocks, is_blocked) = mpsc::channel();
+    let block = axum::routing::get(move || {
+        blocks.send(()).unwrap();
+        _ = going.lock().unwrap().recv();
+        std::future::ready("done")
+    });
+    let mut server = serve(1, |builder| builder.http("/block", axum::Router::new().route("/block", block)).topics());
+    let (hub, name) = (server.hub(), topic("busy"));
+    let limits = QueueLimits { messages_max: usize::MAX, bytes_max: usize::MAX };
+    let mut subscription = Hub::wait(hub.subscribe_with(&name, limits)).unwrap();
+    let mut blocked = dial(server.address);
+    blocked.write_all(request("GET", "/block").as_bytes()).unwrap();
+    is_blocked.recv().unwrap();
+    let (mut publisher, mut witness) = (server.connect("/t/busy?mode=pub"), server.connect("/t/busy?mode=sub"));
+    for number in 1..=MESSAGES {
+        publisher.send_text(&number.to_string());
+        if number % 100 == 0 {
+            (number - 99..=number).for_each(|number| witness.expect(text(&number.to_string())));
+        }
+    }
+    publisher.leave();
+    witness.leave();
+    // The shards end long before the control thread goes on, unless they wait for it.
+    let late = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(500));
+        drop(go);
+    });
+    server.end();
+    late.join().unwrap();
+    for offset in 1..=MESSAGES {
+        assert_eq!(next(&mut subscription), (offset, offset.to_string()));
+    }
+    assert!(Hub::wait(subscription.next()).is_none());
 }
 
 /// A subscription may be asked for before the start, and may be given up before it has begun.

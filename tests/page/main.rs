@@ -89,6 +89,11 @@ fn json_is_indented_as_it_stands(browser: &mut Browser) {
     check(r#"[ ]"#, "[]");
     check(r#"[{"a":"[\"{,:"},{}]"#, "[\n  {\n    \"a\": \"[\\\"{,:\"\n  },\n  {}\n]");
     check("[not JSON]", "[not JSON]");
+    // Deep or long JSON, which would become far more with its indents, is shown as it was sent.
+    let deep = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+    check(&deep(65), &deep(65));
+    let long = format!("[{}]", "1,".repeat(9_000) + "1");
+    check(&long, &format!("{}… all of it", &long[..600]));
     is_quiet(&mut page, &server);
 }
 

@@ -21,6 +21,7 @@ const WINDOWS: &[(&str, &str)] = &[
     ("config", "cpu"),
     ("config", "memory"),
     ("control", "bounded_close"),
+    ("control", "memory"),
     ("control", "net"),
     ("control", "transport"),
     ("error", "sandbox"),

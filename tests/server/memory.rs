@@ -1,6 +1,7 @@
 //! The sum that `check-config` prints bounds the memory of a server, and is not much larger than that memory.
 
 use std::{
+    collections::HashMap,
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
@@ -9,7 +10,7 @@ use std::{
 
 use ringhub::proto::OpCode;
 
-use crate::support::{Client, Server, binary_path, clean, dial, dial_with, frame, pattern, read_response};
+use crate::support::{Client, Counts, Server, binary_path, clean, dial, dial_with, frame, pattern, read_response};
 
 /// The settings of a server with one shard and room for 100 connections.
 const LIMITS: &[&str] = &[
@@ -71,6 +72,106 @@ fn a_server_at_all_its_limits_needs_what_check_config_says() {
     drop((subscribers, bodies, heads));
     println!("{peak:.1} MiB at the most, of {worst:.1} MiB");
     assert!((0.7 * worst..1.1 * worst).contains(&peak), "{peak} MiB at the most, where check-config says {worst}");
+}
+
+/// A route that keeps the requests of its connections, and one that does not.
+const ROUTES: &str = r#"
+    [[routes]]
+    match = "/echo"
+    handler = "echo"
+
+    [[routes]]
+    match = "/t/{topic...}"
+    handler = "hub"
+"#;
+
+/// The number of connections of each kind of [`the_budget_weighs_what_check_config_says`].
+const EACH: usize = 40;
+
+/// The budget counts what clients hold, by kind, as `check-config` weighs it: opening requests that do not end,
+/// requests that are kept, input of throttled clients, HTTP connections, and the tables of rates.
+#[test]
+fn the_budget_weighs_what_check_config_says() {
+    let flags = [
+        "--shards=1",
+        "--max-connections=200",
+        "--max-http-connections=50",
+        "--max-memory=1GiB",
+        "--max-message-rate=10/s",
+        "--max-handshake-rate=1000000/s",
+        "--rate-timeout=0",
+        "--handshake-timeout=1h",
+        "--idle-timeout=1h",
+        "--ping-interval=0",
+        "--message-timeout=0",
+    ];
+    let file = std::env::temp_dir().join(format!("ringhub-memory-{}.toml", std::process::id()));
+    fs::write(&file, ROUTES).unwrap();
+    let config = format!("--config={}", file.display());
+    let flags = [&flags[..], &[&*config]].concat();
+    let rows = rows_of(&flags);
+    let row = |name: &str| *rows.get(name).unwrap_or_else(|| panic!("no row {name} in {rows:?}")) * f64::from(1 << 20);
+    let server = Server::start(&flags);
+    fs::remove_file(file).unwrap();
+    let held = |kind: &str| server.counts().get(&format!("memory_bytes{{kind=\"{kind}\"}}")) as f64;
+    let check = |kind: &str, least: f64, most: f64| {
+        server.counts_until(kind, |counts| {
+            let held = counts.get(&format!("memory_bytes{{kind=\"{kind}\"}}")) as f64;
+            (least..=most).contains(&held)
+        });
+    };
+    let each = |bytes: usize| (EACH * bytes) as f64;
+
+    // Requests that are kept: their own size, and the slot.
+    let kept: Vec<Client> = (0..EACH).map(|_| server.connect(&format!("/echo?{}", "x".repeat(7_000)))).collect();
+    check("connections", each(7_000 + 512), row("connections"));
+    check("openings", 0.0, 0.0);
+
+    // Input of throttled clients: what one receive has taken.
+    let flood = b"\x82\x80\0\0\0\0".repeat(10_922);
+    let mut throttled: Vec<Client> = Vec::new();
+    for number in 0..EACH {
+        let mut client = server.connect("/t/x?mode=pub");
+        client.send_raw(&flood);
+        throttled.push(client);
+        let is_so = |counts: &Counts| counts.get("connections_throttled") == number as u64 + 1;
+        server.counts_until("the client is throttled", is_so);
+    }
+    check("input", each(60_000), row("input that waits") + row("received input"));
+
+    // Opening requests that do not end.
+    let heads: Vec<TcpStream> = (0..EACH).map(|_| begin_head(&server)).collect();
+    check("openings", each(20 << 10), row("connections"));
+
+    // HTTP connections. The connection that reads the metrics is one of them.
+    let idle: Vec<TcpStream> = (0..EACH)
+        .map(|_| {
+            let mut stream = dial(server.address());
+            post(&mut stream, "/t/x", b"x");
+            stream
+        })
+        .collect();
+    check("http", each(112 << 10), row("HTTP connections"));
+    check("tables", 64.0, row("rates"));
+
+    let all: f64 = ["connections", "input", "openings", "http"].into_iter().map(held).sum();
+    assert!(all > each(7_512 + 60_000 + (20 << 10) + (112 << 10)), "{all}");
+    drop((kept, throttled, heads, idle));
+    check("openings", 0.0, 0.0);
+    check("connections", 0.0, 0.0);
+    check("input", 0.0, f64::from(64 << 16));
+}
+
+/// Returns the rows of memory in the output of `check-config`, in MiB.
+fn rows_of(flags: &[&str]) -> HashMap<String, f64> {
+    let output = clean(Command::new(binary_path())).arg("check-config").args(flags).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let rows = text.lines().filter_map(|line| {
+        let (bytes, name) = line.trim_start_matches(['#', ' ']).split_once(" MiB  ")?;
+        let name = name.split_once(":").map_or(name, |(name, _)| name);
+        Some((name.trim().to_owned(), bytes.trim().parse().ok()?))
+    });
+    rows.collect()
 }
 
 /// Returns the sum at the end of the output of `check-config`.

@@ -70,6 +70,11 @@ impl<T: Clone> Cache<T> {
         Cache { answers, order, uses: 0, bytes: 0, bytes_max, shares, heavy: Vec::new(), flights }
     }
 
+    /// Returns the bytes of all answers.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Returns what is known of a question.
     pub(super) fn find(&mut self, key: &Key, now: Instant) -> Found<T> {
         let earlier = match self.answers.get(key) {

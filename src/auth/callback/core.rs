@@ -126,6 +126,11 @@ impl Core {
         &self.options
     }
 
+    /// Returns the bytes of memory of the answers that are kept.
+    pub(super) fn cache_bytes(&self) -> usize {
+        self.lock().cache.bytes()
+    }
+
     /// Returns the question about a request.
     ///
     /// # Errors

@@ -66,6 +66,11 @@ impl Callback {
         self.0.options().cache_bytes_max
     }
 
+    /// Returns the bytes of memory of the answers that are kept now.
+    pub(crate) fn cache_bytes(&self) -> usize {
+        self.0.cache_bytes()
+    }
+
     /// Returns the outcome of a question: that which the request has waited for, or one that is kept.
     fn known(&self, question: &Question, answers: Option<&Answers>) -> Result<Identity, Refusal> {
         let waited = answers.and_then(|answers| answers.get::<Outcome>(&self.0.name_of(question)));

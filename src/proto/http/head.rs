@@ -56,6 +56,12 @@ impl RequestHead {
         Self::parse(&bytes[head]).map(|head| Some((head, head_end)))
     }
 
+    /// Returns the bytes of memory of the head, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        let path = self.segments.as_ref().map_or(0, RequestPath::bytes);
+        size_of::<RequestHead>() + self.method.len() + self.target.len() + path + self.headers.bytes()
+    }
+
     /// Returns the method, as it was sent (RFC 9110 9.1).
     pub fn method(&self) -> &str {
         &self.method

@@ -21,6 +21,11 @@ const fn mark(name: &[u8]) -> u64 {
 }
 
 impl Headers {
+    /// Returns the bytes of memory of the lines.
+    pub(super) fn bytes(&self) -> usize {
+        self.text.len() + size_of_val(&*self.ends)
+    }
+
     /// Returns names and values in their order; names in lower case, values without the white space around them.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         // A name is a token (RFC 9110 5.1), which is ASCII.

@@ -72,6 +72,11 @@ pub enum PathError {
 }
 
 impl RequestPath {
+    /// Returns the bytes of memory of the segments.
+    pub(super) fn bytes(&self) -> usize {
+        self.text.capacity()
+    }
+
     /// Splits and decodes a path, which begins with a slash and is without a query.
     ///
     /// # Errors

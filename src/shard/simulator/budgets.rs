@@ -17,7 +17,7 @@ fn three_subscribers(bytes_max: u64) -> (World, Arc<Budget>, [ConnectionId; 3]) 
     let mut world = World::without_clients(|config: &mut Config| {
         config.keep_alive = KeepAlive { ping_interval: 0, pong_timeout: 0, close_timeout: 50 };
     });
-    let budget = Budget::new(bytes_max, 0, 1);
+    let budget = Budget::new(bytes_max, u64::MAX, 0, 1);
     world.shard.memory.budget = Some((Arc::clone(&budget), 0));
     let ids = [20_000, 500_000, usize::MAX].map(|room| world.connect(room, true));
     world.connect(usize::MAX, false);
@@ -121,4 +121,50 @@ fn a_tick_looks_at_a_bounded_number_of_slots() {
         })
         .collect();
     assert!(seen.iter().skip(4).all(|&bytes| bytes == all), "{all} in {seen:?}");
+}
+
+/// The connection that holds the most is closed, whatever it holds. Here that is a message whose end does not arrive;
+/// subscribers with smaller backlogs stay, and so does a publisher that holds next to nothing.
+#[test]
+fn the_largest_unfinished_message_is_given_up_before_smaller_backlogs() {
+    let (mut world, budget, ids) = three_subscribers(1_500_000);
+    let [large, small] = [world.connect(usize::MAX, false), world.connect(usize::MAX, false)];
+    while world.shard.turn(Tick(0).begin()) {}
+    let begun = |length: u32| [&b"\x82\xff\0\0\0\0\0\x0f\xff\xff\0\0\0\0"[..], &vec![0; length as usize]].concat();
+    world.arrive(4, &begun(900_000), 1);
+    world.arrive(5, &begun(1_000), 1);
+    world.publish_at(1, 50);
+    world.shard.turn(Tick(2).begin());
+    let backlogs = world.backlogs(ids);
+    assert!((300_000..900_000).contains(&backlogs), "{backlogs}");
+    assert!(budget.judge() > 0, "{budget:?}");
+    while world.shard.turn(Tick(3).begin()) {}
+    while world.shard.turn(Tick(4).begin()) {}
+    assert_eq!((budget.judge(), budget.is_short()), (0, false));
+    assert_eq!(world.states(ids), [Some(State::Open); 3]);
+    assert_eq!(world.states([large, small, ids[2]]), [Some(State::Closing), Some(State::Open), Some(State::Open)]);
+    assert_eq!([Counter::MemoryClosed, Counter::UnfinishedClosed].map(|counter| world.counters.get(counter)), [1, 0]);
+    assert!(world.counters.get(Counter::MemoryUnfinished) < 10_000, "its memory is free");
+    assert_eq!(take_sent(&world.network, 4).last().map(String::as_str), Some("close 1013"));
+}
+
+/// Connections that hold next to nothing are not closed: that would free nothing, and they could not come back.
+#[test]
+fn small_backlogs_are_not_given_up_in_vain() {
+    let (mut world, budget, ids) = three_subscribers(1_000_000);
+    let message = [&b"\x82\xfe\x03\xe8\0\0\0\0"[..], &[0; 1_000]].concat();
+    let mut published = 0;
+    while world.backlogs(ids) < 2_000 {
+        world.arrive(3, &message, 1);
+        while world.shard.turn(Tick(1).begin()) {}
+        published += 1;
+        assert!(published < 30, "the first subscriber's socket takes everything");
+    }
+    let backlogs = world.backlogs(ids);
+    assert!(backlogs < 4_096, "{backlogs}");
+    // The control thread holds much that cannot be given up.
+    budget.note(1, 2_000_000, 0);
+    (2..9).for_each(|tick| while world.shard.turn(Tick(tick).begin()) {});
+    assert!(budget.is_short());
+    assert_eq!((world.states(ids), world.counters.get(Counter::MemoryClosed)), ([Some(State::Open); 3], 0));
 }

@@ -171,6 +171,6 @@ impl SimulatedDriver {
 
     /// Notes whether a drain has left no connection. Returns whether this call is the first that finds none.
     pub(super) fn sign_off(&mut self) -> bool {
-        self.is_draining && self.shard.is_empty() && mem::take(&mut self.is_occupied)
+        self.is_draining && self.shard.has_left() && mem::take(&mut self.is_occupied)
     }
 }

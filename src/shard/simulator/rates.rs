@@ -2,14 +2,20 @@
 
 use std::num::NonZeroU64;
 
-use super::world::{EMPTY_MESSAGE, PONG, World, take_sent};
+use super::{
+    line::End,
+    world::{EMPTY_MESSAGE, PONG, World, take_sent},
+};
 use crate::{
     config::Config,
     hub::ConnectionId,
     metrics::Counter,
     proto::{CloseCode, KeepAlive, State, Tick},
     rates::{InputRates, Rate},
-    shard::io_state::Reading,
+    shard::{
+        incoming::{RECEIVE_BUFFER, RECEIVE_SMALL},
+        io_state::Reading,
+    },
 };
 
 const KEEP_ALIVE: KeepAlive = KeepAlive { ping_interval: 0, pong_timeout: 0, close_timeout: 50 };
@@ -198,4 +204,83 @@ fn a_throttled_connection_that_ends_is_not_counted() {
     assert_eq!(world.counted_throttled()[0], 1);
     world.shard.remove(flooder);
     assert_eq!(world.counted_throttled()[0], 0);
+}
+
+/// A client sends a whole receive of small messages at once. Each time that the client is throttled again its rest
+/// stays where it is, and is copied only when it has become half as long. What the rest keeps is counted meanwhile.
+#[test]
+fn the_rest_of_a_throttled_client_is_copied_few_times() {
+    let (mut world, [_, flooder, _]) = ten_messages(|_| {});
+    let count = RECEIVE_BUFFER / EMPTY_MESSAGE.len();
+    world.arrive(1, EMPTY_MESSAGE, count);
+    let (mut places, mut tick) = (Vec::new(), 0);
+    let rest = |world: &World| {
+        let partial = world.shard.hub.connections.get(flooder)?.io.partial.as_ref()?;
+        // The end stays where it is while the front is parsed.
+        Some((partial.as_ptr() as usize + partial.len(), partial.len()))
+    };
+    world.serve_at(tick);
+    while let Some((place, length)) = rest(&world) {
+        places.push(place);
+        let counted = world.shard.incoming.paused_bytes();
+        let is_right = (length..2 * length.max(1)).contains(&counted) && counted <= RECEIVE_BUFFER;
+        assert!(is_right || world.reading_of(flooder) != Some(Reading::Throttled), "{counted} bytes of {length}");
+        tick += 10;
+        world.serve_at(tick);
+    }
+    let paused = places.len();
+    places.dedup();
+    assert!(paused > 900 && places.len() <= 18, "{} copies in {paused} pauses", places.len());
+    assert_eq!(world.shard.incoming.paused_bytes(), 0);
+    assert_eq!(world.counters.get(Counter::MessagesIn), count as u64);
+}
+
+/// A throttled client that is gone keeps its place for the close timeout, whether it has ended its side or reset the
+/// connection, before it is throttled or after. Its messages that are due by then are handled.
+#[test]
+fn a_throttled_client_that_is_gone_leaves_its_place() {
+    for (end, is_gone_first) in [(End::Finished, false), (End::Finished, true), (End::Reset, false)] {
+        let (mut world, [_, flooder, _]) = ten_messages(|config| config.limits.rate_ticks_max = 0);
+        let leave = |world: &mut World| {
+            let mut network = world.network.borrow_mut();
+            network.lines[1].end = Some(end);
+            network.arrive(1, usize::MAX);
+        };
+        world.arrive(1, EMPTY_MESSAGE, 10_000);
+        if is_gone_first {
+            leave(&mut world);
+        }
+        world.serve_at(0);
+        if !is_gone_first {
+            leave(&mut world);
+        }
+        (0..=49).for_each(|tick| world.serve_at(tick));
+        assert_eq!(world.reading_of(flooder), Some(Reading::Throttled), "{end:?}");
+        assert_eq!(world.counters.get(Counter::MessagesIn), 10 + 49, "{end:?}: those that are due");
+        for tick in 50..=60 {
+            world.serve_at(tick);
+            // The client takes the goodbye, if it can.
+            world.sent(1);
+        }
+        assert_eq!(world.reading_of(flooder), None, "{end:?}: the connection has ended");
+        let counters = [Counter::RateClosedMessages, Counter::Ended, Counter::ConnectionsThrottled];
+        assert_eq!(counters.map(|counter| world.counters.get(counter)), [1, 1, 0], "{end:?}");
+    }
+}
+
+/// A crowd is throttled with input that waits. Only the first connections keep a whole receive each.
+#[test]
+fn a_crowd_of_throttled_clients_keeps_little_input() {
+    const CROWD: usize = 300;
+    let (mut world, _) = ten_messages(|_| {});
+    (0..CROWD).for_each(|_| _ = world.connect(usize::MAX, false));
+    world.serve_at(0);
+    for client in 0..CROWD {
+        world.arrive(3 + client, EMPTY_MESSAGE, RECEIVE_BUFFER / EMPTY_MESSAGE.len());
+        world.serve_at(0);
+    }
+    assert_eq!(world.counted_throttled()[0], CROWD as u64);
+    let kept = world.shard.incoming.paused_bytes();
+    let most = 64 * RECEIVE_BUFFER + (CROWD - 64) * RECEIVE_SMALL;
+    assert!((64 * RECEIVE_BUFFER / 2..=most).contains(&kept), "{kept} bytes, of at most {most}");
 }

@@ -72,7 +72,8 @@ impl Simulation {
         self.check_memory(shard, &room);
         self.note_turn(shard);
         self.drivers[shard].sign_off();
-        let is_drained = self.may_end && self.drivers.iter().all(|driver| !driver.is_occupied);
+        let have_all_left = self.drivers.iter().all(|driver| !driver.is_occupied);
+        let is_drained = self.may_end && have_all_left && !self.drivers[shard].shard.owes_external_ends();
         self.drivers[shard].follow(has_more, is_drained);
     }
 

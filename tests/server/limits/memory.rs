@@ -1,6 +1,6 @@
 //! The limit of a server's memory.
 
-use std::io::Write as _;
+use std::{io::Write as _, net::TcpStream};
 
 use ringhub::proto::OpCode;
 
@@ -8,8 +8,8 @@ use crate::support::{Client, Received, Server, dial, dial_with, exchange, frame,
 
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
-/// Messages whose end does not arrive take the memory. New connections are refused until they are gone; connections
-/// that are there, and monitors, are served.
+/// Messages whose end does not arrive take the memory. New connections are refused until the connections that hold the
+/// most are closed; other connections, and monitors, are served.
 #[test]
 fn new_connections_are_refused_while_memory_is_short() {
     let flags = ["--max-memory=32MiB", "--shards=2", "--message-timeout=0", "--max-unfinished=256MiB"];
@@ -37,11 +37,71 @@ fn new_connections_are_refused_while_memory_is_short() {
     subscriber.expect(text("still served"));
     let counts = server.counts();
     assert!(counts.get("refused_total{cause=\"memory\"}") > 0 && counts.get("memory_short_total") == 1, "{counts:?}");
-    assert!(counts.get("memory_bytes{kind=\"unfinished\"}") > 20 << 20, "{counts:?}");
-    assert_eq!((counts.get("memory_max_bytes"), counts.get("memory_closed_total")), (32 << 20, 0));
+    assert_eq!(counts.get("memory_max_bytes"), 32 << 20);
     server.log_until("memory is above --max-memory");
+    // The messages go, and nobody else: there is room again although no hoarder leaves by itself.
+    let late = Client::open_when_there_is_room(server.address(), "/t/y");
+    let counts = server.counts_until("hoarders are closed", |counts| counts.get("memory_closed_total") > 0);
+    assert_eq!((counts.get("unfinished_closed_total"), counts.get("slow_closed_total")), (0, 0));
+    publisher.send_text("and later");
+    subscriber.expect(text("and later"));
+    late.leave();
     drop(hoarders);
-    Client::open_when_there_is_room(server.address(), "/t/y").leave();
+}
+
+/// Whoever fills the memory goes, and not a bystander that is behind for a moment: the connections that hold the most
+/// are closed first, whatever they hold.
+#[test]
+fn a_slow_consumer_stays_while_messages_without_end_fill_the_memory() {
+    let flags = [
+        "--max-memory=48MiB",
+        "--shards=1",
+        "--send-buffer=4096",
+        "--ping-interval=0",
+        "--message-timeout=0",
+        "--max-unfinished=256MiB",
+    ];
+    let server = Server::start(&flags);
+    let mut behind = Client::open(dial_with(server.address(), Some(4_096)), "/t/x?mode=sub", &[]).expect("room");
+    let mut publisher = server.connect("/t/x?mode=pub");
+    let message = pattern(3, 30_000);
+    (0..10).for_each(|_| publisher.send_binary(&message));
+    server.counts_until("the subscriber is behind", |counts| counts.get("backlog_bytes") > 100_000);
+    let begun = frame(OpCode::Binary, true, &pattern(0, 1_000_000));
+    let mut hoarders: Vec<Client> = Vec::new();
+    let mut most = 0;
+    while server.counts().get("memory_closed_total") < 10 {
+        if let Ok(mut client) = Client::open(dial(server.address()), "/t/y", &[]) {
+            client.send_raw(&begun[..begun.len() - 1]);
+            hoarders.push(client);
+        }
+        most += 1;
+        assert!(most < 2_000, "nothing is given up");
+    }
+    assert_eq!(server.counts().get("slow_closed_total"), 0);
+    (0..10).for_each(|_| behind.expect(Received::Binary(message.clone())));
+    behind.leave();
+}
+
+/// Bodies that do not arrive whole give way too while memory is short.
+#[test]
+fn bodies_without_end_are_given_up_when_memory_is_short() {
+    let flags = ["--max-memory=32MiB", "--shards=1", "--max-bodies=256MiB", "--body-timeout=1h"];
+    let server = Server::start(&flags);
+    let body = pattern(1, 1 << 20);
+    let head = format!("POST /t/x HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+    let mut begun: Vec<TcpStream> = Vec::new();
+    while server.counts().get("memory_bodies_given_up_total") == 0 {
+        let mut stream = dial(server.address());
+        // A server that is short of memory refuses the connection.
+        _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body[..body.len() - 1]));
+        begun.push(stream);
+        assert!(begun.len() < 500, "there is no limit");
+    }
+    let counts = server.counts();
+    assert!(counts.get("memory_short_total") > 0 && counts.get("refused_total{cause=\"memory\"}") < 500, "{counts:?}");
+    drop(begun);
+    server.counts_until("the bodies are gone", |counts| counts.get("memory_bytes{kind=\"bodies\"}") == 0);
 }
 
 /// The connection with the largest backlog is closed, with the reason; one with a smaller backlog stays.

@@ -1,6 +1,11 @@
 //! `ringhub reload` and `ringhub drain`.
 
-use std::{process::Output, thread};
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    process::{Command, Output, Stdio},
+    thread,
+};
 
 use rustix::process::{Pid, Signal};
 
@@ -102,6 +107,39 @@ fn only_a_server_is_told() {
             assert!(error.starts_with("ringhub: ") && error.contains(what), "{command} {pid}: {error}");
         }
     }
+}
+
+/// Root acts on a process that says it is a server, and belongs to somebody else. The files that its settings name are
+/// read with its user's rights, so root's own are neither read nor sent anywhere.
+#[test]
+fn files_are_read_with_the_rights_of_the_servers_user() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let folder = std::env::temp_dir().join(format!("ringhub-owner-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let (secret, fake) = (folder.join("secret"), folder.join("ringhub"));
+    fs::write(&secret, "a-token-that-only-root-may-read").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::copy("/bin/sh", &fake).unwrap();
+    let mut process = Command::new(&fake)
+        .env_clear()
+        .env("RINGHUB_METRICS_TOKENS", format!("file:{}", secret.display()))
+        .env("RINGHUB_METRICS_LISTEN", "127.0.0.1:1")
+        .current_dir("/")
+        .uid(12_345)
+        .gid(12_345)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = run(&["reload", &format!("--pid={}", process.id()), "--timeout=1s"]);
+    process.kill().unwrap();
+    process.wait().unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("secret") && error.contains("Permission denied"), "{error}");
 }
 
 #[test]

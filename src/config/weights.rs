@@ -1,0 +1,38 @@
+//! What things take in memory: one table for the sum of `check-config` and for the memory budget of a running server.
+//!
+//! `check-config` multiplies each weight by a limit, and the budget by the number of things that are there. So the
+//! budget never counts less for a thing than the sum does, except where it knows the size of the thing itself.
+
+use crate::{auth::Revocation, hub::LARGE_PIECE_PINS, outbound::OutboundLimits, proto::HEAD_BYTES_MAX};
+
+/// One connection whose opening request is being read or judged: its task, and a head in a buffer that doubles.
+pub(crate) const OPENING: u64 = 2 * HEAD_BYTES_MAX as u64 + 4 * 1_024;
+
+/// One open connection without its input, its output, and what it keeps of its opening request: its slot and its
+/// places. The kept part of the request is weighed by itself, and is less than the rest of [`OPENING`].
+pub(crate) const OPEN_CONNECTION: u64 = 512;
+
+/// Input that is not parsed, of one connection that the shard does not receive from: at most what one receive has
+/// taken. The budget weighs such input by its length.
+pub(crate) const WAITING_INPUT: u64 = LARGE_PIECE_PINS as u64;
+
+/// One HTTP connection: its task, and the buffers in front of hyper and within.
+pub(crate) const HTTP_CONNECTION: u64 = 112 * 1_024;
+
+/// One topic: its name, twice, its place in the order, and its place in the table.
+pub(crate) const TOPIC: u64 = 1_024;
+
+/// One revocation: its name, and its place in the table.
+pub(crate) const REVOCATION: u64 = Revocation::NAME_BYTES_MAX as u64 + 256;
+
+/// One request to another server under way: the buffers of HTTP and of TLS, and the body of the answer.
+pub(crate) const EXCHANGE: u64 = 4 * OutboundLimits::HEAD_BYTES_MAX as u64 + (256 << 10);
+
+/// One request to another server that waits: a head of a client in JSON, in which each octet may take three.
+pub(crate) const QUESTION: u64 = 4 * HEAD_BYTES_MAX as u64;
+
+/// The program, its threads and their allocators, and the lines that wait to be logged or printed.
+pub(crate) const SERVER: u64 = 8 << 20;
+
+/// One shard without connections: rings, wheel, stack.
+pub(crate) const SHARD: u64 = 1 << 20;
