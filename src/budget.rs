@@ -9,9 +9,9 @@ use std::sync::{
 ///
 /// Each thread notes what it holds once in a tick; the control thread also notes the resident memory of the process.
 /// What is held counts every kind of memory that grows with clients, by the weights of `config::weights`. Two numbers
-/// bound from above what the server needs: the sum of what its threads hold, since backlogs are charged memory that they
-/// share; and the resident memory, since the allocator keeps memory that was freed. So the smaller number counts. Above
-/// the limit the server is short of memory, until the smaller number is a tenth below the limit.
+/// bound from above what the server needs: the sum of what its threads hold, since backlogs are charged memory that
+/// they share; and the resident memory, since the allocator keeps memory that was freed. So the smaller number counts.
+/// Above the limit the server is short of memory, until the smaller number is a tenth below the limit.
 ///
 /// The resident memory has a second limit of its own, near the memory that the process may have at all: the kernel ends
 /// a process whose resident memory is above that, whatever the server knows to hold. Above the second limit the server

@@ -96,8 +96,8 @@ impl AdminCall {
     /// # Errors
     ///
     /// 400 for a body, a name or an end that is wrong, 413 and 408 for its body, 404 for a connection or a revocation
-    /// that there is not, and 503 for a revocation for which there is no room. On a server that has ended, a revocation is
-    /// noted and closes no connection; everything else about connections is 503.
+    /// that there is not, and 503 for a revocation for which there is no room. On a server that has ended, a revocation
+    /// is noted and closes no connection; everything else about connections is 503.
     pub(super) async fn answer(self, shared: &Shared, body: Incoming) -> Result<Answer, Refusal> {
         let (publisher, shards) = (&shared.publisher, shared.config.get().shards as u16);
         let endpoints = shared.endpoints.get();

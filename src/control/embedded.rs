@@ -73,7 +73,7 @@ pub(super) async fn begin(
 }
 
 /// Returns the answer to a preflight. A preflight never has credentials, so a service behind an authenticator could not
-/// answer it. The service judges the request that follows.
+/// answer it. The judge decides about the request that follows, and the service adds its header lines.
 fn preflight_of(request: &Request<Incoming>) -> Option<Answer> {
     let value = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let method = value(header::ACCESS_CONTROL_REQUEST_METHOD).filter(|_| request.method() == Method::OPTIONS)?;
@@ -83,7 +83,7 @@ fn preflight_of(request: &Request<Incoming>) -> Option<Answer> {
 }
 
 impl ServiceCall {
-    /// Returns the sender that the authenticator of the route has found.
+    /// Returns the identity that the authenticator of the route has found.
     pub(super) fn identity(&self) -> Option<&Identity> {
         self.sender.identity.as_ref()
     }

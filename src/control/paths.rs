@@ -88,7 +88,7 @@ pub(super) async fn begin(
 }
 
 impl Admitted {
-    /// Returns the sender that the authenticator of the route has found.
+    /// Returns the identity that the authenticator of the route has found.
     pub(super) fn identity(&self) -> Option<&Identity> {
         self.identities.own()
     }

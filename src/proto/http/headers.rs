@@ -5,8 +5,8 @@ use super::error::{HEADERS_MAX, HttpError};
 /// The header lines of a head, in their order (RFC 9110 5). Names compare without regard to case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
-    /// The name, in lower case, and the value of each line, one after the other. They are bytes, because a value may hold any byte above
-    /// 0x7F (RFC 9110 5.5).
+    /// The name, in lower case, and the value of each line, one after the other. They are bytes, because a value may
+    /// hold any byte above 0x7F (RFC 9110 5.5).
     text: Box<[u8]>,
     /// The ends of the name and of the value of each line.
     ends: Box<[(u16, u16)]>,

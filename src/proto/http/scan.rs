@@ -83,8 +83,8 @@ fn plain(bytes: &[u8]) -> usize {
 /// such a byte the word is 0.
 const fn controls(word: u64) -> u64 {
     const ONES: u64 = u64::MAX / 255;
-    // A byte borrows from its high bit if it is smaller than what is subtracted. A byte whose high bit was set before is
-    // no control character. A byte that borrows from the next one is a control character itself, and comes first.
+    // A byte borrows from its high bit if it is smaller than what is subtracted. A byte whose high bit was set before
+    // is no control character. A byte that borrows from the next one is a control character itself, and comes first.
     const fn below(word: u64, least: u64) -> u64 {
         word.wrapping_sub(ONES * least) & !word & (ONES * 0x80)
     }
