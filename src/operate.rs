@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use ringhub::config::{Flags, Given, Settings, Time, parse_address};
+use ringhub::{
+    config::{Flags, Given, Settings, Time, parse_address},
+    server,
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
@@ -90,7 +93,7 @@ pub(crate) fn reload(arguments: Reload, line: CommandLine) -> Result<String, Box
     let deadline = Instant::now() + timeout.0;
     let process = Process::find(&target, line)?;
     let given = process.read_settings(line)?;
-    given.config(process.descriptor_limit())?;
+    server::check_topics(&given.config(process.descriptor_limit())?)?;
     let address = match address {
         Some(address) => parse_address(&address).map_err(|what| Failed(format!("--address: {what}")))?,
         None => address_of_metrics(&given)?,
