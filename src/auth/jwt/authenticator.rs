@@ -82,6 +82,11 @@ impl Jwt {
         Ok(Jwt { issuers: issuers.into() })
     }
 
+    /// Returns the names of the issuers.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.issuers.iter().map(|issuer| issuer.name())
+    }
+
     /// Returns the identity of the token that a request shows.
     fn identify(&self, credentials: &Credentials<'_>, now: Instant) -> Result<Option<Identity>, Fault> {
         let Some(Unverified { token, parts, issuer }) = self.read(credentials)? else { return Ok(None) };
