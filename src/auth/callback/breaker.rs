@@ -27,9 +27,9 @@ impl Breaker {
         }
     }
 
-    /// Notes that the application has answered.
-    pub(super) fn answered(&mut self) {
-        *self = Breaker::default();
+    /// Notes that the application has answered. Returns whether this ends the pauses.
+    pub(super) fn answered(&mut self) -> bool {
+        std::mem::take(self).next.is_some()
     }
 
     /// Notes that the application has not answered. Returns whether this begins the pauses.
@@ -64,7 +64,7 @@ mod tests {
         assert!(!breaker.failed(later));
         assert!(!breaker.may_ask(later + Breaker::PAUSE / 2));
         assert!(breaker.may_ask(later + Breaker::PAUSE));
-        breaker.answered();
+        assert!(breaker.answered() && !breaker.answered());
         assert!(breaker.may_ask(later) && breaker.may_ask(later));
     }
 
@@ -75,7 +75,7 @@ mod tests {
             for _ in 1..Breaker::FAILURES_MAX {
                 breaker.failed(now);
             }
-            breaker.answered();
+            assert!(!breaker.answered(), "no pauses have begun");
             assert!(breaker.may_ask(now));
         }
     }
