@@ -1,6 +1,7 @@
 //! The server's command line: flags become a `Config`, a `Config` becomes a `Server`.
 
 mod health;
+mod listening;
 mod manual;
 mod operate;
 mod reload;
