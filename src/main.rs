@@ -1,6 +1,7 @@
 //! The server's command line: flags become a `Config`, a `Config` becomes a `Server`.
 
 mod health;
+mod listening;
 mod manual;
 mod operate;
 mod reload;
@@ -246,6 +247,7 @@ fn check_config(arguments: CheckConfig) -> Result<(), Box<dyn std::error::Error>
         print_error(&format_args!("warning: {warning}"));
     }
     let config = config?;
+    server::check_topics(&config)?;
     let backend = ChosenBackend::choose(config.io)?;
     if let Some(line) = backend.fallback() {
         print_error(&format_args!("warning: {line}"));

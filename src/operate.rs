@@ -18,14 +18,17 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use ringhub::config::{Flags, Given, Settings, Time, parse_address};
+use ringhub::{
+    config::{Flags, Given, Settings, Time, parse_address},
+    server,
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Gid, Pid, PidfdFlags, Signal, Uid, geteuid, pidfd_open, pidfd_send_signal},
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
-use crate::health::reachable;
+use crate::{health::reachable, listening};
 
 /// What the definition of the program's command line tells about the arguments of a process.
 #[derive(Debug, Clone, Copy)]
@@ -94,12 +97,13 @@ pub(crate) fn reload(arguments: Reload, line: CommandLine) -> Result<String, Box
     let deadline = Instant::now() + timeout.0;
     let process = Process::find(&target, line)?;
     let given = process.read_settings(line)?;
-    given.config(process.descriptor_limit())?;
-    let address = match address {
-        Some(address) => parse_address(&address).map_err(|what| Failed(format!("--address: {what}")))?,
-        None => address_of_metrics(&given)?,
+    server::check_topics(&given.config(process.descriptor_limit())?)?;
+    let addresses = match address {
+        Some(address) => vec![parse_address(&address).map_err(|what| Failed(format!("--address: {what}")))?],
+        None => addresses_of_metrics(&given, listening::addresses_of(process.pid))?,
     };
-    let metrics = MetricsReader { address: reachable(address), token: token_of(&given) };
+    let addresses = addresses.into_iter().map(reachable).collect();
+    let metrics = MetricsReader { addresses, token: token_of(&given) };
     // Before the reload the server may know none of the new tokens. Any later reading is then the outcome.
     let before = metrics.read(deadline).ok();
     let told_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
@@ -159,7 +163,7 @@ impl Process {
         let mut servers: Vec<Process> = pids.filter_map(|pid| Process::find_unnamed(pid, line)).collect();
         servers.sort_unstable_by_key(|process| process.pid);
         if servers.len() > 1 {
-            let pids: Vec<String> = servers.iter().map(ToString::to_string).collect();
+            let pids: Vec<String> = servers.iter().map(|server| with_addresses(server.pid)).collect();
             return fail(format!("several servers run here: choose one by --pid {}", pids.join(", --pid ")));
         }
         let none = "no server of ringhub runs here, or none that this user can see; root names the server of an \
@@ -283,6 +287,12 @@ impl Process {
     }
 }
 
+/// Returns the number of a server's process, and the addresses at which it listens.
+fn with_addresses(pid: i32) -> String {
+    let addresses: Vec<String> = listening::addresses_of(pid).iter().map(ToString::to_string).collect();
+    if addresses.is_empty() { pid.to_string() } else { format!("{pid} ({})", addresses.join(" and ")) }
+}
+
 /// The user and the groups of a process.
 #[derive(Debug, PartialEq, Eq)]
 struct Owner {
@@ -380,6 +390,13 @@ fn descriptor_limit_in(limits: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
+/// Returns the addresses at which a server with these settings may answer `/metrics`. The server listens at `here`. If
+/// the address of the settings is not among these, it counts from a restart on, and the metrics are at another one.
+fn addresses_of_metrics(given: &Given, here: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Box<dyn std::error::Error>> {
+    let address = address_of_metrics(given)?;
+    Ok(if here.is_empty() || here.contains(&reachable(address)) { vec![address] } else { here })
+}
+
 /// Returns the address at which a server with these settings answers `/metrics`.
 fn address_of_metrics(given: &Given) -> Result<SocketAddr, Box<dyn std::error::Error>> {
     let Settings { listen, metrics_listen, .. } = &given.settings;
@@ -396,7 +413,8 @@ fn token_of(given: &Given) -> Option<String> {
 
 /// Reads the counters of reloads from a server's `/metrics`.
 struct MetricsReader {
-    address: SocketAddr,
+    /// The addresses at which the server may answer, at least one.
+    addresses: Vec<SocketAddr>,
     /// A token for the metrics, if they need one.
     token: Option<String>,
 }
@@ -415,16 +433,22 @@ struct Outcome {
 
 impl MetricsReader {
     fn url(&self) -> String {
-        format!("http://{}/metrics", self.address)
+        format!("http://{}/metrics", self.addresses[0])
     }
 
+    /// Reads the counters from the first address that has them.
     fn read(&self, deadline: Instant) -> io::Result<Outcome> {
+        let mut outcomes = self.addresses.iter().map(|&address| self.read_at(address, deadline));
+        let first = outcomes.next().expect("at least one address");
+        first.or_else(|error| outcomes.find_map(Result::ok).ok_or(error))
+    }
+
+    fn read_at(&self, address: SocketAddr, deadline: Instant) -> io::Result<Outcome> {
         let left = || deadline.saturating_duration_since(Instant::now()).clamp(LOOK, ANSWER);
-        let mut stream = TcpStream::connect_timeout(&self.address, left())?;
+        let mut stream = TcpStream::connect_timeout(&address, left())?;
         stream.set_read_timeout(Some(left()))?;
         stream.set_write_timeout(Some(left()))?;
         let token = self.token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
-        let address = self.address;
         write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\n{token}Connection: close\r\n\r\n")?;
         let mut answer = Vec::new();
         stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;

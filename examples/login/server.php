@@ -1,7 +1,7 @@
 <?php
 // A login in PHP (8.0 or newer, no packages): the application gives its users tokens, and publishes to their topics.
 //
-//     php -S 127.0.0.1:8000 examples/login/server.php
+//     php -S 127.0.0.1:8000 examples/login/server.php      (the port is that of the command line)
 //
 // In an application of your own, a library makes the tokens: firebase/php-jwt, or lcobucci/jwt.
 

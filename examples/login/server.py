@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import time
+import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -52,7 +53,10 @@ def publish(topic, message):
     token = token_of({"sub": "application", "publish": ["orders/*"]})
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     request = urllib.request.Request(f"{HUB}/t/{topic}", json.dumps(message).encode(), headers, method="POST")
-    urllib.request.urlopen(request, timeout=5).close()
+    try:
+        urllib.request.urlopen(request, timeout=5).close()
+    except urllib.error.HTTPError as error:
+        raise RuntimeError(f"the hub answers {error.code}: {error.read().decode()}") from error
 
 
 class Application(BaseHTTPRequestHandler):

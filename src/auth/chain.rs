@@ -65,9 +65,10 @@ impl Authenticator for AllOf {
 
 /// Requires one authenticator to succeed. The result is the identity from the first authenticator that succeeds.
 ///
-/// If none succeeds, one of the refusals is the answer: the refusal of the authenticator whose scheme the request has
-/// tried; else the first refusal with a challenge; else the first refusal. The challenges of all authenticators are
-/// added to the answer, each in its own header line.
+/// If none succeeds, one of the refusals is the answer: the first 503, since its authenticator could not decide, and
+/// might have admitted the request; else the refusal of the authenticator whose scheme the request has tried; else the
+/// first refusal with a challenge; else the first refusal. The challenges of all authenticators are added to every
+/// answer but a 503, each in its own header line.
 ///
 /// ```
 /// use ringhub::auth::{Basic, Bearer, any_of};
@@ -114,6 +115,9 @@ impl Authenticator for AnyOf {
             }
         }
         let has_tried = |refusal: &Refusal| challenges(refusal).any(|challenge| answers(challenge, credentials));
+        if let Some(undecided) = refusals.iter().position(|refusal| refusal.status == 503) {
+            return Err(refusals.remove(undecided));
+        }
         let most_useful = (refusals.iter().position(has_tried))
             .or_else(|| refusals.iter().position(|refusal| challenges(refusal).next().is_some()))
             .unwrap_or(0);
@@ -312,6 +316,25 @@ mod tests {
         assert_eq!(found(&all().and(twice)), ["alice", "alice", "10.0.0.0/8"]);
         assert_eq!(found(&any_of(bearer()).or(all())), ["alice", "10.0.0.0/8"]);
         assert_eq!(found(&any_of(basic()).or(all())), ["alice"]);
+    }
+
+    /// Refuses, since it cannot ask anybody.
+    struct Undecided;
+
+    impl Authenticator for Undecided {
+        fn authenticate(&self, _: &Credentials<'_>) -> Result<Identity, Refusal> {
+            Err(Refusal::new(503, "nobody answers"))
+        }
+    }
+
+    /// A client that is told 401 forgets its login, which may be right.
+    #[test]
+    fn a_chain_with_one_that_cannot_decide_has_not_decided() {
+        let any = any_of(bearer()).or(Undecided).or(network());
+        check(&any, TOKEN, "11.0.0.1", Ok("ci"));
+        check(&any, "", "10.0.0.1", Ok("10.0.0.0/8"));
+        check(&any, WRONG, "11.0.0.1", Err((503, &[])));
+        check(&any, "", "11.0.0.1", Err((503, &[])));
     }
 
     #[test]

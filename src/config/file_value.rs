@@ -104,7 +104,7 @@ impl FileValues {
         self.read.borrow()[count..].iter().for_each(|file| file.digest.hash(hasher));
     }
 
-    /// Returns a warning for each file that every user of the machine may read.
+    /// Returns a warning for each file that every user of the machine may read. Public keys are no secrets.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         for ValueFile { path, key, mode, .. } in &*self.read.borrow() {
@@ -114,7 +114,7 @@ impl FileValues {
                 path.display(),
                 mode & 0o7777
             );
-            if mode & 0o004 != 0 && !warnings.contains(&warning) {
+            if mode & 0o004 != 0 && *key != "issuers.public_keys" && !warnings.contains(&warning) {
                 warnings.push(warning);
             }
         }
@@ -247,6 +247,10 @@ mod tests {
         let warnings = values.warnings();
         let [warning] = &warnings[..] else { panic!("{warnings:?}") };
         let path = folder.0.join("open").display().to_string();
+        let public = Shape { key: "issuers.public_keys", ..shape(false) };
+        let of_keys = FileValues::below(&folder.0);
+        of_keys.resolve(public, vec![("file:open".into(), Origin::Default)]).unwrap();
+        assert!(of_keys.count() == 1 && of_keys.warnings().is_empty());
         assert!(warning.contains(&path) && warning.contains("0644") && !warning.contains("secret"), "{warning}");
     }
 

@@ -9,7 +9,7 @@ use super::{
         config::{RouteConfig, RouteHandler},
     },
 };
-use crate::auth::{Access, Origins, Tokens};
+use crate::auth::{Access, Jwt, OnError, Origins, Tokens};
 
 impl Config {
     /// Returns the warnings about settings that are allowed, but are mostly a mistake.
@@ -38,7 +38,52 @@ impl Config {
             .flat_map(|_| lists(&self.access).map(|list| warn_of_jwt("the hub at /t/{topic...}", list)));
         let warnings =
             few.into_iter().chain(memory).chain(open).chain(everybody).chain(self.shared_topics()).chain(of_pages);
-        warnings.chain(of_tokens).chain(of_jwt).chain(self.warn_of_pages()).collect()
+        let warnings = warnings.chain(of_tokens).chain(of_jwt).chain(self.warn_of_pages());
+        warnings.chain(self.warn_of_issuers()).chain(self.warn_of_unasked()).chain(self.warn_of_on_error()).collect()
+    }
+
+    /// Returns a warning for each issuer whose tokens no route takes.
+    fn warn_of_issuers(&self) -> impl Iterator<Item = String> {
+        let names = self.jwt.iter().filter(|_| !self.routes.is_empty()).flat_map(Jwt::names);
+        let is_used =
+            |name: &&str| self.routes.iter().any(|route| route.admission.issuers.iter().any(|own| own == name));
+        names.filter(move |name| !is_used(name)).map(|name| {
+            format!(
+                "no route takes the tokens of the issuer {name:?}: where the file has routes, each names its issuers; \
+                 add jwt = {name:?} to the routes that the tokens are for{}",
+                self.open_hub()
+            )
+        })
+    }
+
+    /// Returns the warning about an application that nothing asks.
+    fn warn_of_unasked(&self) -> Option<String> {
+        let is_asked = self.routes.iter().any(|route| route.callback.is_some());
+        let asks_about_topics = self.topics.iter().any(|topic| topic.rule.asks());
+        let is_useless = self.callback.is_some() && !self.routes.is_empty() && !is_asked && !asks_about_topics;
+        is_useless.then(|| {
+            format!(
+                "no route asks the application at callback_url, and no rule of topics does: where the file has routes, \
+                 only those with callback = true ask; add it to them{}",
+                self.open_hub()
+            )
+        })
+    }
+
+    /// Returns the end of a warning, if a route of the hub lets everybody in.
+    fn open_hub(&self) -> String {
+        let open = self.hubs().find(|route| route.is_open());
+        open.map(|route| format!("; {:?} lets everybody in", route.pattern.as_str())).unwrap_or_default()
+    }
+
+    /// Returns the warning about an application without which everybody is let in.
+    fn warn_of_on_error(&self) -> Option<String> {
+        let allows = self.callback.as_ref().is_some_and(|callback| callback.on_error() == OnError::Allow);
+        allows.then(|| {
+            "callback_on_error is \"allow\": while the application does not answer, everybody is let in, and who can \
+             make it slow gets in; deny or last keep others out"
+                .into()
+        })
     }
 
     /// Returns the warning about topics without routes in the file that any page in the browser of an admitted user can

@@ -57,7 +57,11 @@ impl Permissions {
                 denial => {
                     let is_other = |other: &&TopicRight| **other != right && decide(**other) == Decision::Allowed;
                     let mode = rights.iter().find(is_other).and_then(|other| mode(*other));
-                    return Err(Denied::Refused(refusal(denial, right, topic, mode)));
+                    let mut refusal = refusal(denial, right, topic, mode);
+                    if denial != Decision::Closed && identities.clone().any(has_no_topic) {
+                        refusal.error += NO_TOPIC;
+                    }
+                    return Err(Denied::Refused(refusal));
                 }
             }
         }
@@ -97,6 +101,18 @@ impl fmt::Debug for Permissions {
 pub(crate) fn asking<'a>(rules: impl IntoIterator<Item = &'a TopicRule>) -> Option<&'a TopicPattern> {
     rules.into_iter().find(|rule| rule.asks()).and_then(|rule| rule.patterns().first())
 }
+
+/// Returns whether the grants of an identity have no topic at all.
+fn has_no_topic(identity: &Identity) -> bool {
+    use TopicRight::{History, Presence, Publish, Subscribe};
+    let has_none =
+        |right: &TopicRight| identity.grants.as_ref().is_some_and(|grants| grants.patterns(*right).is_empty());
+    [Subscribe, Publish, Presence, History].iter().all(has_none)
+}
+
+/// The end of a refusal of a sender whose grants have no topic at all.
+const NO_TOPIC: &str =
+    "; its grants have no topic at all, as those of a token without a claim for topics (see claims and bare_tokens)";
 
 /// Returns the refusal of a use of a topic. `mode` asks for less, which would be permitted.
 fn refusal(denial: Decision, right: TopicRight, topic: &TopicName, mode: Option<&str>) -> Refusal {
@@ -221,6 +237,9 @@ mod tests {
         check(&BOTH, "own/a", Some(&ann), &format!("{grants}{less}"));
         let grants = "403 this sender's grants do not let it subscribe to the topic \"free\"";
         check(&BOTH, "free", Some(&ann), grants);
+        let bare = Identity::new("bare").with_grants(Grants::default());
+        check(&BOTH, "free", Some(&bare), &format!("{grants}{NO_TOPIC}"));
+        check(&BOTH[1..], "read/a", Some(&bare), "403 nobody may publish to the topic \"read/a\"");
     }
 
     #[test]

@@ -114,6 +114,17 @@ impl Blueprint {
     }
 }
 
+/// Checks the rules of topics in these settings, for a server without rules and without a source of permissions of its
+/// own.
+///
+/// # Errors
+///
+/// [`BuildError::TopicRules`], or [`BuildError::NoPermissionSource`] if a rule asks the application and the settings do
+/// not say where it is.
+pub fn check_topics(config: &Config) -> Result<(), BuildError> {
+    Ok(topic_table(config.topics.iter(), config.callback.is_some()).map(drop)?)
+}
+
 /// Returns the rules of an embedder's route, or the error that names all their faults.
 fn settled(pattern: &Pattern, rules: Result<Rules, Vec<RuleFault>>) -> Result<Rules, BuildError> {
     rules.map_err(|faults| {

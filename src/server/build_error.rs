@@ -36,7 +36,8 @@ pub enum BuildError {
     Options(Pattern, String),
     /// Two rules of topics have this pattern, at these places.
     TopicRules(TopicPattern, Origin, Origin),
-    /// The rule of topics at that place asks a source of permissions, and the server has none.
+    /// The rule of topics at that place asks a source of permissions, and the server has none: neither the setting
+    /// `callback_url` nor [`Builder::permission_source`](super::Builder::permission_source) names one.
     NoPermissionSource(TopicPattern, Origin),
     /// An address cannot be listened on, a listener cannot be used, or the kernel lacks an operation.
     Start(StartError),
@@ -72,8 +73,8 @@ impl fmt::Display for BuildError {
             }
             BuildError::NoPermissionSource(pattern, origin) => write!(
                 f,
-                "{origin}: the rule of the topics {:?} asks the application (callback), and nothing says how: set \
-                 Builder::permission_source",
+                "{origin}: topics: the rule of the topics {:?} asks the application (callback), which cannot be asked: \
+                 callback_url does not say where it is",
                 pattern.to_string()
             ),
             BuildError::Start(error) => error.fmt(f),

@@ -52,6 +52,7 @@ use crate::{
 };
 
 pub use crate::config::{ReloadReport, SettingChange};
+pub use blueprint::check_topics;
 pub use build_error::BuildError;
 pub use builder::Builder;
 pub use choice::ChosenBackend;

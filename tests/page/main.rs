@@ -262,7 +262,8 @@ fn a_close_for_a_size_is_clean(browser: &mut Browser) {
 }
 
 fn a_refusal_is_explained(browser: &mut Browser) {
-    let server = Server::start(&["--subscribe-tokens", "right", "--publish-tokens", "right"]);
+    let right = "right,right/=";
+    let server = Server::start(&["--subscribe-tokens", right, "--publish-tokens", right]);
     let mut page = open(browser, &server, "x");
     page.until_says("state", "Refused with 401: subscribing needs a bearer token");
     page.type_into("token", "wrong");
@@ -270,13 +271,14 @@ fn a_refusal_is_explained(browser: &mut Browser) {
     page.until_says("state", "Refused with 401: the bearer token is not valid; or http://");
     // Neither another try nor another mode would help.
     assert_eq!(page.eval("[ui.now.hidden, ui.instead.hidden, ui.again.textContent]"), json!([true, true, ""]));
-    // The token was in the request, and is not in the page's own address.
+    // The token was among the subprotocols of the request, and is in no address.
     let seen = page.take_seen();
     let has_shown = |begin: &str, end: &str| {
         let mut urls = seen.requests.iter().map(|request| request["url"].as_str().unwrap());
         urls.any(|url| url.starts_with(begin) && url.ends_with(end))
     };
-    assert!(has_shown("ws://", "/t/x?echo=true&access_token=wrong"), "{:#?}", seen.requests);
+    assert!(has_shown("ws://", "/t/x?echo=true"), "{:#?}", seen.requests);
+    assert!(!has_shown("ws://", "wrong"), "{:#?}", seen.requests);
     assert!(has_shown("http://", "/t/x?echo=true"), "{:#?}", seen.requests);
     assert!(!page.eval("location.href").as_str().unwrap().contains("wrong"));
     page.type_into("token", "right");
@@ -285,6 +287,12 @@ fn a_refusal_is_explained(browser: &mut Browser) {
     page.type_into("body", "both ways");
     page.click("#publish button");
     page.until_says("list", "both ways");
+    // This token is no name of a subprotocol.
+    page.type_into("token", "right/=");
+    page.click("#watch button");
+    page.until_says("state", "Watching x");
+    let urls: Vec<_> = page.take_seen().requests.iter().map(|request| request["url"].to_string()).collect();
+    assert!(urls.iter().any(|url| url.ends_with("&access_token=right%2F%3D\"")), "{urls:?}");
 }
 
 fn tokens_for_one_way_only(browser: &mut Browser) {

@@ -21,6 +21,8 @@ use crate::support::{Client, Response, Server, dial, exchange, post, program, pu
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
+const OTHER_SECRET: &str = "fedcba9876543210fedcba9876543210";
+
 /// Returns a token of these claims by HS256. It ends in the year 2100.
 pub(crate) fn sign(claims: &str) -> String {
     sign_with(&format!(r#"{{"exp":4102444800,{claims}}}"#))
@@ -76,6 +78,18 @@ fn one_table_is_enough() {
     assert_eq!(exchange(address, &post(topic, "text/plain", "x")).status(), 401);
     let refusal = open(address, topic, &[], &[]).err().expect("a refusal");
     assert_eq!((refusal.status(), refusal.header("www-authenticate")), (401, Some("Bearer")));
+}
+
+/// While a secret is replaced, the old one and the new one are the lines of a file.
+#[test]
+fn each_line_of_a_file_is_a_secret() {
+    let token = sign(r#""sub":"42","subscribe":["orders/42"]"#);
+    for (name, lines) in [("first", [SECRET, OTHER_SECRET]), ("last", [OTHER_SECRET, SECRET])] {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("tokens-{name}.txt"));
+        fs::write(&path, format!("{}\n", lines.join("\n"))).unwrap();
+        let server = start(name, &format!("[[issuers]]\nname = \"app\"\nsecrets = \"file:{}\"\n", path.display()));
+        drop(open(server.address(), "/t/orders/42?mode=sub", &["access_token", &token], &[]).unwrap());
+    }
 }
 
 /// Each refusal says what is wrong, and neither a refusal nor the log has a part of a token, whichever way it came.

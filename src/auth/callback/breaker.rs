@@ -104,15 +104,16 @@ impl Breaker {
         }
     }
 
-    /// Notes that the application has answered a client's question.
-    pub(super) fn answered(&mut self, asker: Asker) {
+    /// Notes that the application has answered a client's question. Returns whether this ends the pauses of all.
+    pub(super) fn answered(&mut self, asker: Asker) -> bool {
         if self.is_open() {
             *self = Breaker::default();
-            return;
+            return true;
         }
         self.failures = 0;
         self.failing.clear();
         self.askers.remove(&asker);
+        false
     }
 
     /// Notes that the application has not answered a client's question. Returns whether this begins the pauses of all.
@@ -188,7 +189,7 @@ mod tests {
         assert!(!breaker.failed(asker(99), Application, later));
         assert_eq!(ask(&mut breaker, 98, later + Breaker::PAUSE / 2), Permit::AllPause);
         assert_eq!(ask(&mut breaker, 98, later + Breaker::PAUSE), Permit::Asks);
-        breaker.answered(asker(98));
+        assert!(breaker.answered(asker(98)) && !breaker.answered(asker(98)));
         assert_eq!([0, 1, 98, 99].map(|number| ask(&mut breaker, number, later)), [Permit::Asks; 4]);
     }
 
@@ -233,7 +234,7 @@ mod tests {
             for number in 1..Breaker::FAILURES_MAX {
                 breaker.failed(asker(100 * round + number), Application, now);
             }
-            breaker.answered(asker(7));
+            assert!(!breaker.answered(asker(7)), "no pauses have begun");
             assert!(!breaker.is_open());
         }
     }

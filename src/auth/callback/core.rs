@@ -263,7 +263,7 @@ impl Core {
         state.has_asked(asker);
         match read {
             Ok(Answer { verdict, cache_for }) => {
-                state.breaker.answered(asker);
+                self.note_answer(&mut state, asker);
                 let (fresh, spare) = self.times(&verdict, cache_for);
                 if matches!(verdict, Verdict::Deny { .. }) {
                     add_for_process(Counter::CallbackDenied, 1);
@@ -273,7 +273,7 @@ impl Core {
                 outcome
             }
             Err(Fault::Malformed(what)) => {
-                state.breaker.answered(asker);
+                self.note_answer(&mut state, asker);
                 state.cache.land(key, asker, None, Duration::ZERO, Duration::ZERO, now);
                 drop(state);
                 add_for_process(Counter::CallbackFailed, 1);
@@ -310,6 +310,13 @@ impl Core {
         }
     }
 
+    /// Notes an answer, and logs it if it ends the pauses.
+    fn note_answer(&self, state: &mut State, asker: Asker) {
+        if state.breaker.answered(asker) {
+            tracing::info!(target = %self.target, "the application answers again");
+        }
+    }
+
     /// Counts a question without an answer, and logs it.
     fn report(&self, fault: &Fault, begins_pauses: bool, now: Instant) {
         let (counter, what) = match fault {
@@ -321,7 +328,12 @@ impl Core {
         add_for_process(counter, 1);
         let target = &self.target;
         if let Some(suppressed) = self.failures.allow(now) {
-            tracing::warn!(%target, what, suppressed, "the application has not answered a callback");
+            let effect = match self.options.on_error {
+                OnError::Deny => "clients are answered 503",
+                OnError::Last => "the last answers hold, and other clients are answered 503",
+                OnError::Allow => "everybody is let in",
+            };
+            tracing::warn!(%target, what, suppressed, "the application has not answered a callback: {effect}");
         }
         if begins_pauses {
             let failures = Breaker::FAILURES_MAX;

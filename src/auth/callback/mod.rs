@@ -61,6 +61,11 @@ impl Callback {
         self.0.options().headers.iter().any(|sent| sent == name)
     }
 
+    /// Returns what becomes of a request while the application does not answer.
+    pub(crate) fn on_error(&self) -> OnError {
+        self.0.options().on_error
+    }
+
     /// Returns the most bytes of memory of the answers that are kept.
     pub(crate) fn cache_bytes_max(&self) -> usize {
         self.0.options().cache_bytes_max

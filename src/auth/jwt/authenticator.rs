@@ -87,6 +87,11 @@ impl Jwt {
         self.issuers.iter().map(|issuer| &**issuer)
     }
 
+    /// Returns the names of the issuers.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.issuers.iter().map(|issuer| issuer.name())
+    }
+
     /// Returns the identity of the token that a request shows.
     fn identify(&self, credentials: &Credentials<'_>, now: Instant) -> Result<Option<Identity>, Fault> {
         let Some(Unverified { token, parts, issuer }) = self.read(credentials)? else { return Ok(None) };

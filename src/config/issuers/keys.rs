@@ -44,7 +44,8 @@ keys! {
     "iss": "text", "any; required if there are several issuers",
         "Claim `iss` of its tokens. It chooses among several issuers.";
     "secrets": "text, list of texts, or table: a text for each key id", "none",
-        "Secrets that the issuer shares with the server, of 32 bytes at least: for HS256 (HS384: 48 bytes, HS512: 64).";
+        "Secrets that the issuer shares with the server, of 32 bytes at least: for HS256 (HS384: 48 bytes, HS512: 64). \
+         Each line of a file (`file:`) is a secret; in a table a file has one.";
     "public_keys": "text, list of texts, or table: a text for each key id", "none",
         "Public keys in PEM (`-----BEGIN PUBLIC KEY-----`): RSA of 2048 bits or more, P-256, P-384, Ed25519.";
     "jwks": "text", "none", "Set of keys, or one key, in JSON (RFC 7517).";

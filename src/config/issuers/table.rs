@@ -7,10 +7,11 @@ use toml::de::{DeTable, DeValue};
 use super::{
     super::{
         entry::nearest_key,
+        file_value::Item,
         quantities::Time,
         routes::reader::{Reader, Value},
         toml::{Masks, in_order, line, toml_pair},
-        values::one_of,
+        values::{Shape, one_of},
     },
     keys::{ISSUERS, names, names_of_claims},
 };
@@ -85,14 +86,15 @@ impl Reader<'_> {
         Some(match key {
             "iss" => issuer.iss(self.text("issuers.iss", "text in quotes", value)?),
             "secrets" => {
-                let secrets = self.by_id("issuers.secrets", "a secret in quotes", value)?;
+                let secrets = self.by_id("issuers.secrets", "a secret in quotes", Lines::Texts, value)?;
                 secrets.into_iter().fold(issuer, |issuer, (id, secret)| match id {
                     Some(id) => issuer.secret_with_id(id, secret),
                     None => issuer.secret(secret),
                 })
             }
             "public_keys" => {
-                let keys = self.by_id("issuers.public_keys", "a public key in PEM, in quotes", value)?;
+                let expected = "a public key in PEM, in quotes";
+                let keys = self.by_id("issuers.public_keys", expected, Lines::OneText, value)?;
                 keys.into_iter().fold(issuer, |issuer, (id, pem)| match id {
                     Some(id) => issuer.public_key_with_id(id, pem),
                     None => issuer.public_key(pem),
@@ -161,28 +163,51 @@ impl Reader<'_> {
         Some(issuer)
     }
 
-    /// Reads texts, with a key id for each if they are in a table.
+    /// Reads texts, with a key id for each if they are in a table. Outside a table, each line of a file is a text if
+    /// `lines` says so; a written text may have commas.
     fn by_id(
         &mut self,
         key: &'static str,
         expected: &'static str,
+        lines: Lines,
         value: Value<'_, '_>,
     ) -> Option<Vec<(Option<String>, String)>> {
-        match value.get_ref() {
-            DeValue::Table(table) => {
-                let pairs = in_order(table).into_iter().map(|(id, value)| {
-                    let text = self.text(key, expected, value)?;
-                    Some((Some(id.get_ref().to_string()), text))
-                });
-                pairs.collect()
-            }
-            // Each item is a text of its own, which may have commas.
-            DeValue::Array(_) => {
-                let texts = self.texts(key, expected, value)?;
-                Some(texts.into_iter().map(|(text, _)| (None, text)).collect())
-            }
-            _ => Some(vec![(None, self.text(key, expected, value)?)]),
+        if let DeValue::Table(table) = value.get_ref() {
+            let pairs = in_order(table).into_iter().map(|(id, value)| {
+                let text = self.text(key, expected, value)?;
+                if lines == Lines::Texts && has_lines(&text) {
+                    let id = id.get_ref();
+                    let what = format!("the key id {id:?} has several lines, and a key id is that of one secret");
+                    return self.fail(key, self.file.origin(value.span().start), &what);
+                }
+                Some((Some(id.get_ref().to_string()), text))
+            });
+            return pairs.collect();
         }
+        let texts = match (value.get_ref(), lines) {
+            (DeValue::Array(items), Lines::OneText) if !items.is_empty() => {
+                items.iter().map(|item| self.text(key, expected, item)).collect::<Option<Vec<_>>>()?
+            }
+            (DeValue::Array(_), _) => self.lines_of(key, self.file.items(list(key, expected), value))?,
+            (DeValue::String(text), Lines::Texts) => {
+                let item = (text.to_string(), self.file.origin(value.span().start));
+                self.lines_of(key, self.file.values.resolve(list(key, expected), vec![item]))?
+            }
+            _ => vec![self.text(key, expected, value)?],
+        };
+        Some(texts.into_iter().map(|text| (None, text)).collect())
+    }
+
+    /// Returns the texts of items, of which each has one line.
+    fn lines_of(&mut self, key: &'static str, items: Result<Vec<Item>, ConfigError>) -> Option<Vec<String>> {
+        let items = self.keep(items)?;
+        for (text, at) in &items {
+            if has_lines(text) {
+                let what = "a text has several lines, and each secret is a text of its own: write a list of them";
+                return self.fail(key, at.clone(), what);
+            }
+        }
+        Some(items.into_iter().map(|(text, _)| text).collect())
     }
 
     /// Notes that a table has a key that is not known.
@@ -193,6 +218,25 @@ impl Reader<'_> {
         };
         self.errors.push(ConfigError::at(at, what));
     }
+}
+
+/// What the lines of a file are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lines {
+    /// Each line is a text.
+    Texts,
+    /// All lines are one text, as those of a key in PEM.
+    OneText,
+}
+
+/// Returns the shape of a list of texts.
+fn list(key: &'static str, expected: &'static str) -> Shape {
+    Shape { key, is_list: true, takes_integers: false, expected }
+}
+
+/// Returns whether a text has more than one line.
+fn has_lines(text: &str) -> bool {
+    text.contains(['\n', '\r'])
 }
 
 /// Returns whether the answers of a URL could be replaced on their way.

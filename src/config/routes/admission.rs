@@ -16,6 +16,8 @@ pub(in crate::config) struct Admission {
     /// Whether all authenticators must admit a request, or one of them.
     pub(super) is_all: bool,
     pub(super) bearer: Option<Bearer>,
+    /// The names of the issuers whose tokens the route takes.
+    pub(in crate::config) issuers: Vec<String>,
     /// Whether the application decides, among other things, by the cookies of a request.
     pub(super) asks_with_cookies: bool,
 }

@@ -256,6 +256,7 @@ impl Reader<'_> {
 
     /// Combines the authenticators of the table into one, and describes them for warnings.
     fn fit_authenticators(&mut self, parts: &mut Parts) -> Option<Admission> {
+        let issuers = parts.jwt.iter().flat_map(Jwt::names).map(String::from).collect();
         // The cheapest authenticator comes first; if all must admit, the identity of the last one counts.
         let (of_tokens, token): (&[&str], Option<Arc<dyn Authenticator>>) = match (&parts.bearer, parts.jwt.take()) {
             (Some(bearer), Some(jwt)) => (&[BEARER, JWT], Some(Arc::new(any_of(bearer.clone()).or(jwt)))),
@@ -280,7 +281,7 @@ impl Reader<'_> {
         let is_all = parts.admit.as_ref().is_none_or(|(is_all, _)| *is_all);
         parts.options.gate.authenticator = together(authenticators, is_all);
         let bearer = parts.bearer.take();
-        Some(Admission { fingerprint: parts.fingerprint, keys, is_all, bearer, asks_with_cookies: false })
+        Some(Admission { fingerprint: parts.fingerprint, keys, is_all, bearer, issuers, asks_with_cookies: false })
     }
 
     fn pattern(&mut self, value: Value<'_, '_>) -> Option<Pattern> {

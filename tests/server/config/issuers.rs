@@ -44,6 +44,12 @@ fn an_issuer_says_what_is_wrong_and_where() {
     app("jwks_url = \"https://a/\"", "4: issuers.jwks_url: the issuer has keys already");
     app("jwks_keep = \"1s\"", "4: issuers.jwks_keep: less than a minute");
     app("[issuers.public_keys]\na = 7", "5: issuers.public_keys: a public key in PEM, in quotes is expected");
+    let two = format!("\"{SECRET}\\n{SECRET}\"");
+    let app_with =
+        |secrets: String, expected| check(&format!("[[issuers]]\nname = \"app\"\nsecrets = {secrets}"), expected);
+    app_with(two.clone(), "3: issuers.secrets: a text has several lines, and each secret is a text of its own");
+    app_with(format!("[\n  {two}]"), "4: issuers.secrets: a text has several lines");
+    app_with(format!("{{ old = {two} }}"), "3: issuers.secrets: the key id \"old\" has several lines, and a key id is");
     check(
         "[[issuers]]\nname = \"app\"\nsecrets = [\"hush\"]",
         "3: issuers.secrets: the secret has 4 bytes, and HS256 needs 32 at least; `openssl rand -hex 32` makes one",
@@ -52,6 +58,36 @@ fn an_issuer_says_what_is_wrong_and_where() {
     app(&same, "1: issuers.iss: with several issuers each needs one");
     app(&format!("iss = \"i\"\n{same}iss = \"i\""), "5: issuers.iss: \"i\" is that of the issuer at ");
     app(&format!("iss = \"i\"\n{same}iss = \"j\"").replace("\"b\"", "\"app\""), "5: issuers.name: \"app\" is there");
+}
+
+/// Each line of a file is a secret, while a key in PEM has several lines.
+#[test]
+fn keys_of_issuers_stand_in_files() {
+    let secrets = Scratch::new(&format!("{SECRET}\n\n{SECRET}, too\n"));
+    let short = Scratch::new(&format!("{SECRET}\nhush\n"));
+    let pem = Scratch::new(include_str!("../../jwt/keys/p256.pub.pem"));
+    let outcome = |keys: String| {
+        let file = Scratch::new(&format!("[[issuers]]\nname = \"app\"\n{keys}\n"));
+        let output = run_to_end(check_config(&file));
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!log.contains("hush"), "{log}");
+        if output.status.success() { Ok(()) } else { Err(log) }
+    };
+    let [two, short, pem] = [secrets.name(), short.name(), pem.name()].map(|path| format!("\"file:{path}\""));
+    assert_eq!(outcome(format!("secrets = {two}")), Ok(()));
+    assert_eq!(outcome(format!("secrets = [{two}, \"{SECRET}\"]")), Ok(()));
+    assert_eq!(outcome(format!("public_keys = {pem}")), Ok(()));
+    assert_eq!(outcome(format!("public_keys = [{pem}]")), Ok(()));
+    assert_eq!(outcome(format!("public_keys = {{ a = {pem} }}")), Ok(()));
+    for (keys, expected) in [
+        (format!("secrets = {{ old = {two} }}"), "the key id \"old\" has several lines"),
+        (format!("secrets = {short}"), "the secret has 4 bytes"),
+        (format!("secrets = [{short}]"), "the secret has 4 bytes"),
+        ("public_keys = []".into(), "the list is empty"),
+    ] {
+        let log = outcome(keys).expect_err(expected);
+        assert!(log.contains(expected), "{log}");
+    }
 }
 
 #[test]

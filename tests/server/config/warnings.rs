@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Scratch, check_config, command, scratch_folder};
+use super::{Scratch, check_config, check_failure, command, scratch_folder};
 use crate::support::run_to_end;
 
 /// The warning comes only for a hub that admits everybody.
@@ -144,4 +144,61 @@ fn a_hub_that_is_open_to_the_world_warns() {
     assert!(!log(&["--publish-tokens", "a"]).contains("WARN"));
     let check = run_to_end(command(&["check-config", "--listen", "192.0.2.1:6455"]));
     assert!(check.status.success() && String::from_utf8_lossy(&check.stderr).contains("warning: whoever reaches"));
+}
+
+/// Returns what `check-config` says about a file that it takes.
+fn warnings_of(text: &str) -> String {
+    let output = run_to_end(check_config(&Scratch::new(text)));
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && !log.contains("hush"), "{log}");
+    log
+}
+
+const ISSUER: &str = "[[issuers]]\nname = \"app\"\nsecrets = \"hush-hush-hush-hush-hush-hush-hu\"\n";
+const APPLICATION: &str = "callback_url = \"http://127.0.0.1:9/\"\ncallback_secrets = \"hush-hush-hush-hush\"\n";
+
+/// With the first route in the file, issuers and the application count no more for the hub, unless the route says so.
+#[test]
+fn issuers_and_an_application_that_no_route_uses_cause_a_warning() {
+    let hub = |rules: &str| format!("[[routes]]\nmatch = \"/t/{{topic...}}\"\nhandler = \"hub\"\n{rules}\n");
+    let of_issuer = "no route takes the tokens of the issuer \"app\"";
+    let of_application = "no route asks the application at callback_url";
+    let open = "; \"/t/{topic...}\" lets everybody in";
+    let check = |text: String, told: &[&str]| {
+        let log = warnings_of(&text);
+        for words in [of_issuer, of_application, open] {
+            assert_eq!(log.contains(words), told.contains(&words), "{words}: {text}: {log}");
+        }
+    };
+    check(ISSUER.into(), &[]);
+    check(hub("jwt = \"app\"") + ISSUER, &[]);
+    check(hub("") + ISSUER, &[of_issuer, open]);
+    check(hub("bearer.tokens.a = \"hush\"") + ISSUER, &[of_issuer]);
+    check(APPLICATION.into(), &[]);
+    check(format!("{APPLICATION}{}", hub("callback = true")), &[]);
+    check(format!("{APPLICATION}{}", hub("")), &[of_application, open]);
+    check(format!("{APPLICATION}{}[[topics]]\nmatch = \"a\"\npublish = \"callback\"\n", hub("")), &[]);
+}
+
+/// The start and `check-config` refuse a rule that asks nobody, and name the setting.
+#[test]
+fn topics_that_ask_nobody_are_refused() {
+    let rule = "[[topics]]\nmatch = \"o/*\"\npublish = \"callback\"\n";
+    let file = Scratch::new(rule);
+    let expected = format!("{}:1: topics: the rule of the topics \"o/*\" asks the application (callback)", file.name());
+    let mut start = command(&["--listen", "127.0.0.1:0", "--config"]);
+    start.arg(&file.0);
+    for command in [check_config(&file), start] {
+        check_failure(command, &[&expected, "callback_url does not say where it is"]);
+    }
+    warnings_of(&format!("{APPLICATION}{rule}"));
+}
+
+#[test]
+fn an_application_without_which_everybody_is_let_in_causes_a_warning() {
+    let warns = |on_error: &str| {
+        let log = warnings_of(&format!("{APPLICATION}callback_on_error = \"{on_error}\"\n"));
+        log.contains("callback_on_error is \"allow\": while the application does not answer, everybody is let in")
+    };
+    assert_eq!(["allow", "deny", "last"].map(warns), [true, false, false]);
 }

@@ -82,6 +82,16 @@ fn a_refusal_by_the_server_is_a_failure() {
     hub.server().log_until("2MiB needs a max_backlog of 4MiB, which is 1MiB");
 }
 
+/// Until its restart the server answers where it did before, and not where its file says.
+#[test]
+fn an_address_that_needs_a_restart_hides_no_outcome() {
+    let hub = Reloadable::start("");
+    hub.write("ringhub.toml", "metrics_listen = \"127.0.0.1:1\"\n");
+    let (status, said) = act("reload", hub.server(), &[]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("has reloaded its settings; ") && said.contains("a restart, see its log"), "{said}");
+}
+
 #[test]
 fn a_server_whose_outcome_cannot_be_read_is_a_failure() {
     let hub = Reloadable::start("");
