@@ -71,7 +71,7 @@ fn a_token_limits_a_sender_whom_the_application_names() {
     let mut client = open(address, "/t/orders/42", &token).unwrap();
     for mode in ["", "?mode=sub", "?mode=pub"] {
         let refused = open(address, &format!("/t/orders/43{mode}"), &token).err().expect("a refusal");
-        assert!(refused.status() == 403 && refused.error().contains("grants do not have the topic"), "{refused:?}");
+        assert!(refused.status() == 403 && refused.error().contains("grants do not let it"), "{refused:?}");
     }
     let send = |topic: &str, lines: &[(&str, String)]| {
         exchange(address, &with(&post(topic, "text/plain", "by POST"), lines)).status()
