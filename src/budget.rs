@@ -7,17 +7,21 @@ use std::sync::{
 
 /// The memory budget of a server (`max_memory`).
 ///
-/// Each thread notes what it holds once in a tick; the control thread also notes the resident memory of the process.
-/// What is held counts every kind of memory that grows with clients, by the weights of `config::weights`. Two numbers
-/// bound from above what the server needs: the sum of what its threads hold, since backlogs are charged memory that
-/// they share; and the resident memory, since the allocator keeps memory that was freed. So the smaller number counts.
-/// Above the limit the server is short of memory, until the smaller number is a tenth below the limit.
+/// A shard notes what it holds in each tick in which it runs, and before it sleeps. The control thread notes what it
+/// holds, and the resident memory of the process, each 100 ms while more than half of the limit is used or resident,
+/// and otherwise each second. The sum has the backlogs, unfinished messages, bodies, input and lanes by their sizes,
+/// and connections, topics and revocations by the weights of `config::weights`. It does not have the server's own
+/// requests to other servers, at most 64 MiB. Two numbers bound the rest of the server's need from above: the sum of
+/// what its threads hold, since backlogs are charged memory that they share; and the resident memory, since the
+/// allocator keeps memory that was freed. So the smaller number counts. Above the limit the server is short of memory,
+/// until the smaller number is a tenth below the limit.
 ///
 /// The resident memory has a second limit of its own, near the memory that the process may have at all: the kernel ends
 /// a process whose resident memory is above that, whatever the server knows to hold. Above the second limit the server
 /// is short of memory too, until the resident memory is a twentieth below it.
 ///
-/// All loads and stores are relaxed: a number that is a tick old is as good.
+/// All loads and stores are relaxed: each number is from the last look of its thread, and a newer one corrects the
+/// decision at the next look.
 #[derive(Debug)]
 pub(crate) struct Budget {
     bytes_max: u64,
@@ -73,8 +77,8 @@ impl Budget {
         self.threads[thread].openings.store(bytes, Ordering::Relaxed);
     }
 
-    /// Returns whether a thread holds so much that it has to look again with each tick. All threads that hold less
-    /// than this hold a quarter of the limit together.
+    /// Returns whether a thread holds more than its part of a quarter of the limit, so that it has to look again in
+    /// each tick. All threads that hold less hold at most a quarter of the limit together.
     pub(crate) fn holds_much(&self, thread: usize) -> bool {
         self.threads[thread].bytes.load(Ordering::Relaxed) > self.bytes_max / 4 / self.threads.len() as u64
     }
@@ -122,7 +126,8 @@ impl Budget {
         self.is_short.load(Ordering::Relaxed)
     }
 
-    /// Returns how many bytes a thread is to give up: its part of what is too much, by what it can give up.
+    /// Decides whether the server is short of memory ([`Budget::judge`]). Returns how many bytes a thread is to give
+    /// up: of the excess, the same part that the thread has of all that the threads can give up.
     pub(crate) fn part_to_give_up(&self, thread: usize) -> u64 {
         let excess = self.judge();
         let spare = |held: &Held| held.spare.load(Ordering::Relaxed);

@@ -144,8 +144,8 @@ pub(crate) fn together(authenticators: Vec<Arc<dyn Authenticator>>, is_all: bool
 }
 
 /// Returns the work of the first authenticator that has to wait, unless the outcome of an earlier one decides alone. An
-/// authenticator is prepared only when it is reached: it may ask somebody else, and a request that an earlier one
-/// refuses must cause no question.
+/// authenticator is prepared only when it is reached: it may ask another server, and a request that an earlier
+/// authenticator has decided must cause no question.
 fn decide_in_order<'a>(
     each: impl Iterator<Item = &'a dyn Authenticator>,
     credentials: &Credentials<'_>,

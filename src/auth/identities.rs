@@ -72,8 +72,9 @@ impl Identities {
         self.chosen = Some(Box::new(identity));
     }
 
-    /// Replaces the identity by which the sender is known by one that a handler has chosen. The identity that the gate
-    /// of the route has found stays. Returns whether the name is the same.
+    /// Replaces the identity by which the sender is known by one that a handler has chosen, if both have the same name
+    /// or the sender had none. The identity that the gate of the route has found stays. Returns whether the identity
+    /// was replaced.
     pub(crate) fn renew_chosen(&mut self, identity: Identity) -> bool {
         let is_same = self.own().is_none_or(|own| own.name == identity.name);
         if is_same {
@@ -82,8 +83,8 @@ impl Identities {
         is_same
     }
 
-    /// Replaces the identity that the gate of the route has found by that of a fresh token, by which the sender is
-    /// known from then on. Returns whether all names are the same.
+    /// Replaces the identity that the gate of the route has found, and the one that a handler has chosen, by that of a
+    /// fresh token, if all their names are the same or there were none. Returns whether they were replaced.
     pub(crate) fn renew_of_gate(&mut self, identity: Identity) -> bool {
         let names = |identity: &Identity| identity.each().map(|each| each.name.clone()).collect::<Vec<_>>();
         let is_same = self.own().is_none_or(|own| own.name == identity.name)

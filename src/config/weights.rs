@@ -1,7 +1,9 @@
 //! What things take in memory: one table for the sum of `check-config` and for the memory budget of a running server.
 //!
-//! `check-config` multiplies each weight by a limit, and the budget by the number of things that are there. So the
-//! budget never counts less for a thing than the sum does, except where it knows the size of the thing itself.
+//! `check-config` multiplies each weight by a limit; a running server multiplies it by the number of things that are
+//! there. They differ in three points: the sum counts each connection as an [`OPENING`], the budget counts an open one
+//! as an [`OPEN_CONNECTION`]; the budget counts input by its length instead of [`WAITING_INPUT`]; and only the sum has
+//! [`EXCHANGE`] and [`QUESTION`].
 
 use crate::{auth::Revocation, hub::LARGE_PIECE_PINS, outbound::OutboundLimits, proto::HEAD_BYTES_MAX};
 
@@ -28,7 +30,7 @@ pub(crate) const REVOCATION: u64 = Revocation::NAME_BYTES_MAX as u64 + 256;
 /// One request to another server under way: the buffers of HTTP and of TLS, and the body of the answer.
 pub(crate) const EXCHANGE: u64 = 4 * OutboundLimits::HEAD_BYTES_MAX as u64 + (256 << 10);
 
-/// One request to another server that waits: a head of a client in JSON, in which each octet may take three.
+/// One request to another server that waits: the body of a question, at most 32 KiB (`QUESTION_BYTES_MAX`).
 pub(crate) const QUESTION: u64 = 4 * HEAD_BYTES_MAX as u64;
 
 /// The program, its threads and their allocators, and the lines that wait to be logged or printed.

@@ -12,9 +12,9 @@ use crate::{
 
 /// The buckets of the addresses whose credentials the judge has refused lately, and the rate that they have.
 ///
-/// All tables of endpoints of a server share the buckets, so one rate holds on every thread, and after a reload. A
-/// request without credentials guesses nothing: it is neither counted nor refused. Nor is a request of a trusted proxy
-/// itself, since its address stands for many clients.
+/// All tables of endpoints of a server share the buckets: an address has one bucket for all threads, and a reload
+/// forgets no guess. A request without credentials guesses nothing: it is neither counted nor refused. Nor is a request
+/// of a trusted proxy itself, since its address stands for many clients.
 #[derive(Debug, Clone)]
 pub(crate) struct Guesses {
     clock: Clock,
@@ -41,12 +41,13 @@ impl Guesses {
         Guesses { rate, trusted_proxies, ..self.clone() }
     }
 
-    /// Asks the judge about a request, unless the credentials of its address are refused faster than the rate allows.
-    /// If the judge refuses the credentials, the request counts.
+    /// Asks the judge about a request, unless requests with credentials from its address are refused faster than the
+    /// rate allows. A request that shows credentials counts if the judge refuses it with 401 or 403, whatever the
+    /// reason: a valid token for another topic counts too.
     ///
     /// # Errors
     ///
-    /// 429, or the decision of the judge.
+    /// 429, or the refusal of the judge.
     pub(super) fn limit<T>(
         &self,
         credentials: &Credentials<'_>,
@@ -67,13 +68,14 @@ impl Guesses {
             && matches!(refusal.status, 401 | 403)
             && let Some(block) = self.counted(credentials)
         {
-            // Other threads may have emptied the bucket meanwhile.
+            // `take` fails if other threads have emptied the bucket meanwhile; this request was judged all the same.
             _ = self.buckets.take(rate, block, self.clock.now());
         }
         judged
     }
 
-    /// Returns the addresses that the request counts for, if it shows credentials.
+    /// Returns the block of addresses that a request counts for. Returns `None` if the request shows no credentials, is
+    /// of a trusted proxy itself, or has no address any more.
     fn counted(&self, credentials: &Credentials<'_>) -> Option<AddressBlock> {
         let address = credentials.address().filter(|_| credentials.has_any())?;
         (!self.trusted_proxies.include(address)).then(|| AddressBlock::of(address))

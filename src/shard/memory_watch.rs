@@ -44,8 +44,8 @@ impl<I: Io> Shard<I> {
         self.note_memory();
     }
 
-    /// Notes the memory that the shard holds before the shard sleeps, if there is a budget: no sum of a busy moment
-    /// stands for long.
+    /// Notes the memory that the shard holds before the shard sleeps, if there is a budget. Otherwise the sum of a busy
+    /// moment would stand for as long as the shard sleeps.
     pub(crate) fn note_memory_before_sleep(&self) {
         if self.memory.budget.is_some() {
             self.note_memory();
@@ -102,7 +102,8 @@ impl<I: Io> Shard<I> {
         self.give_up_largest(found, to_give_up);
     }
 
-    /// Closes the connections that hold the most of these, whatever they hold, until `to_give_up` bytes are given up.
+    /// Closes connections, those with the most bytes first, until `to_give_up` bytes are given up or
+    /// [`GIVEN_UP_PER_TICK`] connections are closed. Backlogs and other bytes count alike.
     fn give_up_largest(&mut self, mut holders: Vec<Holder>, to_give_up: u64) {
         holders.sort_unstable_by_key(|holder| Reverse(holder.bytes()));
         let (mut given_up, mut backlogs) = (0, 0);

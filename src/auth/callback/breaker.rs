@@ -70,7 +70,8 @@ impl Breaker {
     /// The fewest clients whose failures begin the pauses of all.
     pub(super) const ASKERS_MIN: usize = 3;
 
-    /// Returns whether the application does not answer different clients. It is then asked once in each pause.
+    /// Returns whether the questions of all clients pause (the circuit breaker is open). One question is then asked in
+    /// each pause.
     pub(super) fn is_open(&self) -> bool {
         self.next.is_some()
     }
@@ -132,7 +133,8 @@ impl Breaker {
         self.next.replace(next).is_none()
     }
 
-    /// Makes room for a client. Clients whose pause is over are forgotten first, and then all.
+    /// Makes room for a client in a full table: forgets the clients whose pause is over, or all clients if no pause is
+    /// over.
     fn make_room(&mut self, asker: Asker, now: Instant) {
         if self.askers.len() < ASKERS_MAX || self.askers.contains_key(&asker) {
             return;
