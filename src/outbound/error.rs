@@ -6,9 +6,9 @@ use std::{fmt, time::Duration};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OutboundError {
-    /// Too many requests are under way or wait already.
+    /// Too many requests are under way or wait already, or the request has waited for a place as long as it may.
     Limit,
-    /// No answer has come within the time of the request.
+    /// No answer has come within the time of the request, from its beginning.
     Timeout(Duration),
     /// The name of the host cannot be resolved.
     Name(String),

@@ -135,9 +135,9 @@ impl Target {
         request: OutboundRequest,
         done: impl FnOnce(Result<OutboundAnswer, OutboundError>) + Send + 'static,
     ) {
-        let deadline = Instant::now() + request.timeout;
+        let wait_until = Instant::now() + request.timeout;
         let reply = Reply::new(Box::new(done));
-        self.outbound.submit(Job { url: Arc::clone(&self.url), request, deadline, reply });
+        self.outbound.submit(Job { url: Arc::clone(&self.url), request, wait_until, reply });
     }
 }
 

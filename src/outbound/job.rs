@@ -15,7 +15,8 @@ use crate::metrics::{Counter, add_for_process};
 pub(super) struct Job {
     pub(super) url: Arc<TargetUrl>,
     pub(super) request: OutboundRequest,
-    pub(super) deadline: Instant,
+    /// The end of the wait for a place among the requests under way.
+    pub(super) wait_until: Instant,
     pub(super) reply: Reply,
 }
 

@@ -52,7 +52,8 @@ impl OutboundRequest {
         self
     }
 
-    /// Bounds the time from now to the last byte of the answer, the wait for other requests included.
+    /// Bounds the time from the beginning of the request to the last byte of the answer. The wait for a place among the
+    /// requests under way has as much time before.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> OutboundRequest {
         OutboundRequest { timeout, ..self }

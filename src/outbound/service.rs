@@ -68,16 +68,18 @@ impl Service {
     }
 }
 
-/// Makes a request within its time, and tells its caller the outcome.
+/// Makes a request within its time, and tells its caller the outcome. A request that has found no place within this time
+/// was not sent, and its server is not to blame.
 async fn make(job: Job, connections: &Connections, place: &Place) {
-    let Job { url, request, deadline, reply } = job;
-    let deadline = time::Instant::from_std(deadline);
-    let made = time::timeout_at(deadline, async {
-        let permit = place.begin().await?;
-        Ok((exchange(connections, &url, &request, deadline).await?, permit))
-    });
-    match made.await {
-        Ok(Ok(((answer, connection), _permit))) => {
+    let Job { url, request, wait_until, reply } = job;
+    let _permit = match time::timeout_at(time::Instant::from_std(wait_until), place.begin()).await {
+        Ok(Ok(permit)) => permit,
+        Ok(Err(error)) => return reply.send(Err(error)),
+        Err(_) => return reply.send(Err(OutboundError::Limit)),
+    };
+    let deadline = time::Instant::now() + request.timeout;
+    match time::timeout_at(deadline, exchange(connections, &url, &request, deadline)).await {
+        Ok(Ok((answer, connection))) => {
             reply.send(Ok(answer));
             keep(connections, connection).await;
         }

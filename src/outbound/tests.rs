@@ -169,8 +169,35 @@ fn requests_have_a_limit() {
             assert!(matches!(outcome.await, Err(OutboundError::Timeout(_))));
         }
         while let Some(outcome) = asked.join_next().await {
+            assert!(matches!(outcome.unwrap(), Err(OutboundError::Timeout(_) | OutboundError::Limit)));
+        }
+    });
+}
+
+/// A request that was never sent says so, and does not say that its server has not answered in time.
+#[test]
+fn the_wait_for_a_place_is_not_the_time_of_a_server() {
+    let application = Application::start(|_| Act::Nothing);
+    let outbound = Outbound::default();
+    let target = outbound.target(&format!("http://{}/", application.address)).unwrap();
+    served(&outbound, &Authorities::default(), async {
+        let common = OutboundLimits::IN_FLIGHT_MAX - OutboundLimits::OF_KEYS_MAX;
+        let request = |time: u64| OutboundRequest::get().timeout(Duration::from_millis(time));
+        let mut under_way = JoinSet::new();
+        (0..common).for_each(|_| drop(under_way.spawn(target.send(request(1_500)))));
+        while application.heard().len() < common {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let begin = Instant::now();
+        let late = target.send(request(4_000));
+        assert_eq!(target.send(request(100)).await.unwrap_err(), OutboundError::Limit);
+        assert!(begin.elapsed() >= Duration::from_millis(100));
+        while let Some(outcome) = under_way.join_next().await {
             assert!(matches!(outcome.unwrap(), Err(OutboundError::Timeout(_))));
         }
+        // Its time begins when it has its place.
+        assert_eq!(late.await.unwrap_err(), OutboundError::Timeout(Duration::from_secs(4)));
+        assert!(begin.elapsed() >= Duration::from_secs(5));
     });
 }
 
