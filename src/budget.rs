@@ -127,15 +127,17 @@ impl Budget {
     }
 
     /// Decides whether the server is short of memory ([`Budget::judge`]). Returns how many bytes a thread is to give
-    /// up: of the excess, the same part that the thread has of all that the threads can give up.
+    /// up: of the excess, the same part that the thread has of all that the threads can give up. A thread with less than
+    /// a sixteenth of the mean gives up nothing: a small message under way is not lost for the large ones of others.
     pub(crate) fn part_to_give_up(&self, thread: usize) -> u64 {
         let excess = self.judge();
         let spare = |held: &Held| held.spare.load(Ordering::Relaxed);
         let all = self.threads.iter().map(spare).fold(0, u64::saturating_add);
-        if excess == 0 || all == 0 {
+        let own = u128::from(spare(&self.threads[thread]));
+        if excess == 0 || own == 0 || own * 16 * (self.threads.len() as u128) < u128::from(all) {
             return 0;
         }
-        let part = u128::from(excess) * u128::from(spare(&self.threads[thread]));
+        let part = u128::from(excess) * own;
         part.div_ceil(u128::from(all)).try_into().unwrap_or(u64::MAX)
     }
 }
@@ -170,6 +172,9 @@ mod tests {
         budget.note(1, 500, 300);
         budget.note(2, 400, 0);
         assert_eq!((budget.part_to_give_up(0), budget.part_to_give_up(1), budget.part_to_give_up(2)), (750, 250, 0));
+        budget.note(1, 500, 18);
+        assert_eq!((budget.part_to_give_up(0), budget.part_to_give_up(1)), (981, 0), "it has next to nothing");
+        budget.note(1, 500, 300);
         budget.note(0, 0, 0);
         assert_eq!((budget.part_to_give_up(0), budget.part_to_give_up(1)), (0, 0));
     }

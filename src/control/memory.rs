@@ -31,8 +31,7 @@ pub(super) async fn watch(shared: Arc<Shared>, budget: Arc<Budget>, thread: usiz
         }
         budget.note_resident(resident);
         let excess = budget.judge();
-        let given_up = shared.bodies.give_up(budget.part_to_give_up(thread));
-        shared.counters.add(Counter::MemoryBodiesGivenUp, given_up);
+        let part = budget.part_to_give_up(thread);
         let (is_short, used, max_memory) = (budget.is_short(), budget.used(), budget.bytes_max());
         match (was_short, is_short) {
             (false, true) => {
@@ -55,6 +54,7 @@ pub(super) async fn watch(shared: Arc<Shared>, budget: Arc<Budget>, thread: usiz
         }
         shared.counters.add(Counter::MemoryShort, u64::from(is_short && !was_short));
         was_short = is_short;
+        shared.counters.add(Counter::MemoryBodiesGivenUp, shared.bodies.give_up(part));
         // The resident memory alone may become too much.
         let is_near = used.max(resident.unwrap_or(0)) > max_memory / 2;
         sleep(if is_near { OFTEN } else { SELDOM }).await;
