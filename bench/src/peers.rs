@@ -130,7 +130,7 @@ max_memory = "64GiB"
 trusted_proxies = ["192.0.2.1"]
 
 [[topics]]
-match = ["bench", "b*/**"]
+match = ["bench", "orders/**"]
 subscribe = "anyone"
 publish = "anyone"
 "#;
