@@ -34,6 +34,8 @@ pub(crate) struct Budget {
     /// The resident memory of the process, [`u64::MAX`] if it is unknown.
     resident: AtomicU64,
     is_short: AtomicBool,
+    /// How many times the server has become short of memory.
+    shortages: AtomicU64,
 }
 
 /// What one thread holds.
@@ -58,6 +60,7 @@ impl Budget {
             threads: (0..=shards).map(|_| Held::default()).collect(),
             resident: AtomicU64::new(u64::MAX),
             is_short: AtomicBool::new(false),
+            shortages: AtomicU64::new(0),
         })
     }
 
@@ -117,8 +120,14 @@ impl Budget {
         let resident = Some(self.resident.load(Ordering::Relaxed)).filter(|&bytes| bytes != u64::MAX);
         let by_resident = excess(resident.unwrap_or(0), self.resident_max, self.resident_max / 20 * 19);
         let excess = by_both.max(by_resident);
-        self.is_short.store(excess > 0, Ordering::Relaxed);
+        let was_short_still = self.is_short.swap(excess > 0, Ordering::Relaxed);
+        self.shortages.fetch_add(u64::from(excess > 0 && !was_short_still), Ordering::Relaxed);
         excess
+    }
+
+    /// Returns how many times the server has become short of memory since the last call.
+    pub(crate) fn take_shortages(&self) -> u64 {
+        self.shortages.swap(0, Ordering::Relaxed)
     }
 
     /// Returns whether the server is short of memory, by the last decision.
@@ -127,8 +136,9 @@ impl Budget {
     }
 
     /// Decides whether the server is short of memory ([`Budget::judge`]). Returns how many bytes a thread is to give
-    /// up: of the excess, the same part that the thread has of all that the threads can give up. A thread with less than
-    /// a sixteenth of the mean gives up nothing: a small message under way is not lost for the large ones of others.
+    /// up: of the excess, the same part that the thread has of all that the threads can give up. A thread with less
+    /// than a sixteenth of the mean gives up nothing: a small message under way is not lost for the large ones of
+    /// others.
     pub(crate) fn part_to_give_up(&self, thread: usize) -> u64 {
         let excess = self.judge();
         let spare = |held: &Held| held.spare.load(Ordering::Relaxed);
@@ -160,8 +170,10 @@ mod tests {
         assert_eq!((budget.judge(), budget.is_short()), (0, false));
         budget.note_resident(Some(950));
         assert_eq!((budget.judge(), budget.is_short()), (0, false), "it is not above the limit");
+        assert_eq!((budget.take_shortages(), budget.take_shortages()), (1, 0));
         budget.note_resident(None);
         assert_eq!((budget.judge(), budget.is_short()), (5_000, true));
+        assert_eq!(budget.take_shortages(), 1);
     }
 
     /// Threads give up memory in proportion to what each of them can give up.

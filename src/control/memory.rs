@@ -32,27 +32,29 @@ pub(super) async fn watch(shared: Arc<Shared>, budget: Arc<Budget>, thread: usiz
         budget.note_resident(resident);
         let excess = budget.judge();
         let part = budget.part_to_give_up(thread);
-        let (is_short, used, max_memory) = (budget.is_short(), budget.used(), budget.bytes_max());
-        match (was_short, is_short) {
-            (false, true) => {
-                if let Some(suppressed) = warnings.allow(Instant::now()) {
-                    let held = budget.held();
-                    tracing::warn!(
-                        used,
-                        held,
-                        resident,
-                        max_memory,
-                        excess,
-                        suppressed,
-                        "memory is above --max-memory: new connections are refused, and the connections and bodies \
-                         that hold the most are given up"
-                    );
-                }
-            }
-            (true, false) => tracing::debug!(used, max_memory, "memory is below --max-memory again"),
-            _ => {}
+        let (used, max_memory) = (budget.used(), budget.bytes_max());
+        // A shard may have found the server short, and have given up enough, since the last look.
+        let shortages = budget.take_shortages();
+        if shortages > 0
+            && let Some(suppressed) = warnings.allow(Instant::now())
+        {
+            let held = budget.held();
+            tracing::warn!(
+                used,
+                held,
+                resident,
+                max_memory,
+                excess,
+                suppressed,
+                "memory is above --max-memory: new connections are refused, and the connections and bodies that hold \
+                 the most are given up"
+            );
         }
-        shared.counters.add(Counter::MemoryShort, u64::from(is_short && !was_short));
+        let is_short = budget.is_short();
+        if (was_short || shortages > 0) && !is_short {
+            tracing::debug!(used, max_memory, "memory is below --max-memory again");
+        }
+        shared.counters.add(Counter::MemoryShort, shortages);
         was_short = is_short;
         shared.counters.add(Counter::MemoryBodiesGivenUp, shared.bodies.give_up(part));
         // The resident memory alone may become too much.

@@ -68,8 +68,8 @@ impl Service {
     }
 }
 
-/// Makes a request within its time, and tells its caller the outcome. A request that has found no place within this time
-/// was not sent, and its server is not to blame.
+/// Makes a request within its time, and tells its caller the outcome. A request that has found no place within this
+/// time was not sent, and its server is not to blame.
 async fn make(job: Job, connections: &Connections, place: &Place) {
     let Job { url, request, wait_until, reply } = job;
     let _permit = match time::timeout_at(time::Instant::from_std(wait_until), place.begin()).await {
