@@ -3,9 +3,9 @@
 //! `compare` runs every scenario against every server in interleaved rounds, and compares the ratios of the medians
 //! with the project's bars. With `--baseline` the hub of another commit takes part. `idle` measures the memory of idle
 //! connections, `post` publishing by HTTP, `handshakes` opening handshakes with tokens, and `instructions` the
-//! instructions of a delivery and a publish. `hostile` measures how a crowd affects other clients, and `empty` how it
-//! affects the server's memory. `k2` is a peer that shows the cost of the hub's system calls alone. Run it from the
-//! repository root; `bench/run` builds the programs.
+//! instructions of a delivery and a publish. `pairs` compares two commits in short slices in turn. `hostile` measures
+//! how a crowd affects other clients, and `empty` how it affects the server's memory. `k2` is a peer that shows the
+//! cost of the hub's system calls alone. Run it from the repository root; `bench/run` builds the programs.
 
 mod baseline;
 mod client;
@@ -21,6 +21,7 @@ mod hostile;
 mod idle;
 mod instructions;
 mod k2;
+mod pairs;
 mod peers;
 mod post;
 mod record;
@@ -51,6 +52,8 @@ enum Command {
     Instructions(instructions::Options),
     /// Publishing by HTTP: requests per second, cost and time of a request.
     Post(post::Options),
+    /// The cost beside another commit, in short slices in turn; exit status 1 when it is higher.
+    Pairs(pairs::Options),
     /// The server's CPU time for an opening handshake, with and without tokens; exit status 1 when a bar is missed.
     Handshakes(handshakes::Options),
     /// Honest clients beside a crowd of flooders; exit status 1 when their messages are late or missing.
@@ -116,6 +119,7 @@ fn main() -> ExitCode {
         Command::Idle(options) => idle::idle(&options),
         Command::Instructions(options) => instructions::instructions(&options),
         Command::Post(options) => post::post(&options),
+        Command::Pairs(options) => pairs::pairs(&options),
         Command::Handshakes(options) => handshakes::handshakes(&options),
         Command::Hostile(options) => hostile::hostile(&options),
         Command::Empty(options) => empty::empty(&options),

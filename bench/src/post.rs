@@ -205,7 +205,8 @@ impl Threads {
     }
 }
 
-struct Load {
+/// The clients of one server.
+pub(crate) struct Load {
     request: Vec<u8>,
     /// Each publisher with the time of its last request, and the part of the answer that has come.
     publishers: Vec<(TcpStream, Instant, Vec<u8>)>,
@@ -220,7 +221,8 @@ struct Load {
 }
 
 impl Load {
-    fn open(address: SocketAddr, plan: Plan) -> Result<Load, Box<dyn Error>> {
+    /// Opens the connections of all publishers and subscribers.
+    pub(crate) fn open(address: SocketAddr, plan: Plan) -> Result<Load, Box<dyn Error>> {
         let Plan { connections, subscribers, size, .. } = plan;
         let mut request = format!(
             "POST /t/bench HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/octet-stream\r\n\
@@ -251,7 +253,7 @@ impl Load {
 
     /// Keeps one request in flight on each connection for this time, then waits for the last answers. Returns the
     /// number of accepted requests.
-    fn run(&mut self, time: Duration) -> Result<u64, Box<dyn Error>> {
+    pub(crate) fn run(&mut self, time: Duration) -> Result<u64, Box<dyn Error>> {
         let (accepted, ends) = (self.accepted, Instant::now() + time);
         for (stream, sent, _) in &mut self.publishers {
             *sent = Instant::now();
