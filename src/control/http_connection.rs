@@ -86,6 +86,13 @@ pub(super) enum EndReason {
     Malformed(HttpError),
 }
 
+impl Next {
+    /// Returns the part that comes next where a body goes on, or has ended.
+    fn after(body: BodyScan) -> Next {
+        if body.is_whole() { Next::Head(HeadScan::default()) } else { Next::Body(body) }
+    }
+}
+
 impl HttpConnection {
     /// Returns a connection whose input begins with `received` and goes on with the bytes of the socket.
     pub(super) fn new(
@@ -243,8 +250,13 @@ impl HttpConnection {
         if let Err(error) = checked {
             return self.end(EndReason::Malformed(error));
         }
-        self.released = length;
-        self.next = if body.is_whole() { Next::Head(HeadScan::default()) } else { Next::Body(body) };
+        // hyper reads the part of the body that has arrived together with the head, in one read into one buffer. An
+        // error in the body is found again, and reported, when hyper reads the body.
+        let mut rest = body.clone();
+        match rest.take(&self.received[length..]) {
+            Ok(count) => (self.released, self.next) = (length + count, Next::after(rest)),
+            Err(_) => (self.released, self.next) = (length, Next::after(body)),
+        }
     }
 
     fn end(&mut self, reason: EndReason) {
@@ -254,19 +266,15 @@ impl HttpConnection {
     /// Waits for more bytes of a head. `idle_timeout` runs until its first byte, and then `header_timeout` until its
     /// end.
     fn await_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.is_between || self.keeps_permit(cx) {
-            let filled = self.fill(cx, HEAD_READ_BYTES)?;
-            self.is_between = self.received.is_empty();
-            let keeps_permit = self.keeps_permit(cx);
-            match filled {
-                Poll::Ready(1..) if keeps_permit => {}
-                Poll::Pending if keeps_permit && !self.is_to_leave() => return self.await_rest(cx),
-                Poll::Ready(_) | Poll::Pending => self.end(EndReason::Quiet),
-            }
-            return Poll::Ready(Ok(()));
+        let filled = self.fill(cx, HEAD_READ_BYTES)?;
+        self.is_between = self.received.is_empty();
+        // Otherwise another connection has its permit, or the peer is too slow.
+        let keeps_permit = self.keeps_permit(cx);
+        match filled {
+            Poll::Ready(1..) if keeps_permit => {}
+            Poll::Pending if keeps_permit && !self.is_to_leave() => return self.await_rest(cx),
+            Poll::Ready(_) | Poll::Pending => self.end(EndReason::Quiet),
         }
-        // Another connection has its permit, or the peer is too slow.
-        self.end(EndReason::Quiet);
         Poll::Ready(Ok(()))
     }
 

@@ -29,7 +29,8 @@ use crate::{
 
 /// The answer to the head of a request at a path.
 pub(super) enum AtPath {
-    Preflight(Answer),
+    /// A browser's question before the request (preflight) is answered.
+    Answered(Answer),
     /// An endpoint is to be called.
     Call(Admitted),
 }
@@ -49,14 +50,11 @@ pub(super) struct Admitted {
 ///
 /// 503 while the server leaves, the refusal of a query or of the judge, 429 beyond a rate of messages, 426 for a
 /// request that could have asked for a WebSocket, and 405 for a method that the path does not have.
-pub(super) async fn begin(
-    shared: &Shared,
-    endpoints: &Endpoints,
-    number: usize,
-    sender: &Credentials<'_>,
-    endpoint: &Endpoint,
-) -> Result<AtPath, Refusal> {
-    let (head, path) = (sender.head, &endpoints.served_paths()[number]);
+pub(super) async fn begin(shared: &Shared, routed: &RoutedRequest) -> Result<AtPath, Refusal> {
+    let RoutedRequest { head, endpoints, endpoint, remote, .. } = routed;
+    let (endpoint, sender) = (endpoint.as_ref().map_err(Clone::clone)?, &Credentials::new(head, remote.client));
+    let &Endpoint::Path { path: number, .. } = endpoint else { return Err(endpoints.nothing_at(head.path())) };
+    let path = &endpoints.served_paths()[number];
     if let Some(row) = path.endpoint(head.method()) {
         if shared.is_leaving() {
             return Err(Refusal::leaving());
@@ -74,7 +72,7 @@ pub(super) async fn begin(
         let mut page_headers: Vec<&str> = rows.iter().flat_map(|row| row.page_headers).copied().collect();
         page_headers.sort_unstable();
         page_headers.dedup();
-        return Ok(AtPath::Preflight(preflight(&methods.join(", "), &page_headers)));
+        return Ok(AtPath::Answered(preflight(&methods.join(", "), &page_headers)));
     }
     if !path.opens_by(head.method()) {
         return Err(Refusal::not_allowed(&path.allowed()));
