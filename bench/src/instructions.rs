@@ -1,4 +1,4 @@
-//! Counts the instructions of one delivery and one publish with callgrind.
+//! Counts the instructions of one delivery, publish, POST and opening handshake with callgrind.
 //!
 //! Unlike times, instructions hardly differ between two runs, so the file [`KEPT`] can record them. They depend on the
 //! compiler and the architecture, which the file names too; with others nothing is compared. A system call counts as
@@ -6,8 +6,10 @@
 
 use crate::client::{DROP_BYTES, Received, drop_received, open};
 use crate::peers::Running;
+use crate::post::{Load as PostLoad, Plan};
 use crate::tools::{Flags, OUTPUT, Tools};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::SockRef;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::fs;
@@ -33,11 +35,15 @@ pub(crate) struct Options {
 struct Figures {
     delivery: f64,
     publish: f64,
+    /// A message that is published by POST to a topic without subscribers, on one of 16 kept connections.
+    post: f64,
+    /// A connection that is opened, subscribes, and is reset.
+    handshake: f64,
 }
 
 impl Figures {
-    fn rows(&self) -> [(&'static str, f64); 2] {
-        [("delivery", self.delivery), ("publish", self.publish)]
+    fn rows(&self) -> [(&'static str, f64); 4] {
+        [("delivery", self.delivery), ("publish", self.publish), ("post", self.post), ("handshake", self.handshake)]
     }
 }
 
@@ -46,9 +52,14 @@ impl Figures {
 pub(crate) fn instructions(options: &Options) -> Result<bool, Box<dyn Error>> {
     let tools = Tools::prepare(&options.tools, false, None)?;
     let toolchain = toolchain()?;
-    let publish = count(&tools, 0, ALONE_MESSAGES)?;
-    let with_subscribers = count(&tools, SUBSCRIBERS, MESSAGES)?;
-    let figures = Figures { delivery: (with_subscribers - publish) / SUBSCRIBERS as f64, publish };
+    let publish = count(&tools, Work::Publish { subscribers: 0 }, ALONE_MESSAGES)?;
+    let with_subscribers = count(&tools, Work::Publish { subscribers: SUBSCRIBERS }, MESSAGES)?;
+    let figures = Figures {
+        delivery: (with_subscribers - publish) / SUBSCRIBERS as f64,
+        publish,
+        post: count(&tools, Work::Post, ALONE_MESSAGES)?,
+        handshake: count(&tools, Work::Handshake, ALONE_MESSAGES)?,
+    };
     println!("{toolchain}");
     if options.write {
         fs::write(KEPT, kept_text(&toolchain, &figures))?;
@@ -71,8 +82,19 @@ pub(crate) fn instructions(options: &Options) -> Result<bool, Box<dyn Error>> {
     Ok(is_within)
 }
 
-/// Returns the instructions of a server for one message, which the publisher and `subscribers` subscribers receive.
-fn count(tools: &Tools, subscribers: usize, messages: usize) -> Result<f64, Box<dyn Error>> {
+/// The work of a server that is counted.
+#[derive(Clone, Copy)]
+enum Work {
+    /// A message that the publisher and this number of subscribers receive.
+    Publish {
+        subscribers: usize,
+    },
+    Post,
+    Handshake,
+}
+
+/// Returns the instructions of a server for one piece of work, the mean of `times` pieces.
+fn count(tools: &Tools, work: Work, times: usize) -> Result<f64, Box<dyn Error>> {
     let out = Path::new(OUTPUT).join("callgrind.out");
     let dump = out.with_extension("out.1");
     fs::remove_file(&dump).or_else(|error| if dump.exists() { Err(error) } else { Ok(()) })?;
@@ -85,11 +107,11 @@ fn count(tools: &Tools, subscribers: usize, messages: usize) -> Result<f64, Box<
         let output = Command::new("callgrind_control").args([what, &server.pid().to_string()]).output()?;
         if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into()) }
     };
-    let mut clients = Clients::open(server.address, subscribers)?;
-    // After these messages, tables have grown and buffers have been allocated.
-    clients.publish(messages)?;
+    let mut clients = Clients::open(server.address, work)?;
+    // After this, tables have grown and buffers have been allocated.
+    clients.cause(work, times)?;
     control("-z")?;
-    clients.publish(messages)?;
+    clients.cause(work, times)?;
     control("-d")?;
     let deadline = Instant::now() + DUMP_DEADLINE;
     while !dump.exists() {
@@ -102,26 +124,46 @@ fn count(tools: &Tools, subscribers: usize, messages: usize) -> Result<f64, Box<
     let text = fs::read_to_string(&dump)?;
     let total = text.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
     let total: u64 = total.ok_or("callgrind's file has no sum")?.trim().parse()?;
-    Ok(total as f64 / messages as f64)
+    Ok(total as f64 / times as f64)
 }
 
 struct Clients {
+    address: SocketAddr,
     /// The publisher, which receives its own messages.
     publisher: TcpStream,
     subscribers: Vec<TcpStream>,
     frame: Vec<u8>,
+    /// The clients that publish by POST.
+    posts: Option<PostLoad>,
 }
 
 impl Clients {
-    fn open(address: SocketAddr, subscribers: usize) -> Result<Clients, Box<dyn Error>> {
+    fn open(address: SocketAddr, work: Work) -> Result<Clients, Box<dyn Error>> {
         raise_descriptors()?;
+        let subscribers = if let Work::Publish { subscribers } = work { subscribers } else { 0 };
+        let plan = Plan { connections: 16, subscribers: 0, size: PAYLOAD_BYTES, seconds: 0 };
+        let posts = matches!(work, Work::Post).then(|| PostLoad::open(address, plan)).transpose()?;
         let publisher = open(address, "/t/bench?echo=true")?;
         publisher.set_read_timeout(Some(DELIVERY_DEADLINE))?;
         let subscribers = (0..subscribers).map(|_| open(address, "/t/bench?mode=sub")).collect::<Result<_, _>>()?;
         // RFC 6455 5.2: final, binary, masked, a length of 16 bits, a key of zeros.
         let mut frame = vec![0x82, 0x80 | 126, 0, PAYLOAD_BYTES as u8, 0, 0, 0, 0];
         frame.resize(frame.len() + PAYLOAD_BYTES, b'x');
-        Ok(Clients { publisher, subscribers, frame })
+        Ok(Clients { address, publisher, subscribers, frame, posts })
+    }
+
+    /// Causes this number of pieces of work, one after the other; POSTs are in flight on all their connections.
+    fn cause(&mut self, work: Work, times: usize) -> Result<(), Box<dyn Error>> {
+        match (work, &mut self.posts) {
+            (Work::Post, Some(posts)) => posts.repeat(times),
+            (Work::Handshake, _) => (0..times).try_for_each(|_| {
+                let stream = open(self.address, "/t/bench?mode=sub")?;
+                // A reset leaves no socket behind that waits for late segments.
+                SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+                Ok(())
+            }),
+            _ => self.publish(times),
+        }
     }
 
     /// Publishes messages, each after every client has received the one before.
@@ -179,7 +221,12 @@ fn kept_figures(text: &str, toolchain: &str) -> Option<Figures> {
     if value("toolchain")? != toolchain {
         return None;
     }
-    Some(Figures { delivery: count("delivery")?, publish: count("publish")? })
+    Some(Figures {
+        delivery: count("delivery")?,
+        publish: count("publish")?,
+        post: count("post")?,
+        handshake: count("handshake")?,
+    })
 }
 
 /// The file of the recorded figures.
@@ -212,7 +259,7 @@ mod tests {
 
     #[test]
     fn recorded_figures_are_found() {
-        let figures = Figures { delivery: 300.0, publish: 4_000.0 };
+        let figures = Figures { delivery: 300.0, publish: 4_000.0, post: 30_000.0, handshake: 50_000.0 };
         let text = kept_text("rustc 1.0 x86_64", &figures);
         assert_eq!(kept_figures(&text, "rustc 1.0 x86_64"), Some(figures));
         assert_eq!(kept_figures(&text, "rustc 1.1 x86_64"), None);

@@ -251,6 +251,14 @@ impl Load {
         })
     }
 
+    /// Sends this number of requests, at least one on each connection, and waits for their answers.
+    pub(crate) fn repeat(&mut self, times: usize) -> Result<(), Box<dyn Error>> {
+        for _ in 0..times.div_ceil(self.publishers.len()) {
+            self.run(Duration::ZERO)?;
+        }
+        Ok(())
+    }
+
     /// Keeps one request in flight on each connection for this time, then waits for the last answers. Returns the
     /// number of accepted requests.
     pub(crate) fn run(&mut self, time: Duration) -> Result<u64, Box<dyn Error>> {
