@@ -172,7 +172,7 @@ impl Process {
     }
 
     /// Returns a process that nobody has named, if it is a server that this user may take for the server that is meant:
-    /// it runs the program of this process, and for root it does not belong to an ordinary user.
+    /// it runs the program of this process, and for root it is process 1 or does not belong to an ordinary user.
     fn find_unnamed(pid: i32, line: CommandLine) -> Option<Process> {
         // The look at the name comes first, since there may be many processes.
         if !has_name(pid) {
@@ -181,8 +181,8 @@ impl Process {
         let process = Process::open(pid).ok()?;
         let runs_this = is_this_program(Path::new("/proc").join(pid.to_string()).join("exe").as_path());
         let owner = Owner::of(pid).ok()?;
-        let is_meant = runs_this && !(geteuid().is_root() && owner.is_ordinary()) && process.is_server(line);
-        is_meant.then_some(process)
+        let may_be_meant = !geteuid().is_root() || owner.may_be_meant_by_root(pid);
+        (runs_this && may_be_meant && process.is_server(line)).then_some(process)
     }
 
     /// Returns whether the process runs `ringhub` as a server, and not one of its other commands. All that was read of
@@ -318,10 +318,20 @@ impl Owner {
         Some(Owner { user: effective("Uid:")?, group: effective("Gid:")?, groups: numbers("Groups:")? })
     }
 
-    /// Returns whether the user is a person's, and not root, a user of the system, or one that systemd makes for a
-    /// service (`DynamicUser`).
+    /// Returns whether root may take a process of this owner, which nobody has named, for the server that is meant.
+    fn may_be_meant_by_root(&self, pid: i32) -> bool {
+        // Process 1 was begun with the machine or the container, by no user of it, whatever its number is.
+        pid == 1 || !self.is_ordinary()
+    }
+
+    /// Returns whether the user may be a person's, or that of a container which a person has begun: any user but root,
+    /// those of the system (up to 999), and those that systemd makes for services (`DynamicUser`).
+    ///
+    /// The bounds are those of systemd's list of ranges, <https://systemd.io/UIDS-GIDS/>. Beyond 60000 there are users
+    /// of directories (LDAP), of home directories that systemd manages, and of containers. `nobody` (65534) is ordinary
+    /// too: the kernel shows every user by this number that a namespace of users does not have.
     fn is_ordinary(&self) -> bool {
-        (1_000..=60_000).contains(&self.user)
+        self.user >= 1_000 && !(61_184..=65_519).contains(&self.user)
     }
 
     /// Gives this thread the rights of the user, if it has those of root.
@@ -525,8 +535,13 @@ mod tests {
         let status = "Name:\tringhub\nUid:\t0\t1000\t0\t0\nGid:\t0\t7\t0\t0\nGroups:\t4 24 27 \nNoNewPrivs:\t0\n";
         let owner = Owner::in_status(status).expect("a user");
         assert_eq!(owner, Owner { user: 1_000, group: 7, groups: vec![4, 24, 27] });
-        let is_ordinary = |user| Owner { user, group: 0, groups: Vec::new() }.is_ordinary();
-        assert_eq!([0, 999, 1_000, 60_000, 61_184].map(is_ordinary), [false, false, true, true, false]);
+        let of = |user| Owner { user, group: 0, groups: Vec::new() };
+        for system in [0, 999, 61_184, 65_519] {
+            assert!(of(system).may_be_meant_by_root(2), "{system}");
+        }
+        for ordinary in [1_000, 60_000, 61_183, 65_520, 65_534, 100_000, 200_000, 524_288, u32::MAX] {
+            assert!(!of(ordinary).may_be_meant_by_root(2) && of(ordinary).may_be_meant_by_root(1), "{ordinary}");
+        }
         assert_eq!(Owner::in_status("Name:\tringhub\nUid:\tx\n"), None);
         let own = Owner::of(std::process::id() as i32).expect("this process has a status");
         assert_eq!(own.user, geteuid().as_raw());
