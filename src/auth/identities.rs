@@ -31,11 +31,6 @@ impl Identities {
         self.chosen.as_deref().or(self.of_gate.as_deref())
     }
 
-    /// Returns the identity by which the sender is known, or else the first one that a gate of another route has found.
-    pub(crate) fn main(&self) -> Option<&Identity> {
-        self.own().or(self.others.first())
-    }
-
     /// Returns all identities.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Identity> + Clone {
         let of_route = self.chosen.iter().chain(&self.of_gate).flat_map(|identity| identity.each());
@@ -148,7 +143,6 @@ mod tests {
         assert_eq!((&*found.own().unwrap().name, &*tokens(&found), ends(&found)), ("42", "bacd", Some(30)));
         let of_other = Identities::new(None, &[named("guest", "c", None)]);
         assert!(of_other.own().is_none() && !of_other.is_empty());
-        assert_eq!(of_other.main().map(|identity| &*identity.name), Some("guest"));
         assert!(Identities::default().is_empty() && ends(&Identities::default()).is_none());
     }
 

@@ -429,8 +429,8 @@ settings! {
         /// no rate. Beyond it: 429, with the time to wait.
         max_publish_rate_per_address: RateLimit, RATE, Is("off"), Yes;
 
-        /// Messages that one identity publishes by HTTP: the name that an authenticator of the route has found. Beyond
-        /// it: 429.
+        /// Messages that one identity publishes by HTTP. A message counts for each name that authenticators have found
+        /// for its sender, but not for a network. Beyond it: 429.
         max_publish_rate_per_identity: RateLimit, RATE, Is("off"), Yes;
 
         /// Messages that requests with one bearer token publish by HTTP. Where no token is needed to publish, a client
