@@ -33,8 +33,13 @@ impl Identities {
 
     /// Returns all identities.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Identity> + Clone {
-        let of_route = self.chosen.iter().chain(&self.of_gate).flat_map(|identity| identity.each());
-        of_route.chain(&self.others)
+        self.of_route().chain(&self.others)
+    }
+
+    /// Returns the identities whose grants the judge has to know for another topic: the one that a handler has chosen,
+    /// and then those that the gate of the sender's own route has found. It asks the other gates again.
+    pub(crate) fn of_route(&self) -> impl Iterator<Item = &Identity> + Clone {
+        self.chosen.iter().chain(&self.of_gate).flat_map(|identity| identity.each())
     }
 
     /// Returns the bytes of memory of all of them, roughly.

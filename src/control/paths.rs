@@ -186,11 +186,12 @@ impl Commands for RequestCommands {
         self.endpoints.topic(route, name)
     }
 
-    fn authorize(&self, sender: &AdmittedSender<'_>, topic: &TopicName) -> Result<PublishGrant, Denied> {
-        let (grant, found) = self.endpoints.authorize_publish(sender, topic)?;
+    fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Denied> {
+        let admitted = AdmittedSender { credentials: *sender, identities: &self.identities, route };
+        let (grant, found) = self.endpoints.authorize_publish(&admitted, topic)?;
         // The endpoint publishes one message by the grant.
         let identities = self.identities.all().chain(found.all());
-        self.shared.count_publish(&sender.credentials, identities).map_err(Denied::Refused)?;
+        self.shared.count_publish(sender, identities).map_err(Denied::Refused)?;
         Ok(grant)
     }
 
