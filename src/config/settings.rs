@@ -499,9 +499,10 @@ settings! {
         callback_url: Option<HttpUrl>, URL,
         Otherwise { words: "nobody is asked", example: "https://app.example/ringhub", effective: UNSET };
 
-        /// Secrets that sign the questions to the application, each of at least 16 characters. Every one signs, so that
-        /// a secret can be replaced: put the new one beside the old one, and take the old one away later.
-        callback_secrets: Option<Secrets>, TOKEN,
+        /// Secrets that sign the questions to the application (HMAC-SHA256), each of at least 16 characters. Every one
+        /// signs, so that a secret can be replaced: put the new one beside the old one, and take the old one away
+        /// later.
+        callback_secrets: Option<Secrets>, SECRET,
         Otherwise { words: "none; callback_url needs one", example: "choose-one-of-16-characters", effective: UNSET };
 
         /// Ask about requests at the topics of a server whose file has no routes: on or off. A route of a file asks
