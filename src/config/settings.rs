@@ -10,9 +10,10 @@ use super::{
     quantities::{MemoryLimit, Size, Time},
     rates::{ByteRateLimit, RateLimit},
     toml::quoted,
+    value::{Fault, Shape, Value},
     values::{
-        AccessLogFormat, CallbackConnect, CpuList, Fault, FilePath, HeaderName, HttpUrl, IoChoice, ListenIpv6,
-        LogFilter, LogFormat, Pin, SandboxChoice, Secrets, Shape, Value,
+        AccessLogFormat, CallbackConnect, CpuList, FilePath, HeaderName, HttpUrl, IoChoice, ListenIpv6, LogFilter,
+        LogFormat, Pin, SandboxChoice, Secrets,
     },
 };
 use crate::{
