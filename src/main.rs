@@ -4,6 +4,8 @@ mod health;
 mod listening;
 mod manual;
 mod operate;
+mod outcome;
+mod owner;
 mod reload;
 mod seccomp;
 mod service_manager;

@@ -4,9 +4,8 @@ use std::{
     collections::HashMap,
     env,
     ffi::{OsStr, OsString},
-    fmt, fs,
-    io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    fmt, fs, io,
+    net::SocketAddr,
     os::{
         fd::OwnedFd,
         unix::{
@@ -24,11 +23,15 @@ use ringhub::{
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Gid, Pid, PidfdFlags, Signal, Uid, geteuid, pidfd_open, pidfd_send_signal},
-    thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+    process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal},
 };
 
-use crate::{health::reachable, listening};
+use crate::{
+    health::reachable,
+    listening,
+    outcome::{MetricsReader, Outcome},
+    owner::Owner,
+};
 
 /// What the definition of the program's command line tells about the arguments of a process.
 #[derive(Debug, Clone, Copy)]
@@ -172,7 +175,7 @@ impl Process {
     }
 
     /// Returns a process that nobody has named, if it is a server that this user may take for the server that is meant:
-    /// it runs the program of this process, and for root it does not belong to an ordinary user.
+    /// it runs the program of this process, and for root it is process 1 or does not belong to an ordinary user.
     fn find_unnamed(pid: i32, line: CommandLine) -> Option<Process> {
         // The look at the name comes first, since there may be many processes.
         if !has_name(pid) {
@@ -181,8 +184,8 @@ impl Process {
         let process = Process::open(pid).ok()?;
         let runs_this = is_this_program(Path::new("/proc").join(pid.to_string()).join("exe").as_path());
         let owner = Owner::of(pid).ok()?;
-        let is_meant = runs_this && !(geteuid().is_root() && owner.is_ordinary()) && process.is_server(line);
-        is_meant.then_some(process)
+        let may_be_meant = !geteuid().is_root() || owner.may_be_meant_by_root(pid);
+        (runs_this && may_be_meant && process.is_server(line)).then_some(process)
     }
 
     /// Returns whether the process runs `ringhub` as a server, and not one of its other commands. All that was read of
@@ -293,50 +296,6 @@ fn with_addresses(pid: i32) -> String {
     if addresses.is_empty() { pid.to_string() } else { format!("{pid} ({})", addresses.join(" and ")) }
 }
 
-/// The user and the groups of a process.
-#[derive(Debug, PartialEq, Eq)]
-struct Owner {
-    user: u32,
-    group: u32,
-    groups: Vec<u32>,
-}
-
-impl Owner {
-    /// Reads the effective user and groups of a process. The owner of its folder in `/proc` may be another one.
-    fn of(pid: i32) -> io::Result<Owner> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        Owner::in_status(&status).ok_or_else(|| io::Error::other("the status of the process has no user"))
-    }
-
-    /// Reads lines such as "Uid:   1000    1000    1000    1000": the real, effective, saved and file system's user.
-    fn in_status(status: &str) -> Option<Owner> {
-        let numbers = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            line.split_whitespace().map(|number| number.parse().ok()).collect::<Option<Vec<u32>>>()
-        };
-        let effective = |name| numbers(name)?.get(1).copied();
-        Some(Owner { user: effective("Uid:")?, group: effective("Gid:")?, groups: numbers("Groups:")? })
-    }
-
-    /// Returns whether the user is a person's, and not root, a user of the system, or one that systemd makes for a
-    /// service (`DynamicUser`).
-    fn is_ordinary(&self) -> bool {
-        (1_000..=60_000).contains(&self.user)
-    }
-
-    /// Gives this thread the rights of the user, if it has those of root.
-    fn assume(&self) -> rustix::io::Result<()> {
-        if !geteuid().is_root() || self.user == 0 {
-            return Ok(());
-        }
-        let groups: Vec<Gid> = self.groups.iter().map(|&group| Gid::from_raw(group)).collect();
-        let (user, group) = (Uid::from_raw(self.user), Gid::from_raw(self.group));
-        set_thread_groups(&groups)?;
-        set_thread_res_gid(group, group, group)?;
-        set_thread_res_uid(user, user, user)
-    }
-}
-
 /// Returns whether a process has the name of the program.
 fn has_name(pid: i32) -> bool {
     fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_ascii_end() == b"ringhub")
@@ -411,78 +370,8 @@ fn token_of(given: &Given) -> Option<String> {
     given.settings.metrics_tokens.as_ref().and_then(|tokens| tokens.0.first().cloned())
 }
 
-/// Reads the counters of reloads from a server's `/metrics`.
-struct MetricsReader {
-    /// The addresses at which the server may answer, at least one.
-    addresses: Vec<SocketAddr>,
-    /// A token for the metrics, if they need one.
-    token: Option<String>,
-}
-
-/// The counters of a server that tell the outcome of a reload.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Outcome {
-    /// The time at which the server took these numbers, in seconds since 1970.
-    taken_at: f64,
-    /// The number of reloads, applied or refused.
-    reloads: u64,
-    is_applied: bool,
-    /// The number of settings that need a restart.
-    pending: u64,
-}
-
-impl MetricsReader {
-    fn url(&self) -> String {
-        format!("http://{}/metrics", self.addresses[0])
-    }
-
-    /// Reads the counters from the first address that has them.
-    fn read(&self, deadline: Instant) -> io::Result<Outcome> {
-        let mut outcomes = self.addresses.iter().map(|&address| self.read_at(address, deadline));
-        let first = outcomes.next().expect("at least one address");
-        first.or_else(|error| outcomes.find_map(Result::ok).ok_or(error))
-    }
-
-    fn read_at(&self, address: SocketAddr, deadline: Instant) -> io::Result<Outcome> {
-        let left = || deadline.saturating_duration_since(Instant::now()).clamp(LOOK, ANSWER);
-        let mut stream = TcpStream::connect_timeout(&address, left())?;
-        stream.set_read_timeout(Some(left()))?;
-        stream.set_write_timeout(Some(left()))?;
-        let token = self.token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\n{token}Connection: close\r\n\r\n")?;
-        let mut answer = Vec::new();
-        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
-        outcome_in(&String::from_utf8_lossy(&answer)).map_err(io::Error::other)
-    }
-}
-
-/// Returns the outcome in an answer to a request for `/metrics`.
-fn outcome_in(answer: &str) -> Result<Outcome, String> {
-    let status = answer.lines().next().unwrap_or_default();
-    if status.split(' ').nth(1) != Some("200") {
-        return Err(format!("the answer is {status:?}"));
-    }
-    let number = |name: &str| {
-        let start = format!("ringhub_{name}{{shard=\"process\"}} ");
-        let found = answer.lines().find_map(|line| line.strip_prefix(&start)?.trim().parse::<f64>().ok());
-        found.ok_or_else(|| format!("ringhub_{name} is missing"))
-    };
-    Ok(Outcome {
-        taken_at: number("taken_timestamp_seconds")?,
-        reloads: (number("config_reloads_total")? + number("config_reloads_refused_total")?) as u64,
-        is_applied: number("config_last_reload_success")? == 1.0,
-        pending: number("config_restart_pending")? as u64,
-    })
-}
-
 /// The time between two looks at the server.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// The longest time for one answer.
-const ANSWER: Duration = Duration::from_secs(5);
-
-/// The most bytes of an answer.
-const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -519,19 +408,6 @@ mod tests {
         assert_eq!(descriptor_limit_in("Max open files  unlimited  unlimited  files\n"), None);
     }
 
-    /// Root takes no ordinary user's process for the server that is meant, and reads files with its user's rights.
-    #[test]
-    fn the_user_of_a_server_is_known() {
-        let status = "Name:\tringhub\nUid:\t0\t1000\t0\t0\nGid:\t0\t7\t0\t0\nGroups:\t4 24 27 \nNoNewPrivs:\t0\n";
-        let owner = Owner::in_status(status).expect("a user");
-        assert_eq!(owner, Owner { user: 1_000, group: 7, groups: vec![4, 24, 27] });
-        let is_ordinary = |user| Owner { user, group: 0, groups: Vec::new() }.is_ordinary();
-        assert_eq!([0, 999, 1_000, 60_000, 61_184].map(is_ordinary), [false, false, true, true, false]);
-        assert_eq!(Owner::in_status("Name:\tringhub\nUid:\tx\n"), None);
-        let own = Owner::of(std::process::id() as i32).expect("this process has a status");
-        assert_eq!(own.user, geteuid().as_raw());
-    }
-
     /// Another program is not taken for a server, whatever its name is.
     #[test]
     fn the_program_of_a_server_is_this_one() {
@@ -550,27 +426,5 @@ mod tests {
         assert!(is_this_program(&link(own)) && is_this_program(&link(replaced)));
         assert!(!is_this_program(&link("/bin/sh".into())));
         fs::remove_dir_all(&folder).unwrap();
-    }
-
-    #[test]
-    fn the_outcome_is_read_from_the_metrics() {
-        let answer = |status: &str, success: u64| {
-            format!(
-                "HTTP/1.1 {status}\r\n\r\nringhub_config_reloads_total{{shard=\"process\"}} 3\n\
-                 ringhub_config_reloads_refused_total{{shard=\"process\"}} 2\n\
-                 ringhub_config_last_reload_success{{shard=\"process\"}} {success}\n\
-                 ringhub_config_restart_pending{{shard=\"process\"}} 4\n\
-                 ringhub_taken_timestamp_seconds{{shard=\"process\"}} 1700000000.250\n"
-            )
-        };
-        let applied = Outcome { taken_at: 1_700_000_000.25, reloads: 5, is_applied: true, pending: 4 };
-        assert_eq!(outcome_in(&answer("200 OK", 1)), Ok(applied));
-        assert_eq!(outcome_in(&answer("200 OK", 0)).map(|outcome| outcome.is_applied), Ok(false));
-        assert_eq!(
-            outcome_in(&answer("401 Unauthorized", 1)),
-            Err("the answer is \"HTTP/1.1 401 Unauthorized\"".into())
-        );
-        let missing = outcome_in("HTTP/1.1 200 OK\r\n\r\n").unwrap_err();
-        assert_eq!(missing, "ringhub_taken_timestamp_seconds is missing");
     }
 }

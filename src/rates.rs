@@ -111,7 +111,7 @@ impl InputRates {
 pub(crate) struct PublishRates {
     /// Of each address, or each /64 of IPv6.
     pub(crate) of_address: Option<Rate>,
-    /// Of each identity that an authenticator has found.
+    /// Of each identity that an authenticator has found, but not of networks.
     pub(crate) of_identity: Option<Rate>,
     /// Of each bearer token that requests show.
     pub(crate) of_token: Option<Rate>,

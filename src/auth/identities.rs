@@ -31,15 +31,15 @@ impl Identities {
         self.chosen.as_deref().or(self.of_gate.as_deref())
     }
 
-    /// Returns the identity by which the sender is known, or else the first one that a gate of another route has found.
-    pub(crate) fn main(&self) -> Option<&Identity> {
-        self.own().or(self.others.first())
-    }
-
     /// Returns all identities.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Identity> + Clone {
-        let of_route = self.chosen.iter().chain(&self.of_gate).flat_map(|identity| identity.each());
-        of_route.chain(&self.others)
+        self.of_route().chain(&self.others)
+    }
+
+    /// Returns the identities whose grants the judge has to know for another topic: the one that a handler has chosen,
+    /// and then those that the gate of the sender's own route has found. It asks the other gates again.
+    pub(crate) fn of_route(&self) -> impl Iterator<Item = &Identity> + Clone {
+        self.chosen.iter().chain(&self.of_gate).flat_map(|identity| identity.each())
     }
 
     /// Returns the bytes of memory of all of them, roughly.
@@ -148,7 +148,6 @@ mod tests {
         assert_eq!((&*found.own().unwrap().name, &*tokens(&found), ends(&found)), ("42", "bacd", Some(30)));
         let of_other = Identities::new(None, &[named("guest", "c", None)]);
         assert!(of_other.own().is_none() && !of_other.is_empty());
-        assert_eq!(of_other.main().map(|identity| &*identity.name), Some("guest"));
         assert!(Identities::default().is_empty() && ends(&Identities::default()).is_none());
     }
 

@@ -83,6 +83,8 @@ pub struct Identity {
     pub expires: Option<SystemTime>,
     /// The id of the identity's token (`jti`), by which the token can be revoked.
     pub token_id: Option<Arc<str>>,
+    /// Whether the name is that of a network, which many clients share.
+    pub(crate) is_network: bool,
     /// The identity that the authenticator before has found, where both must admit a request.
     pub(crate) earlier: Option<Box<Identity>>,
 }
@@ -90,7 +92,15 @@ pub struct Identity {
 impl Identity {
     /// Returns the identity of a name, without grants of its own.
     pub fn new(name: impl Into<String>) -> Self {
-        Identity { name: name.into(), info: None, grants: None, expires: None, token_id: None, earlier: None }
+        Identity {
+            name: name.into(),
+            info: None,
+            grants: None,
+            expires: None,
+            token_id: None,
+            is_network: false,
+            earlier: None,
+        }
     }
 
     /// Returns this identity, and those that other authenticators have found for the same request, where all of several
@@ -110,10 +120,10 @@ impl Identity {
         self
     }
 
-    /// Returns the identity alone, by which it expires and is revoked.
+    /// Returns the identity alone, by which it expires, is revoked, and publishes at a rate.
     fn without_grants(&self) -> Identity {
-        let Identity { name, expires, token_id, .. } = self;
-        Identity { expires: *expires, token_id: token_id.clone(), ..Identity::new(&**name) }
+        let Identity { name, expires, token_id, is_network, .. } = self;
+        Identity { expires: *expires, token_id: token_id.clone(), is_network: *is_network, ..Identity::new(&**name) }
     }
 
     /// Gives the identity the topics that it may use, and no others.

@@ -66,7 +66,7 @@ impl Authenticator for Network {
     /// Returns an identity with the name of the network that lets the client in, such as `10.0.0.0/8`.
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         let network = credentials.address().and_then(|address| self.network_of(address));
-        let identity = network.map(|network| Identity::new(network.to_string()));
+        let identity = network.map(|network| Identity { is_network: true, ..Identity::new(network.to_string()) });
         identity.ok_or_else(|| Refusal::new(403, "this is not for your network"))
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::fs::OFlags;
 
-use super::values::Shape;
+use super::value::Shape;
 use crate::error::{ConfigError, Origin};
 
 /// An item's text, and its place.

@@ -25,6 +25,7 @@ mod show;
 mod ticks;
 mod toml;
 mod topics;
+mod value;
 mod values;
 mod warnings;
 pub(crate) mod weights;

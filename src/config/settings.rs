@@ -10,9 +10,10 @@ use super::{
     quantities::{MemoryLimit, Size, Time},
     rates::{ByteRateLimit, RateLimit},
     toml::quoted,
+    value::{Fault, Shape, Value},
     values::{
-        AccessLogFormat, CallbackConnect, CpuList, Fault, FilePath, HeaderName, HttpUrl, IoChoice, ListenIpv6,
-        LogFilter, LogFormat, Pin, SandboxChoice, Secrets, Shape, Value,
+        AccessLogFormat, CallbackConnect, CpuList, FilePath, HeaderName, HttpUrl, IoChoice, ListenIpv6, LogFilter,
+        LogFormat, Pin, SandboxChoice, Secrets,
     },
 };
 use crate::{
@@ -429,8 +430,8 @@ settings! {
         /// no rate. Beyond it: 429, with the time to wait.
         max_publish_rate_per_address: RateLimit, RATE, Is("off"), Yes;
 
-        /// Messages that one identity publishes by HTTP: the name that an authenticator of the route has found. Beyond
-        /// it: 429.
+        /// Messages that one identity publishes by HTTP. A message counts for each name that authenticators have found
+        /// for its sender, but not for a network. Beyond it: 429.
         max_publish_rate_per_identity: RateLimit, RATE, Is("off"), Yes;
 
         /// Messages that requests with one bearer token publish by HTTP. Where no token is needed to publish, a client
@@ -499,9 +500,10 @@ settings! {
         callback_url: Option<HttpUrl>, URL,
         Otherwise { words: "nobody is asked", example: "https://app.example/ringhub", effective: UNSET };
 
-        /// Secrets that sign the questions to the application, each of at least 16 characters. Every one signs, so that
-        /// a secret can be replaced: put the new one beside the old one, and take the old one away later.
-        callback_secrets: Option<Secrets>, TOKEN,
+        /// Secrets that sign the questions to the application (HMAC-SHA256), each of at least 16 characters. Every one
+        /// signs, so that a secret can be replaced: put the new one beside the old one, and take the old one away
+        /// later.
+        callback_secrets: Option<Secrets>, SECRET,
         Otherwise { words: "none; callback_url needs one", example: "choose-one-of-16-characters", effective: UNSET };
 
         /// Ask about requests at the topics of a server whose file has no routes: on or off. A route of a file asks

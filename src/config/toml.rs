@@ -9,7 +9,7 @@ use toml::{
 
 use super::{
     file_value::{FileValues, Item},
-    values::{Shape, Value},
+    value::{Shape, Value},
 };
 use crate::error::{ConfigError, Origin};
 

@@ -62,7 +62,7 @@ pub(super) async fn begin(shared: &Shared, routed: &RoutedRequest) -> Result<AtP
         let intent = (row.intent)(head)?;
         let identities = shared.authorize(endpoints, sender, intent, endpoint).await?;
         if endpoints.granted(intent, endpoint).is_some() {
-            shared.count_publish(sender, identities.main())?;
+            shared.count_publish(sender, identities.all())?;
         }
         return Ok(AtPath::Call(Admitted { number, row, intent, identities }));
     }
@@ -184,11 +184,12 @@ impl Commands for RequestCommands {
         self.endpoints.topic(route, name)
     }
 
-    fn authorize(&self, sender: &AdmittedSender<'_>, topic: &TopicName) -> Result<PublishGrant, Denied> {
-        let (grant, found) = self.endpoints.authorize_publish(sender, topic)?;
+    fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Denied> {
+        let admitted = AdmittedSender { credentials: *sender, identities: &self.identities, route };
+        let (grant, found) = self.endpoints.authorize_publish(&admitted, topic)?;
         // The endpoint publishes one message by the grant.
-        let identity = self.identities.main().or(found.main());
-        self.shared.count_publish(&sender.credentials, identity).map_err(Denied::Refused)?;
+        let identities = self.identities.all().chain(found.all());
+        self.shared.count_publish(sender, identities).map_err(Denied::Refused)?;
         Ok(grant)
     }
 

@@ -1,5 +1,7 @@
 //! The rates of messages that are published by HTTP, for each address, identity and token.
 
+use std::collections::BTreeSet;
+
 use crate::{
     auth::{Credentials, Identity},
     clock::Clock,
@@ -47,17 +49,19 @@ impl PublishBuckets {
         [&self.of_addresses, &self.of_identities, &self.of_tokens].map(RateTable::bytes).iter().sum()
     }
 
-    /// Counts a message that a request publishes against the rates of its sender. A refused message counts against
-    /// none of them, so a sender that has used up its own rate uses up no rate of others behind the same address.
+    /// Counts a message that a request publishes against the rates of its sender. The sender's `identities` count each
+    /// by its name, but not the networks among them: their names stand for many senders. A refused message counts
+    /// against no rate, so a sender that has used up its own uses up no rate of others behind the same address, or of
+    /// others with one of its names.
     ///
     /// # Errors
     ///
     /// 429 (RFC 6585 4) with the time after which the sender may publish again.
-    pub(super) fn count(
+    pub(super) fn count<'a>(
         &self,
         config: &Config,
         sender: &Credentials<'_>,
-        identity: Option<&Identity>,
+        identities: impl Iterator<Item = &'a Identity>,
         counters: &Counters,
     ) -> Result<(), Refusal> {
         let rates = &config.http.publish_rates;
@@ -74,13 +78,18 @@ impl PublishBuckets {
             counter: Counter::LimitedPublishesOfAddress,
             setting: "max_publish_rate_per_address",
         });
-        let of_identity = rates.of_identity.zip(identity).map(|(rate, identity)| Held {
-            rate,
-            table: &self.of_identities,
-            key: Key::Identity(&identity.name),
-            counter: Counter::LimitedPublishesOfIdentity,
-            setting: "max_publish_rate_per_identity",
-        });
+        let of_identity = |rate| {
+            // Two authenticators may find the same name, which has one bucket.
+            let names: BTreeSet<&str> =
+                identities.filter(|identity| !identity.is_network).map(|identity| &*identity.name).collect();
+            names.into_iter().map(move |name| Held {
+                rate,
+                table: &self.of_identities,
+                key: Key::Identity(name),
+                counter: Counter::LimitedPublishesOfIdentity,
+                setting: "max_publish_rate_per_identity",
+            })
+        };
         let of_token = rates.of_token.zip(token.as_deref()).map(|(rate, token)| Held {
             rate,
             table: &self.of_tokens,
@@ -88,7 +97,8 @@ impl PublishBuckets {
             counter: Counter::LimitedPublishesOfToken,
             setting: "max_publish_rate_per_token",
         });
-        let all: Vec<Held<'_>> = [of_address, of_identity, of_token].into_iter().flatten().collect();
+        let of_identities = rates.of_identity.map(of_identity).into_iter().flatten();
+        let all: Vec<Held<'_>> = of_address.into_iter().chain(of_identities).chain(of_token).collect();
         for Held { rate, table, key, counter, setting } in &all {
             if let Some(due) = table.due(rate, key, now) {
                 counters.add(*counter, 1);

@@ -149,13 +149,17 @@ impl Shared {
         }
     }
 
-    /// Counts a message that a request publishes against the rates of its sender.
+    /// Counts a message that a request publishes against the rates of its sender, who has these identities.
     ///
     /// # Errors
     ///
     /// 429 with the time after which the sender may publish again.
-    pub(super) fn count_publish(&self, sender: &Credentials<'_>, identity: Option<&Identity>) -> Result<(), Refusal> {
-        self.publish_buckets.count(&self.config.get(), sender, identity, &self.counters)
+    pub(super) fn count_publish<'a>(
+        &self,
+        sender: &Credentials<'_>,
+        identities: impl Iterator<Item = &'a Identity>,
+    ) -> Result<(), Refusal> {
+        self.publish_buckets.count(&self.config.get(), sender, identities, &self.counters)
     }
 
     /// Returns the counter of a refusal.

@@ -41,7 +41,8 @@ impl Endpoints {
     }
 
     /// Judges whether a request that a route has admitted may use a topic as it intends, though its path does not name
-    /// the topic. The gate of the route itself is not asked again.
+    /// the topic. The gate of the route itself is not asked again, but the identities that the sender has are checked
+    /// again: they were found some time before, and the judge may have waited since.
     ///
     /// # Errors
     ///
@@ -55,7 +56,7 @@ impl Endpoints {
         let credentials = &sender.credentials.about(Some(topic));
         self.guesses.limit(credentials, || {
             let gates = self.other_gates(sender.route, topic);
-            self.judge(credentials, sender.identity, intent, Some(topic), gates)
+            self.judge(credentials, Some(sender.identities), intent, Some(topic), gates)
         })
     }
 
@@ -86,16 +87,20 @@ impl Endpoints {
         PublishGrant::new(topic.clone(), self.topic_bytes_max(topic))
     }
 
-    /// Judges a request by gates, by the server's tokens, and by the rules of the topic. `known` is the identity that
-    /// was found before. The own identity of the outcome is that of the first gate, if it is the gate of the endpoint.
+    /// Judges a request by gates, by the server's tokens, and by the rules of the topic. `known` are the identities
+    /// that were found before. The own identity of the outcome is that of the first gate, if it is the gate of the
+    /// endpoint.
     fn judge<'a>(
         &self,
         credentials: &Credentials<'_>,
-        known: Option<&Identity>,
+        known: Option<&Identities>,
         intent: Intent,
         topic: Option<&TopicName>,
         gates: impl Iterator<Item = (&'a Gate, Option<&'a Pattern>)>,
     ) -> Result<Admittance, Denied> {
+        if let Some(known) = known {
+            known.check_again(&self.revocations).map_err(Denied::Refused)?;
+        }
         let mut own: Option<Identity> = None;
         let mut others: Vec<Identity> = Vec::new();
         for (gate, elsewhere) in gates {
@@ -130,7 +135,8 @@ impl Endpoints {
         self.access.check_tokens(credentials, rights).map_err(Denied::Refused)?;
         let mut by = DecidedBy::Rules;
         if let Some(topic) = topic {
-            let identities = known.into_iter().chain(own.as_ref()).chain(&others).flat_map(Identity::each);
+            let found = own.iter().chain(&others).flat_map(Identity::each);
+            let identities = known.into_iter().flat_map(Identities::of_route).chain(found);
             by = self.permissions.judge(credentials, intent.topic_rights(), topic, identities)?;
         }
         let identities = Identities::new(own, &others);

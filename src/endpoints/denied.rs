@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::{
-    auth::{Credentials, Identities, Identity, Later},
+    auth::{Credentials, Identities, Later},
     proto::Refusal,
 };
 
@@ -55,8 +55,8 @@ pub(crate) struct Admittance {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AdmittedSender<'a> {
     pub(crate) credentials: Credentials<'a>,
-    /// The identity that the route's authenticator has found.
-    pub(crate) identity: Option<&'a Identity>,
+    /// The identities that the sender has so far.
+    pub(crate) identities: &'a Identities,
     /// The number of the route.
     pub(crate) route: usize,
 }

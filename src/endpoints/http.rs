@@ -12,12 +12,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{
-    denied::{AdmittedSender, Denied},
-    intent::ReadIntent,
-    values::RouteValues,
-    waiting::until_decided,
-};
+use super::{denied::Denied, intent::ReadIntent, values::RouteValues, waiting::until_decided};
 use crate::{
     auth::{Answers, Credentials, Identity},
     handler::{Parameters, Response},
@@ -122,13 +117,13 @@ pub(crate) trait Commands: Send + Sync {
     /// 400 for a malformed name.
     fn topic(&self, route: usize, name: &str) -> Result<TopicName, Refusal>;
 
-    /// Judges whether the sender of a request, which its route has admitted, may publish to a topic that the path does
-    /// not name.
+    /// Judges whether the sender of a request, which the route of this number has admitted, may publish to a topic that
+    /// the path does not name.
     ///
     /// # Errors
     ///
     /// See [`Endpoints::authorize_publish`](super::Endpoints::authorize_publish).
-    fn authorize(&self, sender: &AdmittedSender<'_>, topic: &TopicName) -> Result<PublishGrant, Denied>;
+    fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Denied>;
 
     /// Returns the answer that refuses a request which the judge has not admitted.
     fn refusal(&self, denied: Denied) -> Refusal;
@@ -176,8 +171,7 @@ impl HttpRequest {
         }
         let answers = Answers::default();
         let credentials = Credentials::new(&self.head, self.peer).with_answers(&answers);
-        let sender = AdmittedSender { credentials, identity: self.identity.as_ref(), route: self.route };
-        let ask = || self.commands.authorize(&sender, topic);
+        let ask = || self.commands.authorize(&credentials, self.route, topic);
         let judged = until_decided(self.commands.wait_max(), pending(), ask).await;
         judged.map_err(|denied| self.commands.refusal(denied))
     }

@@ -18,7 +18,7 @@ use super::{
     waiting::until_decided,
 };
 use crate::{
-    auth::{Answers, Credentials, Identity, Later, TopicRight},
+    auth::{Answers, Credentials, Identities, Later, TopicRight},
     current::{Current, WeakCurrent},
     handler::{Connection, OpeningRequest},
     hub::TopicName,
@@ -128,7 +128,7 @@ struct Asker {
     peer: Option<SocketAddr>,
     route: usize,
     token: Option<String>,
-    identity: Option<Identity>,
+    identities: Identities,
     /// The number of renewals of the connection when the question was made.
     renewals: u32,
     answers: Answers,
@@ -144,9 +144,9 @@ impl Asker {
         let OpeningRequest { head, peer, route, .. } = opening(connection);
         let (head, peer, route) = (head.clone(), *peer, *route);
         let token = connection.renewed_token().map(Into::into);
-        let identity = connection.identity().cloned();
+        let identities = connection.identities().cloned().unwrap_or_default();
         let (renewals, answers) = (connection.renewals(), Answers::default());
-        Asker { endpoints, right, topic, head, peer, route, token, identity, renewals, answers }
+        Asker { endpoints, right, topic, head, peer, route, token, identities, renewals, answers }
     }
 
     /// Asks the judge, and then calls `act` with the decision: at once, or when the judge need not wait any more.
@@ -167,7 +167,7 @@ impl Asker {
     fn ask(&self) -> Result<Admittance, Denied> {
         let credentials = Credentials::new(&self.head, self.peer).with_answers(&self.answers);
         let credentials = self.token.as_deref().map_or(credentials, |token| credentials.with_token(token));
-        let sender = AdmittedSender { credentials, identity: self.identity.as_ref(), route: self.route };
+        let sender = AdmittedSender { credentials, identities: &self.identities, route: self.route };
         let intent = match self.right {
             TopicRight::Publish => Intent::Publish,
             _ => Intent::Attach { subscribes: true, publishes: false },

@@ -78,7 +78,8 @@ impl<S> Accept<S> {
         self
     }
 
-    /// Sets the identity of the connection, in place of the identity that the route's authenticator has found.
+    /// Sets the identity by which the connection is known, in place of the identity that the route's authenticator has
+    /// found. The grants, the expiry and the revocations of that one go on to hold.
     #[must_use]
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);

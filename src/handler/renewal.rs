@@ -130,11 +130,7 @@ impl<S: 'static> Connection<'_, S> {
         profile.renewals = profile.renewals.wrapping_add(1);
         self.note_kept();
         self.shard.set_lifetime(self.id, ends.map(lifetime));
-        Ok(Renewed { unsubscribed: self.leave_topics_after(earlier.own()) })
-    }
-
-    fn identities(&self) -> Option<&Identities> {
-        self.profile.as_ref().map(|profile| &profile.identities)
+        Ok(Renewed { unsubscribed: self.leave_topics_after(&earlier) })
     }
 
     /// Judges a token, and lets it take the place of the earlier one.
@@ -166,18 +162,17 @@ impl<S: 'static> Connection<'_, S> {
         Ok(renewed)
     }
 
-    /// Leaves the topics that the earlier identity might use, and that the present identity may not. Topics that
-    /// neither might use stay: the handler has subscribed the connection to them without asking.
-    fn leave_topics_after(&mut self, earlier: Option<&Identity>) -> Vec<TopicName> {
+    /// Leaves the topics that the connection might use by its earlier identities, and may not use by its present ones.
+    /// Topics that neither might use stay: the handler has subscribed the connection to them without asking.
+    fn leave_topics_after(&mut self, earlier: &Identities) -> Vec<TopicName> {
         let mut topics = self.topics();
         topics.retain(|topic| {
             let permission = self.shard.topic_rules(topic).permission(TopicRight::Subscribe);
-            let is_denied = |identity: Option<&Identity>| {
-                let each = identity.into_iter().flat_map(Identity::each);
-                let decision = decide(permission, each, TopicRight::Subscribe, topic);
+            let is_denied = |identities: &Identities| {
+                let decision = decide(permission, identities.of_route(), TopicRight::Subscribe, topic);
                 !matches!(decision, Decision::Allowed | Decision::Asks)
             };
-            !is_denied(earlier) && is_denied(self.identity())
+            !is_denied(earlier) && self.identities().is_some_and(is_denied)
         });
         topics.iter().for_each(|topic| _ = self.unsubscribe(topic));
         topics
@@ -191,6 +186,11 @@ impl<S: 'static> Connection<'_, S> {
 }
 
 impl<S: 'static> Connection<'_, S> {
+    /// Returns the identities of the connection, if it may have any.
+    pub(crate) fn identities(&self) -> Option<&Identities> {
+        self.profile.as_ref().map(|profile| &profile.identities)
+    }
+
     /// Returns whether the judge has permitted this use of a topic, by the table of this number.
     pub(crate) fn is_permitted(&self, table: u32, right: TopicRight, topic: &TopicName) -> bool {
         let permitted = self.profile.as_ref().and_then(|profile| profile.permitted.as_ref());
@@ -217,6 +217,7 @@ impl<S: 'static> Connection<'_, S> {
         })?;
         self.shard.note_identities(self.id, &identities)?;
         self.profile.get_or_insert_default().identities = identities;
+        self.note_kept();
         if let Some(ends) = found.ends() {
             self.shard.shorten_lifetime(self.id, lifetime(ends));
         }

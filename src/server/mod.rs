@@ -36,6 +36,7 @@ mod topic_table;
 #[cfg(test)]
 mod transports;
 mod turn_watch;
+mod wiring;
 
 use std::{
     net::{SocketAddr, TcpListener},

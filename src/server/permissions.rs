@@ -97,7 +97,11 @@ impl PermissionSource for Application {
 
 /// A source that waits until it is let go, and then permits what the grants of the sender have.
 #[derive(Debug, Default)]
-struct Held(Arc<AtomicBool>);
+struct Held {
+    is_let_go: Arc<AtomicBool>,
+    /// The number of waits that have begun.
+    waits: Arc<AtomicUsize>,
+}
 
 impl PermissionSource for Held {
     fn decide(&self, question: &TopicQuestion<'_>) -> Result<(), Refusal> {
@@ -107,9 +111,11 @@ impl PermissionSource for Held {
     }
 
     fn prepare(&self, question: &TopicQuestion<'_>) -> Option<Later> {
-        let (answers, is_let_go) = (question.credentials.answers()?.clone(), Arc::clone(&self.0));
+        let (answers, is_let_go) = (question.credentials.answers()?.clone(), Arc::clone(&self.is_let_go));
+        let waits = Arc::clone(&self.waits);
         answers.get::<()>("held").is_none().then(|| {
             Box::pin(async move {
+                waits.fetch_add(1, Ordering::SeqCst);
                 while !is_let_go.load(Ordering::SeqCst) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
@@ -330,7 +336,7 @@ fn a_fresh_token_replaces_the_grants() {
 #[test]
 fn a_question_that_waits_is_about_the_fresh_token() {
     let held = Held::default();
-    let is_let_go = Arc::clone(&held.0);
+    let is_let_go = Arc::clone(&held.is_let_go);
     let builder = builder(RULES, &[HUB, LINES], &Arc::<Believing>::default()).permission_source(held);
     let server = builder.build().unwrap().start().unwrap();
     let mut peer = open(server.local_addr(), "/l/open", "ann|sub=ask/1");
@@ -343,6 +349,61 @@ fn a_question_that_waits_is_about_the_fresh_token() {
     peer.say("subscribe ask/2");
     assert_eq!(peer.text(), ":subscribed ask/2");
     drop(peer);
+    end(server);
+}
+
+/// A handler that chooses an identity only names the connection: the grants of the token that admitted it go on to
+/// hold for the topics of its messages, and so do those of a fresh token.
+#[test]
+fn a_chosen_identity_takes_no_grants_away() {
+    let (server, ..) = serve(&[HUB, LINES]);
+    let address = server.local_addr();
+    let known_by = |name: &str, token: &str| {
+        let headers = [("Authorization", &*format!("Bearer {token}")), ("X-Name", name)];
+        Client::try_open(address, "/l/open", &headers, Manner::default()).unwrap()
+    };
+    let say = |peer: &mut Client, line: &str, expected: &str| {
+        peer.say(line);
+        let answer = peer.text();
+        assert!(answer.starts_with(expected), "{line}: {answer}");
+    };
+    let denied = ":refused 403 this sender's grants do not let it";
+    let mut bob = known_by("bob", "ann|sub=a/1|pub=a/1");
+    say(&mut bob, "subscribe a/1", ":subscribed a/1");
+    say(&mut bob, "subscribe a/2", denied);
+    say(&mut bob, "publish a/2 x", denied);
+    say(&mut bob, "publish a/1 x", "x");
+    let mut ann = known_by("ann", "ann|sub=own/1,own/2");
+    say(&mut ann, "subscribe own/1", ":subscribed own/1");
+    say(&mut ann, "renew ann|sub=own/2", ":renewed 1");
+    drop((bob, ann));
+    end(server);
+}
+
+/// An identity that is revoked while the judge waits for the application publishes nothing more, though the
+/// application permits it.
+#[test]
+fn a_sender_is_checked_again_after_a_wait() {
+    let held = Held::default();
+    let (is_let_go, waits) = (Arc::clone(&held.is_let_go), Arc::clone(&held.waits));
+    let settings = format!("admin_tokens = [\"boss\"]\n{RULES}");
+    let builder = builder(&settings, &[HUB, LINES], &Arc::<Believing>::default()).permission_source(held);
+    let server = builder.build().unwrap().start().unwrap();
+    let address = server.local_addr();
+    let publish = |name: &str| {
+        let lines = authorization(&format!("{name}|pub=ask/1"));
+        thread::spawn(move || ask(address, "POST /l/publish", &lines, "{\"topic\":\"ask/1\",\"payload\":\"x\"}"))
+    };
+    let [ann, ben] = ["ann", "ben"].map(publish);
+    while waits.load(Ordering::SeqCst) < 2 {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let lines = "Authorization: Bearer boss\r\nContent-Type: application/json\r\n";
+    assert_eq!(status(&ask(address, "POST /revocations", lines, "{\"identity\":\"ann\",\"for\":60}")), 200);
+    is_let_go.store(true, Ordering::SeqCst);
+    let refused = ann.join().unwrap();
+    assert!(status(&refused) == 403 && refused.contains("has been revoked"), "{refused}");
+    assert_eq!(status(&ben.join().unwrap()), 200);
     end(server);
 }
 

@@ -1,4 +1,4 @@
-//! Starts a server: the channels between its threads, and the threads.
+//! Starts a server: its threads.
 
 use std::{
     io,
@@ -7,10 +7,10 @@ use std::{
 };
 
 use rustix::rand::{GetRandomFlags, getrandom};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::{
-    Server, engine::EngineEnds, in_force::InForce, reload::note_start, role::Role, running::Running, sandbox::filter_of,
+    Server, in_force::InForce, reload::note_start, role::Role, running::Running, sandbox::filter_of, wiring::Wiring,
 };
 use crate::{
     budget::Budget,
@@ -21,12 +21,12 @@ use crate::{
     endpoints::Readiness,
     error::StartError,
     handler::Panicked,
-    handover::{ControlHandoff, HandedOff, Sockets},
-    hub::{EndRole, EngineTopics, ExternalEnd, MeshEnd, MeshLimits, Wake},
+    handover::Sockets,
+    hub::{EndRole, EngineTopics},
     metrics::Counters,
     outbound,
     refusal_log::RefusalLog,
-    shard::{self, ShardCommand},
+    shard,
     sys::RingAccess,
 };
 
@@ -192,62 +192,6 @@ impl Server {
     }
 }
 
-/// The channels between the threads of a server, sorted by the threads that hold their ends.
-struct Wiring {
-    shards: Vec<ShardEnds>,
-    control: ControlEnds,
-    engines: Vec<EngineEnds>,
-    /// The commands of the server's owner to each shard.
-    commands: Vec<mpsc::Sender<ShardCommand>>,
-}
-
-/// The ends that a shard holds.
-struct ShardEnds {
-    mesh: MeshEnd,
-    woken: Arc<Notify>,
-    commands: mpsc::Receiver<ShardCommand>,
-    /// Connections that the control thread gives back.
-    returns: mpsc::Receiver<HandedOff>,
-    /// The control thread finishes when every shard has dropped its handoff.
-    control: ControlHandoff,
-}
-
-/// The ends that the control thread holds.
-struct ControlEnds {
-    outside: ExternalEnd,
-    woken: Arc<Notify>,
-    arrivals: mpsc::Receiver<HandedOff>,
-    returns: Vec<mpsc::Sender<HandedOff>>,
-}
-
-impl Wiring {
-    /// Returns the channels between shards, the control thread, and engines after these.
-    fn new(roles: &[EndRole]) -> Wiring {
-        let count = roles.iter().take_while(|&&role| role == EndRole::Shard).count();
-        let mut woken: Vec<Arc<Notify>> = roles.iter().map(|_| Arc::default()).collect();
-        let wake = woken.iter().map(|woken| {
-            let woken = Arc::clone(woken);
-            Arc::new(move || woken.notify_one()) as Wake
-        });
-        let mut mesh = MeshEnd::connect_with(wake.collect(), roles, &MeshLimits::default());
-        let engines = mesh.split_off(count + 1).into_iter().zip(woken.split_off(count + 1));
-        let engines = engines.map(|(mesh, woken)| EngineEnds { mesh, woken }).collect();
-        let outside = ExternalEnd::new(mesh.pop().expect("one end more than shards"));
-        let of_control = woken.pop().expect("one more than shards");
-        let (handoff, arrivals) = ControlHandoff::new();
-        let (mut shards, mut commands, mut returns) = (Vec::new(), Vec::new(), Vec::new());
-        for (mesh, woken) in mesh.into_iter().zip(woken) {
-            let (command, receiver) = mpsc::channel(COMMANDS_MAX);
-            commands.push(command);
-            let (back, returned) = mpsc::channel(RETURNS_MAX);
-            returns.push(back);
-            shards.push(ShardEnds { mesh, woken, commands: receiver, returns: returned, control: handoff.clone() });
-        }
-        let control = ControlEnds { outside, woken: of_control, arrivals, returns };
-        Wiring { shards, control, engines, commands }
-    }
-}
-
 /// The threads of a server: reports of their starts and of their ends.
 struct Threads {
     count: usize,
@@ -327,12 +271,6 @@ fn epoch_seed() -> io::Result<u64> {
     Ok(u64::from_ne_bytes(seed))
 }
 
-/// Connections on their way back to a shard.
-const RETURNS_MAX: usize = 64;
-
-/// Commands on their way to a shard. `Drain` is the only command, and its repetition changes nothing.
-const COMMANDS_MAX: usize = 4;
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -350,9 +288,9 @@ mod tests {
         auth::Access,
         config::{Config, Settings},
         endpoints::Endpoints,
-        handover::SocketPermits,
+        handover::{HandedOff, SocketPermits},
         metrics::BackendInfo,
-        server::{blueprint::Blueprint, hub::Hub},
+        server::{blueprint::Blueprint, hub::Hub, wiring::ControlEnds},
     };
 
     /// Returns the settings of a server without routes.

@@ -2,16 +2,22 @@
 //!
 //! A client of `{route}/open` sends commands: `subscribe TOPIC`, `unsubscribe TOPIC`, `publish TOPIC PAYLOAD`, `renew
 //! TOKEN`. Answers begin with a colon, and messages of topics come as they are. `POST {route}/publish` publishes a JSON
-//! body that names its topic; `PUT {route}/topics/{topic...}` publishes to the topic of the path.
+//! body that names its topic; `PUT {route}/topics/{topic...}` publishes to the topic of the path. The line `X-Name` of
+//! an opening request chooses the name by which the connection is known.
 
-use std::{mem, sync::Arc};
+use std::{
+    future::{Future, ready},
+    mem,
+    sync::Arc,
+};
 
 use serde_json::{Value, json};
 
 use super::surface::{KeyFault, KeyKind, PathRow, Surface, SurfaceKey, TopicUse};
 use crate::{
+    auth::Identity,
     endpoints::{BodyLimit, HttpEndpoint, HttpRequest, Intent, Judge, Openings, RouteValues},
-    handler::{Connection, Handler, Response, Typed},
+    handler::{Accept, Connection, Handler, OpeningRequest, Response, Typed},
     hub::{Publication, Scope, SubscribeOptions, TopicName, testing::reverse},
     proto::{Message, Refusal},
 };
@@ -155,6 +161,12 @@ struct Lines {
 
 impl Handler for Lines {
     type State = ();
+
+    fn opening(&self, request: &OpeningRequest) -> impl Future<Output = Result<Accept<()>, Response>> {
+        let name = request.headers().get("x-name").map(String::from_utf8_lossy);
+        let known_by = |name| Accept::default().identity(Identity::new(name));
+        ready(Ok(name.map_or_else(Accept::default, known_by)))
+    }
 
     fn on_open(&self, connection: &mut Connection<'_, ()>) {
         if let Some(greeting) = self.values.text("greeting") {

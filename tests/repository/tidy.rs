@@ -34,7 +34,7 @@ const WINDOWS: &[(&str, &str)] = &[
 
 /// The files of the binary, which use only the library's public interface.
 const COMMAND_LINE: &[&str] =
-    &["main", "health", "listening", "manual", "operate", "reload", "seccomp", "service_manager"];
+    &["main", "health", "listening", "manual", "operate", "outcome", "owner", "reload", "seccomp", "service_manager"];
 
 /// The modules and words that plain data must not use: sockets, files, clocks, threads, and asynchronous code.
 const IMPURE_STD: &[&str] = &["env", "fs", "io", "net", "os", "process", "thread", "time"];

@@ -144,6 +144,32 @@ fn the_gate_of_another_route_finds_an_identity() {
     other.expect_nothing();
 }
 
+/// Each name of a sender has its rate, but not the network, which all senders share. A message that one name may not
+/// publish counts against no other name.
+#[test]
+fn each_name_of_a_sender_publishes_at_its_rate() {
+    let file = r#"
+        max_publish_rate_per_identity = "1/h burst 2"
+        [[routes]]
+        match = "/t/{topic...}"
+        handler = "hub"
+        admit = "all"
+        basic.users = { alice = "secret", bob = "hidden" }
+        bearer.tokens = { red = "word-red", blue = "word-blue" }
+        network.allow = ["127.0.0.0/8"]
+    "#;
+    let server = start("names", file, &[]);
+    let (alice, bob) = ("Basic YWxpY2U6c2VjcmV0", "Basic Ym9iOmhpZGRlbg==");
+    let send = |user: &str, token: &str| {
+        let request = post(&format!("/t/x?access_token=word-{token}"), "text/plain", "x");
+        exchange(server.address(), &with(&request, &[("Authorization", user.into())])).status()
+    };
+    assert_eq!([202, 202, 429], [(); 3].map(|()| send(alice, "red")));
+    assert_eq!((send(bob, "red"), send(alice, "blue")), (429, 429));
+    assert_eq!([202, 202, 429], [(); 3].map(|()| send(bob, "blue")));
+    server.expect_counts(&[("rate_refused_total{rate=\"publishes_of_identity\"}", 4)]);
+}
+
 /// Begins a request whose body is not whole.
 fn begin(address: SocketAddr, lines: &[(&str, String)]) -> TcpStream {
     let mut stream = dial(address);

@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -371,6 +371,40 @@ fn keys_outlast_a_reload_while_their_issuer_is_down() {
     server.counts_until("a fetch by the new settings", |counts| counts.get("jwks_failed_total") == 1);
     reload(&file("others", "leeway = \"1s\"\n"), "earlier keys -> new keys");
     assert_eq!(status(), 503);
+}
+
+/// After a reload no token is admitted by a key that the issuer has withdrawn. An issuer that does not answer delays
+/// tokens, and refuses none.
+#[test]
+fn a_reload_fetches_the_keys_again() {
+    let (publisher, old, new) = (Publisher::start(), Signer::new("old"), Signer::new("new"));
+    publisher.publish(&[&old]);
+    let file = |leeway: &str| {
+        let url = format!("http://{}/keys", publisher.address);
+        format!("[[issuers]]\nname = \"login\"\njwks_url = \"{url}\"\nleeway = \"{leeway}\"\n")
+    };
+    let server = start("again", &file("1s"));
+    let status = |key: &Signer| {
+        let outcome = open(server.address(), "/t/orders/42?mode=sub", &["access_token", &key.token()], &[]);
+        outcome.map_or_else(|refusal| refusal.status(), |_| 101)
+    };
+    let reload = |leeway: &str, number: u64| {
+        write("again", &file(leeway));
+        server.signal(Signal::HUP);
+        server.counts_until("a reload", |counts| counts.get("config_reloads_total") == number);
+    };
+    assert_eq!(status(&old), 101);
+    publisher.publish(&[&new]);
+    reload("2s", 1);
+    assert_ne!(status(&old), 101);
+    assert_eq!(status(&new), 101);
+    // The publisher reads the request, and waits for its answer.
+    let held = publisher.answer.lock().unwrap();
+    reload("3s", 2);
+    let begun = Instant::now();
+    assert_eq!(status(&new), 101);
+    assert!((4..9).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    drop(held);
 }
 
 /// The time between two fetches of an issuer's keys, and a little more.

@@ -1,11 +1,13 @@
 //! Fetches a set of keys by the server's own requests.
 
+use std::time::Duration;
+
 use super::remote::{Done, Fetch, Fetched, JWKS_BYTES_MAX};
 use crate::outbound::{OutboundAnswer, OutboundError, OutboundRequest, Target};
 
 impl Fetch for Target {
     fn start(&self, done: Done) {
-        let request = OutboundRequest::get().for_keys().answer_bytes_max(JWKS_BYTES_MAX);
+        let request = OutboundRequest::get().for_keys().timeout(FETCH_TIME_MAX).answer_bytes_max(JWKS_BYTES_MAX);
         let request = request.header("accept", "application/json");
         Target::start(self, request, move |outcome| done(fetched(outcome)));
     }
@@ -23,3 +25,7 @@ fn fetched(outcome: Result<OutboundAnswer, OutboundError>) -> Result<Fetched, St
     let cache_control = answer.header("cache-control").map(String::from);
     Ok(Fetched { body: answer.body.into(), cache_control })
 }
+
+/// The longest time of a fetch. A token that waits for a fetch that does not end is judged by the earlier keys within
+/// the time that it has, which is 10 s by default (`handshake_timeout`).
+const FETCH_TIME_MAX: Duration = Duration::from_secs(5);

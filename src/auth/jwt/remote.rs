@@ -5,8 +5,8 @@
 //! | the keys are | a token |
 //! | --- | --- |
 //! | fresh ([`Times::fresh`], or as long as the answer said) | is checked by them |
-//! | older, or taken over at a reload | is checked by them, and begins a fetch |
-//! | twice as old | waits for the fetch; if it fails, the token is checked by the keys that are there |
+//! | older | is checked by them, and begins a fetch |
+//! | twice as old, or taken over at a reload | waits for the fetch; if that fails, is checked by them |
 //! | as old as [`Times::kept`], or not there | waits for the fetch; if it fails, the token is answered 503 |
 //!
 //! A token that names a key which is not among the keys waits for a fetch too, since the issuer may have a new key.
@@ -87,6 +87,8 @@ pub(super) struct RemoteKeys {
 #[derive(Default)]
 struct State {
     keys: Option<Kept>,
+    /// Whether the keys were taken over at a reload, and no fetch has ended since.
+    are_taken_over: bool,
     /// When the last fetch has begun.
     begun: Option<Instant>,
     is_under_way: bool,
@@ -110,13 +112,17 @@ impl RemoteKeys {
     }
 
     /// Takes over the keys that earlier settings of the issuer have fetched from the same URL, so that a reload refuses
-    /// nobody while the issuer does not answer. They are as old as they were. The next token begins a fetch, without
-    /// having to wait for it.
+    /// nobody while the issuer does not answer. They are as old as they were. The next token begins a fetch and waits
+    /// for it: whoever reloads because a key was withdrawn gets the keys without it.
     pub(super) fn take_over(&self, earlier: &RemoteKeys) {
         let kept = if self.source.url() == earlier.source.url() { earlier.lock().keys.clone() } else { None };
         let Some(kept) = kept else { return };
         let Ok(set) = KeySet::published(&kept.body, &self.allowed) else { return };
-        self.lock().keys.get_or_insert(Kept { set: Arc::new(set), ..kept });
+        let mut state = self.lock();
+        if state.keys.is_none() {
+            state.keys = Some(Kept { set: Arc::new(set), ..kept });
+            state.are_taken_over = true;
+        }
     }
 
     /// Returns the keys, if there are any that may still be used.
@@ -129,8 +135,8 @@ impl RemoteKeys {
         let state = self.lock();
         let kept = state.usable(self.times.kept, now);
         let set = kept.map(|kept| Arc::clone(&kept.set));
-        // Keys that were taken over count as old: a reload is to bring new keys if there are any.
-        let is_old = state.begun.is_none() || kept.is_none_or(|kept| kept.age(now) >= kept.fresh);
+        // Only a caller that cannot wait comes here before keys that were taken over are fetched again.
+        let is_old = state.are_taken_over || kept.is_none_or(|kept| kept.age(now) >= kept.fresh);
         if is_old {
             self.begin(state, now);
         }
@@ -144,6 +150,7 @@ impl RemoteKeys {
         let state = self.lock();
         let is_needed = match (&state.keys, need) {
             (None, _) | (_, Need::Another) => true,
+            (Some(_), Need::Any) if state.are_taken_over => true,
             (Some(kept), Need::Any) => kept.age(now) >= self.times.kept.min(2 * kept.fresh),
         };
         if !is_needed || !(state.is_under_way || self.may_begin(&state, now)) {
@@ -183,7 +190,7 @@ impl RemoteKeys {
             Ok(Kept { set, body: body.into(), since: now, fresh: self.fresh(cache_control.as_deref()) })
         });
         let mut state = self.lock();
-        state.is_under_way = false;
+        (state.is_under_way, state.are_taken_over) = (false, false);
         match outcome {
             Ok(kept) => {
                 add_for_process(Counter::JwksFetched, 1);

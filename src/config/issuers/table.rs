@@ -11,7 +11,7 @@ use super::{
         quantities::Time,
         routes::reader::{Reader, Value},
         toml::{Masks, in_order, line, toml_pair},
-        values::{Shape, one_of},
+        value::{Shape, one_of},
     },
     keys::{ISSUERS, names, names_of_claims},
 };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    super::{issuers::GivenIssuers, toml::in_order, values::one_of},
+    super::{issuers::GivenIssuers, toml::in_order, value::one_of},
     given::ROUTES,
     keys::names_below,
     reader::{Reader, Value},

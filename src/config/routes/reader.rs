@@ -5,7 +5,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::super::{entry::nearest_key, settings::Setting, toml::TomlFile, values::Shape};
+use super::super::{entry::nearest_key, settings::Setting, toml::TomlFile, value::Shape};
 use crate::error::{ConfigError, Origin};
 
 /// Reads values of a file, and collects their errors.

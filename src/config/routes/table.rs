@@ -16,7 +16,7 @@ use super::{
         rates::{ByteRateLimit, RateLimit},
         ticks::ticks,
         toml::{Masks, in_order, line, toml_pair},
-        values::one_of,
+        value::one_of,
     },
     admission::{Admission, BASIC, BEARER, CALLBACK, JWT, NETWORK},
     config::{RouteHandler, SurfaceConfig},

@@ -2,7 +2,7 @@
 
 use super::super::{
     routes::reader::{Reader, Value},
-    values::one_of,
+    value::one_of,
 };
 use crate::hub::{Permission, TopicRule};
 

@@ -303,15 +303,18 @@ fn the_log_tells_whether_the_last_keys_stay_in_use() {
     assert!(!is_used && log.contains("cannot be fetched: the issuer's tokens are answered 503"), "{log}");
 }
 
-/// A reload while the issuer is down: the new authenticator has the keys of the earlier one, and looks for others.
+/// A reload while the issuer is down: the new authenticator has the keys of the earlier one, once a fetch has failed.
 #[test]
 fn keys_outlast_a_reload() {
     let (old, new) = (Signer::new("old"), Signer::new("new"));
     let (before, after) = (World::with_key(&old), World::new(Times::default()));
     after.jwt.take_over_keys(&before.jwt);
-    assert!(after.prepare(&old.token()).is_none());
+    let (mut first, mut second) = (after.wait(&old.token()), after.wait(&old.token()));
+    // A caller that cannot wait.
     assert_eq!((after.status(&old.token()), after.issuing.begun()), (200, 1));
     after.issuing.end(Err("connection refused".into()));
+    assert!(is_over(&mut first) && is_over(&mut second));
+    assert!(after.prepare(&old.token()).is_none());
     assert_eq!((after.status(&old.token()), after.issuing.begun()), (200, 1));
     // A fetch after the reload counts more than the earlier keys, whenever these are taken over.
     let (before, after) = (World::with_key(&old), World::with_key(&new));
@@ -319,6 +322,18 @@ fn keys_outlast_a_reload() {
     assert_eq!((after.status(&old.token()), after.status(&new.token())), (401, 200));
     after.jwt.take_over_keys(&after.jwt);
     assert_eq!(after.status(&new.token()), 200);
+}
+
+/// A reload flushes a key that the issuer has withdrawn: no token is admitted by it before the issuer has answered.
+#[test]
+fn a_reload_flushes_a_withdrawn_key() {
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let (before, after) = (World::with_key(&old), World::new(eager()));
+    after.jwt.take_over_keys(&before.jwt);
+    let mut later = after.wait(&old.token());
+    after.issuing.answer(&[&new]);
+    assert!(is_over(&mut later));
+    assert_eq!((after.status(&old.token()), after.status(&new.token())), (401, 200));
 }
 
 #[test]
