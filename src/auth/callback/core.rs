@@ -241,6 +241,7 @@ impl Core {
             .header("content-type", "application/json")
             .header("accept", "application/json")
             .header(SIGNATURE, &signature)
+            .for_client(asker)
             .timeout(self.options.timeout)
             .answer_bytes_max(ANSWER_BYTES_MAX);
         let core = Arc::clone(self);
