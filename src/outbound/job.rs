@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use super::{
     error::OutboundError,
     message::{OutboundAnswer, OutboundRequest},
+    room::{Party, Place, Room},
     url::TargetUrl,
 };
 use crate::metrics::{Counter, add_for_process};
@@ -65,44 +66,6 @@ pub(super) struct Entrance {
     pub(super) of_keys: Room,
 }
 
-/// Room for a number of requests.
-#[derive(Clone)]
-pub(super) struct Room {
-    /// A permit for each request that is under way or waits.
-    all: Arc<Semaphore>,
-    /// A permit for each request that is under way.
-    in_flight: Arc<Semaphore>,
-}
-
-/// The place of a request in its room, until it is dropped.
-pub(super) struct Place {
-    _permit: OwnedSemaphorePermit,
-    in_flight: Arc<Semaphore>,
-}
-
-impl Room {
-    /// Returns room for `all` requests, of which `in_flight` may be under way.
-    pub(super) fn new(all: usize, in_flight: usize) -> Room {
-        Room { all: Arc::new(Semaphore::new(all)), in_flight: Arc::new(Semaphore::new(in_flight)) }
-    }
-
-    fn take(&self) -> Option<Place> {
-        let permit = Arc::clone(&self.all).try_acquire_owned().ok()?;
-        Some(Place { _permit: permit, in_flight: Arc::clone(&self.in_flight) })
-    }
-}
-
-impl Place {
-    /// Waits until the request may be under way.
-    ///
-    /// # Errors
-    ///
-    /// [`OutboundError::NotServing`] if the service has ended.
-    pub(super) async fn begin(&self) -> Result<SemaphorePermit<'_>, OutboundError> {
-        self.in_flight.acquire().await.map_err(|_| OutboundError::NotServing)
-    }
-}
-
 impl Entrance {
     pub(super) fn is_open(&self) -> bool {
         !self.jobs.is_closed()
@@ -110,8 +73,8 @@ impl Entrance {
 
     /// Hands a job to the service. If there is no room, the job fails.
     pub(super) fn submit(&self, job: Job) {
-        let kept = if job.request.is_for_keys { self.of_keys.take() } else { None };
-        match kept.or_else(|| self.common.take()) {
+        let kept = if job.request.is_for_keys { self.of_keys.take(Party::Server) } else { None };
+        match kept.or_else(|| self.common.take(job.request.party)) {
             // The channel has room for all that have a place. A service that has ended drops the job, which fails.
             Some(place) => drop(self.jobs.try_send((job, place))),
             None => job.reply.send(Err(OutboundError::Limit)),

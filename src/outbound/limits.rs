@@ -7,10 +7,12 @@ use std::time::Duration;
 pub struct OutboundLimits;
 
 impl OutboundLimits {
-    /// Requests that are under way, each on a connection of its own. Further requests wait, within their time.
+    /// Requests that are under way, each on a connection of its own. Further requests wait, within their time. The
+    /// clients for whom callbacks ask take turns, among each other and with the other requests.
     pub const IN_FLIGHT_MAX: usize = 64;
 
-    /// Requests that are under way or wait. One more fails at once.
+    /// Requests that are under way or wait. One more fails at once. So does a callback's request for a client that has
+    /// as many places as are left.
     pub const REQUESTS_MAX: usize = 1_024;
 
     /// Of [`OutboundLimits::REQUESTS_MAX`] and of [`OutboundLimits::IN_FLIGHT_MAX`], the places that are kept for

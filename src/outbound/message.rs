@@ -8,6 +8,9 @@ use hyper::{
     header::{HeaderName, HeaderValue},
 };
 
+use super::room::Party;
+use crate::rates::AddressBlock;
+
 /// A request of the server to a [`Target`](super::Target).
 #[derive(Clone)]
 pub struct OutboundRequest {
@@ -18,6 +21,7 @@ pub struct OutboundRequest {
     pub(super) answer_bytes_max: usize,
     /// Whether the request may take one of the places that are kept for fetches of keys.
     pub(super) is_for_keys: bool,
+    pub(super) party: Party,
 }
 
 impl OutboundRequest {
@@ -31,6 +35,7 @@ impl OutboundRequest {
             timeout: Duration::from_secs(10),
             answer_bytes_max: 64 << 10,
             is_for_keys: false,
+            party: Party::Server,
         }
     }
 
@@ -65,6 +70,13 @@ impl OutboundRequest {
     #[must_use]
     pub(crate) fn for_keys(self) -> OutboundRequest {
         OutboundRequest { is_for_keys: true, ..self }
+    }
+
+    /// Lets the request wait among those that are sent for this client, an address or a /64 of IPv6. Clients take
+    /// turns, so that one with many requests does not hold up the others.
+    #[must_use]
+    pub(crate) fn for_client(self, client: Option<AddressBlock>) -> OutboundRequest {
+        OutboundRequest { party: Party::Client(client), ..self }
     }
 
     /// Bounds the body of the answer.

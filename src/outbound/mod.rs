@@ -3,7 +3,7 @@
 //! An [`Outbound`] is a handle that every thread may have. It makes a [`Target`] of each URL that the settings or the
 //! embedder name, and a target sends [`OutboundRequest`]s. So a request reaches no server that only a client has named.
 //! The service of a server makes the requests on the control thread, at most [`OutboundLimits::IN_FLIGHT_MAX`] at the
-//! same time. Without a target there is no service.
+//! same time. Clients for whom requests are sent take turns. Without a target there is no service.
 //!
 //! A request follows no redirect, and uses no proxy.
 
@@ -17,6 +17,7 @@ mod handle;
 mod job;
 mod limits;
 mod message;
+mod room;
 mod service;
 #[cfg(test)]
 pub(crate) mod testing;

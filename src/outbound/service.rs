@@ -14,8 +14,9 @@ use super::{
     error::OutboundError,
     exchange::{exchange, keep},
     handle::Outbound,
-    job::{Entrance, Job, Place, Room},
+    job::{Entrance, Job},
     limits::OutboundLimits,
+    room::{Place, Room},
 };
 
 /// Makes the requests of a server's handles.
@@ -55,7 +56,7 @@ impl Service {
                 job = self.jobs.recv() => {
                     let Some((job, place)) = job else { break };
                     let connections = Arc::clone(&self.connections);
-                    tasks.spawn(async move { make(job, &connections, &place).await });
+                    tasks.spawn(async move { make(job, &connections, place).await });
                 }
                 Some(ended) = tasks.join_next() => {
                     if let Err(error) = ended {
@@ -70,13 +71,11 @@ impl Service {
 
 /// Makes a request within its time, and tells its caller the outcome. A request that has found no place within this
 /// time was not sent, and its server is not to blame.
-async fn make(job: Job, connections: &Connections, place: &Place) {
+async fn make(job: Job, connections: &Connections, mut place: Place) {
     let Job { url, request, wait_until, reply } = job;
-    let _permit = match time::timeout_at(time::Instant::from_std(wait_until), place.begin()).await {
-        Ok(Ok(permit)) => permit,
-        Ok(Err(error)) => return reply.send(Err(error)),
-        Err(_) => return reply.send(Err(OutboundError::Limit)),
-    };
+    if time::timeout_at(time::Instant::from_std(wait_until), place.begin()).await.is_err() {
+        return reply.send(Err(OutboundError::Limit));
+    }
     let deadline = time::Instant::now() + request.timeout;
     match time::timeout_at(deadline, exchange(connections, &url, &request, deadline)).await {
         Ok(Ok((answer, connection))) => {

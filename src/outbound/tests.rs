@@ -16,6 +16,7 @@ use super::{
     limits::OutboundLimits,
     testing::{Act, Application, json, served},
 };
+use crate::rates::AddressBlock;
 
 /// Sends a request without TLS to an application.
 fn ask(application: &Application, request: OutboundRequest) -> Result<super::OutboundAnswer, OutboundError> {
@@ -199,6 +200,31 @@ fn the_wait_for_a_place_is_not_the_time_of_a_server() {
         assert_eq!(late.await.unwrap_err(), OutboundError::Timeout(Duration::from_secs(4)));
         assert!(begin.elapsed() >= Duration::from_secs(5));
     });
+}
+
+/// A client with many requests that wait does not hold up the request of another one.
+#[test]
+fn clients_take_turns() {
+    let application = Application::start(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        json("1")
+    });
+    let outbound = Outbound::default();
+    let target = outbound.target(&format!("http://{}/", application.address)).unwrap();
+    served(&outbound, &Authorities::default(), async {
+        let request = |client: u8, mark: &str| {
+            let client = AddressBlock::of([192, 0, 2, client].into());
+            OutboundRequest::post(mark.to_string()).for_client(Some(client)).timeout(Duration::from_secs(60))
+        };
+        let mut asked = JoinSet::new();
+        (0..256).for_each(|_| drop(asked.spawn(target.send(request(66, "many")))));
+        asked.spawn(target.send(request(7, "alone")));
+        while let Some(outcome) = asked.join_next().await {
+            assert_eq!(outcome.unwrap().unwrap().status, 200);
+        }
+    });
+    let place = application.heard().iter().position(|heard| heard.ends_with("alone")).unwrap();
+    assert!(place < 2 * OutboundLimits::IN_FLIGHT_MAX, "{place}");
 }
 
 /// Settings may be used for two servers, one after the other or at the same time.

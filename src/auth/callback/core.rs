@@ -241,6 +241,7 @@ impl Core {
             .header("content-type", "application/json")
             .header("accept", "application/json")
             .header(SIGNATURE, &signature)
+            .for_client(asker)
             .timeout(self.options.timeout)
             .answer_bytes_max(ANSWER_BYTES_MAX);
         let core = Arc::clone(self);
@@ -263,7 +264,7 @@ impl Core {
         state.has_asked(asker);
         match read {
             Ok(Answer { verdict, cache_for }) => {
-                self.note_answer(&mut state, asker);
+                self.note_end(state.breaker.answered(asker));
                 let (fresh, spare) = self.times(&verdict, cache_for);
                 if matches!(verdict, Verdict::Deny { .. }) {
                     add_for_process(Counter::CallbackDenied, 1);
@@ -273,7 +274,7 @@ impl Core {
                 outcome
             }
             Err(Fault::Malformed(what)) => {
-                self.note_answer(&mut state, asker);
+                self.note_end(state.breaker.answered(asker));
                 state.cache.land(key, asker, None, Duration::ZERO, Duration::ZERO, now);
                 drop(state);
                 add_for_process(Counter::CallbackFailed, 1);
@@ -284,41 +285,42 @@ impl Core {
                 Outcome::deny(Refusal::no_decision("the application's answer is not understood"))
             }
             Err(fault) => {
-                let blame = match &fault {
-                    Fault::Timeout(_) | Fault::Down(_) => Some(Blame::Application),
-                    Fault::Failed(_) => Some(Blame::Question),
-                    // The application has no part in it.
-                    Fault::NotAsked(_) | Fault::Malformed(_) => None,
-                };
-                let begins_pauses = blame.is_some_and(|blame| state.breaker.failed(asker, blame, now));
-                // One client may make the application fail at its own question, and many requests of clients fill the
+                let mut begins_pauses = false;
+                // A client may make the application fail at its own question, and many requests of clients fill the
                 // room. Neither gets anybody in whom the application might refuse.
-                let is_of_all = blame == Some(Blame::Application) || state.breaker.is_open();
+                let refusal = match &fault {
+                    Fault::Timeout(_) | Fault::Down(_) => {
+                        begins_pauses = state.breaker.unanswered(asker, now);
+                        None
+                    }
+                    Fault::Failed(_) => {
+                        self.note_end(state.breaker.failed(asker, now));
+                        Some(has_failed())
+                    }
+                    // In an outage, a question that came now would not have to wait for its outcome either.
+                    Fault::NotAsked(_) | Fault::Malformed(_) => (!state.breaker.is_outage_for(asker)).then(no_answer),
+                };
                 state.cache.land(key, asker, None, Duration::ZERO, Duration::ZERO, now);
                 let earlier = match state.cache.find(key, now) {
                     Found::Nothing(earlier) => earlier,
                     Found::Answer(_) | Found::Flight(_) => None,
                 };
                 drop(state);
-                self.report(&fault, begins_pauses, now);
-                match blame {
-                    _ if is_of_all => self.unanswered(earlier),
-                    Some(_) => Outcome::deny(has_failed()),
-                    None => Outcome::deny(no_answer()),
-                }
+                self.report(&fault, refusal.is_some(), begins_pauses, now);
+                refusal.map_or_else(|| self.unanswered(earlier), Outcome::deny)
             }
         }
     }
 
-    /// Notes an answer, and logs it if it ends the pauses.
-    fn note_answer(&self, state: &mut State, asker: Asker) {
-        if state.breaker.answered(asker) {
+    /// Logs the end of the pauses of all, if an answer ends them.
+    fn note_end(&self, ends_pauses: bool) {
+        if ends_pauses {
             tracing::info!(target = %self.target, "the application answers again");
         }
     }
 
-    /// Counts a question without an answer, and logs it.
-    fn report(&self, fault: &Fault, begins_pauses: bool, now: Instant) {
+    /// Counts a question without an answer, and logs it, with what becomes of such questions.
+    fn report(&self, fault: &Fault, is_refused: bool, begins_pauses: bool, now: Instant) {
         let (counter, what) = match fault {
             Fault::Timeout(what) => (Counter::CallbackTimeout, what),
             Fault::Down(what) | Fault::Failed(what) | Fault::NotAsked(what) | Fault::Malformed(what) => {
@@ -329,6 +331,7 @@ impl Core {
         let target = &self.target;
         if let Some(suppressed) = self.failures.allow(now) {
             let effect = match self.options.on_error {
+                _ if is_refused => "its client is answered 503",
                 OnError::Deny => "clients are answered 503",
                 OnError::Last => "the last answers hold, and other clients are answered 503",
                 OnError::Allow => "everybody is let in",

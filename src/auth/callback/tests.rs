@@ -1,12 +1,14 @@
 //! Callbacks to scripted applications, over real sockets.
 
+mod outages;
+
 use std::{
     net::TcpListener,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::task::JoinSet;
@@ -17,13 +19,11 @@ use super::{
         any_of,
     },
     Callback, CallbackOptions, OnError,
-    breaker::Breaker,
-    core::ASKING_MAX,
 };
 use crate::{
     hub::TopicName,
     outbound::{
-        Authorities, Outbound, OutboundLimits,
+        Authorities, Outbound,
         testing::{Act, Application, json, served},
     },
     proto::{Refusal, RefusalCause, RequestHead},
@@ -321,130 +321,6 @@ fn the_same_question_is_asked_once() {
         },
     );
     assert_eq!(application.heard().len(), 51);
-}
-
-/// A dead application does not make every request wait.
-#[test]
-fn a_dead_application_is_asked_seldom() {
-    let count = Arc::new(AtomicUsize::new(0));
-    let dead = Arc::clone(&count);
-    let application =
-        Application::start(move |_| if dead.fetch_add(1, Ordering::Relaxed) < 6 { Act::Nothing } else { let_in("") });
-    let timeout = Duration::from_millis(100);
-    with(
-        &application.url("/"),
-        |options| options.timeout(timeout),
-        async |callback| {
-            for client in 1..=Breaker::FAILURES_MAX as u8 {
-                assert_eq!(name_from(&callback, client, "ann").await, Err(503));
-            }
-            let begin = Instant::now();
-            for client in 0..100 {
-                assert_eq!(name_from(&callback, client, "ben").await, Err(503));
-            }
-            assert!(begin.elapsed() < Duration::from_millis(900), "{:?}", begin.elapsed());
-            assert_eq!(count.load(Ordering::Relaxed), Breaker::FAILURES_MAX as usize);
-            // One question in each pause: the first one is not answered, and the second one is.
-            tokio::time::sleep(Breaker::PAUSE).await;
-            assert_eq!(name_from(&callback, 101, "ann").await, Err(503));
-            assert_eq!(count.load(Ordering::Relaxed), Breaker::FAILURES_MAX as usize + 1);
-            tokio::time::sleep(Breaker::PAUSE).await;
-            assert_eq!(name_from(&callback, 101, "ann").await, Err(503), "another client comes first");
-            assert_eq!(name_from(&callback, 102, "ann").await, Ok("42".into()));
-            assert_eq!(name_from(&callback, 101, "ann").await, Ok("42".into()));
-        },
-    );
-}
-
-/// A client at whose questions the application fails gets neither an earlier answer nor in as `unverified`, and stops
-/// only its own questions.
-#[test]
-fn a_client_at_whose_questions_the_application_fails() {
-    for on_error in [OnError::Allow, OnError::Last, OnError::Deny] {
-        for status in ["408 No", "429 No", "500 No", "503 No"] {
-            let is_thrown_out = Arc::new(AtomicBool::new(false));
-            let thrown_out = Arc::clone(&is_thrown_out);
-            let application = Application::start(move |request| {
-                match request.contains("\"cookie\":\"eve\"") && thrown_out.load(Ordering::Relaxed) {
-                    true => Act::Answer(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n")),
-                    false => let_in(""),
-                }
-            });
-            with(
-                &application.url("/"),
-                |options| options.on_error(on_error),
-                async |callback| {
-                    assert_eq!(name_from(&callback, 66, "eve").await, Ok("42".into()));
-                    is_thrown_out.store(true, Ordering::Relaxed);
-                    for _ in 0..20 {
-                        assert_eq!(name_from(&callback, 66, "eve").await, Err(503), "{on_error:?} {status}");
-                    }
-                    assert_eq!(name_from(&callback, 7, "ann").await, Ok("42".into()), "{on_error:?} {status}");
-                    // The others show that the application is well, and the pause of the client goes on.
-                    assert_eq!(name_from(&callback, 66, "eve").await, Err(503));
-                },
-            );
-            assert_eq!(application.heard().len(), 2 + Breaker::FAILURES_MAX as usize, "{on_error:?} {status}");
-        }
-    }
-}
-
-/// Once the application fails at the questions of different clients, `callback_on_error` decides.
-#[test]
-fn an_application_that_fails_at_all_questions() {
-    for (on_error, expected) in [(OnError::Deny, Err(503)), (OnError::Allow, Ok("unverified".to_string()))] {
-        let application = Application::start(|_| Act::Answer("HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n".into()));
-        with(
-            &application.url("/"),
-            |options| options.on_error(on_error),
-            async |callback| {
-                for client in 1..Breaker::FAILURES_MAX as u8 {
-                    assert_eq!(name_from(&callback, client, "ann").await, Err(503));
-                }
-                for client in 100..110 {
-                    assert_eq!(name_from(&callback, client, "ann").await, expected);
-                }
-            },
-        );
-        assert_eq!(application.heard().len(), Breaker::FAILURES_MAX as usize);
-    }
-}
-
-/// A client takes no more than its part of the room for questions.
-#[test]
-fn a_client_asks_so_many_questions_at_the_same_time() {
-    let application = Application::start(|_| Act::Nothing);
-    with(
-        &application.url("/"),
-        |options| options.on_error(OnError::Allow).timeout(Duration::from_secs(3)),
-        async |callback| {
-            let mut asked = JoinSet::new();
-            for number in 0..ASKING_MAX {
-                let callback = callback.clone();
-                asked.spawn(async move { name_from(&callback, 66, &number.to_string()).await });
-            }
-            for _ in 0..20 {
-                tokio::task::yield_now().await;
-            }
-            let refusal = ask_from(&callback, 66, "one more").await.unwrap_err();
-            assert_eq!((refusal.status, &*refusal.headers), (429, &[("Retry-After".to_string(), "1".to_string())][..]));
-            // A question that is being asked already takes no more room.
-            let same = tokio::time::timeout(Duration::from_millis(50), name_from(&callback, 66, "0"));
-            assert!(same.await.is_err(), "it waits for the answer");
-            let other = tokio::time::timeout(Duration::from_millis(50), name_from(&callback, 7, "ann"));
-            assert!(other.await.is_err(), "another client's question is asked");
-            let mut unverified = 0;
-            while let Some(outcome) = asked.join_next().await {
-                match outcome.unwrap() {
-                    Ok(name) if name == "unverified" => unverified += 1,
-                    // It has found no place among those that are under way.
-                    outcome => assert_eq!(outcome, Err(503)),
-                }
-            }
-            assert!(unverified >= OutboundLimits::IN_FLIGHT_MAX - OutboundLimits::OF_KEYS_MAX, "{unverified}");
-            assert_ne!(name_from(&callback, 66, "one more").await, Err(429), "there is room again");
-        },
-    );
 }
 
 #[test]
