@@ -171,8 +171,8 @@ fn decide_in_order<'a>(
     None
 }
 
-/// Asks an authenticator of a chain, and notes wrong credentials. A later authenticator may have to wait or may admit the
-/// request, and then no refusal tells them.
+/// Asks an authenticator of a chain, and notes wrong credentials. A later authenticator may have to wait or may admit
+/// the request, and then no refusal tells them.
 fn noted(authenticator: &dyn Authenticator, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
     let outcome = authenticator.authenticate(credentials);
     credentials.note(&outcome);

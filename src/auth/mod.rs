@@ -182,13 +182,13 @@ pub trait Authenticator: Send + Sync + 'static {
     /// are left out.
     ///
     /// A refusal of credentials that are wrong has a mark ([`Refusal::for_wrong_credentials`]), by which the server
-    /// limits how fast an address can guess (`max_guess_rate`). The status has no part in that, so a refusal without the
-    /// mark is free, and no refusal for missing credentials or for right ones should have it.
+    /// limits how fast an address can guess (`max_guess_rate`). The status has no part in that, so a refusal without
+    /// the mark is free, and no refusal for missing credentials or for right ones should have it.
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal>;
 
-    /// Returns whether a request shows credentials that this authenticator looks at, whatever they are worth. An address
-    /// that has shown wrong credentials faster than `max_guess_rate` allows is refused unheard with each request that
-    /// shows some, so that it does not learn which guess is right. Its other requests are judged.
+    /// Returns whether a request shows credentials that this authenticator looks at, whatever they are worth. An
+    /// address that has shown wrong credentials faster than `max_guess_rate` allows is refused unheard with each
+    /// request that shows some, so that it does not learn which guess is right. Its other requests are judged.
     ///
     /// The answer of an authenticator that does not say it is `true` for every request.
     ///

@@ -79,11 +79,10 @@ impl Origins {
         }
         let headers = head.headers();
         let mut origins = headers.get_all("origin").peekable();
-        if origins.peek().is_none() {
-            if headers.get_all("sec-fetch-site").any(is_foreign) && !is_navigation(head) {
-                let error = "pages of other origins may use this hub only with CORS (allowed_origins)";
-                return Err(Refusal::new(403, error));
-            }
+        let has_origin = origins.peek().is_some();
+        if !has_origin && headers.get_all("sec-fetch-site").any(is_foreign) && !is_navigation(head) {
+            let error = "pages of other origins may use this hub only with CORS (allowed_origins)";
+            return Err(Refusal::new(403, error));
         }
         match origins.find(|origin| !self.allow(origin)) {
             None => Ok(()),

@@ -69,8 +69,8 @@ impl Endpoints {
         own.origins_or(&self.access.origins).are_foreign_to(credentials.head)
     }
 
-    /// Returns whether a request shows credentials that the server's tokens or the authenticator of a gate would be asked
-    /// about. An authenticator that panics may have seen some.
+    /// Returns whether a request shows credentials that the server's tokens or the authenticator of a gate would be
+    /// asked about. An authenticator that panics may have seen some.
     fn sees_credentials<'a>(
         &self,
         credentials: &Credentials<'_>,

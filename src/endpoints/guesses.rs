@@ -49,8 +49,8 @@ impl Guesses {
     }
 
     /// Asks the judge about a request, unless it shows credentials and its address has shown wrong ones faster than the
-    /// rate allows. `is_foreign` returns whether a page of another site has sent the request, `sees_credentials` whether
-    /// the judge would look at credentials that the request shows.
+    /// rate allows. `is_foreign` returns whether a page of another site has sent the request, `sees_credentials`
+    /// whether the judge would look at credentials that the request shows.
     ///
     /// # Errors
     ///
@@ -83,18 +83,18 @@ impl Guesses {
             // Relaxed: the judge has written it on this thread.
             _ => has_noted.load(Ordering::Relaxed),
         };
-        let Some(key) = self.key(credentials, &is_foreign).filter(|_| is_wrong) else { return Err(denied) };
+        let Some(key) = is_wrong.then(|| self.key(credentials, &is_foreign)).flatten() else { return Err(denied) };
         let guess = Guess { buckets: Arc::clone(&self.buckets), rate: *rate, key, clock: self.clock, is_open: true };
         Err(match denied {
-            // The judge is asked again. Unless it is, for instance because the client leaves, the guess counts: the wait
-            // has told it that the credentials are wrong.
+            // The judge is asked again. If it is not, since the client leaves for instance, the guess counts: the wait
+            // has told that the credentials are wrong.
             Denied::Later(later) => Denied::Later(guess.wait(later)),
             denied => denied,
         })
     }
 
-    /// Returns the key of the bucket of a request. Returns `None` if the request is of a trusted proxy itself, or has no
-    /// address any more.
+    /// Returns the key of the bucket of a request. Returns `None` if the request is of a trusted proxy itself, or has
+    /// no address any more.
     fn key(&self, credentials: &Credentials<'_>, is_foreign: impl Fn() -> bool) -> Option<Key> {
         let address = credentials.address().filter(|address| !self.trusted_proxies.include(*address))?;
         Some((AddressBlock::of(address), if is_foreign() { Sender::Foreign } else { Sender::Own }))

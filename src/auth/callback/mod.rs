@@ -100,8 +100,8 @@ impl Callback {
 }
 
 impl Authenticator for Callback {
-    /// Returns the identity that the application has named. Its denial is one for wrong credentials if the request shows
-    /// any.
+    /// Returns the identity that the application has named. Its denial is one for wrong credentials if the request
+    /// shows any.
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         let known = self.known(&self.0.connect_question(credentials)?, credentials.answers());
         known.map_err(|refusal| match self.sees_credentials(credentials) {
@@ -117,8 +117,8 @@ impl Authenticator for Callback {
     }
 
     /// Returns whether the application is told anything about a request by which it could know the sender, and that a
-    /// browser does not send by itself. Cookies are such lines of browsers: those of others come along, and a cookie that
-    /// logs somebody in is no word that could be guessed.
+    /// browser does not send by itself. Cookies are such lines of browsers: those of others come along, and a cookie
+    /// that logs somebody in is no word that could be guessed.
     fn sees_credentials(&self, credentials: &Credentials<'_>) -> bool {
         question::shows_credentials(credentials, &self.0.options().headers)
     }

@@ -98,13 +98,13 @@ impl Question {
 }
 
 /// Returns whether the question about a request has something by which the application could know the sender: a renewed
-/// token, a list of subprotocols, a part of the query, or one of the header lines of the given names. Parts of the query
-/// that the hub reads itself are left out, and the header lines that a browser sends by itself.
+/// token, a list of subprotocols, a part of the query, or one of the header lines of the given names. Parts of the
+/// query that the hub reads itself are left out, and the header lines that a browser sends by itself.
 pub(super) fn shows_credentials(credentials: &Credentials<'_>, names: &[String]) -> bool {
     let headers = credentials.head.headers();
     let is_sent_by_browsers = |name: &str| name.starts_with("sec-") || LINES_OF_BROWSERS.contains(&name);
     let is_of_hub = |key: Option<&str>, value: Option<&str>| {
-        key.zip(value).is_some_and(|(key, value)| OPTIONS_OF_HUB.iter().any(|pair| *pair == (key, value)))
+        key.zip(value).is_some_and(|(key, value)| OPTIONS_OF_HUB.contains(&(key, value)))
     };
     credentials.renewed_token().is_some()
         || headers.get("sec-websocket-protocol").is_some()

@@ -1,8 +1,7 @@
 //! The reasons for which a token is not accepted, and the refusals that tell them.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
-use super::remote::PAUSE;
 use crate::proto::{Refusal, RefusalCause};
 
 /// The reason for which a token is not accepted. It repeats no part of a token, since refusals and logs show it.
@@ -68,6 +67,10 @@ fn invalid(error: String) -> Refusal {
     let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{description}\"");
     Refusal::new(401, error).header("WWW-Authenticate", &challenge)
 }
+
+/// The usual shortest time between the beginnings of two fetches of keys. After it, a token whose key may be new is
+/// worth another try.
+pub(super) const PAUSE: Duration = Duration::from_secs(5);
 
 /// Returns a text with question marks for the characters that a description may not have (RFC 6750 3).
 fn quotable(text: &str) -> String {

@@ -389,8 +389,8 @@ impl Issuer {
     ///
     /// # Errors
     ///
-    /// The first thing about the token that is wrong. The claims are read only once the signature is right. `answers` are
-    /// those of the request, if it can wait.
+    /// The first thing about the token that is wrong. The claims are read only once the signature is right. `answers`
+    /// are those of the request, if it can wait.
     pub(super) fn identify(
         &self,
         token: &[u8],

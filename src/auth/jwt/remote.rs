@@ -11,8 +11,9 @@
 //!
 //! A token that names a key which is not among the keys waits for a fetch too, since the issuer may have a new key. If
 //! keys have been fetched since it came, and the key is not among them, the token is answered 401; else nobody knows
-//! whether the issuer has the key, and the token is answered 503. There is one fetch at a time, for all that wait, and none within [`Times::pause`] after another has begun. So tokens
-//! with invented key ids cause at most one fetch in each pause.
+//! whether the issuer has the key, and the token is answered 503. There is one fetch at a time, for all that wait, and
+//! none within [`Times::pause`] after another has begun. So tokens with invented key ids cause at most one fetch in
+//! each pause.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 
 use super::{
     super::{Answers, Later},
+    fault::PAUSE,
     keys::{Allowed, KeySet},
 };
 use crate::metrics::{Counter, add_for_process};
@@ -268,9 +270,6 @@ pub(super) fn first_missed(answers: &Answers, now: Instant) -> Instant {
 
 /// The name of that time among the answers of a request.
 const MISSED: &str = "a key of an issuer is missed";
-
-/// The usual [`Times::pause`].
-pub(super) const PAUSE: Duration = Duration::from_secs(5);
 
 /// The shortest time between two lines of the log about failures of one issuer.
 const TELL_INTERVAL: Duration = Duration::from_secs(60);
