@@ -71,12 +71,16 @@ impl Access {
                     Refusal::new(403, format!("this token is not for {}{remedy}", name(right)))
                         .header("WWW-Authenticate", "Bearer error=\"insufficient_scope\"")
                 }
-                Some(_) => Refusal::new(401, "the bearer token is not valid")
-                    .header("WWW-Authenticate", "Bearer error=\"invalid_token\""),
+                Some(_) => invalid(),
             };
             return Err(refusal);
         }
         Ok(())
+    }
+
+    /// Returns whether a request shows a token where one of these rights needs one.
+    pub(crate) fn sees_credentials(&self, credentials: &Credentials<'_>, rights: &[Right]) -> bool {
+        rights.iter().any(|&right| self.tokens(right).are_required()) && credentials.token().is_some()
     }
 
     /// Checks that a request may administrate the server. The token has to be in `Authorization`: a query stands in the
@@ -92,8 +96,7 @@ impl Access {
                 .header("WWW-Authenticate", "Bearer")),
             Some(token) if self.is_known(token) => Err(Refusal::new(403, "this token is not for administration")
                 .header("WWW-Authenticate", "Bearer error=\"insufficient_scope\"")),
-            Some(_) => Err(Refusal::new(401, "the bearer token is not valid")
-                .header("WWW-Authenticate", "Bearer error=\"invalid_token\"")),
+            Some(_) => Err(invalid()),
         }
     }
 
@@ -111,6 +114,13 @@ impl Access {
         let all = [&self.publish, &self.subscribe, &self.metrics, &self.admin];
         all.iter().any(|tokens| tokens.are_required() && tokens.admit(Some(token)))
     }
+}
+
+/// Returns the refusal of a token that is valid for nothing.
+fn invalid() -> Refusal {
+    Refusal::new(401, "the bearer token is not valid")
+        .header("WWW-Authenticate", "Bearer error=\"invalid_token\"")
+        .for_wrong_credentials()
 }
 
 fn name(right: Right) -> &'static str {

@@ -104,9 +104,16 @@ impl Authenticator for Basic {
         let shown = credentials.authorization("Basic").ok_or_else(|| refusal("this needs a user and a password"))?;
         match decode(shown) {
             Some((user, password)) if self.admits(&user, &password) => Ok(Identity::new(user)),
-            Some(_) => Err(refusal("the user or the password is wrong")),
-            None => Err(refusal("the credentials are not a user and a password in base64 and UTF-8")),
+            Some(_) => Err(refusal("the user or the password is wrong").for_wrong_credentials()),
+            None => {
+                let what = "the credentials are not a user and a password in base64 and UTF-8";
+                Err(refusal(what).for_wrong_credentials())
+            }
         }
+    }
+
+    fn sees_credentials(&self, credentials: &Credentials<'_>) -> bool {
+        credentials.authorization("Basic").is_some()
     }
 }
 

@@ -118,11 +118,18 @@ impl Authenticator for Bearer {
             return Err(refusal(401, "this needs a bearer token", "Bearer"));
         };
         self.owner(&token).map_err(|fault| match fault {
-            TokenFault::Invalid => refusal(401, "the bearer token is not valid", "Bearer error=\"invalid_token\""),
+            TokenFault::Invalid => {
+                let challenge = "Bearer error=\"invalid_token\"";
+                refusal(401, "the bearer token is not valid", challenge).for_wrong_credentials()
+            }
             TokenFault::InsufficientScope => {
                 refusal(403, "the bearer token is not for this", "Bearer error=\"insufficient_scope\"")
             }
         })
+    }
+
+    fn sees_credentials(&self, credentials: &Credentials<'_>) -> bool {
+        credentials.token().is_some()
     }
 }
 

@@ -61,6 +61,10 @@ impl Authenticator for AllOf {
     fn takes_cookies(&self) -> bool {
         self.each().any(Authenticator::takes_cookies)
     }
+
+    fn sees_credentials(&self, credentials: &Credentials<'_>) -> bool {
+        self.each().any(|authenticator| authenticator.sees_credentials(credentials))
+    }
 }
 
 /// Requires one authenticator to succeed. The result is the identity from the first authenticator that succeeds.
@@ -68,7 +72,8 @@ impl Authenticator for AllOf {
 /// If none succeeds, one of the refusals is the answer: the first 503, since its authenticator could not decide, and
 /// might have admitted the request; else the refusal of the authenticator whose scheme the request has tried; else the
 /// first refusal with a challenge; else the first refusal. The challenges of all authenticators are added to every
-/// answer but a 503, each in its own header line.
+/// answer but a 503, each in its own header line. The answer is one for wrong credentials
+/// ([`Refusal::for_wrong_credentials`]) if one of the refusals is.
 ///
 /// ```
 /// use ringhub::auth::{Basic, Bearer, any_of};
@@ -103,25 +108,27 @@ impl Authenticator for AnyOf {
         self.each().any(Authenticator::takes_cookies)
     }
 
+    fn sees_credentials(&self, credentials: &Credentials<'_>) -> bool {
+        self.each().any(|authenticator| authenticator.sees_credentials(credentials))
+    }
+
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
-        let mut refusals = match self.first.authenticate(credentials) {
-            Ok(identity) => return Ok(identity),
-            Err(refusal) => vec![refusal],
-        };
-        for other in &self.others {
-            match other.authenticate(credentials) {
+        let mut refusals = Vec::new();
+        for authenticator in self.each() {
+            match noted(authenticator, credentials) {
                 Ok(identity) => return Ok(identity),
                 Err(refusal) => refusals.push(refusal),
             }
         }
+        let is_for_wrong_credentials = refusals.iter().any(|refusal| refusal.is_for_wrong_credentials);
         let has_tried = |refusal: &Refusal| challenges(refusal).any(|challenge| answers(challenge, credentials));
         if let Some(undecided) = refusals.iter().position(|refusal| refusal.status == 503) {
-            return Err(refusals.remove(undecided));
+            return Err(Refusal { is_for_wrong_credentials, ..refusals.remove(undecided) });
         }
         let most_useful = (refusals.iter().position(has_tried))
             .or_else(|| refusals.iter().position(|refusal| challenges(refusal).next().is_some()))
             .unwrap_or(0);
-        let mut answer = refusals.remove(most_useful);
+        let mut answer = Refusal { is_for_wrong_credentials, ..refusals.remove(most_useful) };
         for refusal in &refusals {
             for challenge in challenges(refusal) {
                 answer = answer.header(CHALLENGE, challenge);
@@ -157,11 +164,19 @@ fn decide_in_order<'a>(
             return Some(later);
         }
         // The outcome of the last one is of no use here, and may be costly.
-        if each.peek().is_none() || decides(&authenticator.authenticate(credentials)) {
+        if each.peek().is_none() || decides(&noted(authenticator, credentials)) {
             return None;
         }
     }
     None
+}
+
+/// Asks an authenticator of a chain, and notes wrong credentials. A later authenticator may have to wait or may admit
+/// the request, and then no refusal tells them.
+fn noted(authenticator: &dyn Authenticator, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
+    let outcome = authenticator.authenticate(credentials);
+    credentials.note(&outcome);
+    outcome
 }
 
 fn challenges(refusal: &Refusal) -> impl Iterator<Item = &str> {
@@ -335,6 +350,50 @@ mod tests {
         check(&any, "", "10.0.0.1", Ok("10.0.0.0/8"));
         check(&any, WRONG, "11.0.0.1", Err((503, &[])));
         check(&any, "", "11.0.0.1", Err((503, &[])));
+    }
+
+    /// The refusal of a part for wrong credentials is not hidden by the answer of another part.
+    #[test]
+    fn wrong_credentials_are_told_by_every_answer() {
+        let is_wrong = |authenticator: &dyn Authenticator, line: &str| {
+            let head = RequestHead::decode(format!("GET / HTTP/1.1\r\n{line}\r\n\r\n").as_bytes()).unwrap().unwrap().0;
+            let refusal = authenticator.authenticate(&Credentials::new(&head, None)).unwrap_err();
+            refusal.is_for_wrong_credentials()
+        };
+        let scoped = Bearer::checked_by(|_| Err(super::super::TokenFault::InsufficientScope));
+        let any = any_of(any_of(network()).or(bearer())).or(basic()).or(Undecided);
+        for wrong in [WRONG, EVE, "Authorization: Basic !"] {
+            assert!(is_wrong(&any, wrong), "{wrong}");
+            assert!(is_wrong(&any_of(network()).or(bearer()).or(basic()), wrong), "{wrong}");
+        }
+        assert!(is_wrong(&all_of(basic()).and(network()), EVE));
+        for right in ["X: y", "Cookie: a=b", "Authorization: Digest x"] {
+            assert!(!is_wrong(&any, right), "{right}");
+        }
+        assert!(!is_wrong(&all_of(basic()).and(network()), ALICE) && !is_wrong(&scoped, TOKEN));
+    }
+
+    #[test]
+    fn a_chain_sees_what_one_of_its_parts_sees() {
+        let check = |authenticator: &dyn Authenticator, seen: &[&str], unseen: &[&str]| {
+            for (lines, expected) in [(seen, true), (unseen, false)] {
+                for line in lines {
+                    let head = format!("GET / HTTP/1.1\r\n{line}\r\n\r\n");
+                    let head = RequestHead::decode(head.as_bytes()).unwrap().unwrap().0;
+                    let sees = authenticator.sees_credentials(&Credentials::new(&head, None));
+                    assert_eq!(sees, expected, "{line}");
+                }
+            }
+        };
+        let of_protocols = "Sec-WebSocket-Protocol: access_token, guess";
+        check(&basic(), &[ALICE, EVE], &[TOKEN, of_protocols, "Cookie: a=b", "X: y"]);
+        check(&bearer(), &[TOKEN, WRONG, of_protocols], &[ALICE, "Cookie: a=b", "X: y"]);
+        check(&network(), &[], &[ALICE, TOKEN, "X: y"]);
+        let both: [Arc<dyn Authenticator>; 2] =
+            [Arc::new(all_of(basic()).and(bearer())), Arc::new(any_of(basic()).or(bearer()))];
+        both.iter().for_each(|chain| check(chain, &[ALICE, TOKEN], &["Cookie: a=b", "X: y"]));
+        // An authenticator that does not say what it looks at may look at anything.
+        check(&any_of(network()).or(Undecided), &["X: y"], &[]);
     }
 
     #[test]

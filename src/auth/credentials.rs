@@ -4,12 +4,13 @@ use std::{
     borrow::Cow,
     fmt,
     net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use super::{answers::Answers, origins::Origins};
 use crate::{
     hub::TopicName,
-    proto::{RequestHead, query_pairs, token_of_protocols},
+    proto::{Refusal, RequestHead, query_pairs, token_of_protocols},
 };
 
 /// The parts of a request that show who sent it.
@@ -24,13 +25,15 @@ pub struct Credentials<'a> {
     renewed: Option<&'a str>,
     origins: Option<&'a Origins>,
     topic: Option<&'a TopicName>,
+    /// Where a chain of authenticators notes that one of them has found wrong credentials.
+    wrong: Option<&'a AtomicBool>,
 }
 
 impl<'a> Credentials<'a> {
     /// Returns the credentials of a request that waits for no answers.
     #[must_use]
     pub fn new(head: &'a RequestHead, peer: Option<SocketAddr>) -> Self {
-        Credentials { head, peer, answers: None, origins: None, renewed: None, topic: None }
+        Credentials { head, peer, answers: None, origins: None, renewed: None, topic: None, wrong: None }
     }
 
     /// Returns the credentials of a request that can wait for answers, which are kept in `answers`.
@@ -115,10 +118,21 @@ impl<'a> Credentials<'a> {
         self.authorization("Bearer").map(Cow::Borrowed).or_else(of_query).or_else(of_protocols)
     }
 
-    /// Returns whether the request shows credentials, whatever they are worth: `Authorization`, a cookie, or a token.
-    pub(crate) fn has_any(&self) -> bool {
-        let headers = self.head.headers();
-        headers.get("authorization").is_some() || headers.get("cookie").is_some() || self.token().is_some()
+    /// Returns the credentials of a request whose wrong credentials are noted in `wrong`, also where the outcome does
+    /// not tell them: another authenticator may have to wait, or may admit the request.
+    #[must_use]
+    pub(crate) fn noting(self, wrong: &'a AtomicBool) -> Self {
+        Credentials { wrong: Some(wrong), ..self }
+    }
+
+    /// Notes wrong credentials, if the outcome of an authenticator is a refusal for these.
+    pub(super) fn note<T>(&self, outcome: &Result<T, Refusal>) {
+        if let (Some(wrong), Err(refusal)) = (self.wrong, outcome)
+            && refusal.is_for_wrong_credentials
+        {
+            // Relaxed: the judge reads it on the thread that writes it.
+            wrong.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Returns the value of `Authorization`, if the request has exactly one.

@@ -33,6 +33,11 @@ impl Gate {
         self.authenticator.as_ref().is_some_and(|authenticator| authenticator.takes_cookies())
     }
 
+    /// Returns whether a request shows credentials that the authenticator would look at.
+    pub(crate) fn sees_credentials(&self, credentials: &Credentials<'_>) -> bool {
+        self.authenticator.as_ref().is_some_and(|authenticator| authenticator.sees_credentials(credentials))
+    }
+
     /// Admits a request, and returns the identity that the authenticator has found, with those of further
     /// authenticators behind it ([`Identity::each`]); `origins` are the server's.
     ///

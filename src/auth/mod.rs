@@ -190,7 +190,45 @@ pub trait Authenticator: Send + Sync + 'static {
     /// The refusal. A status that is not between 200 and 599 is sent as 500. Header lines that frame the answer
     /// (`Connection`, `Content-Length`, `Transfer-Encoding`), or whose names are not valid header names (RFC 9110 5.1),
     /// are left out.
+    ///
+    /// A refusal of credentials that are wrong has a mark ([`Refusal::for_wrong_credentials`]), by which the server
+    /// limits how fast an address can guess (`max_guess_rate`). The status has no part in that, so a refusal without
+    /// the mark is free, and no refusal for missing credentials or for right ones should have it.
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal>;
+
+    /// Returns whether a request shows credentials that this authenticator looks at, whatever they are worth. An
+    /// address that has shown wrong credentials faster than `max_guess_rate` allows is refused unheard with each
+    /// request that shows some, so that it does not learn which guess is right. Its other requests are judged.
+    ///
+    /// The answer of an authenticator that does not say it is `true` for every request.
+    ///
+    /// ```
+    /// use ringhub::{
+    ///     auth::{Authenticator, Credentials, Identity, Tokens},
+    ///     proto::Refusal,
+    /// };
+    ///
+    /// /// Admits whoever shows a key of the service.
+    /// struct ByKey(Tokens);
+    ///
+    /// impl Authenticator for ByKey {
+    ///     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
+    ///         match credentials.head.headers().get("x-api-key") {
+    ///             None => Err(Refusal::new(401, "this needs X-Api-Key")),
+    ///             key if self.0.admit(key) => Ok(Identity::new("service")),
+    ///             Some(_) => Err(Refusal::new(401, "the key is wrong").for_wrong_credentials()),
+    ///         }
+    ///     }
+    ///
+    ///     fn sees_credentials(&self, credentials: &Credentials<'_>) -> bool {
+    ///         credentials.head.headers().get("x-api-key").is_some()
+    ///     }
+    /// }
+    /// ```
+    fn sees_credentials(&self, credentials: &Credentials<'_>) -> bool {
+        _ = credentials;
+        true
+    }
 
     /// Returns the work that a request has to wait for before [`Authenticator::authenticate`] can decide, or `None` if
     /// it can decide at once.
@@ -223,5 +261,9 @@ impl<A: Authenticator + ?Sized> Authenticator for Arc<A> {
 
     fn takes_cookies(&self) -> bool {
         (**self).takes_cookies()
+    }
+
+    fn sees_credentials(&self, credentials: &Credentials<'_>) -> bool {
+        (**self).sees_credentials(credentials)
     }
 }

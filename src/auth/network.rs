@@ -69,6 +69,11 @@ impl Authenticator for Network {
         let identity = network.map(|network| Identity { is_network: true, ..Identity::new(network.to_string()) });
         identity.ok_or_else(|| Refusal::new(403, "this is not for your network"))
     }
+
+    /// Returns `false`: an address is nothing that could be guessed.
+    fn sees_credentials(&self, _: &Credentials<'_>) -> bool {
+        false
+    }
 }
 
 /// A network or a single address, such as `10.0.0.0/8`, `fd00::/8` or `192.0.2.1`.

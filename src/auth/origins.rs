@@ -55,6 +55,18 @@ impl Origins {
         !self.are_any() && self.allow(origin) && !origin.eq_ignore_ascii_case(b"null")
     }
 
+    /// Returns whether a browser says that a page of another site has sent a request: `Origin` is neither in the list
+    /// nor of the request's own host, or there is none, and `Sec-Fetch-Site` says so.
+    pub(crate) fn are_foreign_to(&self, head: &RequestHead) -> bool {
+        let headers = head.headers();
+        let mut origins = headers.get_all("origin").peekable();
+        if origins.peek().is_none() {
+            return headers.get_all("sec-fetch-site").any(is_foreign);
+        }
+        let host = headers.only("host");
+        origins.any(|origin| !self.has(origin) && !host.as_ref().is_ok_and(|host| is_at(origin, host)))
+    }
+
     /// Refuses a request if its browser says that it comes from a page that may not use the hub. A navigation of a
     /// whole window passes, whatever page its link is on: that page does not see the answer.
     ///
@@ -67,12 +79,10 @@ impl Origins {
         }
         let headers = head.headers();
         let mut origins = headers.get_all("origin").peekable();
-        if origins.peek().is_none() {
-            let is_foreign = |site: &[u8]| site == b"cross-site" || site == b"same-site";
-            if headers.get_all("sec-fetch-site").any(is_foreign) && !is_navigation(head) {
-                let error = "pages of other origins may use this hub only with CORS (allowed_origins)";
-                return Err(Refusal::new(403, error));
-            }
+        let has_origin = origins.peek().is_some();
+        if !has_origin && headers.get_all("sec-fetch-site").any(is_foreign) && !is_navigation(head) {
+            let error = "pages of other origins may use this hub only with CORS (allowed_origins)";
+            return Err(Refusal::new(403, error));
         }
         match origins.find(|origin| !self.allow(origin)) {
             None => Ok(()),
@@ -84,6 +94,11 @@ impl Origins {
     }
 }
 
+/// Returns whether a value of `Sec-Fetch-Site` stands for a page of another origin.
+fn is_foreign(site: &[u8]) -> bool {
+    site == b"cross-site" || site == b"same-site"
+}
+
 /// Returns whether a browser loads the answer into a whole window, not into a frame or an object of a page (W3C Fetch
 /// Metadata 2.1 and 2.2).
 pub(super) fn is_navigation(head: &RequestHead) -> bool {
@@ -93,6 +108,27 @@ pub(super) fn is_navigation(head: &RequestHead) -> bool {
         && has_mode
         && is_every("sec-fetch-mode", b"navigate")
         && is_every("sec-fetch-dest", b"document")
+}
+
+/// Returns whether an origin has this host and port. The scheme is not compared: a proxy in front may have ended TLS.
+pub(super) fn is_at(origin: &[u8], host: &[u8]) -> bool {
+    let (Ok(origin), Ok(host)) = (str::from_utf8(origin), str::from_utf8(host)) else { return false };
+    let Some((scheme, authority)) = origin.split_once("://") else { return false };
+    let usual = match &*scheme.to_ascii_lowercase() {
+        "https" => "443",
+        "http" => "80",
+        _ => return false,
+    };
+    let ((name, port), (own_name, own_port)) = (with_port(authority, usual), with_port(host, usual));
+    !name.is_empty() && name.eq_ignore_ascii_case(own_name) && port == own_port
+}
+
+/// Splits a host and its port. The colons of an IPv6 address are within brackets.
+fn with_port<'a>(authority: &'a str, usual: &'a str) -> (&'a str, &'a str) {
+    match authority.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, port),
+        _ => (authority, usual),
+    }
 }
 
 #[cfg(test)]
@@ -149,5 +185,42 @@ mod tests {
         check(&origins, "GET", &["Sec-Fetch-Site: same-origin", "Sec-Fetch-Mode: no-cors"], true);
         check(&origins, "GET", &["Sec-Fetch-Site: none", navigate, document], true);
         check(&origins, "GET", &[], true);
+    }
+
+    #[test]
+    fn hosts_and_ports() {
+        let check = |origin: &str, host: &str, is_same: bool| {
+            assert_eq!(is_at(origin.as_bytes(), host.as_bytes()), is_same, "{origin} {host}");
+        };
+        check("http://localhost:6455", "localhost:6455", true);
+        check("http://localhost:6455", "localhost", false);
+        check("http://[::1]:80", "[::1]", true);
+        check("http://[::1]", "[::1]:80", true);
+        check("http://[::1]", "[::2]", false);
+        check("https://a", "a:80", false);
+        check("http://", "", false);
+    }
+
+    /// A page that the list or the host of the request names is an own one; without an `Origin` the browser says it.
+    #[test]
+    fn pages_of_other_sites() {
+        let listed = Origins::new(vec!["https://app.example".into(), "null".into()]).unwrap();
+        let check = |lines: &[&str], expected: (bool, bool)| {
+            let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+            let head = format!("GET / HTTP/1.1\r\nHost: hub.example\r\n{lines}\r\n");
+            let head = RequestHead::decode(head.as_bytes()).unwrap().unwrap().0;
+            let found = (Origins::default().are_foreign_to(&head), listed.are_foreign_to(&head));
+            assert_eq!(found, expected, "{lines}");
+        };
+        check(&[], (false, false));
+        check(&["Sec-Fetch-Site: same-origin"], (false, false));
+        check(&["Sec-Fetch-Site: none"], (false, false));
+        check(&["Sec-Fetch-Site: cross-site"], (true, true));
+        check(&["Sec-Fetch-Site: same-site"], (true, true));
+        check(&["Origin: https://hub.example", "Sec-Fetch-Site: same-origin"], (false, false));
+        check(&["Origin: https://app.example", "Sec-Fetch-Site: cross-site"], (true, false));
+        check(&["Origin: https://evil.example"], (true, true));
+        check(&["Origin: null"], (true, true));
+        check(&["Origin: https://hub.example", "Origin: https://evil.example"], (true, true));
     }
 }

@@ -40,7 +40,8 @@ pub trait PermissionSource: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// The refusal of the request, mostly 403.
+    /// The refusal of the request, mostly 403. It is about the topic: a mark of it for wrong credentials
+    /// ([`Refusal::for_wrong_credentials`]) has no effect.
     fn decide(&self, question: &TopicQuestion<'_>) -> Result<(), Refusal>;
 
     /// Returns the work that a request has to wait for before [`PermissionSource::decide`] can decide, or `None` if it

@@ -8,7 +8,7 @@ use super::{
     permissions::DecidedBy,
 };
 use crate::{
-    auth::{Credentials, Gate, Identities, Identity, Origins, Right, Stopped},
+    auth::{Credentials, Gate, Identities, Identity, Origins, Stopped},
     handler::{Panicked, Pattern, sendable},
     hub::TopicName,
     proto::Refusal,
@@ -36,8 +36,11 @@ impl Endpoints {
         endpoint: &Endpoint,
     ) -> Result<Admittance, Denied> {
         let credentials = &credentials.about(endpoint.topic());
-        self.guesses
-            .limit(credentials, || self.judge(credentials, None, intent, endpoint.topic(), self.gates(endpoint)))
+        let is_foreign = || self.gates(endpoint).next().is_some_and(|(own, _)| self.is_foreign(credentials, own));
+        let sees_credentials = || self.sees_credentials(credentials, intent, self.gates(endpoint));
+        self.guesses.limit(credentials, is_foreign, sees_credentials, |credentials| {
+            self.judge(credentials, None, intent, endpoint.topic(), self.gates(endpoint))
+        })
     }
 
     /// Judges whether a request that a route has admitted may use a topic as it intends, though its path does not name
@@ -54,10 +57,29 @@ impl Endpoints {
         topic: &TopicName,
     ) -> Result<Admittance, Denied> {
         let credentials = &sender.credentials.about(Some(topic));
-        self.guesses.limit(credentials, || {
-            let gates = self.other_gates(sender.route, topic);
-            self.judge(credentials, Some(sender.identities), intent, Some(topic), gates)
+        let gates = || self.other_gates(sender.route, topic);
+        let is_foreign = || self.is_foreign(credentials, &self.routes[sender.route].rules.gate);
+        let sees_credentials = || self.sees_credentials(credentials, intent, gates());
+        self.guesses.limit(credentials, is_foreign, sees_credentials, |credentials| {
+            self.judge(credentials, Some(sender.identities), intent, Some(topic), gates())
         })
+    }
+
+    /// Returns whether a browser says that a page of another site has sent a request to an endpoint with this gate.
+    fn is_foreign(&self, credentials: &Credentials<'_>, own: &Gate) -> bool {
+        own.origins_or(&self.access.origins).are_foreign_to(credentials.head)
+    }
+
+    /// Returns whether a request shows credentials that the server's tokens or the authenticator of a gate would be
+    /// asked about. An authenticator that panics may have seen some.
+    fn sees_credentials<'a>(
+        &self,
+        credentials: &Credentials<'_>,
+        intent: Intent,
+        mut gates: impl Iterator<Item = (&'a Gate, Option<&'a Pattern>)>,
+    ) -> bool {
+        self.access.sees_credentials(credentials, intent.rights())
+            || gates.any(|(gate, _)| Panicked::catch(|| gate.sees_credentials(credentials)).unwrap_or(true))
     }
 
     /// Judges whether a request may publish to a topic, as [`Endpoints::authorize_topic`] does. Returns the grant, and
@@ -123,16 +145,7 @@ impl Endpoints {
                 Some(_) => others.push(found),
             }
         }
-        let rights: &[Right] = match intent {
-            Intent::Use => &[],
-            Intent::Attach { subscribes: true, publishes: true } => &[Right::Subscribe, Right::Publish],
-            Intent::Attach { subscribes: true, publishes: false } => &[Right::Subscribe],
-            Intent::Attach { subscribes: false, .. } | Intent::Publish => &[Right::Publish],
-            Intent::ReadMetrics => &[Right::Metrics],
-            Intent::ReadTop => &[Right::Administer],
-            Intent::Administer => &[Right::Administer],
-        };
-        self.access.check_tokens(credentials, rights).map_err(Denied::Refused)?;
+        self.access.check_tokens(credentials, intent.rights()).map_err(Denied::Refused)?;
         let mut by = DecidedBy::Rules;
         if let Some(topic) = topic {
             let found = own.iter().chain(&others).flat_map(Identity::each);

@@ -1,7 +1,7 @@
 //! The intents of requests, which the judge decides about.
 
 use crate::{
-    auth::TopicRight,
+    auth::{Right, TopicRight},
     proto::{Refusal, RequestHead},
 };
 
@@ -23,6 +23,18 @@ pub(crate) enum Intent {
 }
 
 impl Intent {
+    /// Returns the rights for which the server may require a token.
+    pub(super) fn rights(self) -> &'static [Right] {
+        match self {
+            Intent::Use => &[],
+            Intent::Attach { subscribes: true, publishes: true } => &[Right::Subscribe, Right::Publish],
+            Intent::Attach { subscribes: true, publishes: false } => &[Right::Subscribe],
+            Intent::Attach { subscribes: false, .. } | Intent::Publish => &[Right::Publish],
+            Intent::ReadMetrics => &[Right::Metrics],
+            Intent::ReadTop | Intent::Administer => &[Right::Administer],
+        }
+    }
+
     /// Returns the rights that the request needs over the topic of its path or of its message, if there is one.
     pub(super) fn topic_rights(self) -> &'static [TopicRight] {
         match self {

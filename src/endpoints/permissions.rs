@@ -81,7 +81,10 @@ impl Permissions {
         let can_wait = question.credentials.answers().is_some();
         let answer = Panicked::catch(|| match can_wait.then(|| source.prepare(question)).flatten() {
             Some(later) => Err(Denied::Later(later)),
-            None => source.decide(question).map_err(|refusal| Denied::Refused(sendable(refusal))),
+            None => source.decide(question).map_err(|refusal| {
+                let refusal = sendable(refusal);
+                Denied::Refused(Refusal { is_for_wrong_credentials: false, ..refusal })
+            }),
         });
         answer.unwrap_or_else(|Panicked(panic)| {
             tracing::error!(panic, "the source of permissions has panicked over a request");

@@ -200,7 +200,8 @@ pub(crate) fn sendable(mut refusal: Refusal) -> Refusal {
         return refusal;
     }
     tracing::error!(status = refusal.status, "a refusal has a status that cannot be sent; 500 is sent instead");
-    Refusal::new(500, "this server has refused the request with a status that cannot be sent")
+    let replaced = Refusal::new(500, "this server has refused the request with a status that cannot be sent");
+    if refusal.is_for_wrong_credentials { replaced.for_wrong_credentials() } else { replaced }
 }
 
 /// Returns whether a whole response may have the status.

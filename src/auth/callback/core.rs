@@ -81,7 +81,7 @@ impl Outcome {
                 Outcome::admit(Identity { info, grants, expires, ..Identity::new(name) })
             }
             Verdict::Deny { status, reason } => {
-                let refusal = Refusal::new(status, reason);
+                let refusal = Refusal::new(status, reason).for_wrong_credentials();
                 // RFC 9110 11.6.1: a 401 has a challenge.
                 Outcome::deny(if status == 401 { refusal.header("WWW-Authenticate", "Bearer") } else { refusal })
             }

@@ -100,9 +100,14 @@ impl Callback {
 }
 
 impl Authenticator for Callback {
-    /// Returns the identity that the application has named.
+    /// Returns the identity that the application has named. Its denial is one for wrong credentials if the request
+    /// shows any.
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
-        self.known(&self.0.connect_question(credentials)?, credentials.answers())
+        let known = self.known(&self.0.connect_question(credentials)?, credentials.answers());
+        known.map_err(|refusal| match self.sees_credentials(credentials) {
+            true => refusal,
+            false => without_credentials(refusal),
+        })
     }
 
     fn prepare(&self, credentials: &Credentials<'_>) -> Option<Later> {
@@ -110,17 +115,30 @@ impl Authenticator for Callback {
         // A question that is too large is refused.
         self.prepared(Subject::Request, self.0.connect_question(credentials).ok()?, answers)
     }
+
+    /// Returns whether the application is told anything about a request by which it could know the sender, and that a
+    /// browser does not send by itself. Cookies are such lines of browsers: those of others come along, and a cookie
+    /// that logs somebody in is no word that could be guessed.
+    fn sees_credentials(&self, credentials: &Credentials<'_>) -> bool {
+        question::shows_credentials(credentials, &self.0.options().headers)
+    }
 }
 
 impl PermissionSource for Callback {
     fn decide(&self, question: &TopicQuestion<'_>) -> Result<(), Refusal> {
-        self.known(&Question::topic(question)?, question.credentials.answers()).map(drop)
+        let known = self.known(&Question::topic(question)?, question.credentials.answers());
+        known.map(drop).map_err(without_credentials)
     }
 
     fn prepare(&self, question: &TopicQuestion<'_>) -> Option<Later> {
         let answers = question.credentials.answers()?.clone();
         self.prepared(Subject::Topic, Question::topic(question).ok()?, answers)
     }
+}
+
+/// Returns a denial of the application that is not about credentials.
+fn without_credentials(refusal: Refusal) -> Refusal {
+    Refusal { is_for_wrong_credentials: false, ..refusal }
 }
 
 impl fmt::Debug for Callback {

@@ -10,7 +10,11 @@ use super::{
     super::{Credentials, TopicQuestion, TopicRight},
     breaker::Asker,
 };
-use crate::{hub::TopicName, proto::Refusal, rates::AddressBlock};
+use crate::{
+    hub::TopicName,
+    proto::{Refusal, query_pairs},
+    rates::AddressBlock,
+};
 
 /// A question as it is sent, the hash of it, by which its answer is kept, and the client whose request asks it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +97,36 @@ impl Question {
     }
 }
 
+/// Returns whether the question about a request has something by which the application could know the sender: a renewed
+/// token, a list of subprotocols, a part of the query, or one of the header lines of the given names. Parts of the
+/// query that the hub reads itself are left out, and the header lines that a browser sends by itself.
+pub(super) fn shows_credentials(credentials: &Credentials<'_>, names: &[String]) -> bool {
+    let headers = credentials.head.headers();
+    let is_sent_by_browsers = |name: &str| name.starts_with("sec-") || LINES_OF_BROWSERS.contains(&name);
+    let is_of_hub = |key: Option<&str>, value: Option<&str>| {
+        key.zip(value).is_some_and(|(key, value)| OPTIONS_OF_HUB.contains(&(key, value)))
+    };
+    credentials.renewed_token().is_some()
+        || headers.get("sec-websocket-protocol").is_some()
+        || query_pairs(credentials.head.query()).any(|(key, value)| !is_of_hub(key.as_deref(), value.as_deref()))
+        || names.iter().any(|name| !is_sent_by_browsers(name) && headers.get(name).is_some())
+}
+
+/// Header lines that browsers send by themselves, beside those whose names begin with `sec-`.
+const LINES_OF_BROWSERS: [&str; 8] =
+    ["cookie", "origin", "host", "referer", "user-agent", "accept", "accept-encoding", "accept-language"];
+
+/// The pairs of the query that the handler `hub` takes, but for the token.
+const OPTIONS_OF_HUB: [(&str, &str); 7] = [
+    ("mode", "both"),
+    ("mode", "sub"),
+    ("mode", "pub"),
+    ("echo", "true"),
+    ("echo", "false"),
+    ("scope", "local"),
+    ("scope", "global"),
+];
+
 /// The most bytes of a question. Without a renewed token none has so many, since the head of a request is short.
 const QUESTION_BYTES_MAX: usize = 32 << 10;
 
@@ -169,6 +203,29 @@ mod tests {
             r#""protocols":["a","b","c"],"token":null,"headers":{}}"#
         );
         assert_eq!(asked, expected);
+    }
+
+    /// Whatever the application could take for a key is one. Lines that a browser adds by itself are none.
+    #[test]
+    fn a_request_shows_what_no_browser_adds() {
+        let names =
+            ["authorization", "cookie", "origin", "x-api-key", "user-agent", "sec-fetch-site"].map(String::from);
+        let shows = |target: &str, line: &str| {
+            let head = format!("GET {target} HTTP/1.1\r\n{line}\r\n\r\n");
+            let head = RequestHead::decode(head.as_bytes()).unwrap().unwrap().0;
+            shows_credentials(&Credentials::new(&head, None), &names)
+        };
+        for line in ["Authorization: x", "X-Api-Key: x", "Sec-WebSocket-Protocol: x"] {
+            assert!(shows("/", line), "{line}");
+        }
+        for query in ["key=x", "access_token=x", "mode=x", "mode=sub&k", "%ff=x"] {
+            assert!(shows(&format!("/?{query}"), "X: y"), "{query}");
+        }
+        for line in ["Cookie: a=b", "Origin: null", "User-Agent: x", "Sec-Fetch-Site: none", "X-Other: x"] {
+            assert!(!shows("/?mode=sub&echo=true&scope=local", line), "{line}");
+        }
+        let head = RequestHead::decode(b"GET / HTTP/1.1\r\n\r\n").unwrap().unwrap().0;
+        assert!(shows_credentials(&Credentials::new(&head, None).with_token("fresh"), &[]));
     }
 
     /// A token that is renewed has another answer than the one before.

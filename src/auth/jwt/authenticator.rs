@@ -95,13 +95,17 @@ impl Jwt {
     /// Returns the identity of the token that a request shows.
     fn identify(&self, credentials: &Credentials<'_>, now: Instant) -> Result<Option<Identity>, Fault> {
         let Some(Unverified { token, parts, issuer }) = self.read(credentials)? else { return Ok(None) };
-        issuer.identify(&token, &parts, now).map(Some)
+        issuer.identify(&token, &parts, credentials.answers(), now).map(Some)
+    }
+
+    /// Returns the names of the cookies that may have a token.
+    fn cookies(&self) -> Vec<&str> {
+        self.issuers.iter().filter_map(|issuer| issuer.cookie()).collect()
     }
 
     /// Returns the token that a request shows.
     fn read<'a>(&self, credentials: &Credentials<'a>) -> Result<Option<Unverified<'a, '_>>, Fault> {
-        let cookies: Vec<&str> = self.issuers.iter().filter_map(|issuer| issuer.cookie()).collect();
-        let Some(shown) = shown(credentials, &cookies)? else { return Ok(None) };
+        let Some(shown) = shown(credentials, &self.cookies())? else { return Ok(None) };
         let parts = Parts::read(&shown.token)?;
         let issuer = self.issuer(&parts)?;
         if shown.cookie.is_some() && shown.cookie != issuer.cookie() {
@@ -135,11 +139,15 @@ impl Authenticator for Jwt {
 
     fn prepare(&self, credentials: &Credentials<'_>) -> Option<Later> {
         let Unverified { parts, issuer, .. } = self.read(credentials).ok()??;
-        issuer.prepare(&parts, Instant::now())
+        issuer.prepare(&parts, credentials.answers(), Instant::now())
     }
 
     fn takes_cookies(&self) -> bool {
         self.issuers.iter().any(|issuer| issuer.cookie().is_some())
+    }
+
+    fn sees_credentials(&self, credentials: &Credentials<'_>) -> bool {
+        !matches!(shown(credentials, &self.cookies()), Ok(None))
     }
 }
 

@@ -10,14 +10,14 @@ use std::{
 use jsonwebtoken::{Algorithm, Validation, decode, errors::ErrorKind};
 
 use super::{
-    super::{Identity, Later, TopicRight},
+    super::{Answers, Identity, Later, TopicRight},
     algorithms,
     claims::{BareTokens, ClaimNames, identity},
     crypto,
     digest::IssuerDigest,
     fault::Fault,
     keys::{Allowed, KeySet},
-    remote::{Fetch, Need, RemoteKeys, Times},
+    remote::{Fetch, Need, RemoteKeys, Times, first_missed},
     token::{Object, Parts},
 };
 use crate::{outbound::Target, proto::is_token};
@@ -389,20 +389,36 @@ impl Issuer {
     ///
     /// # Errors
     ///
-    /// The first thing about the token that is wrong. The claims are read only once the signature is right.
-    pub(super) fn identify(&self, token: &[u8], parts: &Parts, now: Instant) -> Result<Identity, Fault> {
-        match &self.keys {
-            Keys::Fixed(keys) => self.verify(token, parts, keys),
-            Keys::Remote(remote) => self.verify(token, parts, &*remote.keys(now).ok_or(Fault::NoKeys)?),
-        }
+    /// The first thing about the token that is wrong. The claims are read only once the signature is right. `answers`
+    /// are those of the request, if it can wait.
+    pub(super) fn identify(
+        &self,
+        token: &[u8],
+        parts: &Parts,
+        answers: Option<&Answers>,
+        now: Instant,
+    ) -> Result<Identity, Fault> {
+        let remote = match &self.keys {
+            Keys::Fixed(keys) => return self.verify(token, parts, keys),
+            Keys::Remote(remote) => remote,
+        };
+        let outcome = self.verify(token, parts, &*remote.keys(now).ok_or(Fault::NoKeys)?);
+        let is_new = || answers.is_some_and(|answers| !remote.are_fetched_since(first_missed(answers, now)));
+        outcome.map_err(|fault| if fault == Fault::UnknownKey && is_new() { Fault::NewKey } else { fault })
     }
 
-    /// Returns the work that a token of this issuer has to wait for, before it can be judged.
-    pub(super) fn prepare(&self, parts: &Parts, now: Instant) -> Option<Later> {
+    /// Returns the work that a token of this issuer has to wait for, before it can be judged. A token whose key is not
+    /// there waits for one fetch that brings keys.
+    pub(super) fn prepare(&self, parts: &Parts, answers: Option<&Answers>, now: Instant) -> Option<Later> {
         let Keys::Remote(remote) = &self.keys else { return None };
         let found = remote.usable(now).map(|keys| keys.candidates(parts.key_id.as_deref(), parts.algorithm).err());
-        let need = if found == Some(Some(Fault::UnknownKey)) { Need::Another } else { Need::Any };
-        remote.renewed(need, now)
+        let is_there = found.as_ref().is_some_and(|fault| *fault != Some(Fault::UnknownKey));
+        let missed = answers.filter(|_| !is_there).map(|answers| first_missed(answers, now));
+        match found {
+            Some(Some(Fault::UnknownKey)) if missed.is_some_and(|missed| remote.are_fetched_since(missed)) => None,
+            Some(Some(Fault::UnknownKey)) => remote.renewed(Need::Another, now),
+            _ => remote.renewed(Need::Any, now),
+        }
     }
 
     fn verify(&self, token: &[u8], parts: &Parts, keys: &KeySet) -> Result<Identity, Fault> {
@@ -410,8 +426,12 @@ impl Issuer {
         validation.algorithms = vec![parts.algorithm];
         for key in keys.candidates(parts.key_id.as_deref(), parts.algorithm)? {
             match decode::<Object>(token, key, &validation) {
-                Ok(data) => return identity(&data.claims, &self.names, self.bare_tokens, self.leeway),
+                Ok(data) => {
+                    let found = identity(&data.claims, &self.names, self.bare_tokens, self.leeway);
+                    return found.map_err(Fault::of_genuine);
+                }
                 Err(error) if *error.kind() == ErrorKind::InvalidSignature => {}
+                Err(error) if is_after_signature(error.kind()) => return Err(self.fault(error.kind()).of_genuine()),
                 Err(error) => return Err(self.fault(error.kind())),
             }
         }
@@ -437,6 +457,22 @@ impl Issuer {
             _ => "it is malformed",
         })
     }
+}
+
+/// Returns whether the crate for tokens finds this fault only once the signature is right.
+fn is_after_signature(kind: &ErrorKind) -> bool {
+    use ErrorKind::{
+        ExpiredSignature, ImmatureSignature, InvalidAudience, InvalidClaimFormat, InvalidIssuer, MissingRequiredClaim,
+    };
+    matches!(
+        kind,
+        ExpiredSignature
+            | ImmatureSignature
+            | InvalidAudience
+            | InvalidIssuer
+            | MissingRequiredClaim(_)
+            | InvalidClaimFormat(_)
+    )
 }
 
 impl fmt::Debug for Issuer {

@@ -9,9 +9,11 @@
 //! | twice as old, or taken over at a reload | waits for the fetch; if that fails, is checked by them |
 //! | as old as [`Times::kept`], or not there | waits for the fetch; if it fails, the token is answered 503 |
 //!
-//! A token that names a key which is not among the keys waits for a fetch too, since the issuer may have a new key.
-//! There is one fetch at a time, for all that wait, and none within [`Times::pause`] after another has begun. So tokens
-//! with invented key ids cause at most one fetch in each pause.
+//! A token that names a key which is not among the keys waits for a fetch too, since the issuer may have a new key. If
+//! keys have been fetched since it came, and the key is not among them, the token is answered 401; else nobody knows
+//! whether the issuer has the key, and the token is answered 503. There is one fetch at a time, for all that wait, and
+//! none within [`Times::pause`] after another has begun. So tokens with invented key ids cause at most one fetch in
+//! each pause.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,7 +23,8 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    super::Later,
+    super::{Answers, Later},
+    fault::PAUSE,
     keys::{Allowed, KeySet},
 };
 use crate::metrics::{Counter, add_for_process};
@@ -66,7 +69,7 @@ impl Default for Times {
             fresh: Duration::from_secs(5 * 60),
             fresh_min: Duration::from_secs(60),
             fresh_max: Duration::from_secs(60 * 60),
-            pause: Duration::from_secs(5),
+            pause: PAUSE,
             kept: Duration::from_secs(24 * 60 * 60),
         }
     }
@@ -128,6 +131,11 @@ impl RemoteKeys {
     /// Returns the keys, if there are any that may still be used.
     pub(super) fn usable(&self, now: Instant) -> Option<Arc<KeySet>> {
         self.lock().usable(self.times.kept, now).map(|kept| Arc::clone(&kept.set))
+    }
+
+    /// Returns whether keys have been fetched at this time or later.
+    pub(super) fn are_fetched_since(&self, time: Instant) -> bool {
+        self.lock().keys.as_ref().is_some_and(|kept| kept.since >= time)
     }
 
     /// Returns the keys, if there are any that may still be used. If they are not fresh, begins a fetch.
@@ -257,6 +265,18 @@ impl Kept {
         now.saturating_duration_since(self.since)
     }
 }
+
+/// Returns when a request has first shown a token whose key was not there: `now` unless it is among the answers.
+pub(super) fn first_missed(answers: &Answers, now: Instant) -> Instant {
+    if let Some(missed) = answers.get::<Instant>(MISSED) {
+        return *missed;
+    }
+    answers.put(MISSED, now);
+    now
+}
+
+/// The name of that time among the answers of a request.
+const MISSED: &str = "a key of an issuer is missed";
 
 /// The shortest time between two lines of the log about failures of one issuer.
 const TELL_INTERVAL: Duration = Duration::from_secs(60);

@@ -3,7 +3,10 @@
 use std::borrow::Cow;
 
 use super::{
-    super::{Credentials, origins::is_navigation},
+    super::{
+        Credentials,
+        origins::{is_at, is_navigation},
+    },
     fault::Fault,
 };
 use crate::proto::RequestHead;
@@ -21,7 +24,7 @@ pub(super) struct Shown<'a, 'c> {
 ///
 /// # Errors
 ///
-/// [`Fault::Invalid`] for a cookie of another page, and for a cookie that is there twice.
+/// [`Fault::Unfit`] for a cookie of another page, and for a cookie that is there twice.
 pub(super) fn shown<'a, 'c>(
     credentials: &Credentials<'a>,
     cookies: &[&'c str],
@@ -34,12 +37,12 @@ pub(super) fn shown<'a, 'c>(
         let Some(value) = values.next() else { continue };
         if values.next().is_some() {
             // A page of a sibling domain may have set the other one.
-            return Err(Fault::of("its cookie is there twice"));
+            return Err(Fault::Unfit("its cookie is there twice".into()));
         }
         if !is_own_page(credentials) {
             let what = "it came as a cookie, and neither Origin nor Sec-Fetch-Site shows a page of this host or of \
                         allowed_origins";
-            return Err(Fault::of(what));
+            return Err(Fault::Unfit(what.into()));
         }
         return Ok(Some(Shown { token: Cow::Borrowed(value), cookie: Some(name) }));
     }
@@ -72,27 +75,6 @@ fn is_own_page(credentials: &Credentials<'_>) -> bool {
             is_listed || head.headers().only("host").is_ok_and(|host| is_at(origin, host))
         }
         (Some(_), Some(_)) => false,
-    }
-}
-
-/// Returns whether an origin has this host and port. The scheme is not compared: a proxy in front may have ended TLS.
-fn is_at(origin: &[u8], host: &[u8]) -> bool {
-    let (Ok(origin), Ok(host)) = (str::from_utf8(origin), str::from_utf8(host)) else { return false };
-    let Some((scheme, authority)) = origin.split_once("://") else { return false };
-    let usual = match &*scheme.to_ascii_lowercase() {
-        "https" => "443",
-        "http" => "80",
-        _ => return false,
-    };
-    let ((name, port), (own_name, own_port)) = (with_port(authority, usual), with_port(host, usual));
-    !name.is_empty() && name.eq_ignore_ascii_case(own_name) && port == own_port
-}
-
-/// Splits a host and its port. The colons of an IPv6 address are within brackets.
-fn with_port<'a>(authority: &'a str, usual: &'a str) -> (&'a str, &'a str) {
-    match authority.rsplit_once(':') {
-        Some((name, port)) if !port.contains(']') => (name, port),
-        _ => (authority, usual),
     }
 }
 
@@ -176,19 +158,5 @@ mod tests {
         // A link that leads here, which shows its page nothing.
         let link = ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"];
         assert!(found("/", &[cookie, link[0], link[1], link[2]], None).is_ok());
-    }
-
-    #[test]
-    fn hosts_and_ports() {
-        let check = |origin: &str, host: &str, is_same: bool| {
-            assert_eq!(is_at(origin.as_bytes(), host.as_bytes()), is_same, "{origin} {host}");
-        };
-        check("http://localhost:6455", "localhost:6455", true);
-        check("http://localhost:6455", "localhost", false);
-        check("http://[::1]:80", "[::1]", true);
-        check("http://[::1]", "[::1]:80", true);
-        check("http://[::1]", "[::2]", false);
-        check("https://a", "a:80", false);
-        check("http://", "", false);
     }
 }

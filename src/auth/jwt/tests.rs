@@ -155,6 +155,44 @@ fn a_token_without_topics() {
     assert_eq!(grants(app().bare_tokens(BareTokens::All)), None);
 }
 
+/// A token with the issuer's signature is no guess, whatever else is wrong with it. Nor is a cookie of a foreign page,
+/// since its token is not looked at.
+#[test]
+fn a_signed_token_is_no_guess() {
+    let issuer = JwtIssuer::new("app").secret(SECRET).iss("app").audience("hub").cookie("session");
+    let jwt = Jwt::new([issuer]).unwrap();
+    let is_guess = |line: String| {
+        let refusal = jwt.authenticate(&Credentials::new(&head(&[line]), None)).unwrap_err();
+        assert_eq!(refusal.status, 401);
+        refusal.is_for_wrong_credentials()
+    };
+    let shown = |token: &str| is_guess(format!("Authorization: Bearer {token}"));
+    let of = |claims: &str| signed(&format!(r#"{{"iss":"app",{claims}}}"#));
+    let good = of(r#""sub":"ann","exp":4102444800,"aud":"hub""#);
+    for claims in [
+        r#""sub":"ann","exp":1,"aud":"hub""#,
+        r#""sub":"ann","exp":4102444800,"nbf":4102444800,"aud":"hub""#,
+        r#""sub":"ann","exp":4102444800,"aud":"other""#,
+        r#""sub":"ann","exp":4102444800"#,
+        r#""sub":"ann","aud":"hub""#,
+        r#""sub":"","exp":4102444800,"aud":"hub""#,
+        r#""sub":"ann","exp":4102444800,"aud":"hub","subscribe":"news""#,
+    ] {
+        assert!(!shown(&of(claims)), "{claims}");
+    }
+    let (text, signature) = good.rsplit_once('.').unwrap();
+    let other = signature.chars().rev().collect::<String>();
+    for guess in [&*format!("{text}.{other}"), &format!("{text}."), "guess", &good.replacen('.', "..", 1)] {
+        assert!(shown(guess), "{guess}");
+    }
+    assert!(!is_guess("X: y".into()) && !is_guess(format!("Cookie: session={good}")));
+    assert!(!is_guess("Cookie: session=a; session=b".into()));
+    assert!(is_guess("Cookie: session=guess\r\nSec-Fetch-Site: same-origin".into()));
+    let sees = |line: &str| jwt.sees_credentials(&Credentials::new(&head(&[line.into()]), None));
+    assert!(sees("Authorization: Bearer x") && sees("Cookie: session=x") && sees("Cookie: session=x; session=y"));
+    assert!(!sees("Authorization: Basic x") && !sees("Cookie: theirs=x"));
+}
+
 /// The leeway of `exp` and `nbf`, with the clock of this machine.
 #[test]
 fn times_have_leeway() {

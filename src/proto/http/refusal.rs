@@ -25,6 +25,8 @@ pub struct Refusal {
     pub error: String,
     /// The cause, for counters and logs.
     pub(crate) cause: RefusalCause,
+    /// Whether the request has shown wrong credentials, which counts for `max_guess_rate`.
+    pub(crate) is_for_wrong_credentials: bool,
 }
 
 /// The cause of a refusal, for counters and logs.
@@ -44,7 +46,8 @@ pub(crate) enum RefusalCause {
 impl Refusal {
     /// Returns a refusal without additional headers.
     pub fn new(status: u16, error: impl Into<String>) -> Self {
-        Self { status, headers: Vec::new(), error: error.into(), cause: RefusalCause::OfStatus }
+        let cause = RefusalCause::OfStatus;
+        Self { status, headers: Vec::new(), error: error.into(), cause, is_for_wrong_credentials: false }
     }
 
     /// Returns the 503 of a limit of the server, which asks the client to try again after a second (RFC 9110 15.6.4).
@@ -84,6 +87,27 @@ impl Refusal {
     /// Returns the refusal of a server that leaves.
     pub(crate) fn leaving() -> Self {
         Self::not_now("this server is going away")
+    }
+
+    /// Marks the refusal as one for wrong credentials: the request has shown a token, a password or the like, and it is
+    /// not right. Only such refusals count for `max_guess_rate`, whatever their status is. A refusal for missing
+    /// credentials, or for right ones that are for something else, has no mark.
+    ///
+    /// ```
+    /// use ringhub::proto::Refusal;
+    /// let wrong = Refusal::new(401, "the key is wrong").for_wrong_credentials();
+    /// assert!(wrong.is_for_wrong_credentials());
+    /// assert!(!Refusal::new(401, "this needs a key").is_for_wrong_credentials());
+    /// ```
+    #[must_use]
+    pub fn for_wrong_credentials(self) -> Self {
+        Self { is_for_wrong_credentials: true, ..self }
+    }
+
+    /// Returns whether the refusal is marked as one for wrong credentials.
+    #[must_use]
+    pub fn is_for_wrong_credentials(&self) -> bool {
+        self.is_for_wrong_credentials
     }
 
     /// Adds a header line.

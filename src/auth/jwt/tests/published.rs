@@ -16,7 +16,7 @@ use ring::{rand::SystemRandom, signature};
 
 use super::{
     super::{
-        super::{Authenticator, Credentials, Later, Network, any_of},
+        super::{Answers, Authenticator, Credentials, Later, Network, any_of},
         Jwt, JwtIssuer,
         remote::{Done, Fetch, Fetched, Need, RemoteKeys, Times},
     },
@@ -203,6 +203,40 @@ fn invented_key_ids_cause_one_fetch_in_a_while() {
         assert!(world.prepare(&token).is_none(), "{id}");
         assert_eq!((world.status(&token), world.issuing.begun()), (401, 1), "{id}");
     }
+}
+
+/// A token names a key that is not there. It is wrong only if a fetch since the token came has not brought the key.
+#[test]
+fn a_key_that_may_be_new_is_no_wrong_one() {
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let head = head(&[format!("Authorization: Bearer {}", new.token())]);
+    // Returns the status, whether the credentials are wrong, and whether the token would wait again.
+    let judged = |times: Times, end: &dyn Fn(&Issuing)| {
+        let (world, answers) = (World::new(times), Answers::default());
+        drop(world.wait(&old.token()));
+        world.issuing.answer(&[&old]);
+        let credentials = Credentials::new(&head, None).with_answers(&answers);
+        if let Some(mut later) = world.jwt.prepare(&credentials) {
+            assert!(!is_over(&mut later));
+            end(&world.issuing);
+            assert!(is_over(&mut later));
+        }
+        let outcome = world.jwt.authenticate(&credentials);
+        let (status, is_wrong) = outcome.map_or_else(|no| (no.status, no.is_for_wrong_credentials()), |_| (200, false));
+        (status, is_wrong, world.jwt.prepare(&credentials).is_some())
+    };
+    assert_eq!(judged(eager(), &|issuing| issuing.answer(&[&old, &new])), (200, false, false));
+    assert_eq!(judged(eager(), &|issuing| issuing.answer(&[&old])), (401, true, false));
+    assert_eq!(judged(eager(), &|issuing| issuing.end(Err("connection refused".into()))), (503, false, true));
+    assert_eq!(judged(Times::default(), &|_| panic!("no fetch in the pause")), (503, false, false));
+    // The first fetch of all has not brought the key.
+    let (world, answers) = (World::new(Times::default()), Answers::default());
+    let credentials = Credentials::new(&head, None).with_answers(&answers);
+    let mut later = world.jwt.prepare(&credentials).unwrap();
+    assert!(!is_over(&mut later));
+    world.issuing.answer(&[&old]);
+    assert!(is_over(&mut later) && world.jwt.prepare(&credentials).is_none());
+    assert_eq!(world.jwt.authenticate(&credentials).unwrap_err().status, 401);
 }
 
 #[test]
