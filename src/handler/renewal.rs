@@ -217,6 +217,7 @@ impl<S: 'static> Connection<'_, S> {
         })?;
         self.shard.note_identities(self.id, &identities)?;
         self.profile.get_or_insert_default().identities = identities;
+        self.note_kept();
         if let Some(ends) = found.ends() {
             self.shard.shorten_lifetime(self.id, lifetime(ends));
         }
