@@ -94,8 +94,8 @@ impl ServiceCall {
         self.sender.identity.as_ref()
     }
 
-    /// Reads the body, and calls the service if there is a place for one more call. The call ends when the service has begun its answer, when the answer
-    /// takes too long, and when the client has reset its connection.
+    /// Reads the body, and calls the service if there is a place for one more call. The call ends when the service has
+    /// begun its answer, when the answer takes too long, and when the client has reset its connection.
     pub(super) async fn answer(
         self,
         shared: &Shared,

@@ -331,8 +331,8 @@ impl Lobby {
         }
     }
 
-    /// Gives up opening handshakes while the server is short of memory, those that began first before others: as many as
-    /// hold the shard's part of what is too much.
+    /// Gives up opening handshakes while the server is short of memory, those that began first before others: as many
+    /// as hold the shard's part of what is too much.
     pub(super) async fn watch_openings(self: Rc<Self>) {
         let Some(budget) = &self.sockets.budget else { return };
         loop {

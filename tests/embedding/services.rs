@@ -264,8 +264,8 @@ fn a_client_that_is_gone_ends_its_call() {
     until("the connection has ended", || open() == 1);
 }
 
-/// Clients that leave without a reset keep their calls for as long as the service may take: these calls hold half of the
-/// connections, and calls from one address leave places to others.
+/// Clients that leave without a reset keep their calls for as long as the service may take: these calls hold half of
+/// the connections, and calls from one address leave places to others.
 #[test]
 fn calls_that_wait_leave_connections_to_others() {
     let begun = Arc::new(AtomicUsize::new(0));
