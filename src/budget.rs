@@ -16,6 +16,9 @@ use std::sync::{
 /// allocator keeps memory that was freed. So the smaller number counts. Above the limit the server is short of memory,
 /// until the smaller number is a tenth below the limit.
 ///
+/// What is too much ends with openings as far as openings hold it, so that a flood of half requests costs nobody else.
+/// The threads give up the rest by what each of them can give up.
+///
 /// The resident memory has a second limit of its own, near the memory that the process may have at all: the kernel ends
 /// a process whose resident memory is above that, whatever the server knows to hold. Above the second limit the server
 /// is short of memory too, until the resident memory is a twentieth below it.
@@ -47,6 +50,8 @@ struct Held {
     openings: AtomicU64,
     /// Of `bytes`, what can be given up: backlogs, unfinished messages and bodies, input that waits.
     spare: AtomicU64,
+    /// Of `bytes`, what connections keep of large opening requests. It is given up only where it is much.
+    kept: AtomicU64,
 }
 
 impl Budget {
@@ -73,6 +78,11 @@ impl Budget {
     pub(crate) fn note(&self, thread: usize, bytes: u64, spare: u64) {
         self.threads[thread].bytes.store(bytes, Ordering::Relaxed);
         self.threads[thread].spare.store(spare, Ordering::Relaxed);
+    }
+
+    /// Notes how much of what a thread holds is kept of large opening requests.
+    pub(crate) fn note_kept(&self, thread: usize, bytes: u64) {
+        self.threads[thread].kept.store(bytes, Ordering::Relaxed);
     }
 
     /// Notes the bytes of the opening requests that a thread reads or judges.
@@ -136,21 +146,62 @@ impl Budget {
     }
 
     /// Decides whether the server is short of memory ([`Budget::judge`]). Returns how many bytes a thread is to give
-    /// up: of the excess, the same part that the thread has of all that the threads can give up. A thread with less
-    /// than a sixteenth of the mean gives up nothing: a small message under way is not lost for the large ones of
-    /// others.
+    /// up: of the excess without what all openings hold, the same part that the thread has of all that the threads can
+    /// give up. A thread with less than a sixteenth of the mean gives up nothing: a small message under way is not lost
+    /// for the large ones of others.
     pub(crate) fn part_to_give_up(&self, thread: usize) -> u64 {
-        let excess = self.judge();
-        let spare = |held: &Held| held.spare.load(Ordering::Relaxed);
+        // The openings end for what they hold, so that nobody else pays for it.
+        let excess = self.judge().saturating_sub(self.sum(|held| &held.openings));
+        let gives_up_kept = self.gives_up_kept();
+        let kept = |held: &Held| if gives_up_kept { held.kept.load(Ordering::Relaxed) } else { 0 };
+        let spare = |held: &Held| held.spare.load(Ordering::Relaxed).saturating_add(kept(held));
         let all = self.threads.iter().map(spare).fold(0, u64::saturating_add);
-        let own = u128::from(spare(&self.threads[thread]));
-        if excess == 0 || own == 0 || own * 16 * (self.threads.len() as u128) < u128::from(all) {
+        let own = spare(&self.threads[thread]);
+        if u128::from(own) * 16 * (self.threads.len() as u128) < u128::from(all) {
             return 0;
         }
-        let part = u128::from(excess) * own;
-        part.div_ceil(u128::from(all)).try_into().unwrap_or(u64::MAX)
+        part_of(excess, own, all)
+    }
+
+    /// Decides whether the server is short of memory ([`Budget::judge`]). Returns how many bytes of openings a thread
+    /// is to end: of the excess, as far as openings hold it, the same part that the thread has of all openings.
+    pub(crate) fn openings_to_end(&self, thread: usize) -> u64 {
+        let (excess, all) = (self.judge(), self.sum(|held| &held.openings));
+        part_of(excess.min(all), self.threads[thread].openings.load(Ordering::Relaxed), all)
+    }
+
+    /// Returns whether threads give up what is kept of large opening requests: it is [`MUCH`] of the limit. Otherwise
+    /// it is hardly the reason for a shortage, and the connections that keep it may be idle.
+    pub(crate) fn gives_up_kept(&self) -> bool {
+        self.is_much(self.sum(|held| &held.kept))
+    }
+
+    /// Returns whether threads give up small holdings of connections too, once the large ones are given up: all that
+    /// they can give up is [`MUCH`] of the limit. Otherwise that would free next to nothing.
+    pub(crate) fn gives_up_small(&self) -> bool {
+        self.is_much(self.sum(|held| &held.spare))
+    }
+
+    fn is_much(&self, bytes: u64) -> bool {
+        bytes >= self.bytes_max / MUCH
+    }
+
+    /// Returns the sum of a number of all threads.
+    fn sum(&self, number: impl Fn(&Held) -> &AtomicU64) -> u64 {
+        self.threads.iter().map(|held| number(held).load(Ordering::Relaxed)).fold(0, u64::saturating_add)
     }
 }
+
+/// Returns the part of `bytes` that `own` is of `all`, rounded up; 0 of nothing.
+fn part_of(bytes: u64, own: u64, all: u64) -> u64 {
+    if own == 0 {
+        return 0;
+    }
+    (u128::from(bytes) * u128::from(own)).div_ceil(u128::from(all)).try_into().unwrap_or(u64::MAX)
+}
+
+/// The part of the limit, as a divisor, from which on many small things are much together.
+const MUCH: u64 = 4;
 
 #[cfg(test)]
 mod tests {
@@ -189,6 +240,40 @@ mod tests {
         budget.note(1, 500, 300);
         budget.note(0, 0, 0);
         assert_eq!((budget.part_to_give_up(0), budget.part_to_give_up(1)), (0, 0));
+    }
+
+    /// Openings end for what they hold, and nobody else gives up memory for them.
+    #[test]
+    fn openings_pay_for_themselves() {
+        let budget = Budget::new(1_000, 7_000, 0, 2);
+        budget.note(0, 200, 90);
+        budget.note(2, 200, 30);
+        budget.note_openings(0, 600);
+        budget.note_openings(1, 200);
+        let of_all = |part: fn(&Budget, usize) -> u64| [0, 1, 2].map(|thread| part(&budget, thread));
+        assert_eq!((of_all(Budget::openings_to_end), of_all(Budget::part_to_give_up)), ([225, 75, 0], [0; 3]));
+        budget.note(2, 900, 30);
+        let parts = (of_all(Budget::openings_to_end), of_all(Budget::part_to_give_up));
+        assert_eq!(parts, ([600, 200, 0], [150, 0, 50]), "what is left of the excess is spread");
+        budget.note_openings(0, 0);
+        budget.note_openings(1, 0);
+        assert_eq!((of_all(Budget::openings_to_end), of_all(Budget::part_to_give_up)), ([0; 3], [150, 0, 50]));
+    }
+
+    /// Large opening requests and small holdings are given up where there is much of them, and otherwise not.
+    #[test]
+    fn much_of_what_is_kept_or_small_is_given_up_too() {
+        let budget = Budget::new(1_000, 7_000, 0, 1);
+        budget.note(0, 1_000, 0);
+        budget.note(1, 100, 0);
+        budget.note_kept(0, 249);
+        assert_eq!((budget.part_to_give_up(0), budget.gives_up_kept()), (0, false));
+        budget.note_kept(0, 250);
+        assert_eq!((budget.part_to_give_up(0), budget.gives_up_kept(), budget.gives_up_small()), (200, true, false));
+        budget.note(0, 1_000, 249);
+        assert!(!budget.gives_up_small());
+        budget.note(1, 100, 1);
+        assert!(budget.gives_up_small());
     }
 
     /// The resident memory alone makes the server short above its own limit, whatever the threads know to hold.

@@ -208,6 +208,8 @@ counters! {
     SlowDropped "slow_dropped_total" "messages" Counter Shard;
     /// Connections closed with 1008 or 1013 because they held the most memory while the server was short of memory.
     MemoryClosed "memory_closed_total" "connections" Counter Shard;
+    /// Opening handshakes answered 503, or closed, because they were the oldest while the server was short of memory.
+    MemoryOpeningsEnded "memory_openings_ended_total" "connections" Counter Shard;
     /// Bodies answered 503 because they were the largest incomplete ones while the server was short of memory.
     MemoryBodiesGivenUp "memory_bodies_given_up_total" "bodies" Counter Control;
     /// Times the server became short of memory: its memory went beyond `max_memory`, or its resident memory beyond the

@@ -21,6 +21,7 @@ use crate::{
     handler::{HttpBody, HttpService, Panicked, RequestSender, ServiceFault},
     metrics::Counter,
     proto::Refusal,
+    rates::AddressBlock,
 };
 
 /// The answer to the head of a request for a service.
@@ -35,6 +36,8 @@ pub(super) struct ServiceCall {
     body_max: BodyMax,
     answer_timeout: Duration,
     sender: RequestSender,
+    /// The addresses whose calls count together; `None` for a client whose address is unknown or that of a proxy.
+    address: Option<AddressBlock>,
     identities: Identities,
     revocations: Revocations,
 }
@@ -62,11 +65,14 @@ pub(super) async fn begin(
         return Ok(AtService::Preflight(answer));
     }
     let identities = shared.authorize(endpoints, credentials, Intent::Use, endpoint).await?;
+    let config = shared.config.get();
+    let address = credentials.address().filter(|&address| !config.trusted_proxies.include(address));
     Ok(AtService::Call(Box::new(ServiceCall {
         service: Arc::clone(service),
         body_max: BodyMax { bytes: *body_bytes_max, what: "the largest body that this path takes" },
         answer_timeout: *answer_timeout,
         sender: RequestSender { peer: credentials.peer, identity: identities.own().cloned() },
+        address: address.map(AddressBlock::of),
         identities,
         revocations: endpoints.revocations().clone(),
     })))
@@ -88,19 +94,20 @@ impl ServiceCall {
         self.sender.identity.as_ref()
     }
 
-    /// Reads the body, and calls the service. The call ends when the service has begun its answer, when the answer
-    /// takes too long, and when the client has reset its connection.
+    /// Reads the body, and calls the service if there is a place for one more call. The call ends when the service has
+    /// begun its answer, when the answer takes too long, and when the client has reset its connection.
     pub(super) async fn answer(
         self,
         shared: &Shared,
         router: &RequestRouter,
         request: Request<Incoming>,
     ) -> Result<Answer, Refusal> {
-        let ServiceCall { service, body_max, answer_timeout, sender, identities, revocations } = self;
+        let ServiceCall { service, body_max, answer_timeout, sender, address, identities, revocations } = self;
         let (mut parts, body) = request.into_parts();
         let (whole, room) = body::read(shared, body_max, body).await?;
         // The judge has seen the head alone, and the client may have taken its time since.
         identities.check_again(&revocations)?;
+        let _permit = shared.calls.begin(address)?;
         // Among the extensions of hyper is the way to take the connection over, which is not the service's.
         parts.extensions = hyper::http::Extensions::new();
         parts.extensions.insert(sender);

@@ -46,8 +46,8 @@ pub(super) async fn watch(shared: Arc<Shared>, budget: Arc<Budget>, thread: usiz
                 max_memory,
                 excess,
                 suppressed,
-                "memory is above --max-memory: new connections are refused, and the connections and bodies that hold \
-                 the most are given up"
+                "memory is above --max-memory: new connections are refused, the oldest opening handshakes end, and the \
+                 connections and bodies that hold the most are given up"
             );
         }
         let is_short = budget.is_short();

@@ -10,6 +10,7 @@ mod admin_query;
 mod answers;
 mod bodies;
 mod body;
+mod calls;
 mod date;
 mod embedded;
 pub(crate) mod feed;
@@ -44,6 +45,7 @@ use tokio::{
 
 use self::{
     bodies::Bodies,
+    calls::ServiceCalls,
     permits::Farewells,
     port::Port,
     publish_rates::PublishBuckets,
@@ -148,12 +150,13 @@ async fn serve(start: Start) -> io::Result<()> {
     let (finish, finishing) = watch::channel(());
     let task = PublisherTask::new(outside, clock, Arc::clone(&woken), Arc::clone(&counters), leaving.clone(), requests);
     let mut publishing = tokio::spawn(task.run(finishing.clone()));
-    let bodies = Bodies::new(at_start.http.bodies_bytes_max);
-    let waits = Waits::new(at_start.shards, at_start.http.connections_max, at_start.http.bodies_bytes_max);
+    let http = &at_start.http;
+    let bodies = Bodies::new(http.bodies_bytes_max);
+    let waits = Waits::new(at_start.shards, http.connections_max, http.bodies_bytes_max);
     let publisher = publisher.with_waits(waits.clone());
     let files = Arc::new(Semaphore::new(Limits::FILES_MAX));
     // The port of the connections that shards hand over. An address of `/metrics` alone has another port.
-    let port = Arc::new(Port::new(ServedEndpoints::Everything, at_start.http.connections_max, Limits::FAREWELLS_MAX));
+    let port = Arc::new(Port::new(ServedEndpoints::Everything, http.connections_max, Limits::FAREWELLS_MAX));
     let shared = Shared {
         config,
         publisher,
@@ -174,6 +177,7 @@ async fn serve(start: Start) -> io::Result<()> {
         handshakes,
         publish_buckets: PublishBuckets::new(clock),
         files,
+        calls: ServiceCalls::new(http.connections_max),
         metrics: Mutex::default(),
         top: Default::default(),
         returned: AtomicUsize::default(),
@@ -231,6 +235,7 @@ fn take_limits(shared: &Shared, port: &Port, waits: &Waits) {
     let Http { connections_max, bodies_bytes_max, .. } = config.http;
     port.set_permits_max(connections_max);
     shared.bodies.set_max(bodies_bytes_max);
+    shared.calls.set_max(connections_max);
     waits.set_max(config.shards, connections_max, bodies_bytes_max);
     shared.counters.set(Counter::ConnectionsMax, config.limits.connections_max as u64);
     shared.counters.set(Counter::GatheredBytesMax, config.limits.gathered_bytes_max as u64);

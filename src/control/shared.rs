@@ -18,7 +18,8 @@ use tokio::sync::{
 };
 
 use super::{
-    bodies::Bodies, merged_top::LastTop, permits::Farewells, publish_rates::PublishBuckets, publisher::Publisher,
+    bodies::Bodies, calls::ServiceCalls, merged_top::LastTop, permits::Farewells, publish_rates::PublishBuckets,
+    publisher::Publisher,
 };
 use crate::{
     access_log::AccessLog,
@@ -66,6 +67,8 @@ pub(super) struct Shared {
     pub(super) publish_buckets: PublishBuckets,
     /// Files that may be sent at the same time.
     pub(super) files: Arc<Semaphore>,
+    /// The calls of services under way.
+    pub(super) calls: ServiceCalls,
     /// The last text of `/metrics` in each format, and the time at which it was made.
     pub(super) metrics: Mutex<[Option<(Instant, Bytes)>; TextFormat::ALL.len()]>,
     /// The last answer of all shards about what is on top.

@@ -293,7 +293,8 @@ impl Builder {
     /// until its answer begins, or [`RouteOptions::answer_timeout`](crate::handler::RouteOptions::answer_timeout);
     /// beyond that the request is answered 504. The connection counts as one of `max_http_connections` meanwhile, and
     /// the body as one of `max_bodies` until the service has taken it. The call also ends when the client resets its
-    /// connection. A client that has only ended its side still gets the answer.
+    /// connection. A client that has only ended its side still gets the answer. Half of `max_http_connections` may wait
+    /// for services, and of these one address as many as it leaves to others; beyond that a request is answered 503.
     ///
     /// The body of an answer, such as an event stream, has no end that the server sets: neither a revocation nor the
     /// expiry of the sender's token ends it. A service that streams to an identity has to look after both itself.

@@ -20,6 +20,7 @@ use crate::{
         Authenticator, Credentials, Grants, Identity, Later, OTHERS_MAX, PermissionSource, TopicQuestion, TopicRight,
     },
     hub::{Permission, TopicRule},
+    metrics::Counter,
     proto::{CloseCode, Refusal},
 };
 
@@ -225,6 +226,28 @@ fn the_application_is_asked() {
     end(server);
     let expected = ["ann Subscribe ask/1", "ben Publish ask/2", "ann Publish ask/3", "ann Publish ask/3"];
     assert_eq!(*asked.lock().unwrap(), expected);
+}
+
+/// The identities that gates have found for a topic in a message count as memory of the connection at once.
+#[test]
+fn identities_for_topics_of_messages_weigh_what_they_take() {
+    let (server, ..) = serve(&[LINES, HUB]);
+    let mut peer = open(server.local_addr(), "/l/open", "ann");
+    // The number is that of the last tick in which the shard ran.
+    let told = |peer: &mut Client| {
+        for _ in 0..2 {
+            thread::sleep(Duration::from_millis(250));
+            peer.say("unsubscribe the-end");
+            peer.text();
+        }
+        server.counters().iter().map(|counters| counters.get(Counter::MemoryConnections)).sum::<u64>()
+    };
+    let before = told(&mut peer);
+    peer.say("subscribe ask/1");
+    assert_eq!(peer.text(), ":subscribed ask/1");
+    assert_eq!(told(&mut peer), before + Identity::new("ann").bytes() as u64);
+    drop(peer);
+    end(server);
 }
 
 /// A connection that publishes to one topic again and again is judged once, until the rules change.

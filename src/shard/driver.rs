@@ -216,6 +216,7 @@ impl Driver {
         let listeners = listeners.into_iter().map(|listener| Accepting::begin(&lobby, listener));
         let listeners = listeners.collect::<io::Result<Vec<Accepting>>>()?;
         spawn_local(accept::reclaim_handed_back(Rc::clone(&lobby), start.returns));
+        spawn_local(Rc::clone(&lobby).watch_openings());
         Ok(Driver {
             shard,
             lobby,

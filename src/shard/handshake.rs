@@ -68,9 +68,11 @@ impl<S> Opening<S> {
 pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut permit: OpeningPermit) {
     let Opening { socket, mut received, beginning, mut header, begun } = opening;
     let socket = BoundedClose::new(Rc::new(socket));
+    permit.allow_end(&socket);
     let ends = Instant::now() + lobby.config.get().handshake_timeout;
     if beginning == Beginning::ProxyHeader {
-        let Some(found) = proxy_header_in_time(&lobby, &socket, &mut received, ends).await else { return };
+        let found = proxy_header_in_time(&lobby, &socket, &mut received, ends).await;
+        let Some(found) = found else { return end_undecided(lobby, socket, permit) };
         header = Some(found);
         if let Err(no_room) = lobby.admit_client(&mut permit, found.source()) {
             lobby.note_refusal(no_room);
@@ -82,8 +84,8 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut permit: Openin
             return;
         }
     }
-    match read_in_time(&lobby, &socket, &mut received, ends).await {
-        None => {}
+    match read_in_time(&lobby, &socket, &mut received, ends).await.filter(|_| !permit.is_given_up()) {
+        None => end_undecided(lobby, socket, permit),
         Some(Err(error)) => {
             let refused = Refused::before_its_head(Remote::of_socket(net::peer(&**socket), header));
             let response = Response::from(error.refusal());
@@ -127,7 +129,12 @@ async fn open(
     let refused = Refused { remote, path, has_body: head.method() != "HEAD" };
     let access = lobby.access_log.begin(|| remote.client, head.method(), head.path());
     let mut access = access.map(|access| Box::new(Access { begun, ..access }));
-    match judge(lobby, &socket, head, remote).await {
+    let judged = judge(lobby, &socket, head, remote).await;
+    if permit.is_given_up() {
+        note_refused(lobby, access.as_deref(), &NoRoom::Memory.refusal().into());
+        return end_undecided(Rc::clone(lobby), socket, permit);
+    }
+    match judged {
         Ok(Accepted { session, route, opened, profile, limits, answer }) => {
             let Some(socket) = sole_owner(socket) else { return };
             let Opened { state, subscriptions, forwards, format, .. } = opened;
@@ -166,6 +173,19 @@ async fn open(
             let (peer, proxy) = (remote.client.map(display), remote.proxy.map(display));
             tracing::debug!(peer, proxy, "the client left before its request was answered");
         }
+    }
+}
+
+/// Ends a handshake that nobody has decided about. If it was given up since memory is short, its client is told so as
+/// far as there is room for refusals. The memory of the handshake is free before.
+fn end_undecided(lobby: Rc<Lobby>, socket: BoundedClose<Rc<Transport>>, permit: OpeningPermit) {
+    if permit.is_given_up()
+        && let Some(kept) = lobby.refusals.keep(&socket)
+    {
+        spawn_local(async move {
+            send_and_close(lobby.backend, socket, NoRoom::Memory.refusal().encode()).await;
+            drop(kept);
+        });
     }
 }
 
@@ -310,11 +330,8 @@ async fn hand_over(lobby: &Lobby, handed_off: HandedOff) {
 
 /// Returns the socket, unless an operation still has a reference to it, which is an error of the server.
 fn sole_owner(socket: BoundedClose<Rc<Transport>>) -> Option<Transport> {
-    let socket = Rc::try_unwrap(socket.into_inner()).ok();
-    if socket.is_none() {
-        tracing::error!("an operation on the socket outlived the opening handshake");
-    }
-    socket
+    let outlived = |_| tracing::error!("an operation on the socket outlived the opening handshake");
+    Rc::try_unwrap(socket.into_inner()).map_err(outlived).ok()
 }
 
 /// A head and its length.

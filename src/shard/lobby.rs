@@ -12,12 +12,12 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{arrival::Arrival, refusals::Refusals, warnings::Warnings};
+use super::{arrival::Arrival, opening_sockets::OpeningSockets, refusals::Refusals, warnings::Warnings};
 use crate::{
     access_log::AccessLog,
     auth::Credentials,
     clock::Clock,
-    config::{Config, weights},
+    config::{Config, TICK, weights},
     current::Current,
     endpoints::{Denied, Endpoints, Readiness},
     handler::ShardRoute,
@@ -47,6 +47,8 @@ pub(super) struct Lobby {
     open: Cell<usize>,
     /// The number of opening handshakes under way.
     pending: Cell<usize>,
+    /// Their sockets, where the server's memory has a limit.
+    opening_sockets: OpeningSockets,
     /// The counts of the sockets of all threads, which limits bound.
     pub(super) sockets: Sockets,
     /// This shard's part of the count of all sockets.
@@ -107,9 +109,23 @@ impl NoRoom {
 pub(super) struct OpeningPermit {
     lobby: Rc<Lobby>,
     of_address: Option<AddressPermit>,
+    /// The number among the sockets that are given up when memory is short, if the socket is one of them.
+    number: Option<u64>,
 }
 
 impl OpeningPermit {
+    /// Lets the handshake be given up when memory is short, if there is a limit.
+    pub(super) fn allow_end(&mut self, socket: &Rc<Transport>) {
+        if self.lobby.sockets.budget.is_some() {
+            self.number = Some(self.lobby.opening_sockets.add(socket));
+        }
+    }
+
+    /// Returns whether the handshake was given up, since memory is short.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.number.is_some_and(|number| self.lobby.opening_sockets.is_given_up(number))
+    }
+
     /// Takes the permit of the socket's address, which counts the socket until the permit is dropped.
     pub(super) fn take_address_permit(&mut self) -> Option<AddressPermit> {
         self.of_address.take()
@@ -140,6 +156,7 @@ impl Lobby {
             arrived: Notify::new(),
             open: Cell::new(0),
             pending: Cell::new(0),
+            opening_sockets: OpeningSockets::default(),
             refusals,
             leaving: Cell::new(None),
             warnings: Arc::default(),
@@ -300,15 +317,34 @@ impl Lobby {
         self.occupied.update(|count| count + 1);
         self.pending.update(|count| count + 1);
         self.note_openings();
-        OpeningPermit { lobby: Rc::clone(self), of_address }
+        OpeningPermit { lobby: Rc::clone(self), of_address, number: None }
     }
 
-    /// Notes the memory of the opening handshakes under way. Most of them begin and end between two turns of the shard.
+    /// Notes the memory of the opening handshakes under way, without those that were given up and are about to end.
+    /// Most of them begin and end between two turns of the shard.
     fn note_openings(&self) {
-        let bytes = self.pending.get() as u64 * weights::OPENING;
+        let count = self.pending.get() - self.opening_sockets.given_up();
+        let bytes = count as u64 * weights::OPENING;
         self.counters.set(Counter::MemoryOpenings, bytes);
         if let Some(budget) = &self.sockets.budget {
             budget.note_openings(self.shard, bytes);
+        }
+    }
+
+    /// Gives up opening handshakes while the server is short of memory, those that began first before others: as many
+    /// as hold the shard's part of what is too much.
+    pub(super) async fn watch_openings(self: Rc<Self>) {
+        let Some(budget) = &self.sockets.budget else { return };
+        loop {
+            self.opening_sockets.begun().await;
+            tokio::time::sleep(TICK).await;
+            let most = budget.openings_to_end(self.shard).div_ceil(weights::OPENING);
+            let count = self.opening_sockets.give_up_oldest(most.try_into().unwrap_or(usize::MAX));
+            if count > 0 {
+                tracing::debug!(count, "opening handshakes are given up: the server is short of memory");
+                self.counters.add(Counter::MemoryOpeningsEnded, count as u64);
+                self.note_openings();
+            }
         }
     }
 
@@ -389,6 +425,9 @@ impl Lobby {
 
 impl Drop for OpeningPermit {
     fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.lobby.opening_sockets.remove(number);
+        }
         self.lobby.pending.update(|count| count - 1);
         self.lobby.note_openings();
         self.lobby.give_back();

@@ -2,7 +2,7 @@
 
 use std::{mem, sync::Arc};
 
-use crate::{budget::Budget, proto::Tick};
+use crate::{budget::Budget, config::weights, proto::Tick};
 
 /// The sums of a shard's memory. Backlogs are added up slot by slot, some slots in each tick.
 #[derive(Debug)]
@@ -21,6 +21,16 @@ pub(super) struct Memory {
     backlogs: u64,
 }
 
+/// What a shard is to give up, since the server is short of memory.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ToGiveUp {
+    pub(super) bytes: u64,
+    /// The fewest bytes for which a connection is closed.
+    pub(super) holder_bytes_min: u64,
+    /// Whether a connection may be closed for its large opening request.
+    pub(super) has_kept: bool,
+}
+
 impl Default for Memory {
     fn default() -> Self {
         Memory { budget: None, at: None, slots_per_tick: SLOTS_PER_TICK, next: 0, sum: 0, backlogs: 0 }
@@ -33,15 +43,22 @@ impl Memory {
         self.backlogs
     }
 
-    /// Returns how many bytes the shard is to give up, since the server is short of memory.
-    pub(super) fn to_give_up(&self) -> u64 {
-        self.budget.as_ref().map_or(0, |(budget, shard)| budget.part_to_give_up(*shard))
+    /// Returns what the shard is to give up, since the server is short of memory.
+    pub(super) fn to_give_up(&self) -> ToGiveUp {
+        let Some((budget, shard)) = &self.budget else { return ToGiveUp::default() };
+        let bytes = budget.part_to_give_up(*shard);
+        if bytes == 0 {
+            return ToGiveUp::default();
+        }
+        let holder_bytes_min = if budget.gives_up_small() { SMALL_HOLDER_BYTES_MIN } else { HOLDER_BYTES_MIN };
+        ToGiveUp { bytes, holder_bytes_min, has_kept: budget.gives_up_kept() }
     }
 
-    /// Notes what the shard holds, and how much of it can be given up.
-    pub(super) fn note_held(&self, bytes: u64, spare: u64) {
+    /// Notes what the shard holds, how much of it can be given up, and how much is kept of large opening requests.
+    pub(super) fn note_held(&self, bytes: u64, spare: u64, kept: u64) {
         if let Some((budget, shard)) = &self.budget {
             budget.note(*shard, bytes, spare);
+            budget.note_kept(*shard, kept);
         }
     }
 
@@ -79,6 +96,13 @@ impl Memory {
         self.backlogs = self.backlogs.saturating_sub(bytes);
     }
 }
+
+/// The fewest bytes for which a connection is closed. The close of a connection that holds less, for example of a
+/// subscriber that is behind for a moment, frees hardly more than the connection's place.
+pub(super) const HOLDER_BYTES_MIN: u64 = 4 * 1_024;
+
+/// The same where messages under way and backlogs are much of the memory: as much as the place of a connection.
+const SMALL_HOLDER_BYTES_MIN: u64 = weights::OPEN_CONNECTION;
 
 /// The most slots whose backlogs are added up in a tick, in about a millisecond.
 const SLOTS_PER_TICK: u32 = 65_536;

@@ -22,7 +22,8 @@ struct Holder {
     id: ConnectionId,
     /// Bytes of the connection's backlog.
     backlog: u64,
-    /// Bytes of the connection's unfinished message, of its input that waits, and of its opening request.
+    /// Bytes of the connection's unfinished message, of its input that waits, and of its opening request if that is
+    /// given up too.
     other: u64,
 }
 
@@ -70,14 +71,15 @@ impl<I: Io> Shard<I> {
             all += bytes as u64;
         }
         let spare = self.incoming.unfinished.bytes() + self.incoming.paused_bytes();
-        self.memory.note_held(all, self.memory.backlogs() + spare as u64);
+        let kept = self.handlers.large_kept_bytes() as u64;
+        self.memory.note_held(all, self.memory.backlogs() + spare as u64, kept);
     }
 
     /// Adds up the backlogs of some slots. If the server is short of memory, closes those connections of these slots
     /// that hold the most.
     fn look_at_connections(&mut self) {
         let to_give_up = self.memory.to_give_up();
-        if self.counters.get(Counter::SlowConsumers) == 0 && to_give_up == 0 {
+        if self.counters.get(Counter::SlowConsumers) == 0 && to_give_up.bytes == 0 {
             return self.memory.clear();
         }
         let all = self.hub.connections.slots();
@@ -89,25 +91,31 @@ impl<I: Io> Shard<I> {
             let output = connection.io.output.as_ref().filter(|_| connection.io.has_backlog());
             let backlog = output.map_or(0, |output| output.bytes() as u64);
             sum += backlog;
-            if to_give_up == 0 || connection.io.session.state() != State::Open {
+            if to_give_up.bytes == 0 || connection.io.session.state() != State::Open {
                 continue;
             }
-            let other = self.incoming.unfinished.bytes_of(id) + paused_bytes(connection) + self.handlers.kept_by(id);
+            let kept = if to_give_up.has_kept { self.handlers.large_kept_by(id) } else { 0 };
+            let other = self.incoming.unfinished.bytes_of(id) + paused_bytes(connection) + kept;
             let holder = Holder { id, backlog, other: other as u64 };
-            if holder.bytes() >= HOLDER_BYTES_MIN {
+            if holder.bytes() >= to_give_up.holder_bytes_min {
                 found.push(holder);
             }
         }
         self.memory.add(sum, end, all);
-        self.give_up_largest(found, to_give_up);
+        self.give_up_largest(found, to_give_up.bytes);
     }
 
     /// Closes connections, those with the most bytes first, until `to_give_up` bytes are given up or
     /// [`GIVEN_UP_PER_TICK`] connections are closed. Backlogs and other bytes count alike.
     fn give_up_largest(&mut self, mut holders: Vec<Holder>, to_give_up: u64) {
-        holders.sort_unstable_by_key(|holder| Reverse(holder.bytes()));
+        let largest_first = |holder: &Holder| Reverse(holder.bytes());
+        if holders.len() > GIVEN_UP_PER_TICK {
+            holders.select_nth_unstable_by_key(GIVEN_UP_PER_TICK, largest_first);
+            holders.truncate(GIVEN_UP_PER_TICK);
+        }
+        holders.sort_unstable_by_key(largest_first);
         let (mut given_up, mut backlogs) = (0, 0);
-        for holder in holders.into_iter().take(GIVEN_UP_PER_TICK) {
+        for holder in holders {
             if given_up >= to_give_up {
                 break;
             }
@@ -127,7 +135,3 @@ impl<I: Io> Shard<I> {
 
 /// The most connections that a shard closes in a tick because the server is short of memory.
 const GIVEN_UP_PER_TICK: usize = 512;
-
-/// The fewest bytes for which a connection is closed. The close of a connection that holds less, for example of a
-/// subscriber that is behind for a moment, frees hardly more than the connection's place.
-const HOLDER_BYTES_MIN: u64 = 4 * 1_024;

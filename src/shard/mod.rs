@@ -32,6 +32,7 @@ mod marks;
 mod memory;
 mod memory_watch;
 mod opening;
+mod opening_sockets;
 mod outgoing;
 mod owed;
 mod pace;

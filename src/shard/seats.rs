@@ -4,6 +4,7 @@ use std::{any::Any, collections::HashMap, mem, rc::Rc, sync::Arc, time::Duration
 
 use tokio::sync::oneshot;
 
+use super::memory::HOLDER_BYTES_MIN;
 use crate::{
     handler::{Profile, Route, Rules, ShardRoute, Tasks},
     hub::ConnectionId,
@@ -33,6 +34,8 @@ pub(super) struct Handlers {
     kept: Vec<u32>,
     /// The sum of `kept`.
     kept_bytes: usize,
+    /// The sum of those of `kept` that are large.
+    large_kept_bytes: usize,
     /// Work that waits until a connection is owed nothing more.
     pub(super) drained: HashMap<ConnectionId, Vec<oneshot::Sender<()>>>,
     /// Connections whose output a flush has taken or sent. Connections are noted only while `drained` has entries.
@@ -101,11 +104,17 @@ impl Handlers {
         }
         let earlier = mem::replace(&mut self.kept[slot], bytes.try_into().unwrap_or(u32::MAX));
         self.kept_bytes = self.kept_bytes + self.kept[slot] as usize - earlier as usize;
+        self.large_kept_bytes = self.large_kept_bytes + large(self.kept[slot]) - large(earlier);
     }
 
-    /// Returns the bytes that a connection's profile keeps.
-    pub(super) fn kept_by(&self, id: ConnectionId) -> usize {
-        self.kept.get(id.slot() as usize).map_or(0, |&bytes| bytes as usize)
+    /// Returns the bytes that a connection's profile keeps if they are [`LARGE_KEPT_BYTES`] or more, or else 0.
+    pub(super) fn large_kept_by(&self, id: ConnectionId) -> usize {
+        self.kept.get(id.slot() as usize).map_or(0, |&bytes| large(bytes))
+    }
+
+    /// Returns the bytes that all profiles of [`LARGE_KEPT_BYTES`] or more keep.
+    pub(super) fn large_kept_bytes(&self) -> usize {
+        self.large_kept_bytes
     }
 
     /// Returns the bytes that the profiles of all connections keep.
@@ -247,3 +256,11 @@ impl Handlers {
 fn ticks(time: Duration) -> u32 {
     u32::try_from(time.as_millis().div_ceil(u128::from(Tick::MILLIS))).unwrap_or(u32::MAX)
 }
+
+/// Returns the bytes of a profile if they are [`LARGE_KEPT_BYTES`] or more, or else 0.
+fn large(bytes: u32) -> usize {
+    if bytes >= LARGE_KEPT_BYTES { bytes as usize } else { 0 }
+}
+
+/// The bytes from which on a profile is large. Those of most clients are smaller.
+const LARGE_KEPT_BYTES: u32 = HOLDER_BYTES_MIN as u32;

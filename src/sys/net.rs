@@ -256,6 +256,13 @@ pub fn shutdown(socket: &impl AsFd, both_ways: bool) {
     }
 }
 
+/// Ends the input of a socket, which can still send: whoever waits for input finds its end.
+pub fn end_input(socket: &impl AsFd) {
+    if let Err(error) = rustix::net::shutdown(socket.as_fd(), Shutdown::Read) {
+        tracing::trace!(%error, "shutdown");
+    }
+}
+
 /// Makes the close of the socket reset the connection. The kernel then drops the bytes that the other side has not
 /// taken.
 pub fn reset_when_closed(socket: &impl AsFd) {

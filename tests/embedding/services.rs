@@ -30,7 +30,7 @@ use ringhub::{
 
 use crate::{
     Live, Script, builder,
-    support::{Client, Response, ask, dial, exchange, request, upgrade_request},
+    support::{Client, Response, ask, dial, dial_from, exchange, request, upgrade_request},
     until,
 };
 
@@ -262,6 +262,38 @@ fn a_client_that_is_gone_ends_its_call() {
     drop(gone);
     until("the call has ended", || ended.load(Ordering::Relaxed) == 1);
     until("the connection has ended", || open() == 1);
+}
+
+/// Clients that leave without a reset keep their calls for as long as the service may take: these calls hold half of
+/// the connections, and calls from one address leave places to others.
+#[test]
+fn calls_that_wait_leave_connections_to_others() {
+    let begun = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&begun);
+    let wait = move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        std::future::pending::<&'static str>()
+    };
+    let service = Router::new().route("/api/wait", get(wait)).route("/api/fine", get(async || "fine"));
+    let settings = builder(1).settings(|settings| settings.max_http_connections = 8);
+    let server = Live::start(settings.topics().http("/api/{rest...}", service));
+    let dial = |last: u8| dial_from(server.address, Some([127, 0, 0, last].into()), None);
+    let leave = |last: u8| {
+        let before = begun.load(Ordering::Relaxed);
+        dial(last).write_all(request("GET", "/api/wait").as_bytes()).unwrap();
+        until("the call has begun", || begun.load(Ordering::Relaxed) > before);
+    };
+    let fine = |last: u8| ask(&mut dial(last), &request("GET", "/api/fine"));
+    (0..2).for_each(|_| leave(1));
+    let refused = fine(1);
+    let of_address = "services answer as many requests from one address as this server allows now";
+    assert_eq!((refused.status(), &*refused.error(), refused.header("retry-after")), (503, of_address, Some("1")));
+    assert_eq!(fine(2).body, "fine");
+    leave(2);
+    leave(3);
+    let refused = fine(4);
+    assert_eq!((refused.status(), &*refused.error()), (503, "services answer as many requests as this server allows"));
+    assert_eq!(send(&server, "POST", "/t/x", "", "m").status(), 202);
 }
 
 /// A body has its room until the service has taken it: a call that goes on holds up no other body.

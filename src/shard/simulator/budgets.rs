@@ -168,3 +168,64 @@ fn small_backlogs_are_not_given_up_in_vain() {
     assert!(budget.is_short());
     assert_eq!((world.states(ids), world.counters.get(Counter::MemoryClosed)), ([Some(State::Open); 3], 0));
 }
+
+/// What openings hold is not given up by subscribers: the openings end for it.
+#[test]
+fn subscribers_do_not_pay_for_openings() {
+    let (mut world, budget, ids) = three_subscribers(1_000_000);
+    world.publish_at(1, 50);
+    let backlogs = world.backlogs(ids);
+    assert!((300_000..700_000).contains(&backlogs), "{backlogs}");
+    budget.note_openings(0, 3_000_000);
+    (2..6).for_each(|tick| while world.shard.turn(Tick(tick).begin()) {});
+    assert!(budget.is_short() && budget.openings_to_end(0) > 2_000_000);
+    assert_eq!((world.states(ids), world.backlogs(ids)), ([Some(State::Open); 3], backlogs));
+    // The control thread holds more than is left of the limit.
+    budget.note(1, 900_000, 0);
+    while world.shard.turn(Tick(6).begin()) {}
+    assert_ne!(world.states(ids)[0], Some(State::Open));
+}
+
+/// Messages under way that are small each, and fill the memory together, are given up: the largest first.
+#[test]
+fn many_small_messages_are_given_up_when_they_fill_the_memory() {
+    let mut world = World::without_clients(|_| {});
+    let budget = Budget::new(1_000_000, u64::MAX, 0, 1);
+    world.shard.memory.budget = Some((Arc::clone(&budget), 0));
+    let begun = |length: usize| [&b"\x82\xfe\x0f\xff\0\0\0\0"[..], &vec![0; length]].concat();
+    let ids: Vec<ConnectionId> = (0..500).map(|_| world.connect(usize::MAX, false)).collect();
+    for client in 0..500 {
+        // The first client's message is the smallest.
+        world.arrive(client, &begun(if client == 0 { 600 } else { 2_000 }), 1);
+        while world.shard.turn(Tick(0).begin()) {}
+    }
+    let each = world.shard.incoming.unfinished.bytes_of(ids[1]);
+    assert!((2_000..4_096).contains(&each), "{each}");
+    for tick in 1..5 {
+        while world.shard.turn(Tick(tick).begin()) {}
+    }
+    let closed = world.counters.get(Counter::MemoryClosed);
+    assert!((20..450).contains(&closed), "{closed}");
+    assert_eq!((budget.judge(), budget.is_short()), (0, false));
+    assert_eq!(world.states([ids[0]; 3]), [Some(State::Open); 3]);
+}
+
+/// An idle connection is closed for a large opening request only if such requests are much of the memory.
+#[test]
+fn an_idle_connection_keeps_its_large_request_unless_many_do() {
+    let (mut world, budget, ids) = three_subscribers(1_000_000);
+    world.publish_at(1, 10);
+    assert!(world.backlogs(ids) > 4_096);
+    world.shard.handlers.note_kept(ids[2], 200_000);
+    world.shard.handlers.note_kept(ids[1], 4_000);
+    budget.note(1, 2_000_000, 0);
+    (2..6).for_each(|tick| while world.shard.turn(Tick(tick).begin()) {});
+    let states = world.states(ids);
+    assert!(budget.is_short() && states[0] != Some(State::Open), "{states:?}");
+    assert_eq!(states[1..], [Some(State::Open); 2]);
+    world.shard.handlers.note_kept(ids[2], 250_000);
+    (6..9).for_each(|tick| while world.shard.turn(Tick(tick).begin()) {});
+    let states = world.states(ids);
+    assert!(states[2] != Some(State::Open) && states[1] == Some(State::Open), "{states:?}");
+    assert_eq!(take_sent(&world.network, 2).last().map(String::as_str), Some("close 1013"));
+}

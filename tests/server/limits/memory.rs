@@ -1,6 +1,9 @@
 //! The limit of a server's memory.
 
-use std::{io::Write as _, net::TcpStream};
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
 
 use ringhub::proto::OpCode;
 
@@ -79,6 +82,48 @@ fn a_slow_consumer_stays_while_messages_without_end_fill_the_memory() {
         assert!(most < 2_000, "nothing is given up");
     }
     assert_eq!(server.counts().get("slow_closed_total"), 0);
+    (0..10).for_each(|_| behind.expect(Received::Binary(message.clone())));
+    behind.leave();
+}
+
+/// Opening requests whose end does not arrive end by themselves while they make memory short, the oldest first: a
+/// subscriber that is behind does not pay for them.
+#[test]
+fn openings_without_end_are_given_up_when_they_fill_the_memory() {
+    let flags = [
+        "--max-memory=16MiB",
+        "--shards=1",
+        "--send-buffer=4096",
+        "--ping-interval=0",
+        "--handshake-timeout=10m",
+        "--max-connections=2000",
+    ];
+    let server = Server::start(&flags);
+    let mut behind = Client::open(dial_with(server.address(), Some(4_096)), "/t/x?mode=sub", &[]).expect("room");
+    let mut publisher = server.connect("/t/x?mode=pub");
+    let message = pattern(3, 30_000);
+    (0..10).for_each(|_| publisher.send_binary(&message));
+    server.counts_until("the subscriber is behind", |counts| counts.get("backlog_bytes") > 100_000);
+    let head = format!("GET /t/y HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(7_000));
+    let mut begun: Vec<TcpStream> = Vec::new();
+    while server.counts().get("memory_openings_ended_total") == 0 {
+        for _ in 0..10 {
+            let mut stream = dial(server.address());
+            _ = stream.write_all(head.as_bytes());
+            begun.push(stream);
+        }
+        // The memory is looked at once in a tick. Sockets that come meanwhile are refused.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(begun.len() < 900, "there is no limit");
+    }
+    // Of many that end at once, some are closed without an answer.
+    let mut answer = String::new();
+    _ = begun[0].read_to_string(&mut answer);
+    assert!(answer.is_empty() || answer.contains("this server is short of memory"), "{answer}");
+    Client::open_when_there_is_room(server.address(), "/t/y").leave();
+    let counts = server.counts();
+    assert_eq!((counts.get("memory_closed_total"), counts.get("handshake_timeout_total")), (0, 0));
+    assert!(counts.get("memory_openings_ended_total") < begun.len() as u64 / 2, "{counts:?}");
     (0..10).for_each(|_| behind.expect(Received::Binary(message.clone())));
     behind.leave();
 }
