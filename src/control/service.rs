@@ -369,12 +369,12 @@ mod tests {
         size_of::<R>()
     }
 
-    /// The state is allocated and copied for each request. Up to so many bytes the allocator keeps it at hand.
+    /// The state is allocated and copied for each request. glibc keeps blocks of up to 1 032 bytes at hand for a thread.
     #[test]
     fn the_state_of_a_request_is_small() {
         let bytes = size_of_result(|(service, request, routed, facts): (Service, _, _, _)| {
             service.answer_at_path(request, routed, facts)
         });
-        assert!(bytes <= 1_024, "{bytes}");
+        assert!(bytes <= 1_032, "{bytes}");
     }
 }

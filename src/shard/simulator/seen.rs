@@ -45,6 +45,7 @@ impl Seen {
             Counter::LaneEntries,
             Counter::LaneWaitingBytes,
             Counter::MemoryClosed,
+            Counter::MemoryOpeningsEnded,
             Counter::TokenExpired,
             Counter::ConnectionsThrottled,
             Counter::ThrottledMessages,
