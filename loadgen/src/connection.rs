@@ -1,6 +1,7 @@
 //! One connection: its opening, the messages that it reads, and the bytes that it has yet to write.
 
 use crate::frame::{self, Frame, FrameReader, opcode};
+use crate::moment::LatencyBuckets;
 use crate::options::Request;
 use crate::payload::{Form, Stamp};
 use crate::sequence::SequenceChecker;
@@ -58,6 +59,8 @@ pub(crate) struct Judge {
     /// The latency of messages that are due inside this window is recorded, whenever they arrive.
     pub(crate) window: Option<Window>,
     pub(crate) latency: Histogram<u64>,
+    /// The latencies since the last moment of the series.
+    pub(crate) buckets: LatencyBuckets,
 }
 
 impl Reading {
@@ -162,7 +165,9 @@ impl Judge {
                 if let (Some(window), Some(due_ns)) = (self.window, stamp.due_ns)
                     && window.contains(due_ns)
                 {
-                    self.latency.saturating_record(now_ns.saturating_sub(due_ns));
+                    let latency_ns = now_ns.saturating_sub(due_ns);
+                    self.latency.saturating_record(latency_ns);
+                    self.buckets.record(latency_ns);
                 }
                 Examined::Right(stamp)
             }
@@ -234,7 +239,16 @@ mod tests {
         let latency = Histogram::new(3).unwrap();
         let window = Some(Window { start_ns: 0, end_ns: 1_000 });
         let padding = crate::payload::padding(40);
-        Judge { run: 1, opcode: opcode::TEXT, form: Form::Timed, padding, publishers_receive: false, window, latency }
+        Judge {
+            run: 1,
+            opcode: opcode::TEXT,
+            form: Form::Timed,
+            padding,
+            publishers_receive: false,
+            window,
+            latency,
+            buckets: LatencyBuckets::default(),
+        }
     }
 
     fn subscriber() -> Connection {

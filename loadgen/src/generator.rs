@@ -7,6 +7,7 @@
 use crate::connection::{Connection, Judge, Reading, State, opening_answer, opening_request};
 use crate::error::Error;
 use crate::frame;
+use crate::moment::LatencyBuckets;
 use crate::options::Plan;
 use crate::payload;
 use hdrhistogram::Histogram;
@@ -59,6 +60,7 @@ impl<'a> Generator<'a> {
             publishers_receive: plan.publishers_receive,
             window: None,
             latency,
+            buckets: LatencyBuckets::default(),
         };
         Ok(Generator {
             plan,

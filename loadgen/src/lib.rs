@@ -15,17 +15,33 @@ pub mod payload;
 pub mod sequence;
 pub mod window;
 
+mod cli;
 mod connection;
 mod error;
 mod generator;
+mod machine;
+mod moment;
 mod open;
 mod options;
+mod output;
 mod process;
+mod progress;
 mod report;
 mod run;
+mod sampling;
+mod scenario_figures;
 
+pub use cli::{Cli, Command};
 pub use error::Error;
+pub use machine::Machine;
+pub use moment::{BUCKETS_PER_OCTAVE, LatencyBuckets, LatencyRow, MOMENTS_MAX, Moment, Series, bucket_start_ns};
 pub use options::{Load, Options, Plan, Span, Verify, VerifyFlag};
+pub use output::OutputOptions;
 pub use process::{Cpu, Memory, cpu_of, machine_busy_ns, memory_of, reset_peak};
-pub use report::{Counts, Figures, GeneratorFigures, Latency, Outcome, Report, ServerFigures};
+pub use progress::{NoProgress, Progress};
+pub use report::{
+    Counts, Distribution, Figures, GeneratorFigures, Latency, Opening, Outcome, PercentileRow, Report, SCHEMA_VERSION,
+    ServerFigures, SubscriberCounts,
+};
 pub use run::run;
+pub use scenario_figures::ScenarioFigures;

@@ -1,7 +1,7 @@
 //! `ringhub-loadgen`: reads flags, prints one report, and returns the verdict as exit status.
 
 use clap::Parser;
-use ringhub_loadgen::{Options, Outcome, run};
+use ringhub_loadgen::{Cli, Command, NoProgress, Outcome, run};
 use std::fmt;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -10,16 +10,21 @@ use std::process::ExitCode;
 const EXIT_ERROR: u8 = 1;
 
 fn main() -> ExitCode {
-    let options = match Options::try_parse() {
-        Ok(options) => options,
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
         Err(error) => {
             let status = if error.use_stderr() { EXIT_ERROR } else { 0 };
             return if error.print().is_ok() { ExitCode::from(status) } else { ExitCode::from(EXIT_ERROR) };
         }
     };
-    let json = options.json;
-    match options.plan().and_then(|plan| run(&plan)) {
-        Ok(report) => {
+    let options = match cli.command {
+        Some(Command::Fanout(options)) => options,
+        None => cli.options,
+    };
+    let json = options.output.json;
+    match options.plan().and_then(|plan| run(&plan, &mut NoProgress)) {
+        Ok(mut report) => {
+            report.command_line = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
             let text = if json { format!("{}\n", report.to_json()) } else { report.to_string() };
             match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
                 // A reader such as `head` may have closed the pipe. The exit status has the verdict even then.

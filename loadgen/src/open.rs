@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::generator::Generator;
+use crate::progress::Progress;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::net::SocketAddr;
@@ -12,13 +13,15 @@ impl Generator<'_> {
     /// Opens all connections, and returns when the last handshake is done.
     ///
     /// # Errors
-    /// An error is returned if a connection is refused, or if no handshake ends for [`PROGRESS_DEADLINE_NS`].
-    pub(crate) fn open_all(&mut self) -> Result<(), Error> {
+    /// An error is returned if a connection is refused, if no handshake ends for [`PROGRESS_DEADLINE_NS`], or if the
+    /// user ends the run.
+    pub(crate) fn open_all(&mut self, progress: &mut dyn Progress) -> Result<(), Error> {
         let plan = self.plan;
         let total = plan.subscribers + plan.publishers;
         raise_descriptor_limit(total)?;
         let begin_ns = self.now_ns();
-        let mut progress = (0, begin_ns);
+        let mut last_opened = (0, begin_ns);
+        let mut shown_ns = begin_ns;
         while self.opened < total {
             let now_ns = self.now_ns();
             let allowed = match plan.connect_rate {
@@ -33,13 +36,21 @@ impl Generator<'_> {
                 self.adopt(socket)?;
             }
             self.poll(Duration::from_millis(1))?;
-            if progress.0 != self.opened {
-                progress = (self.opened, now_ns);
-            } else if now_ns - progress.1 > PROGRESS_DEADLINE_NS {
+            if now_ns - shown_ns >= SHOWN_EVERY_NS {
+                shown_ns = now_ns;
+                progress.connecting(self.opened, total);
+            }
+            if progress.is_interrupted() {
+                return Err(Error::Interrupted { opened: self.opened, connections: total });
+            }
+            if last_opened.0 != self.opened {
+                last_opened = (self.opened, now_ns);
+            } else if now_ns - last_opened.1 > PROGRESS_DEADLINE_NS {
                 let why = format!("{} of {total} connections opened, then no more", self.opened);
                 return Err(Error::Connect(why));
             }
         }
+        progress.connecting(self.opened, total);
         Ok(())
     }
 
@@ -81,5 +92,8 @@ const OPENING_MAX: usize = 100;
 
 /// Descriptors for the standard streams, epoll, and files of `/proc` while they are read.
 const SPARE_DESCRIPTORS: usize = 16;
+
+/// The time between two looks of the user at the number of open connections.
+const SHOWN_EVERY_NS: u64 = 100_000_000;
 
 const PROGRESS_DEADLINE_NS: u64 = 10_000_000_000;

@@ -2,17 +2,14 @@
 
 use crate::error::Error;
 use crate::frame::{PAYLOAD_MAX, opcode};
+use crate::output::OutputOptions;
 use crate::payload::SHORT_STAMP_LENGTH;
 use clap::{Parser, ValueEnum};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-/// Publishes to a WebSocket broadcast server and counts every delivery.
-///
-/// Exit status: 0 every message arrived once and in order, 1 the run could not take place, 2 a message was lost,
-/// repeated, reordered, corrupted or foreign, or a connection ended, 3 the run is void.
+/// The flags of a run.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "ringhub-loadgen", version)]
 pub struct Options {
     /// Where to connect; an IP literal or localhost.
     #[arg(long, default_value = "ws://127.0.0.1:6455/t/bench")]
@@ -93,9 +90,9 @@ pub struct Options {
     /// Sleep in epoll instead of spinning. The server then pays for waking the generator.
     #[arg(long)]
     pub sleep: bool,
-    /// Report one JSON object.
-    #[arg(long)]
-    pub json: bool,
+    /// What is printed.
+    #[command(flatten)]
+    pub output: OutputOptions,
 }
 
 /// How deliveries are checked.

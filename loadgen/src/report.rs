@@ -1,6 +1,9 @@
 //! The report of a run, for people and for programs.
 
+use crate::machine::Machine;
+use crate::moment::Moment;
 use crate::process::{Cpu, Memory};
+use crate::scenario_figures::ScenarioFigures;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -8,6 +11,39 @@ use std::fmt;
 /// The verdict, its reasons, and the figures if they can be trusted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
+    /// The version of this schema, [`SCHEMA_VERSION`]; 0 in a report that is older than the version.
+    #[serde(default)]
+    pub schema_version: u32,
+    /// The name and version of the generator.
+    #[serde(default)]
+    pub program: Option<String>,
+    /// The words of the command, the program's name first; empty if the run was not started by a command.
+    #[serde(default)]
+    pub command_line: Vec<String>,
+    /// The time at which the run began, in milliseconds since 1970 (UTC).
+    #[serde(default)]
+    pub started_unix_ms: Option<u64>,
+    /// The machine of the generator.
+    #[serde(default)]
+    pub machine: Option<Machine>,
+    /// The name of the scenario.
+    #[serde(default)]
+    pub scenario: String,
+    /// Whether the user ended the run early.
+    #[serde(default)]
+    pub interrupted: bool,
+    /// The opening of all connections.
+    #[serde(default)]
+    pub opening: Option<Opening>,
+    /// The first few foreign messages, as text; bytes that are no text are escaped.
+    #[serde(default)]
+    pub foreign_sample: Vec<String>,
+    /// The first few subscribers whose deliveries went wrong, each with its own counts.
+    #[serde(default)]
+    pub affected_subscribers: Vec<SubscriberCounts>,
+    /// The figures that only this scenario has.
+    #[serde(default)]
+    pub scenario_figures: Option<ScenarioFigures>,
     /// The verdict.
     pub outcome: Outcome,
     /// Whether the figures are missing because they would mean nothing.
@@ -57,6 +93,9 @@ pub struct Counts {
     pub expected: u64,
     /// Deliveries that never arrived.
     pub lost: u64,
+    /// Deliveries of a connection that was still open and had not yet got them when the wait for them ended.
+    #[serde(default)]
+    pub outstanding: u64,
     /// Deliveries that arrived again.
     pub duplicated: u64,
     /// Deliveries that arrived after a later one.
@@ -85,6 +124,19 @@ pub struct Figures {
     /// The latency of messages that were due inside the window, at subscribers that read their frames. `None` if there
     /// was no such message, or if messages are too small for a time.
     pub latency: Option<Latency>,
+    /// The latency from the time at which a message was written instead of from its due time. It is too low when the
+    /// generator was late or the server did not read (coordinated omission).
+    #[serde(default)]
+    pub latency_uncorrected: Option<Latency>,
+    /// All percentiles of `latency`.
+    #[serde(default)]
+    pub distribution: Option<Distribution>,
+    /// All percentiles of `latency_uncorrected`.
+    #[serde(default)]
+    pub distribution_uncorrected: Option<Distribution>,
+    /// The parts of the window in order.
+    #[serde(default)]
+    pub series: Vec<Moment>,
     /// The generator's own figures.
     pub generator: GeneratorFigures,
     /// The server's figures, if its process is known.
@@ -119,6 +171,82 @@ impl Latency {
             count: histogram.len(),
         })
     }
+}
+
+/// The latency at many percentiles, closer together towards the highest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Distribution {
+    /// The mean.
+    pub mean_ns: f64,
+    /// The standard deviation.
+    pub deviation_ns: f64,
+    /// The rows in ascending order.
+    pub rows: Vec<PercentileRow>,
+}
+
+/// A percentile.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PercentileRow {
+    /// The fraction of the deliveries, 0 to 1.
+    pub quantile: f64,
+    /// The latency that this fraction does not exceed, in nanoseconds.
+    pub value_ns: u64,
+    /// The number of deliveries up to this latency.
+    pub count: u64,
+}
+
+impl Distribution {
+    /// Returns the percentiles of a histogram; `None` if the histogram is empty.
+    pub fn from_histogram(histogram: &Histogram<u64>) -> Option<Distribution> {
+        if histogram.is_empty() {
+            return None;
+        }
+        let mut count = 0;
+        let rows = histogram.iter_quantiles(TICKS_PER_HALF_DISTANCE).map(|step| {
+            count += step.count_since_last_iteration();
+            PercentileRow { quantile: step.quantile_iterated_to(), value_ns: step.value_iterated_to(), count }
+        });
+        let rows = rows.collect();
+        Some(Distribution { mean_ns: histogram.mean(), deviation_ns: histogram.stdev(), rows })
+    }
+}
+
+/// The opening of all connections before a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Opening {
+    /// The opened connections.
+    pub connections: usize,
+    /// The time from the first connection to the last handshake.
+    pub seconds: f64,
+    /// The handshakes per second.
+    pub per_second: f64,
+}
+
+impl Opening {
+    /// Returns the figures of `connections` that were opened within `span_ns`.
+    pub fn of(connections: usize, span_ns: u64) -> Opening {
+        let seconds = span_ns as f64 / 1e9;
+        Opening { connections, seconds, per_second: if span_ns == 0 { 0.0 } else { connections as f64 / seconds } }
+    }
+}
+
+/// What went wrong at one subscriber.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscriberCounts {
+    /// The index of the subscriber, in the order of connecting.
+    pub subscriber: usize,
+    /// As in [`Counts`].
+    pub lost: u64,
+    /// As in [`Counts`].
+    pub outstanding: u64,
+    /// As in [`Counts`].
+    pub duplicated: u64,
+    /// As in [`Counts`].
+    pub reordered: u64,
+    /// As in [`Counts`].
+    pub foreign: u64,
+    /// As in [`Counts`].
+    pub corrupt: u64,
 }
 
 /// Figures that show whether the generator could have been the bottleneck.
@@ -163,8 +291,21 @@ impl fmt::Display for Report {
         for reason in self.void_reasons.iter().chain(&self.disconnections) {
             writeln!(out, "  {reason}")?;
         }
-        let Counts { published, expected, lost, duplicated, reordered, foreign, corrupt, disconnected, other_orders } =
-            counts;
+        if self.interrupted {
+            writeln!(out, "interrupted: the run was ended early")?;
+        }
+        let Counts {
+            published,
+            expected,
+            lost,
+            duplicated,
+            reordered,
+            foreign,
+            corrupt,
+            disconnected,
+            other_orders,
+            ..
+        } = counts;
         writeln!(out, "published     {published}, expected deliveries {expected}")?;
         writeln!(
             out,
@@ -217,3 +358,9 @@ impl fmt::Display for Figures {
 
 /// Below this fraction of time to spare a report says that the generator may have been the bottleneck.
 const SPARE_MIN: f64 = 0.05;
+
+/// The version of the schema of [`Report`]. A new field leaves it as it is; a changed or removed one raises it.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// The number of percentiles between each percentile and the one half as far from 100 %.
+const TICKS_PER_HALF_DISTANCE: u32 = 5;

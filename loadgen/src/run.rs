@@ -4,20 +4,27 @@ use crate::connection::State;
 use crate::error::Error;
 use crate::frame;
 use crate::generator::{Generator, REASONS_MAX, Received};
+use crate::machine::Machine;
+use crate::moment::Moment;
 use crate::options::{Activity, Load, Plan, Span, Verify};
 use crate::payload::{Stamp, Template};
 use crate::process::{Cpu, Memory, cpu_of, machine_busy_ns, memory_of};
-use crate::report::{Counts, Figures, GeneratorFigures, Latency, Outcome, Report, ServerFigures};
+use crate::progress::Progress;
+use crate::report::{
+    Counts, Distribution, Figures, GeneratorFigures, Latency, Opening, Outcome, Report, SCHEMA_VERSION, ServerFigures,
+};
+use crate::sampling::{Sampler, own_cpu_ns};
 use crate::sequence::Tally;
 use crate::window::{Rate, Window, permits};
-use rustix::time::{ClockId, clock_gettime};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Carries out a plan.
 ///
 /// # Errors
-/// An error is returned if the run could not take place. Mistakes of the server are in the report instead.
-pub fn run(plan: &Plan) -> Result<Report, Error> {
+/// An error is returned if the run could not take place, or is interrupted before it began. Mistakes of the server are in the report instead.
+pub fn run(plan: &Plan, progress: &mut dyn Progress) -> Result<Report, Error> {
+    let machine = Machine::read();
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     if let Some(id) = plan.cpu
         && !core_affinity::set_for_current(core_affinity::CoreId { id })
     {
@@ -25,15 +32,20 @@ pub fn run(plan: &Plan) -> Result<Report, Error> {
     }
     let memory_before = plan.server_pid.map(memory_of);
     let mut generator = Generator::new(plan)?;
-    generator.open_all()?;
+    generator.open_all(progress)?;
+    let opening_ns = generator.now_ns();
     let run = match plan.activity {
-        Activity::Hold { hold_ns } => {
-            let edges = hold(&mut generator, hold_ns)?;
-            Run { edges, published: Vec::new() }
+        Activity::Hold { hold_ns } => hold(&mut generator, hold_ns, progress)?,
+        Activity::Publish { load, span, warmup_ns } => {
+            Publishing::new(&mut generator, load, span, warmup_ns).run(progress)?
         }
-        Activity::Publish { load, span, warmup_ns } => Publishing::new(&mut generator, load, span, warmup_ns).run()?,
     };
-    Ok(run.report(&generator, memory_before))
+    progress.done();
+    let mut report = run.report(&generator, memory_before);
+    report.started_unix_ms = Some(started);
+    report.machine = Some(machine);
+    report.opening = Some(Opening::of(generator.connections.len(), opening_ns));
+    Ok(report)
 }
 
 /// The figures at one edge of the measured window.
@@ -50,12 +62,11 @@ struct Edge {
 impl Edge {
     fn now(generator: &Generator<'_>, idle_ns: u64) -> Result<Edge, Error> {
         let server = generator.plan.server_pid.map(cpu_of).transpose();
-        let own = clock_gettime(ClockId::ProcessCPUTime);
         Ok(Edge {
             time_ns: generator.now_ns(),
             received: generator.received,
             server: server.map_err(Error::system("read the server's CPU time"))?,
-            own_cpu_ns: own.tv_sec as u64 * 1_000_000_000 + own.tv_nsec as u64,
+            own_cpu_ns: own_cpu_ns(),
             machine_busy_ns: machine_busy_ns().map_err(Error::system("read the machine's CPU time"))?,
             idle_ns,
         })
@@ -63,14 +74,22 @@ impl Edge {
 }
 
 /// Stays idle, answering pings.
-fn hold(generator: &mut Generator<'_>, hold_ns: u64) -> Result<[Edge; 2], Error> {
+fn hold(generator: &mut Generator<'_>, hold_ns: u64, progress: &mut dyn Progress) -> Result<Run, Error> {
+    let mut sampler = Sampler::begin(generator, 0)?;
     let start = Edge::now(generator, 0)?;
     let end_ns = start.time_ns.saturating_add(hold_ns);
     let mut idle_ns = 0;
     loop {
         let now_ns = generator.now_ns();
-        if now_ns >= end_ns {
-            return Ok([start, Edge::now(generator, idle_ns)?]);
+        let interrupted = progress.is_interrupted();
+        if now_ns >= end_ns || interrupted {
+            let end = Edge::now(generator, idle_ns)?;
+            sampler.sample(generator, 0, progress)?;
+            let edges = Some([start, end]);
+            return Ok(Run { edges, published: Vec::new(), interrupted, series: sampler.into_moments() });
+        }
+        if sampler.is_due(now_ns) {
+            sampler.sample(generator, 0, progress)?;
         }
         generator.poll(Duration::from_nanos(end_ns - now_ns).min(NAP_MAX))?;
         idle_ns += generator.now_ns() - now_ns;
@@ -123,13 +142,15 @@ impl<'g, 'a> Publishing<'g, 'a> {
         }
     }
 
-    fn run(mut self) -> Result<Run, Error> {
+    fn run(mut self, progress: &mut dyn Progress) -> Result<Run, Error> {
         let mut start = None;
+        let mut sampler: Option<Sampler> = None;
         let mut last_delivery = (0, self.generator.now_ns());
-        let mut end = loop {
+        let (mut end, interrupted) = loop {
             let now_ns = self.generator.now_ns();
             if start.is_none() && now_ns >= self.window.start_ns {
                 start = Some(Edge::now(self.generator, self.idle_ns)?);
+                sampler = Some(Sampler::begin(self.generator, self.total)?);
             }
             let reads = self.generator.received.reads;
             if reads != last_delivery.0 {
@@ -141,18 +162,32 @@ impl<'g, 'a> Publishing<'g, 'a> {
                 Span::Time(_) => now_ns >= self.window.end_ns,
                 Span::Messages(messages) => self.total >= messages,
             };
-            if finished || stalled {
-                break Edge::now(self.generator, self.idle_ns)?;
+            let interrupted = progress.is_interrupted();
+            if finished || stalled || interrupted {
+                break (Edge::now(self.generator, self.idle_ns)?, interrupted && !finished);
+            }
+            if let Some(sampler) = sampler.as_mut().filter(|sampler| sampler.is_due(now_ns)) {
+                sampler.sample(self.generator, self.total, progress)?;
             }
             self.step(now_ns)?;
         };
+        if let (Some(sampler), Span::Time(_)) = (&mut sampler, self.span) {
+            sampler.sample(self.generator, self.total, progress)?;
+        }
         let drained_ns = self.drain()?;
         if let Span::Messages(_) = self.span {
             end = Edge { time_ns: drained_ns, ..Edge::now(self.generator, self.idle_ns)? };
+            if let Some(sampler) = &mut sampler {
+                sampler.sample(self.generator, self.total, progress)?;
+            }
         }
         self.settle()?;
-        let start = start.unwrap_or(end);
-        Ok(Run { edges: [start, end], published: self.published })
+        Ok(Run {
+            edges: start.map(|start| [start, end]),
+            published: self.published,
+            interrupted,
+            series: sampler.map_or_else(Vec::new, Sampler::into_moments),
+        })
     }
 
     /// Publishes due messages and reads arrived ones. The time of the step counts as time to spare if the step
@@ -243,8 +278,12 @@ impl<'g, 'a> Publishing<'g, 'a> {
 
 /// The result of a run, after everything has stopped.
 struct Run {
-    edges: [Edge; 2],
+    /// The edges of the window; `None` if the run ended before its window began.
+    edges: Option<[Edge; 2]>,
     published: Vec<u64>,
+    /// The user ended the run early.
+    interrupted: bool,
+    series: Vec<Moment>,
 }
 
 impl Run {
@@ -258,7 +297,19 @@ impl Run {
             (true, false) => Outcome::Exact,
         };
         let memory_after = plan.server_pid.map(memory_of);
+        let scenario = if matches!(plan.activity, Activity::Hold { .. }) { "idle" } else { "fanout" };
         Report {
+            schema_version: SCHEMA_VERSION,
+            program: Some(concat!("ringhub-loadgen ", env!("CARGO_PKG_VERSION")).to_owned()),
+            command_line: Vec::new(),
+            started_unix_ms: None,
+            machine: None,
+            scenario: scenario.to_owned(),
+            interrupted: self.interrupted,
+            opening: None,
+            foreign_sample: Vec::new(),
+            affected_subscribers: Vec::new(),
+            scenario_figures: None,
             outcome,
             void: outcome == Outcome::Void,
             void_reasons,
@@ -277,7 +328,7 @@ impl Run {
                 Verify::Sample(sample) => sample,
             },
             counts,
-            figures: (outcome != Outcome::Void).then(|| self.figures(generator)),
+            figures: self.edges.filter(|_| outcome != Outcome::Void).map(|edges| self.figures(edges, generator)),
             memory_before,
             memory_after,
         }
@@ -337,8 +388,7 @@ impl Run {
         (counts, void_reasons)
     }
 
-    fn figures(&self, generator: &Generator<'_>) -> Figures {
-        let [start, end] = self.edges;
+    fn figures(&self, [start, end]: [Edge; 2], generator: &Generator<'_>) -> Figures {
         let window_ns = end.time_ns - start.time_ns;
         let seconds = window_ns as f64 / 1e9;
         let deliveries = generator.deliveries(&end.received) - generator.deliveries(&start.received);
@@ -361,6 +411,10 @@ impl Run {
             deliveries_per_second: if seconds > 0.0 { deliveries as f64 / seconds } else { 0.0 },
             messages_per_read: per(deliveries as f64, reads),
             latency: Latency::from_histogram(&generator.judge.latency),
+            latency_uncorrected: None,
+            distribution: Distribution::from_histogram(&generator.judge.latency),
+            distribution_uncorrected: None,
+            series: self.series.clone(),
             generator: GeneratorFigures {
                 cpu_ns: own_cpu_ns,
                 spare: per((end.idle_ns - start.idle_ns) as f64, window_ns),
