@@ -11,6 +11,7 @@
 //! **Invariant:** nothing here uses the hub's crate, since a shared codec would hide its own mistakes.
 
 pub mod frame;
+pub mod manual;
 pub mod payload;
 pub mod sequence;
 pub mod window;
@@ -36,7 +37,9 @@ pub use error::Error;
 pub use machine::Machine;
 pub use moment::{BUCKETS_PER_OCTAVE, LatencyBuckets, LatencyRow, MOMENTS_MAX, Moment, Series, bucket_start_ns};
 pub use options::{Load, Options, Plan, Span, Verify, VerifyFlag};
-pub use output::OutputOptions;
+pub use output::{
+    Assertion, CheckedAssertion, FileError, Interrupt, Live, Output, OutputOptions, Verdict, hgrm, verdict,
+};
 pub use process::{Cpu, Memory, cpu_of, machine_busy_ns, memory_of, reset_peak};
 pub use progress::{NoProgress, Progress};
 pub use report::{

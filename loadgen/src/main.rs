@@ -1,8 +1,8 @@
 //! `ringhub-loadgen`: reads flags, prints one report, and returns the verdict as exit status.
 
-use clap::Parser;
-use ringhub_loadgen::{Cli, Command, NoProgress, Outcome, run};
-use std::fmt;
+use clap::{CommandFactory as _, Parser};
+use ringhub_loadgen::{Cli, Command, Interrupt, Options, Output, manual, run};
+use std::error::Error;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
@@ -17,31 +17,41 @@ fn main() -> ExitCode {
             return if error.print().is_ok() { ExitCode::from(status) } else { ExitCode::from(EXIT_ERROR) };
         }
     };
-    let options = match cli.command {
-        Some(Command::Fanout(options)) => options,
-        None => cli.options,
-    };
-    let json = options.output.json;
-    match options.plan().and_then(|plan| run(&plan, &mut NoProgress)) {
-        Ok(mut report) => {
-            report.command_line = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-            let text = if json { format!("{}\n", report.to_json()) } else { report.to_string() };
-            match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
-                // A reader such as `head` may have closed the pipe. The exit status has the verdict even then.
-                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(format_args!("the report: {error}")),
-                _ => ExitCode::from(match report.outcome {
-                    Outcome::Exact => 0,
-                    Outcome::Broken => 2,
-                    Outcome::Void => 3,
-                }),
-            }
+    let outcome = match cli.command {
+        None => measure(&cli.options),
+        Some(Command::Fanout(options)) => measure(&options),
+        Some(Command::Completions(shell)) => print(&manual::completions(&shell, Cli::command())),
+        Some(Command::Man(page)) => {
+            manual::page(&page, Cli::command()).map_err(Into::into).and_then(|page| print(&page))
         }
-        Err(error) => fail(format_args!("{error}")),
+    };
+    match outcome {
+        Ok(status) => ExitCode::from(status),
+        Err(why) => {
+            // If standard error is closed too, the error is lost.
+            drop(writeln!(io::stderr(), "ringhub-loadgen: {why}"));
+            ExitCode::from(EXIT_ERROR)
+        }
     }
 }
 
-fn fail(why: fmt::Arguments<'_>) -> ExitCode {
-    // If standard error is closed too, the error is lost.
-    drop(writeln!(io::stderr(), "ringhub-loadgen: {why}"));
-    ExitCode::from(EXIT_ERROR)
+/// Carries out a run, and returns the exit status.
+fn measure(options: &Options) -> Result<u8, Box<dyn Error>> {
+    let plan = options.plan()?;
+    let output = Output::open(options.output.clone())?;
+    let mut watcher = output.watcher(Interrupt::watch()?)?;
+    let outcome = run(&plan, &mut watcher);
+    // The line of the progress goes before anything else is written.
+    drop(watcher);
+    let mut report = outcome?;
+    report.command_line = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    Ok(output.finish(&mut report)?.exit_status())
+}
+
+/// Prints a text. A reader such as `head` may close the pipe.
+fn print(text: &str) -> Result<u8, Box<dyn Error>> {
+    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(0),
+    }
 }

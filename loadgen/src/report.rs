@@ -2,11 +2,11 @@
 
 use crate::machine::Machine;
 use crate::moment::Moment;
+use crate::output::CheckedAssertion;
 use crate::process::{Cpu, Memory};
 use crate::scenario_figures::ScenarioFigures;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
 /// The verdict, its reasons, and the figures if they can be trusted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub struct Report {
     /// The words of the command, the program's name first; empty if the run was not started by a command.
     #[serde(default)]
     pub command_line: Vec<String>,
+    /// The assertions, and whether each holds.
+    #[serde(default)]
+    pub assertions: Vec<CheckedAssertion>,
     /// The time at which the run began, in milliseconds since 1970 (UTC).
     #[serde(default)]
     pub started_unix_ms: Option<u64>,
@@ -180,6 +183,12 @@ pub struct Distribution {
     pub mean_ns: f64,
     /// The standard deviation.
     pub deviation_ns: f64,
+    /// The longest latency.
+    pub max_ns: u64,
+    /// The buckets of the histogram, each twice as wide as the one before.
+    pub buckets: u32,
+    /// The parts of a bucket.
+    pub sub_buckets: u32,
     /// The rows in ascending order.
     pub rows: Vec<PercentileRow>,
 }
@@ -207,7 +216,15 @@ impl Distribution {
             PercentileRow { quantile: step.quantile_iterated_to(), value_ns: step.value_iterated_to(), count }
         });
         let rows = rows.collect();
-        Some(Distribution { mean_ns: histogram.mean(), deviation_ns: histogram.stdev(), rows })
+        Some(Distribution {
+            mean_ns: histogram.mean(),
+            deviation_ns: histogram.stdev(),
+            max_ns: histogram.max(),
+            buckets: u32::from(histogram.buckets()),
+            // As many as a number of this many digits needs at least, times two, rounded up to a power of 2.
+            sub_buckets: (2 * 10_u32.pow(u32::from(histogram.sigfig()))).next_power_of_two(),
+            rows,
+        })
     }
 }
 
@@ -278,86 +295,6 @@ impl Report {
         serde_json::to_string(self).expect("a report of plain fields serialises")
     }
 }
-
-impl fmt::Display for Report {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { subscribers, publishers, size, load, counts, .. } = self;
-        writeln!(out, "{subscribers} subscribers, {publishers} publishers, {size} B, load {load}")?;
-        match self.outcome {
-            Outcome::Exact => writeln!(out, "exact: every message arrived once and in order")?,
-            Outcome::Broken => writeln!(out, "BROKEN: deliveries or connections went wrong, see the counts")?,
-            Outcome::Void => writeln!(out, "VOID: the figures would mean nothing")?,
-        }
-        for reason in self.void_reasons.iter().chain(&self.disconnections) {
-            writeln!(out, "  {reason}")?;
-        }
-        if self.interrupted {
-            writeln!(out, "interrupted: the run was ended early")?;
-        }
-        let Counts {
-            published,
-            expected,
-            lost,
-            duplicated,
-            reordered,
-            foreign,
-            corrupt,
-            disconnected,
-            other_orders,
-            ..
-        } = counts;
-        writeln!(out, "published     {published}, expected deliveries {expected}")?;
-        writeln!(
-            out,
-            "counted       lost {lost}, duplicated {duplicated}, reordered {reordered}, foreign {foreign}, \
-             corrupt {corrupt}, disconnected {disconnected}, other orders {other_orders} \
-             ({} of {subscribers} subscribers read every frame)",
-            self.verified_subscribers
-        )?;
-        if let Some(figures) = &self.figures {
-            figures.fmt(out)?;
-        }
-        for (name, memory) in [("memory before", self.memory_before), ("memory after", self.memory_after)] {
-            let Some(memory) = memory else { continue };
-            let kib =
-                |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), |bytes| format!("{} KiB", bytes / 1_024));
-            let Memory { rss, rss_anon, pss, .. } = memory;
-            writeln!(out, "{name:13} RSS {}, anonymous {}, PSS {}", kib(rss), kib(rss_anon), kib(pss))?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Figures {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Figures { seconds, deliveries, deliveries_per_second, messages_per_read, .. } = self;
-        writeln!(out, "deliveries    {deliveries_per_second:.0}/s ({deliveries} in {seconds:.3} s)")?;
-        writeln!(out, "per read      {messages_per_read:.2} messages")?;
-        if let Some(Latency { p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns, .. }) = self.latency {
-            let micros = |ns: u64| ns as f64 / 1e3;
-            let (p50, p90, p99, p99_9) = (micros(p50_ns), micros(p90_ns), micros(p99_ns), micros(p99_9_ns));
-            let max = micros(max_ns);
-            writeln!(out, "latency       p50 {p50:.1} µs, p90 {p90:.1}, p99 {p99:.1}, p99.9 {p99_9:.1}, max {max:.1}")?;
-        }
-        if let Some(ServerFigures { cpu, cores, cpu_ns_per_delivery, other_cores }) = self.server {
-            let (user, system) = (cpu.user_ns as f64 / 1e9, cpu.system_ns as f64 / 1e9);
-            let total = user + system;
-            writeln!(
-                out,
-                "server        {cpu_ns_per_delivery:.0} ns CPU per delivery \
-                 ({total:.2} s: user {user:.2}, system {system:.2}; {cores:.2} CPUs)"
-            )?;
-            writeln!(out, "others        {other_cores:.2} CPUs busy with something else")?;
-        }
-        let GeneratorFigures { cpu_ns, spare } = self.generator;
-        let warning = if spare < SPARE_MIN { " (it may have been the bottleneck)" } else { "" };
-        let cpu_seconds = cpu_ns as f64 / 1e9;
-        writeln!(out, "generator     {:.0} % of its time to spare{warning}, {cpu_seconds:.2} s CPU", spare * 100.0)
-    }
-}
-
-/// Below this fraction of time to spare a report says that the generator may have been the bottleneck.
-const SPARE_MIN: f64 = 0.05;
 
 /// The version of the schema of [`Report`]. A new field leaves it as it is; a changed or removed one raises it.
 pub const SCHEMA_VERSION: u32 = 1;

@@ -302,6 +302,7 @@ impl Run {
             schema_version: SCHEMA_VERSION,
             program: Some(concat!("ringhub-loadgen ", env!("CARGO_PKG_VERSION")).to_owned()),
             command_line: Vec::new(),
+            assertions: Vec::new(),
             started_unix_ms: None,
             machine: None,
             scenario: scenario.to_owned(),
