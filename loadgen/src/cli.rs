@@ -2,6 +2,7 @@
 
 use crate::manual::{Completions, Man};
 use crate::options::Options;
+use crate::output::Comparison;
 use clap::{Parser, Subcommand};
 
 /// Publishes to a WebSocket broadcast server and counts every delivery.
@@ -28,6 +29,8 @@ pub struct Cli {
 pub enum Command {
     /// Publishers send messages to a topic, and each subscriber must receive every message.
     Fanout(Options),
+    /// Compare the reports of two runs: print their figures side by side, and draw both on one page.
+    Compare(Comparison),
     /// Print the completions of this command line for a shell.
     Completions(Completions),
     /// Print a manual page, for man(1).

@@ -38,7 +38,8 @@ pub use machine::Machine;
 pub use moment::{BUCKETS_PER_OCTAVE, LatencyBuckets, LatencyRow, MOMENTS_MAX, Moment, Series, bucket_start_ns};
 pub use options::{Load, Options, Plan, Span, Verify, VerifyFlag};
 pub use output::{
-    Assertion, CheckedAssertion, FileError, Interrupt, Live, Output, OutputOptions, Verdict, hgrm, verdict,
+    Assertion, CheckedAssertion, Comparison, FileError, Interrupt, Live, Output, OutputOptions, Verdict,
+    comparison_page, hgrm, page, verdict, without_secrets,
 };
 pub use process::{Cpu, Memory, cpu_of, machine_busy_ns, memory_of, reset_peak};
 pub use progress::{NoProgress, Progress};

@@ -1,7 +1,7 @@
 //! `ringhub-loadgen`: reads flags, prints one report, and returns the verdict as exit status.
 
 use clap::{CommandFactory as _, Parser};
-use ringhub_loadgen::{Cli, Command, Interrupt, Options, Output, manual, run};
+use ringhub_loadgen::{Cli, Command, Interrupt, Options, Output, manual, run, without_secrets};
 use std::error::Error;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         None => measure(&cli.options),
         Some(Command::Fanout(options)) => measure(&options),
+        Some(Command::Compare(comparison)) => comparison.run().and_then(|text| print(&text)),
         Some(Command::Completions(shell)) => print(&manual::completions(&shell, Cli::command())),
         Some(Command::Man(page)) => {
             manual::page(&page, Cli::command()).map_err(Into::into).and_then(|page| print(&page))
@@ -44,7 +45,8 @@ fn measure(options: &Options) -> Result<u8, Box<dyn Error>> {
     // The line of the progress goes before anything else is written.
     drop(watcher);
     let mut report = outcome?;
-    report.command_line = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    report.command_line = without_secrets(&words);
     Ok(output.finish(&mut report)?.exit_status())
 }
 

@@ -66,7 +66,7 @@ fn percentiles_are_written_for_hdr_histogram() {
 
 #[test]
 fn a_file_that_cannot_be_written_costs_no_run() {
-    for flag in ["--hgrm"] {
+    for flag in ["--hgrm", "--report"] {
         let output = Command::new(env!("CARGO_BIN_EXE_ringhub-loadgen"))
             .args(["--rate", "1", "--url", "ws://127.0.0.1:1/", flag, "/no/such/folder/file"])
             .output()
@@ -89,6 +89,40 @@ fn latency_that_was_not_measured_is_no_file() {
     let complaint = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{complaint}");
     assert_eq!(complaint, format!("ringhub-loadgen: {}: no latency was measured\n", path.display()));
+}
+
+#[test]
+fn two_reports_are_compared() {
+    let report = run(Echo::All, &["--json"]).stdout;
+    let [one, other, page] = ["one.json", "other.json", "both.html"].map(|name| folder().join(name));
+    fs::write(&one, &report).unwrap();
+    fs::write(&other, &report).unwrap();
+    let compare = |arguments: &[&PathBuf]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringhub-loadgen"));
+        let output = command.arg("compare").args(arguments).arg("-o").arg(&page).output().unwrap();
+        let streams = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        (output.status.code(), streams)
+    };
+    let (status, [text, _]) = compare(&[&one, &other]);
+    assert!(
+        status == Some(0) && text.lines().any(|line| line.starts_with("p99 ") && line.ends_with(" 1.000")),
+        "{text}"
+    );
+    assert!(fs::read_to_string(&page).unwrap().contains("<h1>Two runs compared</h1>"));
+    for (content, why) in [
+        (Some("no JSON"), "this is no report of --json: expected ident at line 1 column 2"),
+        (Some("{}"), "this is no report of --json: missing field `outcome`"),
+        (Some("{\"schema_version\": 99}"), "the report has version 99 of the schema; this program knows up to 1"),
+        (None, "No such file or directory (os error 2)"),
+    ] {
+        drop(fs::remove_file(&other));
+        if let Some(content) = content {
+            fs::write(&other, content).unwrap();
+        }
+        let (status, [text, complaint]) = compare(&[&one, &other]);
+        assert_eq!((status, &*text), (Some(1), ""));
+        assert_eq!(complaint, format!("ringhub-loadgen: {}: {why}\n", other.display()));
+    }
 }
 
 #[test]

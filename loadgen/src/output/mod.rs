@@ -1,11 +1,14 @@
 //! What becomes of a report: what is printed, what is written to files, and the exit status.
 
 mod assertion;
+mod command_line;
+mod comparison;
 mod files;
 mod hgrm;
 mod interrupt;
 mod live;
 mod options;
+mod page;
 mod text;
 mod units;
 
@@ -13,11 +16,14 @@ mod units;
 mod testing;
 
 pub use assertion::{Assertion, CheckedAssertion, Verdict, verdict};
+pub use command_line::without_secrets;
+pub use comparison::Comparison;
 pub use files::FileError;
 pub use hgrm::hgrm;
 pub use interrupt::Interrupt;
 pub use live::Live;
 pub use options::OutputOptions;
+pub use page::{comparison_page, page};
 
 use crate::report::Report;
 use files::Pending;
@@ -28,6 +34,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 pub struct Output {
     options: OutputOptions,
     hgrm: Option<Pending>,
+    page: Option<Pending>,
 }
 
 impl Output {
@@ -37,7 +44,8 @@ impl Output {
     /// The first file that cannot be opened.
     pub fn open(options: OutputOptions) -> Result<Output, FileError> {
         let hgrm = options.hgrm.as_deref().map(Pending::open).transpose()?;
-        Ok(Output { options, hgrm })
+        let page = options.report.as_deref().map(Pending::open).transpose()?;
+        Ok(Output { options, hgrm, page })
     }
 
     /// Returns who watches the run: it draws on standard error if that is a terminal, unless the flags forbid it.
@@ -69,6 +77,9 @@ impl Output {
                 return Err(format!("the report: {error}").into());
             }
             _ => {}
+        }
+        if let Some(file) = self.page {
+            file.write(&page(report))?;
         }
         if let Some(file) = self.hgrm {
             match report.figures.as_ref().and_then(|figures| figures.distribution.as_ref()) {

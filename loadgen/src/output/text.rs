@@ -1,6 +1,5 @@
 //! The report as text for people.
 
-use super::units;
 use crate::process::Memory;
 use crate::report::{Counts, Figures, GeneratorFigures, Latency, Outcome, Report, ServerFigures, SubscriberCounts};
 use std::fmt;

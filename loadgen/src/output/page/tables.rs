@@ -1,0 +1,205 @@
+//! The tables of a page, with the exact numbers.
+
+use super::html::{escape, facts, table};
+use super::load::absent;
+use super::{Run, html};
+use crate::output::units;
+use crate::report::{Figures, Latency, Report};
+use std::fmt::Write as _;
+
+/// Returns the main figures as large numbers.
+pub(crate) fn tiles(report: &Report) -> String {
+    let figures = report.figures.as_ref();
+    let latency = figures.and_then(|figures| figures.latency);
+    let time = |ns: u64| units::time(ns as f64);
+    let wrong = report.counts.lost + report.counts.outstanding;
+    let tiles = [
+        ("deliveries per second", figures.map(|figures| units::grouped(figures.deliveries_per_second.round() as u64))),
+        ("p50 latency", latency.map(|latency| time(latency.p50_ns))),
+        ("p99 latency", latency.map(|latency| time(latency.p99_ns))),
+        ("p99.9 latency", latency.map(|latency| time(latency.p99_9_ns))),
+        ("lost deliveries", Some(units::grouped(wrong))),
+        (
+            "server CPU per delivery",
+            figures.and_then(|figures| figures.server.as_ref()).map(|server| units::time(server.cpu_ns_per_delivery)),
+        ),
+    ];
+    let tiles = tiles.into_iter().filter_map(|(name, value)| {
+        Some(format!("<div class=\"tile\"><b>{}</b><span>{}</span></div>", escape(&value?), escape(name)))
+    });
+    format!("<div class=\"tiles\">{}</div>", tiles.collect::<String>())
+}
+
+/// Returns the percentiles of a run, corrected and uncorrected.
+pub(crate) fn percentiles(run: &Run<'_>) -> String {
+    let Some(figures) = &run.report.figures else { return String::new() };
+    let rows = [("from the due time", figures.latency), ("from the write", figures.latency_uncorrected)];
+    let rows = rows.into_iter().filter_map(|(name, latency)| {
+        let Latency { p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns, .. } = latency?;
+        let times = [p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns].map(|ns| units::time(ns as f64));
+        Some([name.to_owned()].into_iter().chain(times).collect())
+    });
+    let rows: Vec<Vec<String>> = rows.collect();
+    if rows.is_empty() {
+        String::new()
+    } else {
+        table(&[run.head("latency"), "p50", "p90", "p99", "p99.9", "max"], &rows)
+    }
+}
+
+/// Returns the throughput of all runs.
+pub(crate) fn throughput(runs: &[Run<'_>]) -> String {
+    let rows = runs.iter().filter_map(|run| {
+        let figures = run.report.figures.as_ref()?;
+        let whole = |number: f64| units::grouped(number.round() as u64);
+        let per_read = units::significant(figures.messages_per_read);
+        let (rate, deliveries) = (whole(figures.deliveries_per_second), units::grouped(figures.deliveries));
+        Some(vec![run.head("this run").to_owned(), rate, deliveries, format!("{:.2} s", figures.seconds), per_read])
+    });
+    table(&["", "per second", "deliveries", "window", "per read"], &rows.collect::<Vec<_>>())
+}
+
+/// Returns the CPU time of a run.
+pub(crate) fn cpu(run: &Run<'_>) -> String {
+    let Some(Figures { generator, server, seconds, .. }) = &run.report.figures else { return String::new() };
+    let second = |ns: u64| format!("{:.2} s", ns as f64 / 1e9);
+    let mut rows = Vec::new();
+    if let Some(server) = server {
+        let cpu = server.cpu;
+        rows.push(vec![
+            "server".to_owned(),
+            second(cpu.user_ns),
+            second(cpu.system_ns),
+            second(cpu.total_ns()),
+            format!("{:.2}", server.cores),
+        ]);
+    }
+    let cores = if *seconds > 0.0 { generator.cpu_ns as f64 / 1e9 / seconds } else { 0.0 };
+    let own = ["generator".to_owned(), absent(), absent(), second(generator.cpu_ns), format!("{cores:.2}")];
+    rows.push(own.to_vec());
+    let mut out = table(&[run.head("CPU time"), "user", "system", "both", "CPUs"], &rows);
+    let spare = generator.spare * 100.0;
+    _ = write!(out, "<p class=\"soft\">The generator had {spare:.0} % of its time to spare");
+    if let Some(server) = server {
+        _ = write!(out, "; other programs used {:.2} CPUs", server.other_cores);
+    }
+    out + ".</p>"
+}
+
+/// Returns the counts of a run, and the subscribers and messages that they are about.
+pub(crate) fn counts(run: &Run<'_>) -> String {
+    let (report, counts) = (run.report, run.report.counts);
+    let rows = [
+        ("published", counts.published),
+        ("expected deliveries", counts.expected),
+        ("lost", counts.lost),
+        ("outstanding at the end", counts.outstanding),
+        ("duplicated", counts.duplicated),
+        ("reordered", counts.reordered),
+        ("foreign", counts.foreign),
+        ("corrupt", counts.corrupt),
+        ("connections ended by the server", counts.disconnected),
+        ("other orders", counts.other_orders),
+    ];
+    let rows = rows.map(|(name, count)| vec![name.to_owned(), units::grouped(count)]);
+    let mut out = html::table(&[run.head("deliveries"), "count"], &rows);
+    if report.verified_subscribers < report.subscribers {
+        let (verified, all) = (report.verified_subscribers, report.subscribers);
+        _ = write!(out, "<p class=\"soft\">{verified} of {all} subscribers read every frame.</p>");
+    }
+    if !report.affected_subscribers.is_empty() {
+        let rows = report.affected_subscribers.iter().map(|counts| {
+            let numbers = [counts.subscriber as u64, counts.lost, counts.outstanding, counts.duplicated];
+            let others = [counts.reordered, counts.foreign, counts.corrupt];
+            numbers.iter().chain(&others).map(ToString::to_string).collect()
+        });
+        let head = ["subscriber", "lost", "outstanding", "duplicated", "reordered", "foreign", "corrupt"];
+        out += &table(&head, &rows.collect::<Vec<_>>());
+    }
+    if !report.foreign_sample.is_empty() {
+        let samples = report.foreign_sample.iter().map(|text| format!("<li><code>{}</code></li>", escape(text)));
+        _ = write!(out, "<p class=\"soft\">Foreign messages:</p><ul>{}</ul>", samples.collect::<String>());
+    }
+    out
+}
+
+/// Returns the assertions; empty without one.
+pub(crate) fn assertions(report: &Report) -> String {
+    let rows = report.assertions.iter().map(|checked| {
+        let word = if checked.holds { "holds" } else { "fails" };
+        vec![checked.assertion.clone(), checked.found_text.clone(), word.to_owned()]
+    });
+    let rows: Vec<Vec<String>> = rows.collect();
+    if rows.is_empty() { String::new() } else { table(&["assertion", "found", ""], &rows) }
+}
+
+/// Returns the command line, the machine and the time of a run.
+pub(crate) fn circumstances(report: &Report) -> String {
+    let mut pairs = Vec::new();
+    let mut add = |name: &str, value: Option<String>| pairs.extend(value.map(|value| (name.to_owned(), value)));
+    add("program", report.program.clone());
+    add("began", report.started_unix_ms.map(utc));
+    if let Some(machine) = &report.machine {
+        add("CPU", machine.cpu_model.clone());
+        add("CPUs", Some(machine.cpus.to_string()));
+        add("kernel", Some(format!("{}, {}", machine.kernel, machine.architecture)));
+    }
+    add(
+        "connecting",
+        report.opening.map(|opening| {
+            let (connections, rate) = (units::grouped(opening.connections as u64), opening.per_second.round() as u64);
+            format!("{connections} in {:.3} s, {}/s", opening.seconds, units::grouped(rate))
+        }),
+    );
+    for (name, memory) in [("memory before", report.memory_before), ("memory after", report.memory_after)] {
+        let Some(memory) = memory else { continue };
+        let mebibytes = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+        let parts = [("resident", memory.rss), ("anonymous", memory.rss_anon), ("proportional", memory.pss)];
+        let parts = parts.iter().filter_map(|(name, bytes)| Some(format!("{name} {}", mebibytes((*bytes)?))));
+        add(name, Some(parts.collect::<Vec<_>>().join(", ")));
+    }
+    let mut out = String::new();
+    if !report.command_line.is_empty() {
+        let line = crate::output::command_line::quoted(&report.command_line);
+        _ = write!(out, "<p><code>{}</code></p>", escape(&line));
+    }
+    out + &facts(&pairs)
+}
+
+/// Returns a time in UTC, as `2026-01-31 12:00:00 UTC`.
+fn utc(unix_ms: u64) -> String {
+    let (days, second) = (unix_ms / 86_400_000, unix_ms / 1_000 % 86_400);
+    let (year, month, day) = date(days);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", second / 3_600, second / 60 % 60, second % 60)
+}
+
+/// Returns the date of a day since 1970. Years are counted from March here, so that a leap day is the last of its year.
+fn date(days: u64) -> (u64, u64, u64) {
+    // The days from 1 March of the year 0.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        for (unix_ms, text) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (951_782_399_000, "2000-02-28 23:59:59 UTC"),
+            (951_782_400_999, "2000-02-29 00:00:00 UTC"),
+            (1_709_251_200_000, "2024-03-01 00:00:00 UTC"),
+            (1_798_761_599_000, "2026-12-31 23:59:59 UTC"),
+        ] {
+            assert_eq!(utc(unix_ms), text);
+        }
+    }
+}
