@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 
 /// Publishes to a WebSocket broadcast server and counts every delivery.
 ///
-/// Without a command the flags are those of `fanout`. Ctrl-C ends the run early, and the report says so; a second Ctrl-C
-/// ends the program.
+/// Without a command the flags are those of `fanout`. Ctrl-C ends the run early, and the report says so; a second
+/// Ctrl-C ends the program.
 ///
 /// Exit status: 0 every message arrived once and in order, and all assertions hold; 1 the run could not take place, or
 /// its report could not be written; 2 a message was lost, repeated, reordered, corrupted or foreign, or a connection

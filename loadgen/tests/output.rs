@@ -1,5 +1,7 @@
 //! What the program prints and writes, its exit status, and how it ends at Ctrl-C.
 
+#[path = "support/schema.rs"]
+mod schema;
 mod support;
 
 use ringhub_loadgen::{Outcome, Report};
@@ -122,6 +124,20 @@ fn two_reports_are_compared() {
         let (status, [text, complaint]) = compare(&[&one, &other]);
         assert_eq!((status, &*text), (Some(1), ""));
         assert_eq!(complaint, format!("ringhub-loadgen: {}: {why}\n", other.display()));
+    }
+}
+
+#[test]
+fn real_reports_have_the_documented_fields() {
+    let own_id = std::process::id().to_string();
+    for (echo, flags) in [
+        (Echo::All, vec!["--json", "--assert", "p99<60s", "--server-pid", &own_id]),
+        (Echo::AllButTheFirst, vec!["--json"]),
+        (Echo::All, vec!["--json", "--size", "20"]),
+    ] {
+        let report = serde_json::from_slice(&run(echo, &flags).stdout).unwrap();
+        let found = schema::check(&report);
+        assert!(found.contains("figures.series[].own_cpu_ns") && found.contains("counts.lost"), "{found:?}");
     }
 }
 

@@ -84,8 +84,8 @@ impl Assertion {
     }
 }
 
-/// Returns whether the run passes: it is not void, all assertions hold, and nothing went wrong but mistakes whose number
-/// is asserted.
+/// Returns the verdict about a run and its assertions. The run passes if it is not void, all assertions hold, and
+/// nothing went wrong but mistakes whose number is asserted.
 pub fn verdict(report: &Report, assertions: &[Assertion]) -> Verdict {
     if report.outcome == Outcome::Void {
         return Verdict::Void;

@@ -13,6 +13,8 @@ mod text;
 mod units;
 
 #[cfg(test)]
+mod schema_test;
+#[cfg(test)]
 mod testing;
 
 pub use assertion::{Assertion, CheckedAssertion, Verdict, verdict};

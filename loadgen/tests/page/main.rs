@@ -103,9 +103,11 @@ fn no_two_labels_of_an_axis_touch(browser: &mut Browser) {
         let touching = page.eval(
             "[...document.querySelectorAll('svg')].flatMap(svg => {
                 const frame = svg.getBoundingClientRect();
-                const boxes = [...svg.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect()]);
+                const box = text => [text.textContent, text.getBoundingClientRect()];
+                const boxes = [...svg.querySelectorAll('text')].map(box);
                 const outside = boxes.filter(([, box]) =>
-                    box.left < frame.left || box.right > frame.right || box.top < frame.top || box.bottom > frame.bottom);
+                    box.left < frame.left || box.right > frame.right ||
+                    box.top < frame.top || box.bottom > frame.bottom);
                 const pairs = boxes.flatMap(([text, a], place) => boxes.slice(place + 1).filter(([, b]) =>
                     a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom)
                     .map(([other]) => `${text} and ${other}`));
@@ -182,7 +184,8 @@ fn open(browser: &mut Browser, path: &Path) -> Page {
 fn figure(title: &str) -> String {
     let title = json!(title);
     format!(
-        "[...document.querySelectorAll('figure')].find(card => card.querySelector('h2').textContent.startsWith({title}))"
+        "[...document.querySelectorAll('figure')].find(card => \
+         card.querySelector('h2').textContent.startsWith({title}))"
     )
 }
 

@@ -14,8 +14,8 @@ pub(crate) fn by_percentile(runs: &[Run<'_>]) -> Option<(String, Vec<(Colour, St
     let rows = || lines.iter().flat_map(|line| &line.distribution.rows);
     let values = || rows().map(|row| row.value_ns.max(1) as f64);
     let (low, high) = (values().reduce(f64::min)?, values().reduce(f64::max)?);
-    let nines = lines.iter().map(|line| one_in(line.distribution.rows.last().map_or(1, |row| row.count), 1.0));
-    let widest = nines.fold(2.0, f64::max);
+    let widest = lines.iter().map(|line| nines(line.distribution.rows.last().map_or(1, |row| row.count), 1.0));
+    let widest = widest.fold(2.0, f64::max);
     let x = Scale::exact(widest);
     let x_ticks: Vec<Tick> = (0..=widest as i32).map(|nines| (f64::from(nines), percentile(nines))).collect();
     // Labels such as 99.9999 are too long to stand side by side.
@@ -27,14 +27,14 @@ pub(crate) fn by_percentile(runs: &[Run<'_>]) -> Option<(String, Vec<(Colour, St
         let total = line.distribution.rows.last().map_or(1, |row| row.count);
         let points = line.distribution.rows.iter();
         let points: Vec<(f64, f64)> =
-            points.map(|row| (one_in(total, row.quantile), row.value_ns.max(1) as f64)).collect();
+            points.map(|row| (nines(total, row.quantile), row.value_ns.max(1) as f64)).collect();
         chart.line(line.colour, &points);
     }
     for line in &lines {
         let total = line.distribution.rows.last().map_or(1, |row| row.count);
         for (name, quantile, value_ns) in marked(&line.latency) {
             let text = format!("{}, {name}: {}", line.name, units::time(value_ns as f64));
-            chart.dot(line.colour, one_in(total, quantile), value_ns.max(1) as f64, &text);
+            chart.dot(line.colour, nines(total, quantile), value_ns.max(1) as f64, &text);
         }
     }
     let legend = lines.iter().map(|line| (line.colour, line.name.clone())).collect();
@@ -187,11 +187,10 @@ fn marked(latency: &Latency) -> [(&'static str, f64, u64); 5] {
     ]
 }
 
-/// Returns the number of nines of a fraction: 1 for 0.9, 2 for 0.99. Of `total` deliveries the highest fraction that can
-/// be told from 1 leaves out one.
-fn one_in(total: u64, quantile: f64) -> f64 {
-    let one_of = (total.max(1)) as f64;
-    (1.0 / (1.0 - quantile)).min(one_of).log10()
+/// Returns the number of nines of a fraction: 1 for 0.9, 2 for 0.99. The fraction 1 counts as that which leaves out one
+/// of `total` deliveries.
+fn nines(total: u64, quantile: f64) -> f64 {
+    (1.0 / (1.0 - quantile)).min(total.max(1) as f64).log10()
 }
 
 fn percentile(nines: i32) -> String {
@@ -222,10 +221,10 @@ mod tests {
 
     #[test]
     fn nines_of_a_fraction() {
-        assert_eq!((one_in(1_000_000, 0.0), one_in(1_000, 1.0)), (0.0, 3.0));
-        assert!((one_in(1_000_000, 0.99) - 2.0).abs() < 1e-9);
+        assert_eq!((nines(1_000_000, 0.0), nines(1_000, 1.0)), (0.0, 3.0));
+        assert!((nines(1_000_000, 0.99) - 2.0).abs() < 1e-9);
         // Three deliveries cannot tell 99 % from 100 %.
-        assert_eq!(one_in(3, 0.99), one_in(3, 1.0));
+        assert_eq!(nines(3, 0.99), nines(3, 1.0));
         assert_eq!([0, 1, 2, 3, 5].map(percentile), ["0", "90", "99", "99.9", "99.999"]);
     }
 
