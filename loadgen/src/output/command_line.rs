@@ -1,7 +1,7 @@
 //! The command line as a report shows it: without secrets.
 
-/// Returns the words of a command without their secrets: the user information of URLs, the values of headers, of flags
-/// whose name says that they hold a secret, and of such parameters of queries.
+/// Returns the words of a command without their secrets: the user information of URLs, the values of headers, and the
+/// values of flags, of a query's parameters and of the fields of JSON whose name says that they hold a secret.
 pub fn without_secrets(words: &[String]) -> Vec<String> {
     let mut shown: Vec<String> = Vec::with_capacity(words.len());
     let mut flag_before = None;
@@ -40,8 +40,13 @@ fn masked(flag: &str, value: &str) -> String {
             None => value.to_owned(),
         };
     }
-    if is_secret(flag) {
+    // Browsers send tokens as subprotocols, since they cannot set headers.
+    let is_long_subprotocol = flag == "subprotocol" && value.len() > SUBPROTOCOL_SHOWN_MAX;
+    if is_secret(flag) || is_long_subprotocol {
         return MASK.to_owned();
+    }
+    if value.contains('{') {
+        return masked_json(value);
     }
     let value = match value.split_once("://") {
         // What stands before the host, up to the path.
@@ -63,14 +68,33 @@ fn masked(flag: &str, value: &str) -> String {
     format!("{}{}", &value[..query], parameters.collect::<Vec<_>>().join("&"))
 }
 
+/// Returns a text with JSON in it without the secrets among its strings.
+fn masked_json(text: &str) -> String {
+    let mut shown = String::new();
+    // Every second part stands between quotes, as long as no string contains one.
+    let parts: Vec<&str> = text.split('"').collect();
+    for (place, part) in parts.iter().enumerate() {
+        let is_value = place >= 3 && place % 2 == 1 && parts[place - 1].trim() == ":";
+        let is_hidden = is_value && is_secret(parts[place - 2]) && place + 1 < parts.len();
+        shown += if is_hidden { MASK } else { part };
+        if place + 1 < parts.len() {
+            shown.push('"');
+        }
+    }
+    shown
+}
+
 fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    ["token", "password", "secret", "authorization", "auth", "cookie", "key", "user", "signature"]
-        .iter()
-        .any(|part| name.split(['-', '_', '.']).any(|word| word == *part))
+    let has_word = |part: &&str| name.split(['-', '_', '.']).any(|word| word == *part);
+    ["token", "password", "secret", "signature"].iter().any(|part| name.contains(part))
+        || ["authorization", "auth", "cookie", "key", "user", "pass", "pwd", "jwt"].iter().any(has_word)
 }
 
 const MASK: &str = "***";
+
+/// A longer subprotocol is taken for a token.
+const SUBPROTOCOL_SHOWN_MAX: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -91,6 +115,15 @@ mod tests {
             ("x --url=ws://host/a@b?token=b", "x --url=ws://host/a@b?token=***"),
             ("x --sub-query token=a&mode=sub", "x --sub-query token=***&mode=sub"),
             ("x --subscribe-path /t?api_key=1", "x --subscribe-path /t?api_key=***"),
+            (
+                r#"x --hello {"connect":{"accessToken":"a.b","name":"js"}}"#,
+                r#"x --hello {"connect":{"accessToken":"***","name":"js"}}"#,
+            ),
+            (r#"x --hello {"pass":"1","user":"#, r#"x --hello {"pass":"***","user":"#),
+            (
+                "x --subprotocol access_token --subprotocol eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.e30.x",
+                "x --subprotocol access_token --subprotocol ***",
+            ),
         ] {
             assert_eq!(shown(line), expected);
         }

@@ -31,12 +31,17 @@ pub(crate) fn report() -> Report {
         opening: Some(Opening::of(1_001, 250_000_000)),
         foreign_sample: vec!["<script>document.title='bad'</script>".to_owned()],
         affected_subscribers: vec![SubscriberCounts { subscriber: 7, lost: 2, duplicated: 1, ..Default::default() }],
-        scenario_figures: Some(ScenarioFigures::Storm { connections: 1_000, seconds: 0.5 }),
+        scenario_figures: Some(scenario_figures()),
         figures: Some(figures()),
         memory_before: Some(memory),
         memory_after: Some(memory),
         ..bare()
     }
+}
+
+/// Returns the figures of some scenario.
+pub(crate) fn scenario_figures() -> ScenarioFigures {
+    ScenarioFigures::Storm { connections: 1_000, seconds: 0.5 }
 }
 
 /// Returns a report without anything that may be left out.

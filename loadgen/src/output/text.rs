@@ -108,7 +108,7 @@ pub(crate) const SPARE_MIN: f64 = 0.05;
 
 #[cfg(test)]
 mod tests {
-    use crate::output::testing::{bare, report};
+    use crate::output::testing::{bare, report, scenario_figures};
 
     #[test]
     fn what_is_filled_is_shown() {
@@ -122,13 +122,16 @@ mod tests {
             "  foreign     <script>document.title='bad'</script>",
             "  subscriber 7: lost 2, outstanding 0, duplicated 1, reordered 0, foreign 0, corrupt 0",
             "connecting    4004/s (1001 in 0.250 s)",
-            "all back after 0.500 s",
             "deliveries    1000000/s (6000000 in 6.000 s)",
             "server        700 ns CPU per delivery (4.20 s: user 1.20, system 3.00; 0.70 CPUs)",
             "generator     40 % of its time to spare, 5.40 s CPU",
             "memory after  RSS 9216 KiB, anonymous 3072 KiB, PSS 8192 KiB",
             "FAILS         p99<5ms (found: not measured)",
         ] {
+            assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
+        }
+        for (name, value) in scenario_figures().rows() {
+            let line = format!("{name:13} {value}");
             assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
         }
         for start in ["counted       lost 2, outstanding 4, duplicated 1, ", "latency       p50 ", "uncorrected   p50 "]

@@ -51,7 +51,9 @@ fn the_page_draws_what_was_measured(browser: &mut Browser) {
     };
     let rows = figures.distribution.unwrap().rows.len();
     assert_eq!(points(&mut page, "Latency by percentile", "path.line.first"), rows);
-    assert_eq!(points(&mut page, "Throughput", "path.line.first"), figures.series.len());
+    let moments = points(&mut page, "Throughput", "path.line.first");
+    // The last moment may be too short for a point.
+    assert!((figures.series.len() - 1..=figures.series.len()).contains(&moments), "{moments}");
     // The heat map has a text for each moment with a delivery, and visible cells.
     let has_latency = |moment: &&Moment| !moment.latency.counts.is_empty();
     let moments = figures.series.iter().filter(has_latency).count();
@@ -217,7 +219,7 @@ fn folder() -> PathBuf {
 fn screenshots(browser: &mut Browser, html: &str, folder: &Path) {
     let mut page = open(browser, &fs::canonicalize(html).unwrap());
     for (name, width, height, scheme) in
-        [("report-light", 1_000, 1_060, "light"), ("report-dark", 1_000, 1_060, "dark")]
+        [("report-light", 1_000, 1_016, "light"), ("report-dark", 1_000, 1_016, "dark")]
     {
         page.screen(width, height, scheme);
         fs::write(folder.join(format!("{name}.png")), page.screenshot()).unwrap();

@@ -21,8 +21,11 @@ pub(crate) fn escape(text: &str) -> String {
     escaped
 }
 
-/// Returns a table. The first cell of each row is its header. The cells are text.
+/// Returns a table, or nothing without rows. The first cell of each row is its header. The cells are text.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
     let mut out = String::from("<div class=\"wide\"><table>");
     if !head.is_empty() {
         out.push_str("<thead><tr>");

@@ -171,9 +171,9 @@ fn lines<'a>(runs: &[Run<'a>]) -> Vec<Line<'a>> {
     let [run] = runs else { return runs.iter().filter_map(|run| corrected(run, run.name.clone())).collect() };
     let uncorrected = run.report.figures.as_ref().and_then(|figures| {
         let (distribution, latency) = (figures.distribution_uncorrected.as_ref()?, figures.latency_uncorrected?);
-        Some(Line { name: "from the write".to_owned(), colour: Colour::Second, distribution, latency })
+        Some(Line { name: "since written".to_owned(), colour: Colour::Second, distribution, latency })
     });
-    corrected(run, "from the due time".to_owned()).into_iter().chain(uncorrected).collect()
+    corrected(run, "since due".to_owned()).into_iter().chain(uncorrected).collect()
 }
 
 /// The percentiles that have a dot, as the table has them.

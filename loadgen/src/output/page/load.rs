@@ -86,7 +86,14 @@ impl Line {
         let series = run.report.figures.as_ref().map_or(&[][..], |figures| &figures.series);
         let shortest_ns = series.iter().map(|moment| moment.span_ns).max().unwrap_or(1).max(1);
         let stride = span_ns.div_ceil(shortest_ns).max(1) as usize;
-        let parts = condensed(series, series.len().div_ceil(stride).max(1));
+        let mut parts = condensed(series, series.len().div_ceil(stride).max(1));
+        // The end of the window cuts the last part. In a very short part the value would be that of few events.
+        if let [.., before, last] = &mut parts[..]
+            && last.span_ns < before.span_ns / 2
+        {
+            before.extend(last);
+            parts.pop();
+        }
         let parts = parts.iter().filter_map(|moment| {
             let (from, to) = span(moment);
             Some((from, to, value(moment)?))

@@ -25,6 +25,11 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Returns a label of this run's part of something, with the run's name if there is another run.
+    fn labelled(&self, part: &str) -> String {
+        if self.name.is_empty() { part.to_owned() } else { format!("{}, {part}", self.name) }
+    }
+
     /// Returns what stands above the first column of the run's tables: a name only if there is another run.
     fn head(&self, alone: &'static str) -> &str {
         if self.name.is_empty() { alone } else { &self.name }
@@ -56,7 +61,7 @@ pub fn comparison_page(first: (&str, &Report), second: (&str, &Report)) -> Strin
     let rows = super::comparison::rows(one.report, other.report);
     let table =
         html::table(&["", "A", "B", "B : A"], &rows.iter().map(super::comparison::Row::cells).collect::<Vec<_>>());
-    body += &card("The figures", "", &table, true);
+    body += &format!("<div class=\"cards\">{}</div>", card("The figures", "", &table, true));
     body += &cards(&[one, other]);
     whole("Two runs compared – ringhub-loadgen", &body)
 }
@@ -101,22 +106,27 @@ fn cards(runs: &[Run<'_>]) -> String {
         Some((svg, legend)) => card(title, note, &format!("{}{svg}{beside}", key(&legend)), false),
         None => String::new(),
     };
-    let percentiles: String = runs.iter().map(tables::percentiles).collect();
+    let percentiles = tables::percentiles(runs);
     out += &chart("Latency by percentile", "Both axes are logarithmic.", latency::by_percentile(runs), percentiles);
-    out += &heat_maps(runs);
-    out += &chart(
+    let throughput = chart(
         "Throughput",
         "Deliveries to all subscribers, per second.",
         load::throughput(runs),
         tables::throughput(runs),
     );
+    // Two heat maps stand side by side.
+    let (second, third) = match runs {
+        [_] => (heat_maps(runs), throughput),
+        _ => (throughput, heat_maps(runs)),
+    };
+    out = out + &second + &third;
     let note = match runs {
         [_] => "CPUs that the server and the generator used. A generator that spins uses one whole CPU.",
         _ => "CPUs that each server used.",
     };
-    out += &chart("CPU", note, load::cpu(runs), runs.iter().map(tables::cpu).collect());
+    out += &chart("CPU", note, load::cpu(runs), tables::cpu(runs));
     let loss = load::loss(runs).map_or_else(String::new, |(svg, legend)| format!("{}{svg}", key(&legend)));
-    let counts: String = runs.iter().map(tables::counts).collect();
+    let counts = tables::counts(runs);
     out += &card("Loss", "Deliveries that went wrong, over all subscribers.", &format!("{loss}{counts}"), false);
     for run in runs {
         let named = |title: &str| if runs.len() > 1 { format!("{title}, {}", run.name) } else { title.to_owned() };

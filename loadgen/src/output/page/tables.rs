@@ -1,10 +1,10 @@
 //! The tables of a page, with the exact numbers.
 
+use super::Run;
 use super::html::{escape, facts, table};
 use super::load::absent;
-use super::{Run, html};
 use crate::output::units;
-use crate::report::{Figures, Latency, Report};
+use crate::report::{Counts, Figures, Latency, Report, ServerFigures};
 use std::fmt::Write as _;
 
 /// Returns the main figures as large numbers.
@@ -30,21 +30,21 @@ pub(crate) fn tiles(report: &Report) -> String {
     format!("<div class=\"tiles\">{}</div>", tiles.collect::<String>())
 }
 
-/// Returns the percentiles of a run, corrected and uncorrected.
-pub(crate) fn percentiles(run: &Run<'_>) -> String {
-    let Some(figures) = &run.report.figures else { return String::new() };
-    let rows = [("from the due time", figures.latency), ("from the write", figures.latency_uncorrected)];
-    let rows = rows.into_iter().filter_map(|(name, latency)| {
-        let Latency { p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns, .. } = latency?;
-        let times = [p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns].map(|ns| units::time(ns as f64));
-        Some([name.to_owned()].into_iter().chain(times).collect())
+/// Returns the percentiles of all runs, corrected and uncorrected.
+pub(crate) fn percentiles(runs: &[Run<'_>]) -> String {
+    let rows = runs.iter().flat_map(|run| {
+        let of = |latency: fn(&Figures) -> Option<Latency>| run.report.figures.as_ref().and_then(latency);
+        let rows = [
+            ("since due", of(|figures| figures.latency)),
+            ("since written", of(|figures| figures.latency_uncorrected)),
+        ];
+        rows.into_iter().filter_map(|(name, latency)| {
+            let Latency { p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns, .. } = latency?;
+            let times = [p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns].map(|ns| units::time(ns as f64));
+            Some([run.labelled(name)].into_iter().chain(times).collect())
+        })
     });
-    let rows: Vec<Vec<String>> = rows.collect();
-    if rows.is_empty() {
-        String::new()
-    } else {
-        table(&[run.head("latency"), "p50", "p90", "p99", "p99.9", "max"], &rows)
-    }
+    table(&["latency", "p50", "p90", "p99", "p99.9", "max"], &rows.collect::<Vec<_>>())
 }
 
 /// Returns the throughput of all runs.
@@ -59,50 +59,48 @@ pub(crate) fn throughput(runs: &[Run<'_>]) -> String {
     table(&["", "per second", "deliveries", "window", "per read"], &rows.collect::<Vec<_>>())
 }
 
-/// Returns the CPU time of a run.
-pub(crate) fn cpu(run: &Run<'_>) -> String {
-    let Some(Figures { generator, server, seconds, .. }) = &run.report.figures else { return String::new() };
+/// Returns the CPU time of all runs.
+pub(crate) fn cpu(runs: &[Run<'_>]) -> String {
     let second = |ns: u64| format!("{:.2} s", ns as f64 / 1e9);
-    let mut rows = Vec::new();
-    if let Some(server) = server {
-        let cpu = server.cpu;
-        rows.push(vec![
-            "server".to_owned(),
-            second(cpu.user_ns),
-            second(cpu.system_ns),
-            second(cpu.total_ns()),
-            format!("{:.2}", server.cores),
-        ]);
+    let (mut rows, mut notes) = (Vec::new(), String::new());
+    for run in runs {
+        let Some(Figures { generator, server, seconds, .. }) = &run.report.figures else { continue };
+        if let Some(ServerFigures { cpu, cores, .. }) = server {
+            let times = [cpu.user_ns, cpu.system_ns, cpu.total_ns()].map(second);
+            let cores = format!("{cores:.2}");
+            rows.push([run.labelled("server")].into_iter().chain(times).chain([cores]).collect());
+        }
+        let cores = if *seconds > 0.0 { generator.cpu_ns as f64 / 1e9 / seconds } else { 0.0 };
+        let own = [run.labelled("generator"), absent(), absent(), second(generator.cpu_ns), format!("{cores:.2}")];
+        rows.push(own.to_vec());
+        let (spare, name) = (generator.spare * 100.0, escape(&run.labelled("The generator")));
+        _ = write!(notes, "<p class=\"soft\">{name} had {spare:.0} % of its time to spare");
+        if let Some(server) = server {
+            _ = write!(notes, "; other programs used {:.2} CPUs", server.other_cores);
+        }
+        notes += ".</p>";
     }
-    let cores = if *seconds > 0.0 { generator.cpu_ns as f64 / 1e9 / seconds } else { 0.0 };
-    let own = ["generator".to_owned(), absent(), absent(), second(generator.cpu_ns), format!("{cores:.2}")];
-    rows.push(own.to_vec());
-    let mut out = table(&[run.head("CPU time"), "user", "system", "both", "CPUs"], &rows);
-    let spare = generator.spare * 100.0;
-    _ = write!(out, "<p class=\"soft\">The generator had {spare:.0} % of its time to spare");
-    if let Some(server) = server {
-        _ = write!(out, "; other programs used {:.2} CPUs", server.other_cores);
-    }
-    out + ".</p>"
+    table(&["CPU time", "user", "system", "both", "CPUs"], &rows) + &notes
 }
 
-/// Returns the counts of a run, and the subscribers and messages that they are about.
-pub(crate) fn counts(run: &Run<'_>) -> String {
-    let (report, counts) = (run.report, run.report.counts);
-    let rows = [
-        ("published", counts.published),
-        ("expected deliveries", counts.expected),
-        ("lost", counts.lost),
-        ("outstanding at the end", counts.outstanding),
-        ("duplicated", counts.duplicated),
-        ("reordered", counts.reordered),
-        ("foreign", counts.foreign),
-        ("corrupt", counts.corrupt),
-        ("connections ended by the server", counts.disconnected),
-        ("other orders", counts.other_orders),
-    ];
-    let rows = rows.map(|(name, count)| vec![name.to_owned(), units::grouped(count)]);
-    let mut out = html::table(&[run.head("deliveries"), "count"], &rows);
+/// Returns the counts of all runs, and the subscribers and messages that they are about.
+pub(crate) fn counts(runs: &[Run<'_>]) -> String {
+    let rows = COUNTS.iter().map(|(name, count)| {
+        let counts = runs.iter().map(|run| units::grouped(count(&run.report.counts)));
+        [(*name).to_owned()].into_iter().chain(counts).collect()
+    });
+    let heads = runs.iter().map(|run| if run.name.is_empty() { "count" } else { &run.name });
+    let head: Vec<&str> = ["deliveries"].into_iter().chain(heads).collect();
+    let mut out = table(&head, &rows.collect::<Vec<_>>());
+    for run in runs {
+        out += &affected(run);
+    }
+    out
+}
+
+/// Returns the subscribers and the messages that went wrong in a run.
+fn affected(run: &Run<'_>) -> String {
+    let (report, mut out) = (run.report, String::new());
     if report.verified_subscribers < report.subscribers {
         let (verified, all) = (report.verified_subscribers, report.subscribers);
         _ = write!(out, "<p class=\"soft\">{verified} of {all} subscribers read every frame.</p>");
@@ -113,15 +111,31 @@ pub(crate) fn counts(run: &Run<'_>) -> String {
             let others = [counts.reordered, counts.foreign, counts.corrupt];
             numbers.iter().chain(&others).map(ToString::to_string).collect()
         });
-        let head = ["subscriber", "lost", "outstanding", "duplicated", "reordered", "foreign", "corrupt"];
+        let name = run.labelled("subscriber");
+        let head = [&*name, "lost", "outstanding", "duplicated", "reordered", "foreign", "corrupt"];
         out += &table(&head, &rows.collect::<Vec<_>>());
     }
     if !report.foreign_sample.is_empty() {
         let samples = report.foreign_sample.iter().map(|text| format!("<li><code>{}</code></li>", escape(text)));
-        _ = write!(out, "<p class=\"soft\">Foreign messages:</p><ul>{}</ul>", samples.collect::<String>());
+        let (name, samples) = (escape(&run.labelled("Foreign messages")), samples.collect::<String>());
+        _ = write!(out, "<p class=\"soft\">{name}:</p><ul>{samples}</ul>");
     }
     out
 }
+
+/// The counts in the order of the table.
+const COUNTS: [(&str, fn(&Counts) -> u64); 10] = [
+    ("published", |counts| counts.published),
+    ("expected deliveries", |counts| counts.expected),
+    ("lost", |counts| counts.lost),
+    ("outstanding at the end", |counts| counts.outstanding),
+    ("duplicated", |counts| counts.duplicated),
+    ("reordered", |counts| counts.reordered),
+    ("foreign", |counts| counts.foreign),
+    ("corrupt", |counts| counts.corrupt),
+    ("connections ended by the server", |counts| counts.disconnected),
+    ("other orders", |counts| counts.other_orders),
+];
 
 /// Returns the assertions; empty without one.
 pub(crate) fn assertions(report: &Report) -> String {
@@ -129,8 +143,7 @@ pub(crate) fn assertions(report: &Report) -> String {
         let word = if checked.holds { "holds" } else { "fails" };
         vec![checked.assertion.clone(), checked.found_text.clone(), word.to_owned()]
     });
-    let rows: Vec<Vec<String>> = rows.collect();
-    if rows.is_empty() { String::new() } else { table(&["assertion", "found", ""], &rows) }
+    table(&["assertion", "found", ""], &rows.collect::<Vec<_>>())
 }
 
 /// Returns the command line, the machine and the time of a run.
