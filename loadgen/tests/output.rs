@@ -208,8 +208,18 @@ fn the_command_line_is_described() {
     let (status, [page, _]) = print(&["man"]);
     assert!(status == Some(0) && page.contains(".TH ringhub-loadgen 1") && page.contains("Exit status"), "{page}");
     assert!(page.contains("ringhub\\-loadgen\\-fanout(1)"), "{page}");
-    let (status, [page, _]) = print(&["man", "fanout"]);
-    assert!(status == Some(0) && page.contains(".TH ringhub-loadgen-fanout 1"), "{page}");
+    let (_, [help, _]) = print(&["help"]);
+    let commands = help.split_once("Commands:\n").unwrap().1.split_once("\n\n").unwrap().0;
+    let commands: Vec<&str> = commands
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .map(|line| line.split_whitespace().next().unwrap())
+        .collect();
+    assert!(commands.contains(&"fanout") && commands.contains(&"compare"), "{commands:?}");
+    for command in commands {
+        let (status, [page, _]) = print(&["man", command]);
+        assert!(status == Some(0) && page.contains(&format!(".TH ringhub-loadgen-{command} 1")), "{command}: {page}");
+    }
     let (status, [page, complaint]) = print(&["man", "nothing"]);
     assert_eq!((status, &*page), (Some(1), ""));
     assert!(

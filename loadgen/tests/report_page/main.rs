@@ -226,6 +226,23 @@ fn screenshots(browser: &mut Browser, html: &str, folder: &Path) {
     }
 }
 
+/// Returns the tests that these arguments of libtest choose.
+fn chosen(arguments: &[String]) -> Vec<&'static Test> {
+    let (mut filters, mut skipped) = (Vec::new(), Vec::new());
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match &**argument {
+            "--skip" => skipped.extend(arguments.next()),
+            "--color" | "--format" | "--logfile" | "--test-threads" | "-Z" => _ = arguments.next(),
+            flag if flag.starts_with('-') => {}
+            _ => filters.push(argument),
+        }
+    }
+    let names = |some: &[&String], name: &str| some.iter().any(|part| name.contains(part.as_str()));
+    let is_chosen = |name: &str| (filters.is_empty() || names(&filters, name)) && !names(&skipped, name);
+    TESTS.iter().filter(|(name, _)| is_chosen(name)).collect()
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     if let [flag, html, folder] = &arguments[..]
@@ -235,9 +252,7 @@ fn main() -> ExitCode {
         screenshots(&mut browser, html, Path::new(folder));
         return ExitCode::SUCCESS;
     }
-    let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let is_chosen = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
-    let chosen: Vec<&Test> = TESTS.iter().filter(|(name, _)| is_chosen(name)).collect();
+    let chosen = chosen(&arguments);
     if arguments.iter().any(|argument| argument == "--list") {
         chosen.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
