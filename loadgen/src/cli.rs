@@ -26,6 +26,7 @@ pub struct Cli {
 
 /// A scenario, or what can be done with reports.
 #[derive(Clone, Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one command line")]
 pub enum Command {
     /// Publishers send messages to a topic, and each subscriber must receive every message.
     Fanout(Options),

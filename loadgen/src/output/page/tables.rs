@@ -123,8 +123,10 @@ fn affected(run: &Run<'_>) -> String {
     out
 }
 
+type Count = fn(&Counts) -> u64;
+
 /// The counts in the order of the table.
-const COUNTS: [(&str, fn(&Counts) -> u64); 10] = [
+const COUNTS: &[(&str, Count)] = &[
     ("published", |counts| counts.published),
     ("expected deliveries", |counts| counts.expected),
     ("lost", |counts| counts.lost),
