@@ -260,6 +260,8 @@ mod tests {
             (count, count * 2)
         );
         assert_eq!(moments.last().map(|moment| moment.at_ns), Some(count * 10));
+        let (last, others) = moments.split_last().unwrap();
+        assert!(others.iter().all(|moment| moment.span_ns == others[0].span_ns) && last.span_ns <= others[0].span_ns);
         assert!(moments.windows(2).all(|pair| pair[0].at_ns + pair[1].span_ns == pair[1].at_ns));
     }
 }

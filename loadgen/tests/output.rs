@@ -145,7 +145,7 @@ fn real_reports_have_the_documented_fields() {
 fn the_first_signal_ends_the_run_and_the_report_says_so() {
     for signal in [Signal::INT, Signal::TERM] {
         let (address, published) = broadcaster(Echo::All);
-        let child = start(&address, &["--rate", "500", "--warmup", "0", "--duration", "60m", "--json"]);
+        let child = start(&address, &["--rate", "500", "--warmup", "0", "--duration", "60s", "--json"]);
         // The run is under way when a message has arrived.
         published.recv().unwrap();
         std::thread::sleep(std::time::Duration::from_millis(50));
@@ -162,14 +162,17 @@ fn the_first_signal_ends_the_run_and_the_report_says_so() {
 fn the_second_signal_ends_the_program() {
     // Nothing comes back, so that the first signal leads to a long wait for deliveries.
     let (address, published) = broadcaster(Echo::Nothing);
-    let child = start(&address, &["--rate", "500", "--warmup", "0", "--duration", "60m", "--drain", "60m"]);
+    let mut child = start(&address, &["--rate", "500", "--warmup", "0", "--duration", "60s", "--drain", "60s"]);
     published.recv().unwrap();
     let id = Pid::from_child(&child);
-    kill_process(id, Signal::INT).unwrap();
-    // The publisher falls silent after the first signal. Then the second one comes.
-    while published.recv_timeout(std::time::Duration::from_millis(300)).is_ok() {}
-    kill_process(id, Signal::INT).unwrap();
-    let status = child.wait_with_output().unwrap().status;
+    // Two signals that arrive before the program runs again count as one, so there are as many as it takes.
+    let status = loop {
+        kill_process(id, Signal::INT).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+    };
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(Signal::INT.as_raw()), "{status}");
 }
 
