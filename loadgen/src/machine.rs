@@ -1,4 +1,4 @@
-//! What a report says about the machine of the generator.
+//! The machine of the generator, as a report describes it.
 
 use serde::{Deserialize, Serialize};
 use std::fs;

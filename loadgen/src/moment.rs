@@ -1,4 +1,4 @@
-//! The parts of a measured window, a few for each second: what happened over time.
+//! Moments: the short parts of a measured window, with the counts and latencies of each.
 
 use serde::{Deserialize, Serialize};
 

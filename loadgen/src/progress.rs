@@ -1,4 +1,4 @@
-//! Who watches a run: told of its progress a few times a second, and asked whether it is interrupted.
+//! The watcher of a run: a run tells it of its progress, and asks it whether the user ends the run.
 
 use crate::moment::Moment;
 

@@ -131,9 +131,9 @@ fn a_server_process_is_measured() {
     assert!(report.figures.unwrap().server.is_some());
 }
 
-/// Ends the run after this many moments, or while connecting if there are none.
+/// Ends the run at some time.
 struct Watcher {
-    moments_max: usize,
+    end: End,
     moments: Vec<Moment>,
     connecting: Vec<(usize, usize)>,
     is_done: bool,
@@ -153,15 +153,30 @@ impl Progress for Watcher {
     }
 
     fn is_interrupted(&self) -> bool {
-        self.moments.len() >= self.moments_max
+        match self.end {
+            End::Never => false,
+            End::AtOnce => true,
+            End::WhenOpen => self.connecting.last().is_some_and(|(open, of)| open == of),
+            End::AfterMoments(count) => self.moments.len() >= count,
+        }
     }
 }
 
-fn watch(flags: &str, moments_max: usize) -> (Watcher, Result<Report, Error>) {
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Never,
+    /// While the generator connects.
+    AtOnce,
+    /// When all connections are open, before the window begins.
+    WhenOpen,
+    AfterMoments(usize),
+}
+
+fn watch(flags: &str, end: End) -> (Watcher, Result<Report, Error>) {
     let url = format!("--url=ws://{}/t/x", start(Fault::None));
     let flags = ["ringhub-loadgen", &url, "--subscribers=4"].into_iter().chain(flags.split_ascii_whitespace());
     let plan = Options::try_parse_from(flags).unwrap().plan().unwrap();
-    let mut watcher = Watcher { moments_max, moments: Vec::new(), connecting: Vec::new(), is_done: false };
+    let mut watcher = Watcher { end, moments: Vec::new(), connecting: Vec::new(), is_done: false };
     let report = ringhub_loadgen::run(&plan, &mut watcher);
     (watcher, report)
 }
@@ -169,7 +184,7 @@ fn watch(flags: &str, moments_max: usize) -> (Watcher, Result<Report, Error>) {
 #[test]
 fn an_interrupted_run_reports_what_was_measured() {
     for flags in ["--rate 1000 --warmup 0 --duration 30s", "--in-flight 4 --messages 1000000", "--hold 30s"] {
-        let (watcher, report) = watch(flags, 2);
+        let (watcher, report) = watch(flags, End::AfterMoments(2));
         let report = report.unwrap();
         assert!(report.interrupted && watcher.is_done, "{flags}: {report}");
         assert_eq!(report.outcome, Outcome::Exact, "{flags}: {report}");
@@ -177,15 +192,18 @@ fn an_interrupted_run_reports_what_was_measured() {
         assert!(report.figures.is_some_and(|figures| figures.seconds > 0.0), "{flags}");
         assert_eq!(watcher.connecting.last().map(|(open, of)| open == of), Some(true));
     }
-    let (_, report) = watch("--rate 1", 0);
+    let (_, report) = watch("--rate 1", End::AtOnce);
     let complaint = report.unwrap_err().to_string();
+    let (_, early) = watch("--rate 100 --warmup 60s", End::WhenOpen);
+    let early = early.unwrap();
+    assert!(early.interrupted && early.outcome == Outcome::Exact && early.figures.is_none(), "{early}");
     assert!(complaint.starts_with("interrupted while connecting: "), "{complaint}");
 }
 
 #[test]
 fn the_series_adds_up_to_the_figures() {
     for flags in ["--rate 1000 --warmup 0 --duration 450ms", "--in-flight 4 --messages 400"] {
-        let (watcher, report) = watch(flags, usize::MAX);
+        let (watcher, report) = watch(flags, End::Never);
         let report = report.unwrap();
         assert!(!report.interrupted, "{flags}: {report}");
         let figures = report.figures.unwrap();

@@ -1,4 +1,4 @@
-//! What becomes of a report: what is printed, what is written to files, and the exit status.
+//! The output of a run: the progress, the report in all its forms, and the exit status.
 
 mod assertion;
 mod command_line;
