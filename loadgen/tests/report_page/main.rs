@@ -168,7 +168,7 @@ fn measured(name: &str) -> (PathBuf, Report) {
     let (address, _) = broadcaster(Echo::All);
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringhub-loadgen"));
     command.args(["--url", &format!("ws://{address}/t/x"), "--subscribers", "20", "--rate", "200"]);
-    command.args(["--warmup", "0", "--duration", "1200ms", "--server-pid", &std::process::id().to_string()]);
+    command.args(["--warmup", "0", "--duration", "900ms", "--server-pid", &std::process::id().to_string()]);
     let output = command.args(["--json", "--report"]).arg(&path).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     (path, serde_json::from_slice(&output.stdout).unwrap())
