@@ -1,6 +1,8 @@
 //! The command line: a scenario with its flags, or another command.
 
-use crate::options::Options;
+use crate::options::{
+    ChurnOptions, EchoOptions, IdleOptions, Options, RampOptions, ReplayOptions, StallOptions, StormOptions,
+};
 use clap::{Parser, Subcommand};
 
 /// Publishes to a WebSocket broadcast server and counts every delivery.
@@ -23,6 +25,46 @@ pub struct Cli {
 /// A scenario, or what can be done with reports.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Publishers send messages to a topic, and each subscriber must receive every message.
+    /// Publishers send messages to topics, and each subscriber must receive every message of its topics.
     Fanout(Options),
+    /// Every connection sends messages, and the server sends each back.
+    Echo(EchoOptions),
+    /// Connections are opened and held; with --server-pid, the memory of each.
+    Idle(IdleOptions),
+    /// All connections are closed at once and come back at once.
+    Storm(StormOptions),
+    /// Subscribers leave, and others join, while messages are published.
+    Churn(ChurnOptions),
+    /// A share of the subscribers stops reading; what the others notice of it.
+    Stall(StallOptions),
+    /// The rate, or the number of subscribers, rises until the latency passes a bound.
+    Ramp(RampOptions),
+    /// The messages of a file are published at their times.
+    Replay(ReplayOptions),
+}
+
+impl Cli {
+    /// Returns the flags of a run; `None` if the command is no scenario.
+    pub fn into_options(self) -> Option<Options> {
+        match self.command {
+            None => Some(self.options),
+            Some(command) => command.into_options(),
+        }
+    }
+}
+
+impl Command {
+    /// Returns the flags of a run; `None` if the command is no scenario.
+    pub fn into_options(self) -> Option<Options> {
+        Some(match self {
+            Command::Fanout(options) => options,
+            Command::Echo(options) => options.into(),
+            Command::Idle(options) => options.into(),
+            Command::Storm(options) => options.into(),
+            Command::Churn(options) => options.into(),
+            Command::Stall(options) => options.into(),
+            Command::Ramp(options) => options.into(),
+            Command::Replay(options) => options.into(),
+        })
+    }
 }

@@ -17,26 +17,44 @@ pub mod window;
 
 mod cli;
 mod connection;
+mod crew;
 mod error;
 mod generator;
+mod http;
+mod judge;
 mod machine;
 mod moment;
 mod open;
 mod options;
 mod output;
+mod pattern;
+mod preset;
 mod process;
 mod progress;
+mod protocol;
+mod publishing;
+mod replay;
 mod report;
 mod run;
 mod sampling;
+mod scenario;
 mod scenario_figures;
+mod tls;
+mod topics;
+mod units;
+mod url;
+mod verdict;
 
 pub use cli::{Cli, Command};
 pub use error::Error;
 pub use machine::Machine;
 pub use moment::{BUCKETS_PER_OCTAVE, LatencyBuckets, LatencyRow, MOMENTS_MAX, Moment, Series, bucket_start_ns};
-pub use options::{Load, Options, Plan, Span, Verify, VerifyFlag};
+pub use options::{
+    ChurnOptions, EchoOptions, IdleOptions, Load, LoadFlags, MachineFlags, Options, PackingFlag, Plan, RampBy,
+    RampOptions, ReplayOptions, Scenario, Span, StallOptions, StormOptions, TargetFlags, Verify, VerifyFlag,
+};
 pub use output::OutputOptions;
+pub use preset::PresetName;
 pub use process::{Cpu, Memory, cpu_of, machine_busy_ns, memory_of, reset_peak};
 pub use progress::{NoProgress, Progress};
 pub use report::{
@@ -44,4 +62,5 @@ pub use report::{
     ServerFigures, SubscriberCounts,
 };
 pub use run::run;
-pub use scenario_figures::ScenarioFigures;
+pub use scenario_figures::{MemoryStep, RampStep, ScenarioFigures, StormRound};
+pub use topics::Spread;

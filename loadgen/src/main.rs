@@ -1,7 +1,7 @@
 //! `ringhub-loadgen`: reads flags, prints one report, and returns the verdict as exit status.
 
 use clap::Parser;
-use ringhub_loadgen::{Cli, Command, NoProgress, Outcome, run};
+use ringhub_loadgen::{Cli, NoProgress, Outcome, run};
 use std::fmt;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -17,10 +17,7 @@ fn main() -> ExitCode {
             return if error.print().is_ok() { ExitCode::from(status) } else { ExitCode::from(EXIT_ERROR) };
         }
     };
-    let options = match cli.command {
-        Some(Command::Fanout(options)) => options,
-        None => cli.options,
-    };
+    let Some(options) = cli.into_options() else { return ExitCode::from(EXIT_ERROR) };
     let json = options.output.json;
     match options.plan().and_then(|plan| run(&plan, &mut NoProgress)) {
         Ok(mut report) => {
