@@ -1,12 +1,18 @@
-//! A load generator for WebSocket broadcast servers that checks every delivery.
+//! A load generator for WebSocket servers that checks every delivery.
 //!
-//! One thread opens every subscriber and publisher, publishes stamped messages and checks each delivery; with
-//! `--verify sample` it checks only the number of bytes of most subscribers. If a delivery
+//! A thread, or several, open all subscribers and publishers, publish stamped messages and check each delivery; with
+//! `--verify sample` they check only the number of bytes of most subscribers. If a delivery
 //! is lost, repeated, out of order or invented, the exit status says so. A run whose figures cannot be trusted is
 //! *void*, and shows no figures.
 //!
-//! The life of a run: [`Options`] are checked into a [`Plan`]; [`run`] opens all connections (`open`), publishes and
-//! reads (`run`), waits for deliveries on their way, and returns a [`Report`].
+//! The life of a run: [`Options`] are checked into a [`Plan`]. What the server expects is text: a preset (`preset`) and
+//! flags (`options/target`) become a `protocol`, whose texts and patterns (`pattern`) make and recognise messages.
+//! [`run`] starts the threads (`crew`). The first one carries out the scenario (`scenario`): it opens connections
+//! (`open`), publishes (`publishing`), reads (`generator`, `connection`) and waits for deliveries on their way. Every
+//! payload is judged when it arrives (`judge`, `sequence`); at the end the `verdict` becomes a [`Report`].
+//!
+//! A *stream* is what one publisher publishes to one topic (`topics`): its messages are numbered, and each subscriber
+//! checks the streams of its own topics.
 //!
 //! **Invariant:** nothing here uses the hub's crate, since a shared codec would hide its own mistakes.
 

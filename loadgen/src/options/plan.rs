@@ -194,6 +194,14 @@ impl Options {
             _ => load.publishers,
         };
         self.check_numbers(&activity, publishers)?;
+        if let Publishing::Message { request, text } = &target.publishing
+            && !is_echo
+            && request.path.has_topic()
+            && !text.has_topic()
+            && !publishers.is_multiple_of(self.target.topics.max(1))
+        {
+            return wrong("each publisher's path has one topic: --publishers must be a multiple of --topics");
+        }
         let verify = self.verify(&activity, &target.protocol)?;
         let mut topics_flags = self.target.clone();
         if is_echo {

@@ -64,6 +64,7 @@ fn contradictions_are_refused() {
         "--rate 1 --topics 2 --topics-per-connection 2",
         "--rate 1 --topics 2 --topics-per-connection 3 --subscribe-message {topic}",
         "--rate 1 --topics 0",
+        "--rate 1 --topics 2 --url ws://127.0.0.1:1/{topic}",
         "--rate 1 --header x",
         "--rate 1 --reply x",
         "--rate 1 --hello x",
