@@ -138,6 +138,7 @@ impl<'g, 'a> Publishing<'g, 'a> {
             let is_interrupted = progress.is_interrupted();
             let is_finished = self.is_finished(now_ns);
             if is_finished || is_stalled || is_interrupted {
+                self.window.end_ns = self.window.end_ns.min(now_ns);
                 break (Edge::now(self.generator, self.idle_ns)?, is_interrupted && !is_finished);
             }
             if start.is_some() && sampler.is_due(now_ns) {
@@ -214,7 +215,11 @@ impl<'g, 'a> Publishing<'g, 'a> {
                 let delivered = self.delivered();
                 permits(in_flight, self.pushed, delivered, mean_audience)
             }
-            Schedule::Rate(rate) => rate.due_count(now_ns) - self.scheduled,
+            Schedule::Rate(rate) => {
+                // What is due inside the window is published even if its publisher could not take it there.
+                let due = rate.due_count(now_ns.min(self.window.end_ns.saturating_sub(1)));
+                due.saturating_sub(self.scheduled)
+            }
             Schedule::Unthrottled | Schedule::Echo { .. } => u64::MAX,
             Schedule::Recorded { messages, start_ns } => {
                 let due = messages.partition_point(|message| start_ns + message.at_ns <= now_ns);
@@ -357,17 +362,23 @@ impl<'g, 'a> Publishing<'g, 'a> {
         self.busy = busy;
     }
 
-    /// Waits until everything is delivered, at most for the plan's drain time. Returns the time of the end.
+    /// Publishes what was due inside the window and is not published yet, and waits until everything is delivered, at
+    /// most for the plan's drain time. Returns the time of the end.
     fn drain(&mut self) -> Result<u64, Error> {
         let plan = self.generator.plan;
         let begin_ns = self.generator.now_ns();
         let mut checked_ns = begin_ns;
         loop {
             let now_ns = self.generator.now_ns();
-            let mut is_delivered = self.busy.is_empty() && self.delivered() >= self.expected;
+            let is_overdue = matches!(self.schedule, Schedule::Rate(_)) && self.allowed(now_ns) > 0;
+            if is_overdue {
+                self.publish(now_ns);
+            }
+            let mut is_delivered = !is_overdue && self.busy.is_empty() && self.delivered() >= self.expected;
             if !is_delivered && now_ns - checked_ns > CHECK_EVERY_NS {
                 checked_ns = now_ns;
-                is_delivered = plan.threads == 1 && self.busy.is_empty() && self.generator.owes_nothing();
+                is_delivered =
+                    !is_overdue && plan.threads == 1 && self.busy.is_empty() && self.generator.owes_nothing();
             }
             if is_delivered || now_ns - begin_ns > plan.drain_ns {
                 return Ok(now_ns);

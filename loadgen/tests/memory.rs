@@ -71,5 +71,6 @@ fn an_idle_connection_takes_at_most_400_bytes() {
     allocated(10);
     let (few, many) = (allocated(100), allocated(1_100));
     let each = (many - few) / 1_000;
+    eprintln!("{each} B for an idle connection");
     assert!(each > 50 && each <= BYTES_MAX, "{each} B");
 }

@@ -194,6 +194,8 @@ fn websocket(mut stream: TcpStream, head: &str, speech: Speech, fault: Fault, sh
                 Action::Publish(topic, payload) => {
                     publish(shared, speech, fault, &topic, &payload, source)?;
                     if fault == Fault::ClosePublisher && shared.lock().unwrap().messages > AT {
+                        // The socket still takes what nobody will read.
+                        thread::sleep(Duration::from_millis(200));
                         return stream.shutdown(Shutdown::Both);
                     }
                 }
