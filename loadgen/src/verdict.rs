@@ -165,7 +165,7 @@ impl Verdict {
         let expected: u64 = streams.map(|(_, published)| published).sum();
         self.counts.expected += expected;
         let length = frame::server_frame_length(plan.size) as u64;
-        let reason = if bytes % length != 0 {
+        let reason = if !bytes.is_multiple_of(length) {
             format!("subscriber {index}: {bytes} bytes are not a multiple of the frame's {length}")
         } else if bytes != expected * length {
             format!("subscriber {index}: {} messages instead of {expected}", bytes / length)
@@ -312,3 +312,68 @@ const STOLEN_MAX_PERCENT: f64 = 10.0;
 
 /// The share of a CPU that other programs may use, where the server's own use is known.
 const OTHERS_MAX_PERCENT: f64 = 50.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use crate::process::{Cpu, MachineTime};
+    use clap::Parser as _;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// The end of a window that began at zero, of a generator with half of its time to spare.
+    fn end() -> Edge {
+        Edge {
+            time_ns: 2 * SECOND,
+            received: crate::generator::Received::default(),
+            server: Some(Cpu { user_ns: SECOND, system_ns: 0 }),
+            own_cpu_ns: 2 * SECOND,
+            waited_ns: Some(0),
+            machine: MachineTime { busy_ns: 3 * SECOND, stolen_ns: 0 },
+            idle_ns: vec![SECOND, SECOND],
+        }
+    }
+
+    fn reasons(flags: &str, end: Edge) -> Vec<String> {
+        let words = ["ringhub-loadgen"].into_iter().chain(flags.split_ascii_whitespace());
+        let plan = Cli::try_parse_from(words).unwrap().into_options().unwrap().plan().unwrap();
+        let start = Edge {
+            time_ns: 0,
+            server: Some(Cpu::default()),
+            own_cpu_ns: 0,
+            machine: MachineTime::default(),
+            idle_ns: vec![0, 0],
+            ..end.clone()
+        };
+        disturbances(&plan, &[Edge { waited_ns: Some(0), ..start }, end])
+    }
+
+    #[test]
+    fn each_disturbance_has_its_reason() {
+        let check = |end: Edge, reason: &str| {
+            let found = reasons("--rate 1", end);
+            assert!(found.len() == 1 && found[0] == reason, "{found:?}");
+        };
+        assert_eq!(reasons("--rate 1", end()), [""; 0]);
+        let idle_ns = vec![SECOND, SECOND / 50];
+        check(Edge { idle_ns, ..end() }, "the generator was the bottleneck: it had 1.0 % of its time to spare");
+        let waited_ns = Some(SECOND / 4);
+        let reason = "other programs kept the generator from its CPU for 12.5 % of the window";
+        check(Edge { waited_ns, ..end() }, reason);
+        let machine = MachineTime { busy_ns: 3 * SECOND, stolen_ns: SECOND };
+        check(Edge { machine, ..end() }, "the hypervisor took 50 % of a CPU away");
+        let machine = MachineTime { busy_ns: 6 * SECOND, stolen_ns: 0 };
+        check(Edge { machine, ..end() }, "other programs used 1.50 CPUs");
+    }
+
+    #[test]
+    fn what_cannot_be_judged_is_no_reason() {
+        let busy = || Edge { idle_ns: vec![0, 0], ..end() };
+        assert_eq!(reasons("--unthrottled", busy()), [""; 0]);
+        assert_eq!(reasons("--rate 1 --messages 5", busy()), [""; 0]);
+        assert_eq!(reasons("--rate 1", Edge { time_ns: SECOND / 2, ..busy() }), [""; 0]);
+        assert_eq!(reasons("--rate 1", Edge { server: None, waited_ns: None, ..end() }), [""; 0]);
+        assert_eq!(reasons("--in-flight 1", busy()).len(), 1);
+    }
+}
