@@ -1,5 +1,5 @@
-//! A thread's event loop: one edge-triggered epoll watches the thread's connections, and each ready one is read until it
-//! is empty.
+//! A thread's event loop: one edge-triggered epoll watches the thread's connections, and each ready one is read until
+//! it is empty.
 //!
 //! It spins by default. A sleeping generator has to be woken, and the server pays for the wake-up inside its own send.
 //! So the comparison of two servers would depend on how often each finds the generator asleep.

@@ -18,8 +18,8 @@ pub(crate) enum Input {
     Ended,
 }
 
-/// Reads the answer at the start of `bytes`; `None` if it is not whole yet. An answer whose body has no length ends with
-/// the connection.
+/// Reads the answer at the start of `bytes`; `None` if it is not whole yet. An answer whose body has no length ends
+/// with the connection.
 ///
 /// # Errors
 /// The error says why the bytes are no answer.

@@ -175,8 +175,8 @@ fn bucket_of(latency_ns: u64) -> usize {
     (1 + octave as usize * BUCKETS_PER_OCTAVE + step).min(BUCKETS - 1)
 }
 
-/// Returns the shortest latency of a bucket: 0 for bucket 0, and 1 024 ns for bucket 1. The width of the buckets doubles
-/// every [`BUCKETS_PER_OCTAVE`].
+/// Returns the shortest latency of a bucket: 0 for bucket 0, and 1 024 ns for bucket 1. The width of the buckets
+/// doubles every [`BUCKETS_PER_OCTAVE`].
 pub fn bucket_start_ns(bucket: usize) -> u64 {
     let Some(above_first) = bucket.checked_sub(1) else { return 0 };
     let (octave, step) = (above_first / BUCKETS_PER_OCTAVE, above_first % BUCKETS_PER_OCTAVE);

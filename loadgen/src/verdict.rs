@@ -222,9 +222,8 @@ fn published(generators: &[&Generator<'_>], written: &[u64]) -> Vec<u64> {
     written.iter().zip(seen).enumerate().map(of_stream).collect()
 }
 
-/// Returns the reasons for which the figures say more about this machine than about the server. A short window is not
-/// judged, since the kernel counts CPU time in ticks, and neither is a number of messages, which are counted rather than
-/// timed.
+/// Returns the reasons for which the figures say more about this machine than about the server. Neither a short window
+/// is judged, since the kernel counts CPU time in ticks, nor a number of messages, which are counted rather than timed.
 fn disturbances(plan: &Plan, [start, end]: &[Edge; 2]) -> Vec<String> {
     let window_ns = end.time_ns - start.time_ns;
     let mut reasons = Vec::new();

@@ -1,4 +1,5 @@
-//! Servers that speak the protocol of a preset as far as the generator uses it, and make one mistake if they are told to.
+//! Servers that speak the protocol of a preset as far as the generator uses it, and make one mistake if they are told
+//! to.
 
 use serde_json::{Value, json};
 use std::io::{Read, Result, Write};
