@@ -1,12 +1,18 @@
-//! A load generator for WebSocket broadcast servers that checks every delivery.
+//! A load generator for WebSocket servers that checks every delivery.
 //!
-//! One thread opens every subscriber and publisher, publishes stamped messages and checks each delivery; with
-//! `--verify sample` it checks only the number of bytes of most subscribers. If a delivery
+//! A thread, or several, open all subscribers and publishers, publish stamped messages and check each delivery; with
+//! `--verify sample` they check only the number of bytes of most subscribers. If a delivery
 //! is lost, repeated, out of order or invented, the exit status says so. A run whose figures cannot be trusted is
 //! *void*, and shows no figures.
 //!
-//! The life of a run: [`Options`] are checked into a [`Plan`]; [`run`] opens all connections (`open`), publishes and
-//! reads (`run`), waits for deliveries on their way, and returns a [`Report`].
+//! The life of a run: [`Options`] are checked into a [`Plan`]. What the server expects is text: a preset (`preset`) and
+//! flags (`options/target`) become a `protocol`, whose texts and patterns (`pattern`) make and recognise messages.
+//! [`run`] starts the threads (`crew`). The first one carries out the scenario (`scenario`): it opens connections
+//! (`open`), publishes (`publishing`), reads (`generator`, `connection`) and waits for deliveries on their way. Every
+//! payload is judged when it arrives (`judge`, `sequence`); at the end the `verdict` becomes a [`Report`].
+//!
+//! A *stream* is what one publisher publishes to one topic (`topics`): its messages are numbered, and each subscriber
+//! checks the streams of its own topics.
 //!
 //! **Invariant:** nothing here uses the hub's crate, since a shared codec would hide its own mistakes.
 
@@ -18,29 +24,47 @@ pub mod window;
 
 mod cli;
 mod connection;
+mod crew;
 mod error;
 mod generator;
+mod http;
+mod judge;
 mod machine;
 mod moment;
 mod open;
 mod options;
 mod output;
+mod pattern;
+mod preset;
 mod process;
 mod progress;
+mod protocol;
+mod publishing;
+mod replay;
 mod report;
 mod run;
 mod sampling;
+mod scenario;
 mod scenario_figures;
+mod tls;
+mod topics;
+mod units;
+mod url;
+mod verdict;
 
 pub use cli::{Cli, Command};
 pub use error::Error;
 pub use machine::Machine;
 pub use moment::{BUCKETS_PER_OCTAVE, LatencyBuckets, LatencyRow, MOMENTS_MAX, Moment, Series, bucket_start_ns};
-pub use options::{Load, Options, Plan, Span, Verify, VerifyFlag};
+pub use options::{
+    ChurnOptions, EchoOptions, IdleOptions, Load, LoadFlags, MachineFlags, Options, PackingFlag, Plan, RampBy,
+    RampOptions, ReplayOptions, Scenario, Span, StallOptions, StormOptions, TargetFlags, Verify, VerifyFlag,
+};
 pub use output::{
     Assertion, CheckedAssertion, Comparison, FileError, Interrupt, Live, Output, OutputOptions, Verdict,
     comparison_page, hgrm, page, verdict, without_secrets,
 };
+pub use preset::PresetName;
 pub use process::{Cpu, Memory, cpu_of, machine_busy_ns, memory_of, reset_peak};
 pub use progress::{NoProgress, Progress};
 pub use report::{
@@ -48,4 +72,5 @@ pub use report::{
     ServerFigures, SubscriberCounts,
 };
 pub use run::run;
-pub use scenario_figures::ScenarioFigures;
+pub use scenario_figures::{MemoryStep, RampStep, ScenarioFigures, StormRound};
+pub use topics::Spread;

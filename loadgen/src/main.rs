@@ -18,13 +18,12 @@ fn main() -> ExitCode {
         }
     };
     let outcome = match cli.command {
-        None => measure(&cli.options),
-        Some(Command::Fanout(options)) => measure(&options),
         Some(Command::Compare(comparison)) => comparison.run().and_then(|text| print(&text)),
         Some(Command::Completions(shell)) => print(&manual::completions(&shell, Cli::command())),
         Some(Command::Man(page)) => {
             manual::page(&page, Cli::command()).map_err(Into::into).and_then(|page| print(&page))
         }
+        _ => cli.into_options().map_or(Ok(EXIT_ERROR), |options| measure(&options)),
     };
     match outcome {
         Ok(status) => ExitCode::from(status),

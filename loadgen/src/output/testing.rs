@@ -41,7 +41,7 @@ pub(crate) fn report() -> Report {
 
 /// Returns the figures of some scenario.
 pub(crate) fn scenario_figures() -> ScenarioFigures {
-    ScenarioFigures::Storm { connections: 1_000, seconds: 0.5 }
+    ScenarioFigures::Echo { depth: 4, round_trips_per_second: 1_000.0 }
 }
 
 /// Returns a report without anything that may be left out.
