@@ -11,8 +11,11 @@ use crate::report::Figures;
 /// A chart, and the legend of its colours if it has more than one.
 pub(crate) type Drawn = Option<(String, Vec<(Colour, String)>)>;
 
-/// Returns the chart of deliveries per second; `None` without moments.
+/// Returns the chart of deliveries per second; `None` without a delivery, as in a run that only connects.
 pub(crate) fn throughput(runs: &[Run<'_>]) -> Drawn {
+    if runs.iter().all(|run| run.report.figures.as_ref().is_none_or(|figures| figures.deliveries == 0)) {
+        return None;
+    }
     let rate = |moment: &Moment| Some(per_second(moment.deliveries, moment));
     let lines = runs.iter().map(|run| Line::of(run, run.head("deliveries").to_owned(), run.colour, 1, rate));
     let format = |rate: f64| format!("{}/s", units::short(rate));

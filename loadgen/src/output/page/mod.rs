@@ -244,6 +244,19 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_only_connects_shows_its_connections() {
+        let mut idle = report();
+        (idle.publishers, idle.counts) = (0, crate::report::Counts::default());
+        let figures = idle.figures.as_mut().unwrap();
+        (figures.deliveries, figures.latency, figures.distribution) = (0, None, None);
+        let page = page(&idle);
+        assert!(page.contains("<b>1 000</b><span>connections</span>") && page.contains("connections per second"));
+        for absent in ["<h2>Throughput</h2>", "deliveries per second", "lost deliveries", "CPU per delivery"] {
+            assert!(!page.contains(absent), "{absent}");
+        }
+    }
+
+    #[test]
     fn two_runs_share_their_scales() {
         let (one, mut other) = (report(), report());
         (other.size, other.interrupted) = (64, false);

@@ -31,8 +31,8 @@ impl Scale {
         Scale::exact((high / step).ceil().max(1.0) * step)
     }
 
-    /// Makes a logarithmic scale that includes `low` and `high`, both above 0. The scale ends at round values such as 1,
-    /// 2, 5 and 10, and spans at least a factor of 10.
+    /// Makes a logarithmic scale that includes `low` and `high`, both above 0. The scale ends at round values such as
+    /// 1, 2, 5 and 10, and spans at least a factor of 10.
     pub(crate) fn log(low: f64, high: f64) -> Scale {
         let mut low = ROUND.iter().rev().map(|round| round * decade(low)).find(|&round| round <= low).unwrap_or(low);
         let above = |value: f64| ROUND.iter().map(|round| round * decade(value)).find(|&round| round >= value);

@@ -13,15 +13,25 @@ pub(crate) fn tiles(report: &Report) -> String {
     let latency = figures.and_then(|figures| figures.latency);
     let time = |ns: u64| units::time(ns as f64);
     let wrong = report.counts.lost + report.counts.outstanding;
+    let whole = |number: f64| units::grouped(number.round() as u64);
+    let has_deliveries = report.counts.expected > 0;
     let tiles = [
-        ("deliveries per second", figures.map(|figures| units::grouped(figures.deliveries_per_second.round() as u64))),
+        (
+            "deliveries per second",
+            figures.filter(|_| has_deliveries).map(|figures| whole(figures.deliveries_per_second)),
+        ),
+        ("connections", Some(whole(report.subscribers as f64)).filter(|_| !has_deliveries)),
+        ("connections per second", report.opening.filter(|_| !has_deliveries).map(|opening| whole(opening.per_second))),
         ("p50 latency", latency.map(|latency| time(latency.p50_ns))),
         ("p99 latency", latency.map(|latency| time(latency.p99_ns))),
         ("p99.9 latency", latency.map(|latency| time(latency.p99_9_ns))),
-        ("lost deliveries", Some(units::grouped(wrong))),
+        ("lost deliveries", Some(units::grouped(wrong)).filter(|_| has_deliveries)),
         (
             "server CPU per delivery",
-            figures.and_then(|figures| figures.server.as_ref()).map(|server| units::time(server.cpu_ns_per_delivery)),
+            figures
+                .filter(|_| has_deliveries)
+                .and_then(|figures| figures.server.as_ref())
+                .map(|server| units::time(server.cpu_ns_per_delivery)),
         ),
     ];
     let tiles = tiles.into_iter().filter_map(|(name, value)| {
