@@ -52,8 +52,8 @@ pub(super) fn run(
     })
 }
 
-/// Closes all connections, and opens them again. A connection that is refused tries again a little later. Returns `None`
-/// if the user ends the run before all are back.
+/// Closes all connections, and opens them again. A connection that is refused tries again a little later. Returns
+/// `None` if the user ends the run before all are back.
 fn round(
     generator: &mut Generator<'_>,
     at_once: usize,
