@@ -366,7 +366,11 @@ impl Reading {
                     let stream = usize::from(stamp.publisher);
                     if let Some(slot) = plan.topics.slot(self.first_topic as usize, stream) {
                         taken.messages += 1;
-                        self.checkers[slot].see(stamp.sequence);
+                        let missing = self.checkers[slot].see(stamp.sequence);
+                        // The checkers of a connection that is not open begin anew when it is.
+                        if self.joining.is_none() {
+                            judge.missing += missing;
+                        }
                         let identity = (stream as u64) << 40 | stamp.sequence;
                         self.order = (self.order.rotate_left(7) ^ identity).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                         return;

@@ -6,7 +6,7 @@ use crate::generator::{Generator, Received};
 use crate::judge::Clocks;
 use crate::moment::{LatencyBuckets, LatencyRow};
 use crate::options::{Plan, Share};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ pub(crate) struct Tallies {
     opened: AtomicU64,
     disconnected: AtomicU64,
     idle_ns: AtomicU64,
+    missing: AtomicI64,
     buckets: Mutex<LatencyBuckets>,
     failure: Mutex<Option<Error>>,
 }
@@ -48,6 +49,7 @@ impl Tallies {
         self.opened.store(generator.opened as u64, Ordering::Relaxed);
         self.disconnected.store(generator.disconnected, Ordering::Relaxed);
         self.idle_ns.store(idle_ns, Ordering::Relaxed);
+        self.missing.store(generator.judge.missing, Ordering::Relaxed);
     }
 }
 
@@ -74,6 +76,11 @@ impl Crew {
             let own = thread.opened.load(Ordering::Relaxed) as usize;
             (opened + own, ended + thread.disconnected.load(Ordering::Relaxed))
         })
+    }
+
+    /// Returns the messages that are missing so far at the subscribers of the threads that follow.
+    pub(crate) fn missing(&self) -> i64 {
+        self.threads[1..].iter().map(|thread| thread.missing.load(Ordering::Relaxed)).sum()
     }
 
     /// Returns the time to spare of each thread that follows.

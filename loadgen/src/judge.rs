@@ -28,6 +28,8 @@ pub(crate) struct Judge {
     pub(crate) buckets: LatencyBuckets,
     /// The first few foreign messages.
     pub(crate) foreign_sample: Vec<String>,
+    /// The messages that are missing at subscribers so far, although a later one was seen.
+    pub(crate) missing: i64,
     /// The last message that arrived before its connection was open, and was not awaited.
     pub(crate) stray: Option<String>,
 }
@@ -68,6 +70,7 @@ impl Judge {
             uncorrected: histogram(),
             buckets: LatencyBuckets::default(),
             foreign_sample: Vec::new(),
+            missing: 0,
             stray: None,
         }
     }

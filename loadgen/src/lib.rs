@@ -9,7 +9,7 @@
 //! flags (`options/target`) become a `protocol`, whose texts and patterns (`pattern`) make and recognise messages.
 //! [`run`] starts the threads (`crew`). The first one carries out the scenario (`scenario`): it opens connections
 //! (`open`), publishes (`publishing`), reads (`generator`, `connection`) and waits for deliveries on their way. Every
-//! payload is judged when it arrives (`judge`, `sequence`); at the end the `verdict` becomes a [`Report`].
+//! payload is judged when it arrives (`judge`, `sequence`); at the end `reporting` makes the [`Report`].
 //!
 //! A *stream* is what one publisher publishes to one topic (`topics`): its messages are numbered, and each subscriber
 //! checks the streams of its own topics.
@@ -42,6 +42,7 @@ mod protocol;
 mod publishing;
 mod replay;
 mod report;
+mod reporting;
 mod run;
 mod sampling;
 mod scenario;
@@ -50,7 +51,6 @@ mod tls;
 mod topics;
 mod units;
 mod url;
-mod verdict;
 
 pub use cli::{Cli, Command};
 pub use error::Error;

@@ -9,8 +9,8 @@ use crate::options::{Plan, Share};
 use crate::process::memory_of;
 use crate::progress::Progress;
 use crate::report::Report;
+use crate::reporting::report;
 use crate::scenario::carry_out;
-use crate::verdict::report;
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -101,7 +101,7 @@ impl Sampler {
             deliveries: now.deliveries.saturating_sub(last.deliveries),
             published: now.published.saturating_sub(last.published),
             connections: connections.saturating_sub(generator.disconnected + disconnected) as usize,
-            lost: None,
+            lost: Some((generator.judge.missing + generator.crew.missing()).max(0) as u64),
             server_cpu_ns: now.server_cpu_ns.zip(last.server_cpu_ns).map(|(now, last)| now.saturating_sub(last)),
             own_cpu_ns: now.own_cpu_ns - last.own_cpu_ns,
             latency: generator.take_row(),

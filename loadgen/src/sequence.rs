@@ -51,15 +51,22 @@ impl SequenceChecker {
         SequenceChecker { start, next: start, trouble: None }
     }
 
-    /// Takes the next sequence number that arrived.
-    pub fn see(&mut self, sequence: u64) {
+    /// Takes the next sequence number that arrived. Returns the change in the number of messages that are missing so
+    /// far, although a later one was seen.
+    pub fn see(&mut self, sequence: u64) -> i64 {
         if sequence == self.next {
             self.next += 1;
+            0
         } else if sequence > self.next {
-            self.open_gap(self.next..sequence);
+            let skipped = self.next..sequence;
+            let missing = (sequence - self.next) as i64;
+            self.open_gap(skipped);
             self.next = sequence + 1;
+            missing
         } else if sequence >= self.start {
-            self.see_late(sequence);
+            self.see_late(sequence)
+        } else {
+            0
         }
     }
 
@@ -99,11 +106,11 @@ impl SequenceChecker {
         gaps.push(gap);
     }
 
-    fn see_late(&mut self, sequence: u64) {
+    fn see_late(&mut self, sequence: u64) -> i64 {
         let Trouble { gaps, tally } = &mut **self.trouble.get_or_insert_default();
         let Some(index) = gaps.iter().position(|gap| gap.contains(&sequence)) else {
             tally.duplicated += 1;
-            return;
+            return 0;
         };
         tally.reordered += 1;
         let gap = gaps.remove(index);
@@ -112,6 +119,7 @@ impl SequenceChecker {
                 gaps.insert(index, rest);
             }
         }
+        -1
     }
 }
 
@@ -125,8 +133,10 @@ mod tests {
 
     fn check(seen: impl IntoIterator<Item = u64>, published: u64) -> Tally {
         let mut checker = SequenceChecker::default();
-        seen.into_iter().for_each(|sequence| checker.see(sequence));
-        checker.finish(published)
+        let missing: i64 = seen.into_iter().map(|sequence| checker.see(sequence)).sum();
+        let tally = checker.finish(published);
+        assert!(tally.invented > 0 || missing as u64 == tally.lost, "{missing} missing, {tally:?}");
+        tally
     }
 
     #[test]
@@ -165,7 +175,7 @@ mod tests {
     #[test]
     fn a_late_subscriber_owes_nothing_from_before() {
         let mut checker = SequenceChecker::starting_at(10);
-        [9, 10, 11, 13].into_iter().for_each(|sequence| checker.see(sequence));
+        assert_eq!([9, 10, 11, 13].map(|sequence| checker.see(sequence)), [0, 0, 0, 1]);
         assert_eq!((checker.next(), checker.reached()), (14, 4));
         assert_eq!(checker.finish(15), Tally { lost: 1, outstanding: 1, ..Tally::default() });
         assert_eq!(SequenceChecker::starting_at(10).finish(10), Tally::default());

@@ -1,8 +1,8 @@
 //! Topics and streams: which subscriber gets what, and which publisher publishes it.
 //!
 //! A *stream* is the sequence of messages that one publisher publishes to one topic. There are as many streams as
-//! topics or publishers, whichever is more: stream `s` has topic `s % topics` and publisher `s % publishers`. So one topic
-//! has a stream of each publisher, and many topics are shared out among the publishers.
+//! topics or publishers, whichever is more: stream `s` has topic `s % topics` and publisher `s % publishers`. So one
+//! topic has a stream of each publisher, and many topics are shared out among the publishers.
 
 /// How evenly things fall on topics.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -32,7 +32,13 @@ pub(super) fn run(
             is_interrupted = true;
             break;
         }
-        done.push(round(generator, at_once, &mut sampler, progress)?);
+        match round(generator, at_once, &mut sampler, progress)? {
+            Some(round) => done.push(round),
+            None => {
+                is_interrupted = true;
+                break;
+            }
+        }
     }
     let end = Edge::now(generator, idle_ns)?;
     sampler.sample(generator, 0, progress)?;
@@ -46,21 +52,16 @@ pub(super) fn run(
     })
 }
 
-/// Closes all connections, and opens them again. A connection that is refused tries again a little later.
+/// Closes all connections, and opens them again. A connection that is refused tries again a little later. Returns
+/// `None` if the user ends the run before all are back.
 fn round(
     generator: &mut Generator<'_>,
     at_once: usize,
     sampler: &mut Sampler,
     progress: &mut dyn Progress,
-) -> Result<StormRound, Error> {
+) -> Result<Option<StormRound>, Error> {
     let count = generator.connections.len();
-    for connection in &mut generator.connections {
-        // Dropping the answers of a closing handshake is what a lost network does too.
-        connection.socket = None;
-        connection.state = State::Connecting;
-    }
-    generator.opened = 0;
-    generator.refused = Some(Vec::new());
+    close_all(generator);
     let begin_ns = generator.now_ns();
     let (mut due, mut later) = ((0..count).collect::<VecDeque<usize>>(), VecDeque::new());
     let (mut under_way, mut refused, mut started) = (Vec::new(), 0, 0);
@@ -101,13 +102,23 @@ fn round(
             sampler.sample(generator, 0, progress)?;
         }
         if progress.is_interrupted() {
-            return Err(Error::Interrupted { opened: times.len() as usize, connections: count });
+            return Ok(None);
         }
     }
     generator.refused = None;
     let seconds = (last_back.1 - begin_ns) as f64 / 1e9;
     let per_second = count as f64 / seconds.max(1e-9);
-    Ok(StormRound { seconds, per_second, refused, back: Latency::from_histogram(&times) })
+    Ok(Some(StormRound { seconds, per_second, refused, back: Latency::from_histogram(&times) }))
+}
+
+/// Closes all connections without a closing handshake, as a lost network does.
+fn close_all(generator: &mut Generator<'_>) {
+    for connection in &mut generator.connections {
+        connection.socket = None;
+        connection.state = State::Connecting;
+    }
+    generator.opened = 0;
+    generator.refused = Some(Vec::new());
 }
 
 /// The time after which a refused connection tries again.

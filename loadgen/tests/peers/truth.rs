@@ -31,6 +31,19 @@ fn every_fault_is_named() {
 }
 
 #[test]
+fn the_series_shows_what_is_lost_so_far() {
+    for (fault, lost) in [(Fault::None, 0), (Fault::Lose, 1), (Fault::Swap, 0)] {
+        for threads in [1, 2] {
+            let peer = Peer::start(Speech::Raw, fault);
+            let words = format!("--url {}/x --subscribers 2 --in-flight 16 --messages 20", peer.url());
+            let done = generator(&format!("{words} --drain 300ms --threads {threads}"), &[]);
+            let series = &done.report().figures.as_ref().unwrap().series;
+            assert_eq!(series.last().map(|moment| moment.lost), Some(Some(lost)), "{fault:?}, {threads} threads");
+        }
+    }
+}
+
+#[test]
 fn foreign_messages_are_shown_and_may_be_ignored() {
     let peer = Peer::start(Speech::Raw, Fault::Invent);
     let words = format!("--url {}/x --subscribers 2 --in-flight 4 --messages 20", peer.url());

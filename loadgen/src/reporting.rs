@@ -1,4 +1,4 @@
-//! The verdict about a run: what went wrong, and whether the figures can be trusted.
+//! Makes the report of a run: what went wrong, and whether the figures can be trusted.
 
 use crate::connection::{Reading, Role, State};
 use crate::frame;
@@ -26,11 +26,11 @@ pub(crate) fn report(
     }
     let generators: Vec<&Generator<'_>> = std::iter::once(&leader).chain(&followers).collect();
     let plan = leader.plan;
-    let mut verdict = Verdict::of(&generators, &run);
+    let mut counting = Counting::of(&generators, &run);
     let window = run.edges.take();
     let reasons = window.as_ref().map_or_else(Vec::new, |edges| disturbances(plan, edges));
-    verdict.void_reasons.extend(reasons.into_iter().filter(|_| !plan.allow_disturbance));
-    let outcome = verdict.outcome(plan);
+    counting.void_reasons.extend(reasons.into_iter().filter(|_| !plan.allow_disturbance));
+    let outcome = counting.outcome(plan);
     let sampled = generators.iter().flat_map(|generator| generator.judge.foreign_sample.iter().cloned());
     Report {
         schema_version: SCHEMA_VERSION,
@@ -43,11 +43,11 @@ pub(crate) fn report(
         interrupted: run.is_interrupted,
         opening: run.opening,
         foreign_sample: sampled.take(REASONS_MAX).collect(),
-        affected_subscribers: verdict.affected,
+        affected_subscribers: counting.affected,
         scenario_figures: run.figures.take(),
         outcome,
         void: outcome == Outcome::Void,
-        void_reasons: verdict.void_reasons,
+        void_reasons: counting.void_reasons,
         disconnections: generators
             .iter()
             .flat_map(|generator| generator.disconnections.iter().cloned())
@@ -61,7 +61,7 @@ pub(crate) fn report(
             Verify::All => plan.subscribers,
             Verify::Sample(sample) => sample,
         },
-        counts: verdict.counts,
+        counts: counting.counts,
         figures: window.filter(|_| outcome != Outcome::Void).map(|edges| figures(&leader, edges, run.series)),
         memory_before,
         memory_after: plan.server_pid.map(memory_of),
@@ -79,26 +79,26 @@ fn load(plan: &Plan) -> String {
 }
 
 #[derive(Default)]
-struct Verdict {
+struct Counting {
     counts: Counts,
     void_reasons: Vec<String>,
     affected: Vec<SubscriberCounts>,
 }
 
-impl Verdict {
+impl Counting {
     /// Counts the deliveries that went wrong, such as lost and repeated ones.
-    fn of(generators: &[&Generator<'_>], run: &Run) -> Verdict {
+    fn of(generators: &[&Generator<'_>], run: &Run) -> Counting {
         let leader = generators[0];
         let plan = leader.plan;
         let published = published(generators, &run.written);
-        let mut verdict = Verdict::default();
+        let mut counting = Counting::default();
         let mut orders = Vec::new();
-        let counts = &mut verdict.counts;
+        let counts = &mut counting.counts;
         counts.published = published.iter().sum();
         counts.disconnected = generators.iter().map(|generator| generator.disconnected).sum();
         [counts.foreign, counts.corrupt] = leader.departed_foreign;
         counts.expected = leader.departed.1;
-        verdict.add(leader.departed.0);
+        counting.add(leader.departed.0);
         for generator in generators {
             for (index, connection) in generator.connections.iter().enumerate() {
                 let role = generator.role(index);
@@ -107,21 +107,21 @@ impl Verdict {
                     State::Reading(reading) if !reading.is_open() => {}
                     State::Reading(reading) => {
                         let has_ended = connection.socket.is_none();
-                        verdict.subscriber(plan, role, reading, &published, has_ended);
+                        counting.subscriber(plan, role, reading, &published, has_ended);
                         if matches!(role, Role::Subscriber(_)) {
                             orders.push(reading.order);
                         }
                     }
-                    &State::Dropping { bytes } => verdict.dropping(plan, role, bytes, &published),
+                    &State::Dropping { bytes } => counting.dropping(plan, role, bytes, &published),
                 }
             }
         }
         orders.sort_unstable();
         orders.dedup();
         if plan.total_order {
-            verdict.counts.other_orders = orders.len().saturating_sub(1) as u64;
+            counting.counts.other_orders = orders.len().saturating_sub(1) as u64;
         }
-        verdict
+        counting
     }
 
     fn subscriber(&mut self, plan: &Plan, role: Role, reading: &Reading, published: &[u64], has_ended: bool) {
