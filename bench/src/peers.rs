@@ -229,7 +229,9 @@ impl Load {
     /// Runs the generator with `flags` against a server.
     pub(crate) fn run(tools: &Tools, server: &Running, flags: &[String]) -> io::Result<Load> {
         let mut command = pinned(LOAD_CPU, &tools.loadgen);
-        command.args(["--json", "--url", &format!("ws://{}/t/bench", server.address)]);
+        // Every server speaks the hub's paths and queries. Rounds that were disturbed are this program's to judge.
+        command.args(["--json", "--preset", "ringhub", "--allow-disturbance"]);
+        command.args(["--url", &format!("ws://{}/t/bench", server.address)]);
         command.args(["--cpu", &LOAD_CPU.to_string(), "--server-pid", &server.pid().to_string()]).args(flags);
         let command_line = command_line(&command);
         let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output()?;

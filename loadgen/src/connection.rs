@@ -1,11 +1,16 @@
 //! One connection: its opening, the messages that it reads, and the bytes that it has yet to write.
 
-use crate::frame::{self, Frame, FrameReader, opcode};
-use crate::options::Request;
-use crate::payload::{Form, Stamp};
+use crate::error::Error;
+use crate::frame::{self, FrameReader, opcode};
+use crate::http::{self, Answer, Input};
+use crate::judge::{Examined, Judge};
+use crate::options::Plan;
+use crate::pattern::{Pattern, Values};
+use crate::preset::Publishers;
+use crate::protocol::Step;
 use crate::sequence::SequenceChecker;
-use crate::window::Window;
-use hdrhistogram::Histogram;
+use crate::tls::{Settings, Tls};
+use crate::units::{self, Unit};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 use std::os::fd::OwnedFd;
@@ -15,62 +20,108 @@ use std::os::fd::OwnedFd;
 pub(crate) struct Connection {
     pub(crate) socket: Option<OwnedFd>,
     pub(crate) state: State,
+    tls: Option<Box<Tls>>,
     outgoing: Vec<u8>,
     written: usize,
+    /// The bytes that the socket has taken so far, without those that still wait.
+    flushed: u64,
 }
 
 #[derive(Debug)]
 pub(crate) enum State {
-    /// The opening handshake is under way; `answer` has the part of the answer that has arrived.
-    Opening { requested: bool, answer: Vec<u8> },
+    /// TCP is connecting.
+    Connecting,
+    /// The opening handshake is under way; the bytes are the part of the answer that has arrived.
+    Opening(Vec<u8>),
     /// The connection reads every frame.
     Reading(Box<Reading>),
     /// The kernel drops arriving bytes; only their number is known.
     Dropping { bytes: u64 },
+    /// The connection publishes by HTTP.
+    Posting(Box<Posting>),
+}
+
+/// The state of a connection that publishes by HTTP.
+#[derive(Debug, Default)]
+pub(crate) struct Posting {
+    answer: Vec<u8>,
+    /// Requests without an answer, at most one.
+    pub(crate) under_way: usize,
+    /// Requests that the server has accepted.
+    pub(crate) accepted: usize,
+}
+
+/// Who a connection is in the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Subscriber(usize),
+    Publisher(usize),
 }
 
 /// The state of a connection that reads every frame.
 #[derive(Debug, Default)]
 pub(crate) struct Reading {
     frames: FrameReader,
-    /// One checker for each publisher. Empty on a publisher's connection, whose received messages are not checked.
-    pub(crate) checkers: Vec<SequenceChecker>,
-    /// Messages that are not of this run, or of a publisher that the run does not have.
+    /// A part of a unit.
+    rest: Vec<u8>,
+    /// The steps before the connection is open; `None` once it is.
+    joining: Option<Box<Joining>>,
+    /// One checker for each stream of the subscriber's topics. Empty on a publisher's connection, whose received
+    /// messages are not checked.
+    pub(crate) checkers: Box<[SequenceChecker]>,
+    /// The subscriber's first topic.
+    pub(crate) first_topic: u32,
+    /// The number of the next message with a number.
+    next_id: u32,
+    /// Messages that are not of this run, or of a stream that is not for this connection.
     pub(crate) foreign: u64,
     /// Messages whose padding, size or opcode changed on the way.
     pub(crate) corrupt: u64,
     /// A digest of the order in which messages arrived.
     pub(crate) order: u64,
-    /// The code of a close frame; 1005 if the frame had none (RFC 6455 7.1.5).
-    pub(crate) close_code: Option<u16>,
 }
 
-/// Decides whether a message is correct, and records the message's latency.
-#[derive(Debug)]
-pub(crate) struct Judge {
-    pub(crate) run: u16,
-    pub(crate) opcode: u8,
-    /// The form of the stamps in the run's messages.
-    pub(crate) form: Form,
-    pub(crate) padding: Vec<u8>,
-    /// Publishers may receive messages. Such messages are not checked, and are not foreign.
-    pub(crate) publishers_receive: bool,
-    /// The latency of messages that are due inside this window is recorded, whenever they arrive.
-    pub(crate) window: Option<Window>,
-    pub(crate) latency: Histogram<u64>,
+#[derive(Debug, Default)]
+struct Joining {
+    /// The next step of the protocol's hello.
+    step: usize,
+    /// The next topic to subscribe to.
+    topic: usize,
+    awaited: Option<Pattern>,
 }
 
-impl Reading {
-    /// Makes the state for a connection on which messages of `count` publishers may arrive.
-    pub(crate) fn of_publishers(count: usize) -> Reading {
-        Reading { checkers: vec![SequenceChecker::default(); count], ..Reading::default() }
-    }
+/// What some bytes have brought.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// Messages that are deliveries of the run, right or corrupt.
+    pub(crate) messages: u64,
+    /// The connection has become open.
+    pub(crate) is_joined: bool,
+    /// The reason for which the connection has ended.
+    pub(crate) ended: Option<String>,
 }
 
 impl Connection {
     pub(crate) fn new(socket: OwnedFd) -> Connection {
-        let state = State::Opening { requested: false, answer: Vec::new() };
-        Connection { socket: Some(socket), state, outgoing: Vec::new(), written: 0 }
+        let state = State::Connecting;
+        Connection { socket: Some(socket), state, tls: None, outgoing: Vec::new(), written: 0, flushed: 0 }
+    }
+
+    /// Begins TLS, before any other byte is pushed.
+    pub(crate) fn begin_tls(&mut self, settings: &Settings) -> Result<(), Error> {
+        let mut tls = Tls::begin(settings)?;
+        tls.take_records(&mut self.outgoing);
+        self.tls = Some(Box::new(tls));
+        Ok(())
+    }
+
+    /// Returns whether the connection has opened, and has not been put in another's place.
+    pub(crate) fn is_open(&self) -> bool {
+        match &self.state {
+            State::Connecting | State::Opening(_) => false,
+            State::Reading(reading) => reading.is_open(),
+            State::Dropping { .. } | State::Posting(_) => true,
+        }
     }
 
     /// Returns the number of bytes that wait for the socket.
@@ -78,9 +129,38 @@ impl Connection {
         self.outgoing.len() - self.written
     }
 
+    /// Returns the number of bytes that were pushed so far. When [`Self::flushed`] reaches it, all of them are written.
+    pub(crate) fn pushed(&self) -> u64 {
+        self.flushed + self.unsent() as u64
+    }
+
+    /// Returns the number of bytes that the socket has taken so far.
+    pub(crate) fn flushed(&self) -> u64 {
+        self.flushed
+    }
+
     /// Appends bytes to be written by [`Self::flush`].
     pub(crate) fn push(&mut self, bytes: &[u8]) {
-        self.outgoing.extend_from_slice(bytes);
+        match &mut self.tls {
+            None => self.outgoing.extend_from_slice(bytes),
+            Some(tls) => {
+                tls.seal(bytes);
+                tls.take_records(&mut self.outgoing);
+            }
+        }
+    }
+
+    /// Returns whether arriving bytes are TLS records.
+    pub(crate) fn has_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Appends the plain bytes of records to `plain`.
+    pub(crate) fn open_records(&mut self, records: &[u8], plain: &mut Vec<u8>) -> Result<(), String> {
+        let Some(tls) = &mut self.tls else { return Ok(()) };
+        let opened = tls.open(records, plain);
+        tls.take_records(&mut self.outgoing);
+        opened
     }
 
     /// Writes as many bytes as the socket takes now.
@@ -88,7 +168,10 @@ impl Connection {
         let Some(socket) = &self.socket else { return Ok(()) };
         while self.written < self.outgoing.len() {
             match rustix::net::send(socket, &self.outgoing[self.written..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(count) => self.written += count,
+                Ok(count) => {
+                    self.written += count;
+                    self.flushed += count as u64;
+                }
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error),
@@ -99,208 +182,278 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes bytes of an open connection. Returns the number of messages that the bytes have completed and that have a
-    /// checker, and an error with the reason if the connection has ended.
-    pub(crate) fn take(&mut self, bytes: &[u8], now_ns: u64, judge: &mut Judge) -> (u64, Result<(), String>) {
-        let reading = match &mut self.state {
-            State::Reading(reading) => reading,
+    /// Gives the memory of the output back, which an idle connection does not need.
+    pub(crate) fn shrink(&mut self) {
+        if self.outgoing.is_empty() {
+            self.outgoing = Vec::new();
+        }
+    }
+
+    /// Takes bytes of a connection whose opening handshake is done.
+    pub(crate) fn take(&mut self, bytes: &[u8], now_ns: u64, plan: &Plan, role: Role, judge: &mut Judge) -> Taken {
+        match &mut self.state {
+            State::Reading(reading) => {
+                let mut output = Vec::new();
+                let taken = reading.take(bytes, now_ns, plan, role, judge, &mut output);
+                if !output.is_empty() {
+                    self.push(&output);
+                }
+                taken
+            }
+            State::Posting(posting) => Taken { ended: posting.take(bytes, Input::Open).err(), ..Taken::default() },
             State::Dropping { bytes: total } => {
                 *total += bytes.len() as u64;
-                return (0, Ok(()));
+                Taken::default()
             }
-            State::Opening { .. } => unreachable!("bytes are taken only after the handshake"),
-        };
-        let Reading { frames, checkers, foreign, corrupt, order, close_code } = &mut **reading;
-        let outgoing = &mut self.outgoing;
-        let mut messages = 0;
-        let result = frames.read(bytes, |frame| match frame.opcode {
-            opcode::TEXT | opcode::BINARY if checkers.is_empty() => {
-                *foreign += u64::from(!judge.publishers_receive);
-            }
-            opcode::TEXT | opcode::BINARY => {
-                messages += 1;
-                match judge.examine(&frame, now_ns) {
-                    Examined::Right(stamp) if usize::from(stamp.publisher) < checkers.len() => {
-                        checkers[usize::from(stamp.publisher)].see(stamp.sequence);
-                        let identity = u64::from(stamp.publisher) << 40 | stamp.sequence;
-                        *order = (order.rotate_left(7) ^ identity).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                    }
-                    Examined::Corrupt => *corrupt += 1,
-                    Examined::Right(_) | Examined::Foreign => *foreign += 1,
-                }
-            }
-            opcode::PING => {
-                frame::write_masked(opcode::PONG, PONG_KEY, frame.payload, outgoing);
-            }
-            opcode::CLOSE => {
-                *close_code = Some(frame.payload.first_chunk().map_or(1005, |&code| u16::from_be_bytes(code)));
-            }
-            _ => {}
-        });
-        let ended = match (result, *close_code) {
-            (Err(error), _) => Err(error.to_string()),
-            (Ok(()), Some(code)) => Err(format!("closed by the server with {code}")),
-            (Ok(()), None) => Ok(()),
-        };
-        (messages, ended)
-    }
-}
-
-enum Examined {
-    Right(Stamp),
-    Foreign,
-    Corrupt,
-}
-
-impl Judge {
-    fn examine(&mut self, frame: &Frame<'_>, now_ns: u64) -> Examined {
-        match Stamp::decode(self.form, frame.payload) {
-            Some(stamp) if stamp.run == self.run => {
-                if frame.opcode != self.opcode || frame.payload[self.form.length()..] != self.padding {
-                    return Examined::Corrupt;
-                }
-                if let (Some(window), Some(due_ns)) = (self.window, stamp.due_ns)
-                    && window.contains(due_ns)
-                {
-                    self.latency.saturating_record(now_ns.saturating_sub(due_ns));
-                }
-                Examined::Right(stamp)
-            }
-            _ => Examined::Foreign,
+            State::Connecting | State::Opening(_) => unreachable!("bytes are taken only after the handshake"),
         }
     }
 }
 
-/// Returns an opening request (RFC 6455 4.1) with the key of the RFC's example, whose answer is known.
-pub(crate) fn opening_request(request: &Request) -> Vec<u8> {
-    format!(
-        "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-        request.target, request.host
-    )
-    .into_bytes()
+impl Posting {
+    /// Takes bytes of answers.
+    pub(crate) fn take(&mut self, bytes: &[u8], input: Input) -> Result<(), String> {
+        self.answer.extend_from_slice(bytes);
+        while !self.answer.is_empty() {
+            let Some(answer) = http::read(&self.answer, input)? else { return Ok(()) };
+            self.answer.drain(..answer.length);
+            if answer.status < 200 {
+                continue;
+            }
+            if self.under_way == 0 {
+                return Err(format!("an answer without a request: {}", answer.summary()));
+            }
+            self.under_way = 0;
+            if !(200..300).contains(&answer.status) {
+                return Err(format!("the server answered a publish with {}", answer.summary()));
+            }
+            self.accepted += 1;
+            if answer.header("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
+                return Err("the server answered a publish with Connection: close".to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Reading {
+    /// Makes the state of a connection in this role.
+    pub(crate) fn new(plan: &Plan, role: Role) -> Reading {
+        let (slots, first_topic) = match role {
+            Role::Subscriber(index) if plan.publishers > 0 => (plan.topics.slots(), plan.topics.first_of(index)),
+            Role::Subscriber(index) => (0, plan.topics.first_of(index)),
+            Role::Publisher(_) => (0, 0),
+        };
+        let checkers = vec![SequenceChecker::default(); slots].into_boxed_slice();
+        Reading { checkers, first_topic: first_topic as u32, ..Reading::default() }
+    }
+
+    /// Returns whether all steps before the connection is open are done.
+    pub(crate) fn is_open(&self) -> bool {
+        self.joining.is_none()
+    }
+
+    /// Begins the steps before the connection is open. Returns whether there are none.
+    pub(crate) fn join(&mut self, plan: &Plan, role: Role, output: &mut Vec<u8>) -> Result<bool, Error> {
+        self.joining = Some(Box::default());
+        self.advance(plan, role, output)
+    }
+
+    /// Goes on with the steps until one has to wait. Returns whether all are done.
+    fn advance(&mut self, plan: &Plan, role: Role, output: &mut Vec<u8>) -> Result<bool, Error> {
+        let Some(joining) = &mut self.joining else { return Ok(false) };
+        let protocol = &plan.protocol;
+        let index = match role {
+            Role::Subscriber(index) => index,
+            Role::Publisher(index) => plan.subscribers + index,
+        };
+        let mut send = |text: &crate::pattern::Text, topic: &str| {
+            let values = Values { topic, size: plan.size, connection: index, id: self.next_id };
+            self.next_id += 1;
+            frame::write_masked(plan.opcode, REPLY_KEY, &text.fill(&values).bytes, output);
+        };
+        while joining.awaited.is_none() {
+            if let Some(step) = protocol.hello.get(joining.step) {
+                joining.step += 1;
+                match step {
+                    Step::Send(text) => send(text, ""),
+                    Step::Await(pattern) => joining.awaited = Some(pattern.clone()),
+                }
+                continue;
+            }
+            let topic = match (&protocol.subscribe, role) {
+                (Some(_), Role::Subscriber(index)) => plan.topics.of_subscriber(index).nth(joining.topic),
+                _ => None,
+            };
+            let (Some(topic), Some(text)) = (topic, &protocol.subscribe) else {
+                self.joining = None;
+                return Ok(true);
+            };
+            joining.topic += 1;
+            let name = plan.topics.name(topic);
+            send(text, &name);
+            let pattern = protocol.acknowledgement.as_deref().map(|text| Pattern::parse(text, Some(&name)));
+            joining.awaited = pattern.transpose()?;
+        }
+        Ok(false)
+    }
+
+    fn take(
+        &mut self,
+        bytes: &[u8],
+        now_ns: u64,
+        plan: &Plan,
+        role: Role,
+        judge: &mut Judge,
+        output: &mut Vec<u8>,
+    ) -> Taken {
+        let mut taken = Taken::default();
+        let mut frames = std::mem::take(&mut self.frames);
+        let mut rest = std::mem::take(&mut self.rest);
+        let read = frames.read(bytes, |frame| match frame.opcode {
+            opcode::TEXT | opcode::BINARY => {
+                let split = units::split(plan.protocol.packing, &mut rest, frame.payload, |unit| {
+                    self.unit(frame.opcode, unit, now_ns, plan, role, judge, output, &mut taken);
+                });
+                if let Err(why) = split {
+                    taken.ended.get_or_insert_with(|| why.to_owned());
+                }
+            }
+            opcode::PING => {
+                frame::write_masked(opcode::PONG, REPLY_KEY, frame.payload, output);
+            }
+            opcode::CLOSE => {
+                // 1005 if the frame has no code (RFC 6455 7.1.5).
+                let code = frame.payload.first_chunk().map_or(1005, |&code| u16::from_be_bytes(code));
+                let reason = frame.payload.get(2..).map(http::shown).filter(|reason| !reason.is_empty());
+                let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+                taken.ended.get_or_insert_with(|| format!("closed by the server with {code}{reason}"));
+            }
+            _ => {}
+        });
+        if let Err(error) = read {
+            taken.ended.get_or_insert_with(|| error.to_string());
+        }
+        (self.frames, self.rest) = (frames, rest);
+        taken
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call, on the hot path")]
+    fn unit(
+        &mut self,
+        opcode: u8,
+        unit: Unit<'_>,
+        now_ns: u64,
+        plan: &Plan,
+        role: Role,
+        judge: &mut Judge,
+        output: &mut Vec<u8>,
+        taken: &mut Taken,
+    ) {
+        if self.joining.is_some() && self.step(unit, plan, role, output, taken) {
+            return;
+        }
+        let payload = match (unit, &plan.protocol.delivery) {
+            (Unit::Delivery(payload), _) => Some(payload),
+            (Unit::Any(unit), None) => Some(unit),
+            (Unit::Any(unit), Some(pattern)) => pattern.find(unit),
+        };
+        if let Some(payload) = payload
+            && !self.checkers.is_empty()
+        {
+            match judge.examine(opcode, payload, now_ns) {
+                Examined::Right(stamp) => {
+                    let stream = usize::from(stamp.publisher);
+                    if let Some(slot) = plan.topics.slot(self.first_topic as usize, stream) {
+                        taken.messages += 1;
+                        let missing = self.checkers[slot].see(stamp.sequence);
+                        // The checkers of a connection that is not open begin anew when it is.
+                        if self.joining.is_none() {
+                            judge.missing += missing;
+                        }
+                        let identity = (stream as u64) << 40 | stamp.sequence;
+                        self.order = (self.order.rotate_left(7) ^ identity).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                        return;
+                    }
+                }
+                Examined::Corrupt => {
+                    taken.messages += 1;
+                    self.corrupt += 1;
+                    return;
+                }
+                Examined::Foreign => {}
+            }
+        }
+        let (Unit::Any(bytes) | Unit::Delivery(bytes)) = unit;
+        self.other(bytes, plan, role, judge, output, taken);
+    }
+
+    /// Takes a unit while the connection is not open. Returns whether the unit was awaited.
+    fn step(&mut self, unit: Unit<'_>, plan: &Plan, role: Role, output: &mut Vec<u8>, taken: &mut Taken) -> bool {
+        let (Some(joining), Unit::Any(unit)) = (&mut self.joining, unit) else { return false };
+        if joining.awaited.as_ref().and_then(|pattern| pattern.find(unit)).is_none() {
+            return false;
+        }
+        joining.awaited = None;
+        match self.advance(plan, role, output) {
+            Ok(is_joined) => taken.is_joined |= is_joined,
+            Err(error) => taken.ended = Some(error.to_string()),
+        }
+        true
+    }
+
+    /// Takes a unit that is no delivery of the run.
+    fn other(
+        &mut self,
+        unit: &[u8],
+        plan: &Plan,
+        role: Role,
+        judge: &mut Judge,
+        output: &mut Vec<u8>,
+        taken: &mut Taken,
+    ) {
+        let protocol = &plan.protocol;
+        if let Some((_, text)) = protocol.replies.iter().find(|(pattern, _)| pattern.find(unit).is_some()) {
+            let values = Values { topic: "", size: plan.size, connection: 0, id: self.next_id };
+            self.next_id += 1;
+            frame::write_masked(plan.opcode, REPLY_KEY, &text.fill(&values).bytes, output);
+            return;
+        }
+        let fits = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.find(unit).is_some());
+        if fits(&protocol.refusals) {
+            taken.ended.get_or_insert_with(|| format!("refused by the server: {}", http::shown(unit)));
+        } else if fits(&protocol.ignored) {
+        } else if self.joining.is_some() {
+            judge.stray = Some(http::shown(unit));
+        } else if matches!(role, Role::Subscriber(_)) || protocol.publishers == Publishers::ReceiveNothing {
+            self.foreign += 1;
+            judge.note_foreign(unit);
+        }
+    }
 }
 
 /// Checks the server's answer to the opening request. Returns where the first frame begins; `None` if the answer is not
 /// whole yet.
-pub(crate) fn opening_answer(answer: &[u8]) -> Result<Option<usize>, String> {
-    let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else {
-        return if answer.len() > ANSWER_MAX { Err("an endless answer".to_owned()) } else { Ok(None) };
-    };
-    let head = String::from_utf8_lossy(&answer[..end]);
-    let mut lines = head.split("\r\n");
-    let status = lines.next().unwrap_or_default();
-    if !status.starts_with("HTTP/1.1 101") {
-        return Err(status.to_owned());
+///
+/// # Errors
+/// The error says what is wrong, with the body of a refusal.
+pub(crate) fn opening_answer(bytes: &[u8], input: Input) -> Result<Option<usize>, String> {
+    let Some(answer) = http::read(bytes, input)? else { return Ok(None) };
+    if answer.status != 101 {
+        return Err(answer.summary());
     }
-    let header = |name: &str| {
-        lines.clone().find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-        })
-    };
-    if header("Sec-WebSocket-Accept").as_deref() != Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") {
+    let Answer { length, .. } = answer;
+    if answer.header("Sec-WebSocket-Accept") != Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") {
         return Err("a wrong Sec-WebSocket-Accept".to_owned());
     }
-    if !header("Upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
+    if !answer.header("Upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
         return Err("a wrong Upgrade".to_owned());
     }
-    Ok(Some(end + 4))
+    Ok(Some(length))
 }
 
 /// RFC 6455 demands an unpredictable key to protect proxies. There is no proxy in front of a server under test.
-const PONG_KEY: [u8; 4] = [0x5a, 0xc3, 0x96, 0x0f];
-const ANSWER_MAX: usize = 16 << 10;
+const REPLY_KEY: [u8; 4] = [0x5a, 0xc3, 0x96, 0x0f];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ACCEPTED: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: WebSocket\r\nConnection: Upgrade\r\n\
-                            sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-
-    #[test]
-    fn answer_is_checked_and_its_end_found() {
-        let mut answer = ACCEPTED.as_bytes().to_vec();
-        answer.extend(b"\x81\x00");
-        assert_eq!(opening_answer(&answer), Ok(Some(ACCEPTED.len())));
-        assert_eq!(opening_answer(&answer[..ACCEPTED.len() - 1]), Ok(None));
-        assert!(opening_answer(b"HTTP/1.1 404 Not Found\r\n\r\n").is_err_and(|why| why.contains("404")));
-        assert!(opening_answer(ACCEPTED.replace("s3p", "xxx").as_bytes()).is_err());
-        assert!(opening_answer(ACCEPTED.replace("WebSocket", "h2c").as_bytes()).is_err());
-    }
-
-    fn judge() -> Judge {
-        let latency = Histogram::new(3).unwrap();
-        let window = Some(Window { start_ns: 0, end_ns: 1_000 });
-        let padding = crate::payload::padding(40);
-        Judge { run: 1, opcode: opcode::TEXT, form: Form::Timed, padding, publishers_receive: false, window, latency }
-    }
-
-    fn subscriber() -> Connection {
-        let state = State::Reading(Box::new(Reading::of_publishers(1)));
-        Connection { socket: None, state, outgoing: Vec::new(), written: 0 }
-    }
-
-    fn message(opcode: u8, run: u16, publisher: u16, padding: &[u8]) -> Vec<u8> {
-        let stamp = Stamp { run, publisher, sequence: 0, due_ns: Some(100) };
-        let length = Form::Timed.length();
-        let mut bytes = vec![0x80 | opcode, (length + padding.len()) as u8];
-        bytes.resize(2 + length, 0);
-        stamp.encode(Form::Timed, &mut bytes[2..]);
-        bytes.extend(padding);
-        bytes
-    }
-
-    #[test]
-    fn right_foreign_and_corrupt_messages() {
-        let padding = crate::payload::padding(40);
-        for (bytes, foreign, corrupt) in [
-            (message(opcode::TEXT, 1, 0, &padding), 0, 0),
-            (message(opcode::TEXT, 2, 0, &padding), 1, 0),
-            (message(opcode::TEXT, 1, 1, &padding), 1, 0),
-            (message(opcode::BINARY, 1, 0, &padding), 0, 1),
-            (message(opcode::TEXT, 1, 0, b"abcdefgX"), 0, 1),
-            (message(opcode::TEXT, 1, 0, b"abc"), 0, 1),
-            (b"\x81\x02hi".to_vec(), 1, 0),
-        ] {
-            let mut connection = subscriber();
-            let mut judge = judge();
-            assert_eq!(connection.take(&bytes, 250, &mut judge), (1, Ok(())));
-            let State::Reading(reading) = connection.state else { unreachable!() };
-            assert_eq!((reading.foreign, reading.corrupt), (foreign, corrupt));
-            assert_eq!(reading.checkers[0].finish(1).lost, u64::from(foreign + corrupt > 0));
-            assert!(judge.latency.is_empty() || judge.latency.max() == 150);
-        }
-    }
-
-    #[test]
-    fn the_order_among_publishers_leaves_a_trace() {
-        let padding = crate::payload::padding(40);
-        let order_of = |publishers: [u16; 2]| {
-            let mut connection = subscriber();
-            connection.state = State::Reading(Box::new(Reading::of_publishers(2)));
-            for publisher in publishers {
-                let message = message(opcode::TEXT, 1, publisher, &padding);
-                assert_eq!(connection.take(&message, 250, &mut judge()), (1, Ok(())));
-            }
-            let State::Reading(reading) = connection.state else { unreachable!() };
-            reading.order
-        };
-        assert_eq!(order_of([0, 1]), order_of([0, 1]));
-        assert_ne!(order_of([0, 1]), order_of([1, 0]));
-    }
-
-    #[test]
-    fn pings_are_answered_and_a_close_ends_it() {
-        let mut connection = subscriber();
-        let mut judge = judge();
-        assert_eq!(connection.take(b"\x89\x01x", 0, &mut judge), (0, Ok(())));
-        let mut pong = vec![0x8a, 0x81];
-        pong.extend(PONG_KEY);
-        pong.push(b'x' ^ PONG_KEY[0]);
-        assert_eq!(connection.outgoing, pong);
-        let (_, ended) = connection.take(b"\x88\x02\x03\xf0", 0, &mut judge);
-        assert!(ended.is_err_and(|why| why.contains("1008")));
-    }
-}
+mod tests;

@@ -10,6 +10,13 @@ pub enum Error {
     Options(String),
     /// A connection failed, or the server's answer does not follow RFC 6455 4.2.2.
     Connect(String),
+    /// The user ended the run before all connections were open.
+    Interrupted {
+        /// The connections that were open.
+        opened: usize,
+        /// The connections that the run needs.
+        connections: usize,
+    },
     /// A system call failed.
     System {
         /// What was attempted.
@@ -30,6 +37,9 @@ impl fmt::Display for Error {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Options(why) | Error::Connect(why) => formatter.write_str(why),
+            Error::Interrupted { opened, connections } => {
+                write!(formatter, "interrupted while connecting: {opened} of {connections} connections were open")
+            }
             Error::System { attempt, error } => write!(formatter, "cannot {attempt}: {error}"),
         }
     }

@@ -16,7 +16,7 @@ pub mod opcode {
     pub const PONG: u8 = 0xa;
 }
 
-/// One whole frame from a server.
+/// A whole message of a server, or a control frame.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
     /// See [`opcode`].
@@ -25,14 +25,22 @@ pub struct Frame<'a> {
     pub payload: &'a [u8],
 }
 
-/// Splits the bytes of a server into frames. It keeps bytes only while a part of a frame is missing.
+/// Splits the bytes of a server into messages and control frames. It keeps bytes only while a part is missing.
 #[derive(Debug, Default)]
 pub struct FrameReader {
     partial: Vec<u8>,
+    /// The fragments of a message so far; none if no fragmented message is under way.
+    fragments: Option<Box<Fragments>>,
+}
+
+#[derive(Debug)]
+struct Fragments {
+    opcode: u8,
+    payload: Vec<u8>,
 }
 
 impl FrameReader {
-    /// Calls `each` for every frame that `input` completes, and keeps the rest for the next call.
+    /// Calls `each` for every message and control frame that `input` completes, and keeps the rest for the next call.
     ///
     /// # Errors
     /// An error is returned if the bytes are not frames that are expected from a server. The reader is of no use after
@@ -51,7 +59,7 @@ impl FrameReader {
                 return Ok(());
             }
             if let Some(header) = header {
-                each(Frame { opcode: header.opcode, payload: &self.partial[header.length..] });
+                take(&mut self.fragments, &header, &self.partial[header.length..], &mut each)?;
                 self.partial.clear();
             }
         }
@@ -60,29 +68,58 @@ impl FrameReader {
             if rest.len() < end {
                 break;
             }
-            each(Frame { opcode: header.opcode, payload: &rest[header.length..end] });
+            take(&mut self.fragments, &header, &rest[header.length..end], &mut each)?;
             rest = &rest[end..];
         }
         self.partial.extend_from_slice(rest);
         Ok(())
     }
 
-    /// Returns whether the stream is between two frames.
+    /// Returns whether the stream is between two messages.
     pub fn is_at_boundary(&self) -> bool {
-        self.partial.is_empty()
+        self.partial.is_empty() && self.fragments.is_none()
     }
 }
 
-/// An error in the bytes of a server. Each message is expected in one frame.
+/// Calls `each` with the message that a frame is or completes, and with a control frame (RFC 6455 5.4).
+fn take(
+    fragments: &mut Option<Box<Fragments>>,
+    header: &Header,
+    payload: &[u8],
+    each: &mut impl FnMut(Frame<'_>),
+) -> Result<(), FrameError> {
+    let opcode = header.opcode;
+    match (header.place, fragments.as_mut()) {
+        (Place::Whole, _) if opcode >= opcode::CLOSE => each(Frame { opcode, payload }),
+        (Place::Whole, None) if opcode != CONTINUATION => each(Frame { opcode, payload }),
+        (Place::Unfinished, None) if opcode != CONTINUATION && opcode < opcode::CLOSE => {
+            *fragments = Some(Box::new(Fragments { opcode, payload: payload.to_vec() }));
+        }
+        (place, Some(message)) if opcode == CONTINUATION => {
+            if message.payload.len() + payload.len() > PAYLOAD_MAX {
+                return Err(FrameError::TooLarge);
+            }
+            message.payload.extend_from_slice(payload);
+            if place == Place::Whole {
+                each(Frame { opcode: message.opcode, payload: &message.payload });
+                *fragments = None;
+            }
+        }
+        _ => return Err(FrameError::Fragmented),
+    }
+    Ok(())
+}
+
+/// An error in the bytes of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameError {
     /// RFC 6455 section 5.1: a server must not mask.
     Masked,
     /// A reserved bit or opcode, although no extension was negotiated.
     Reserved,
-    /// A message in fragments. The generator publishes each message in one frame, and expects it in one frame.
+    /// A control frame in fragments, a continuation without a begin, or a message within another one (RFC 6455 5.4).
     Fragmented,
-    /// A payload larger than [`PAYLOAD_MAX`].
+    /// A message larger than [`PAYLOAD_MAX`].
     TooLarge,
 }
 
@@ -91,8 +128,8 @@ impl fmt::Display for FrameError {
         formatter.write_str(match self {
             FrameError::Masked => "a masked frame from the server",
             FrameError::Reserved => "a reserved bit or opcode",
-            FrameError::Fragmented => "a fragmented message",
-            FrameError::TooLarge => "a frame beyond the size limit",
+            FrameError::Fragmented => "fragments in a wrong order",
+            FrameError::TooLarge => "a message beyond the size limit",
         })
     }
 }
@@ -135,8 +172,16 @@ pub fn mask(key: [u8; 4], bytes: &mut [u8]) {
     }
 }
 
+/// Whether a frame ends its message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Whole,
+    Unfinished,
+}
+
 struct Header {
     opcode: u8,
+    place: Place,
     length: usize,
     payload_length: usize,
 }
@@ -153,9 +198,7 @@ fn head(bytes: &[u8]) -> Result<Head, FrameError> {
     if first & 0x70 != 0 || matches!(opcode, 0x3..=0x7 | 0xb..=0xf) {
         return Err(FrameError::Reserved);
     }
-    if first & 0x80 == 0 || opcode == 0 {
-        return Err(FrameError::Fragmented);
-    }
+    let place = if first & 0x80 == 0 { Place::Unfinished } else { Place::Whole };
     if second & 0x80 != 0 {
         return Err(FrameError::Masked);
     }
@@ -173,8 +216,11 @@ fn head(bytes: &[u8]) -> Result<Head, FrameError> {
     if payload_length > PAYLOAD_MAX as u64 {
         return Err(FrameError::TooLarge);
     }
-    Ok(Head::Known(Header { opcode, length, payload_length: payload_length as usize }))
+    Ok(Head::Known(Header { opcode, place, length, payload_length: payload_length as usize }))
 }
+
+/// The opcode of a fragment that is not the first of its message.
+const CONTINUATION: u8 = 0x0;
 
 /// The largest payload that is published or accepted.
 pub const PAYLOAD_MAX: usize = 64 << 20;
@@ -217,6 +263,16 @@ mod tests {
         assert_eq!(frames(&[bytes]), Ok(vec![(opcode::TEXT, b"Hello".into()), (opcode::PING, b"Hello".into())]));
     }
 
+    /// RFC 6455 section 5.7: a fragmented unmasked text message, here with a ping between its fragments.
+    #[test]
+    fn fragments_become_a_message() {
+        let bytes = b"\x01\x03Hel\x89\x00\x00\x00\x80\x02lo\x82\x01x";
+        let expected = vec![(opcode::PING, b"".into()), (opcode::TEXT, b"Hello".into()), (opcode::BINARY, b"x".into())];
+        for step in 1..bytes.len() {
+            assert_eq!(frames(&bytes.chunks(step).collect::<Vec<_>>()).as_ref(), Ok(&expected), "in steps of {step}");
+        }
+    }
+
     #[test]
     fn any_split_gives_the_same_frames() {
         let sizes = [0, 1, 125, 126, 127, 300, 65_535, 65_536];
@@ -239,8 +295,10 @@ mod tests {
         assert_eq!(frames(&[b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"]), Err(FrameError::Masked));
         assert_eq!(frames(&[b"\xc1\x00"]), Err(FrameError::Reserved));
         assert_eq!(frames(&[b"\x83\x00"]), Err(FrameError::Reserved));
-        assert_eq!(frames(&[b"\x01\x03Hel"]), Err(FrameError::Fragmented));
         assert_eq!(frames(&[b"\x80\x02lo"]), Err(FrameError::Fragmented));
+        assert_eq!(frames(&[b"\x09\x00"]), Err(FrameError::Fragmented));
+        assert_eq!(frames(&[b"\x01\x03Hel\x01\x02lo"]), Err(FrameError::Fragmented));
+        assert_eq!(frames(&[b"\x01\x03Hel\x81\x02lo"]), Err(FrameError::Fragmented));
         assert_eq!(frames(&[b"\x82\x7f\x7f\xff\xff\xff\xff\xff\xff\xff"]), Err(FrameError::TooLarge));
     }
 

@@ -1,84 +1,117 @@
-//! The generator's event loop: one edge-triggered epoll watches all connections, and each ready one is read until it is
-//! empty.
+//! A thread's event loop: one edge-triggered epoll watches the thread's connections, and each ready one is read until
+//! it is empty.
 //!
 //! It spins by default. A sleeping generator has to be woken, and the server pays for the wake-up inside its own send.
 //! So the comparison of two servers would depend on how often each finds the generator asleep.
 
-use crate::connection::{Connection, Judge, Reading, State, opening_answer, opening_request};
+use crate::connection::{Connection, Reading, Role, State, opening_answer};
+use crate::crew::Crew;
 use crate::error::Error;
 use crate::frame;
-use crate::options::Plan;
-use crate::payload;
-use hdrhistogram::Histogram;
-use rustix::buffer::spare_capacity;
+use crate::http::Input;
+use crate::judge::Judge;
+use crate::options::{Activity, Plan, Share};
+use crate::pattern::Values;
+use crate::protocol::{Endpoint, Publishing};
+use crate::sequence::{SequenceChecker, Tally};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// All connections, and what they have received together. Subscribers come first, then publishers.
+/// The connections of a thread, and what they have received together. First come the thread's subscribers, then the
+/// publishers, which the first thread has, then subscribers that came later.
 pub(crate) struct Generator<'a> {
     pub(crate) plan: &'a Plan,
+    pub(crate) crew: &'a Crew,
+    pub(crate) share: Share,
     epoll: OwnedFd,
-    events: Vec<epoll::Event>,
     pub(crate) connections: Vec<Connection>,
-    /// Connections whose handshake is done.
+    /// The subscribers before the publishers.
+    pub(crate) first_subscribers: usize,
+    /// Connections that are open or have been.
     pub(crate) opened: usize,
     pub(crate) disconnected: u64,
     /// The reasons of the first few disconnections.
     pub(crate) disconnections: Vec<String>,
     pub(crate) received: Received,
     pub(crate) judge: Judge,
+    /// The messages of each stream that were handed to their publisher's connection.
+    pub(crate) pushed: Vec<u64>,
+    /// What subscribers that have left saw, and the number of deliveries that they had to see.
+    pub(crate) departed: (Tally, u64),
+    /// The foreign and the corrupt messages of these subscribers.
+    pub(crate) departed_foreign: [u64; 2],
+    /// The connections whose opening failed, if this is no reason to give up, each with the reason.
+    pub(crate) refused: Option<Vec<(usize, String)>>,
+    /// In an echo, the connections that got messages, and how many.
+    pub(crate) echoed: Option<Vec<(usize, u64)>>,
+    /// In a stall, the share of the subscribers that does not read now.
+    pub(crate) stalled: Option<f64>,
     frame_length: u64,
     buffer: Vec<u8>,
+    plain: Vec<u8>,
     clock: Instant,
 }
 
-/// The sums of what all subscribers have received.
+/// The sums of what subscribers have received.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Received {
     /// Messages of the subscribers that read their frames.
-    messages: u64,
+    pub(crate) messages: u64,
     /// Bytes of the other subscribers.
-    dropped_bytes: u64,
+    pub(crate) dropped_bytes: u64,
     /// Reads that found bytes, of all subscribers.
     pub(crate) reads: u64,
 }
 
 impl<'a> Generator<'a> {
-    pub(crate) fn new(plan: &'a Plan) -> Result<Generator<'a>, Error> {
+    pub(crate) fn new(plan: &'a Plan, crew: &'a Crew, share: Share) -> Result<Generator<'a>, Error> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::system("create an epoll"))?;
-        // The highest value is sixty seconds in nanoseconds; a longer latency is recorded as this.
-        let latency = Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("valid histogram bounds");
-        let judge = Judge {
-            run: std::process::id() as u16,
-            opcode: plan.opcode,
-            form: payload::Form::of(plan.size),
-            padding: payload::padding(plan.size),
-            publishers_receive: plan.publishers_receive,
-            window: None,
-            latency,
-        };
+        let first_subscribers = share.size(plan.subscribers);
+        let is_first = share.index == 0;
         Ok(Generator {
             plan,
+            crew,
+            share,
             epoll,
-            events: Vec::with_capacity(EVENTS_MAX),
-            connections: Vec::with_capacity(plan.subscribers + plan.publishers),
+            connections: Vec::with_capacity(first_subscribers + if is_first { plan.publishers } else { 0 }),
+            first_subscribers,
             opened: 0,
             disconnected: 0,
             disconnections: Vec::new(),
             received: Received::default(),
-            judge,
+            judge: Judge::new(plan, Arc::clone(&crew.clocks)),
+            pushed: vec![0; plan.topics.streams()],
+            departed: (Tally::default(), 0),
+            departed_foreign: [0; 2],
+            refused: None,
+            echoed: matches!(plan.activity, Activity::Echo(_)).then(Vec::new),
+            stalled: None,
             frame_length: frame::server_frame_length(plan.size) as u64,
             buffer: vec![0; READ_MAX],
-            clock: Instant::now(),
+            plain: Vec::new(),
+            clock: crew.clock,
         })
     }
 
-    /// Returns the nanoseconds since this generator was made.
+    /// Returns the nanoseconds since the run began.
     pub(crate) fn now_ns(&self) -> u64 {
         self.clock.elapsed().as_nanos() as u64
+    }
+
+    /// Returns what the subscribers of all threads have received.
+    pub(crate) fn received(&self) -> Received {
+        self.crew.others(self.share).fold(self.received, |mut sum, other| {
+            let Received { messages, dropped_bytes, reads } = other.received();
+            sum.messages += messages;
+            sum.dropped_bytes += dropped_bytes;
+            sum.reads += reads;
+            sum
+        })
     }
 
     /// Returns the number of messages delivered to subscribers. Messages of subscribers that drop their bytes are not
@@ -87,108 +120,138 @@ impl<'a> Generator<'a> {
         received.messages + received.dropped_bytes / self.frame_length
     }
 
-    /// Adds a socket that is connecting.
+    /// Returns who a connection of this thread is.
+    pub(crate) fn role(&self, index: usize) -> Role {
+        let publishers = self.own_publishers();
+        match index.checked_sub(self.first_subscribers) {
+            None => Role::Subscriber(self.share.global(index)),
+            Some(publisher) if publisher < publishers => Role::Publisher(publisher),
+            Some(_) => Role::Subscriber(self.share.global(index - publishers)),
+        }
+    }
+
+    /// Returns the connection of a publisher; in an echo each connection publishes.
+    pub(crate) fn publisher_at(&self, publisher: usize) -> usize {
+        if self.echoed.is_some() { publisher } else { self.first_subscribers + publisher }
+    }
+
+    /// Returns the publishers that have connections of their own.
+    pub(crate) fn own_publishers(&self) -> usize {
+        if self.share.index == 0 && self.echoed.is_none() { self.plan.publishers } else { 0 }
+    }
+
+    /// Adds a socket that is connecting as a new connection.
     pub(crate) fn adopt(&mut self, socket: OwnedFd) -> Result<(), Error> {
-        let interest =
-            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
-        let data = epoll::EventData::new_u64(self.connections.len() as u64);
-        epoll::add(&self.epoll, &socket, data, interest).map_err(Error::system("watch a socket"))?;
+        self.watch(&socket, self.connections.len())?;
         self.connections.push(Connection::new(socket));
         Ok(())
+    }
+
+    /// Puts a socket that is connecting in the place of a connection that has ended.
+    pub(crate) fn replace(&mut self, index: usize, socket: OwnedFd) -> Result<(), Error> {
+        self.watch(&socket, index)?;
+        self.connections[index] = Connection::new(socket);
+        Ok(())
+    }
+
+    fn watch(&self, socket: &OwnedFd, index: usize) -> Result<(), Error> {
+        let interest =
+            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        let data = epoll::EventData::new_u64(index as u64);
+        epoll::add(&self.epoll, socket, data, interest).map_err(Error::system("watch a socket"))
     }
 
     /// Waits at most `patience` for ready connections, and handles them. Returns their number.
     pub(crate) fn poll(&mut self, patience: Duration) -> Result<usize, Error> {
         let patience = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
-        self.events.clear();
-        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&patience)) {
-            Ok(_) | Err(Errno::INTR) => {}
+        let mut events = [const { MaybeUninit::uninit() }; EVENTS_MAX];
+        let ready = match epoll::wait(&self.epoll, &mut events[..], Some(&patience)) {
+            Ok((ready, _)) => ready,
+            Err(Errno::INTR) => return Ok(0),
             Err(error) => return Err(Error::system("wait for sockets")(error)),
-        }
-        let ready = self.events.len();
-        for at in 0..ready {
-            let epoll::Event { flags, data } = self.events[at];
+        };
+        for &mut epoll::Event { flags, data } in &mut *ready {
             self.handle(data.u64() as usize, flags)?;
         }
-        Ok(ready)
+        Ok(ready.len())
     }
 
     fn handle(&mut self, index: usize, flags: epoll::EventFlags) -> Result<(), Error> {
-        if let State::Opening { .. } = self.connections[index].state {
-            if !self.open(index)? {
-                return Ok(());
-            }
+        if let State::Connecting = self.connections[index].state {
+            self.request(index)?;
         } else if self.connections[index].unsent() > 0 {
             self.flush(index);
         }
         let ended = flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR);
-        if ended || flags.contains(epoll::EventFlags::IN) {
-            self.receive(index, ended);
+        if (ended || flags.contains(epoll::EventFlags::IN)) && !self.is_stalled(index) {
+            self.receive(index, ended)?;
         }
         Ok(())
     }
 
-    /// Goes on with an opening handshake, and returns whether it is done.
-    fn open(&mut self, index: usize) -> Result<bool, Error> {
-        let connection = &mut self.connections[index];
-        let State::Opening { requested, answer } = &mut connection.state else { return Ok(true) };
-        let Some(socket) = &connection.socket else { return Ok(false) };
-        let refused = |why: String| Error::Connect(format!("connection {index} to {}: {why}", self.plan.target));
-        if !*requested {
-            rustix::net::sockopt::socket_error(socket)
-                .and_then(|outcome| outcome)
-                .map_err(|error| refused(error.to_string()))?;
-            *requested = true;
-            let subscriber = index < self.plan.subscribers;
-            connection.push(&opening_request(if subscriber { &self.plan.subscribe } else { &self.plan.publish }));
-            connection.flush().map_err(|error| refused(error.to_string()))?;
-            return Ok(false);
+    /// Returns where a role's connections lead.
+    pub(crate) fn endpoint(&self, role: Role) -> &'a Endpoint {
+        match (role, &self.plan.publishing) {
+            (Role::Publisher(_), Publishing::Post(post)) => &post.endpoint,
+            _ => &self.plan.endpoint,
         }
-        let end = loop {
-            match rustix::net::recv(socket, &mut self.buffer[..ANSWER_READ_MAX], RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return Err(refused("closed before the handshake was done".to_owned())),
-                Ok((count, _)) => answer.extend_from_slice(&self.buffer[..count]),
-                Err(Errno::AGAIN) => return Ok(false),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(refused(error.to_string())),
-            }
-            if let Some(end) = opening_answer(answer).map_err(|why| refused(format!("the server answered {why}")))? {
-                break end;
-            }
-        };
-        let first_frames = answer.split_off(end);
-        connection.state = Self::opened_state(self.plan, index);
-        self.opened += 1;
-        self.take(index, &first_frames);
-        self.receive(index, false);
-        Ok(true)
     }
 
-    fn opened_state(plan: &Plan, index: usize) -> State {
-        let subscriber = index < plan.subscribers;
-        if subscriber && !plan.verify.reads_frames(index, plan.subscribers) {
-            return State::Dropping { bytes: 0 };
+    /// Sends the opening request of a connection whose TCP is connected, or opens a connection that publishes by HTTP.
+    fn request(&mut self, index: usize) -> Result<(), Error> {
+        let role = self.role(index);
+        let endpoint = self.endpoint(role);
+        let plan = self.plan;
+        let connection = &mut self.connections[index];
+        let Some(socket) = &connection.socket else { return Ok(()) };
+        if let Err(error) = rustix::net::sockopt::socket_error(socket).and_then(|outcome| outcome) {
+            return self.refuse(index, error.to_string());
         }
-        let publishers = if subscriber { plan.publishers } else { 0 };
-        State::Reading(Box::new(Reading::of_publishers(publishers)))
+        if let Some(settings) = &endpoint.tls {
+            connection.begin_tls(settings)?;
+        }
+        let (topic, number) = match role {
+            Role::Subscriber(number) => (plan.topics.first_of(number), number),
+            Role::Publisher(publisher) => (plan.topics.topic_of(publisher % plan.topics.streams()), publisher),
+        };
+        let values = Values { topic: &plan.topics.name(topic), size: plan.size, connection: number, id: 0 };
+        let request = match (role, &plan.publishing) {
+            (Role::Publisher(_), Publishing::Post(_)) => None,
+            (Role::Publisher(_), Publishing::Message { request, .. }) => Some(request),
+            (Role::Subscriber(_), _) => Some(&plan.subscribe),
+        };
+        match request {
+            Some(request) => {
+                connection.state = State::Opening(Vec::new());
+                connection.push(&request.bytes(&values));
+            }
+            None => {
+                connection.state = State::Posting(Box::default());
+                self.opened += 1;
+            }
+        }
+        match self.connections[index].flush() {
+            Ok(()) => Ok(()),
+            Err(error) => self.refuse(index, error.to_string()),
+        }
     }
 
     /// Reads a connection until it has no more bytes, or to its end if `to_the_end`.
-    fn receive(&mut self, index: usize, to_the_end: bool) {
+    pub(crate) fn receive(&mut self, index: usize, to_the_end: bool) -> Result<(), Error> {
         loop {
             let connection = &self.connections[index];
-            let Some(socket) = &connection.socket else { return };
+            let Some(socket) = &connection.socket else { return Ok(()) };
             let dropping = matches!(connection.state, State::Dropping { .. });
             // With TRUNC the kernel frees the bytes instead of copying them, and still returns their number.
             let flags = if dropping { RecvFlags::DONTWAIT | RecvFlags::TRUNC } else { RecvFlags::DONTWAIT };
             let count = match rustix::net::recv(socket, &mut self.buffer[..], flags) {
-                Ok((_, 0)) => return self.end(index, "closed by the server without a close frame"),
+                Ok((_, 0)) => return self.ended(index, "closed by the server without a close frame"),
                 Ok((_, count)) => count,
-                Err(Errno::AGAIN) => return,
+                Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => continue,
-                Err(error) => return self.end(index, &error.to_string()),
+                Err(error) => return self.ended(index, &error.to_string()),
             };
-            if index < self.plan.subscribers {
+            if matches!(self.role(index), Role::Subscriber(_)) && self.connections[index].is_open() {
                 self.received.reads += 1;
             }
             if let State::Dropping { bytes } = &mut self.connections[index].state {
@@ -196,27 +259,105 @@ impl<'a> Generator<'a> {
                 self.received.dropped_bytes += count as u64;
             } else {
                 let buffer = std::mem::take(&mut self.buffer);
-                self.take(index, &buffer[..count]);
+                let consumed = self.arrived(index, &buffer[..count]);
                 self.buffer = buffer;
+                consumed?;
             }
             if count < READ_MAX && !to_the_end {
-                return;
+                return Ok(());
             }
         }
     }
 
-    fn take(&mut self, index: usize, bytes: &[u8]) {
+    /// Takes bytes of a socket.
+    fn arrived(&mut self, index: usize, bytes: &[u8]) -> Result<(), Error> {
+        if !self.connections[index].has_tls() {
+            return self.consume(index, bytes);
+        }
+        let mut plain = std::mem::take(&mut self.plain);
+        plain.clear();
+        let opened = self.connections[index].open_records(bytes, &mut plain);
+        let consumed = if plain.is_empty() { Ok(()) } else { self.consume(index, &plain) };
+        self.plain = plain;
+        consumed?;
+        self.flush(index);
+        match opened {
+            Ok(()) => Ok(()),
+            Err(why) => self.ended(index, &why),
+        }
+    }
+
+    /// Takes plain bytes.
+    fn consume(&mut self, index: usize, bytes: &[u8]) -> Result<(), Error> {
+        if let State::Opening(answer) = &mut self.connections[index].state {
+            answer.extend_from_slice(bytes);
+            return match opening_answer(answer, Input::Open) {
+                Ok(None) => Ok(()),
+                Ok(Some(end)) => {
+                    let first_frames = answer.split_off(end);
+                    self.join(index)?;
+                    if first_frames.is_empty() { Ok(()) } else { self.consume(index, &first_frames) }
+                }
+                Err(why) => self.refuse(index, format!("the server answered {why}")),
+            };
+        }
         if let State::Dropping { .. } = self.connections[index].state {
             self.received.dropped_bytes += bytes.len() as u64;
         }
-        let now_ns = self.now_ns();
-        let (messages, ended) = self.connections[index].take(bytes, now_ns, &mut self.judge);
-        self.received.messages += messages;
+        let (now_ns, role) = (self.now_ns(), self.role(index));
+        let taken = self.connections[index].take(bytes, now_ns, self.plan, role, &mut self.judge);
+        self.received.messages += taken.messages;
+        if taken.messages > 0
+            && let Some(echoed) = &mut self.echoed
+        {
+            echoed.push((index, taken.messages));
+        }
+        if taken.is_joined {
+            self.joined(index);
+        }
         if self.connections[index].unsent() > 0 {
             self.flush(index);
         }
-        if let Err(why) = ended {
-            self.end(index, &why);
+        match taken.ended {
+            None => Ok(()),
+            Some(why) => self.ended(index, &why),
+        }
+    }
+
+    /// Begins what follows the opening handshake.
+    fn join(&mut self, index: usize) -> Result<(), Error> {
+        let (plan, role) = (self.plan, self.role(index));
+        if let Role::Subscriber(number) = role
+            && !plan.verify.reads_frames(number, plan.subscribers)
+        {
+            self.connections[index].state = State::Dropping { bytes: 0 };
+            self.opened += 1;
+            return Ok(());
+        }
+        let mut reading = Box::new(Reading::new(plan, role));
+        let mut output = Vec::new();
+        let is_joined = reading.join(plan, role, &mut output)?;
+        let connection = &mut self.connections[index];
+        connection.state = State::Reading(reading);
+        connection.push(&output);
+        if is_joined {
+            self.joined(index);
+        }
+        self.flush(index);
+        Ok(())
+    }
+
+    /// Counts a connection as open. Its checkers expect the messages from now on.
+    fn joined(&mut self, index: usize) {
+        self.opened += 1;
+        let (plan, pushed) = (self.plan, &self.pushed);
+        let connection = &mut self.connections[index];
+        connection.shrink();
+        let State::Reading(reading) = &mut connection.state else { return };
+        let first = reading.first_topic as usize;
+        for (slot, checker) in reading.checkers.iter_mut().enumerate() {
+            let stream = plan.topics.stream_of_slot(first, slot);
+            *checker = SequenceChecker::starting_at(pushed.get(stream).copied().unwrap_or_default());
         }
     }
 
@@ -227,16 +368,67 @@ impl<'a> Generator<'a> {
         }
     }
 
+    /// Takes the end of a connection: a disconnection, or a refusal if the connection is not open yet.
+    fn ended(&mut self, index: usize, why: &str) -> Result<(), Error> {
+        let connection = &mut self.connections[index];
+        match &mut connection.state {
+            State::Opening(answer) => {
+                let why = match opening_answer(answer, Input::Ended) {
+                    Err(answer) => format!("the server answered {answer}"),
+                    Ok(_) => format!("{why}, before the handshake was done"),
+                };
+                return self.refuse(index, why);
+            }
+            State::Connecting => return self.refuse(index, why.to_owned()),
+            State::Reading(reading) if !reading.is_open() => {
+                return self.refuse(index, format!("{why}, before the subscription was done"));
+            }
+            State::Posting(posting) => {
+                let last = posting.take(&[], Input::Ended).err();
+                self.end(index, last.as_deref().unwrap_or(why));
+            }
+            State::Reading(_) | State::Dropping { .. } => self.end(index, why),
+        }
+        Ok(())
+    }
+
+    /// Gives a connection up that did not open. Without `refused` this ends the run.
+    fn refuse(&mut self, index: usize, why: String) -> Result<(), Error> {
+        let address = self.endpoint(self.role(index)).address;
+        let Some(refused) = &mut self.refused else {
+            return Err(Error::Connect(format!("connection {index} to {address}: {why}")));
+        };
+        self.connections[index].socket = None;
+        refused.push((index, why));
+        Ok(())
+    }
+
     fn end(&mut self, index: usize, why: &str) {
         if self.connections[index].socket.take().is_none() {
             return;
         }
         self.disconnected += 1;
         if self.disconnections.len() < REASONS_MAX {
-            let role = if index < self.plan.subscribers { "subscriber" } else { "publisher" };
-            self.disconnections.push(format!("{role}, connection {index}: {why}"));
+            let (role, number) = match self.role(index) {
+                Role::Subscriber(number) => ("subscriber", number),
+                Role::Publisher(publisher) => ("publisher", self.plan.subscribers + publisher),
+            };
+            self.disconnections.push(format!("{role}, connection {number}: {why}"));
         }
     }
+
+    /// Returns whether a connection does not read now.
+    pub(crate) fn is_stalled(&self, index: usize) -> bool {
+        match (self.stalled, self.role(index)) {
+            (Some(share), Role::Subscriber(number)) => is_in_share(share, number),
+            _ => false,
+        }
+    }
+}
+
+/// Returns whether a subscriber belongs to a share of all, which is spread evenly over them.
+pub(crate) fn is_in_share(share: f64, number: usize) -> bool {
+    ((number + 1) as f64 * share) as u64 > (number as f64 * share) as u64
 }
 
 /// The most connections that are handled between two looks at the clock and the schedule.
@@ -245,8 +437,6 @@ const EVENTS_MAX: usize = 128;
 /// The bytes of one read. The number is large, so that one read empties a socket, and the number of reads shows the
 /// number of sends.
 const READ_MAX: usize = 1 << 20;
-
-const ANSWER_READ_MAX: usize = 4 << 10;
 
 /// The most reasons that are kept for the report; the count of disconnections is always exact.
 pub(crate) const REASONS_MAX: usize = 8;

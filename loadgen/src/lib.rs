@@ -1,31 +1,76 @@
-//! A load generator for WebSocket broadcast servers that checks every delivery.
+//! A load generator for WebSocket servers that checks every delivery.
 //!
-//! One thread opens every subscriber and publisher, publishes stamped messages and checks each delivery; with
-//! `--verify sample` it checks only the number of bytes of most subscribers. If a delivery
+//! A thread, or several, open all subscribers and publishers, publish stamped messages and check each delivery; with
+//! `--verify sample` they check only the number of bytes of most subscribers. If a delivery
 //! is lost, repeated, out of order or invented, the exit status says so. A run whose figures cannot be trusted is
 //! *void*, and shows no figures.
 //!
-//! The life of a run: [`Options`] are checked into a [`Plan`]; [`run`] opens all connections (`open`), publishes and
-//! reads (`run`), waits for deliveries on their way, and returns a [`Report`].
+//! The life of a run: [`Options`] are checked into a [`Plan`]. What the server expects is text: a preset (`preset`) and
+//! flags (`options/target`) become a `protocol`, whose texts and patterns (`pattern`) make and recognise messages.
+//! [`run`] starts the threads (`crew`). The first one carries out the scenario (`scenario`): it opens connections
+//! (`open`), publishes (`publishing`), reads (`generator`, `connection`) and waits for deliveries on their way. Every
+//! payload is judged when it arrives (`judge`, `sequence`); at the end `reporting` makes the [`Report`].
+//!
+//! A *stream* is what one publisher publishes to one topic (`topics`): its messages are numbered, and each subscriber
+//! checks the streams of its own topics.
 //!
 //! **Invariant:** nothing here uses the hub's crate, since a shared codec would hide its own mistakes.
 
 pub mod frame;
+pub mod manual;
 pub mod payload;
 pub mod sequence;
 pub mod window;
 
+mod cli;
 mod connection;
+mod crew;
 mod error;
 mod generator;
+mod http;
+mod judge;
+mod machine;
+mod moment;
 mod open;
 mod options;
+mod output;
+mod pattern;
+mod preset;
 mod process;
+mod progress;
+mod protocol;
+mod publishing;
+mod replay;
 mod report;
+mod reporting;
 mod run;
+mod sampling;
+mod scenario;
+mod scenario_figures;
+mod tls;
+mod topics;
+mod units;
+mod url;
 
+pub use cli::{Cli, Command};
 pub use error::Error;
-pub use options::{Load, Options, Plan, Span, Verify, VerifyFlag};
+pub use machine::Machine;
+pub use moment::{BUCKETS_PER_OCTAVE, LatencyBuckets, LatencyRow, MOMENTS_MAX, Moment, Series, bucket_start_ns};
+pub use options::{
+    ChurnOptions, EchoOptions, IdleOptions, Load, LoadFlags, MachineFlags, Options, PackingFlag, Plan, RampBy,
+    RampOptions, ReplayOptions, Scenario, Span, StallOptions, StormOptions, TargetFlags, Verify, VerifyFlag,
+};
+pub use output::{
+    Assertion, CheckedAssertion, Comparison, FileError, Interrupt, Live, Output, OutputOptions, Verdict,
+    comparison_page, hgrm, page, verdict, without_secrets,
+};
+pub use preset::PresetName;
 pub use process::{Cpu, Memory, cpu_of, machine_busy_ns, memory_of, reset_peak};
-pub use report::{Counts, Figures, GeneratorFigures, Latency, Outcome, Report, ServerFigures};
+pub use progress::{NoProgress, Progress};
+pub use report::{
+    Counts, Distribution, Figures, GeneratorFigures, Latency, Opening, Outcome, PercentileRow, Report, SCHEMA_VERSION,
+    ServerFigures, SubscriberCounts,
+};
 pub use run::run;
+pub use scenario_figures::{MemoryStep, RampStep, ScenarioFigures, StormRound};
+pub use topics::Spread;

@@ -1,8 +1,8 @@
 //! `ringhub-loadgen`: reads flags, prints one report, and returns the verdict as exit status.
 
-use clap::Parser;
-use ringhub_loadgen::{Options, Outcome, run};
-use std::fmt;
+use clap::{CommandFactory as _, Parser};
+use ringhub_loadgen::{Cli, Command, Interrupt, Options, Output, manual, run, without_secrets};
+use std::error::Error;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
@@ -10,33 +10,49 @@ use std::process::ExitCode;
 const EXIT_ERROR: u8 = 1;
 
 fn main() -> ExitCode {
-    let options = match Options::try_parse() {
-        Ok(options) => options,
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
         Err(error) => {
             let status = if error.use_stderr() { EXIT_ERROR } else { 0 };
             return if error.print().is_ok() { ExitCode::from(status) } else { ExitCode::from(EXIT_ERROR) };
         }
     };
-    let json = options.json;
-    match options.plan().and_then(|plan| run(&plan)) {
-        Ok(report) => {
-            let text = if json { format!("{}\n", report.to_json()) } else { report.to_string() };
-            match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
-                // A reader such as `head` may have closed the pipe. The exit status has the verdict even then.
-                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(format_args!("the report: {error}")),
-                _ => ExitCode::from(match report.outcome {
-                    Outcome::Exact => 0,
-                    Outcome::Broken => 2,
-                    Outcome::Void => 3,
-                }),
-            }
+    let outcome = match cli.command {
+        Some(Command::Compare(comparison)) => comparison.run().and_then(|text| print(&text)),
+        Some(Command::Completions(shell)) => print(&manual::completions(&shell, Cli::command())),
+        Some(Command::Man(page)) => {
+            manual::page(&page, Cli::command()).map_err(Into::into).and_then(|page| print(&page))
         }
-        Err(error) => fail(format_args!("{error}")),
+        _ => cli.into_options().map_or(Ok(EXIT_ERROR), |options| measure(&options)),
+    };
+    match outcome {
+        Ok(status) => ExitCode::from(status),
+        Err(why) => {
+            // If standard error is closed too, the error is lost.
+            drop(writeln!(io::stderr(), "ringhub-loadgen: {why}"));
+            ExitCode::from(EXIT_ERROR)
+        }
     }
 }
 
-fn fail(why: fmt::Arguments<'_>) -> ExitCode {
-    // If standard error is closed too, the error is lost.
-    drop(writeln!(io::stderr(), "ringhub-loadgen: {why}"));
-    ExitCode::from(EXIT_ERROR)
+/// Carries out a run, and returns the exit status.
+fn measure(options: &Options) -> Result<u8, Box<dyn Error>> {
+    let plan = options.plan()?;
+    let output = Output::open(options.output.clone())?;
+    let mut watcher = output.watcher(Interrupt::watch()?)?;
+    let outcome = run(&plan, &mut watcher);
+    // The line of the progress goes before anything else is written.
+    drop(watcher);
+    let mut report = outcome?;
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    report.command_line = without_secrets(&words);
+    Ok(output.finish(&mut report)?.exit_status())
+}
+
+/// Prints a text. A reader such as `head` may close the pipe.
+fn print(text: &str) -> Result<u8, Box<dyn Error>> {
+    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(0),
+    }
 }

@@ -1,7 +1,10 @@
-//! Opens every connection, subscribers before publishers.
+//! Opens connections.
 
+use crate::connection::State;
 use crate::error::Error;
 use crate::generator::Generator;
+use crate::options::{Activity, Plan};
+use crate::progress::Progress;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::net::SocketAddr;
@@ -9,49 +12,99 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 impl Generator<'_> {
-    /// Opens all connections, and returns when the last handshake is done.
+    /// Opens the connections with which a run begins: the subscribers of all threads, then the publishers.
     ///
     /// # Errors
-    /// An error is returned if a connection is refused, or if no handshake ends for [`PROGRESS_DEADLINE_NS`].
-    pub(crate) fn open_all(&mut self) -> Result<(), Error> {
+    /// An error is returned if a connection is refused, if no handshake ends for [`PROGRESS_DEADLINE_NS`], or if the
+    /// user ends the run.
+    pub(crate) fn open_all(&mut self, subscribers: usize, progress: &mut dyn Progress) -> Result<(), Error> {
         let plan = self.plan;
-        let total = plan.subscribers + plan.publishers;
-        raise_descriptor_limit(total)?;
+        let publishers = self.own_publishers();
+        let total = if plan.threads > 1 { plan.subscribers } else { subscribers } + publishers;
+        let mut shown_ns = self.now_ns();
+        let mut watch = |generator: &Generator<'_>| {
+            let open = generator.opened + generator.crew.connections().0;
+            let now_ns = generator.now_ns();
+            if now_ns - shown_ns >= SHOWN_EVERY_NS {
+                shown_ns = now_ns;
+                progress.connecting(open, total);
+            }
+            if let Some(failure) = generator.crew.failure() {
+                return Err(failure);
+            }
+            match progress.is_interrupted() {
+                true => Err(Error::Interrupted { opened: open, connections: total }),
+                false => Ok(()),
+            }
+        };
+        self.open_to(self.share.size(subscribers), &mut watch)?;
+        while self.opened + self.crew.connections().0 + publishers < total {
+            self.poll(Duration::from_millis(1))?;
+            watch(self)?;
+        }
+        self.open_to(self.opened + publishers, &mut watch)?;
+        progress.connecting(self.opened + self.crew.connections().0, total);
+        Ok(())
+    }
+
+    /// Opens connections of this thread until it has `total`, and calls `watch` meanwhile.
+    ///
+    /// # Errors
+    /// The errors of [`Self::open_all`], and those of `watch`.
+    pub(crate) fn open_to(
+        &mut self,
+        total: usize,
+        watch: &mut dyn FnMut(&Generator<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let begin_ns = self.now_ns();
-        let mut progress = (0, begin_ns);
+        let already = self.connections.len();
+        let mut last_opened = (self.opened, begin_ns);
         while self.opened < total {
             let now_ns = self.now_ns();
-            let allowed = match plan.connect_rate {
-                0 => total,
-                rate => (u128::from(now_ns - begin_ns) * u128::from(rate) / 1_000_000_000) as usize + 1,
-            };
+            let allowed = already + self.allowed(now_ns - begin_ns);
             while self.connections.len() < total.min(allowed) && self.connections.len() - self.opened < OPENING_MAX {
-                if self.connections.len() >= plan.subscribers && self.opened < plan.subscribers {
-                    break;
-                }
                 let socket = self.socket(self.connections.len())?;
                 self.adopt(socket)?;
             }
             self.poll(Duration::from_millis(1))?;
-            if progress.0 != self.opened {
-                progress = (self.opened, now_ns);
-            } else if now_ns - progress.1 > PROGRESS_DEADLINE_NS {
-                let why = format!("{} of {total} connections opened, then no more", self.opened);
-                return Err(Error::Connect(why));
+            watch(self)?;
+            if last_opened.0 != self.opened {
+                last_opened = (self.opened, now_ns);
+            } else if now_ns - last_opened.1 > PROGRESS_DEADLINE_NS {
+                return Err(Error::Connect(self.stuck(total)));
             }
         }
         Ok(())
     }
 
+    /// Returns how many connections the rate of the plan allows this thread within a time.
+    pub(crate) fn allowed(&self, elapsed_ns: u64) -> usize {
+        match self.plan.connect_rate {
+            0 => usize::MAX >> 1,
+            rate => (u128::from(elapsed_ns) * u128::from(rate) / (1_000_000_000 * self.share.of as u128)) as usize + 1,
+        }
+    }
+
+    /// Says how far the opening has come, and what the server said last.
+    pub(crate) fn stuck(&self, total: usize) -> String {
+        let said = self.connections.iter().rev().find_map(|connection| match &connection.state {
+            State::Opening(answer) if !answer.is_empty() => Some(crate::http::shown(answer)),
+            _ => None,
+        });
+        let said = said.or_else(|| self.judge.stray.clone());
+        let said = said.map_or_else(String::new, |said| format!("; the server's last word: {said}"));
+        format!("{} of {total} connections opened, then no more{said}", self.opened)
+    }
+
     /// Returns a socket that is connecting to the server.
-    fn socket(&self, index: usize) -> Result<OwnedFd, Error> {
-        let target = self.plan.target;
+    pub(crate) fn socket(&self, index: usize) -> Result<OwnedFd, Error> {
+        let target = self.endpoint(self.role(index)).address;
         let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), Some(Protocol::TCP))
             .map_err(Error::system("open a socket"))?;
         socket.set_tcp_nodelay(true).map_err(Error::system("set TCP_NODELAY"))?;
         let sources = &self.plan.source_addresses;
-        if !sources.is_empty() {
-            let source = SockAddr::from(SocketAddr::from((sources[index % sources.len()], 0)));
+        if !sources.is_empty() && target.ip().is_loopback() && target.is_ipv4() {
+            let source = SockAddr::from(SocketAddr::from((sources[self.share.global(index) % sources.len()], 0)));
             socket.bind(&source).map_err(Error::system("bind a source address"))?;
         }
         match socket.connect(&target.into()) {
@@ -63,9 +116,14 @@ impl Generator<'_> {
     }
 }
 
-fn raise_descriptor_limit(sockets: usize) -> Result<(), Error> {
+/// Raises the limit of descriptors for all connections of a run.
+///
+/// # Errors
+/// An error is returned if the hard limit is too low, before any connection is opened.
+pub(crate) fn raise_descriptor_limit(plan: &Plan) -> Result<(), Error> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let needed = (sockets + SPARE_DESCRIPTORS) as u64;
+    let sockets = plan.subscribers + if matches!(plan.activity, Activity::Echo(_)) { 0 } else { plan.publishers };
+    let needed = (sockets + plan.threads + SPARE_DESCRIPTORS) as u64;
     if maximum.is_some_and(|maximum| maximum < needed) {
         return Err(Error::Options(format!(
             "{sockets} connections need {needed} descriptors, the hard limit (ulimit -Hn) is {}",
@@ -79,7 +137,10 @@ fn raise_descriptor_limit(sockets: usize) -> Result<(), Error> {
 /// Handshakes under way at once, below any usual listen backlog.
 const OPENING_MAX: usize = 100;
 
-/// Descriptors for the standard streams, epoll, and files of `/proc` while they are read.
+/// Descriptors for the standard streams, and files of `/proc` while they are read.
 const SPARE_DESCRIPTORS: usize = 16;
 
-const PROGRESS_DEADLINE_NS: u64 = 10_000_000_000;
+/// The time between two looks of the user at the number of open connections.
+const SHOWN_EVERY_NS: u64 = 100_000_000;
+
+pub(crate) const PROGRESS_DEADLINE_NS: u64 = 10_000_000_000;

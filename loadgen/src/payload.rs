@@ -11,6 +11,7 @@
 //! ```
 
 use crate::frame;
+use crate::pattern::{Filled, id_digits};
 
 /// The identity of a message and the time at which it was due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,32 +109,69 @@ pub fn padding(size: usize) -> Vec<u8> {
     (b'a'..=b'z').cycle().take(size.saturating_sub(Form::of(size).length())).collect()
 }
 
-/// A publisher's masked frame. It is built once; for each message only the stamp is encoded again.
+/// A publisher's message: a masked frame, or a request of HTTP. It is built once; for each message only the stamp is
+/// encoded again, and a number if the message has one.
 #[derive(Debug)]
 pub struct Template {
     form: Form,
+    /// The key that the bytes from `masked_from` on are masked with; zeros mask nothing.
     key: [u8; 4],
-    frame: Vec<u8>,
-    payload_start: usize,
+    bytes: Vec<u8>,
+    masked_from: usize,
+    payload_at: usize,
+    id_at: Option<usize>,
 }
 
 impl Template {
     /// Makes a frame with `opcode` and `size` bytes of payload, at least [`SHORT_STAMP_LENGTH`].
     pub fn new(opcode: u8, key: [u8; 4], size: usize) -> Template {
-        let form = Form::of(size);
-        let mut payload = vec![0; form.length()];
-        payload.extend(padding(size));
-        let mut frame = Vec::new();
-        let payload_start = frame::write_masked(opcode, key, &payload, &mut frame);
-        Template { form, key, frame, payload_start }
+        let payload = Filled { bytes: vec![0; size], payload_at: Some(0), id_at: None };
+        Template::of_frame(opcode, key, &payload, size)
     }
 
-    /// Returns the frame with this stamp.
+    /// Makes a frame of a text with room for a payload of `size` bytes.
+    pub(crate) fn of_frame(opcode: u8, key: [u8; 4], text: &Filled, size: usize) -> Template {
+        let mut bytes = Vec::new();
+        let start = frame::write_masked(opcode, key, &text.bytes, &mut bytes);
+        let payload_at = start + text.payload_at.expect("a message that is published has a payload");
+        let id_at = text.id_at.map(|at| start + at);
+        Template { key, masked_from: start, ..Template::of_bytes(bytes, payload_at, id_at, size) }.padded(size)
+    }
+
+    /// Makes a message of bytes that are not masked, with `size` bytes of payload at `payload_at`.
+    pub(crate) fn of_bytes(bytes: Vec<u8>, payload_at: usize, id_at: Option<usize>, size: usize) -> Template {
+        Template { form: Form::of(size), key: [0; 4], bytes, masked_from: 0, payload_at, id_at }.padded(size)
+    }
+
+    fn padded(mut self, size: usize) -> Template {
+        let padding = padding(size);
+        self.put(self.payload_at + self.form.length(), &padding);
+        self
+    }
+
+    /// Returns the message with this stamp.
     pub fn stamped(&mut self, stamp: &Stamp) -> &[u8] {
-        let place = &mut self.frame[self.payload_start..][..self.form.length()];
-        stamp.encode(self.form, place);
-        frame::mask(self.key, place);
-        &self.frame
+        let mut text = [0; STAMP_LENGTH];
+        let text = &mut text[..self.form.length()];
+        stamp.encode(self.form, text);
+        self.put(self.payload_at, text);
+        &self.bytes
+    }
+
+    /// Sets the number of the next message, if the message has a place for it.
+    pub(crate) fn set_id(&mut self, id: u32) {
+        if let Some(at) = self.id_at {
+            self.put(at, id_digits(id).as_bytes());
+        }
+    }
+
+    /// Puts bytes in their place, masked as the frame is (RFC 6455 5.3).
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        let place = &mut self.bytes[at..at + bytes.len()];
+        place.copy_from_slice(bytes);
+        let mut key = self.key;
+        key.rotate_left((at - self.masked_from) % 4);
+        frame::mask(key, place);
     }
 }
 
@@ -212,7 +250,7 @@ mod tests {
         for size in [17, 18, 31, 32, 33, 125, 126, 128, 70_000] {
             let (form, key) = (Form::of(size), [1, 2, 3, 4]);
             let mut template = Template::new(opcode::TEXT, key, size);
-            let start = template.payload_start;
+            let start = template.payload_at;
             let mut payload = template.stamped(&STAMP)[start..].to_vec();
             frame::mask(key, &mut payload);
             assert_eq!(payload.len(), size);
@@ -220,6 +258,25 @@ mod tests {
             assert_eq!(Stamp::decode(form, &payload), Some(expected));
             assert_eq!(payload[form.length()..], padding(size));
             assert!(payload.is_ascii());
+        }
+    }
+
+    #[test]
+    fn template_wraps_the_payload_wherever_it_stands() {
+        use crate::pattern::{Text, Values};
+        for before in ["", "x", "xy", "xyz", "{id}", "a{id}"] {
+            let text = Text::parse(&format!("{before}{{payload}}|end"));
+            let filled = text.fill(&Values { topic: "t", size: 40, connection: 0, id: 0 });
+            let key = [1, 2, 3, 4];
+            let mut template = Template::of_frame(opcode::TEXT, key, &filled, 40);
+            template.set_id(7);
+            let start = template.masked_from;
+            let mut payload = template.stamped(&STAMP)[start..].to_vec();
+            frame::mask(key, &mut payload);
+            let prefix = before.replace("{id}", "1000000007");
+            let inner = payload.strip_prefix(prefix.as_bytes()).and_then(|rest| rest.strip_suffix(b"|end")).unwrap();
+            assert_eq!(Stamp::decode(Form::Timed, inner), Some(STAMP), "{before}");
+            assert_eq!(inner[STAMP_LENGTH..], padding(40));
         }
     }
 }

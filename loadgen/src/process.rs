@@ -52,15 +52,60 @@ pub fn cpu_of(pid: u32) -> io::Result<Cpu> {
         .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat does not have the form that proc(5) describes")))
 }
 
+/// The CPU time of the machine since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MachineTime {
+    /// The busy time of all CPUs together, in nanoseconds. Time that a hypervisor took away counts as busy.
+    pub(crate) busy_ns: u64,
+    /// The time that a hypervisor took away.
+    pub(crate) stolen_ns: u64,
+}
+
 /// Returns the busy time of all CPUs together since the machine started, in nanoseconds. Time that a hypervisor took
 /// away counts as busy.
 ///
 /// # Errors
 /// An error is returned if `/proc/stat` cannot be read.
 pub fn machine_busy_ns() -> io::Result<u64> {
+    machine_time().map(|time| time.busy_ns)
+}
+
+/// Returns the CPU time of the machine, from `/proc/stat`.
+///
+/// # Errors
+/// An error is returned if `/proc/stat` cannot be read.
+pub(crate) fn machine_time() -> io::Result<MachineTime> {
     let stat = fs::read_to_string("/proc/stat")?;
     parse_machine_stat(&stat, rustix::param::clock_ticks_per_second())
         .ok_or_else(|| io::Error::other("/proc/stat does not have the form that proc(5) describes"))
+}
+
+/// Returns the time for which the calling thread was ready to run and had no CPU; `None` if the kernel does not count
+/// it.
+pub(crate) fn waited_ns() -> Option<u64> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// Returns the CPUs that process `pid` may use, from `/proc/PID/status`.
+///
+/// # Errors
+/// An error is returned if there is no such process.
+pub(crate) fn cpus_of(pid: u32) -> io::Result<Vec<usize>> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    list.and_then(|list| parse_cpus(list.trim()))
+        .ok_or_else(|| io::Error::other(format!("/proc/{pid}/status does not have the form that proc(5) describes")))
+}
+
+/// Reads a list such as `0-3,8`.
+fn parse_cpus(list: &str) -> Option<Vec<usize>> {
+    let mut cpus = Vec::new();
+    for range in list.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        cpus.extend(first.parse::<usize>().ok()?..=last.parse().ok()?);
+    }
+    Some(cpus)
 }
 
 /// Returns the memory of process `pid`, from `/proc/PID/status` and `smaps_rollup`.
@@ -96,11 +141,13 @@ fn parse_stat(stat: &str, ticks_per_second: u64) -> Option<Cpu> {
 
 /// Reads the first line of `/proc/stat` (proc(5)): user, nice, system, idle, iowait, irq, softirq, steal, then guest
 /// and guest_nice, which user and nice include.
-fn parse_machine_stat(stat: &str, ticks_per_second: u64) -> Option<u64> {
+fn parse_machine_stat(stat: &str, ticks_per_second: u64) -> Option<MachineTime> {
     let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace();
     let ticks: Vec<u64> = fields.take(8).map(str::parse).collect::<Result<_, _>>().ok()?;
     let [user, nice, system, _idle, _iowait, irq, softirq, steal] = ticks[..] else { return None };
-    Some((user + nice + system + irq + softirq + steal) * (1_000_000_000 / ticks_per_second))
+    let tick_ns = 1_000_000_000 / ticks_per_second;
+    let busy_ns = (user + nice + system + irq + softirq + steal) * tick_ns;
+    Some(MachineTime { busy_ns, stolen_ns: steal * tick_ns })
 }
 
 fn kilobytes(text: &str, name: &str) -> Option<u64> {
@@ -122,7 +169,8 @@ mod tests {
     #[test]
     fn machine_is_busy_unless_idle_or_waiting() {
         let stat = "cpu  1 2 4 1000 1000 8 16 32 1 2\ncpu0 1 2 4 1000 1000 8 16 32 1 2\n";
-        assert_eq!(parse_machine_stat(stat, 100), Some(63 * 10_000_000));
+        let time = MachineTime { busy_ns: 63 * 10_000_000, stolen_ns: 32 * 10_000_000 };
+        assert_eq!(parse_machine_stat(stat, 100), Some(time));
         assert_eq!(parse_machine_stat("cpu  1 2 3", 100), None);
         assert!(machine_busy_ns().is_ok_and(|busy| busy > 0));
     }
@@ -141,5 +189,13 @@ mod tests {
         assert!(memory_of(std::process::id()).rss.is_some_and(|bytes| bytes > 0));
         assert!(reset_peak(std::process::id()).is_ok());
         assert!(memory_of(std::process::id()).rss_peak.is_some_and(|bytes| bytes > 0));
+    }
+
+    #[test]
+    fn lists_of_cpus() {
+        assert_eq!(parse_cpus("0-2,5"), Some(vec![0, 1, 2, 5]));
+        assert_eq!(parse_cpus("x"), None);
+        assert!(cpus_of(std::process::id()).is_ok_and(|cpus| !cpus.is_empty()));
+        assert!(cpus_of(u32::MAX).is_err());
     }
 }

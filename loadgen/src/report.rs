@@ -1,13 +1,52 @@
 //! The report of a run, for people and for programs.
 
+use crate::machine::Machine;
+use crate::moment::Moment;
+use crate::output::CheckedAssertion;
 use crate::process::{Cpu, Memory};
+use crate::scenario_figures::ScenarioFigures;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
 /// The verdict, its reasons, and the figures if they can be trusted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
+    /// The version of this schema, [`SCHEMA_VERSION`]; 0 in a report that is older than the version.
+    #[serde(default)]
+    pub schema_version: u32,
+    /// The name and version of the generator.
+    #[serde(default)]
+    pub program: Option<String>,
+    /// The words of the command, the program's name first; empty if the run was not started by a command.
+    #[serde(default)]
+    pub command_line: Vec<String>,
+    /// The assertions, and whether each holds.
+    #[serde(default)]
+    pub assertions: Vec<CheckedAssertion>,
+    /// The time at which the run began, in milliseconds since 1970 (UTC).
+    #[serde(default)]
+    pub started_unix_ms: Option<u64>,
+    /// The machine of the generator.
+    #[serde(default)]
+    pub machine: Option<Machine>,
+    /// The name of the scenario.
+    #[serde(default)]
+    pub scenario: String,
+    /// Whether the user ended the run early.
+    #[serde(default)]
+    pub interrupted: bool,
+    /// The opening of all connections.
+    #[serde(default)]
+    pub opening: Option<Opening>,
+    /// The first few foreign messages, as text; bytes that are no text are escaped.
+    #[serde(default)]
+    pub foreign_sample: Vec<String>,
+    /// The first few subscribers whose deliveries went wrong, each with its own counts.
+    #[serde(default)]
+    pub affected_subscribers: Vec<SubscriberCounts>,
+    /// The figures that only this scenario has.
+    #[serde(default)]
+    pub scenario_figures: Option<ScenarioFigures>,
     /// The verdict.
     pub outcome: Outcome,
     /// Whether the figures are missing because they would mean nothing.
@@ -57,6 +96,9 @@ pub struct Counts {
     pub expected: u64,
     /// Deliveries that never arrived.
     pub lost: u64,
+    /// Deliveries of a connection that was still open and had not yet got them when the wait for them ended.
+    #[serde(default)]
+    pub outstanding: u64,
     /// Deliveries that arrived again.
     pub duplicated: u64,
     /// Deliveries that arrived after a later one.
@@ -85,6 +127,19 @@ pub struct Figures {
     /// The latency of messages that were due inside the window, at subscribers that read their frames. `None` if there
     /// was no such message, or if messages are too small for a time.
     pub latency: Option<Latency>,
+    /// The latency from the time at which a message was written instead of from its due time. It is too low when the
+    /// generator was late or the server did not read (coordinated omission).
+    #[serde(default)]
+    pub latency_uncorrected: Option<Latency>,
+    /// All percentiles of `latency`.
+    #[serde(default)]
+    pub distribution: Option<Distribution>,
+    /// All percentiles of `latency_uncorrected`.
+    #[serde(default)]
+    pub distribution_uncorrected: Option<Distribution>,
+    /// The parts of the window in order.
+    #[serde(default)]
+    pub series: Vec<Moment>,
     /// The generator's own figures.
     pub generator: GeneratorFigures,
     /// The server's figures, if its process is known.
@@ -121,6 +176,96 @@ impl Latency {
     }
 }
 
+/// The latency at many percentiles, closer together towards the highest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Distribution {
+    /// The mean.
+    pub mean_ns: f64,
+    /// The standard deviation.
+    pub deviation_ns: f64,
+    /// The longest latency.
+    pub max_ns: u64,
+    /// The buckets of the histogram, each twice as wide as the one before.
+    pub buckets: u32,
+    /// The parts of a bucket.
+    pub sub_buckets: u32,
+    /// The rows in ascending order.
+    pub rows: Vec<PercentileRow>,
+}
+
+/// A percentile.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PercentileRow {
+    /// The fraction of the deliveries, 0 to 1.
+    pub quantile: f64,
+    /// The latency that this fraction does not exceed, in nanoseconds.
+    pub value_ns: u64,
+    /// The number of deliveries up to this latency.
+    pub count: u64,
+}
+
+impl Distribution {
+    /// Returns the percentiles of a histogram; `None` if the histogram is empty.
+    pub fn from_histogram(histogram: &Histogram<u64>) -> Option<Distribution> {
+        if histogram.is_empty() {
+            return None;
+        }
+        let mut count = 0;
+        let rows = histogram.iter_quantiles(TICKS_PER_HALF_DISTANCE).map(|step| {
+            count += step.count_since_last_iteration();
+            PercentileRow { quantile: step.quantile_iterated_to(), value_ns: step.value_iterated_to(), count }
+        });
+        let rows = rows.collect();
+        Some(Distribution {
+            mean_ns: histogram.mean(),
+            deviation_ns: histogram.stdev(),
+            max_ns: histogram.max(),
+            buckets: u32::from(histogram.buckets()),
+            // As many as a number of this many digits needs at least, times two, rounded up to a power of 2.
+            sub_buckets: (2 * 10_u32.pow(u32::from(histogram.sigfig()))).next_power_of_two(),
+            rows,
+        })
+    }
+}
+
+/// The opening of all connections before a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Opening {
+    /// The opened connections.
+    pub connections: usize,
+    /// The time from the first connection to the last handshake.
+    pub seconds: f64,
+    /// The handshakes per second.
+    pub per_second: f64,
+}
+
+impl Opening {
+    /// Returns the figures of `connections` that were opened within `span_ns`.
+    pub fn of(connections: usize, span_ns: u64) -> Opening {
+        let seconds = span_ns as f64 / 1e9;
+        Opening { connections, seconds, per_second: if span_ns == 0 { 0.0 } else { connections as f64 / seconds } }
+    }
+}
+
+/// What went wrong at one subscriber.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscriberCounts {
+    /// The index of the subscriber, in the order of connecting.
+    pub subscriber: usize,
+    /// As in [`Counts`].
+    pub lost: u64,
+    /// As in [`Counts`].
+    pub outstanding: u64,
+    /// As in [`Counts`].
+    pub duplicated: u64,
+    /// As in [`Counts`].
+    pub reordered: u64,
+    /// As in [`Counts`].
+    pub foreign: u64,
+    /// As in [`Counts`].
+    pub corrupt: u64,
+}
+
 /// Figures that show whether the generator could have been the bottleneck.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct GeneratorFigures {
@@ -151,69 +296,8 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { subscribers, publishers, size, load, counts, .. } = self;
-        writeln!(out, "{subscribers} subscribers, {publishers} publishers, {size} B, load {load}")?;
-        match self.outcome {
-            Outcome::Exact => writeln!(out, "exact: every message arrived once and in order")?,
-            Outcome::Broken => writeln!(out, "BROKEN: deliveries or connections went wrong, see the counts")?,
-            Outcome::Void => writeln!(out, "VOID: the figures would mean nothing")?,
-        }
-        for reason in self.void_reasons.iter().chain(&self.disconnections) {
-            writeln!(out, "  {reason}")?;
-        }
-        let Counts { published, expected, lost, duplicated, reordered, foreign, corrupt, disconnected, other_orders } =
-            counts;
-        writeln!(out, "published     {published}, expected deliveries {expected}")?;
-        writeln!(
-            out,
-            "counted       lost {lost}, duplicated {duplicated}, reordered {reordered}, foreign {foreign}, \
-             corrupt {corrupt}, disconnected {disconnected}, other orders {other_orders} \
-             ({} of {subscribers} subscribers read every frame)",
-            self.verified_subscribers
-        )?;
-        if let Some(figures) = &self.figures {
-            figures.fmt(out)?;
-        }
-        for (name, memory) in [("memory before", self.memory_before), ("memory after", self.memory_after)] {
-            let Some(memory) = memory else { continue };
-            let kib =
-                |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), |bytes| format!("{} KiB", bytes / 1_024));
-            let Memory { rss, rss_anon, pss, .. } = memory;
-            writeln!(out, "{name:13} RSS {}, anonymous {}, PSS {}", kib(rss), kib(rss_anon), kib(pss))?;
-        }
-        Ok(())
-    }
-}
+/// The version of the schema of [`Report`]. A new field leaves it as it is; a changed or removed one raises it.
+pub const SCHEMA_VERSION: u32 = 1;
 
-impl fmt::Display for Figures {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Figures { seconds, deliveries, deliveries_per_second, messages_per_read, .. } = self;
-        writeln!(out, "deliveries    {deliveries_per_second:.0}/s ({deliveries} in {seconds:.3} s)")?;
-        writeln!(out, "per read      {messages_per_read:.2} messages")?;
-        if let Some(Latency { p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns, .. }) = self.latency {
-            let micros = |ns: u64| ns as f64 / 1e3;
-            let (p50, p90, p99, p99_9) = (micros(p50_ns), micros(p90_ns), micros(p99_ns), micros(p99_9_ns));
-            let max = micros(max_ns);
-            writeln!(out, "latency       p50 {p50:.1} µs, p90 {p90:.1}, p99 {p99:.1}, p99.9 {p99_9:.1}, max {max:.1}")?;
-        }
-        if let Some(ServerFigures { cpu, cores, cpu_ns_per_delivery, other_cores }) = self.server {
-            let (user, system) = (cpu.user_ns as f64 / 1e9, cpu.system_ns as f64 / 1e9);
-            let total = user + system;
-            writeln!(
-                out,
-                "server        {cpu_ns_per_delivery:.0} ns CPU per delivery \
-                 ({total:.2} s: user {user:.2}, system {system:.2}; {cores:.2} CPUs)"
-            )?;
-            writeln!(out, "others        {other_cores:.2} CPUs busy with something else")?;
-        }
-        let GeneratorFigures { cpu_ns, spare } = self.generator;
-        let warning = if spare < SPARE_MIN { " (it may have been the bottleneck)" } else { "" };
-        let cpu_seconds = cpu_ns as f64 / 1e9;
-        writeln!(out, "generator     {:.0} % of its time to spare{warning}, {cpu_seconds:.2} s CPU", spare * 100.0)
-    }
-}
-
-/// Below this fraction of time to spare a report says that the generator may have been the bottleneck.
-const SPARE_MIN: f64 = 0.05;
+/// The number of percentiles between each percentile and the one half as far from 100 %.
+const TICKS_PER_HALF_DISTANCE: u32 = 5;

@@ -1,6 +1,7 @@
 //! Runs the whole generator against a small broadcast server that makes no mistake, or exactly one.
 
-use ringhub_loadgen::{Counts, Outcome, Report};
+use clap::Parser as _;
+use ringhub_loadgen::{Counts, Error, Moment, Options, Outcome, Progress, Report};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -128,6 +129,94 @@ fn a_server_process_is_measured() {
     let report = report.unwrap();
     assert!(report.memory_after.is_some_and(|memory| memory.rss.is_some()));
     assert!(report.figures.unwrap().server.is_some());
+}
+
+/// Ends the run at some time.
+struct Watcher {
+    end: End,
+    moments: Vec<Moment>,
+    connecting: Vec<(usize, usize)>,
+    is_done: bool,
+}
+
+impl Progress for Watcher {
+    fn connecting(&mut self, open: usize, of: usize) {
+        self.connecting.push((open, of));
+    }
+
+    fn running(&mut self, moment: &Moment) {
+        self.moments.push(moment.clone());
+    }
+
+    fn done(&mut self) {
+        self.is_done = true;
+    }
+
+    fn is_interrupted(&self) -> bool {
+        match self.end {
+            End::Never => false,
+            End::AtOnce => true,
+            End::WhenOpen => self.connecting.last().is_some_and(|(open, of)| open == of),
+            End::AfterMoments(count) => self.moments.len() >= count,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Never,
+    /// While the generator connects.
+    AtOnce,
+    /// When all connections are open, before the window begins.
+    WhenOpen,
+    AfterMoments(usize),
+}
+
+fn watch(flags: &str, end: End) -> (Watcher, Result<Report, Error>) {
+    let url = format!("--url=ws://{}/t/x", start(Fault::None));
+    let flags = ["ringhub-loadgen", &url, "--subscribers=4"].into_iter().chain(flags.split_ascii_whitespace());
+    let plan = Options::try_parse_from(flags).unwrap().plan().unwrap();
+    let mut watcher = Watcher { end, moments: Vec::new(), connecting: Vec::new(), is_done: false };
+    let report = ringhub_loadgen::run(&plan, &mut watcher);
+    (watcher, report)
+}
+
+#[test]
+fn an_interrupted_run_reports_what_was_measured() {
+    for flags in ["--rate 1000 --warmup 0 --duration 30s", "--in-flight 4 --messages 1000000", "--hold 30s"] {
+        let (watcher, report) = watch(flags, End::AfterMoments(2));
+        let report = report.unwrap();
+        assert!(report.interrupted && watcher.is_done, "{flags}: {report}");
+        assert_eq!(report.outcome, Outcome::Exact, "{flags}: {report}");
+        assert!(report.to_string().contains("interrupted: the run was ended early"), "{flags}: {report}");
+        assert!(report.figures.is_some_and(|figures| figures.seconds > 0.0), "{flags}");
+        assert_eq!(watcher.connecting.last().map(|(open, of)| open == of), Some(true));
+    }
+    let (_, report) = watch("--rate 1", End::AtOnce);
+    let complaint = report.unwrap_err().to_string();
+    let (_, early) = watch("--rate 100 --warmup 60s", End::WhenOpen);
+    let early = early.unwrap();
+    assert!(early.interrupted && early.outcome == Outcome::Exact && early.figures.is_none(), "{early}");
+    assert!(complaint.starts_with("interrupted while connecting: "), "{complaint}");
+}
+
+#[test]
+fn the_series_adds_up_to_the_figures() {
+    for flags in ["--rate 1000 --warmup 0 --duration 450ms", "--in-flight 4 --messages 400"] {
+        let (watcher, report) = watch(flags, End::Never);
+        let report = report.unwrap();
+        assert!(!report.interrupted, "{flags}: {report}");
+        let figures = report.figures.unwrap();
+        assert_eq!(figures.series, watcher.moments, "{flags}");
+        let sum = |figure: fn(&Moment) -> u64| figures.series.iter().map(figure).sum::<u64>();
+        assert!(sum(|moment| moment.deliveries).abs_diff(figures.deliveries) <= 40, "{flags}: {figures}");
+        let window_ns = (figures.seconds * 1e9) as u64;
+        assert!(sum(|moment| moment.span_ns).abs_diff(window_ns) <= 200_000_000, "{flags}: {figures}");
+        let latencies = figures.latency.unwrap().count;
+        assert!(sum(|moment| moment.latency.total()) <= latencies && latencies > 0, "{flags}");
+        let rows = figures.distribution.unwrap().rows;
+        assert_eq!(rows.last().map(|row| (row.quantile, row.count)), Some((1.0, latencies)), "{flags}");
+    }
 }
 
 #[test]

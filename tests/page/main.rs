@@ -610,7 +610,7 @@ impl Load {
     fn start(server: &Server, subscribers: u32, rate: u32, seconds: u64) -> Load {
         let program = Path::new(binary_path()).with_file_name("ringhub-loadgen");
         let mut command = Command::new(&program);
-        command.args(["--sleep", "--url", &format!("ws://{}/t/load", server.address())]);
+        command.args(["--sleep", "--preset", "ringhub", "--url", &format!("ws://{}/t/load", server.address())]);
         command.args(["--subscribers", &subscribers.to_string(), "--rate", &rate.to_string()]);
         command.args(["--duration", &format!("{seconds}s")]);
         Load(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the load generator is built"))

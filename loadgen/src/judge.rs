@@ -1,0 +1,205 @@
+//! Decides whether a message is right, and records its latency.
+
+use crate::http::shown;
+use crate::moment::LatencyBuckets;
+use crate::options::{Activity, Plan};
+use crate::payload::{self, Form, Stamp};
+use crate::protocol::Publishing;
+use crate::window::Window;
+use hdrhistogram::Histogram;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Decides whether a message is right, and records the message's latency.
+#[derive(Debug)]
+pub(crate) struct Judge {
+    pub(crate) run: u16,
+    /// The opcode of every delivery; `None` if the server chooses it.
+    opcode: Option<u8>,
+    /// The form of the stamps in the run's messages.
+    pub(crate) form: Form,
+    padding: Padding,
+    pub(crate) clocks: Arc<Clocks>,
+    /// The latency from the due time.
+    pub(crate) latency: Histogram<u64>,
+    /// The latency from the write.
+    pub(crate) uncorrected: Histogram<u64>,
+    /// The latencies since the last moment of the series.
+    pub(crate) buckets: LatencyBuckets,
+    /// The first few foreign messages.
+    pub(crate) foreign_sample: Vec<String>,
+    /// The messages that are missing at subscribers so far, although a later one was seen.
+    pub(crate) missing: i64,
+    /// The last message that arrived before its connection was open, and was not awaited.
+    pub(crate) stray: Option<String>,
+}
+
+/// The padding of the run's messages.
+#[derive(Debug)]
+enum Padding {
+    /// The same for all.
+    Same(Vec<u8>),
+    /// The start of this text, as long as each message of the recorded sizes needs.
+    Recorded(Vec<u8>),
+}
+
+/// The verdict about a payload.
+pub(crate) enum Examined {
+    Right(Stamp),
+    Foreign,
+    Corrupt,
+}
+
+impl Judge {
+    pub(crate) fn new(plan: &Plan, clocks: Arc<Clocks>) -> Judge {
+        let is_plain = plan.protocol.is_raw() && matches!(plan.publishing, Publishing::Message { .. });
+        let padding = match &plan.activity {
+            Activity::Replay { messages } => {
+                let largest = messages.iter().map(|message| message.size).max().unwrap_or_default();
+                Padding::Recorded(payload::padding(largest.max(payload::STAMP_LENGTH)))
+            }
+            _ => Padding::Same(payload::padding(plan.size)),
+        };
+        Judge {
+            run: std::process::id() as u16,
+            opcode: is_plain.then_some(plan.opcode),
+            form: Form::of(plan.size),
+            padding,
+            clocks,
+            latency: histogram(),
+            uncorrected: histogram(),
+            buckets: LatencyBuckets::default(),
+            foreign_sample: Vec::new(),
+            missing: 0,
+            stray: None,
+        }
+    }
+
+    /// Judges a payload that arrived in a message with this opcode.
+    pub(crate) fn examine(&mut self, opcode: u8, payload: &[u8], now_ns: u64) -> Examined {
+        let stamp = match Stamp::decode(self.form, payload) {
+            Some(stamp) if stamp.run == self.run => stamp,
+            _ => return Examined::Foreign,
+        };
+        let found = &payload[self.form.length()..];
+        let is_right = match &self.padding {
+            Padding::Same(padding) => found == padding,
+            Padding::Recorded(padding) => padding.get(..found.len()) == Some(found),
+        };
+        if !is_right || self.opcode.is_some_and(|own| own != opcode) {
+            return Examined::Corrupt;
+        }
+        if let Some(due_ns) = stamp.due_ns
+            && self.clocks.has_in_window(due_ns)
+        {
+            let latency_ns = now_ns.saturating_sub(due_ns);
+            self.latency.saturating_record(latency_ns);
+            self.buckets.record(latency_ns);
+            if let Some(written_ns) = self.clocks.written_ns(usize::from(stamp.publisher), stamp.sequence) {
+                self.uncorrected.saturating_record(now_ns.saturating_sub(written_ns));
+            }
+        }
+        Examined::Right(stamp)
+    }
+
+    /// Keeps a foreign message, if it is one of the first.
+    pub(crate) fn note_foreign(&mut self, message: &[u8]) {
+        if self.foreign_sample.len() < FOREIGN_MAX {
+            self.foreign_sample.push(shown(message));
+        }
+    }
+}
+
+/// The times that the threads of a run share: the measured window, and when messages were written.
+#[derive(Debug)]
+pub(crate) struct Clocks {
+    window: [AtomicU64; 2],
+    streams: u64,
+    writes: Box<[Write]>,
+}
+
+/// The time at which a message was written, and the number of this message.
+#[derive(Debug, Default)]
+struct Write {
+    number: AtomicU64,
+    time_ns: AtomicU64,
+}
+
+impl Clocks {
+    /// Makes clocks for a run with this number of streams, 0 if nothing is published.
+    pub(crate) fn new(streams: usize) -> Clocks {
+        let writes = if streams == 0 { 0 } else { WRITES };
+        let window = [AtomicU64::new(u64::MAX), AtomicU64::new(u64::MAX)];
+        Clocks { window, streams: streams as u64, writes: (0..writes).map(|_| Write::default()).collect() }
+    }
+
+    /// Sets the window: the latency of messages that are due inside it is recorded, whenever they arrive.
+    pub(crate) fn set_window(&self, window: Window) {
+        self.window[0].store(window.start_ns, Ordering::Relaxed);
+        self.window[1].store(window.end_ns, Ordering::Relaxed);
+    }
+
+    fn has_in_window(&self, due_ns: u64) -> bool {
+        let [start_ns, end_ns] = self.window.each_ref().map(|edge| edge.load(Ordering::Relaxed));
+        Window { start_ns, end_ns }.contains(due_ns)
+    }
+
+    /// Notes when a message was written. The latest [`WRITES`] messages are remembered.
+    pub(crate) fn note_written(&self, stream: usize, sequence: u64, now_ns: u64) {
+        let number = self.number(stream, sequence);
+        let write = &self.writes[number as usize % WRITES];
+        write.time_ns.store(now_ns, Ordering::Relaxed);
+        // Pairs with the load in `written_ns`.
+        write.number.store(number, Ordering::Release);
+    }
+
+    /// Returns when a message was written; `None` if it is forgotten.
+    fn written_ns(&self, stream: usize, sequence: u64) -> Option<u64> {
+        let number = self.number(stream, sequence);
+        let write = self.writes.get(number as usize % WRITES)?;
+        let is_same = write.number.load(Ordering::Acquire) == number;
+        is_same.then(|| write.time_ns.load(Ordering::Relaxed))
+    }
+
+    /// Returns a number above 0 for each message.
+    fn number(&self, stream: usize, sequence: u64) -> u64 {
+        sequence.wrapping_mul(self.streams).wrapping_add(stream as u64 + 1)
+    }
+}
+
+/// Makes a histogram of latencies. The highest value is sixty seconds in nanoseconds; a longer latency counts as this.
+pub(crate) fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("valid histogram bounds")
+}
+
+/// The messages whose times of writing are remembered, far more than those under way.
+const WRITES: usize = 1 << 16;
+
+/// The foreign messages that are kept.
+const FOREIGN_MAX: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_writing_are_those_of_the_message() {
+        let clocks = Clocks::new(3);
+        clocks.note_written(2, 5, 700);
+        assert_eq!(
+            (clocks.written_ns(2, 5), clocks.written_ns(1, 5), clocks.written_ns(2, 6)),
+            (Some(700), None, None)
+        );
+        clocks.note_written(2, 5 + WRITES as u64, 900);
+        assert_eq!((clocks.written_ns(2, 5), clocks.written_ns(2, 5 + WRITES as u64)), (None, Some(900)));
+        assert_eq!(Clocks::new(0).written_ns(0, 0), None);
+    }
+
+    #[test]
+    fn nothing_is_measured_before_the_window_is_known() {
+        let clocks = Clocks::new(1);
+        assert!(!clocks.has_in_window(0) && !clocks.has_in_window(u64::MAX - 1));
+        clocks.set_window(Window { start_ns: 5, end_ns: 7 });
+        assert!(!clocks.has_in_window(4) && clocks.has_in_window(5) && !clocks.has_in_window(7));
+    }
+}

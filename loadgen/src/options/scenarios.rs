@@ -1,0 +1,322 @@
+//! The scenarios, and the flags of those that are not `fanout`.
+
+use super::{LoadFlags, MachineFlags, Options, TargetFlags, VerifyFlag, parse_duration};
+use crate::output::OutputOptions;
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What a run does, beside the flags that all runs share.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Scenario {
+    /// Publishers send messages to topics, and each subscriber must receive every message of its topics.
+    #[default]
+    Fanout,
+    /// Every connection sends messages, and the server sends each back.
+    Echo {
+        /// Messages that each connection has under way.
+        depth: u64,
+    },
+    /// Connections are opened in steps and held.
+    Idle {
+        /// The number of steps.
+        steps: usize,
+        /// The time of each step.
+        settle: Duration,
+    },
+    /// All connections are closed at once and come back at once.
+    Storm {
+        /// How often.
+        rounds: usize,
+        /// The most handshakes under way.
+        at_once: usize,
+    },
+    /// Subscribers leave, and others join, while messages are published.
+    Churn {
+        /// Subscribers that leave per second; as many join.
+        per_second: u64,
+    },
+    /// A share of the subscribers stops reading.
+    Stall {
+        /// The share, above 0 and below 1.
+        share: f64,
+    },
+    /// The load rises until the latency passes a bound.
+    Ramp {
+        /// What rises.
+        by: RampBy,
+        /// The first step: messages per second, or subscribers.
+        from: u64,
+        /// The factor from one step to the next.
+        factor: f64,
+        /// The most steps.
+        steps: usize,
+        /// The bound of the 99th percentile.
+        p99: Duration,
+    },
+    /// The messages of a file are published at their times.
+    Replay {
+        /// The file.
+        file: PathBuf,
+        /// How many times faster than recorded.
+        speed: f64,
+    },
+}
+
+/// What rises in a `ramp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RampBy {
+    /// Messages per second.
+    Rate,
+    /// Subscribers, at the rate of --rate.
+    Connections,
+}
+
+/// The flags of `echo`.
+#[derive(Clone, Debug, Args)]
+pub struct EchoOptions {
+    #[command(flatten)]
+    target: TargetFlags,
+    /// Connections.
+    #[arg(long, default_value_t = 100)]
+    connections: usize,
+    /// Messages that each connection has under way.
+    #[arg(long, default_value_t = 1)]
+    depth: u64,
+    /// Payload bytes of each message, at least 17. Below 32 there is no room for a time, so no latency is measured.
+    #[arg(long, default_value_t = 64)]
+    size: usize,
+    /// Send binary messages instead of text.
+    #[arg(long)]
+    binary: bool,
+    /// Length of the measured window.
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    duration: Duration,
+    /// Time before the measured window.
+    #[arg(long, default_value = "1s", value_parser = parse_duration)]
+    warmup: Duration,
+    /// How long to wait for the last messages.
+    #[arg(long, default_value = "5s", value_parser = parse_duration)]
+    drain: Duration,
+    #[command(flatten)]
+    machine: MachineFlags,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+/// The flags of `idle`.
+#[derive(Clone, Debug, Args)]
+pub struct IdleOptions {
+    #[command(flatten)]
+    target: TargetFlags,
+    /// Connections.
+    #[arg(long, default_value_t = 1_000)]
+    connections: usize,
+    /// Steps in which they are opened; with --server-pid the memory per connection is the slope over the steps.
+    #[arg(long, default_value_t = 4)]
+    steps: usize,
+    /// Time after each step, before the memory is read.
+    #[arg(long, default_value = "1s", value_parser = parse_duration)]
+    settle: Duration,
+    /// How long all connections are held.
+    #[arg(long, default_value = "5s", value_parser = parse_duration)]
+    hold: Duration,
+    #[command(flatten)]
+    machine: MachineFlags,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+/// The flags of `storm`.
+#[derive(Clone, Debug, Args)]
+pub struct StormOptions {
+    #[command(flatten)]
+    target: TargetFlags,
+    /// Connections.
+    #[arg(long, default_value_t = 1_000)]
+    connections: usize,
+    /// How often all connections are closed and opened again.
+    #[arg(long, default_value_t = 1)]
+    rounds: usize,
+    /// The most handshakes under way.
+    #[arg(long, default_value_t = 1_000_000)]
+    at_once: usize,
+    /// Time for which the connections are held before each round.
+    #[arg(long, default_value = "1s", value_parser = parse_duration)]
+    hold: Duration,
+    #[command(flatten)]
+    machine: MachineFlags,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+/// The flags of `churn`.
+#[derive(Clone, Debug, Args)]
+pub struct ChurnOptions {
+    #[command(flatten)]
+    target: TargetFlags,
+    /// Subscribers that leave per second; as many join.
+    #[arg(long, default_value_t = 100)]
+    churn: u64,
+    #[command(flatten)]
+    load: LoadFlags,
+    #[command(flatten)]
+    machine: MachineFlags,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+/// The flags of `stall`.
+#[derive(Clone, Debug, Args)]
+pub struct StallOptions {
+    #[command(flatten)]
+    target: TargetFlags,
+    /// The share of the subscribers that stops reading in the middle of the window.
+    #[arg(long, default_value_t = 0.1)]
+    share: f64,
+    #[command(flatten)]
+    load: LoadFlags,
+    #[command(flatten)]
+    machine: MachineFlags,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+/// The flags of `ramp`. The duration and the warm-up are those of each step.
+#[derive(Clone, Debug, Args)]
+pub struct RampOptions {
+    #[command(flatten)]
+    target: TargetFlags,
+    /// What rises.
+    #[arg(long, value_enum, default_value_t = RampBy::Rate)]
+    by: RampBy,
+    /// The first step: messages per second, or subscribers.
+    #[arg(long, default_value_t = 100)]
+    from: u64,
+    /// The factor from one step to the next.
+    #[arg(long, default_value_t = 1.5)]
+    factor: f64,
+    /// The most steps.
+    #[arg(long, default_value_t = 20)]
+    steps: usize,
+    /// The latency that the 99th percentile must not pass.
+    #[arg(long, default_value = "10ms", value_parser = parse_duration)]
+    p99: Duration,
+    #[command(flatten)]
+    load: LoadFlags,
+    #[command(flatten)]
+    machine: MachineFlags,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+/// The flags of `replay`.
+#[derive(Clone, Debug, Args)]
+pub struct ReplayOptions {
+    /// The file: a JSON object on each line, with at_ms, size and, if there are several, the number of a topic.
+    file: PathBuf,
+    #[command(flatten)]
+    target: TargetFlags,
+    /// How many times faster than recorded.
+    #[arg(long, default_value_t = 1.0)]
+    speed: f64,
+    /// Connections that receive.
+    #[arg(long, default_value_t = 1_000)]
+    subscribers: usize,
+    /// Connections that publish.
+    #[arg(long, default_value_t = 1)]
+    publishers: usize,
+    /// How long to wait for the last deliveries.
+    #[arg(long, default_value = "5s", value_parser = parse_duration)]
+    drain: Duration,
+    /// Messages that are not of this run are counted, but are no mistake.
+    #[arg(long)]
+    ignore_foreign: bool,
+    #[command(flatten)]
+    machine: MachineFlags,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+impl Default for LoadFlags {
+    /// Returns the flags of a run whose scenario has its own way to publish.
+    fn default() -> LoadFlags {
+        LoadFlags {
+            subscribers: 1_000,
+            publishers: 1,
+            size: 128,
+            binary: false,
+            rate: None,
+            in_flight: None,
+            unthrottled: false,
+            duration: Duration::from_secs(10),
+            warmup: None,
+            messages: None,
+            drain: Duration::from_secs(5),
+            verify: VerifyFlag::All,
+            sample: 16,
+            total_order: false,
+            ignore_foreign: false,
+        }
+    }
+}
+
+impl From<EchoOptions> for Options {
+    fn from(flags: EchoOptions) -> Options {
+        let EchoOptions { target, connections, depth, size, binary, duration, warmup, drain, machine, output } = flags;
+        let load = LoadFlags { subscribers: connections, size, binary, duration, drain, ..LoadFlags::default() };
+        let load = LoadFlags { warmup: Some(warmup), in_flight: Some(depth), ..load };
+        Options { scenario: Scenario::Echo { depth }, target, load, hold: None, machine, output }
+    }
+}
+
+impl From<IdleOptions> for Options {
+    fn from(flags: IdleOptions) -> Options {
+        let IdleOptions { target, connections, steps, settle, hold, machine, output } = flags;
+        let load = LoadFlags { subscribers: connections, ..LoadFlags::default() };
+        Options { scenario: Scenario::Idle { steps, settle }, target, load, hold: Some(hold), machine, output }
+    }
+}
+
+impl From<StormOptions> for Options {
+    fn from(flags: StormOptions) -> Options {
+        let StormOptions { target, connections, rounds, at_once, hold, machine, output } = flags;
+        let load = LoadFlags { subscribers: connections, ..LoadFlags::default() };
+        Options { scenario: Scenario::Storm { rounds, at_once }, target, load, hold: Some(hold), machine, output }
+    }
+}
+
+impl From<ChurnOptions> for Options {
+    fn from(flags: ChurnOptions) -> Options {
+        let ChurnOptions { target, churn, load, machine, output } = flags;
+        Options { scenario: Scenario::Churn { per_second: churn }, target, load, hold: None, machine, output }
+    }
+}
+
+impl From<StallOptions> for Options {
+    fn from(flags: StallOptions) -> Options {
+        let StallOptions { target, share, load, machine, output } = flags;
+        Options { scenario: Scenario::Stall { share }, target, load, hold: None, machine, output }
+    }
+}
+
+impl From<RampOptions> for Options {
+    fn from(flags: RampOptions) -> Options {
+        let RampOptions { target, by, from, factor, steps, p99, mut load, machine, output } = flags;
+        match by {
+            RampBy::Rate => load.rate = Some(from),
+            RampBy::Connections => load.subscribers = usize::try_from(from).unwrap_or(usize::MAX),
+        }
+        let scenario = Scenario::Ramp { by, from, factor, steps, p99 };
+        Options { scenario, target, load, hold: None, machine, output }
+    }
+}
+
+impl From<ReplayOptions> for Options {
+    fn from(flags: ReplayOptions) -> Options {
+        let ReplayOptions { file, target, speed, subscribers, publishers, drain, ignore_foreign, machine, output } =
+            flags;
+        let load = LoadFlags { subscribers, publishers, drain, ignore_foreign, ..LoadFlags::default() };
+        Options { scenario: Scenario::Replay { file, speed }, target, load, hold: None, machine, output }
+    }
+}

@@ -1,0 +1,373 @@
+//! The flags that say what the server is and what it expects.
+
+use crate::error::Error;
+use crate::pattern::{Pattern, Text};
+use crate::preset::{Preset, PresetName, Publish, Publishers, Signing};
+use crate::protocol::{Endpoint, Post, Protocol, Publishing, PusherKeys, Request, Step};
+use crate::tls::{Settings, Trust};
+use crate::topics::{Spread, Topics};
+use crate::units::Packing;
+use crate::url::{Scheme, Url};
+use clap::{Args, ValueEnum};
+
+/// Which server, and what it expects. Texts and patterns may have placeholders: {topic}, {payload}, {size} of the
+/// payload, {id} and {connection} (numbers), and {any} in patterns; \r and \n are control characters.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Server")]
+pub struct TargetFlags {
+    /// Where to connect: ws:// or wss://, a name or an address, a port and a path. {topic} may stand in the path.
+    #[arg(long, default_value = DEFAULT_URL)]
+    pub url: String,
+    /// The kind of server; by default `ringhub` for the default URL, and `ws` for others.
+    #[arg(long, value_enum)]
+    pub preset: Option<PresetName>,
+    /// A value for a name in braces in the preset's texts, such as key=1234.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+    /// A header line of the opening requests.
+    #[arg(long, value_name = "NAME: VALUE")]
+    pub header: Vec<String>,
+    /// A subprotocol that the opening requests offer.
+    #[arg(long)]
+    pub subprotocol: Vec<String>,
+    /// With wss: and https:, accept every certificate.
+    #[arg(long)]
+    pub insecure: bool,
+    /// Query of the subscribers' request; empty for none.
+    #[arg(long)]
+    pub sub_query: Option<String>,
+    /// Query of the publishers' request; empty for none.
+    #[arg(long)]
+    pub pub_query: Option<String>,
+    /// Whole path and query of the subscribers' request.
+    #[arg(long)]
+    pub subscribe_path: Option<String>,
+    /// Whole path and query of the publishers' request.
+    #[arg(long)]
+    pub publish_path: Option<String>,
+    /// The publishers receive messages too; these are ignored instead of being reported as foreign.
+    #[arg(long)]
+    pub publishers_receive: bool,
+    /// A step after the opening handshake, in order: send:TEXT, or await:PATTERN.
+    #[arg(long, value_name = "STEP")]
+    pub hello: Vec<String>,
+    /// The message that subscribes to a topic.
+    #[arg(long, value_name = "TEXT")]
+    pub subscribe_message: Option<String>,
+    /// The server's answer to that message.
+    #[arg(long, value_name = "PATTERN")]
+    pub acknowledgement: Option<String>,
+    /// A delivery, with {payload} in it. Without a pattern the whole message is the payload.
+    #[arg(long, value_name = "PATTERN")]
+    pub delivery: Option<String>,
+    /// How the server packs what it sends into messages.
+    #[arg(long, value_enum)]
+    pub packing: Option<PackingFlag>,
+    /// What the generator answers to some message, such as '2 => 3'.
+    #[arg(long, value_name = "PATTERN => TEXT")]
+    pub reply: Vec<String>,
+    /// Messages of the server that mean nothing here.
+    #[arg(long, value_name = "PATTERN")]
+    pub ignore: Vec<String>,
+    /// Messages by which the server refuses something; the connection then counts as ended.
+    #[arg(long, value_name = "PATTERN")]
+    pub refusal: Vec<String>,
+    /// The message that publishes, with {payload} in it.
+    #[arg(long, value_name = "TEXT", conflicts_with = "publish_http")]
+    pub publish_message: Option<String>,
+    /// Publish by HTTP instead: the method, and a path or a URL, such as 'POST /publish/{topic}'.
+    #[arg(long, value_name = "METHOD PATH")]
+    pub publish_http: Option<String>,
+    /// A header line of the requests that publish.
+    #[arg(long, value_name = "NAME: VALUE")]
+    pub publish_header: Vec<String>,
+    /// The body of the requests that publish, with {payload} in it.
+    #[arg(long, value_name = "TEXT")]
+    pub publish_body: Option<String>,
+    /// The name of the topic; of several topics, the begin of their names.
+    #[arg(long, default_value = "bench")]
+    pub topic: String,
+    /// The number of topics. The path or the texts need {topic} for several.
+    #[arg(long, default_value_t = 1)]
+    pub topics: usize,
+    /// Topics of each subscriber, on one connection; for servers whose clients subscribe by messages.
+    #[arg(long, default_value_t = 1)]
+    pub topics_per_connection: usize,
+    /// How subscribers fall on topics: uniform, zipf or zipf:EXPONENT.
+    #[arg(long, default_value = "uniform")]
+    pub spread: Spread,
+    /// How messages fall on topics: uniform, zipf or zipf:EXPONENT.
+    #[arg(long, default_value = "uniform")]
+    pub publish_spread: Spread,
+}
+
+/// How a server packs what it sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PackingFlag {
+    /// One thing in each message.
+    Whole,
+    /// A message has one or more things, separated by line feeds.
+    Lines,
+    /// The messages are the stream of the NATS protocol.
+    Nats,
+}
+
+/// What the flags say about the server, checked.
+pub(crate) struct Target {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) subscribe: Request,
+    pub(crate) publishing: Publishing,
+    pub(crate) protocol: Protocol,
+    pub(crate) is_binary: bool,
+}
+
+/// The flags with the preset that completes them.
+struct Reader<'f> {
+    flags: &'f TargetFlags,
+    preset: &'static Preset,
+    url: Url,
+    values: Vec<(String, String)>,
+}
+
+impl TargetFlags {
+    /// Checks the flags.
+    ///
+    /// # Errors
+    /// The first contradiction is returned.
+    pub(crate) fn target(&self) -> Result<Target, Error> {
+        let url = Url::parse("--url", &self.url, ["ws", "wss"])?;
+        let usual = if self.url == DEFAULT_URL { PresetName::Ringhub } else { PresetName::Ws };
+        let preset = self.preset.unwrap_or(usual).preset();
+        let values = self.set.iter().map(|pair| match pair.split_once('=') {
+            Some((name, value)) => Ok((format!("{{{name}}}"), value.to_owned())),
+            None => Err(Error::Options(format!("--set {pair}: expected NAME=VALUE"))),
+        });
+        let reader = Reader { flags: self, preset, url, values: values.collect::<Result<_, _>>()? };
+        reader.target()
+    }
+
+    /// Returns the topics for this number of publishers.
+    ///
+    /// # Errors
+    /// An error is returned if the numbers do not fit each other.
+    pub(crate) fn topics(&self, publishers: usize) -> Result<Topics, Error> {
+        let wrong = |why: &str| Err(Error::Options(why.to_owned()));
+        if !(1..=usize::from(u16::MAX)).contains(&self.topics) {
+            return wrong("--topics is 1 to 65535");
+        }
+        if !(1..=self.topics).contains(&self.topics_per_connection) {
+            return wrong("--topics-per-connection is 1 to the number of --topics");
+        }
+        let numbers = [self.topics, self.topics_per_connection, publishers];
+        Ok(Topics::new(&self.topic, numbers, [self.spread, self.publish_spread]))
+    }
+}
+
+impl Reader<'_> {
+    fn target(&self) -> Result<Target, Error> {
+        let (flags, preset) = (self.flags, self.preset);
+        let trust = if flags.insecure { Trust::Anyone } else { Trust::System };
+        let endpoint = endpoint(&self.url, trust)?;
+        let query = |flag: &Option<String>, usual: &str| flag.clone().unwrap_or_else(|| usual.to_owned());
+        let sub_query = query(&flags.sub_query, preset.sub_query);
+        let subscribe = self.request("--subscribe-path", self.path(&flags.subscribe_path, "", &sub_query)?)?;
+        let protocol = self.protocol()?;
+        let publishing = self.publishing(&endpoint, trust)?;
+        let has_topic = subscribe.path.has_topic() || protocol.subscribe.as_ref().is_some_and(Text::has_topic);
+        if flags.topics > 1 && !has_topic {
+            return Err(Error::Options("--topics: {topic} must stand in the URL or in --subscribe-message".to_owned()));
+        }
+        if flags.topics_per_connection > 1 && protocol.subscribe.is_none() {
+            let why =
+                "--topics-per-connection needs a server whose clients subscribe by messages, or --subscribe-message";
+            return Err(Error::Options(why.to_owned()));
+        }
+        Ok(Target { endpoint, subscribe, publishing, protocol, is_binary: preset.is_binary })
+    }
+
+    /// Puts the values of `--set` into a text.
+    fn with_values(&self, text: &str) -> String {
+        self.values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value))
+    }
+
+    /// Returns the path and query of a role's request: the whole path of a flag, or the URL's path, or the preset's
+    /// own one, with the role's query.
+    fn path(&self, whole: &Option<String>, publish_path: &str, query: &str) -> Result<String, Error> {
+        let (flags, preset) = (self.flags, self.preset);
+        let is_own = self.url.path.is_empty() || self.url.path == "/" || flags.url == DEFAULT_URL;
+        let path = match whole {
+            Some(whole) => return Ok(self.with_values(whole)),
+            None if !publish_path.is_empty() => publish_path,
+            None if is_own && !preset.path.is_empty() => preset.path,
+            None if self.url.path.is_empty() => "/",
+            None => &self.url.path,
+        };
+        let path = self.with_values(path);
+        let unknown = ["{key}", "{app}"].into_iter().find(|name| path.contains(name));
+        if let Some(unknown) = unknown {
+            let name = unknown.trim_matches(['{', '}']);
+            return Err(Error::Options(format!("this preset needs --set {name}=VALUE")));
+        }
+        let joint = if path.contains('?') { '&' } else { '?' };
+        Ok(if query.is_empty() { path } else { format!("{path}{joint}{query}") })
+    }
+
+    fn request(&self, flag: &str, path: String) -> Result<Request, Error> {
+        let mut lines = header_lines("--header", &self.flags.header)?;
+        let own = &self.flags.subprotocol;
+        let subprotocols = if own.is_empty() { self.preset.subprotocol.to_owned() } else { own.join(", ") };
+        if !subprotocols.is_empty() {
+            lines += &header_lines("--subprotocol", &[format!("Sec-WebSocket-Protocol: {subprotocols}")])?;
+        }
+        let path = Text::parse(&path).for_sending(flag)?;
+        Ok(Request { host: self.url.authority.clone(), path, lines })
+    }
+
+    fn protocol(&self) -> Result<Protocol, Error> {
+        let (flags, preset) = (self.flags, self.preset);
+        let own = |flag: &Option<String>, usual: &str| {
+            let text = flag.clone().unwrap_or_else(|| usual.to_owned());
+            (!text.is_empty()).then(|| self.with_values(&text))
+        };
+        let listed = |flag: &[String], usual: &[&str]| -> Result<Vec<Pattern>, Error> {
+            let patterns = flag.iter().map(String::as_str).chain(usual.iter().copied());
+            patterns.map(|text| Pattern::parse(&self.with_values(text), None)).collect()
+        };
+        let usual_hello = preset.hello.iter().map(|&step| step.to_owned()).collect();
+        let hello: Vec<String> = if flags.hello.is_empty() { usual_hello } else { flags.hello.clone() };
+        let subscribe = own(&flags.subscribe_message, preset.subscribe);
+        let delivery = own(&flags.delivery, preset.delivery);
+        let delivery = delivery.map(|text| Pattern::parse(&text, None)).transpose()?;
+        if delivery.as_ref().is_some_and(|pattern| !pattern.has_payload()) {
+            return Err(Error::Options("--delivery: {payload} must stand in it".to_owned()));
+        }
+        let acknowledgement = own(&flags.acknowledgement, preset.acknowledgement);
+        if let Some(text) = &acknowledgement {
+            Pattern::parse(text, Some(""))?;
+        }
+        Ok(Protocol {
+            packing: match flags.packing {
+                None => preset.packing,
+                Some(PackingFlag::Whole) => Packing::Whole,
+                Some(PackingFlag::Lines) => Packing::Lines,
+                Some(PackingFlag::Nats) => Packing::Nats,
+            },
+            hello: hello.iter().map(|step| Step::parse(&self.with_values(step))).collect::<Result<_, _>>()?,
+            subscribe: subscribe.map(|text| Text::parse(&text).for_sending("--subscribe-message")).transpose()?,
+            acknowledgement,
+            delivery,
+            replies: self.replies()?,
+            ignored: listed(&flags.ignore, preset.ignored)?,
+            refusals: listed(&flags.refusal, preset.refusals)?,
+            publishers: if flags.publishers_receive { Publishers::ReceiveMessages } else { preset.publishers },
+        })
+    }
+
+    fn replies(&self) -> Result<Vec<(Pattern, Text)>, Error> {
+        let own = self.flags.reply.iter().map(|reply| match reply.split_once(" => ") {
+            Some((pattern, text)) => Ok((pattern, text)),
+            None => Err(Error::Options(format!("--reply {reply}: expected PATTERN => TEXT"))),
+        });
+        let usual = self.preset.replies.iter().copied().map(Ok);
+        let replies = own.chain(usual).map(|reply| {
+            let (pattern, text) = reply?;
+            let text = Text::parse(&self.with_values(text)).for_sending("--reply")?;
+            Ok((Pattern::parse(&self.with_values(pattern), None)?, text))
+        });
+        replies.collect()
+    }
+
+    fn publishing(&self, endpoint: &Endpoint, trust: Trust) -> Result<Publishing, Error> {
+        let (flags, preset) = (self.flags, self.preset);
+        let message = match (&flags.publish_http, &flags.publish_message, preset.publish) {
+            (None, Some(text), _) => Some(&**text),
+            (None, None, Publish::Message(text)) => Some(text),
+            _ => None,
+        };
+        if let Some(text) = message {
+            return self.publishing_by_message(text);
+        }
+        let (method, place) = match flags.publish_http.as_deref().map(|value| (value, value.split_once(' '))) {
+            None => ("POST", None),
+            Some((_, Some((method, place)))) => (method, Some(place)),
+            Some((value, None)) => {
+                return Err(Error::Options(format!("--publish-http {value}: expected METHOD PATH, or METHOD URL")));
+            }
+        };
+        let (endpoint, host, path) = match place {
+            Some(place) if place.contains("://") => {
+                let url = Url::parse("--publish-http", place, ["http", "https"])?;
+                let path = if url.path.is_empty() { "/".to_owned() } else { self.with_values(&url.path) };
+                (self::endpoint(&url, trust)?, url.authority, path)
+            }
+            Some(path) if path.starts_with('/') => {
+                (endpoint.clone(), self.url.authority.clone(), self.with_values(path))
+            }
+            Some(other) => return Err(Error::Options(format!("--publish-http: {other} is no path and no URL"))),
+            None => {
+                let path = self.path(&flags.publish_path, preset.publish_path, "")?;
+                (endpoint.clone(), self.url.authority.clone(), path)
+            }
+        };
+        let (content_type, body, signing) = match preset.publish {
+            Publish::Post { content_type, body, signing } => (content_type, body, signing),
+            Publish::Message(_) => ("text/plain", "{payload}", Signing::None),
+        };
+        let body = self.with_values(flags.publish_body.as_deref().unwrap_or(body));
+        let mut lines = header_lines("--publish-header", &flags.publish_header)?;
+        if !flags.publish_header.iter().any(|line| line.to_ascii_lowercase().starts_with("content-type:")) {
+            lines += &format!("Content-Type: {content_type}\r\n");
+        }
+        Ok(Publishing::Post(Post {
+            endpoint,
+            host,
+            method: method.to_owned(),
+            path: Text::parse(&path).for_sending("--publish-http")?,
+            lines,
+            body: Text::parse(&body).for_publishing("--publish-body")?,
+            signing: match signing {
+                Signing::None => None,
+                Signing::Pusher => Some(PusherKeys { key: self.value("key")?, secret: self.value("secret")? }),
+            },
+        }))
+    }
+
+    fn publishing_by_message(&self, text: &str) -> Result<Publishing, Error> {
+        let query = self.flags.pub_query.clone().unwrap_or_else(|| self.preset.pub_query.to_owned());
+        let request = self.request("--publish-path", self.path(&self.flags.publish_path, "", &query)?)?;
+        let text = Text::parse(&self.with_values(text)).for_publishing("--publish-message")?;
+        Ok(Publishing::Message { request, text })
+    }
+
+    fn value(&self, name: &str) -> Result<String, Error> {
+        let found = self.values.iter().find(|(own, _)| own.trim_matches(['{', '}']) == name);
+        let missing = || Error::Options(format!("this preset needs --set {name}=VALUE"));
+        found.map(|(_, value)| value.clone()).ok_or_else(missing)
+    }
+}
+
+fn endpoint(url: &Url, trust: Trust) -> Result<Endpoint, Error> {
+    let tls = match url.scheme {
+        Scheme::Plain => None,
+        Scheme::Tls => Some(Settings::new(&url.host, trust)?),
+    };
+    Ok(Endpoint { address: url.address()?, tls })
+}
+
+/// Returns the lines as they are sent.
+fn header_lines(flag: &str, lines: &[String]) -> Result<String, Error> {
+    let mut text = String::new();
+    for line in lines {
+        let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
+        match line.split_once(':') {
+            Some((name, value)) if is_name(name) && !value.contains(['\r', '\n']) => {
+                text += &format!("{name}: {}\r\n", value.trim());
+            }
+            _ => return Err(Error::Options(format!("{flag} {line}: expected NAME: VALUE"))),
+        }
+    }
+    Ok(text)
+}
+
+/// The hub's own address and a topic. The preset of this URL alone is `ringhub`.
+const DEFAULT_URL: &str = "ws://127.0.0.1:6455/t/bench";

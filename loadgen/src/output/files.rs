@@ -1,0 +1,54 @@
+//! Files that a report is written to. They are opened before the run, so that a wrong path costs no run.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+/// A file that waits for its text.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    path: PathBuf,
+    file: File,
+}
+
+/// A file that could not be opened or written.
+#[derive(Debug)]
+pub struct FileError {
+    path: PathBuf,
+    error: io::Error,
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}", self.path.display(), self.error)
+    }
+}
+
+impl std::error::Error for FileError {}
+
+impl Pending {
+    /// Opens a file, whose earlier content stays until [`Self::write`].
+    pub(crate) fn open(path: &Path) -> Result<Pending, FileError> {
+        match OpenOptions::new().create(true).write(true).truncate(false).open(path) {
+            Ok(file) => Ok(Pending { path: path.to_owned(), file }),
+            Err(error) => Err(FileError { path: path.to_owned(), error }),
+        }
+    }
+
+    /// Returns the path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Replaces the content.
+    pub(crate) fn write(mut self, text: &str) -> Result<(), FileError> {
+        let truncated = match self.file.metadata() {
+            // A device or a pipe has no length.
+            Ok(metadata) if !metadata.is_file() => Ok(()),
+            _ => self.file.set_len(0),
+        };
+        let written = truncated.and_then(|()| self.file.write_all(text.as_bytes())).and_then(|()| self.file.flush());
+        written.map_err(|error| FileError { path: self.path, error })
+    }
+}

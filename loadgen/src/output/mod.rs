@@ -1,0 +1,102 @@
+//! The output of a run: the progress, the report in all its forms, and the exit status.
+
+mod assertion;
+mod command_line;
+mod comparison;
+mod files;
+mod hgrm;
+mod interrupt;
+mod live;
+mod options;
+mod page;
+mod text;
+mod units;
+
+#[cfg(test)]
+mod schema_test;
+#[cfg(test)]
+mod testing;
+
+pub use assertion::{Assertion, CheckedAssertion, Verdict, verdict};
+pub use command_line::without_secrets;
+pub use comparison::Comparison;
+pub use files::FileError;
+pub use hgrm::hgrm;
+pub use interrupt::Interrupt;
+pub use live::Live;
+pub use options::OutputOptions;
+pub use page::{comparison_page, page};
+
+use crate::report::Report;
+use files::Pending;
+use std::io::{self, IsTerminal as _, Write as _};
+
+/// The output of a run, made before the run.
+#[derive(Debug)]
+pub struct Output {
+    options: OutputOptions,
+    hgrm: Option<Pending>,
+    page: Option<Pending>,
+}
+
+impl Output {
+    /// Opens the files that the report will be written to.
+    ///
+    /// # Errors
+    /// The first file that cannot be opened.
+    pub fn open(options: OutputOptions) -> Result<Output, FileError> {
+        let hgrm = options.hgrm.as_deref().map(Pending::open).transpose()?;
+        let page = options.report.as_deref().map(Pending::open).transpose()?;
+        Ok(Output { options, hgrm, page })
+    }
+
+    /// Returns who watches the run: it draws on standard error if that is a terminal, unless the flags forbid it.
+    ///
+    /// # Errors
+    /// The error of the system call.
+    pub fn watcher(&self, interrupt: Interrupt) -> io::Result<Live> {
+        let is_dumb = std::env::var_os("TERM").is_some_and(|name| name == "dumb");
+        if self.options.json || self.options.quiet || is_dumb || !io::stderr().is_terminal() {
+            return Ok(Live::quiet(interrupt));
+        }
+        Live::drawing(interrupt, io::stderr(), || match rustix::termios::tcgetwinsize(io::stderr()) {
+            Ok(size) if size.ws_col > 0 => usize::from(size.ws_col),
+            _ => 80,
+        })
+    }
+
+    /// Checks the assertions, and writes the report to standard output and to all files.
+    ///
+    /// # Errors
+    /// The error of standard output or of a file.
+    pub fn finish(self, report: &mut Report) -> Result<Verdict, Box<dyn std::error::Error>> {
+        report.assertions = self.options.assertions.iter().map(|assertion| assertion.check(report)).collect();
+        let verdict = verdict(report, &self.options.assertions);
+        let text = if self.options.json { format!("{}\n", report.to_json()) } else { report.to_string() };
+        match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+            // A reader such as `head` may have closed the pipe. The exit status has the verdict even then.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                return Err(format!("the report: {error}").into());
+            }
+            _ => {}
+        }
+        if let Some(file) = self.page {
+            file.write(&page(report))?;
+        }
+        if let Some(file) = self.hgrm {
+            match report.figures.as_ref().and_then(|figures| figures.distribution.as_ref()) {
+                Some(distribution) => file.write(&hgrm(distribution))?,
+                None => {
+                    let why = format!("{}: no latency was measured", file.path().display());
+                    // An earlier content would be taken for that of this run.
+                    file.write("")?;
+                    // The verdict of a void run says more than this error.
+                    if verdict != Verdict::Void {
+                        return Err(why.into());
+                    }
+                }
+            }
+        }
+        Ok(verdict)
+    }
+}

@@ -1,0 +1,273 @@
+//! The report as a page: one file of HTML for one run or two, which needs no other file and runs no script.
+
+mod chart;
+mod html;
+mod latency;
+mod load;
+mod scale;
+mod tables;
+
+use super::text;
+use crate::report::{Outcome, Report};
+use chart::{Colour, Tick};
+use html::escape;
+use latency::Bounds;
+use load::Drawn;
+use scale::Scale;
+use std::fmt::Write as _;
+
+/// A run on a page.
+#[derive(Clone, Debug)]
+struct Run<'a> {
+    name: String,
+    colour: Colour,
+    report: &'a Report,
+}
+
+impl Run<'_> {
+    /// Returns a label of this run's part of something, with the run's name if there is another run.
+    fn labelled(&self, part: &str) -> String {
+        if self.name.is_empty() { part.to_owned() } else { format!("{}, {part}", self.name) }
+    }
+
+    /// Returns what stands above the first column of the run's tables: a name only if there is another run.
+    fn head(&self, alone: &'static str) -> &str {
+        if self.name.is_empty() { alone } else { &self.name }
+    }
+}
+
+/// Returns the page about one run.
+pub fn page(report: &Report) -> String {
+    let run = Run { name: String::new(), colour: Colour::First, report };
+    let mut body = heading(&run, "h1");
+    body += &tables::tiles(report);
+    body += &cards(&[run]);
+    whole(&format!("{} – ringhub-loadgen", title(report)), &body)
+}
+
+/// Returns the page about two runs, each with a name, side by side.
+pub fn comparison_page(first: (&str, &Report), second: (&str, &Report)) -> String {
+    let runs = [("A", first, Colour::First), ("B", second, Colour::Second)];
+    let [one, other] =
+        runs.map(|(letter, (name, report), colour)| Run { name: format!("{letter}: {name}"), colour, report });
+    let mut body = String::from("<h1>Two runs compared</h1>");
+    for run in [&one, &other] {
+        let (colour, name) = (run.colour.class(), escape(&run.name));
+        body += &format!("<p class=\"key\"><span><i class=\"{colour}\"></i>{name}</span></p>{}", heading(run, "h2"));
+    }
+    for difference in super::comparison::differences(one.report, other.report) {
+        body += &format!("<p class=\"void\">{}</p>", escape(&difference));
+    }
+    let rows = super::comparison::rows(one.report, other.report);
+    let table =
+        html::table(&["", "A", "B", "B : A"], &rows.iter().map(super::comparison::Row::cells).collect::<Vec<_>>());
+    body += &format!("<div class=\"cards\">{}</div>", card("The figures", "", &table, true));
+    body += &cards(&[one, other]);
+    whole("Two runs compared – ringhub-loadgen", &body)
+}
+
+/// Returns the title of a run: what was done.
+fn title(report: &Report) -> String {
+    let Report { subscribers, publishers, size, load, scenario, .. } = report;
+    let subscribers = super::units::grouped(*subscribers as u64);
+    let scenario = if scenario.is_empty() { "run" } else { scenario };
+    match publishers {
+        0 => format!("{scenario}: {subscribers} connections"),
+        1 => format!("{scenario}: {subscribers} subscribers, {size} B, {load}"),
+        _ => format!("{scenario}: {subscribers} subscribers, {publishers} publishers, {size} B, {load}"),
+    }
+}
+
+/// Returns the title of a run, its verdict, and the reasons of the verdict.
+fn heading(run: &Run<'_>, level: &str) -> String {
+    let report = run.report;
+    let class = match report.outcome {
+        Outcome::Exact => "exact",
+        Outcome::Broken => "broken",
+        Outcome::Void => "void",
+    };
+    let (title, verdict) = (escape(&title(report)), text::outcome(report.outcome));
+    let mut out = format!("<{level}>{title}</{level}><p class=\"verdict {class}\">{verdict}</p>");
+    if report.interrupted {
+        out += "<p class=\"void\">Interrupted: the run was ended early.</p>";
+    }
+    let reasons = report.void_reasons.iter().chain(&report.disconnections);
+    let reasons: String = reasons.map(|reason| format!("<li>{}</li>", escape(reason))).collect();
+    if !reasons.is_empty() {
+        _ = write!(out, "<ul>{reasons}</ul>");
+    }
+    out
+}
+
+/// Returns all cards with charts and tables.
+fn cards(runs: &[Run<'_>]) -> String {
+    let mut out = String::from("<div class=\"cards\">");
+    let chart = |title: &str, note: &str, drawn: Drawn, beside: String| match drawn {
+        Some((svg, legend)) => card(title, note, &format!("{}{svg}{beside}", key(&legend)), false),
+        None => String::new(),
+    };
+    let percentiles = tables::percentiles(runs);
+    out += &chart("Latency by percentile", "Both axes are logarithmic.", latency::by_percentile(runs), percentiles);
+    let throughput = chart(
+        "Throughput",
+        "Deliveries to all subscribers, per second.",
+        load::throughput(runs),
+        tables::throughput(runs),
+    );
+    // Two heat maps stand side by side.
+    let (second, third) = match runs {
+        [_] => (heat_maps(runs), throughput),
+        _ => (throughput, heat_maps(runs)),
+    };
+    out = out + &second + &third;
+    let note = match runs {
+        [_] => "CPUs that the server and the generator used. A generator that spins uses one whole CPU.",
+        _ => "CPUs that each server used.",
+    };
+    out += &chart("CPU", note, load::cpu(runs), tables::cpu(runs));
+    let loss = load::loss(runs).map_or_else(String::new, |(svg, legend)| format!("{}{svg}", key(&legend)));
+    let counts = tables::counts(runs);
+    out += &card("Loss", "Deliveries that went wrong, over all subscribers.", &format!("{loss}{counts}"), false);
+    for run in runs {
+        let named = |title: &str| if runs.len() > 1 { format!("{title}, {}", run.name) } else { title.to_owned() };
+        if let Some(figures) = &run.report.scenario_figures {
+            out += &card(&named("Scenario"), "", &html::facts(&figures.rows()), false);
+        }
+        let assertions = tables::assertions(run.report);
+        if !assertions.is_empty() {
+            out += &card(&named("Assertions"), "", &assertions, false);
+        }
+        out += &card(&named("Command and machine"), "", &tables::circumstances(run.report), false);
+        if let Some(figures) = run.report.figures.as_ref().filter(|figures| !figures.series.is_empty()) {
+            let table = html::table(&load::HEAD, &load::rows(figures));
+            let note = "Percentiles of a moment are rounded up by at most an eighth.";
+            let table = format!("<details><summary>Show all {}</summary>{table}</details>", figures.series.len());
+            out += &card(&named("Moments"), note, &table, true);
+        }
+    }
+    out + "</div>"
+}
+
+/// Returns the heat maps of all runs, on the same scales, and the key of their shades.
+fn heat_maps(runs: &[Run<'_>]) -> String {
+    let all: Vec<_> = runs.iter().filter_map(|run| run.report.figures.as_ref()).collect();
+    let Some(bounds) = Bounds::of(&all) else { return String::new() };
+    let starts = latency::shade_starts(bounds.count_max);
+    let first = latency::SHADES - starts.len();
+    let swatches = starts.iter().enumerate().map(|(place, start)| {
+        let (shade, start) = (first + place, super::units::short(*start as f64));
+        format!("<span><i class=\"swatch shade{shade}\"></i> {start}</span>")
+    });
+    let key = format!("<div class=\"key\"><span>deliveries from</span>{}</div>", swatches.collect::<String>());
+    let maps = runs.iter().filter_map(|run| {
+        let map = latency::over_time(run.report.figures.as_ref()?, &bounds)?;
+        let title =
+            if runs.len() > 1 { format!("Latency over time, {}", run.name) } else { "Latency over time".to_owned() };
+        Some(card(&title, "Latency is logarithmic.", &format!("{key}{map}"), false))
+    });
+    maps.collect()
+}
+
+/// Returns the legend of a chart with more than one colour.
+fn key(legend: &[(Colour, String)]) -> String {
+    if legend.len() < 2 {
+        return String::new();
+    }
+    let keys = legend.iter().map(|(colour, name)| {
+        let (class, name) = (colour.class(), escape(name));
+        format!("<span><i class=\"{class}\"></i>{name}</span>")
+    });
+    format!("<div class=\"key\">{}</div>", keys.collect::<String>())
+}
+
+/// Returns a card with a title, a note and its content.
+fn card(title: &str, note: &str, content: &str, is_full: bool) -> String {
+    let class = if is_full { "card full" } else { "card" };
+    let note = if note.is_empty() { String::new() } else { format!("<figcaption>{}</figcaption>", escape(note)) };
+    format!("<figure class=\"{class}\"><h2>{}</h2>{note}{content}</figure>", escape(title))
+}
+
+fn time_ticks(scale: &Scale) -> Vec<Tick> {
+    scale.ticks().into_iter().map(|second| (second, super::units::significant(second))).collect()
+}
+
+/// Returns the whole document. Its policy forbids every other file and every script.
+fn whole(title: &str, body: &str) -> String {
+    let (title, style) = (escape(title), include_str!("style.css"));
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+         <title>{title}</title><style>{style}</style></head>\n<body><main>{body}</main></body></html>\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::testing::{bare, report};
+
+    #[test]
+    fn a_full_page_has_every_part_and_no_foreign_markup() {
+        let page = page(&report());
+        for part in [
+            "<h1>fanout: 1 000 subscribers, 128 B, rate 1000</h1>",
+            "<h2>Latency by percentile</h2>",
+            "<h2>Latency over time</h2>",
+            "<h2>Throughput</h2>",
+            "<h2>CPU</h2>",
+            "<h2>Loss</h2>",
+            "<h2>Scenario</h2>",
+            "<h2>Assertions</h2>",
+            "<h2>Command and machine</h2>",
+            "<h2>Moments</h2>",
+            "A CPU &amp; more",
+            "&lt;script&gt;document.title=&#39;bad&#39;&lt;/script&gt;",
+            "Interrupted: the run was ended early.",
+        ] {
+            assert!(page.contains(part), "{part}");
+        }
+        assert_eq!(page.matches("<svg ").count(), 5);
+        for foreign in ["<script", "http://", "https://", "src=", "url(", "NaN", "inf"] {
+            assert!(!page.contains(foreign), "{foreign}");
+        }
+        assert!(page.len() < 250_000, "{} bytes", page.len());
+    }
+
+    #[test]
+    fn a_run_without_figures_has_a_page_too() {
+        let mut void = bare();
+        (void.outcome, void.void) = (Outcome::Void, true);
+        let page = page(&void);
+        assert!(page.contains("VOID: the figures would mean nothing") && page.contains("busy with something else"));
+        assert!(!page.contains("<svg ") && page.contains("<h2>Loss</h2>"), "{page}");
+    }
+
+    #[test]
+    fn a_run_that_only_connects_shows_its_connections() {
+        let mut idle = report();
+        (idle.publishers, idle.counts) = (0, crate::report::Counts::default());
+        let figures = idle.figures.as_mut().unwrap();
+        (figures.deliveries, figures.latency, figures.distribution) = (0, None, None);
+        let page = page(&idle);
+        assert!(page.contains("<b>1 000</b><span>connections</span>") && page.contains("connections per second"));
+        for absent in ["<h2>Throughput</h2>", "deliveries per second", "lost deliveries", "CPU per delivery"] {
+            assert!(!page.contains(absent), "{absent}");
+        }
+    }
+
+    #[test]
+    fn two_runs_share_their_scales() {
+        let (one, mut other) = (report(), report());
+        (other.size, other.interrupted) = (64, false);
+        let page = comparison_page(("a<.json", &one), ("b.json", &other));
+        assert_eq!(page.matches("<svg ").count(), 6);
+        assert!(page.contains("A: a&lt;.json") && page.contains("B: b.json"));
+        assert!(page.contains("The runs differ in their size: 128 and 64"), "{page}");
+        let ticks = |title: &str| {
+            let map = page.split_once(title).unwrap().1.split_once("</svg>").unwrap().0;
+            map.matches("class=\"tick y\"").count()
+        };
+        assert_eq!(ticks("Latency over time, A"), ticks("Latency over time, B"));
+    }
+}

@@ -1,0 +1,379 @@
+//! Makes the report of a run: what went wrong, and whether the figures can be trusted.
+
+use crate::connection::{Reading, Role, State};
+use crate::frame;
+use crate::generator::{Generator, REASONS_MAX, is_in_share};
+use crate::options::{Activity, Load, Plan, Span, Verify};
+use crate::process::{Memory, memory_of};
+use crate::report::{
+    Counts, Distribution, Figures, GeneratorFigures, Latency, Outcome, Report, SCHEMA_VERSION, ServerFigures,
+    SubscriberCounts,
+};
+use crate::sampling::Edge;
+use crate::scenario::Run;
+use crate::sequence::Tally;
+
+/// Makes the report of a run from what all threads have at its end.
+pub(crate) fn report(
+    mut leader: Generator<'_>,
+    followers: Vec<Generator<'_>>,
+    mut run: Run,
+    memory_before: Option<Memory>,
+) -> Report {
+    for follower in &followers {
+        leader.judge.latency += &follower.judge.latency;
+        leader.judge.uncorrected += &follower.judge.uncorrected;
+    }
+    let generators: Vec<&Generator<'_>> = std::iter::once(&leader).chain(&followers).collect();
+    let plan = leader.plan;
+    let mut counting = Counting::of(&generators, &run);
+    let window = run.edges.take();
+    let reasons = window.as_ref().map_or_else(Vec::new, |edges| disturbances(plan, edges));
+    counting.void_reasons.extend(reasons.into_iter().filter(|_| !plan.allow_disturbance));
+    let outcome = counting.outcome(plan);
+    let sampled = generators.iter().flat_map(|generator| generator.judge.foreign_sample.iter().cloned());
+    Report {
+        schema_version: SCHEMA_VERSION,
+        program: Some(concat!("ringhub-loadgen ", env!("CARGO_PKG_VERSION")).to_owned()),
+        command_line: Vec::new(),
+        assertions: Vec::new(),
+        started_unix_ms: None,
+        machine: None,
+        scenario: plan.activity.name().to_owned(),
+        interrupted: run.is_interrupted,
+        opening: run.opening,
+        foreign_sample: sampled.take(REASONS_MAX).collect(),
+        affected_subscribers: counting.affected,
+        scenario_figures: run.figures.take(),
+        outcome,
+        void: outcome == Outcome::Void,
+        void_reasons: counting.void_reasons,
+        disconnections: generators
+            .iter()
+            .flat_map(|generator| generator.disconnections.iter().cloned())
+            .take(REASONS_MAX)
+            .collect(),
+        subscribers: plan.subscribers,
+        publishers: if matches!(plan.activity, Activity::Echo(_)) { 0 } else { plan.publishers },
+        size: plan.size,
+        load: load(plan),
+        verified_subscribers: match plan.verify {
+            Verify::All => plan.subscribers,
+            Verify::Sample(sample) => sample,
+        },
+        counts: counting.counts,
+        figures: window.filter(|_| outcome != Outcome::Void).map(|edges| figures(&leader, edges, run.series)),
+        memory_before,
+        memory_after: plan.server_pid.map(memory_of),
+    }
+}
+
+fn load(plan: &Plan) -> String {
+    match (&plan.activity, plan.activity.pace().map(|pace| pace.load)) {
+        (Activity::Replay { .. }, _) => "recorded".to_owned(),
+        (_, None) => "none".to_owned(),
+        (_, Some(Load::Rate(rate))) => format!("rate {rate}"),
+        (_, Some(Load::InFlight(in_flight))) => format!("in-flight {in_flight}"),
+        (_, Some(Load::Unthrottled)) => "unthrottled".to_owned(),
+    }
+}
+
+#[derive(Default)]
+struct Counting {
+    counts: Counts,
+    void_reasons: Vec<String>,
+    affected: Vec<SubscriberCounts>,
+}
+
+impl Counting {
+    /// Counts the deliveries that went wrong, such as lost and repeated ones.
+    fn of(generators: &[&Generator<'_>], run: &Run) -> Counting {
+        let leader = generators[0];
+        let plan = leader.plan;
+        let published = published(generators, &run.written);
+        let mut counting = Counting::default();
+        let mut orders = Vec::new();
+        let counts = &mut counting.counts;
+        counts.published = published.iter().sum();
+        counts.disconnected = generators.iter().map(|generator| generator.disconnected).sum();
+        [counts.foreign, counts.corrupt] = leader.departed_foreign;
+        counts.expected = leader.departed.1;
+        counting.add(leader.departed.0);
+        for generator in generators {
+            for (index, connection) in generator.connections.iter().enumerate() {
+                let role = generator.role(index);
+                match &connection.state {
+                    State::Connecting | State::Opening(_) | State::Posting(_) => {}
+                    State::Reading(reading) if !reading.is_open() => {}
+                    State::Reading(reading) => {
+                        let has_ended = connection.socket.is_none();
+                        counting.subscriber(plan, role, reading, &published, has_ended);
+                        if matches!(role, Role::Subscriber(_)) {
+                            orders.push(reading.order);
+                        }
+                    }
+                    &State::Dropping { bytes } => counting.dropping(plan, role, bytes, &published),
+                }
+            }
+        }
+        orders.sort_unstable();
+        orders.dedup();
+        if plan.total_order {
+            counting.counts.other_orders = orders.len().saturating_sub(1) as u64;
+        }
+        counting
+    }
+
+    fn subscriber(&mut self, plan: &Plan, role: Role, reading: &Reading, published: &[u64], has_ended: bool) {
+        self.counts.foreign += reading.foreign;
+        self.counts.corrupt += reading.corrupt;
+        let Role::Subscriber(number) = role else { return };
+        if matches!(plan.activity, Activity::Stall { share, .. } if is_in_share(share, number)) {
+            // The stall's own figures have what these missed.
+            return;
+        }
+        let mut own = Tally::default();
+        for (slot, checker) in reading.checkers.iter().enumerate() {
+            let stream = plan.topics.stream_of_slot(reading.first_topic as usize, slot);
+            let Some(&published) = published.get(stream) else { continue };
+            own.add(checker.finish(published));
+            self.counts.expected += checker.expected(published);
+        }
+        if has_ended {
+            own.lost += std::mem::take(&mut own.outstanding);
+        }
+        self.add(own);
+        let affected = SubscriberCounts {
+            subscriber: number,
+            lost: own.lost,
+            outstanding: own.outstanding,
+            duplicated: own.duplicated,
+            reordered: own.reordered,
+            foreign: reading.foreign + own.invented,
+            corrupt: reading.corrupt,
+        };
+        let is_right = affected == SubscriberCounts { subscriber: number, ..SubscriberCounts::default() };
+        if !is_right && self.affected.len() < REASONS_MAX {
+            self.affected.push(affected);
+        }
+    }
+
+    fn dropping(&mut self, plan: &Plan, role: Role, bytes: u64, published: &[u64]) {
+        let Role::Subscriber(index) = role else { return };
+        let topics: Vec<usize> = plan.topics.of_subscriber(index).collect();
+        let streams =
+            published.iter().enumerate().filter(|(stream, _)| topics.contains(&plan.topics.topic_of(*stream)));
+        let expected: u64 = streams.map(|(_, published)| published).sum();
+        self.counts.expected += expected;
+        let length = frame::server_frame_length(plan.size) as u64;
+        let reason = if !bytes.is_multiple_of(length) {
+            format!("subscriber {index}: {bytes} bytes are not a multiple of the frame's {length}")
+        } else if bytes != expected * length {
+            format!("subscriber {index}: {} messages instead of {expected}", bytes / length)
+        } else {
+            return;
+        };
+        if self.void_reasons.len() < REASONS_MAX {
+            self.void_reasons.push(reason);
+        }
+    }
+
+    fn add(&mut self, tally: Tally) {
+        let counts = &mut self.counts;
+        counts.lost += tally.lost;
+        counts.outstanding += tally.outstanding;
+        counts.duplicated += tally.duplicated;
+        counts.reordered += tally.reordered;
+        counts.foreign += tally.invented;
+    }
+
+    fn outcome(&self, plan: &Plan) -> Outcome {
+        let Counts { published, expected, foreign, .. } = self.counts;
+        let ignored = if plan.ignore_foreign { foreign } else { 0 };
+        let right = Counts { published, expected, foreign: ignored, ..Counts::default() };
+        match (self.void_reasons.is_empty(), self.counts == right) {
+            (false, _) => Outcome::Void,
+            (true, false) => Outcome::Broken,
+            (true, true) => Outcome::Exact,
+        }
+    }
+}
+
+/// Returns the number of messages of each stream that were really published. If a publisher's connection has ended, a
+/// message that its socket took may never have reached the server, so only what a subscriber has seen counts.
+fn published(generators: &[&Generator<'_>], written: &[u64]) -> Vec<u64> {
+    let leader = generators[0];
+    let plan = leader.plan;
+    let mut seen = vec![0; written.len()];
+    for connection in generators.iter().flat_map(|generator| &generator.connections) {
+        let State::Reading(reading) = &connection.state else { continue };
+        for (slot, checker) in reading.checkers.iter().enumerate() {
+            let stream = plan.topics.stream_of_slot(reading.first_topic as usize, slot);
+            if let Some(most) = seen.get_mut(stream) {
+                *most = checker.next().max(*most);
+            }
+        }
+    }
+    let of_stream = |(stream, (&written, seen)): (usize, (&u64, u64))| {
+        let at = leader.publisher_at(plan.topics.publisher_of(stream));
+        let is_open = leader.connections.get(at).is_some_and(|connection| connection.socket.is_some());
+        let seen = seen.min(leader.pushed[stream]);
+        if is_open { written.max(seen) } else { seen }
+    };
+    written.iter().zip(seen).enumerate().map(of_stream).collect()
+}
+
+/// Returns the reasons for which the figures say more about this machine than about the server. Neither a short window
+/// is judged, since the kernel counts CPU time in ticks, nor a number of messages, which are counted rather than timed.
+fn disturbances(plan: &Plan, [start, end]: &[Edge; 2]) -> Vec<String> {
+    let window_ns = end.time_ns - start.time_ns;
+    let mut reasons = Vec::new();
+    let is_timed = plan.activity.pace().is_some_and(|pace| matches!(pace.span, Span::Time(_)));
+    if !is_timed || window_ns < JUDGED_WINDOW_MIN_NS {
+        return reasons;
+    }
+    let percent = |part_ns: u64| part_ns as f64 * 100.0 / window_ns as f64;
+    let is_unthrottled = plan.activity.pace().is_none_or(|pace| pace.load == Load::Unthrottled);
+    let spare = spare(start, end);
+    if spare < SPARE_MIN && !is_unthrottled {
+        reasons.push(format!("the generator was the bottleneck: it had {:.1} % of its time to spare", spare * 100.0));
+    }
+    let waited = end.waited_ns.zip(start.waited_ns).map(|(end, start)| percent(end.saturating_sub(start)));
+    if let Some(waited) = waited.filter(|&waited| waited > WAITED_MAX_PERCENT) {
+        reasons.push(format!("other programs kept the generator from its CPU for {waited:.1} % of the window"));
+    }
+    let stolen = percent(end.machine.stolen_ns.saturating_sub(start.machine.stolen_ns));
+    if stolen > STOLEN_MAX_PERCENT {
+        reasons.push(format!("the hypervisor took {stolen:.0} % of a CPU away"));
+    }
+    if let Some(server) = end.server.zip(start.server) {
+        let known_ns = server.0.since(server.1).total_ns() + (end.own_cpu_ns - start.own_cpu_ns);
+        let busy_ns = end.machine.busy_ns.saturating_sub(start.machine.busy_ns);
+        let others = percent(busy_ns.saturating_sub(known_ns));
+        if others > OTHERS_MAX_PERCENT {
+            reasons.push(format!("other programs used {:.2} CPUs", others / 100.0));
+        }
+    }
+    reasons
+}
+
+/// Returns the fraction of the window that the busiest thread had to spare.
+fn spare(start: &Edge, end: &Edge) -> f64 {
+    let window_ns = (end.time_ns - start.time_ns).max(1) as f64;
+    let spare =
+        end.idle_ns.iter().zip(&start.idle_ns).map(|(end, start)| end.saturating_sub(*start) as f64 / window_ns);
+    spare.fold(1.0, f64::min)
+}
+
+fn figures(leader: &Generator<'_>, [start, end]: [Edge; 2], series: Vec<crate::moment::Moment>) -> Figures {
+    let window_ns = end.time_ns - start.time_ns;
+    let seconds = window_ns as f64 / 1e9;
+    let deliveries = leader.deliveries(&end.received) - leader.deliveries(&start.received);
+    let reads = end.received.reads - start.received.reads;
+    let per = |amount: f64, count: u64| if count == 0 { 0.0 } else { amount / count as f64 };
+    let own_cpu_ns = end.own_cpu_ns - start.own_cpu_ns;
+    let machine_busy_ns = end.machine.busy_ns.saturating_sub(start.machine.busy_ns);
+    let server = end.server.zip(start.server).map(|(end, start)| {
+        let cpu = end.since(start);
+        ServerFigures {
+            cpu,
+            other_cores: per(machine_busy_ns.saturating_sub(cpu.total_ns() + own_cpu_ns) as f64, window_ns),
+            cores: per(cpu.total_ns() as f64, window_ns),
+            cpu_ns_per_delivery: per(cpu.total_ns() as f64, deliveries),
+        }
+    });
+    let judge = &leader.judge;
+    Figures {
+        seconds,
+        deliveries,
+        deliveries_per_second: if seconds > 0.0 { deliveries as f64 / seconds } else { 0.0 },
+        messages_per_read: per(deliveries as f64, reads),
+        latency: Latency::from_histogram(&judge.latency),
+        latency_uncorrected: Latency::from_histogram(&judge.uncorrected),
+        distribution: Distribution::from_histogram(&judge.latency),
+        distribution_uncorrected: Distribution::from_histogram(&judge.uncorrected),
+        series,
+        generator: GeneratorFigures { cpu_ns: own_cpu_ns, spare: spare(&start, &end) },
+        server,
+    }
+}
+
+/// A window that is shorter is not judged.
+const JUDGED_WINDOW_MIN_NS: u64 = 1_000_000_000;
+
+/// A generator with less time to spare counts as the bottleneck.
+const SPARE_MIN: f64 = 0.02;
+
+/// The share of the window for which the generator may be ready to run without a CPU.
+const WAITED_MAX_PERCENT: f64 = 5.0;
+
+/// The share of a CPU that a hypervisor may take away.
+const STOLEN_MAX_PERCENT: f64 = 10.0;
+
+/// The share of a CPU that other programs may use, where the server's own use is known.
+const OTHERS_MAX_PERCENT: f64 = 50.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use crate::process::{Cpu, MachineTime};
+    use clap::Parser as _;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// The end of a window that began at zero, of a generator with half of its time to spare.
+    fn end() -> Edge {
+        Edge {
+            time_ns: 2 * SECOND,
+            received: crate::generator::Received::default(),
+            server: Some(Cpu { user_ns: SECOND, system_ns: 0 }),
+            own_cpu_ns: 2 * SECOND,
+            waited_ns: Some(0),
+            machine: MachineTime { busy_ns: 3 * SECOND, stolen_ns: 0 },
+            idle_ns: vec![SECOND, SECOND],
+        }
+    }
+
+    fn reasons(flags: &str, end: Edge) -> Vec<String> {
+        let words = ["ringhub-loadgen"].into_iter().chain(flags.split_ascii_whitespace());
+        let plan = Cli::try_parse_from(words).unwrap().into_options().unwrap().plan().unwrap();
+        let start = Edge {
+            time_ns: 0,
+            server: Some(Cpu::default()),
+            own_cpu_ns: 0,
+            machine: MachineTime::default(),
+            idle_ns: vec![0, 0],
+            ..end.clone()
+        };
+        disturbances(&plan, &[Edge { waited_ns: Some(0), ..start }, end])
+    }
+
+    #[test]
+    fn each_disturbance_has_its_reason() {
+        let check = |end: Edge, reason: &str| {
+            let found = reasons("--rate 1", end);
+            assert!(found.len() == 1 && found[0] == reason, "{found:?}");
+        };
+        assert_eq!(reasons("--rate 1", end()), [""; 0]);
+        let idle_ns = vec![SECOND, SECOND / 50];
+        check(Edge { idle_ns, ..end() }, "the generator was the bottleneck: it had 1.0 % of its time to spare");
+        let waited_ns = Some(SECOND / 4);
+        let reason = "other programs kept the generator from its CPU for 12.5 % of the window";
+        check(Edge { waited_ns, ..end() }, reason);
+        let machine = MachineTime { busy_ns: 3 * SECOND, stolen_ns: SECOND };
+        check(Edge { machine, ..end() }, "the hypervisor took 50 % of a CPU away");
+        let machine = MachineTime { busy_ns: 6 * SECOND, stolen_ns: 0 };
+        check(Edge { machine, ..end() }, "other programs used 1.50 CPUs");
+    }
+
+    #[test]
+    fn what_cannot_be_judged_is_no_reason() {
+        let busy = || Edge { idle_ns: vec![0, 0], ..end() };
+        assert_eq!(reasons("--unthrottled", busy()), [""; 0]);
+        assert_eq!(reasons("--rate 1 --messages 5", busy()), [""; 0]);
+        assert_eq!(reasons("--rate 1", Edge { time_ns: SECOND / 2, ..busy() }), [""; 0]);
+        assert_eq!(reasons("--rate 1", Edge { server: None, waited_ns: None, ..end() }), [""; 0]);
+        assert_eq!(reasons("--in-flight 1", busy()).len(), 1);
+    }
+}

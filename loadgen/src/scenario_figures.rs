@@ -1,0 +1,216 @@
+//! The figures that only one scenario has.
+
+use crate::process::Memory;
+use crate::report::Latency;
+use serde::{Deserialize, Serialize};
+
+/// The figures of a scenario in addition to those of every run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ScenarioFigures {
+    /// Every connection sent messages and got them back.
+    Echo {
+        /// Messages under way on each connection.
+        depth: u64,
+        /// Round trips per second, over all connections.
+        round_trips_per_second: f64,
+    },
+    /// Connections were opened in steps and held.
+    Idle {
+        /// The server's memory after each step; empty if its process is not known.
+        steps: Vec<MemoryStep>,
+        /// The slope of the anonymous memory over the steps, or of all resident memory if the kernel does not tell them
+        /// apart.
+        bytes_per_connection: Option<f64>,
+    },
+    /// All connections opened anew at once.
+    Storm {
+        /// Connections that came back in each round.
+        connections: usize,
+        /// The rounds in order.
+        rounds: Vec<StormRound>,
+    },
+    /// Subscribers left, and others joined.
+    Churn {
+        /// Subscribers that left.
+        left: u64,
+        /// Subscribers that joined in their places.
+        joined: u64,
+        /// Attempts to join that the server refused; each was repeated.
+        refused: u64,
+        /// The time from the first attempt to the end of the subscription.
+        join: Option<Latency>,
+    },
+    /// A share of the subscribers stopped reading. The counts of the report are those of the others.
+    Stall {
+        /// Subscribers that stopped.
+        stalled: u64,
+        /// Those of them whose connections the server ended.
+        ended: u64,
+        /// Deliveries that these subscribers never got, not even when they read again.
+        missed: u64,
+        /// The latency of the others before the stall.
+        before: Option<Latency>,
+        /// The latency of the others during the stall.
+        during: Option<Latency>,
+    },
+    /// The load rose step by step.
+    Ramp {
+        /// What rose: messages per second, or subscribers.
+        by: String,
+        /// The steps in order.
+        steps: Vec<RampStep>,
+        /// The last level whose latency kept the bound and whose deliveries were complete.
+        knee: Option<u64>,
+    },
+    /// Recorded messages were published at their times.
+    Replay {
+        /// The messages of the file.
+        messages: u64,
+        /// The time from the first to the last one.
+        seconds: f64,
+    },
+}
+
+/// The memory of a server with a number of idle connections.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct MemoryStep {
+    /// Open connections.
+    pub connections: usize,
+    /// The server's memory.
+    pub memory: Memory,
+}
+
+/// A round of a storm.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct StormRound {
+    /// The time until the last connection was back.
+    pub seconds: f64,
+    /// Handshakes per second.
+    pub per_second: f64,
+    /// Attempts that failed; each was repeated.
+    pub refused: u64,
+    /// The time until each connection was back.
+    pub back: Option<Latency>,
+}
+
+/// A step of a ramp.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct RampStep {
+    /// Messages per second, or subscribers.
+    pub level: u64,
+    /// Deliveries per second.
+    pub deliveries_per_second: f64,
+    /// Deliveries that had not arrived when the wait for them ended.
+    pub missing: u64,
+    /// The latency.
+    pub latency: Option<Latency>,
+    /// Whether the latency kept the bound and everything arrived.
+    pub is_kept: bool,
+}
+
+impl ScenarioFigures {
+    /// Returns the figures as a table for people: the name of each, and its value with its unit.
+    pub fn rows(&self) -> Vec<(String, String)> {
+        let row = |name: &str, value: String| (name.to_owned(), value);
+        match self {
+            ScenarioFigures::Echo { depth, round_trips_per_second } => vec![
+                row("round trips", format!("{round_trips_per_second:.0}/s")),
+                row("under way", format!("{depth} on each connection")),
+            ],
+            ScenarioFigures::Idle { steps, bytes_per_connection } => {
+                let mut rows: Vec<_> = steps.iter().map(MemoryStep::row).collect();
+                if let Some(bytes) = bytes_per_connection {
+                    rows.push(row("slope", format!("{bytes:.0} B per connection")));
+                }
+                rows
+            }
+            ScenarioFigures::Storm { connections, rounds } => {
+                let mut rows = vec![row("connections", connections.to_string())];
+                rows.extend(rounds.iter().enumerate().map(|(place, round)| {
+                    let StormRound { seconds, per_second, refused, .. } = round;
+                    let text =
+                        format!("all back after {seconds:.3} s, {per_second:.0} handshakes/s, {refused} refused");
+                    row(&format!("round {}", place + 1), text)
+                }));
+                rows
+            }
+            ScenarioFigures::Churn { left, joined, refused, join } => vec![
+                row("left", left.to_string()),
+                row("joined", format!("{joined}, after {refused} refusals")),
+                row("time to join", shown(join.as_ref())),
+            ],
+            ScenarioFigures::Stall { stalled, ended, missed, before, during } => vec![
+                row(
+                    "stalled",
+                    format!("{stalled}, of which the server ended {ended}; they missed {missed} deliveries"),
+                ),
+                row("before", shown(before.as_ref())),
+                row("during", shown(during.as_ref())),
+            ],
+            ScenarioFigures::Ramp { by, steps, knee } => {
+                let mut rows: Vec<_> = steps.iter().map(|step| step.row(by)).collect();
+                let knee = knee.map_or_else(|| "below the first step".to_owned(), |level| format!("{level} {by}"));
+                rows.push(row("knee", knee));
+                rows
+            }
+            ScenarioFigures::Replay { messages, seconds } => {
+                vec![row("recorded", format!("{messages} messages in {seconds:.3} s"))]
+            }
+        }
+    }
+}
+
+impl MemoryStep {
+    fn row(&self) -> (String, String) {
+        let kib = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), |bytes| format!("{} KiB", bytes / 1_024));
+        let text = format!("anonymous {}, RSS {}", kib(self.memory.rss_anon), kib(self.memory.rss));
+        (format!("{} connections", self.connections), text)
+    }
+}
+
+impl RampStep {
+    fn row(&self, by: &str) -> (String, String) {
+        let kept = if self.is_kept { "kept" } else { "passed" };
+        let RampStep { level, deliveries_per_second, missing, .. } = self;
+        let missing = if *missing == 0 { String::new() } else { format!(", {missing} missing") };
+        let latency = shown(self.latency.as_ref());
+        (format!("{level} {by}"), format!("{deliveries_per_second:.0} deliveries/s, {latency}{missing}: {kept}"))
+    }
+}
+
+/// Returns the slope of the memory over the connections, by least squares; `None` for less than two steps.
+pub(crate) fn slope(steps: &[MemoryStep]) -> Option<f64> {
+    let bytes = |memory: &Memory| memory.rss_anon.or(memory.rss).map(|bytes| bytes as f64);
+    let points: Vec<(f64, f64)> =
+        steps.iter().filter_map(|step| Some((step.connections as f64, bytes(&step.memory)?))).collect();
+    let count = points.len() as f64;
+    let mean_x = points.iter().map(|point| point.0).sum::<f64>() / count;
+    let mean_y = points.iter().map(|point| point.1).sum::<f64>() / count;
+    let spread: f64 = points.iter().map(|point| (point.0 - mean_x).powi(2)).sum();
+    let common: f64 = points.iter().map(|point| (point.0 - mean_x) * (point.1 - mean_y)).sum();
+    (points.len() > 1 && spread > 0.0).then(|| common / spread)
+}
+
+fn shown(latency: Option<&Latency>) -> String {
+    latency.map_or_else(
+        || "no latency".to_owned(),
+        |latency| format!("p50 {:.1} µs, p99 {:.1} µs", latency.p50_ns as f64 / 1e3, latency.p99_ns as f64 / 1e3),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_rises_by_the_slope() {
+        let step = |connections, bytes| MemoryStep {
+            connections,
+            memory: Memory { rss_anon: Some(bytes), ..Memory::default() },
+        };
+        assert_eq!(slope(&[step(100, 11_000), step(200, 21_000), step(300, 31_000)]), Some(100.0));
+        assert_eq!(slope(&[step(100, 11_000)]), None);
+        assert_eq!(slope(&[step(100, 11_000), step(100, 12_000)]), None);
+    }
+}

@@ -1,0 +1,161 @@
+//! The scenarios, and the ways to run them.
+
+use crate::generator;
+use crate::peer::{Fault, Peer, Speech};
+use ringhub_loadgen::{Counts, Outcome, ScenarioFigures};
+use std::collections::BTreeSet;
+
+#[test]
+fn echo_sends_as_much_as_comes_back() {
+    let peer = Peer::start(Speech::Echo, Fault::None);
+    let words = format!("echo --url {}/x --connections 5 --depth 3 --warmup 50ms --duration 300ms", peer.url());
+    let done = generator(&words, &[]);
+    let report = done.report();
+    assert_eq!((done.status, &*report.scenario), (0, "echo"), "{report}");
+    assert!(report.counts.published > 15 && report.counts.expected == report.counts.published, "{report}");
+    assert!(matches!(report.scenario_figures, Some(ScenarioFigures::Echo { depth: 3, .. })));
+    assert_eq!(peer.heads().len(), 5);
+    let peer = Peer::start(Speech::Echo, Fault::Lose);
+    let words = format!("echo --url {}/x --connections 2 --depth 4 --warmup 0 --duration 200ms", peer.url());
+    let done = generator(&format!("{words} --drain 300ms"), &[]);
+    assert_eq!((done.status, done.report().counts.lost), (2, 1), "{}", done.report());
+}
+
+#[test]
+fn idle_measures_the_memory_in_steps() {
+    let peer = Peer::start(Speech::Raw, Fault::None);
+    let words = format!("idle --url {}/x --connections 9 --steps 3 --settle 20ms --hold 50ms", peer.url());
+    let done = generator(&format!("{words} --server-pid {}", std::process::id()), &[]);
+    let Some(ScenarioFigures::Idle { steps, bytes_per_connection }) = &done.report().scenario_figures else {
+        panic!("{}", done.report());
+    };
+    assert_eq!(steps.iter().map(|step| step.connections).collect::<Vec<_>>(), [3, 6, 9]);
+    assert!(done.status == 0 && bytes_per_connection.is_some());
+}
+
+#[test]
+fn a_storm_comes_back_in_spite_of_refusals() {
+    // The first ten connections are the opening, the next five are hung up on.
+    let peer = Peer::start(Speech::Raw, Fault::HangUpFrom(11));
+    let done = generator(&format!("storm --url {}/x --connections 10 --rounds 2 --hold 10ms", peer.url()), &[]);
+    let Some(ScenarioFigures::Storm { connections, rounds }) = &done.report().scenario_figures else {
+        panic!("{}", done.report());
+    };
+    assert_eq!((done.status, *connections, rounds.len()), (0, 10, 2));
+    assert_eq!(rounds.iter().map(|round| round.refused).collect::<Vec<_>>(), [5, 0]);
+    assert!(rounds.iter().all(|round| round.back.is_some_and(|back| back.count == 10)));
+    assert_eq!(peer.heads().len(), 30);
+}
+
+#[test]
+fn churn_counts_what_each_subscriber_had_to_get() {
+    let run = |fault, flags: &str| {
+        let peer = Peer::start(Speech::Raw, fault);
+        let words = format!("churn --url {}/x --subscribers 6 --rate 500 --warmup 0 --drain 1s {flags}", peer.url());
+        generator(&words, &[])
+    };
+    let done = run(Fault::None, "--churn 100 --duration 600ms");
+    let report = done.report();
+    assert_eq!((done.status, report.outcome), (0, Outcome::Exact), "{report}");
+    let Some(ScenarioFigures::Churn { left, joined, refused, join }) = report.scenario_figures.clone() else {
+        panic!("{report}");
+    };
+    assert!(left > 10 && joined == left && refused == 0 && join.is_some_and(|join| join.count == joined), "{report}");
+    assert!(report.counts.expected <= report.counts.published * 6, "{report}");
+    // The victim is the first subscriber. Message 5 is due half a second before the victim leaves.
+    let done = run(Fault::Lose, "--churn 2 --duration 800ms");
+    assert_eq!((done.status, done.report().counts.lost), (2, 1), "{}", done.report());
+}
+
+#[test]
+fn a_stall_shows_the_others() {
+    let peer = Peer::start(Speech::Raw, Fault::None);
+    let words = format!("stall --url {}/x --subscribers 10 --share 0.2 --rate 500", peer.url());
+    let done = generator(&format!("{words} --warmup 0 --duration 400ms"), &[]);
+    let report = done.report();
+    let Some(ScenarioFigures::Stall { stalled, ended, missed, before, during }) = report.scenario_figures.clone()
+    else {
+        panic!("{report}");
+    };
+    assert_eq!((done.status, stalled, ended, missed), (0, 2, 0, 0), "{report}");
+    let (before, during) = (before.unwrap(), during.unwrap());
+    assert!(before.count > 0 && during.count > 0, "{report}");
+    assert_eq!(report.counts.expected, report.counts.published * 8, "{report}");
+}
+
+#[test]
+fn a_ramp_finds_the_knee() {
+    let ramp = |flags: &str| {
+        let peer = Peer::start(Speech::Raw, Fault::None);
+        let words = format!("ramp --url {}/x --warmup 0 --duration 200ms --factor 2 --steps 3", peer.url());
+        let done = generator(&format!("{words} {flags}"), &[]);
+        let Some(ScenarioFigures::Ramp { steps, knee, .. }) = done.report().scenario_figures.clone() else {
+            panic!("{}", done.report());
+        };
+        assert_eq!(done.status, 0, "{}", done.report());
+        (steps.iter().map(|step| step.level).collect::<Vec<_>>(), knee)
+    };
+    assert_eq!(ramp("--from 100 --p99 1m --subscribers 2"), (vec![100, 200, 400], Some(400)));
+    assert_eq!(ramp("--from 100 --p99 0 --subscribers 2"), (vec![100], None));
+    assert_eq!(ramp("--by connections --rate 100 --from 2 --p99 1m"), (vec![2, 4, 8], Some(8)));
+}
+
+#[test]
+fn a_recorded_file_is_published_at_its_times() {
+    let file = std::env::temp_dir().join(format!("loadgen-replay-{}", std::process::id()));
+    std::fs::write(&file, "{\"at_ms\":5,\"size\":40}\n{\"at_ms\":105,\"size\":300}\n{\"at_ms\":205,\"size\":32}\n")
+        .unwrap();
+    let peer = Peer::start(Speech::Raw, Fault::None);
+    let words = format!("replay --url {}/x --subscribers 3 --speed 2", peer.url());
+    let done = generator(&words, &[file.to_str().unwrap()]);
+    std::fs::remove_file(&file).unwrap();
+    let report = done.report();
+    assert_eq!(report.counts, Counts { published: 3, expected: 9, ..Counts::default() }, "{report}");
+    assert_eq!((done.status, peer.sizes()), (0, vec![40, 300, 32]));
+    // The last message is due 200 ms after the first, at twice the speed 100 ms.
+    assert!(report.figures.as_ref().unwrap().seconds >= 0.1, "{report}");
+}
+
+#[test]
+fn threads_share_the_subscribers() {
+    let peer = Peer::start(Speech::Raw, Fault::None);
+    let words = format!("--url {}/x --subscribers 10 --publishers 2 --threads 3", peer.url());
+    for flags in ["--in-flight 4 --messages 100", "--in-flight 4 --messages 100 --sleep"] {
+        let done = generator(&format!("{words} {flags}"), &[]);
+        let report = done.report();
+        let expected = Counts { published: 100, expected: 1_000, ..Counts::default() };
+        assert_eq!((done.status, report.counts), (0, expected), "{flags}: {report}");
+        let figures = report.figures.as_ref().unwrap();
+        assert_eq!((figures.deliveries, figures.latency.unwrap().count), (1_000, 1_000), "{flags}: {report}");
+    }
+    let peer = Peer::start(Speech::Raw, Fault::Lose);
+    let words = format!("--url {}/x --subscribers 10 --threads 3 --in-flight 4 --messages 100", peer.url());
+    let done = generator(&format!("{words} --drain 300ms"), &[]);
+    assert_eq!((done.status, done.report().counts.lost), (2, 1), "{}", done.report());
+    let peer = Peer::start(Speech::Raw, Fault::Refuse);
+    let done = generator(&format!("--url {}/x --subscribers 10 --threads 3 --rate 1", peer.url()), &[]);
+    assert!(done.status == 1 && done.stderr.contains("no token"), "{}", done.stderr);
+}
+
+#[test]
+fn connections_come_from_several_addresses_at_a_bounded_rate() {
+    let peer = Peer::start(Speech::Raw, Fault::None);
+    let words = format!("--url {}/x --subscribers 12 --source-addresses 3 --connect-rate 100", peer.url());
+    let done = generator(&format!("{words} --hold 10ms"), &[]);
+    let opening = done.report().opening.unwrap();
+    // The last of twelve connections may not begin before 110 ms.
+    assert!(done.status == 0 && opening.seconds >= 0.11 && opening.per_second <= 110.0, "{}", done.report());
+    let hosts: BTreeSet<String> = peer.sources().iter().map(|source| source.ip().to_string()).collect();
+    assert_eq!(hosts, ["127.0.0.1", "127.0.0.2", "127.0.0.3"].map(str::to_owned).into());
+}
+
+#[test]
+fn too_few_descriptors_are_noticed_before_the_first_connection() {
+    let peer = Peer::start(Speech::Raw, Fault::None);
+    let program = env!("CARGO_BIN_EXE_ringhub-loadgen");
+    let words = format!("ulimit -n 64; exec {program} --url {}/x --subscribers 100 --rate 1", peer.url());
+    let output = std::process::Command::new("bash").args(["-c", &words]).output().unwrap();
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && complaint.contains("the hard limit (ulimit -Hn) is 64"), "{complaint}");
+    assert!(peer.heads().is_empty());
+}

@@ -1,0 +1,76 @@
+//! `wss:`, with a certificate of a test.
+
+use crate::generator;
+use crate::peer::{ACCEPTED, read_head, read_message};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use std::io::{Result, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+
+/// Starts a server that sends each message back over TLS.
+fn start() -> SocketAddr {
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (stream, config) = (stream.unwrap(), Arc::clone(&config));
+            thread::spawn(move || drop(echo(stream, config)));
+        }
+    });
+    address
+}
+
+fn echo(stream: TcpStream, config: Arc<ServerConfig>) -> Result<()> {
+    let mut stream = StreamOwned::new(ServerConnection::new(config).unwrap(), stream);
+    read_head(&mut stream)?;
+    stream.write_all(ACCEPTED)?;
+    loop {
+        let payload = read_message(&mut stream)?;
+        let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
+        stream.write_all(&[&[0x81, 126], &length[..], &payload].concat())?;
+    }
+}
+
+#[test]
+fn messages_go_through_tls() {
+    let address = start();
+    let words = format!("echo --url wss://localhost:{}/x --connections 3 --depth 2 --warmup 0", address.port());
+    let done = generator(&format!("{words} --duration 300ms --size 20000 --insecure"), &[]);
+    let report = done.report();
+    assert!(done.status == 0 && report.counts.published > 6, "{report} {}", done.stderr);
+}
+
+#[test]
+fn a_certificate_that_nobody_trusts_is_refused() {
+    let address = start();
+    let done = generator(&format!("--url wss://localhost:{}/x --rate 1", address.port()), &[]);
+    assert_eq!(done.status, 1);
+    // A machine without authorities cannot trust any certificate, which is another complaint.
+    let complaints = ["invalid peer certificate", "the system trusts no certificate authority"];
+    assert!(complaints.iter().any(|complaint| done.stderr.contains(complaint)), "{}", done.stderr);
+}
+
+#[test]
+fn a_server_without_tls_is_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            stream.unwrap().write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap_or_default();
+        }
+    });
+    let done = generator(&format!("--url wss://{address}/x --insecure --rate 1"), &[]);
+    assert!(done.status == 1 && done.stderr.contains("TLS"), "{}", done.stderr);
+}

@@ -1,0 +1,117 @@
+//! What a report says about faults, and about the generator itself.
+
+use crate::generator;
+use crate::peer::{AT, Fault, Peer, Speech};
+use ringhub_loadgen::{Counts, Outcome};
+use std::time::Duration;
+
+const PUBLISHED: u64 = 20;
+
+fn counts(fault: Fault, flags: &str) -> (i32, Counts) {
+    let peer = Peer::start(Speech::Raw, fault);
+    let words = format!("--url {}/x --subscribers 2 --in-flight 16 --messages {PUBLISHED}", peer.url());
+    let done = generator(&format!("{words} --drain 300ms {flags}"), &[]);
+    (done.status, done.report().counts)
+}
+
+#[test]
+fn every_fault_is_named() {
+    let check = |fault: Fault, change: fn(&mut Counts)| {
+        let mut expected = Counts { published: PUBLISHED, expected: 2 * PUBLISHED, ..Counts::default() };
+        change(&mut expected);
+        assert_eq!(counts(fault, ""), (2, expected), "{fault:?}");
+    };
+    check(Fault::Lose, |counts| counts.lost = 1);
+    check(Fault::Repeat, |counts| counts.duplicated = 1);
+    check(Fault::Swap, |counts| counts.reordered = 1);
+    check(Fault::Corrupt, |counts| (counts.lost, counts.corrupt) = (1, 1));
+    check(Fault::Invent, |counts| counts.foreign = 1);
+    check(Fault::Stall, |counts| counts.outstanding = PUBLISHED - AT as u64);
+    check(Fault::CloseEarly, |counts| (counts.lost, counts.disconnected) = (PUBLISHED - AT as u64, 1));
+}
+
+#[test]
+fn the_series_shows_what_is_lost_so_far() {
+    for (fault, lost) in [(Fault::None, 0), (Fault::Lose, 1), (Fault::Swap, 0)] {
+        for threads in [1, 2] {
+            let peer = Peer::start(Speech::Raw, fault);
+            let words = format!("--url {}/x --subscribers 2 --in-flight 16 --messages 20", peer.url());
+            let done = generator(&format!("{words} --drain 300ms --threads {threads}"), &[]);
+            let series = &done.report().figures.as_ref().unwrap().series;
+            assert_eq!(series.last().map(|moment| moment.lost), Some(Some(lost)), "{fault:?}, {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn foreign_messages_are_shown_and_may_be_ignored() {
+    let peer = Peer::start(Speech::Raw, Fault::Invent);
+    let words = format!("--url {}/x --subscribers 2 --in-flight 4 --messages 20", peer.url());
+    let done = generator(&format!("{words} --ignore-foreign"), &[]);
+    let report = done.report();
+    assert_eq!((done.status, report.outcome, report.counts.foreign), (0, Outcome::Exact, 1), "{report}");
+    assert_eq!(report.foreign_sample, ["hello"]);
+}
+
+#[test]
+fn after_the_end_of_a_publisher_only_what_was_seen_counts() {
+    let peer = Peer::start(Speech::Raw, Fault::ClosePublisher);
+    let words = format!("--url {}/x --subscribers 2 --rate 1000 --warmup 0 --duration 30s --drain 300ms", peer.url());
+    let done = generator(&words, &[]);
+    let report = done.report();
+    let published = AT as u64 + 1;
+    let expected = Counts { published, expected: 2 * published, disconnected: 1, ..Counts::default() };
+    assert_eq!((done.status, report.counts), (2, expected), "{report}");
+}
+
+#[test]
+fn a_refused_publish_is_shown_and_not_counted() {
+    let peer = Peer::start(Speech::Nchan, Fault::RefusePublish);
+    let words = format!("--url {} --preset nchan --subscribers 2 --in-flight 1 --messages 20", peer.url());
+    let done = generator(&format!("{words} --drain 300ms"), &[]);
+    let report = done.report();
+    let published = AT as u64;
+    let expected = Counts { published, expected: 2 * published, disconnected: 1, ..Counts::default() };
+    assert_eq!((done.status, report.counts), (2, expected), "{report}");
+    assert!(report.disconnections[0].ends_with("HTTP/1.1 403 Forbidden: no rights"), "{report}");
+}
+
+#[test]
+fn the_body_of_a_refusal_is_shown() {
+    let peer = Peer::start(Speech::Raw, Fault::Refuse);
+    let done = generator(&format!("--url {}/x --rate 1", peer.url()), &[]);
+    let end = ": the server answered HTTP/1.1 403 Forbidden: no token, sorry\n";
+    assert!(done.status == 1 && done.stderr.ends_with(end), "{}", done.stderr);
+    assert_eq!(done.stderr.lines().count(), 1);
+}
+
+/// A server that does not answer for a while delays the messages that are due meanwhile. A generator that measures from
+/// the write does not see that.
+#[test]
+fn coordinated_omission_is_shown() {
+    let peer = Peer::start(Speech::Nchan, Fault::Pause(Duration::from_millis(600)));
+    let words = format!("--url {} --preset nchan --subscribers 1 --rate 200 --warmup 0 --duration 800ms", peer.url());
+    let done = generator(&words, &[]);
+    let figures = done.report().figures.as_ref().unwrap();
+    let (corrected, uncorrected) = (figures.latency.unwrap(), figures.latency_uncorrected.unwrap());
+    assert_eq!(corrected.count, uncorrected.count);
+    // Three quarters of the messages are due while the server does nothing, and only one is written meanwhile.
+    assert!(corrected.p50_ns > uncorrected.p50_ns, "{corrected:?} {uncorrected:?}");
+    assert!(corrected.p90_ns > 2 * uncorrected.p90_ns, "{corrected:?} {uncorrected:?}");
+}
+
+/// Four threads on one CPU keep each other from it.
+#[test]
+fn a_generator_that_is_kept_from_its_cpu_makes_the_run_void() {
+    let peer = Peer::start(Speech::Raw, Fault::None);
+    let url = peer.url();
+    let words = format!("--url {url}/x --subscribers 8 --rate 100 --warmup 0 --duration 1200ms --threads 4 --cpu 0");
+    let done = generator(&words, &[]);
+    let report = done.report();
+    assert_eq!((done.status, report.outcome), (3, Outcome::Void), "{report}");
+    assert!(report.figures.is_none(), "{report}");
+    let reason = "other programs kept the generator from its CPU for ";
+    assert!(report.void_reasons.iter().any(|why| why.starts_with(reason)), "{report}");
+    let done = generator(&format!("{words} --allow-disturbance"), &[]);
+    assert_eq!((done.status, done.report().outcome), (0, Outcome::Exact), "{}", done.report());
+}
