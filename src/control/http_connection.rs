@@ -252,7 +252,7 @@ impl HttpConnection {
         }
         // hyper reads the part of the body that has arrived together with the head, in one read into one buffer. An
         // error in the body is found again, and reported, when hyper reads the body.
-        let mut rest = body.clone();
+        let mut rest = body;
         match rest.take(&self.received[length..]) {
             Ok(count) => (self.released, self.next) = (length + count, Next::after(rest)),
             Err(_) => (self.released, self.next) = (length, Next::after(body)),
