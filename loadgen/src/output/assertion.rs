@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// An assertion: a name of [`NAMES`], a comparison and a bound.
+/// An assertion: the name of a figure or a count, a comparison and a bound.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assertion {
     text: String,
