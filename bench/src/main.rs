@@ -3,9 +3,10 @@
 //! `compare` runs every scenario against every server in interleaved rounds, and compares the ratios of the medians
 //! with the project's bars. With `--baseline` the hub of another commit takes part. `idle` measures the memory of idle
 //! connections, `post` publishing by HTTP, `handshakes` opening handshakes with tokens, and `instructions` the
-//! instructions of a delivery, a publish, a POST and a handshake. `pairs` compares two commits in short slices in turn. `hostile` measures
-//! how a crowd affects other clients, and `empty` how it affects the server's memory. `k2` is a peer that shows the
-//! cost of the hub's system calls alone. Run it from the repository root; `bench/run` builds the programs.
+//! instructions of a delivery, a publish, a POST and a handshake. `pairs` compares two commits in short slices in turn.
+//! `hostile` measures how a crowd affects other clients, and `empty` how it affects the server's memory. `k2` is a peer
+//! that shows the cost of the hub's system calls alone. Run it from the repository root; `bench/run` builds the
+//! programs.
 
 mod baseline;
 mod client;
@@ -48,7 +49,7 @@ enum Command {
     Compare(compare::Options),
     /// User-space memory of idle subscribers; exit status 1 when a bar is missed.
     Idle(idle::Options),
-    /// Instructions of one delivery, publish, POST and handshake; exit status 1 when one differs from the recorded figure.
+    /// Instructions of a delivery, publish, POST and handshake; exit status 1 when one differs from the recorded figure.
     Instructions(instructions::Options),
     /// Publishing by HTTP: requests per second, cost and time of a request.
     Post(post::Options),

@@ -369,7 +369,8 @@ mod tests {
         size_of::<R>()
     }
 
-    /// The state is allocated and copied for each request. glibc keeps blocks of up to 1 032 bytes at hand for a thread.
+    /// The state is allocated and copied for each request. glibc keeps blocks of up to 1 032 bytes at hand for each
+    /// thread.
     #[test]
     fn the_state_of_a_request_is_small() {
         let bytes = size_of_result(|(service, request, routed, facts): (Service, _, _, _)| {
