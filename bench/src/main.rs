@@ -49,7 +49,7 @@ enum Command {
     Compare(compare::Options),
     /// User-space memory of idle subscribers; exit status 1 when a bar is missed.
     Idle(idle::Options),
-    /// Instructions of a delivery, publish, POST and handshake; exit status 1 when one differs from the recorded figure.
+    /// Instructions of a delivery, publish, POST and handshake; exit status 1 when one differs from the recorded one.
     Instructions(instructions::Options),
     /// Publishing by HTTP: requests per second, cost and time of a request.
     Post(post::Options),
