@@ -62,8 +62,10 @@ pub(super) struct HttpConnection {
     has_request: bool,
     /// The timer of the next head: until its first byte, and then until its end.
     head_ends: Option<Pin<Box<Sleep>>>,
-    /// Whether the timer is set for the end of a head; `None` before it is set.
-    is_set_for_rest: Option<bool>,
+    /// The end of the time for the next head. The timer may end before: then it is set again.
+    head_due: Instant,
+    /// Whether `head_due` is that of the end of a head; `None` before it is set.
+    is_due_for_rest: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -118,7 +120,8 @@ impl HttpConnection {
             is_between: false,
             has_request: false,
             head_ends: None,
-            is_set_for_rest: None,
+            head_due: Instant::now(),
+            is_due_for_rest: None,
         }
     }
 
@@ -240,7 +243,7 @@ impl HttpConnection {
     }
 
     fn take_head(&mut self, head: RequestHead, length: usize) {
-        self.is_set_for_rest = None;
+        self.is_due_for_rest = None;
         self.is_between = false;
         self.has_request = true;
         let (checked, body) = (head.check_host(), head.body());
@@ -291,11 +294,21 @@ impl HttpConnection {
             self.received = BytesMut::new();
         }
         let time = if is_rest { self.header_timeout } else { self.idle_timeout };
-        let ends = self.head_ends.get_or_insert_with(|| Box::pin(sleep(time)));
-        if self.is_set_for_rest.replace(is_rest) != Some(is_rest) {
-            ends.as_mut().reset(Instant::now() + time);
+        if self.is_due_for_rest.replace(is_rest) != Some(is_rest) {
+            self.head_due = Instant::now() + time;
         }
-        ready!(ends.as_mut().poll(cx));
+        let (due, ends) = (self.head_due, self.head_ends.get_or_insert_with(|| Box::pin(sleep(time))));
+        // To set a timer costs more than to look at the clock, and most waits end long before their time.
+        if due < ends.deadline() {
+            ends.as_mut().reset(due);
+        }
+        loop {
+            ready!(ends.as_mut().poll(cx));
+            if Instant::now() >= due {
+                break;
+            }
+            ends.as_mut().reset(due);
+        }
         self.end(if is_rest { EndReason::Timeout } else { EndReason::Quiet });
         Poll::Ready(Ok(()))
     }

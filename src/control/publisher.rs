@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use slab::Slab;
 use tokio::sync::{
     Notify,
     mpsc::{self, error::TrySendError},
@@ -256,8 +257,7 @@ pub(super) struct PublisherTask {
     has_sent_barrier: bool,
     requests: Submissions,
     /// The requests that wait for an answer, by ticket.
-    waiting: HashMap<u64, Waiting>,
-    ticket: u64,
+    waiting: WaitingRequests,
     readers: Readers,
     departures: Arc<Departures>,
 }
@@ -337,6 +337,34 @@ struct Waiting {
     body_bytes: Option<u64>,
 }
 
+/// The requests that wait for an answer. The lower half of a ticket is a place in the table; the upper half differs
+/// from that of the request that had the place before.
+#[derive(Debug, Default)]
+struct WaitingRequests {
+    places: Slab<(u64, Waiting)>,
+    serial: u32,
+}
+
+impl WaitingRequests {
+    /// Puts a request into the table, and returns its ticket.
+    fn put(&mut self, waiting: Waiting) -> u64 {
+        let entry = self.places.vacant_entry();
+        self.serial = self.serial.wrapping_add(1);
+        let ticket = u64::from(self.serial) << 32 | entry.key() as u64;
+        entry.insert((ticket, waiting));
+        ticket
+    }
+
+    /// Takes the request of a ticket out of the table.
+    fn take(&mut self, ticket: u64) -> Option<Waiting> {
+        let place = (ticket & u64::from(u32::MAX)) as usize;
+        if self.places.get(place)?.0 != ticket {
+            return None;
+        }
+        self.places.try_remove(place).map(|(_, waiting)| waiting)
+    }
+}
+
 impl PublisherTask {
     /// Returns the task. Shards notify `woken` when they have put an entry into a lane.
     pub(super) fn new(
@@ -358,8 +386,7 @@ impl PublisherTask {
             leaving,
             has_sent_barrier: false,
             requests,
-            waiting: HashMap::new(),
-            ticket: 0,
+            waiting: WaitingRequests::default(),
             readers: Readers::default(),
             departures,
         }
@@ -419,20 +446,20 @@ impl PublisherTask {
     }
 
     fn submit(&mut self, Submission { request, answer }: Submission) {
-        self.ticket += 1;
-        let mut body_bytes = None;
         match request {
             // No publish follows the barrier.
             ShardRequest::Publish { .. } | ShardRequest::Read { .. } if self.has_sent_barrier => return,
             ShardRequest::Read { topic, reader, queue } => return self.begin_reading(topic, reader, queue, answer),
-            ShardRequest::Publish { topic, source, mut publication, body_bytes: bytes } => {
-                body_bytes = bytes;
+            ShardRequest::Publish { topic, source, mut publication, body_bytes } => {
+                let ticket = self.waiting.put(Waiting { answer, body_bytes });
                 publication.stamp(self.clock.now());
-                self.outside.submit(topic, source, publication, self.ticket);
+                self.outside.submit(topic, source, publication, ticket);
             }
-            ShardRequest::Command { shard, command } => self.outside.command(shard, command, self.ticket),
+            ShardRequest::Command { shard, command } => {
+                let ticket = self.waiting.put(Waiting { answer, body_bytes: None });
+                self.outside.command(shard, command, ticket);
+            }
         }
-        self.waiting.insert(self.ticket, Waiting { answer, body_bytes });
     }
 
     /// Begins a subscription in process, unless its subscriber has gone already.
@@ -481,7 +508,7 @@ impl PublisherTask {
     }
 
     fn answer(&mut self, ticket: u64, reply: Reply) {
-        if let Some(Waiting { answer, body_bytes }) = self.waiting.remove(&ticket) {
+        if let Some(Waiting { answer, body_bytes }) = self.waiting.take(ticket) {
             if let (Some(bytes), Reply::Published(_)) = (body_bytes, &reply) {
                 self.counters.add(Counter::MessagesIn, 1);
                 self.counters.add(Counter::BytesIn, bytes);
@@ -519,6 +546,21 @@ const REQUESTS_MIN: usize = 16;
 mod tests {
     use super::*;
     use crate::hub::{EndRole, HubLimits, MeshEnd, MeshLimits, ShardHub, Wake};
+
+    /// An answer finds its own request alone, also if a later request has the same place.
+    #[test]
+    fn a_ticket_is_for_one_request() {
+        let mut waiting = WaitingRequests::default();
+        let mut put = |bytes| waiting.put(Waiting { answer: oneshot::channel().0, body_bytes: Some(bytes) });
+        let (first, second) = (put(1), put(2));
+        let bytes_of = |waiting: Option<Waiting>| waiting.and_then(|waiting| waiting.body_bytes);
+        assert_eq!(bytes_of(waiting.take(first)), Some(1));
+        let third = waiting.put(Waiting { answer: oneshot::channel().0, body_bytes: Some(3) });
+        assert_eq!((third as u32, third == first), (first as u32, false));
+        assert_eq!(bytes_of(waiting.take(first)), None);
+        assert_eq!((bytes_of(waiting.take(third)), bytes_of(waiting.take(second))), (Some(3), Some(2)));
+        assert_eq!((bytes_of(waiting.take(third)), waiting.places.len()), (None, 0));
+    }
 
     /// A body is counted exactly once, when it gets its place, even if its client has gone by then.
     #[test]

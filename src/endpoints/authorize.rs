@@ -35,12 +35,21 @@ impl Endpoints {
         intent: Intent,
         endpoint: &Endpoint,
     ) -> Result<Admittance, Denied> {
+        if self.is_open_to_all(intent, endpoint) {
+            return Ok(Admittance { identities: Identities::default(), is_lasting: true });
+        }
         let credentials = &credentials.about(endpoint.topic());
         let is_foreign = || self.gates(endpoint).next().is_some_and(|(own, _)| self.is_foreign(credentials, own));
         let sees_credentials = || self.sees_credentials(credentials, intent, self.gates(endpoint));
         self.guesses.limit(credentials, is_foreign, sees_credentials, |credentials| {
             self.judge(credentials, None, intent, endpoint.topic(), self.gates(endpoint))
         })
+    }
+
+    /// Returns whether the judge would admit every request: all gates are open, and no topic has rules.
+    fn is_open_to_all(&self, intent: Intent, endpoint: &Endpoint) -> bool {
+        let is_for_topics = matches!(intent, Intent::Use | Intent::Attach { .. } | Intent::Publish);
+        self.has_open_gates && self.permissions.are_open() && is_for_topics && matches!(endpoint, Endpoint::Path { .. })
     }
 
     /// Judges whether a request that a route has admitted may use a topic as it intends, though its path does not name

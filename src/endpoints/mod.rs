@@ -163,6 +163,9 @@ pub(crate) struct Endpoints {
     access: Access,
     /// Whether any endpoint is for pages of certain origins only, or takes cookies.
     restricts_origins: bool,
+    /// Whether everybody may subscribe and publish to the topics of all routes: neither the server nor a route has
+    /// origins, tokens or an authenticator for them.
+    has_open_gates: bool,
     /// Whether the paths of the administration would exist if there were tokens for it.
     lacks_admin_tokens: bool,
     /// The identities and tokens that the judge refuses.
@@ -278,6 +281,8 @@ impl Endpoints {
             || mounts.iter().any(|mount| is_restricted(&mount.gate))
             || pages.iter().any(is_restricted)
             || services.iter().any(|service| is_restricted(&service.gate));
+        let is_open = |gate: &Gate| gate.authenticator.is_none() && !is_restricted(gate);
+        let has_open_gates = access.are_topics_open() && routes.iter().all(|route| is_open(&route.rules.gate));
         let (wait_max, permissions) = (Duration::from_secs(10), Permissions::default());
         // Relaxed: only the number itself matters.
         let number = TABLES.fetch_add(1, Ordering::Relaxed);
@@ -290,6 +295,7 @@ impl Endpoints {
             services,
             access,
             restricts_origins,
+            has_open_gates,
             lacks_admin_tokens: has_operations && !has_admin,
             revocations: Revocations::default(),
             guesses: Guesses::default(),

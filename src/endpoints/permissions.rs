@@ -29,6 +29,11 @@ impl Permissions {
         Permissions { rules, source }
     }
 
+    /// Returns whether every topic is for everybody.
+    pub(super) fn are_open(&self) -> bool {
+        self.rules.is_empty()
+    }
+
     /// Judges whether the sender of a request may use a topic in all these ways, by the rules of the topic. The
     /// identities are those that the gates in front of the topic have found. If one of two ways alone would be
     /// permitted, the refusal names the `mode` that asks for that way.
@@ -64,6 +69,9 @@ impl Permissions {
                     return Err(Denied::Refused(refusal));
                 }
             }
+        }
+        if by == DecidedBy::Rules {
+            return Ok(by);
         }
         // Whatever needs no answer of the application is decided before the application is asked.
         for &right in rights.iter().filter(|right| decide(**right) == Decision::Asks) {

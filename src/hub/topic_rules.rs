@@ -159,6 +159,11 @@ impl TopicTable {
         Ok(table)
     }
 
+    /// Returns whether every topic has the default rules, which let everybody use the topic in every way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.names.is_empty() && self.others.is_empty()
+    }
+
     /// Returns the rules of the topic of a name.
     #[must_use]
     pub fn of(&self, name: &TopicName) -> TopicRules {
