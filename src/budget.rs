@@ -16,8 +16,9 @@ use std::sync::{
 /// allocator keeps memory that was freed. So the smaller number counts. Above the limit the server is short of memory,
 /// until the smaller number is a tenth below the limit.
 ///
-/// What is too much ends with openings as far as openings hold it, so that a flood of half requests costs nobody else.
-/// The threads give up the rest by what each of them can give up.
+/// The threads give up what is too much by what each of them can give up. Openings end for their part of that. Where
+/// they hold more than all the rest that can be given up, or [`MUCH`] of the limit, they are taken for a flood of half
+/// requests, and end for all that they hold, so that the flood costs nobody else.
 ///
 /// The resident memory has a second limit of its own, near the memory that the process may have at all: the kernel ends
 /// a process whose resident memory is above that, whatever the server knows to hold. Above the second limit the server
@@ -146,28 +147,44 @@ impl Budget {
     }
 
     /// Decides whether the server is short of memory ([`Budget::judge`]). Returns how many bytes a thread is to give
-    /// up: of the excess without what all openings hold, the same part that the thread has of all that the threads can
-    /// give up. A thread with less than a sixteenth of the mean gives up nothing: a small message under way is not lost
-    /// for the large ones of others.
+    /// up: of the excess without the part of the openings, the same part that the thread has of all that the threads
+    /// can give up. A thread with less than a sixteenth of the mean gives up nothing: a small message under way is not
+    /// lost for the large ones of others.
     pub(crate) fn part_to_give_up(&self, thread: usize) -> u64 {
-        // The openings end for what they hold, so that nobody else pays for it.
-        let excess = self.judge().saturating_sub(self.sum(|held| &held.openings));
-        let gives_up_kept = self.gives_up_kept();
-        let kept = |held: &Held| if gives_up_kept { held.kept.load(Ordering::Relaxed) } else { 0 };
-        let spare = |held: &Held| held.spare.load(Ordering::Relaxed).saturating_add(kept(held));
-        let all = self.threads.iter().map(spare).fold(0, u64::saturating_add);
-        let own = spare(&self.threads[thread]);
+        let excess = self.judge();
+        let excess = excess - self.openings_part(excess).bytes;
+        let (own, all) = (self.spare_of(&self.threads[thread..=thread]), self.spare_of(&self.threads));
         if u128::from(own) * 16 * (self.threads.len() as u128) < u128::from(all) {
             return 0;
         }
         part_of(excess, own, all)
     }
 
-    /// Decides whether the server is short of memory ([`Budget::judge`]). Returns how many bytes of openings a thread
-    /// is to end: of the excess, as far as openings hold it, the same part that the thread has of all openings.
-    pub(crate) fn openings_to_end(&self, thread: usize) -> u64 {
-        let (excess, all) = (self.judge(), self.sum(|held| &held.openings));
-        part_of(excess.min(all), self.threads[thread].openings.load(Ordering::Relaxed), all)
+    /// Decides whether the server is short of memory ([`Budget::judge`]). Returns how many openings of this weight, in
+    /// bytes, a thread is to end: for the part of the openings in the excess, the same part that the thread has of all
+    /// openings.
+    pub(crate) fn openings_to_end(&self, thread: usize, weight: u64) -> u64 {
+        let part = self.openings_part(self.judge());
+        let own = self.threads[thread].openings.load(Ordering::Relaxed);
+        let bytes = part_of(part.bytes, own, self.sum(|held| &held.openings));
+        // The few openings of a shard are not rounded up to the end of one, since others give up more than they hold.
+        if part.is_flood { bytes.div_ceil(weight) } else { bytes / weight }
+    }
+
+    /// Returns the part of the excess for which openings end, which is at most what they hold.
+    fn openings_part(&self, excess: u64) -> OpeningsPart {
+        let (openings, spare) = (self.sum(|held| &held.openings), self.spare_of(&self.threads));
+        let is_flood = openings > spare || self.is_much(openings);
+        let bytes = if is_flood { excess } else { part_of(excess, openings, openings.saturating_add(spare)) };
+        OpeningsPart { bytes: bytes.min(openings), is_flood }
+    }
+
+    /// Returns what threads can give up beside their openings.
+    fn spare_of(&self, threads: &[Held]) -> u64 {
+        let gives_up_kept = self.gives_up_kept();
+        let kept = |held: &Held| if gives_up_kept { held.kept.load(Ordering::Relaxed) } else { 0 };
+        let spare = |held: &Held| held.spare.load(Ordering::Relaxed).saturating_add(kept(held));
+        threads.iter().map(spare).fold(0, u64::saturating_add)
     }
 
     /// Returns whether threads give up what is kept of large opening requests: it is [`MUCH`] of the limit. Otherwise
@@ -190,6 +207,13 @@ impl Budget {
     fn sum(&self, number: impl Fn(&Held) -> &AtomicU64) -> u64 {
         self.threads.iter().map(|held| number(held).load(Ordering::Relaxed)).fold(0, u64::saturating_add)
     }
+}
+
+/// The part of an excess for which openings end.
+struct OpeningsPart {
+    bytes: u64,
+    /// Whether the openings are taken for a flood.
+    is_flood: bool,
 }
 
 /// Returns the part of `bytes` that `own` is of `all`, rounded up; 0 of nothing.
@@ -250,14 +274,42 @@ mod tests {
         budget.note(2, 200, 30);
         budget.note_openings(0, 600);
         budget.note_openings(1, 200);
-        let of_all = |part: fn(&Budget, usize) -> u64| [0, 1, 2].map(|thread| part(&budget, thread));
-        assert_eq!((of_all(Budget::openings_to_end), of_all(Budget::part_to_give_up)), ([225, 75, 0], [0; 3]));
+        assert_eq!(parts(&budget), ([225, 75, 0], [0; 3]));
         budget.note(2, 900, 30);
-        let parts = (of_all(Budget::openings_to_end), of_all(Budget::part_to_give_up));
-        assert_eq!(parts, ([600, 200, 0], [150, 0, 50]), "what is left of the excess is spread");
+        assert_eq!(parts(&budget), ([600, 200, 0], [150, 0, 50]), "what is left of the excess is spread");
         budget.note_openings(0, 0);
         budget.note_openings(1, 0);
-        assert_eq!((of_all(Budget::openings_to_end), of_all(Budget::part_to_give_up)), ([0; 3], [150, 0, 50]));
+        assert_eq!(parts(&budget), ([0; 3], [150, 0, 50]));
+    }
+
+    /// Returns how many openings of a byte each of three threads is to end, and how many bytes it is to give up.
+    fn parts(budget: &Budget) -> ([u64; 3], [u64; 3]) {
+        let threads = [0, 1, 2];
+        (threads.map(|thread| budget.openings_to_end(thread, 1)), threads.map(|thread| budget.part_to_give_up(thread)))
+    }
+
+    /// A few openings end for their part of the memory that others fill, and a flood of openings for all of its own.
+    #[test]
+    fn a_few_openings_do_not_pay_for_others() {
+        let budget = Budget::new(10_000, 70_000, 0, 2);
+        budget.note(0, 9_900, 4_800);
+        budget.note_openings(0, 120);
+        budget.note_openings(1, 80);
+        assert_eq!(parts(&budget), ([27, 18, 0], [1_056, 0, 0]), "22 % of all that can be given up");
+        assert_eq!(budget.openings_to_end(0, 20), 1);
+        assert_eq!(budget.openings_to_end(1, 20), 0, "the part is less than an opening");
+        // They hold more than the rest that can be given up.
+        budget.note(0, 9_900, 150);
+        assert_eq!(parts(&budget), ([120, 80, 0], [900, 0, 0]));
+        assert_eq!(budget.openings_to_end(1, 30), 3, "a part of an opening is one");
+        budget.note(0, 9_900, 200);
+        assert_eq!(parts(&budget), ([120, 80, 0], [900, 0, 0]), "all ends that can");
+        // They hold a quarter of the limit, and one byte less than that.
+        budget.note(0, 7_600, 4_800);
+        budget.note_openings(0, 2_420);
+        assert_eq!(parts(&budget), ([1_065, 36, 0], [0; 3]));
+        budget.note_openings(0, 2_419);
+        assert_eq!(parts(&budget), ([365, 13, 0], [722, 0, 0]));
     }
 
     /// Large opening requests and small holdings are given up where there is much of them, and otherwise not.

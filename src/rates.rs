@@ -6,7 +6,7 @@ mod table;
 use std::{num::NonZeroU64, time::Duration};
 
 use crate::proto::{Millis, Refusal};
-pub(crate) use block::AddressBlock;
+pub(crate) use block::{AddressBlock, NetworkBlock};
 pub(crate) use table::{KEY_BYTES, KEYS_MAX, RateTable};
 
 /// A rate of messages, bytes, requests or the like: how many in a second, a minute or an hour, and how many at once.

@@ -7,6 +7,7 @@ use subtle::ConstantTimeEq as _;
 use super::{
     Authenticator, Identity,
     credentials::Credentials,
+    jwt::has_jwt_form,
     tokens::{CHARACTERS, Tokens},
 };
 use crate::proto::Refusal;
@@ -111,6 +112,19 @@ impl Bearer {
     }
 }
 
+impl Bearer {
+    /// Returns whether a token that is not valid may be a guess. A list in which no token has the form of a JWT cannot
+    /// be guessed by one: such a token is for an authenticator beside this one.
+    fn may_be_guessed_by(&self, token: &[u8]) -> bool {
+        match &self.0 {
+            Check::Named(named) => {
+                !has_jwt_form(token) || named.iter().any(|(_, known)| has_jwt_form(known.as_bytes()))
+            }
+            Check::By(_) => true,
+        }
+    }
+}
+
 impl Authenticator for Bearer {
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         let refusal = |status, what: &str, challenge| Refusal::new(status, what).header("WWW-Authenticate", challenge);
@@ -120,7 +134,8 @@ impl Authenticator for Bearer {
         self.owner(&token).map_err(|fault| match fault {
             TokenFault::Invalid => {
                 let challenge = "Bearer error=\"invalid_token\"";
-                refusal(401, "the bearer token is not valid", challenge).for_wrong_credentials()
+                let refusal = refusal(401, "the bearer token is not valid", challenge);
+                if self.may_be_guessed_by(&token) { refusal.for_wrong_credentials() } else { refusal }
             }
             TokenFault::InsufficientScope => {
                 refusal(403, "the bearer token is not for this", "Bearer error=\"insufficient_scope\"")
@@ -190,6 +205,24 @@ mod tests {
         check(&bearer, "/", &["Authorization: Bearer read-only"], SCOPE);
         check(&bearer, "/?access_token=%ff", &[], INVALID);
         assert_eq!(format!("{bearer:?}"), "Bearer { .. }");
+    }
+
+    /// A token of an issuer may be shown to a list beside the issuer, and then is no guess.
+    #[test]
+    fn a_jwt_is_no_guess_at_a_list_of_other_tokens() {
+        const JWT: &str = "eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl";
+        let is_guess = |bearer: &Bearer, token: &str| {
+            let head = format!("GET / HTTP/1.1\r\nAuthorization: Bearer {token}\r\n\r\n");
+            let head = crate::proto::RequestHead::decode(head.as_bytes()).unwrap().unwrap().0;
+            bearer.authenticate(&Credentials::new(&head, None)).unwrap_err().is_for_wrong_credentials()
+        };
+        let list = Bearer::new([("a", "word")]).unwrap();
+        assert!(!is_guess(&list, JWT));
+        for guess in ["guess", "a.b.c", "e30.e30.c2lnbmF0dXJl", &JWT[1..]] {
+            assert!(is_guess(&list, guess), "{guess}");
+        }
+        assert!(is_guess(&Bearer::new([("a", "word"), ("b", &JWT[..JWT.len() - 1])]).unwrap(), JWT));
+        assert!(is_guess(&Bearer::checked_by(|_| Err(TokenFault::Invalid)), JWT));
     }
 
     #[test]

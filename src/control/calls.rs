@@ -5,13 +5,16 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::{proto::Refusal, rates::AddressBlock};
+use crate::{
+    proto::Refusal,
+    rates::{AddressBlock, NetworkBlock},
+};
 
 /// The calls of services under way. A clone is another handle to the same calls.
 ///
 /// A client that has ended its side of a connection may still wait for the answer, so a call goes on and holds an HTTP
-/// connection of the server, although nobody may be there. All calls together have half of the HTTP connections. An
-/// address may begin a call while it has fewer under way than there are places left: so the first address gets half of
+/// connection of the server, although nobody may be there. All calls together have half of the HTTP connections. A
+/// network may begin a call while it has fewer under way than there are places left: so the first network gets half of
 /// the places, the next one half of the rest, and so on.
 #[derive(Debug, Clone)]
 pub(super) struct ServiceCalls(Arc<Mutex<Table>>);
@@ -20,15 +23,15 @@ pub(super) struct ServiceCalls(Arc<Mutex<Table>>);
 struct Table {
     calls_max: usize,
     under_way: usize,
-    /// The calls of each address that has some.
-    of_addresses: HashMap<AddressBlock, usize>,
+    /// The calls of each network that has some.
+    of_networks: HashMap<NetworkBlock, usize>,
 }
 
 /// A call of a service, until it is dropped.
 #[derive(Debug)]
 pub(super) struct CallPermit {
     calls: ServiceCalls,
-    address: Option<AddressBlock>,
+    network: Option<NetworkBlock>,
 }
 
 /// The reason for which a call does not begin.
@@ -36,15 +39,15 @@ pub(super) struct CallPermit {
 pub(super) enum NoPermit {
     /// As many calls are under way as are allowed.
     OfAll,
-    /// The address has as many calls under way as there are places left.
-    OfAddress,
+    /// The network has as many calls under way as there are places left.
+    OfNetwork,
 }
 
 impl From<NoPermit> for Refusal {
     fn from(no_permit: NoPermit) -> Refusal {
         Refusal::not_now(match no_permit {
             NoPermit::OfAll => "services answer as many requests as this server allows",
-            NoPermit::OfAddress => "services answer as many requests from one address as this server allows now",
+            NoPermit::OfNetwork => "services answer as many requests from one network as this server allows now",
         })
     }
 }
@@ -69,20 +72,21 @@ impl ServiceCalls {
     ///
     /// If there is no place for the call.
     pub(super) fn begin(&self, address: Option<AddressBlock>) -> Result<CallPermit, NoPermit> {
+        let network = address.map(NetworkBlock::of);
         let mut table = self.lock();
         let left = table.calls_max.saturating_sub(table.under_way);
         if left == 0 {
             return Err(NoPermit::OfAll);
         }
-        if let Some(address) = address {
-            if table.of_addresses.get(&address).is_some_and(|&own| own >= left) {
-                return Err(NoPermit::OfAddress);
+        if let Some(network) = network {
+            if table.of_networks.get(&network).is_some_and(|&own| own >= left) {
+                return Err(NoPermit::OfNetwork);
             }
-            *table.of_addresses.entry(address).or_default() += 1;
+            *table.of_networks.entry(network).or_default() += 1;
         }
         table.under_way += 1;
         drop(table);
-        Ok(CallPermit { calls: self.clone(), address })
+        Ok(CallPermit { calls: self.clone(), network })
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -94,21 +98,21 @@ impl Drop for CallPermit {
     fn drop(&mut self) {
         let mut table = self.calls.lock();
         table.under_way -= 1;
-        if let Some(address) = self.address {
-            let own = table.of_addresses.get_mut(&address).expect("a call of the address is counted");
+        if let Some(network) = self.network {
+            let own = table.of_networks.get_mut(&network).expect("a call of the network is counted");
             *own -= 1;
             if *own == 0 {
-                table.of_addresses.remove(&address);
-                if table.of_addresses.is_empty() {
+                table.of_networks.remove(&network);
+                if table.of_networks.is_empty() {
                     // The large table of a crowd is not kept.
-                    table.of_addresses.shrink_to(TABLE_KEPT);
+                    table.of_networks.shrink_to(TABLE_KEPT);
                 }
             }
         }
     }
 }
 
-/// Addresses that an empty table has room for.
+/// Networks that an empty table has room for.
 const TABLE_KEPT: usize = 64;
 
 #[cfg(test)]
@@ -132,14 +136,30 @@ mod tests {
                     Err(no_permit) => break no_permit,
                 }
             };
-            assert_eq!((held.len() - before, refused), (expected, NoPermit::OfAddress), "address {last}");
+            assert_eq!((held.len() - before, refused), (expected, NoPermit::OfNetwork), "address {last}");
         }
         held.push(calls.begin(address(4)).expect("a place for an address that has none"));
         assert_eq!([calls.begin(address(5)).unwrap_err(), calls.begin(None).unwrap_err()], [NoPermit::OfAll; 2]);
         held.clear();
-        assert!(calls.lock().of_addresses.is_empty());
+        assert!(calls.lock().of_networks.is_empty());
         let of_many: Vec<CallPermit> = (0..8).map(|_| calls.begin(None).expect("clients without an address")).collect();
         assert_eq!((calls.begin(None).unwrap_err(), of_many.len()), (NoPermit::OfAll, 8));
+    }
+
+    /// A site with a /48 of IPv6 has the places of one network, however many addresses it calls from.
+    #[test]
+    fn the_addresses_of_a_site_share_its_places() {
+        let calls = ServiceCalls::new(16);
+        let of_site = |site, subnet| {
+            let address = std::net::Ipv6Addr::new(0x2001, 0xdb8, site, subnet, 0, 0, 0, 1);
+            calls.begin(Some(AddressBlock::of(address.into())))
+        };
+        let held: Vec<CallPermit> = (0..4).map(|subnet| of_site(1, subnet).expect("half of the places")).collect();
+        assert_eq!(of_site(1, 4).unwrap_err(), NoPermit::OfNetwork);
+        drop(of_site(2, 0).expect("another site"));
+        drop(held);
+        drop(of_site(1, 4).expect("half of the places"));
+        assert!(calls.lock().of_networks.is_empty());
     }
 
     #[test]

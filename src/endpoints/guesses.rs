@@ -87,7 +87,8 @@ impl Guesses {
         let guess = Guess { buckets: Arc::clone(&self.buckets), rate: *rate, key, clock: self.clock, is_open: true };
         Err(match denied {
             // The judge is asked again. If it is not, since the client leaves for instance, the guess counts: the wait
-            // has told that the credentials are wrong.
+            // has told that the credentials are wrong. A wait that never begins has told nothing. It is one that the
+            // control thread drops, since a shard judges the opening again.
             Denied::Later(later) => Denied::Later(guess.wait(later)),
             denied => denied,
         })
@@ -124,9 +125,11 @@ struct Guess {
 
 impl Guess {
     /// Waits for the judge. At the end of the wait the guess is settled, since the judge is asked again.
-    fn wait(self, later: Later) -> Later {
+    fn wait(mut self, later: Later) -> Later {
+        self.is_open = false;
         Box::pin(async move {
             let mut guess = self;
+            guess.is_open = true;
             later.await;
             guess.is_open = false;
         })
@@ -289,12 +292,18 @@ mod tests {
             assert!(guesses.buckets.is_untouched(), "it waits");
             (guesses, later)
         };
-        let (guesses, later) = wait("Authorization: Basic YW5uOmd1ZXNz");
+        let is_over = |later: &mut Later| later.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        let (guesses, mut later) = wait("Authorization: Basic YW5uOmd1ZXNz");
+        assert!(!is_over(&mut later));
         drop(later);
         assert!(!guesses.buckets.is_untouched());
         // The judge is asked again, and decides then.
         let (guesses, mut later) = wait("Authorization: Basic YW5uOmd1ZXNz");
-        assert!(later.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
+        assert!(!is_over(&mut later) && is_over(&mut later));
+        drop(later);
+        assert!(guesses.buckets.is_untouched());
+        // Nobody waits, since a shard judges the opening again.
+        let (guesses, later) = wait("Authorization: Basic YW5uOmd1ZXNz");
         drop(later);
         assert!(guesses.buckets.is_untouched());
         let (guesses, later) = wait("X: y");
@@ -310,7 +319,7 @@ mod tests {
         }
 
         fn prepare(&self, _: &Credentials<'_>) -> Option<Later> {
-            Some(Box::pin(async {}))
+            Some(Box::pin(tokio::task::yield_now()))
         }
     }
 

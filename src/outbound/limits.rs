@@ -8,12 +8,16 @@ pub struct OutboundLimits;
 
 impl OutboundLimits {
     /// Requests that are under way, each on a connection of its own. Further requests wait, within their time. The
-    /// clients for whom callbacks ask take turns, among each other and with the other requests.
+    /// networks whose clients callbacks ask about take turns, among each other and with the other requests.
     pub const IN_FLIGHT_MAX: usize = 64;
 
-    /// Requests that are under way or wait. One more fails at once. So does a callback's request for a client that has
-    /// as many places as are left.
+    /// Requests that are under way or wait. One more fails at once. So does a callback's request for a client whose
+    /// network, an IPv4 address or a /48 of IPv6, has as many places as are left for clients.
     pub const REQUESTS_MAX: usize = 1_024;
+
+    /// Of [`OutboundLimits::REQUESTS_MAX`], the places that callbacks' requests leave for the requests of an embedder
+    /// and for fetches of issuers' keys.
+    pub const OF_SERVER_MIN: usize = 16;
 
     /// Of [`OutboundLimits::REQUESTS_MAX`] and of [`OutboundLimits::IN_FLIGHT_MAX`], the places that are kept for
     /// fetches of issuers' keys. All tokens of an issuer may wait for such a fetch, and clients decide how many other

@@ -72,8 +72,8 @@ impl OutboundRequest {
         OutboundRequest { is_for_keys: true, ..self }
     }
 
-    /// Lets the request wait among those that are sent for this client, an address or a /64 of IPv6. Clients take
-    /// turns, so that one with many requests does not hold up the others.
+    /// Lets the request wait among those that are sent for this client, an address or a /64 of IPv6. Networks, and the
+    /// clients of each, take turns, so that one with many requests does not hold up the others.
     #[must_use]
     pub(crate) fn for_client(self, client: Option<AddressBlock>) -> OutboundRequest {
         OutboundRequest { party: Party::Client(client), ..self }

@@ -40,8 +40,9 @@ impl Service {
         let tls = is_secure.then(|| authorities.client_config()).transpose()?;
         let (sender, jobs) = mpsc::channel(OutboundLimits::REQUESTS_MAX);
         let kept = OutboundLimits::OF_KEYS_MAX;
-        let common = Room::new(OutboundLimits::REQUESTS_MAX - kept, OutboundLimits::IN_FLIGHT_MAX - kept);
-        let entrance = Entrance { jobs: sender, common, of_keys: Room::new(kept, kept) };
+        let (all, in_flight) = (OutboundLimits::REQUESTS_MAX - kept, OutboundLimits::IN_FLIGHT_MAX - kept);
+        let common = Room::new(all, in_flight, OutboundLimits::OF_SERVER_MIN);
+        let entrance = Entrance { jobs: sender, common, of_keys: Room::new(kept, kept, 0) };
         handles.iter().for_each(|handle| handle.attach(&entrance));
         Ok(Some(Service { jobs, connections: Arc::new(Connections::new(tls)) }))
     }

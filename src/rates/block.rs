@@ -24,6 +24,25 @@ impl AddressBlock {
     }
 }
 
+/// The addresses that count as one where many of one sender would take what others need: an IPv4 address, or a /48 of
+/// IPv6, which is what a site usually has (RFC 6177).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum NetworkBlock {
+    V4(Ipv4Addr),
+    /// The first 48 bits.
+    V6(u64),
+}
+
+impl NetworkBlock {
+    /// Returns the network of a block.
+    pub(crate) fn of(block: AddressBlock) -> NetworkBlock {
+        match block {
+            AddressBlock::V4(address) => NetworkBlock::V4(address),
+            AddressBlock::V6(bits) => NetworkBlock::V6(bits >> 16),
+        }
+    }
+}
+
 impl fmt::Display for AddressBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -54,5 +73,14 @@ mod tests {
             (of("::ffff:192.0.2.1").to_string(), of("2001:db8::1").to_string()),
             ("192.0.2.1".into(), "2001:db8::/64".into())
         );
+    }
+
+    #[test]
+    fn a_48_is_one_network() {
+        let of = |text: &str| NetworkBlock::of(AddressBlock::of(text.parse().unwrap()));
+        assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+        assert_eq!(of("2001:db8:0:1::1"), of("2001:db8:0:ffff::1"));
+        assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:1:1::1"));
     }
 }

@@ -338,7 +338,7 @@ impl Lobby {
         loop {
             self.opening_sockets.begun().await;
             tokio::time::sleep(TICK).await;
-            let most = budget.openings_to_end(self.shard).div_ceil(weights::OPENING);
+            let most = budget.openings_to_end(self.shard, weights::OPENING);
             let count = self.opening_sockets.give_up_oldest(most.try_into().unwrap_or(usize::MAX));
             if count > 0 {
                 tracing::debug!(count, "opening handshakes are given up: the server is short of memory");

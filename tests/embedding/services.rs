@@ -265,7 +265,7 @@ fn a_client_that_is_gone_ends_its_call() {
 }
 
 /// Clients that leave without a reset keep their calls for as long as the service may take: these calls hold half of
-/// the connections, and calls from one address leave places to others.
+/// the connections, and calls from one network leave places to others.
 #[test]
 fn calls_that_wait_leave_connections_to_others() {
     let begun = Arc::new(AtomicUsize::new(0));
@@ -286,8 +286,8 @@ fn calls_that_wait_leave_connections_to_others() {
     let fine = |last: u8| ask(&mut dial(last), &request("GET", "/api/fine"));
     (0..2).for_each(|_| leave(1));
     let refused = fine(1);
-    let of_address = "services answer as many requests from one address as this server allows now";
-    assert_eq!((refused.status(), &*refused.error(), refused.header("retry-after")), (503, of_address, Some("1")));
+    let of_network = "services answer as many requests from one network as this server allows now";
+    assert_eq!((refused.status(), &*refused.error(), refused.header("retry-after")), (503, of_network, Some("1")));
     assert_eq!(fine(2).body, "fine");
     leave(2);
     leave(3);

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::rates::AddressBlock;
+use crate::rates::{AddressBlock, NetworkBlock};
 
 /// The clients that ask as one: those of an address, or of a /64 of IPv6. `None` stands for clients without an address.
 pub(super) type Asker = Option<AddressBlock>;
@@ -39,17 +39,13 @@ pub(super) struct Breaker {
     askers: HashMap<Asker, Failing>,
 }
 
-/// The clients that count as one where there have to be several: those of an IPv4 address, or of a /48 of IPv6, which
-/// is what a site usually has (RFC 6177). `None` stands for clients without an address.
+/// The clients that count as one where there have to be several. `None` stands for clients without an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Network(Asker);
+struct Network(Option<NetworkBlock>);
 
 impl Network {
     fn of(asker: Asker) -> Network {
-        Network(asker.map(|block| match block {
-            AddressBlock::V4(_) => block,
-            AddressBlock::V6(bits) => AddressBlock::V6(bits >> 16 << 16),
-        }))
+        Network(asker.map(NetworkBlock::of))
     }
 }
 

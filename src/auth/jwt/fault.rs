@@ -68,8 +68,8 @@ fn invalid(error: String) -> Refusal {
     Refusal::new(401, error).header("WWW-Authenticate", &challenge)
 }
 
-/// The usual shortest time between the beginnings of two fetches of keys. After it, a token whose key may be new is
-/// worth another try.
+/// The usual shortest time from the beginning of a fetch of keys, and from its failure, to the next. After it, a token
+/// whose key may be new is worth another try.
 pub(super) const PAUSE: Duration = Duration::from_secs(5);
 
 /// Returns a text with question marks for the characters that a description may not have (RFC 6750 3).

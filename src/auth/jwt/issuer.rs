@@ -17,7 +17,7 @@ use super::{
     digest::IssuerDigest,
     fault::Fault,
     keys::{Allowed, KeySet},
-    remote::{Fetch, Need, RemoteKeys, Times, first_missed},
+    remote::{Fetch, Need, RemoteKeys, Times, first_needed, needed},
     token::{Object, Parts},
 };
 use crate::{outbound::Target, proto::is_token};
@@ -403,22 +403,24 @@ impl Issuer {
             Keys::Remote(remote) => remote,
         };
         let outcome = self.verify(token, parts, &*remote.keys(now).ok_or(Fault::NoKeys)?);
-        let is_new = || answers.is_some_and(|answers| !remote.are_fetched_since(first_missed(answers, now)));
+        let is_new = || answers.is_some_and(|answers| !remote.are_fetched_since(first_needed(answers, now)));
         outcome.map_err(|fault| if fault == Fault::UnknownKey && is_new() { Fault::NewKey } else { fault })
     }
 
-    /// Returns the work that a token of this issuer has to wait for, before it can be judged. A token whose key is not
-    /// there waits for one fetch that brings keys.
+    /// Returns the work that a token of this issuer has to wait for, before it can be judged: one fetch at most, for a
+    /// request that can wait. If that has brought no keys, the token is judged by those that are there.
     pub(super) fn prepare(&self, parts: &Parts, answers: Option<&Answers>, now: Instant) -> Option<Later> {
         let Keys::Remote(remote) = &self.keys else { return None };
-        let found = remote.usable(now).map(|keys| keys.candidates(parts.key_id.as_deref(), parts.algorithm).err());
-        let is_there = found.as_ref().is_some_and(|fault| *fault != Some(Fault::UnknownKey));
-        let missed = answers.filter(|_| !is_there).map(|answers| first_missed(answers, now));
-        match found {
-            Some(Some(Fault::UnknownKey)) if missed.is_some_and(|missed| remote.are_fetched_since(missed)) => None,
-            Some(Some(Fault::UnknownKey)) => remote.renewed(Need::Another, now),
-            _ => remote.renewed(Need::Any, now),
+        if answers.and_then(needed).is_some_and(|needed| remote.has_fetch_ended_since(needed)) {
+            return None;
         }
+        let found = remote.usable(now).map(|keys| keys.candidates(parts.key_id.as_deref(), parts.algorithm).err());
+        let need = if found == Some(Some(Fault::UnknownKey)) { Need::Another } else { Need::Any };
+        let later = remote.renewed(need, now)?;
+        if let Some(answers) = answers {
+            first_needed(answers, now);
+        }
+        Some(later)
     }
 
     fn verify(&self, token: &[u8], parts: &Parts, keys: &KeySet) -> Result<Identity, Fault> {

@@ -30,3 +30,4 @@ pub use claims::BareTokens;
 pub(crate) use issuer::Issuer;
 pub use issuer::JwtIssuer;
 pub(crate) use token::TOKEN_BYTES_MAX;
+pub(super) use token::has_jwt_form;

@@ -12,8 +12,12 @@
 //! A token that names a key which is not among the keys waits for a fetch too, since the issuer may have a new key. If
 //! keys have been fetched since it came, and the key is not among them, the token is answered 401; else nobody knows
 //! whether the issuer has the key, and the token is answered 503. There is one fetch at a time, for all that wait, and
-//! none within [`Times::pause`] after another has begun. So tokens with invented key ids cause at most one fetch in
-//! each pause.
+//! none within [`Times::pause`] after another has begun or failed. So tokens with invented key ids cause at most one
+//! fetch in each pause.
+//!
+//! A token waits for one fetch at most, whether that succeeds or fails. In the two pauses after a fetch has failed, a
+//! token whose key is there begins the next fetch and does not wait for it. So an issuer that is silent holds up the
+//! tokens of the first fetch, and not all.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -57,7 +61,7 @@ pub(super) struct Times {
     pub(super) fresh_min: Duration,
     /// The longest time for which keys are fresh, whatever the answer says.
     pub(super) fresh_max: Duration,
-    /// The shortest time between the beginnings of two fetches.
+    /// The shortest time from the beginning of a fetch, and from its failure, to the beginning of the next.
     pub(super) pause: Duration,
     /// How long the last keys are used while no others can be fetched.
     pub(super) kept: Duration,
@@ -95,6 +99,8 @@ struct State {
     /// When the last fetch has begun.
     begun: Option<Instant>,
     is_under_way: bool,
+    /// When the last fetch has failed, until one succeeds.
+    failed: Option<Instant>,
     /// When a failure was last told in the log, until a fetch succeeds.
     told: Option<Instant>,
 }
@@ -138,6 +144,12 @@ impl RemoteKeys {
         self.lock().keys.as_ref().is_some_and(|kept| kept.since >= time)
     }
 
+    /// Returns whether a fetch has ended at this time or later.
+    pub(super) fn has_fetch_ended_since(&self, time: Instant) -> bool {
+        let failed = self.lock().failed;
+        failed.is_some_and(|failed| failed >= time) || self.are_fetched_since(time)
+    }
+
     /// Returns the keys, if there are any that may still be used. If they are not fresh, begins a fetch.
     pub(super) fn keys(self: &Arc<Self>, now: Instant) -> Option<Arc<KeySet>> {
         let state = self.lock();
@@ -152,14 +164,15 @@ impl RemoteKeys {
     }
 
     /// Returns the work that a token has to wait for, if it needs other keys than those that are there, or if those are
-    /// too old. Returns `None` if a fetch could bring nothing, or if there has been one just now. The work begins a
-    /// fetch when it is first polled, unless one is under way, or has ended since.
+    /// too old. Returns `None` if a fetch could bring nothing, or if one has begun or failed just now. The work begins
+    /// a fetch when it is first polled, unless one is under way, or has ended since.
     pub(super) fn renewed(self: &Arc<Self>, need: Need, now: Instant) -> Option<Later> {
         let state = self.lock();
-        let is_needed = match (&state.keys, need) {
+        let is_needed = match (state.usable(self.times.kept, now), need) {
             (None, _) | (_, Need::Another) => true,
             (Some(_), Need::Any) if state.are_taken_over => true,
-            (Some(kept), Need::Any) => kept.age(now) >= self.times.kept.min(2 * kept.fresh),
+            (Some(_), Need::Any) if state.has_failed_within(2 * self.times.pause, now) => false,
+            (Some(kept), Need::Any) => kept.age(now) >= 2 * kept.fresh,
         };
         if !is_needed || !(state.is_under_way || self.may_begin(&state, now)) {
             return None;
@@ -174,7 +187,7 @@ impl RemoteKeys {
         }))
     }
 
-    /// Begins a fetch, unless one is under way or has begun just now.
+    /// Begins a fetch, unless one is under way, or has begun or failed just now.
     fn begin(self: &Arc<Self>, mut state: MutexGuard<'_, State>, now: Instant) {
         if self.may_begin(&state, now) {
             state.is_under_way = true;
@@ -188,7 +201,8 @@ impl RemoteKeys {
 
     fn may_begin(&self, state: &State, now: Instant) -> bool {
         let is_paused = state.begun.is_some_and(|begun| now.saturating_duration_since(begun) < self.times.pause);
-        !state.is_under_way && !is_paused
+        // A fetch may take as long as a pause, so the end of the fetch begins another one.
+        !state.is_under_way && !is_paused && !state.has_failed_within(self.times.pause, now)
     }
 
     /// Takes the outcome of a fetch. A failure leaves the last keys as they are.
@@ -205,10 +219,11 @@ impl RemoteKeys {
                 if state.told.take().is_some() || state.keys.is_none() {
                     tracing::info!(issuer = self.name, keys = ?kept.set.kinds(), "the keys of an issuer are fetched");
                 }
-                state.keys = Some(kept);
+                (state.keys, state.failed) = (Some(kept), None);
             }
             Err(error) => {
                 add_for_process(Counter::JwksFailed, 1);
+                state.failed = Some(now);
                 if state.told.is_none_or(|told| now.saturating_duration_since(told) >= TELL_INTERVAL) {
                     state.told = Some(now);
                     let effect = match state.usable(self.times.kept, now) {
@@ -258,6 +273,11 @@ impl State {
     fn usable(&self, longest: Duration, now: Instant) -> Option<&Kept> {
         self.keys.as_ref().filter(|kept| kept.age(now) < longest)
     }
+
+    /// Returns whether the last fetch has failed, and less than `time` has passed since.
+    fn has_failed_within(&self, time: Duration, now: Instant) -> bool {
+        self.failed.is_some_and(|failed| now.saturating_duration_since(failed) < time)
+    }
 }
 
 impl Kept {
@@ -266,17 +286,21 @@ impl Kept {
     }
 }
 
-/// Returns when a request has first shown a token whose key was not there: `now` unless it is among the answers.
-pub(super) fn first_missed(answers: &Answers, now: Instant) -> Instant {
-    if let Some(missed) = answers.get::<Instant>(MISSED) {
-        return *missed;
-    }
-    answers.put(MISSED, now);
-    now
+/// Returns when a request has first needed a fetch of keys: `now` unless it is among the answers.
+pub(super) fn first_needed(answers: &Answers, now: Instant) -> Instant {
+    needed(answers).unwrap_or_else(|| {
+        answers.put(NEEDED, now);
+        now
+    })
+}
+
+/// Returns when a request has first needed a fetch of keys, if that is among the answers.
+pub(super) fn needed(answers: &Answers) -> Option<Instant> {
+    answers.get::<Instant>(NEEDED).map(|needed| *needed)
 }
 
 /// The name of that time among the answers of a request.
-const MISSED: &str = "a key of an issuer is missed";
+const NEEDED: &str = "a fetch of an issuer's keys is needed";
 
 /// The shortest time between two lines of the log about failures of one issuer.
 const TELL_INTERVAL: Duration = Duration::from_secs(60);

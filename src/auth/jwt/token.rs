@@ -62,6 +62,11 @@ impl Parts {
     }
 }
 
+/// Returns whether a text has the form of a token that an issuer may have signed. It says nothing about the signature.
+pub(in crate::auth) fn has_jwt_form(text: &[u8]) -> bool {
+    Parts::read(text).is_ok()
+}
+
 /// A JSON object in which no name is there twice (RFC 7519 4): two readers could take different ones.
 #[derive(Debug)]
 pub(super) struct Object(pub(super) BTreeMap<String, Value>);

@@ -178,7 +178,7 @@ fn subscribers_do_not_pay_for_openings() {
     assert!((300_000..700_000).contains(&backlogs), "{backlogs}");
     budget.note_openings(0, 3_000_000);
     (2..6).for_each(|tick| while world.shard.turn(Tick(tick).begin()) {});
-    assert!(budget.is_short() && budget.openings_to_end(0) > 2_000_000);
+    assert!(budget.is_short() && budget.openings_to_end(0, 1) > 2_000_000);
     assert_eq!((world.states(ids), world.backlogs(ids)), ([Some(State::Open); 3], backlogs));
     // The control thread holds more than is left of the limit.
     budget.note(1, 900_000, 0);

@@ -91,6 +91,37 @@ fn right_credentials_are_no_guesses() {
     assert_eq!(publish(&server, "/t/x", ["Cookie: theirs=1"]), [401]);
 }
 
+/// The token of a user that an issuer has signed is no guess at the tokens of services beside the issuer, whatever else
+/// is wrong with it.
+#[test]
+fn a_signed_token_beside_a_list_is_no_guess() {
+    let settings = r#"
+        max_guess_rate = "1/h burst 2"
+        [[issuers]]
+        name = "login"
+        secrets = "a random text of 32 bytes, or more"
+        [[routes]]
+        match = "/t/{topic...}"
+        handler = "hub"
+        bearer = { tokens = { service = "right" } }
+        jwt = "login"
+    "#;
+    let server = start(settings, &[]);
+    let bearer = |claims: &str, signature: &str| format!("Authorization: Bearer {HEADER}.{claims}.{signature}");
+    // {"sub":"ann","exp":1}
+    let expired = &*bearer("eyJzdWIiOiJhbm4iLCJleHAiOjF9", "bR-yQsBM4sNbCFfuS-xxv2PK1bo6adfsjnpwwHHyaeY");
+    // {"sub":"ann","exp":4102444800,"subscribe":["x"]}
+    let claims = "eyJzdWIiOiJhbm4iLCJleHAiOjQxMDI0NDQ4MDAsInN1YnNjcmliZSI6WyJ4Il19";
+    let for_reading = &*bearer(claims, "2pteH4V1L6Sx3bhzQTjsNqr0lOqT3HZQa3Y_pj5goUI");
+    assert_eq!(publish(&server, "/t/x", [expired; 4]), [401; 4]);
+    assert_eq!(publish(&server, "/t/x", [for_reading; 4]), [403; 4]);
+    let forged = &*bearer(claims, "bR-yQsBM4sNbCFfuS-xxv2PK1bo6adfsjnpwwHHyaeY");
+    assert_eq!(publish(&server, "/t/x", [RIGHT, forged, "Authorization: Bearer guess", RIGHT]), [202, 401, 401, 429]);
+}
+
+/// {"alg":"HS256"}
+const HEADER: &str = "eyJhbGciOiJIUzI1NiJ9";
+
 /// While the application does not answer, a wrong password is answered 503, and is a guess all the same.
 #[test]
 fn a_guess_that_is_answered_503_counts() {

@@ -149,13 +149,23 @@ fn bodies_without_end_are_given_up_when_memory_is_short() {
     server.counts_until("the bodies are gone", |counts| counts.get("memory_bytes{kind=\"bodies\"}") == 0);
 }
 
-/// The connection with the largest backlog is closed, with the reason; one with a smaller backlog stays.
+/// The connection with the largest backlog is closed, with the reason; one with a smaller backlog stays, and so does an
+/// opening handshake.
 #[test]
 fn the_largest_backlog_goes_first() {
-    let flags = ["--max-memory=48MiB", "--max-backlog=1GiB", "--shards=1", "--send-buffer=4096", "--ping-interval=0"];
+    let flags = [
+        "--max-memory=48MiB",
+        "--max-backlog=1GiB",
+        "--shards=1",
+        "--send-buffer=4096",
+        "--ping-interval=0",
+        "--handshake-timeout=10m",
+    ];
     let server = Server::start(&flags);
     let deaf = |target: &str| Client::open(dial_with(server.address(), Some(4_096)), target, &[]).expect("room");
     let (mut large, mut small) = (deaf("/t/large?mode=sub"), deaf("/t/small?mode=sub"));
+    let mut begun = dial(server.address());
+    begun.write_all(b"GET /t/x HTTP/1.1\r\n").expect("the server takes half a request");
     let message = pattern(7, 60_000);
     let mut publisher = dial(server.address());
     let mut publish = |target: &str| {
@@ -173,6 +183,7 @@ fn the_largest_backlog_goes_first() {
         assert!(published < 5_000, "there is no limit");
     }
     server.expect_counts(&[("memory_closed_total", 1), ("slow_closed_total", 0), ("slow_consumers", 2)]);
+    server.expect_counts(&[("memory_openings_ended_total", 0)]);
     let told = loop {
         match large.receive() {
             Received::Binary(bytes) => assert_eq!(bytes, message),
