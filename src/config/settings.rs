@@ -10,11 +10,11 @@ use super::{
     quantities::{MemoryLimit, Size, Time},
     rates::{ByteRateLimit, RateLimit},
     toml::quoted,
-    value::{Fault, Shape, Value},
-    values::{
+    types::{
         AccessLogFormat, CallbackConnect, CpuList, FilePath, HeaderName, HttpUrl, IoChoice, ListenIpv6, LogFilter,
         LogFormat, Pin, SandboxChoice, Secrets,
     },
+    value::{Fault, Shape, Value},
 };
 use crate::{
     auth::{AddressRange, ClientAddress, OnError},
