@@ -515,7 +515,8 @@ settings! {
         /// too, with the token that a client shows there.
         callback_headers: Vec<HeaderName>, NAME, Is("authorization,cookie,origin");
 
-        /// Longest time for an answer of the application, waits included.
+        /// Longest time for an answer of the application, from the time at which the question is sent. Before that, a
+        /// question waits at most as long for its turn.
         callback_timeout: Time, TIME ["100ms to handshake_timeout"], Is("2s");
 
         /// What becomes of a request that the application does not answer: deny (503), last (the last answer to the

@@ -21,8 +21,9 @@ pub(super) enum Party {
 /// Room for a number of requests, of which a smaller number may be under way.
 ///
 /// When a request ends, the next one to be under way is the first one of the party whose turn it is. After its turn, a
-/// party comes after all others that wait. So a request waits for one request of each other party, however many these
-/// have. A client has at most as many places as are left, so that several clients leave places for others too.
+/// party comes after all others that wait. So the next request of a party waits for at most one request of each other
+/// party, however many these have. A client has at most as many places as are left, so that several clients leave
+/// places for others too.
 #[derive(Clone)]
 pub(super) struct Room(Arc<Mutex<State>>);
 
@@ -128,7 +129,7 @@ impl State {
         if !holding.waiting.is_empty() {
             self.turns.push_back(party);
         }
-        // The receiver is there: its drop comes after that of the place, which forgets the sender.
+        // The receiver is there: a place drops it last, after `give_back` has removed the sender.
         _ = begin.send(());
         self.idle -= 1;
     }
@@ -137,7 +138,7 @@ impl State {
 impl Place {
     /// Waits until the request may be under way.
     pub(super) async fn begin(&mut self) {
-        // The room drops no sender while there is the place.
+        // The room keeps the sender until it has sent, or as long as the place lives.
         drop((&mut self.begun).await);
     }
 }
