@@ -443,7 +443,7 @@ settings! {
         max_handshake_rate: RateLimit, RATE, Is("off"), Yes;
 
         /// Requests of one address, or one /64 of IPv6, with wrong credentials: a token, a password, or what the
-        /// application denies (but for cookies). Requests that a page of another site has sent have this rate for
+        /// application denies (but for cookies). Requests that pages of other origins have sent have this rate for
         /// themselves. Addresses of trusted_proxies have no rate. Beyond it every request of the address that shows
         /// credentials is answered 429, with the time to wait.
         max_guess_rate: RateLimit, RATE, Is("100/s burst 1000"), Yes;
