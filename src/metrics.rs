@@ -156,7 +156,8 @@ counters! {
     RefusedProxyHeader "refused_total{cause=\"proxy_header\"}" "connections" Counter Shard;
     /// Requests refused for any other reason.
     RefusedOther "refused_total{cause=\"other\"}" "requests" Counter ShardAndControl;
-    /// Connections dropped because the head of a request did not arrive in time.
+    /// Connections dropped because the head of a request, or the header of the PROXY protocol before it, did not arrive
+    /// in time.
     HandshakeTimeout "handshake_timeout_total" "connections" Counter ShardAndControl;
     /// Times accepting paused because descriptors or memory were used up.
     AcceptPaused "accept_paused_total" "pauses" Counter Shard;

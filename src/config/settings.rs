@@ -454,10 +454,11 @@ settings! {
     }
 
     "Memory" {
-        /// Memory of the server, or off. Above it new connections, the oldest opening handshakes and the largest bodies
-        /// under way are answered 503, and the connections that hold the most are closed with 1008 or 1013, until the
-        /// memory is a tenth below it. What counts is the smaller of two sums: what the server holds, and the resident
-        /// memory of its process. Above 85 % of the memory that the process may have, the resident memory alone counts.
+        /// Memory of the server, or off. Above it new connections and the largest bodies under way are answered 503,
+        /// the oldest opening handshakes are ended with 503 or without an answer, and the connections that hold the
+        /// most are closed with 1008 or 1013, until the memory is a tenth below it. What counts is the smaller of two
+        /// sums: what the server holds, and the resident memory of its process. Above 85 % of the memory that the
+        /// process may have, the resident memory alone counts.
         max_memory: Option<MemoryLimit>, SIZE ["16MiB or more"],
         Otherwise {
             words: "70 % of the limit of the cgroup; off if there is none",
