@@ -10,7 +10,7 @@ use crate::{proto::Refusal, rates::AddressBlock};
 /// The calls of services under way. A clone is another handle to the same calls.
 ///
 /// A client that has ended its side of a connection may still wait for the answer, so a call goes on and holds an HTTP
-/// connection of the server, although nobody may be there. All calls together have half of the HTTP connections. An
+/// connection of the server, although perhaps nobody waits. All calls together have half of the HTTP connections. An
 /// address may begin a call while it has fewer under way than there are places left: so the first address gets half of
 /// the places, the next one half of the rest, and so on.
 #[derive(Debug, Clone)]
