@@ -45,13 +45,15 @@ pub(crate) struct Budget {
 /// What one thread holds.
 #[derive(Debug, Default)]
 struct Held {
-    /// All of it but the openings, in bytes.
+    /// All of it but the opening handshakes, in bytes.
     bytes: AtomicU64,
-    /// The opening requests that are being read or judged, in bytes. They change between the turns of a shard.
+    /// The opening handshakes (their requests are being read or judged), in bytes. They change between the turns of a
+    /// shard.
     openings: AtomicU64,
     /// Of `bytes`, what can be given up: backlogs, unfinished messages and bodies, input that waits.
     spare: AtomicU64,
-    /// Of `bytes`, what connections keep of large opening requests. It is given up only where it is much.
+    /// Of `bytes`, the large profiles of connections: opening requests, identities with grants, renewed tokens. They
+    /// are given up only if those of all threads are much of the limit.
     kept: AtomicU64,
 }
 
@@ -75,18 +77,18 @@ impl Budget {
         self.bytes_max
     }
 
-    /// Notes what a thread holds, without its openings, and how much of it can be given up.
+    /// Notes what a thread holds, without its opening handshakes, and how much of it can be given up.
     pub(crate) fn note(&self, thread: usize, bytes: u64, spare: u64) {
         self.threads[thread].bytes.store(bytes, Ordering::Relaxed);
         self.threads[thread].spare.store(spare, Ordering::Relaxed);
     }
 
-    /// Notes how much of what a thread holds is kept of large opening requests.
+    /// Notes the bytes of the large profiles of a thread's connections.
     pub(crate) fn note_kept(&self, thread: usize, bytes: u64) {
         self.threads[thread].kept.store(bytes, Ordering::Relaxed);
     }
 
-    /// Notes the bytes of the opening requests that a thread reads or judges.
+    /// Notes the bytes of a thread's opening handshakes.
     pub(crate) fn note_openings(&self, thread: usize, bytes: u64) {
         self.threads[thread].openings.store(bytes, Ordering::Relaxed);
     }
@@ -187,20 +189,20 @@ impl Budget {
         threads.iter().map(spare).fold(0, u64::saturating_add)
     }
 
-    /// Returns whether threads give up what is kept of large opening requests: it is [`MUCH`] of the limit. Otherwise
-    /// it is hardly the reason for a shortage, and the connections that keep it may be idle.
+    /// Returns whether threads close connections for their large profiles: together these are a quarter of the limit
+    /// ([`MUCH_DIVISOR`]). Otherwise they are hardly the reason for a shortage, and their connections may be idle.
     pub(crate) fn gives_up_kept(&self) -> bool {
         self.is_much(self.sum(|held| &held.kept))
     }
 
     /// Returns whether threads give up small holdings of connections too, once the large ones are given up: all that
-    /// they can give up is [`MUCH`] of the limit. Otherwise that would free next to nothing.
+    /// they can give up is a quarter of the limit ([`MUCH_DIVISOR`]). Otherwise that would free next to nothing.
     pub(crate) fn gives_up_small(&self) -> bool {
         self.is_much(self.sum(|held| &held.spare))
     }
 
     fn is_much(&self, bytes: u64) -> bool {
-        bytes >= self.bytes_max / MUCH
+        bytes >= self.bytes_max / MUCH_DIVISOR
     }
 
     /// Returns the sum of a number of all threads.
@@ -224,8 +226,8 @@ fn part_of(bytes: u64, own: u64, all: u64) -> u64 {
     (u128::from(bytes) * u128::from(own)).div_ceil(u128::from(all)).try_into().unwrap_or(u64::MAX)
 }
 
-/// The part of the limit, as a divisor, from which on many small things are much together.
-const MUCH: u64 = 4;
+/// What many connections hold together is much from this part of the limit on: a quarter.
+const MUCH_DIVISOR: u64 = 4;
 
 #[cfg(test)]
 mod tests {
@@ -266,7 +268,7 @@ mod tests {
         assert_eq!((budget.part_to_give_up(0), budget.part_to_give_up(1)), (0, 0));
     }
 
-    /// Openings end for what they hold, and nobody else gives up memory for them.
+    /// Opening handshakes are ended for what they hold, and nothing else is given up for it.
     #[test]
     fn openings_pay_for_themselves() {
         let budget = Budget::new(1_000, 7_000, 0, 2);
@@ -312,7 +314,7 @@ mod tests {
         assert_eq!(parts(&budget), ([365, 13, 0], [722, 0, 0]));
     }
 
-    /// Large opening requests and small holdings are given up where there is much of them, and otherwise not.
+    /// Large profiles and small holdings are given up where there is much of them, and otherwise not.
     #[test]
     fn much_of_what_is_kept_or_small_is_given_up_too() {
         let budget = Budget::new(1_000, 7_000, 0, 1);
@@ -347,7 +349,7 @@ mod tests {
         assert_eq!(Budget::new(1_000, 0, 0, 1).resident_max, 1_000);
     }
 
-    /// Openings change between the turns, and are noted by themselves.
+    /// Opening handshakes change between the turns, and are noted by themselves.
     #[test]
     fn openings_are_held_too() {
         let budget = Budget::new(1_000, 7_000, 100, 1);

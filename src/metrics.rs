@@ -156,7 +156,8 @@ counters! {
     RefusedProxyHeader "refused_total{cause=\"proxy_header\"}" "connections" Counter Shard;
     /// Requests refused for any other reason.
     RefusedOther "refused_total{cause=\"other\"}" "requests" Counter ShardAndControl;
-    /// Connections dropped because the head of a request did not arrive in time.
+    /// Connections dropped because the head of a request, or the header of the PROXY protocol before it, did not arrive
+    /// in time.
     HandshakeTimeout "handshake_timeout_total" "connections" Counter ShardAndControl;
     /// Times accepting paused because descriptors or memory were used up.
     AcceptPaused "accept_paused_total" "pauses" Counter Shard;
@@ -330,11 +331,12 @@ counters! {
     CallbackCached "callback_cached_total" "questions" Counter Process;
     /// Questions to the application that it has answered with a refusal.
     CallbackDenied "callback_denied_total" "questions" Counter Process;
-    /// Questions to the application without an answer, or with one that is not understood.
+    /// Questions to the application that were not sent for want of a place, that got no answer for another reason than
+    /// time, or whose answer was a status of failure or was not understood.
     CallbackFailed "callback_failed_total" "questions" Counter Process;
     /// Questions to the application that it has not answered in time.
     CallbackTimeout "callback_timeout_total" "questions" Counter Process;
-    /// Questions that were not asked, since the application has not answered those before.
+    /// Questions that were not asked, since those before got no answer, or a status of failure.
     CallbackPaused "callback_paused_total" "questions" Counter Process;
     /// Questions that were not asked, since as many of their client's address were under way as may be (429).
     CallbackLimited "callback_limited_total" "questions" Counter Process;

@@ -45,8 +45,8 @@ pub(crate) struct CommandLine {
 /// The server to act on.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Target {
-    /// The process of the server [default: process 1 if it is a server, as in a container, or else the only server of
-    /// this program file that this user can see; for root, not that of an ordinary user].
+    /// The process of the server [default: a server of this program file: process 1 if that is one, as in a container,
+    /// or else the only one that this user can see; for root, besides process 1, not that of an ordinary user].
     #[arg(long, value_name = "PID")]
     pid: Option<i32>,
 }

@@ -73,7 +73,7 @@ fn outcome_in(answer: &str) -> Result<Outcome, String> {
 /// The shortest time that a server has for one step of an answer, though the deadline is near.
 const ANSWER_MIN: Duration = Duration::from_millis(50);
 
-/// The longest time for one answer.
+/// The longest time for one step of an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// The most bytes of an answer.

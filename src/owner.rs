@@ -34,16 +34,16 @@ impl Owner {
 
     /// Returns whether root may take a process of this owner, which nobody has named, for the server that is meant.
     pub(crate) fn may_be_meant_by_root(&self, pid: i32) -> bool {
-        // Process 1 was begun with the machine or the container, by no user of it, whatever its number is.
+        // No user of the machine or container has started process 1, whatever user it runs as.
         pid == 1 || !self.is_ordinary()
     }
 
-    /// Returns whether the user may be a person's, or that of a container which a person has begun: any user but root,
-    /// those of the system (up to 999), and those that systemd makes for services (`DynamicUser`).
+    /// Returns whether the user is neither root, nor a user of the system (1 to 999), nor one that systemd makes for a
+    /// service (`DynamicUser`). It may be a person, or the user of a container that a person has started.
     ///
     /// The bounds are those of systemd's list of ranges, <https://systemd.io/UIDS-GIDS/>. Beyond 60000 there are users
     /// of directories (LDAP), of home directories that systemd manages, and of containers. `nobody` (65534) is ordinary
-    /// too: the kernel shows every user by this number that a namespace of users does not have.
+    /// too: the kernel shows users that a user namespace does not map as 65534.
     fn is_ordinary(&self) -> bool {
         self.user >= 1_000 && !(61_184..=65_519).contains(&self.user)
     }
@@ -65,7 +65,8 @@ impl Owner {
 mod tests {
     use super::*;
 
-    /// Root takes no ordinary user's process for the server that is meant, and reads files with its user's rights.
+    /// The owner is read from the status of a process. Root takes no ordinary user's process for the server that is
+    /// meant, unless it is process 1.
     #[test]
     fn the_user_of_a_server_is_known() {
         let status = "Name:\tringhub\nUid:\t0\t1000\t0\t0\nGid:\t0\t7\t0\t0\nGroups:\t4 24 27 \nNoNewPrivs:\t0\n";

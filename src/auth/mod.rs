@@ -1,8 +1,9 @@
 //! Admits requests: authenticators, bearer tokens, and the origins of browsers' pages.
 //!
 //! An [`Authenticator`] finds out who sent a request, from the request's head and the address it comes from. There are
-//! [`Basic`] (users and passwords), [`Bearer`] (tokens of a list), [`Jwt`] (tokens that an application signs) and
-//! [`Network`] (addresses); [`all_of`] and [`any_of`] combine several. For anything else, implement the trait.
+//! [`Basic`] (users and passwords), [`Bearer`] (tokens of a list), [`Jwt`] (tokens that an application signs),
+//! [`Callback`] (the application is asked) and [`Network`] (addresses); [`all_of`] and [`any_of`] combine several. For
+//! anything else, implement the trait.
 //!
 //! ```
 //! use ringhub::auth::{Basic, Bearer, Network, all_of, any_of};
@@ -120,7 +121,8 @@ impl Identity {
         self
     }
 
-    /// Returns the identity alone, by which it expires, is revoked, and publishes at a rate.
+    /// Returns the parts of the identity that its expiry, its revocation and its rates need: no info, no grants, no
+    /// earlier identity.
     fn without_grants(&self) -> Identity {
         let Identity { name, expires, token_id, is_network, .. } = self;
         Identity { expires: *expires, token_id: token_id.clone(), is_network: *is_network, ..Identity::new(&**name) }
@@ -192,15 +194,15 @@ pub trait Authenticator: Send + Sync + 'static {
     /// are left out.
     ///
     /// A refusal of credentials that are wrong has a mark ([`Refusal::for_wrong_credentials`]), by which the server
-    /// limits how fast an address can guess (`max_guess_rate`). The status has no part in that, so a refusal without
-    /// the mark is free, and no refusal for missing credentials or for right ones should have it.
+    /// limits how fast an address can guess (`max_guess_rate`). Only marked refusals count, whatever their status is.
+    /// Do not mark a refusal of missing credentials, or of right ones that are for something else.
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal>;
 
     /// Returns whether a request shows credentials that this authenticator looks at, whatever they are worth. An
     /// address that has shown wrong credentials faster than `max_guess_rate` allows is refused unheard with each
     /// request that shows some, so that it does not learn which guess is right. Its other requests are judged.
     ///
-    /// The answer of an authenticator that does not say it is `true` for every request.
+    /// The default implementation returns `true` for every request.
     ///
     /// ```
     /// use ringhub::{
@@ -235,8 +237,8 @@ pub trait Authenticator: Send + Sync + 'static {
     ///
     /// The server calls this function only with credentials that have [`Credentials::answers`]: for a request that can
     /// wait. It awaits the work, and asks both functions again. The work runs on the thread that asks, so it must only
-    /// wait for another thread. It must not begin before it is polled: where another authenticator decides, it is
-    /// dropped without that. It puts its result into a cache of the authenticator, or into the request's own
+    /// wait for another thread. It must not begin before it is polled: where another authenticator decides, the work is
+    /// dropped unpolled. It puts its result into a cache of the authenticator, or into the request's own
     /// [`Credentials::answers`]. A request that still has to wait after some rounds, or for too long, is answered 503.
     fn prepare(&self, credentials: &Credentials<'_>) -> Option<Later> {
         _ = credentials;

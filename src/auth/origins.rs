@@ -55,13 +55,14 @@ impl Origins {
         !self.are_any() && self.allow(origin) && !origin.eq_ignore_ascii_case(b"null")
     }
 
-    /// Returns whether a browser says that a page of another site has sent a request: `Origin` is neither in the list
-    /// nor of the request's own host, or there is none, and `Sec-Fetch-Site` says so.
-    pub(crate) fn are_foreign_to(&self, head: &RequestHead) -> bool {
+    /// Returns whether a browser says that a page of another origin has sent a request: the request has an `Origin`
+    /// that is neither in the list nor that of its own host; or it has no `Origin`, and `Sec-Fetch-Site` is
+    /// `cross-site` or `same-site`.
+    pub(crate) fn is_foreign(&self, head: &RequestHead) -> bool {
         let headers = head.headers();
         let mut origins = headers.get_all("origin").peekable();
         if origins.peek().is_none() {
-            return headers.get_all("sec-fetch-site").any(is_foreign);
+            return headers.get_all("sec-fetch-site").any(is_of_another_origin);
         }
         let host = headers.only("host");
         origins.any(|origin| !self.has(origin) && !host.as_ref().is_ok_and(|host| is_at(origin, host)))
@@ -80,7 +81,7 @@ impl Origins {
         let headers = head.headers();
         let mut origins = headers.get_all("origin").peekable();
         let has_origin = origins.peek().is_some();
-        if !has_origin && headers.get_all("sec-fetch-site").any(is_foreign) && !is_navigation(head) {
+        if !has_origin && headers.get_all("sec-fetch-site").any(is_of_another_origin) && !is_navigation(head) {
             let error = "pages of other origins may use this hub only with CORS (allowed_origins)";
             return Err(Refusal::new(403, error));
         }
@@ -95,7 +96,7 @@ impl Origins {
 }
 
 /// Returns whether a value of `Sec-Fetch-Site` stands for a page of another origin.
-fn is_foreign(site: &[u8]) -> bool {
+fn is_of_another_origin(site: &[u8]) -> bool {
     site == b"cross-site" || site == b"same-site"
 }
 
@@ -201,15 +202,16 @@ mod tests {
         check("http://", "", false);
     }
 
-    /// A page that the list or the host of the request names is an own one; without an `Origin` the browser says it.
+    /// An origin in the list, and that of the request's own host, is not foreign. Without an `Origin`, `Sec-Fetch-Site`
+    /// decides.
     #[test]
-    fn pages_of_other_sites() {
+    fn pages_of_other_origins() {
         let listed = Origins::new(vec!["https://app.example".into(), "null".into()]).unwrap();
         let check = |lines: &[&str], expected: (bool, bool)| {
             let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
             let head = format!("GET / HTTP/1.1\r\nHost: hub.example\r\n{lines}\r\n");
             let head = RequestHead::decode(head.as_bytes()).unwrap().unwrap().0;
-            let found = (Origins::default().are_foreign_to(&head), listed.are_foreign_to(&head));
+            let found = (Origins::default().is_foreign(&head), listed.is_foreign(&head));
             assert_eq!(found, expected, "{lines}");
         };
         check(&[], (false, false));

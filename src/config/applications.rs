@@ -7,7 +7,7 @@ use super::{
     quantities::Size,
     settings::Settings,
     ticks::{at_least_a_tick, ticks},
-    values::{FilePath, HttpUrl},
+    types::{FilePath, HttpUrl},
 };
 use crate::{
     auth::{Callback, CallbackOptions},

@@ -9,7 +9,7 @@ use super::{
     quantities::Size,
     settings::Settings,
     ticks::{TICK, at_least_a_tick, ticks},
-    values::{CpuList, ListenIpv6, Pin, Secrets},
+    types::{CpuList, ListenIpv6, Pin, Secrets},
 };
 use crate::{
     auth::{Access, Origins, Tokens, TrustedProxies},

@@ -12,7 +12,7 @@ use super::{
     routes::config::RouteConfig,
     settings::Settings,
     topics::config::TopicRuleConfig,
-    values::{AccessLogFormat, CallbackConnect, IoChoice, ListenIpv6, SandboxChoice},
+    types::{AccessLogFormat, CallbackConnect, IoChoice, ListenIpv6, SandboxChoice},
 };
 use crate::{
     auth::{Access, Authenticator, Callback, Jwt, TrustedProxies, together},

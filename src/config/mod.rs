@@ -25,8 +25,8 @@ mod show;
 mod ticks;
 mod toml;
 mod topics;
+mod types;
 mod value;
-mod values;
 mod warnings;
 pub(crate) mod weights;
 
@@ -46,7 +46,7 @@ pub use settings::{Preset, Reloads, SETTINGS, Setting, Settings};
 pub use show::{effective, example};
 pub(crate) use ticks::TICK;
 pub use topics::config::TopicRuleConfig;
-pub use values::{
+pub use types::{
     AccessLogFormat, CallbackConnect, CpuList, FilePath, HeaderName, HttpUrl, IoChoice, ListenIpv6, LogFilter,
     LogFormat, Pin, SandboxChoice, Secrets,
 };

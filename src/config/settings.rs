@@ -10,11 +10,11 @@ use super::{
     quantities::{MemoryLimit, Size, Time},
     rates::{ByteRateLimit, RateLimit},
     toml::quoted,
-    value::{Fault, Shape, Value},
-    values::{
+    types::{
         AccessLogFormat, CallbackConnect, CpuList, FilePath, HeaderName, HttpUrl, IoChoice, ListenIpv6, LogFilter,
         LogFormat, Pin, SandboxChoice, Secrets,
     },
+    value::{Fault, Shape, Value},
 };
 use crate::{
     auth::{AddressRange, ClientAddress, OnError},
@@ -443,7 +443,7 @@ settings! {
         max_handshake_rate: RateLimit, RATE, Is("off"), Yes;
 
         /// Requests of one address, or one /64 of IPv6, with wrong credentials: a token, a password, or what the
-        /// application denies (but for cookies). Requests that a page of another site has sent have this rate for
+        /// application denies (but for cookies). Requests that pages of other origins have sent have this rate for
         /// themselves. Addresses of trusted_proxies have no rate. Beyond it every request of the address that shows
         /// credentials is answered 429, with the time to wait.
         max_guess_rate: RateLimit, RATE, Is("100/s burst 1000"), Yes;
@@ -454,10 +454,11 @@ settings! {
     }
 
     "Memory" {
-        /// Memory of the server, or off. Above it new connections, the oldest opening handshakes and the largest bodies
-        /// under way are answered 503, and the connections that hold the most are closed with 1008 or 1013, until the
-        /// memory is a tenth below it. What counts is the smaller of two sums: what the server holds, and the resident
-        /// memory of its process. Above 85 % of the memory that the process may have, the resident memory alone counts.
+        /// Memory of the server, or off. Above it new connections and the largest bodies under way are answered 503,
+        /// the oldest opening handshakes are ended with 503 or without an answer, and the connections that hold the
+        /// most are closed with 1008 or 1013, until the memory is a tenth below it. What counts is the smaller of two
+        /// sums: what the server holds, and the resident memory of its process. Above 85 % of the memory that the
+        /// process may have, the resident memory alone counts.
         max_memory: Option<MemoryLimit>, SIZE ["16MiB or more"],
         Otherwise {
             words: "70 % of the limit of the cgroup; off if there is none",
@@ -515,7 +516,8 @@ settings! {
         /// too, with the token that a client shows there.
         callback_headers: Vec<HeaderName>, NAME, Is("authorization,cookie,origin");
 
-        /// Longest time for an answer of the application, waits included.
+        /// Longest time for an answer of the application, from the time at which the question is sent. Before that, a
+        /// question waits at most as long for its turn.
         callback_timeout: Time, TIME ["100ms to handshake_timeout"], Is("2s");
 
         /// What becomes of a request that the application does not answer: deny (503), last (the last answer to the

@@ -1,8 +1,8 @@
-//! The values of settings: how each type of them is written, read and shown.
+//! How a value of a setting is written, read and shown, whatever its type.
 
-/// A type of settings. A value is written as items of text: one, unless it is a list.
+/// A type that settings have. A value is written as items of text: one, unless it is a list.
 pub(super) trait Value: Sized {
-    /// Whether a value may have several items, or none.
+    /// Whether a value may have several items.
     const IS_LIST: bool = false;
     /// Whether a value is secret.
     const IS_SECRET: bool = false;
@@ -33,8 +33,8 @@ impl Shape {
         Shape { key, is_list: T::IS_LIST, takes_integers: T::TAKES_INTEGERS, expected: T::EXPECTED }
     }
 
-    /// Returns whether a value is on or off, among other words perhaps. A file may write these two as booleans: YAML
-    /// has made them of `on` and `off` where a program turns YAML into the file, and people write them by themselves.
+    /// Returns whether a value is on or off, among other words perhaps. A file may have the booleans true and false
+    /// instead: programs that make the file of YAML write them for `on` and `off`, and people do too.
     pub(super) fn takes_booleans(&self) -> bool {
         ["\"on\"", "\"off\""].iter().all(|word| self.expected.contains(word))
     }
@@ -104,7 +104,7 @@ impl<T: Scalar> Value for Vec<T> {
     }
 }
 
-/// An empty list is not the same as an unset one.
+/// No items are an unset value (`None`): there is no empty list.
 impl<T: Scalar> Value for Option<Vec<T>> {
     const IS_LIST: bool = true;
     const TAKES_INTEGERS: bool = T::TAKES_INTEGERS;

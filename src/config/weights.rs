@@ -10,8 +10,8 @@ use crate::{auth::Revocation, hub::LARGE_PIECE_PINS, outbound::OutboundLimits, p
 /// One connection whose opening request is being read or judged: its task, and a head in a buffer that doubles.
 pub(crate) const OPENING: u64 = 2 * HEAD_BYTES_MAX as u64 + 4 * 1_024;
 
-/// One open connection without its input, its output, and what it keeps of its opening request: its slot and its
-/// places. The kept part of the request is weighed by itself, and is less than the rest of [`OPENING`].
+/// One open connection without its input, its output, and its profile: its slot and its places. The profile is weighed
+/// by itself, and the request in it is less than the rest of [`OPENING`].
 pub(crate) const OPEN_CONNECTION: u64 = 512;
 
 /// Input that is not parsed, of one connection that the shard does not receive from: at most what one receive has

@@ -78,7 +78,8 @@ enum Next {
 /// The reason for the end of hyper's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EndReason {
-    /// The peer has finished, or was silent for too long.
+    /// The peer has finished or was silent for too long, the permit has gone to another connection, or the server
+    /// leaves.
     Quiet,
     /// A head took too long.
     Timeout,
@@ -253,8 +254,8 @@ impl HttpConnection {
         if let Err(error) = checked {
             return self.end(EndReason::Malformed(error));
         }
-        // hyper reads the part of the body that has arrived together with the head, in one read into one buffer. An
-        // error in the body is found again, and reported, when hyper reads the body.
+        // hyper gets the head, and what has arrived of its body, by one read into one buffer. An error in the body is
+        // found again, and reported, when hyper reads the body.
         let mut rest = body;
         match rest.take(&self.received[length..]) {
             Ok(count) => (self.released, self.next) = (length + count, Next::after(rest)),
@@ -271,7 +272,7 @@ impl HttpConnection {
     fn await_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let filled = self.fill(cx, HEAD_READ_BYTES)?;
         self.is_between = self.received.is_empty();
-        // Otherwise another connection has its permit, or the peer is too slow.
+        // Without the permit, another connection has it, or the peer is too slow.
         let keeps_permit = self.keeps_permit(cx);
         match filled {
             Poll::Ready(1..) if keeps_permit => {}
@@ -409,6 +410,8 @@ impl Write for HttpConnection {
 const HEAD_READ_BYTES: usize = 4 * 1_024;
 const BODY_READ_BYTES: usize = 32 * 1_024;
 
-/// The longest time for a client to read its last answer, and the most bytes that it may still send.
+/// The longest time for a client to read its last answer.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// The most bytes that a client may still send in this time.
 const LINGER_BYTES_MAX: usize = 8 << 20;

@@ -48,8 +48,9 @@ pub(super) struct Admitted {
 ///
 /// # Errors
 ///
-/// 503 while the server leaves, the refusal of a query or of the judge, 429 beyond a rate of messages, 426 for a
-/// request that could have asked for a WebSocket, and 405 for a method that the path does not have.
+/// The refusal of the path itself, 404 where no path of a route is, 503 while the server leaves, the refusal of a query
+/// or of the judge, 429 beyond a rate of messages, 426 for a request that could have asked for a WebSocket, and 405 for
+/// a method that the path does not have.
 pub(super) async fn begin(shared: &Shared, routed: &RoutedRequest) -> Result<AtPath, Refusal> {
     let RoutedRequest { head, endpoints, endpoint, remote, .. } = routed;
     let (endpoint, sender) = (endpoint.as_ref().map_err(Clone::clone)?, &Credentials::new(head, remote.client));
@@ -167,7 +168,7 @@ impl EndpointCall {
     }
 }
 
-/// The commands of an endpoint, by the table that holds for its request.
+/// The commands of an endpoint, which use the [`Endpoints`] of its request.
 struct RequestCommands {
     shared: Arc<Shared>,
     endpoints: Arc<Endpoints>,

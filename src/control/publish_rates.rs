@@ -49,10 +49,10 @@ impl PublishBuckets {
         [&self.of_addresses, &self.of_identities, &self.of_tokens].map(RateTable::bytes).iter().sum()
     }
 
-    /// Counts a message that a request publishes against the rates of its sender. The sender's `identities` count each
-    /// by its name, but not the networks among them: their names stand for many senders. A refused message counts
-    /// against no rate, so a sender that has used up its own uses up no rate of others behind the same address, or of
-    /// others with one of its names.
+    /// Counts a message that a request publishes against the rates of its sender. Each of the sender's `identities`
+    /// counts by its name, but not the networks among them: their names stand for many senders. A refused message
+    /// counts against no rate, so a sender that has used up its own uses up no rate of others behind the same address,
+    /// or of others with one of its names.
     ///
     /// # Errors
     ///
@@ -106,7 +106,7 @@ impl PublishBuckets {
             }
         }
         for Held { rate, table, key, .. } in &all {
-            // Each bucket had one a moment ago, and only this thread takes out of them.
+            // Each bucket had room a moment ago, and only this thread takes out of them.
             _ = table.take(rate, key, now);
         }
         Ok(())

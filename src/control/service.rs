@@ -50,7 +50,7 @@ pub(super) struct Service {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ServedEndpoints {
     Everything,
-    /// Metrics, health and readiness, for a connection to the address of the metrics.
+    /// Metrics, what is on top, health, readiness and the administration: all that the address of the metrics has.
     Operations,
 }
 
@@ -59,8 +59,8 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
-    /// Begins to answer a request. Only an endpoint of a surface, a file, and a judge that has to wait take longer than
-    /// the first poll of the work.
+    /// Begins to answer a request. Most requests are answered in the first poll. Endpoints of surfaces, services,
+    /// files, questions to the shards and a judge that has to wait may take longer.
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let shared = &self.shared;
         shared.counters.add(Counter::HttpRequests, 1);
@@ -263,7 +263,7 @@ impl Service {
             let path = head.path();
             return Err(Refusal::new(
                 404,
-                format!("nothing is at {path:?}; /metrics is here, with /healthz and /readyz"),
+                format!("nothing is at {path:?}; /metrics is here, with /debug/top, /healthz and /readyz"),
             ));
         }
         Ok(None)

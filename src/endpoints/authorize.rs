@@ -74,9 +74,9 @@ impl Endpoints {
         })
     }
 
-    /// Returns whether a browser says that a page of another site has sent a request to an endpoint with this gate.
+    /// Returns whether a browser says that a page of another origin has sent a request to an endpoint with this gate.
     fn is_foreign(&self, credentials: &Credentials<'_>, own: &Gate) -> bool {
-        own.origins_or(&self.access.origins).are_foreign_to(credentials.head)
+        own.origins_or(&self.access.origins).is_foreign(credentials.head)
     }
 
     /// Returns whether a request shows credentials that the server's tokens or the authenticator of a gate would be

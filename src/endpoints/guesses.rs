@@ -1,4 +1,4 @@
-//! The rate of requests whose credentials are refused, so that tokens and passwords cannot be guessed fast.
+//! The rate of requests with wrong credentials, so that tokens and passwords cannot be guessed fast.
 
 use std::sync::{
     Arc,
@@ -17,11 +17,12 @@ use crate::{
 ///
 /// All tables of endpoints of a server share the buckets: an address has the same buckets for all threads, and a reload
 /// forgets no guess. A refusal counts if an authenticator or a list of tokens says that it is one for wrong credentials
-/// ([`Refusal::for_wrong_credentials`]), whatever the answer to the request is. A request of a trusted proxy itself is
-/// neither counted nor refused, since its address stands for many clients.
+/// ([`Refusal::for_wrong_credentials`]), with whatever status the request is refused. A request that the judge admits
+/// does not count, though it may have shown wrong credentials to one of several authenticators. A request of a trusted
+/// proxy itself is neither counted nor refused, since its address stands for many clients.
 ///
-/// An address has one bucket for requests whose browsers say that a page of another site has sent them, and one for all
-/// other requests. So a page cannot use up the rate of its visitors.
+/// An address has one bucket for requests whose browsers say that a page of another origin has sent them, and one for
+/// all other requests. So a page cannot use up the rate of its visitors.
 #[derive(Debug, Clone)]
 pub(crate) struct Guesses {
     clock: Clock,
@@ -49,7 +50,7 @@ impl Guesses {
     }
 
     /// Asks the judge about a request, unless it shows credentials and its address has shown wrong ones faster than the
-    /// rate allows. `is_foreign` returns whether a page of another site has sent the request, `sees_credentials`
+    /// rate allows. `is_foreign` returns whether a page of another origin has sent the request, `sees_credentials`
     /// whether the judge would look at credentials that the request shows.
     ///
     /// # Errors
@@ -108,7 +109,7 @@ type Key = (AddressBlock, Sender);
 /// The senders of the requests of an address, as far as browsers tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Sender {
-    /// A page of another site.
+    /// A page of another origin.
     Foreign,
     /// Any other page, or no page.
     Own,
@@ -145,7 +146,7 @@ impl Drop for Guess {
     }
 }
 
-const OVER_GUESS_RATE: &str = "more refused credentials from one address than max_guess_rate allows";
+const OVER_GUESS_RATE: &str = "more wrong credentials from one address than max_guess_rate allows";
 
 #[cfg(test)]
 mod tests {
@@ -239,7 +240,7 @@ mod tests {
 
     /// A page that sends guesses by its visitors' browsers does not lock the visitors out.
     #[test]
-    fn pages_of_other_sites_have_a_rate_of_their_own() {
+    fn pages_of_other_origins_have_a_rate_of_their_own() {
         let guesses = two_an_hour();
         let foreign = Asked { is_foreign: true, ..GUESS };
         (0..2).for_each(|_| assert_eq!(ask(&guesses, foreign, wrong(401)), (401, true)));

@@ -315,12 +315,12 @@ impl Endpoints {
         &self.revocations
     }
 
-    /// Returns the rates of refused credentials.
+    /// Returns the rate of wrong credentials, and its buckets.
     pub(crate) fn guesses(&self) -> &Guesses {
         &self.guesses
     }
 
-    /// Lets the judge refuse an address whose credentials it refuses at more than this rate.
+    /// Lets the judge refuse requests of addresses that show wrong credentials faster than this rate.
     pub(crate) fn with_guesses(self, guesses: Guesses) -> Endpoints {
         Endpoints { guesses, ..self }
     }

@@ -117,7 +117,8 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// [`OutboundError`], at the latest after the time of the request. A status such as 500 is an answer, not an error.
+    /// [`OutboundError`], at the latest after twice the time of the request: once for the wait until it is under way,
+    /// and once for its answer. A status such as 500 is an answer, not an error.
     pub fn send(
         &self,
         request: OutboundRequest,

@@ -154,7 +154,7 @@ impl State {
         if !holding.turns.is_empty() {
             self.turns.push_back(group);
         }
-        // The receiver is there: its drop comes after that of the place, which forgets the sender.
+        // The receiver is there: a place drops it last, after `give_back` has removed the sender.
         _ = begin.send(());
         self.idle -= 1;
     }
@@ -198,7 +198,7 @@ impl Holding {
 impl Place {
     /// Waits until the request may be under way.
     pub(super) async fn begin(&mut self) {
-        // The room drops no sender while there is the place.
+        // The room keeps the sender until it has sent, or as long as the place lives.
         drop((&mut self.begun).await);
     }
 }

@@ -1,4 +1,4 @@
-//! Starts a server: its threads.
+//! Starts the threads of a server.
 
 use std::{
     io,

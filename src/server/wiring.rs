@@ -40,7 +40,8 @@ pub(super) struct ControlEnds {
 }
 
 impl Wiring {
-    /// Returns the channels between shards, the control thread, and engines after these.
+    /// Returns the channels between the threads of a server. `roles` are those of the ends of the mesh: the shards,
+    /// then the control thread, then the engines.
     pub(super) fn new(roles: &[EndRole]) -> Wiring {
         let count = roles.iter().take_while(|&&role| role == EndRole::Shard).count();
         let mut woken: Vec<Arc<Notify>> = roles.iter().map(|_| Arc::default()).collect();
@@ -67,8 +68,8 @@ impl Wiring {
     }
 }
 
-/// Connections on their way back to a shard.
+/// The most connections on their way back to a shard.
 const RETURNS_MAX: usize = 64;
 
-/// Commands on their way to a shard. `Drain` is the only command, and its repetition changes nothing.
+/// The most commands on their way to a shard. `Drain` is the only command, and its repetition changes nothing.
 const COMMANDS_MAX: usize = 4;

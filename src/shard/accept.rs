@@ -72,7 +72,7 @@ impl Accepting {
 /// Reclaims connections that the control thread hands back, until that thread ends.
 pub(super) async fn reclaim_handed_back(lobby: Rc<Lobby>, mut returns: mpsc::Receiver<HandedOff>) {
     while let Some(HandedOff { socket, received, permits, header, .. }) = returns.recv().await {
-        let permit = lobby.reclaim(permits);
+        let permit = lobby.begin_opening(permits);
         spawn_local(handshake::serve(Rc::clone(&lobby), Opening::with(socket, received, header), permit));
     }
 }

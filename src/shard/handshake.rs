@@ -72,7 +72,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut permit: Openin
     let ends = Instant::now() + lobby.config.get().handshake_timeout;
     if beginning == Beginning::ProxyHeader {
         let found = proxy_header_in_time(&lobby, &socket, &mut received, ends).await;
-        let Some(found) = found else { return end_undecided(lobby, socket, permit) };
+        let Some(found) = found else { return end_unjudged(lobby, socket, permit) };
         header = Some(found);
         if let Err(no_room) = lobby.admit_client(&mut permit, found.source()) {
             lobby.note_refusal(no_room);
@@ -85,7 +85,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut permit: Openin
         }
     }
     match read_in_time(&lobby, &socket, &mut received, ends).await.filter(|_| !permit.is_given_up()) {
-        None => end_undecided(lobby, socket, permit),
+        None => end_unjudged(lobby, socket, permit),
         Some(Err(error)) => {
             let refused = Refused::before_its_head(Remote::of_socket(net::peer(&**socket), header));
             let response = Response::from(error.refusal());
@@ -131,8 +131,7 @@ async fn open(
     let mut access = access.map(|access| Box::new(Access { begun, ..access }));
     let judged = judge(lobby, &socket, head, remote).await;
     if permit.is_given_up() {
-        note_refused(lobby, access.as_deref(), &NoRoom::Memory.refusal().into());
-        return end_undecided(Rc::clone(lobby), socket, permit);
+        return end_unjudged(Rc::clone(lobby), socket, permit);
     }
     match judged {
         Ok(Accepted { session, route, opened, profile, limits, answer }) => {
@@ -176,9 +175,10 @@ async fn open(
     }
 }
 
-/// Ends a handshake that nobody has decided about. If it was given up since memory is short, its client is told so as
-/// far as there is room for refusals. The memory of the handshake is free before.
-fn end_undecided(lobby: Rc<Lobby>, socket: BoundedClose<Rc<Transport>>, permit: OpeningPermit) {
+/// Ends a handshake without the answer of the judge. If it was given up because memory is short, its client is answered
+/// 503, unless too many sockets are being refused. The permit ends first: a task that only answers is no handshake.
+/// As with every refusal for want of room, the access log has no line.
+fn end_unjudged(lobby: Rc<Lobby>, socket: BoundedClose<Rc<Transport>>, permit: OpeningPermit) {
     if permit.is_given_up()
         && let Some(kept) = lobby.refusals.keep(&socket)
     {
@@ -244,7 +244,7 @@ pub(super) async fn refuse(lobby: Rc<Lobby>, opening: Opening<Rc<Transport>>, no
     }
     let of_connection = Remote::of_socket(net::peer(&**socket), header);
     let (peer, proxy) = (of_connection.client.map(display), of_connection.proxy.map(display));
-    tracing::debug!(peer, proxy, "a limit of connections is reached: refused");
+    tracing::debug!(peer, proxy, ?no_room, "there is no room for a socket: refused");
     let Some(head) = read_in_time(&lobby, &socket, &mut received, ends).await else { return };
     let head = head.as_ref().ok().map(|(head, _)| head);
     let plain = head.filter(|head| !is_opening_request(head));
@@ -369,11 +369,11 @@ async fn in_time<T>(
     match within(ends.saturating_duration_since(Instant::now()), socket, reading).await {
         Some(Ok(outcome)) => Some(outcome),
         Some(Err(error)) => {
-            tracing::debug!(%error, "the client left in its opening handshake");
+            tracing::debug!(%error, "the input of an opening handshake has ended");
             None
         }
         None => {
-            tracing::debug!(peer = net::peer(socket).map(display), "the opening request did not arrive in time");
+            tracing::debug!(peer = net::peer(socket).map(display), "a request or PROXY header did not arrive in time");
             lobby.counters.add(Counter::HandshakeTimeout, 1);
             None
         }

@@ -47,7 +47,7 @@ pub(super) struct Lobby {
     open: Cell<usize>,
     /// The number of opening handshakes under way.
     pending: Cell<usize>,
-    /// Their sockets, where the server's memory has a limit.
+    /// The sockets of opening handshakes, if `max_memory` is set.
     opening_sockets: OpeningSockets,
     /// The counts of the sockets of all threads, which limits bound.
     pub(super) sockets: Sockets,
@@ -109,19 +109,19 @@ impl NoRoom {
 pub(super) struct OpeningPermit {
     lobby: Rc<Lobby>,
     of_address: Option<AddressPermit>,
-    /// The number among the sockets that are given up when memory is short, if the socket is one of them.
+    /// The number of the handshake in `opening_sockets`, if the server may end it.
     number: Option<u64>,
 }
 
 impl OpeningPermit {
-    /// Lets the handshake be given up when memory is short, if there is a limit.
+    /// Lets the server end the handshake when memory is short, if `max_memory` is set.
     pub(super) fn allow_end(&mut self, socket: &Rc<Transport>) {
         if self.lobby.sockets.budget.is_some() {
             self.number = Some(self.lobby.opening_sockets.add(socket));
         }
     }
 
-    /// Returns whether the handshake was given up, since memory is short.
+    /// Returns whether the handshake was given up because memory is short.
     pub(super) fn is_given_up(&self) -> bool {
         self.number.is_some_and(|number| self.lobby.opening_sockets.is_given_up(number))
     }
@@ -245,7 +245,7 @@ impl Lobby {
         let of_all = self.sockets.all.admit(self.config.get().limits.connections_max).ok_or(NoRoom::Connections)?;
         // A socket without a peer has been left by its client, as its task will find out.
         let of_address = self.admit_address(net::peer(socket))?;
-        Ok(self.reclaim(SocketPermits { of_all, of_address }))
+        Ok(self.begin_opening(SocketPermits { of_all, of_address }))
     }
 
     /// Counts a socket that came through a trusted proxy among those of its client.
@@ -311,8 +311,8 @@ impl Lobby {
         }
     }
 
-    /// Begins an opening handshake of a socket that has permits already.
-    pub(super) fn reclaim(self: &Rc<Self>, SocketPermits { of_all, of_address }: SocketPermits) -> OpeningPermit {
+    /// Begins the opening handshake of a socket that has these permits.
+    pub(super) fn begin_opening(self: &Rc<Self>, SocketPermits { of_all, of_address }: SocketPermits) -> OpeningPermit {
         of_all.keep();
         self.occupied.update(|count| count + 1);
         self.pending.update(|count| count + 1);
@@ -331,8 +331,8 @@ impl Lobby {
         }
     }
 
-    /// Gives up opening handshakes while the server is short of memory, those that began first before others: as many
-    /// as hold the shard's part of what is too much.
+    /// Gives up opening handshakes while the server is short of memory, the oldest first: as many as hold the shard's
+    /// part of what is too much.
     pub(super) async fn watch_openings(self: Rc<Self>) {
         let Some(budget) = &self.sockets.budget else { return };
         loop {

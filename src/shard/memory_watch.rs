@@ -22,7 +22,7 @@ struct Holder {
     id: ConnectionId,
     /// Bytes of the connection's backlog.
     backlog: u64,
-    /// Bytes of the connection's unfinished message, of its input that waits, and of its opening request if that is
+    /// Bytes of the connection's unfinished message, of its input that waits, and of its profile if large ones are
     /// given up too.
     other: u64,
 }
@@ -45,8 +45,8 @@ impl<I: Io> Shard<I> {
         self.note_memory();
     }
 
-    /// Notes the memory that the shard holds before the shard sleeps, if there is a budget. Otherwise the sum of a busy
-    /// moment would stand for as long as the shard sleeps.
+    /// Notes the memory that the shard holds before the shard sleeps, if there is a budget. Without this note, the sum
+    /// of a busy moment would count for as long as the shard sleeps.
     pub(crate) fn note_memory_before_sleep(&self) {
         if self.memory.budget.is_some() {
             self.note_memory();

@@ -1,4 +1,5 @@
-//! The sockets of the opening handshakes under way, of which the oldest end while the server is short of memory.
+//! The sockets of the opening handshakes under way. While the server is short of memory, the oldest handshakes are
+//! ended.
 
 use std::{
     cell::{Cell, RefCell},

@@ -262,6 +262,32 @@ fn openings_that_wait_hold_nobody_up() {
     }
 }
 
+/// The access log has no line for an opening that ends because memory is short, whether it is answered or not.
+#[test]
+fn an_opening_that_memory_ends_has_no_line() {
+    let application = Application::start();
+    let of_memory = ["--shards=1", "--max-memory=16MiB", "--max-connections=2000", "--log=ringhub=debug"];
+    let of_time = ["--handshake-timeout=10m", "--callback-timeout=10m", "--access-log=json"];
+    let server = start(&application, &[&of_memory[..], &of_time].concat());
+    application.hold();
+    let padding = format!("\r\nX: {}\r\n", "x".repeat(7_000));
+    let to_open = with_cookie(&upgrade_request("/t/x"), "ann").replacen("\r\n", &padding, 1);
+    let mut waiting: Vec<TcpStream> = Vec::new();
+    while !server.log().contains("opening handshakes are given up") {
+        for _ in 0..10 {
+            let mut stream = dial(server.address());
+            // Sockets that come while memory is short are refused.
+            _ = stream.write_all(to_open.as_bytes());
+            waiting.push(stream);
+        }
+        thread::sleep(Duration::from_millis(20));
+        assert!(waiting.len() < 1_500, "there is no limit");
+    }
+    application.let_go();
+    // The others become connections, with a line each.
+    assert!(server.line().contains(r#""status":101"#), "the first line");
+}
+
 #[test]
 fn an_application_that_is_not_there() {
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -276,7 +302,8 @@ fn an_application_that_is_not_there() {
     // On a shard and on the control thread: no limit of the server is reached.
     server.expect_counts(&[("refused_total{cause=\"undecided\"}", 2), ("refused_total{cause=\"limit\"}", 0)]);
     let log = server.end();
-    assert!(log.contains("the application has not answered a callback") && log.contains(&gone.to_string()), "{log}");
+    let is_logged = log.contains("the application has not decided about a question");
+    assert!(is_logged && log.contains(&gone.to_string()), "{log}");
     assert!(log.contains("a request was refused cause=\"undecided\" status=503"), "{log}");
     assert!(!log.contains("hook") && !log.contains("s3cret"), "{log}");
     let server = Server::start(&[&flags[..], &["--callback-on-error=allow"]].concat());

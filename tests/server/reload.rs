@@ -375,7 +375,7 @@ fn a_faster_rate_holds_at_once() {
     assert_eq!(posted(), 202);
 }
 
-/// The rate of refused credentials changes, and what was counted before is kept.
+/// The rate of wrong credentials changes, and what was counted before is kept.
 #[test]
 fn the_rate_of_refused_credentials_changes() {
     let rate = |rate: &str| format!("publish_tokens = [\"right\"]\nmax_guess_rate = \"{rate}\"\n");

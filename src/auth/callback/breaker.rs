@@ -10,30 +10,33 @@ use crate::rates::{AddressBlock, NetworkBlock};
 /// The clients that ask as one: those of an address, or of a /64 of IPv6. `None` stands for clients without an address.
 pub(super) type Asker = Option<AddressBlock>;
 
-/// Counts the questions in a row that have failed: those of all clients, and those of each client.
+/// Counts the questions in a row that have failed: those of all clients, and those of each client. After too many,
+/// questions pause: at most one is asked in each [`Breaker::PAUSE`].
 ///
-/// | pauses | begin after | end with |
+/// | questions pause | after | until |
 /// | --- | --- | --- |
-/// | of all clients | [`Breaker::FAILURES_MAX`] [`Blame::Application`] in a row, of several networks | any answer |
+/// | of all: an outage | [`Breaker::FAILURES_MAX`] [`Blame::Application`] in a row, of several networks | any answer |
 /// | of one client | [`Breaker::FAILURES_MAX`] failures of its questions in a row | an answer to this client |
 ///
-/// That the application says it has failed at a question ([`Blame::Question`]) is an answer for the pauses of all, and
-/// a failure for those of the client. A client may find such a question, and stops its own questions alone.
+/// The end of an outage also ends the pauses of single clients whose last question got no answer, and a full table
+/// forgets clients and their pauses. That the application says it has failed at a question ([`Blame::Question`]) is an
+/// answer for an outage, and a failure for the client. A client may find such a question, and stops its own questions
+/// alone.
 ///
-/// During the pauses one question is asked in each [`Breaker::PAUSE`]. In the pauses of all, clients take turns. The
-/// next question may be asked at once by a client of a network that has not asked in these pauses, half a pause later
-/// by one of the network that has asked longest ago, and after a whole pause by any. If another network asks then, that
-/// one has lost its turn. So a crowd of clients whose questions are never answered, and that ask as soon as they may,
-/// does not keep the others from asking.
+/// In an outage, clients take turns. The next question may be asked at once by a client of a network that has not asked
+/// in this outage, half a pause later also by one of the network that has asked longest ago, and after a whole pause by
+/// any. If another network asks after a whole pause, the network that has asked longest ago goes to the end. So a crowd
+/// of clients whose questions are never answered, and that ask as soon as they may, does not keep the others from
+/// asking.
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
     /// The failures of all clients in a row for which the application is to blame.
     failures: u32,
-    /// The first networks of these failures, at most [`Breaker::ASKERS_MIN`].
+    /// The first networks of these failures, at most [`Breaker::NETWORKS_MIN`].
     failing: Vec<Network>,
-    /// When the next question may be asked, in the pauses of all clients.
+    /// When the next question may be asked, in an outage.
     next: Option<Instant>,
-    /// The networks that have asked in these pauses, the last one at the end, at most [`PROBERS_MAX`].
+    /// The networks that have asked in this outage, the last one at the end, at most [`PROBERS_MAX`].
     probers: VecDeque<Network>,
     /// The clients whose last question has failed, at most [`ASKERS_MAX`].
     askers: HashMap<Asker, Failing>,
@@ -64,29 +67,28 @@ struct Failing {
 pub(super) enum Blame {
     /// The application: it cannot be reached, or takes too long.
     Application,
-    /// The question may be: the application has answered that it has failed.
+    /// Perhaps the question: the application has answered with a status of failure.
     Question,
 }
 
-/// The answer to whether a question may be asked.
+/// Whether a question may be asked, and if not, why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Permit {
     /// The question may be asked.
     Asks,
     /// Questions of this client pause. The cause is that of the client's last failure.
     AskerPauses(Blame),
-    /// Questions of all clients pause.
+    /// Questions of all clients pause, in an outage.
     AllPause,
 }
 
 impl Breaker {
     pub(super) const FAILURES_MAX: u32 = 5;
     pub(super) const PAUSE: Duration = Duration::from_secs(1);
-    /// The fewest networks whose failures begin the pauses of all.
-    pub(super) const ASKERS_MIN: usize = 3;
+    /// The fewest networks whose failures begin an outage.
+    pub(super) const NETWORKS_MIN: usize = 3;
 
-    /// Returns whether the questions of all clients pause (the circuit breaker is open). One question is then asked in
-    /// each pause.
+    /// Returns whether there is an outage: the circuit breaker is open.
     pub(super) fn is_open(&self) -> bool {
         self.next.is_some()
     }
@@ -106,8 +108,8 @@ impl Breaker {
         }
     }
 
-    /// Returns whether questions of a client pause because the application does not answer: those of all, or those of
-    /// this client. It is also true for the one question that is asked in each pause.
+    /// Returns whether questions of a client pause because the application does not answer: those of all clients, or
+    /// those of this client. It is also true for the one question that may be asked in each pause.
     pub(super) fn is_outage_for(&self, asker: Asker) -> bool {
         let failing = self.askers.get(&asker).filter(|failing| failing.failures >= Self::FAILURES_MAX);
         self.is_open() || failing.is_some_and(|failing| failing.blame == Blame::Application)
@@ -133,7 +135,7 @@ impl Breaker {
         }
     }
 
-    /// Returns for how long the clients of a network wait in the pauses of all, after the time at which others may ask.
+    /// Returns for how long the clients of a network wait in an outage, after the time at which others may ask.
     fn wait(&self, network: Network) -> Duration {
         match self.probers.iter().position(|prober| *prober == network) {
             None => Duration::ZERO,
@@ -142,28 +144,28 @@ impl Breaker {
         }
     }
 
-    /// Notes that the application has answered a client's question. Returns whether this ends the pauses of all.
+    /// Notes that the application has answered a client's question. Returns whether this ends an outage.
     pub(super) fn answered(&mut self, asker: Asker) -> bool {
         self.askers.remove(&asker);
-        self.end_pauses_of_all()
+        self.end_outage()
     }
 
-    /// Notes that the application has failed at a client's question, and has said so. Returns whether this ends the
-    /// pauses of all: the application can be reached.
+    /// Notes that the application has failed at a client's question, and has said so. Returns whether this ends an
+    /// outage: the application can be reached.
     pub(super) fn failed(&mut self, asker: Asker, now: Instant) -> bool {
         self.count(asker, Blame::Question, now);
-        self.end_pauses_of_all()
+        self.end_outage()
     }
 
-    /// Notes that the application has not answered a client's question. Returns whether this begins the pauses of all.
+    /// Notes that the application has not answered a client's question. Returns whether this begins an outage.
     pub(super) fn unanswered(&mut self, asker: Asker, now: Instant) -> bool {
         self.count(asker, Blame::Application, now);
         self.failures = self.failures.saturating_add(1);
         let network = Network::of(asker);
-        if self.failing.len() < Self::ASKERS_MIN && !self.failing.contains(&network) {
+        if self.failing.len() < Self::NETWORKS_MIN && !self.failing.contains(&network) {
             self.failing.push(network);
         }
-        if self.failures < Self::FAILURES_MAX || self.failing.len() < Self::ASKERS_MIN {
+        if self.failures < Self::FAILURES_MAX || self.failing.len() < Self::NETWORKS_MIN {
             return false;
         }
         self.next.replace(now + Self::PAUSE).is_none()
@@ -177,9 +179,9 @@ impl Breaker {
         *failing = Failing { failures: failing.failures.saturating_add(1), blame, next };
     }
 
-    /// Ends the pauses of all, if there are any, and begins the count of all again. Returns whether there were pauses.
-    /// They are over for each client whose last question the application has not answered.
-    fn end_pauses_of_all(&mut self) -> bool {
+    /// Ends the outage, if there is one, and begins the count of all clients' failures again. Returns whether there was
+    /// an outage. Its end also ends the pauses of single clients whose last question got no answer.
+    fn end_outage(&mut self) -> bool {
         self.failures = 0;
         self.failing.clear();
         let was_open = self.next.take().is_some();
@@ -203,7 +205,7 @@ impl Breaker {
     }
 }
 
-/// The most networks that take turns after those that have not asked in the pauses of all.
+/// The most networks that take turns in an outage after those that have not asked in it.
 const PROBERS_MAX: usize = 1_024;
 
 /// The most clients whose failures are counted.
@@ -239,7 +241,7 @@ mod tests {
     #[test]
     fn one_question_in_each_pause() {
         let (mut breaker, now) = opened();
-        assert!(!breaker.unanswered(asker(0), now), "the pauses have begun already");
+        assert!(!breaker.unanswered(asker(0), now), "the outage has begun already");
         assert_eq!(ask(&mut breaker, 99, now), Permit::AllPause);
         let later = now + Breaker::PAUSE;
         assert_eq!(breaker.permit(asker(99), later), Permit::Asks, "a look does not count as a question");
@@ -343,7 +345,7 @@ mod tests {
         assert!(!breaker.is_outage_for(asker(2)));
     }
 
-    /// Questions at which the application fails neither begin the pauses of all nor keep them up, whoever asks them.
+    /// Questions at which the application fails neither begin an outage nor keep it up, whoever asks them.
     #[test]
     fn bad_questions_of_many_clients_stop_nobody_else() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
@@ -367,7 +369,7 @@ mod tests {
             for number in 1..Breaker::FAILURES_MAX {
                 breaker.unanswered(asker(100 * round + number), now);
             }
-            assert!(!breaker.answered(asker(7)), "no pauses have begun");
+            assert!(!breaker.answered(asker(7)), "there was no outage");
             assert!(!breaker.is_open());
         }
     }

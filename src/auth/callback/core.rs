@@ -155,8 +155,8 @@ impl Core {
         }
     }
 
-    /// Returns the outcome of a question if the application need not be asked: the answer is kept, or the application
-    /// is not asked now, since it has not answered others, or is being asked enough by this client.
+    /// Returns the outcome of a question if the application need not be asked: the answer is kept, or questions pause,
+    /// or as many of this client are under way as may be.
     pub(super) fn decided(&self, question: &Question) -> Option<Outcome> {
         let now = Instant::now();
         let mut state = self.lock();
@@ -285,19 +285,20 @@ impl Core {
                 Outcome::deny(Refusal::no_decision("the application's answer is not understood"))
             }
             Err(fault) => {
-                let mut begins_pauses = false;
+                let mut begins_outage = false;
                 // A client may make the application fail at its own question, and many requests of clients fill the
-                // room. Neither gets anybody in whom the application might refuse.
+                // room. Neither may admit a client that the application might refuse.
                 let refusal = match &fault {
                     Fault::Timeout(_) | Fault::Down(_) => {
-                        begins_pauses = state.breaker.unanswered(asker, now);
+                        begins_outage = state.breaker.unanswered(asker, now);
                         None
                     }
                     Fault::Failed(_) => {
                         self.note_end(state.breaker.failed(asker, now));
                         Some(has_failed())
                     }
-                    // In an outage, a question that came now would not have to wait for its outcome either.
+                    // While questions pause for want of answers, `callback_on_error` decides about those that are not
+                    // asked, so also about this one.
                     Fault::NotAsked(_) | Fault::Malformed(_) => (!state.breaker.is_outage_for(asker)).then(no_answer),
                 };
                 state.cache.land(key, asker, None, Duration::ZERO, Duration::ZERO, now);
@@ -306,21 +307,21 @@ impl Core {
                     Found::Answer(_) | Found::Flight(_) => None,
                 };
                 drop(state);
-                self.report(&fault, refusal.is_some(), begins_pauses, now);
+                self.report(&fault, refusal.is_some(), begins_outage, now);
                 refusal.map_or_else(|| self.unanswered(earlier), Outcome::deny)
             }
         }
     }
 
-    /// Logs the end of the pauses of all, if an answer ends them.
-    fn note_end(&self, ends_pauses: bool) {
-        if ends_pauses {
+    /// Logs the end of an outage, if an answer ends one.
+    fn note_end(&self, ends_outage: bool) {
+        if ends_outage {
             tracing::info!(target = %self.target, "the application answers again");
         }
     }
 
-    /// Counts a question without an answer, and logs it, with what becomes of such questions.
-    fn report(&self, fault: &Fault, is_refused: bool, begins_pauses: bool, now: Instant) {
+    /// Counts a question about which the application has not decided, and logs it, with what becomes of such questions.
+    fn report(&self, fault: &Fault, is_refused: bool, begins_outage: bool, now: Instant) {
         let (counter, what) = match fault {
             Fault::Timeout(what) => (Counter::CallbackTimeout, what),
             Fault::Down(what) | Fault::Failed(what) | Fault::NotAsked(what) | Fault::Malformed(what) => {
@@ -336,11 +337,11 @@ impl Core {
                 OnError::Last => "the last answers hold, and other clients are answered 503",
                 OnError::Allow => "everybody is let in",
             };
-            tracing::warn!(%target, what, suppressed, "the application has not answered a callback: {effect}");
+            tracing::warn!(%target, what, suppressed, "the application has not decided about a question: {effect}");
         }
-        if begins_pauses {
+        if begins_outage {
             let failures = Breaker::FAILURES_MAX;
-            tracing::info!(%target, failures, "the application is asked once in a second until it answers");
+            tracing::info!(%target, failures, "the application is asked at most once in a second until it answers");
         }
     }
 
@@ -405,10 +406,12 @@ fn no_answer() -> Refusal {
     Refusal::no_decision("the application has not answered")
 }
 
-/// The most questions under way of one client, a quarter of those of all: [`OutboundLimits::REQUESTS_MAX`]. It is more
-/// than may be asked at the same time, so clients behind one address lose nothing.
+/// The most questions under way of one client, a quarter of those of all: [`OutboundLimits::REQUESTS_MAX`]. Only 60
+/// questions are sent at the same time ([`OutboundLimits::IN_FLIGHT_MAX`] without the places for fetches of keys), so
+/// clients behind one address can still have all of these.
 ///
 /// [`OutboundLimits::REQUESTS_MAX`]: crate::outbound::OutboundLimits::REQUESTS_MAX
+/// [`OutboundLimits::IN_FLIGHT_MAX`]: crate::outbound::OutboundLimits::IN_FLIGHT_MAX
 pub(super) const ASKING_MAX: usize = OutboundLimits::REQUESTS_MAX / 4;
 
 /// Bytes that a pattern costs in addition to its text.

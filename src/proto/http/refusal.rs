@@ -1,10 +1,11 @@
-//! Refusals: whole responses, after which the connection ends.
+//! Refusals of requests: status, header lines and sentence of each, and whole responses made of them.
 
 use super::syntax::push_header;
 use bytes::Bytes;
 use std::fmt::Write;
 
-/// A complete HTTP/1.1 response that refuses a request; its body is `{"error":"..."}` (RFC 9110 15).
+/// A refusal of a request (RFC 9110 15). [`Refusal::encode`] makes a complete HTTP/1.1 response of it, whose body is
+/// `{"error":"..."}`, and after which the connection ends.
 ///
 /// ```
 /// use ringhub::proto::Refusal;

@@ -217,7 +217,7 @@ fn refused_credentials_of_an_address_have_a_rate() {
     let guesses = lines.map(|line| shown(line, "guess"));
     let answers = ask_kept(server.address(), &[&guesses[..], &guesses[..]].concat());
     assert_eq!(statuses(&answers), [401, 401, 401, 401, 401, 401, 429, 429]);
-    assert_eq!(answers[7].error(), "more refused credentials from one address than max_guess_rate allows");
+    assert_eq!(answers[7].error(), "more wrong credentials from one address than max_guess_rate allows");
     assert!((3_500..=3_600).contains(&retry_after(&answers[7])), "{answers:?}");
     // Right ones are not told from wrong ones.
     let right = [("POST /t/x", "right"), ("GET /files/limits.md", "word"), ("GET /connections", "boss")];

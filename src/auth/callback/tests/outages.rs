@@ -181,7 +181,7 @@ fn a_question_that_waits_in_vain_in_an_outage() {
                 let (callback, cookie) = (callback.clone(), cookie.to_string());
                 asked.spawn(async move { (client, cookie.clone(), name_from(&callback, client, &cookie).await) });
             };
-            // Two clients alone do not begin the pauses of all. Their questions take all places for a second.
+            // Two clients alone do not begin an outage. Their questions take all places for a second.
             for number in 0..places {
                 let client = if number < Breaker::FAILURES_MAX as usize { 66 } else { 67 };
                 ask(client, &number.to_string());

@@ -1,4 +1,4 @@
-//! The types of settings.
+//! The types that settings have.
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
@@ -26,12 +26,12 @@ impl fmt::Debug for Secrets {
     }
 }
 
-/// An empty list is not the same as an unset one.
+/// No items are an unset value (`None`): there is no empty list.
 impl Value for Option<Secrets> {
     const IS_LIST: bool = true;
     const IS_SECRET: bool = true;
     const TAKES_INTEGERS: bool = false;
-    const EXPECTED: &'static str = "a token in quotes";
+    const EXPECTED: &'static str = "text in quotes";
 
     fn read(items: &[&str]) -> Result<Self, Fault> {
         Ok((!items.is_empty()).then(|| Secrets(items.iter().map(ToString::to_string).collect())))
