@@ -17,8 +17,8 @@ use std::sync::{
 /// until the smaller number is a tenth below the limit.
 ///
 /// The threads give up what is too much by what each of them can give up. Openings end for their part of that. Where
-/// they hold more than all the rest that can be given up, or [`MUCH`] of the limit, they are taken for a flood of half
-/// requests, and end for all that they hold, so that the flood costs nobody else.
+/// they hold more than all the rest that can be given up, or a quarter of the limit ([`MUCH_DIVISOR`]), they are taken
+/// for a flood of half requests, and end for all that they hold, so that the flood costs nobody else.
 ///
 /// The resident memory has a second limit of its own, near the memory that the process may have at all: the kernel ends
 /// a process whose resident memory is above that, whatever the server knows to hold. Above the second limit the server
