@@ -448,8 +448,8 @@ impl PublisherTask {
     fn submit(&mut self, Submission { request, answer }: Submission) {
         match request {
             // No publish follows the barrier.
-            ShardRequest::Publish { .. } | ShardRequest::Read { .. } if self.has_sent_barrier => return,
-            ShardRequest::Read { topic, reader, queue } => return self.begin_reading(topic, reader, queue, answer),
+            ShardRequest::Publish { .. } | ShardRequest::Read { .. } if self.has_sent_barrier => {}
+            ShardRequest::Read { topic, reader, queue } => self.begin_reading(topic, reader, queue, answer),
             ShardRequest::Publish { topic, source, mut publication, body_bytes } => {
                 let ticket = self.waiting.put(Waiting { answer, body_bytes });
                 publication.stamp(self.clock.now());
