@@ -44,6 +44,14 @@ pub(crate) fn metrics_of(address: SocketAddr) -> io::Result<String> {
     Ok(answer)
 }
 
+/// Returns the frame of a client's binary message of 126 to 255 bytes, whose masking key is all zeros.
+pub(crate) fn binary_frame(length: u8) -> Vec<u8> {
+    // RFC 6455 5.2: final, binary, masked, a length of 16 bits, the key.
+    let mut frame = vec![0x82, 0x80 | 126, 0, length, 0, 0, 0, 0];
+    frame.resize(frame.len() + usize::from(length), b'x');
+    frame
+}
+
 /// The result of one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Received {

@@ -3,7 +3,7 @@
 
 use crate::client::{ACCEPTED, opening_request};
 use crate::distance::{Placement, hop_ns};
-use crate::peers::{LOAD_CPU, Running, SERVER_CPU};
+use crate::peers::{LOAD_CPU, Running, SERVER_CPU, on_the_loads_cpu};
 use crate::post::Threads;
 use crate::record::{self, Circumstances};
 use crate::scenario::{Limit, Verdict};
@@ -198,8 +198,7 @@ fn measure(tools: &Tools, options: &Options, round: usize, token: Token) -> Resu
     let running = Running::start_hub_with(tools, &format!("handshakes-{}", token.name()), &settings)?;
     let before = hop_ns(SERVER_CPU, LOAD_CPU);
     let request = request(running.address, shown.as_deref());
-    let cpu_ns = thread::scope(|scope| scope.spawn(|| drive(&running, &request, options.handshakes)).join())
-        .unwrap_or_else(|_| Err("the load panicked".to_owned()))?;
+    let cpu_ns = on_the_loads_cpu(|| drive(&running, &request, options.handshakes))?;
     let hops_ns = [before, hop_ns(SERVER_CPU, LOAD_CPU)];
     let [begun, ended] = hops_ns.map(Placement::of);
     let placement = (begun == ended).then_some(begun);
@@ -217,11 +216,8 @@ fn request(address: SocketAddr, token: Option<&str>) -> Vec<u8> {
     request
 }
 
-/// Opens and drops connections on the load's CPU. Returns the server's CPU time for each.
+/// Opens and drops connections. Returns the server's CPU time for each.
 fn drive(server: &Running, request: &[u8], handshakes: u32) -> Result<f64, String> {
-    if !core_affinity::set_for_current(core_affinity::CoreId { id: LOAD_CPU }) {
-        return Err(format!("cannot pin to CPU {LOAD_CPU}"));
-    }
     let rounds = |count: u32| (0..count.div_ceil(AT_ONCE)).try_for_each(|_| open_and_drop(server.address, request));
     let measured = || -> Result<f64, Box<dyn Error>> {
         rounds(handshakes / 10)?;

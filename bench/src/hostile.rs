@@ -2,7 +2,7 @@
 
 use crate::flood::{Done, Kind, READY};
 use crate::honest::{Honest, Latency, Plan, medians};
-use crate::peers::{LOAD_CPU, Running};
+use crate::peers::{LOAD_CPU, Running, on_the_loads_cpu};
 use crate::record::{self, Circumstances};
 use crate::tools::{Flags, Tools, command_line, pinned};
 use clap::ValueEnum;
@@ -11,10 +11,10 @@ use ringhub_loadgen::cpu_of;
 use serde::Serialize;
 use std::error::Error;
 use std::io::{BufRead, BufReader};
+use std::iter;
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
-use std::{iter, thread};
 
 /// Flags of `hostile`.
 #[derive(clap::Args)]
@@ -188,17 +188,6 @@ fn start_crowd(
         Flood::start(tools, server, kind.name(), &["flood", "--kind", kind.name()], connections)
     };
     kinds.iter().enumerate().map(start).collect()
-}
-
-/// Runs the honest clients on the flooders' CPU, so that the server has its own CPU.
-fn on_the_loads_cpu<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
-    let pinned = || {
-        if !core_affinity::set_for_current(core_affinity::CoreId { id: LOAD_CPU }) {
-            return Err(format!("cannot pin to CPU {LOAD_CPU}"));
-        }
-        work()
-    };
-    thread::scope(|scope| scope.spawn(pinned).join()).unwrap_or_else(|_| Err("the honest clients panicked".to_owned()))
 }
 
 /// A process that floods until it is ended. If the bench is killed, the kernel kills the flooding process too.

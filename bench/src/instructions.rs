@@ -4,7 +4,7 @@
 //! compiler and the architecture, which the file names too; with others nothing is compared. A system call counts as
 //! the few instructions that enter it.
 
-use crate::client::{DROP_BYTES, Received, drop_received, open};
+use crate::client::{DROP_BYTES, Received, binary_frame, drop_received, open};
 use crate::peers::Running;
 use crate::post::{Load as PostLoad, Plan};
 use crate::tools::{Flags, OUTPUT, Tools};
@@ -146,10 +146,7 @@ impl Clients {
         let publisher = open(address, "/t/bench?echo=true")?;
         publisher.set_read_timeout(Some(DELIVERY_DEADLINE))?;
         let subscribers = (0..subscribers).map(|_| open(address, "/t/bench?mode=sub")).collect::<Result<_, _>>()?;
-        // RFC 6455 5.2: final, binary, masked, a length of 16 bits, a key of zeros.
-        let mut frame = vec![0x82, 0x80 | 126, 0, PAYLOAD_BYTES as u8, 0, 0, 0, 0];
-        frame.resize(frame.len() + PAYLOAD_BYTES, b'x');
-        Ok(Clients { address, publisher, subscribers, frame, posts })
+        Ok(Clients { address, publisher, subscribers, frame: binary_frame(PAYLOAD_BYTES as u8), posts })
     }
 
     /// Causes this number of pieces of work, one after the other; POSTs are in flight on all their connections.

@@ -5,8 +5,8 @@
 //! CPUs) costs both slices alike, so the median of the pairs' ratios is far steadier than the ratio of two medians of
 //! long runs. The reported interval is that of the median, without assumptions about the distribution.
 
-use crate::client::{DROP_BYTES, Received, drop_received, open, send_some};
-use crate::peers::{LOAD_CPU, Peer, Running, SERVER_CPU};
+use crate::client::{DROP_BYTES, Received, binary_frame, drop_received, open, send_some};
+use crate::peers::{Peer, Running, SERVER_CPU, on_the_loads_cpu};
 use crate::post::{Load as PostLoad, Plan, Threads};
 use crate::record::{self, Circumstances};
 use crate::scenario::{Limit, Verdict};
@@ -16,7 +16,6 @@ use serde::Serialize;
 use std::error::Error;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// Flags of `pairs`.
@@ -101,14 +100,7 @@ pub(crate) fn pairs(options: &Options) -> Result<bool, Box<dyn Error>> {
     let tools = Tools::prepare(&options.tools, false, Some(&options.baseline))?;
     let circumstances = Circumstances::now();
     let servers = [Running::start(Peer::Hub, &tools)?, Running::start(Peer::Baseline, &tools)?];
-    let on_its_cpu = || {
-        if !core_affinity::set_for_current(core_affinity::CoreId { id: LOAD_CPU }) {
-            return Err(format!("cannot pin to CPU {LOAD_CPU}"));
-        }
-        measure(&servers, options).map_err(|error| error.to_string())
-    };
-    let pairs = thread::scope(|scope| scope.spawn(on_its_cpu).join())
-        .unwrap_or_else(|_| Err("the load panicked".to_owned()))?;
+    let pairs = on_the_loads_cpu(|| measure(&servers, options).map_err(|error| error.to_string()))?;
     println!("{}", circumstances.line());
     let unit = options.load.unit();
     let (count, slice) = (pairs.len(), options.slice);
@@ -190,10 +182,7 @@ impl Raw {
     fn open(address: SocketAddr) -> Result<Raw, Box<dyn Error>> {
         let subscribers = (0..SUBSCRIBERS).map(|_| open(address, "/t/bench?mode=sub")).collect::<io::Result<_>>()?;
         let publisher = open(address, "/t/bench?mode=pub")?;
-        // RFC 6455 5.2: final, binary, masked, a length of 16 bits, a key of zeros.
-        let mut frame = vec![0x82, 0x80 | 126, 0, SIZE as u8, 0, 0, 0, 0];
-        frame.resize(frame.len() + SIZE, b'x');
-        Ok(Raw { publisher, subscribers, frame, nothing: vec![0; DROP_BYTES] })
+        Ok(Raw { publisher, subscribers, frame: binary_frame(SIZE as u8), nothing: vec![0; DROP_BYTES] })
     }
 
     fn run(&mut self, time: Duration) -> Result<u64, Box<dyn Error>> {

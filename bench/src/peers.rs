@@ -218,6 +218,17 @@ impl Drop for Running {
     }
 }
 
+/// Runs a load on a thread that is pinned to the load's CPU, so that the server has its own CPU.
+pub(crate) fn on_the_loads_cpu<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
+    let pinned = || {
+        if !core_affinity::set_for_current(core_affinity::CoreId { id: LOAD_CPU }) {
+            return Err(format!("cannot pin to CPU {LOAD_CPU}"));
+        }
+        work()
+    };
+    thread::scope(|scope| scope.spawn(pinned).join()).unwrap_or_else(|_| Err("the load panicked".to_owned()))
+}
+
 /// A run of the generator.
 pub(crate) struct Load {
     pub(crate) command_line: String,

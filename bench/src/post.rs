@@ -5,7 +5,7 @@
 
 use crate::client::{DROP_BYTES, Received, drop_received, open};
 use crate::distance::{Placement, hop_ns};
-use crate::peers::{LOAD_CPU, Peer, Running, SERVER_CPU};
+use crate::peers::{LOAD_CPU, Peer, Running, SERVER_CPU, on_the_loads_cpu};
 use crate::record::{self, Circumstances};
 use crate::statistics::Summary;
 use crate::tools::{Flags, Tools};
@@ -15,7 +15,6 @@ use std::error::Error;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// Flags of `post`.
@@ -145,13 +144,7 @@ fn measure(tools: &Tools, options: &Options, round: usize, subscribers: usize) -
 /// An error is returned if a request is not accepted, or if a subscriber receives fewer or more bytes than were
 /// published.
 pub(crate) fn drive(server: &Running, plan: Plan) -> Result<Figures, String> {
-    let on_its_cpu = || {
-        if !core_affinity::set_for_current(core_affinity::CoreId { id: LOAD_CPU }) {
-            return Err(format!("cannot pin to CPU {LOAD_CPU}"));
-        }
-        publish(server, plan).map_err(|error| error.to_string())
-    };
-    thread::scope(|scope| scope.spawn(on_its_cpu).join()).unwrap_or_else(|_| Err("the load panicked".to_owned()))
+    on_the_loads_cpu(|| publish(server, plan).map_err(|error| error.to_string()))
 }
 
 fn publish(server: &Running, plan: Plan) -> Result<Figures, Box<dyn Error>> {
