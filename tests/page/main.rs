@@ -4,6 +4,7 @@
 //! output of libtest. Without a Chromium it reports the tests as ignored, with the reason.
 
 mod browser;
+mod harness;
 mod login;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "these tests use a part of it")]
@@ -11,18 +12,16 @@ mod support;
 
 use std::{
     env, fs,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     process::{Child, Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
 use browser::{Browser, Page, installed};
+use harness::Test;
 use rustix::process::Signal;
 use serde_json::json;
 use support::{Server, binary_path, program, text};
-
-type Test = (&'static str, fn(&mut Browser));
 
 const TESTS: &[Test] = &[
     ("messages_appear", messages_appear),
@@ -624,23 +623,6 @@ impl Drop for Load {
     }
 }
 
-/// Returns the tests that these arguments of libtest choose.
-fn chosen(arguments: &[String]) -> Vec<&'static Test> {
-    let (mut filters, mut skipped) = (Vec::new(), Vec::new());
-    let mut arguments = arguments.iter();
-    while let Some(argument) = arguments.next() {
-        match &**argument {
-            "--skip" => skipped.extend(arguments.next()),
-            "--color" | "--format" | "--logfile" | "--test-threads" | "-Z" => _ = arguments.next(),
-            flag if flag.starts_with('-') => {}
-            _ => filters.push(argument),
-        }
-    }
-    let names = |some: &[&String], name: &str| some.iter().any(|part| name.contains(part.as_str()));
-    let is_chosen = |name: &str| (filters.is_empty() || names(&filters, name)) && !names(&skipped, name);
-    TESTS.iter().filter(|(name, _)| is_chosen(name)).collect()
-}
-
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     if let [flag, folder, seconds] = &arguments[..]
@@ -656,37 +638,8 @@ fn main() -> ExitCode {
         publish_at(&mut Browser::start(Browser::find().expect("there is no Chromium")), address);
         return ExitCode::SUCCESS;
     }
-    let chosen = chosen(&arguments);
-    if arguments.iter().any(|argument| argument == "--list") {
-        chosen.iter().for_each(|(name, _)| println!("{name}: test"));
-        return ExitCode::SUCCESS;
-    }
-    println!("\nrunning {} tests", chosen.len());
-    let mut counts = [0; 3];
-    let mut browser = Browser::find().map(Browser::start);
-    for (name, test) in &chosen {
-        let missing = PROGRAMS.iter().find(|(of, program)| of == name && installed(program).is_none());
-        let outcome = match (browser.as_mut(), missing) {
-            (None, _) => Err("ignored, there is no Chromium".into()),
-            (_, Some((_, program))) => Err(format!("ignored, there is no {program}")),
-            (Some(browser), None) => Ok(catch_unwind(AssertUnwindSafe(|| test(browser)))),
-        };
-        let (kind, word) = match outcome {
-            Ok(Ok(())) => (PASSED, "ok".into()),
-            Ok(Err(_)) => (FAILED, "FAILED".into()),
-            Err(reason) => (IGNORED, reason),
-        };
-        counts[kind] += 1;
-        println!("test {name} ... {word}");
-    }
-    let [passed, failed, ignored] = counts;
-    let (word, code) = if failed == 0 { ("ok", ExitCode::SUCCESS) } else { ("FAILED", ExitCode::FAILURE) };
-    let filtered = TESTS.len() - chosen.len();
-    let rest = format!("{ignored} ignored; 0 measured; {filtered} filtered out");
-    println!("\ntest result: {word}. {passed} passed; {failed} failed; {rest}\n");
-    code
+    harness::run(TESTS, &arguments, |name| {
+        let program = PROGRAMS.iter().find(|(of, program)| *of == name && installed(program).is_none());
+        program.map(|(_, program)| *program)
+    })
 }
-
-const PASSED: usize = 0;
-const FAILED: usize = 1;
-const IGNORED: usize = 2;

@@ -3,22 +3,22 @@
 #[expect(dead_code, reason = "the tests of the hub's page type and click more than these")]
 #[path = "../../../tests/page/browser.rs"]
 mod browser;
+#[path = "../../../tests/page/harness.rs"]
+mod harness;
 #[expect(dead_code, reason = "these tests need no server that makes mistakes")]
 #[path = "../support/mod.rs"]
 mod server;
 mod support;
 
 use browser::{Browser, Page};
+use harness::Test;
 use ringhub_loadgen::{Moment, Report};
 use serde_json::{Value, json};
 use server::{Echo, broadcaster};
 use std::env;
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-
-type Test = (&'static str, fn(&mut Browser));
 
 /// All tests. They share a browser, so this program has its own `main`, with the output of libtest.
 const TESTS: [Test; 5] = [
@@ -226,23 +226,6 @@ fn screenshots(browser: &mut Browser, html: &str, folder: &Path) {
     }
 }
 
-/// Returns the tests that these arguments of libtest choose.
-fn chosen(arguments: &[String]) -> Vec<&'static Test> {
-    let (mut filters, mut skipped) = (Vec::new(), Vec::new());
-    let mut arguments = arguments.iter();
-    while let Some(argument) = arguments.next() {
-        match &**argument {
-            "--skip" => skipped.extend(arguments.next()),
-            "--color" | "--format" | "--logfile" | "--test-threads" | "-Z" => _ = arguments.next(),
-            flag if flag.starts_with('-') => {}
-            _ => filters.push(argument),
-        }
-    }
-    let names = |some: &[&String], name: &str| some.iter().any(|part| name.contains(part.as_str()));
-    let is_chosen = |name: &str| (filters.is_empty() || names(&filters, name)) && !names(&skipped, name);
-    TESTS.iter().filter(|(name, _)| is_chosen(name)).collect()
-}
-
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     if let [flag, html, folder] = &arguments[..]
@@ -252,28 +235,5 @@ fn main() -> ExitCode {
         screenshots(&mut browser, html, Path::new(folder));
         return ExitCode::SUCCESS;
     }
-    let chosen = chosen(&arguments);
-    if arguments.iter().any(|argument| argument == "--list") {
-        chosen.iter().for_each(|(name, _)| println!("{name}: test"));
-        return ExitCode::SUCCESS;
-    }
-    println!("\nrunning {} tests", chosen.len());
-    let mut browser = Browser::find().map(Browser::start);
-    let (mut passed, mut failed, mut ignored) = (0, 0, 0);
-    for (name, test) in &chosen {
-        let (count, word) = match &mut browser {
-            None => (&mut ignored, "ignored, there is no Chromium"),
-            Some(browser) => match catch_unwind(AssertUnwindSafe(|| test(browser))) {
-                Ok(()) => (&mut passed, "ok"),
-                Err(_) => (&mut failed, "FAILED"),
-            },
-        };
-        *count += 1;
-        println!("test {name} ... {word}");
-    }
-    let (word, code) = if failed == 0 { ("ok", ExitCode::SUCCESS) } else { ("FAILED", ExitCode::FAILURE) };
-    let filtered = TESTS.len() - chosen.len();
-    let rest = format!("{ignored} ignored; 0 measured; {filtered} filtered out");
-    println!("\ntest result: {word}. {passed} passed; {failed} failed; {rest}\n");
-    code
+    harness::run(&TESTS, &arguments, |_| None)
 }
