@@ -90,7 +90,7 @@ pub(super) enum EndReason {
 }
 
 impl Next {
-    /// Returns the part that comes next where a body goes on, or has ended.
+    /// Returns the part of the input that comes next, where a body goes on or has ended.
     fn after(body: BodyScan) -> Next {
         if body.is_whole() { Next::Head(HeadScan::default()) } else { Next::Body(body) }
     }

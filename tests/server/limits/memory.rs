@@ -52,6 +52,16 @@ fn new_connections_are_refused_while_memory_is_short() {
     drop(hoarders);
 }
 
+/// Returns a subscriber that is behind, and the message that it gets ten times.
+fn subscriber_behind(server: &Server) -> (Client, Vec<u8>) {
+    let behind = Client::open(dial_with(server.address(), Some(4_096)), "/t/x?mode=sub", &[]).expect("room");
+    let mut publisher = server.connect("/t/x?mode=pub");
+    let message = pattern(3, 30_000);
+    (0..10).for_each(|_| publisher.send_binary(&message));
+    server.counts_until("the subscriber is behind", |counts| counts.get("backlog_bytes") > 100_000);
+    (behind, message)
+}
+
 /// Whoever fills the memory goes, and not a bystander that is behind for a moment: the connections that hold the most
 /// are closed first, whatever they hold.
 #[test]
@@ -65,11 +75,7 @@ fn a_slow_consumer_stays_while_messages_without_end_fill_the_memory() {
         "--max-unfinished=256MiB",
     ];
     let server = Server::start(&flags);
-    let mut behind = Client::open(dial_with(server.address(), Some(4_096)), "/t/x?mode=sub", &[]).expect("room");
-    let mut publisher = server.connect("/t/x?mode=pub");
-    let message = pattern(3, 30_000);
-    (0..10).for_each(|_| publisher.send_binary(&message));
-    server.counts_until("the subscriber is behind", |counts| counts.get("backlog_bytes") > 100_000);
+    let (mut behind, message) = subscriber_behind(&server);
     let begun = frame(OpCode::Binary, true, &pattern(0, 1_000_000));
     let mut hoarders: Vec<Client> = Vec::new();
     let mut most = 0;
@@ -99,11 +105,7 @@ fn openings_without_end_are_given_up_when_they_fill_the_memory() {
         "--max-connections=2000",
     ];
     let server = Server::start(&flags);
-    let mut behind = Client::open(dial_with(server.address(), Some(4_096)), "/t/x?mode=sub", &[]).expect("room");
-    let mut publisher = server.connect("/t/x?mode=pub");
-    let message = pattern(3, 30_000);
-    (0..10).for_each(|_| publisher.send_binary(&message));
-    server.counts_until("the subscriber is behind", |counts| counts.get("backlog_bytes") > 100_000);
+    let (mut behind, message) = subscriber_behind(&server);
     let head = format!("GET /t/y HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(7_000));
     let mut begun: Vec<TcpStream> = Vec::new();
     while server.counts().get("memory_openings_ended_total") == 0 {

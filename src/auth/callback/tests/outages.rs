@@ -11,7 +11,7 @@ use std::{
 use tokio::task::JoinSet;
 
 use super::{
-    super::{OnError, breaker::Breaker, core::ASKING_MAX},
+    super::{Callback, OnError, breaker::Breaker, core::ASKING_MAX},
     ask_from, let_in, name_from, with,
 };
 use crate::outbound::{
@@ -133,6 +133,19 @@ fn a_failure_ends_an_outage() {
     );
 }
 
+/// Asks as many questions of one client as may be under way, and returns when they have been asked.
+async fn ask_much(callback: &Callback) -> JoinSet<Result<String, u16>> {
+    let mut asked = JoinSet::new();
+    for number in 0..ASKING_MAX {
+        let callback = callback.clone();
+        asked.spawn(async move { name_from(&callback, 66, &number.to_string()).await });
+    }
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    asked
+}
+
 /// A client with many questions does not make the question of another one wait out its time, and none that waits in
 /// vain lets its client in.
 #[test]
@@ -145,14 +158,7 @@ fn a_client_with_many_questions_holds_up_no_other() {
         &application.url("/"),
         |options| options.on_error(OnError::Allow).timeout(Duration::from_secs(2)),
         async |callback| {
-            let mut asked = JoinSet::new();
-            for number in 0..ASKING_MAX {
-                let callback = callback.clone();
-                asked.spawn(async move { name_from(&callback, 66, &number.to_string()).await });
-            }
-            for _ in 0..20 {
-                tokio::task::yield_now().await;
-            }
+            let mut asked = ask_much(&callback).await;
             assert_eq!(name_from(&callback, 7, "ann").await, Ok("42".into()));
             let mut refused = 0;
             while let Some(outcome) = asked.join_next().await {
@@ -212,14 +218,7 @@ fn a_client_asks_so_many_questions_at_the_same_time() {
         &application.url("/"),
         |options| options.on_error(OnError::Allow).timeout(Duration::from_secs(3)),
         async |callback| {
-            let mut asked = JoinSet::new();
-            for number in 0..ASKING_MAX {
-                let callback = callback.clone();
-                asked.spawn(async move { name_from(&callback, 66, &number.to_string()).await });
-            }
-            for _ in 0..20 {
-                tokio::task::yield_now().await;
-            }
+            let mut asked = ask_much(&callback).await;
             let refusal = ask_from(&callback, 66, "one more").await.unwrap_err();
             assert_eq!((refusal.status, &*refusal.headers), (429, &[("Retry-After".to_string(), "1".to_string())][..]));
             // A question that is being asked already takes no more room.
