@@ -1,5 +1,7 @@
 //! Builds answers, and completes their header lines.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::{
@@ -49,7 +51,12 @@ pub(super) fn of_surface(shared: &Shared, response: handler::Response) -> Answer
     let handler::Response { status, headers, body } = response;
     let mut answer = Answer::new(Either::Left(Full::new(body)));
     *answer.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    append(answer.headers_mut(), &headers);
+    if let [(Cow::Borrowed("Content-Type"), Cow::Borrowed(JSON))] = headers[..] {
+        // The answer to most messages.
+        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
+    } else {
+        append(answer.headers_mut(), &headers);
+    }
     if status >= 400 {
         shared.note_cause(counter_of(status, RefusalCause::OfStatus, shared.is_leaving()), status);
         answer.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

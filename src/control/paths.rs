@@ -99,7 +99,6 @@ pub(super) struct EndpointCall {
     /// The limit of the body; `None` if the endpoint wants none.
     body_max: Option<BodyMax>,
     request: Box<HttpRequest>,
-    commands: Arc<RequestCommands>,
 }
 
 impl EndpointCall {
@@ -126,7 +125,7 @@ impl EndpointCall {
         let path = &endpoints.served_paths()[number];
         let (values, route) = (Arc::clone(&path.values), path.route);
         let identity = identities.own().cloned();
-        let commands = Arc::new(RequestCommands { shared: Arc::clone(shared), endpoints, identities });
+        let commands = Box::new(RequestCommands { shared: Arc::clone(shared), endpoints, identities });
         let request = Box::new(HttpRequest {
             head,
             topic: endpoint.into_topic(),
@@ -137,9 +136,9 @@ impl EndpointCall {
             values,
             path: number,
             route,
-            commands: Arc::clone(&commands) as Arc<dyn Commands>,
+            commands,
         });
-        Ok(EndpointCall { row, body_max, request, commands })
+        Ok(EndpointCall { row, body_max, request })
     }
 
     /// Reads the body, and calls the endpoint.
@@ -148,7 +147,7 @@ impl EndpointCall {
         shared: &Shared,
         body: Incoming,
     ) -> impl Future<Output = Result<Answer, Refusal>> + Send {
-        let EndpointCall { row, body_max, mut request, commands } = self;
+        let EndpointCall { row, body_max, mut request } = self;
         async move {
             // The room is kept until the endpoint has answered. From then on the mesh and the shards count the memory
             // of a message.
@@ -156,11 +155,10 @@ impl EndpointCall {
             if let Some(body_max) = body_max {
                 let (whole, taken) = body::read(shared, body_max, body).await?;
                 // The judge has seen the head alone, and the client may have taken its time since.
-                commands.identities.check_again(commands.endpoints.revocations())?;
+                request.commands.check_again()?;
                 request.body = whole;
                 room = Some(taken);
             }
-            drop(commands);
             let answer = (row.answer)(request).await;
             drop(room);
             answer.map(|response| of_surface(shared, response))
@@ -196,6 +194,10 @@ impl Commands for RequestCommands {
 
     fn refusal(&self, denied: Denied) -> Refusal {
         self.shared.refusal_of(denied)
+    }
+
+    fn check_again(&self) -> Result<(), Refusal> {
+        self.identities.check_again(self.endpoints.revocations())
     }
 
     fn wait_max(&self) -> Duration {

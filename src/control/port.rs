@@ -2,7 +2,10 @@
 //! metrics.
 
 use std::{
+    future::poll_fn,
+    pin::pin,
     sync::Arc,
+    task::{Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -212,11 +215,12 @@ async fn converse(
         .max_headers(HEADERS_MAX);
     let mut serving = builder.serve_connection(connection, service);
     let outcome = loop {
+        let seen = finishing.clone();
         tokio::select! {
             biased;
             outcome = &mut serving => break outcome,
             // After a change the server leaves, and the connection checks again whether it may go on.
-            changed = finishing.changed() => if changed.is_err() {
+            changed = seldom(finishing.changed(), || matches!(seen.has_changed(), Ok(false))) => if changed.is_err() {
                 Pin::new(&mut serving).graceful_shutdown();
                 break (&mut serving).await;
             },
@@ -234,6 +238,21 @@ async fn converse(
     }
     let reason = connection.end_reason();
     Some((connection, reason))
+}
+
+/// Polls a future only once for as long as `is_pending` holds: it is polled together with another future, which is ready
+/// far more often. `is_pending` must not hold any more once the future is ready.
+async fn seldom<F: Future>(future: F, is_pending: impl Fn() -> bool) -> F::Output {
+    let mut future = pin!(future);
+    let mut waker: Option<Waker> = None;
+    poll_fn(|cx| {
+        if waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) && is_pending() {
+            return Poll::Pending;
+        }
+        waker = Some(cx.waker().clone());
+        future.as_mut().poll(cx)
+    })
+    .await
 }
 
 /// Ends a connection so that its peer can read the last answer. The wait ends when the shards end: an answer that was
@@ -302,7 +321,36 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        cell::Cell,
+        task::{Context, Wake},
+    };
+
     use super::*;
+
+    /// Another waker, or a reason to be ready, lets the future be polled again.
+    #[test]
+    fn a_future_that_is_pending_is_polled_once_for_each_waker() {
+        let (polls, is_pending) = (Cell::new(0), Cell::new(true));
+        let counted = poll_fn(|_| {
+            polls.set(polls.get() + 1);
+            if is_pending.get() { Poll::Pending } else { Poll::Ready("ready") }
+        });
+        let mut seldom = pin!(seldom(counted, || is_pending.get()));
+        let wakers: [Waker; 2] = std::array::from_fn(|_| Arc::new(Woken).into());
+        for (waker, expected) in [(0, 1), (0, 1), (1, 2), (1, 2), (0, 3)] {
+            let mut cx = Context::from_waker(&wakers[waker]);
+            assert_eq!((seldom.as_mut().poll(&mut cx), polls.get()), (Poll::Pending, expected));
+        }
+        is_pending.set(false);
+        assert_eq!(seldom.poll(&mut Context::from_waker(&wakers[0])), Poll::Ready("ready"));
+    }
+
+    struct Woken;
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {}
+    }
 
     /// The end is noticed, however the thread that has the sender ends.
     #[test]

@@ -68,7 +68,7 @@ pub(crate) struct HttpRequest {
     pub(crate) path: usize,
     /// The number of the route.
     pub(crate) route: usize,
-    pub(crate) commands: Arc<dyn Commands>,
+    pub(crate) commands: Box<dyn Commands>,
 }
 
 /// The permission to publish to a topic, which only the judge gives.
@@ -127,6 +127,13 @@ pub(crate) trait Commands: Send + Sync {
 
     /// Returns the answer that refuses a request which the judge has not admitted.
     fn refusal(&self, denied: Denied) -> Refusal;
+
+    /// Checks that none of the sender's identities has expired or been revoked since the judge has admitted the request.
+    ///
+    /// # Errors
+    ///
+    /// 401 for an identity that has expired and for a revoked token, 403 for a revoked identity.
+    fn check_again(&self) -> Result<(), Refusal>;
 
     /// Returns the longest time for which a request waits for the judge.
     fn wait_max(&self) -> Duration;
