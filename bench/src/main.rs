@@ -8,6 +8,7 @@
 //! that shows the cost of the hub's system calls alone. Run it from the repository root; `bench/run` builds the
 //! programs.
 
+mod bare;
 mod baseline;
 mod client;
 mod compare;
@@ -20,10 +21,13 @@ mod handshakes;
 mod honest;
 mod hostile;
 mod idle;
+mod installed;
 mod instructions;
 mod k2;
+mod others;
 mod pairs;
 mod peers;
+mod plain;
 mod post;
 mod record;
 mod scenario;
@@ -85,6 +89,24 @@ enum Command {
         #[arg(long)]
         connections: usize,
     },
+    /// The bare loop of plain sends, as a server.
+    K1 {
+        /// Address to listen on.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Pin it to this CPU.
+        #[arg(long)]
+        cpu: Option<usize>,
+    },
+    /// The bare echo, as a server.
+    K3 {
+        /// Address to listen on.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Pin it to this CPU.
+        #[arg(long)]
+        cpu: Option<usize>,
+    },
     /// The bare loop of batched sends, as a server.
     K2 {
         /// Address to listen on.
@@ -128,6 +150,8 @@ fn main() -> ExitCode {
         Command::Drawn { address, seed, connections } => drawn::drawn(address, seed, connections),
         Command::Handler { listen, cpu } => handler::serve(listen, cpu),
         Command::TwoTopics { listen, cpu } => two_topics::serve(listen, cpu),
+        Command::K1 { listen, cpu } => plain::serve(listen, cpu, plain::Receivers::All).map_err(Into::into),
+        Command::K3 { listen, cpu } => plain::serve(listen, cpu, plain::Receivers::Sender).map_err(Into::into),
         Command::K2 { listen, cpu } => k2::serve(listen, cpu).map_err(Into::into),
     };
     match done {

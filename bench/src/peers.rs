@@ -1,6 +1,7 @@
 //! Starts the servers that are compared, each on its own port, and ends them. Runs the load generator against a server.
 
-use crate::tools::{BUN_SERVER, OUTPUT, Tools, command_line, pinned};
+use crate::others;
+use crate::tools::{OUTPUT, Tools, command_line, pinned};
 use clap::ValueEnum;
 use ringhub_loadgen::Report;
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,45 +16,144 @@ use std::time::{Duration, Instant};
 
 /// A kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Peer {
     /// This project.
     Hub,
+    /// This project on epoll.
+    HubEpoll,
     /// This project at another commit.
     Baseline,
-    /// A server on Bun that uses Bun's `publish`. Its engine is uWebSockets.
-    Bun,
-    /// The bare loop of batched sends (`k2.rs`).
-    K2,
     /// This project with two shards on one CPU. It shows the cost of the mesh.
     Shards2,
     /// This project with a handler that publishes each message. It shows the cost of the handler's calls.
     Handler,
     /// This project with all limits and a rule for its topics. It shows the cost of their checks.
     Limited,
+    /// A server on Bun that uses Bun's `publish`. Its engine is uWebSockets.
+    Bun,
+    /// A module for Kore that uses Kore's broadcast.
+    Kore,
+    /// nginx with the module nchan. Messages are published by POST.
+    Nchan,
+    /// The WebSocket listener of a NATS server.
+    Nats,
+    /// A server on Node's `ws`.
+    Ws,
+    /// A server on tokio-tungstenite with tokio's broadcast channel.
+    TokioTungstenite,
+    /// A server on fastwebsockets with tokio's broadcast channel.
+    Fastwebsockets,
+    /// A server on sockudo-ws with this crate's `PubSub`.
+    SockudoWs,
+    /// The bare loop of plain sends, one system call for each subscriber (`plain.rs`).
+    K1,
+    /// The bare loop of batched sends (`k2.rs`).
+    K2,
+    /// The bare echo: one system call for a receive, and one for the send of what was received (`plain.rs`).
+    K3,
 }
 
 impl Peer {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Peer::Hub => "hub",
+            Peer::HubEpoll => "hub-epoll",
             Peer::Baseline => "baseline",
-            Peer::Bun => "bun",
-            Peer::K2 => "k2",
             Peer::Shards2 => "shards2",
             Peer::Handler => "handler",
             Peer::Limited => "limited",
+            Peer::Bun => "bun",
+            Peer::Kore => "kore",
+            Peer::Nchan => "nchan",
+            Peer::Nats => "nats",
+            Peer::Ws => "ws",
+            Peer::TokioTungstenite => "tokio-tungstenite",
+            Peer::Fastwebsockets => "fastwebsockets",
+            Peer::SockudoWs => "sockudo-ws",
+            Peer::K1 => "k1",
+            Peer::K2 => "k2",
+            Peer::K3 => "k3",
         }
     }
 
-    /// Returns whether this server publishes messages that are sent by POST.
+    /// Returns whether this is a server of this project's hub, whose counters can be read.
+    pub(crate) fn is_hub(self) -> bool {
+        matches!(self, Peer::Hub | Peer::HubEpoll | Peer::Baseline | Peer::Shards2 | Peer::Handler | Peer::Limited)
+    }
+
+    /// Returns whether this is a server of ours on a crate for WebSockets.
+    pub(crate) fn is_on_a_crate(self) -> bool {
+        matches!(self, Peer::TokioTungstenite | Peer::Fastwebsockets | Peer::SockudoWs)
+    }
+
+    /// Returns whether a message of a publisher goes to all subscribers.
+    pub(crate) fn takes_fanout(self) -> bool {
+        self != Peer::K3
+    }
+
+    /// Returns whether one run can have several topics.
+    pub(crate) fn has_topics(self) -> bool {
+        !matches!(self, Peer::Kore | Peer::K1 | Peer::K2 | Peer::K3)
+    }
+
+    /// Returns whether this server can send each message back to its sender alone.
+    pub(crate) fn takes_echo(self) -> bool {
+        !matches!(self, Peer::Kore | Peer::Nchan | Peer::K1 | Peer::K2)
+    }
+
+    /// Returns whether this server publishes messages that are sent by POST to `/t/{topic}`.
     pub(crate) fn takes_posts(self) -> bool {
-        matches!(self, Peer::Hub | Peer::Baseline | Peer::Shards2 | Peer::Limited)
+        matches!(self, Peer::Hub | Peer::HubEpoll | Peer::Baseline | Peer::Shards2 | Peer::Limited)
     }
 
     /// Returns whether this kind of server can run with subscribers that have two topics each.
     pub(crate) fn has_two_topics(self) -> bool {
         matches!(self, Peer::Hub | Peer::Baseline)
+    }
+
+    /// Returns the setting of this server. The table of servers in `bench/README.md` has the reasons.
+    pub(crate) fn setting(self) -> &'static str {
+        match self {
+            Peer::Hub => "io_uring, one shard, no pings",
+            Peer::HubEpoll => "epoll, one shard, no pings",
+            Peer::Baseline => "as hub, at the other commit",
+            Peer::Shards2 => "as hub, two shards on the one CPU",
+            Peer::Handler => "as hub, with a handler that publishes",
+            Peer::Limited => "as hub, with every limit and a rule for topics",
+            Peer::Bun => "server.publish, no compression, no pings, backpressure limit 64 MiB",
+            Peer::Kore => "one worker, kore_websocket_broadcast, no TLS, no access log",
+            Peer::Nchan => "one nginx worker, nchan_publisher and nchan_subscriber, message buffer off, no access log",
+            Peer::Nats => "WebSocket listener without TLS and compression, PUB and SUB",
+            Peer::Ws => "perMessageDeflate off, frames made once by Sender.frame, cork for each turn",
+            Peer::TokioTungstenite => "current-thread runtime, tokio broadcast, feed and flush",
+            Peer::Fastwebsockets => "current-thread runtime, tokio broadcast, vectored writes",
+            Peer::SockudoWs => "current-thread runtime, its PubSub with a channel for each subscriber",
+            Peer::K1 => "epoll, one send for each subscriber",
+            Peer::K2 => "the hub's ring, sends in batches",
+            Peer::K3 => "epoll, one send for each receive, back to the sender",
+        }
+    }
+
+    /// Returns the generator's flags that say where this server is, and what it speaks.
+    fn target_flags(self, address: SocketAddr) -> Vec<String> {
+        // Servers of ours speak the paths and queries of the hub, as far as they have topics.
+        let preset = match self {
+            Peer::Kore => "kore",
+            Peer::Nchan => "nchan",
+            Peer::Nats => "nats",
+            _ => "ringhub",
+        };
+        ["--preset", preset, "--url", &format!("ws://{address}")].map(str::to_owned).to_vec()
+    }
+
+    /// Returns the flags of an echo: each connection has a topic of its own.
+    fn echo_flags(self, address: SocketAddr) -> Vec<String> {
+        let mut flags = self.target_flags(address);
+        if self != Peer::Nats {
+            flags.extend(["--sub-query", "echo=true"].map(str::to_owned));
+        }
+        flags
     }
 
     /// Returns the command that starts this server with subscribers that have two topics each.
@@ -71,40 +171,31 @@ impl Peer {
     }
 
     fn command(self, tools: &Tools, address: SocketAddr) -> Result<Command, Box<dyn Error>> {
-        let listen = address.to_string();
-        let cpu = SERVER_CPU.to_string();
-        Ok(match self {
-            Peer::Hub | Peer::Baseline | Peer::Shards2 => {
-                let shards = if self == Peer::Shards2 { 2 } else { 1 };
+        match self {
+            Peer::Hub | Peer::HubEpoll | Peer::Shards2 | Peer::Limited | Peer::Baseline => {
                 let program = match self {
                     Peer::Baseline => &tools.baseline.as_ref().ok_or("no baseline was built")?.program,
                     _ => &tools.hub,
                 };
-                hub(program, address, shards)
+                let mut command = hub(program, address, if self == Peer::Shards2 { 2 } else { 1 });
+                if self == Peer::HubEpoll {
+                    command.args(["--io", "epoll"]);
+                }
+                if self == Peer::Limited {
+                    let settings = Path::new(OUTPUT).join("limited.toml");
+                    fs::write(&settings, LIMITS)?;
+                    command.arg("--config").arg(settings);
+                }
+                Ok(command)
             }
-            Peer::Limited => {
-                let settings = Path::new(OUTPUT).join("limited.toml");
-                fs::write(&settings, LIMITS)?;
-                let mut command = hub(&tools.hub, address, 1);
-                command.arg("--config").arg(settings);
-                command
-            }
-            Peer::Bun => {
-                let mut command = pinned(SERVER_CPU, tools.bun.as_deref().ok_or("Bun was not installed")?);
-                command.args([BUN_SERVER, &listen]);
-                command
-            }
-            Peer::Handler => {
+            Peer::Handler | Peer::K1 | Peer::K2 | Peer::K3 => {
                 let mut command = pinned(SERVER_CPU, &tools.bench);
-                command.args(["handler", "--listen", &listen, "--cpu", &cpu]);
-                command
+                let cpu = SERVER_CPU.to_string();
+                command.args([self.name(), "--listen", &address.to_string(), "--cpu", &cpu]);
+                Ok(command)
             }
-            Peer::K2 => {
-                let mut command = pinned(SERVER_CPU, &tools.bench);
-                command.args(["k2", "--listen", &listen, "--cpu", &cpu]);
-                command
-            }
-        })
+            _ => others::command(self, tools, address),
+        }
     }
 }
 
@@ -137,6 +228,7 @@ publish = "anyone"
 
 /// A running server. A drop ends the server. If this process is killed, the kernel kills the server too.
 pub(crate) struct Running {
+    peer: Peer,
     child: Child,
     pub(crate) address: SocketAddr,
     pub(crate) command_line: String,
@@ -146,19 +238,19 @@ impl Running {
     /// Starts a server and waits until it accepts connections.
     pub(crate) fn start(peer: Peer, tools: &Tools) -> Result<Running, Box<dyn Error>> {
         let address = free_address()?;
-        Running::spawn(peer.name(), peer.command(tools, address)?, address)
+        Running::spawn(peer, peer.name(), peer.command(tools, address)?, address)
     }
 
     /// Starts a server whose subscribers have two topics each.
     pub(crate) fn start_with_two_topics(peer: Peer, tools: &Tools) -> Result<Running, Box<dyn Error>> {
         let address = free_address()?;
-        Running::spawn(peer.name(), peer.command_of_two_topics(tools, address)?, address)
+        Running::spawn(peer, peer.name(), peer.command_of_two_topics(tools, address)?, address)
     }
 
     /// Starts the hub of this tree with this number of shards, all of them on one CPU.
     pub(crate) fn start_hub(tools: &Tools, shards: usize) -> Result<Running, Box<dyn Error>> {
         let address = free_address()?;
-        Running::spawn(Peer::Hub.name(), hub(&tools.hub, address, shards), address)
+        Running::spawn(Peer::Hub, Peer::Hub.name(), hub(&tools.hub, address, shards), address)
     }
 
     /// Starts the hub of this tree with one shard and these settings, which are written to a file.
@@ -167,23 +259,23 @@ impl Running {
         fs::write(&file, settings)?;
         let mut command = hub(&tools.hub, address, 1);
         command.arg("--config").arg(file);
-        Running::spawn(name, command, address)
+        Running::spawn(Peer::Hub, name, command, address)
     }
 
-    /// Adds `--listen` and an address to the command, and starts it as a server.
+    /// Adds `--listen` and an address to the command, and starts it as a server of this project.
     pub(crate) fn start_other(name: &str, mut command: Command) -> Result<Running, Box<dyn Error>> {
         let address = free_address()?;
         command.args(["--listen", &address.to_string()]);
-        Running::spawn(name, command, address)
+        Running::spawn(Peer::Hub, name, command, address)
     }
 
-    fn spawn(name: &str, mut command: Command, address: SocketAddr) -> Result<Running, Box<dyn Error>> {
+    fn spawn(peer: Peer, name: &str, mut command: Command, address: SocketAddr) -> Result<Running, Box<dyn Error>> {
         let command_line = command_line(&command);
         let log = Path::new(OUTPUT).join(format!("{name}.log"));
         let output = File::create(&log)?;
         command.stdout(output.try_clone()?).stderr(output);
         let child = command.spawn().map_err(|error| format!("{command_line}: {error}"))?;
-        let mut running = Running { child, address, command_line };
+        let mut running = Running { peer, child, address, command_line };
         let deadline = Instant::now() + START_DEADLINE;
         while TcpStream::connect(address).is_err() {
             let exited = running.child.try_wait()?;
@@ -237,12 +329,21 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Runs the generator with `flags` against a server.
+    /// Runs the generator's `fanout` with `flags` against a server.
     pub(crate) fn run(tools: &Tools, server: &Running, flags: &[String]) -> io::Result<Load> {
+        Load::run_scenario(tools, server, "fanout", flags)
+    }
+
+    /// Runs a scenario of the generator, such as `echo`, with `flags` against a server.
+    pub(crate) fn run_scenario(tools: &Tools, server: &Running, scenario: &str, flags: &[String]) -> io::Result<Load> {
         let mut command = pinned(LOAD_CPU, &tools.loadgen);
-        // Every server speaks the hub's paths and queries. Rounds that were disturbed are this program's to judge.
-        command.args(["--json", "--preset", "ringhub", "--allow-disturbance"]);
-        command.args(["--url", &format!("ws://{}/t/bench", server.address)]);
+        command.arg(scenario);
+        command.args(match scenario {
+            "echo" => server.peer.echo_flags(server.address),
+            _ => server.peer.target_flags(server.address),
+        });
+        // Rounds that were disturbed are this program's to judge.
+        command.args(["--json", "--allow-disturbance"]);
         command.args(["--cpu", &LOAD_CPU.to_string(), "--server-pid", &server.pid().to_string()]).args(flags);
         let command_line = command_line(&command);
         let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output()?;

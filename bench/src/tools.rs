@@ -1,6 +1,8 @@
 //! Builds or installs the programs that a comparison needs, and runs them.
 
 use crate::baseline::Baseline;
+use crate::installed::{self, Installed};
+use crate::peers::Peer;
 use std::error::Error;
 use std::fs;
 use std::io;
@@ -15,8 +17,8 @@ pub(crate) struct Tools {
     pub(crate) loadgen: PathBuf,
     /// This program, which also contains the bare loop.
     pub(crate) bench: PathBuf,
-    /// Bun, if it takes part.
-    pub(crate) bun: Option<PathBuf>,
+    /// What the servers of others that take part have, or why one of them cannot take part.
+    others: Vec<(Peer, Result<Installed, String>)>,
 }
 
 /// The folder for the files of comparisons, below the repository root.
@@ -34,9 +36,10 @@ pub(crate) struct Flags {
 }
 
 impl Tools {
-    /// Builds the hub and the generator, installs Bun and builds a baseline, each only if it is needed.
-    pub(crate) fn prepare(flags: &Flags, with_bun: bool, baseline: Option<&str>) -> Result<Tools, Box<dyn Error>> {
-        if !Path::new(BUN_SERVER).exists() {
+    /// Builds the hub and the generator, installs the servers of others among `servers` and builds a baseline, each
+    /// only if it is needed. A server that cannot be installed is no error, see [`Tools::startable`].
+    pub(crate) fn prepare(flags: &Flags, servers: &[Peer], baseline: Option<&str>) -> Result<Tools, Box<dyn Error>> {
+        if !Path::new(PEERS).exists() {
             return Err("run this from the repository root".into());
         }
         let bench = std::env::current_exe()?;
@@ -63,9 +66,31 @@ impl Tools {
             }
         }
         fs::create_dir_all(OUTPUT)?;
-        let bun = if with_bun { Some(install_bun()?) } else { None };
+        let others = servers.iter().filter_map(|&peer| Some((peer, installed::install(peer)?))).collect();
         let baseline = baseline.map(|asked| Baseline::prepare(asked, !flags.no_build)).transpose()?;
-        Ok(Tools { hub, baseline, loadgen, bench, bun })
+        Ok(Tools { hub, baseline, loadgen, bench, others })
+    }
+
+    /// Returns those of `servers` that can start on this machine. Prints why the others cannot.
+    pub(crate) fn startable(&self, servers: &[Peer]) -> Vec<Peer> {
+        let can_start = |peer: &&Peer| match self.obstacle(**peer) {
+            None => true,
+            Some(why) => {
+                eprintln!("skipped: {}: {why}", peer.name());
+                false
+            }
+        };
+        servers.iter().filter(can_start).copied().collect()
+    }
+
+    /// Returns why this server cannot start on this machine, if so.
+    pub(crate) fn obstacle(&self, peer: Peer) -> Option<&str> {
+        self.installed(peer)?.as_ref().err().map(String::as_str)
+    }
+
+    /// Returns what is installed of a server of others; `None` if the server is of this project, or takes no part.
+    pub(crate) fn installed(&self, peer: Peer) -> Option<&Result<Installed, String>> {
+        self.others.iter().find(|(other, _)| *other == peer).map(|(_, installed)| installed)
     }
 
     /// Builds what a baseline needs for scenarios with two topics.
@@ -77,29 +102,6 @@ impl Tools {
 /// Returns the cargo that runs this program, or that on the path.
 pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-}
-
-/// Installs Bun from npm below [`OUTPUT`], and returns its path.
-fn install_bun() -> Result<PathBuf, Box<dyn Error>> {
-    if let Some(bun) = find_bun() {
-        return Ok(bun);
-    }
-    eprintln!("installing Bun with npm into {OUTPUT}");
-    succeed(Command::new("npm").args(["install", "--no-fund", "--no-audit", "--prefix", OUTPUT, "bun"]))?;
-    find_bun().ok_or_else(|| "npm installed a Bun that does not run here".into())
-}
-
-/// Returns a Bun that runs. The postinstall script of the package puts the program in place of `bun`; if npm does not
-/// run scripts, the platform's package has the program.
-fn find_bun() -> Option<PathBuf> {
-    let modules = Path::new(OUTPUT).join("node_modules");
-    let platform_packages = fs::read_dir(modules.join("@oven")).into_iter().flatten().flatten();
-    let programs = platform_packages.map(|package| package.path().join("bin/bun"));
-    let runs = |program: &PathBuf| {
-        let version = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        version.is_ok_and(|status| status.success())
-    };
-    std::iter::once(modules.join(".bin/bun")).chain(programs).find(runs)
 }
 
 /// Returns a command that is pinned to one CPU, and that the kernel kills at the end of this process.
@@ -125,5 +127,5 @@ pub(crate) fn succeed(command: &mut Command) -> Result<(), Box<dyn Error>> {
 /// The file with the commit of the default baseline.
 pub(crate) const ANCHOR: &str = "bench/ANCHOR";
 
-/// The program of the peer Bun.
-pub(crate) const BUN_SERVER: &str = "bench/peers/bun.js";
+/// The folder with the programs of the peers.
+pub(crate) const PEERS: &str = "bench/peers";
