@@ -1,10 +1,10 @@
 //! What the bare loops (K1, K2 and K3) share: their listener, the opening handshake, and the codec of frames.
 
+use crate::tools::allow_descriptors;
 use bytes::{Buf, BytesMut};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
-use rustix::process::{Resource, getrlimit, setrlimit};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -17,9 +17,7 @@ pub(crate) fn listen(address: SocketAddr, cpu: Option<usize>) -> io::Result<TcpL
     {
         return Err(io::Error::other(format!("cannot pin to CPU {id}")));
     }
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit)?;
+    allow_descriptors()?;
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     Ok(listener)

@@ -29,6 +29,7 @@ mod pairs;
 mod peers;
 mod plain;
 mod post;
+mod presets;
 mod record;
 mod scenario;
 mod statistics;
@@ -65,6 +66,8 @@ enum Command {
     Hostile(hostile::Options),
     /// The server's memory in a flood of empty frames; exit status 1 when it grows too much.
     Empty(empty::Options),
+    /// Starts the peers, and checks that the generator's presets and flags fit them; exit status 1 when a run is not exact.
+    Presets(presets::Options),
     /// A crowd that sends one kind of frame until standard input ends, at nice 19.
     Flood {
         /// Address of the server.
@@ -146,6 +149,7 @@ fn main() -> ExitCode {
         Command::Handshakes(options) => handshakes::handshakes(&options),
         Command::Hostile(options) => hostile::hostile(&options),
         Command::Empty(options) => empty::empty(&options),
+        Command::Presets(options) => presets::presets(&options),
         Command::Flood { address, kind, connections } => flood::flood(address, kind, connections),
         Command::Drawn { address, seed, connections } => drawn::drawn(address, seed, connections),
         Command::Handler { listen, cpu } => handler::serve(listen, cpu),

@@ -40,6 +40,10 @@ pub(crate) enum Peer {
     Nats,
     /// A server on Node's `ws`.
     Ws,
+    /// A server on Socket.IO.
+    SocketIo,
+    /// The server Sockudo, which speaks the Pusher protocol. It is built for the test of presets only.
+    Sockudo,
     /// A server on tokio-tungstenite with tokio's broadcast channel.
     TokioTungstenite,
     /// A server on fastwebsockets with tokio's broadcast channel.
@@ -68,6 +72,8 @@ impl Peer {
             Peer::Nchan => "nchan",
             Peer::Nats => "nats",
             Peer::Ws => "ws",
+            Peer::SocketIo => "socket-io",
+            Peer::Sockudo => "sockudo",
             Peer::TokioTungstenite => "tokio-tungstenite",
             Peer::Fastwebsockets => "fastwebsockets",
             Peer::SockudoWs => "sockudo-ws",
@@ -99,7 +105,7 @@ impl Peer {
 
     /// Returns whether this server can send each message back to its sender alone.
     pub(crate) fn takes_echo(self) -> bool {
-        !matches!(self, Peer::Kore | Peer::Nchan | Peer::K1 | Peer::K2)
+        !matches!(self, Peer::Kore | Peer::Nchan | Peer::SocketIo | Peer::Sockudo | Peer::K1 | Peer::K2)
     }
 
     /// Returns whether this server publishes messages that are sent by POST to `/t/{topic}`.
@@ -122,29 +128,44 @@ impl Peer {
             Peer::Handler => "as hub, with a handler that publishes",
             Peer::Limited => "as hub, with every limit and a rule for topics",
             Peer::Bun => "server.publish, no compression, no pings, backpressure limit 64 MiB",
-            Peer::Kore => "one worker, kore_websocket_broadcast, no TLS, no access log",
-            Peer::Nchan => "one nginx worker, nchan_publisher and nchan_subscriber, message buffer off, no access log",
-            Peer::Nats => "WebSocket listener without TLS and compression, PUB and SUB",
-            Peer::Ws => "perMessageDeflate off, frames made once by Sender.frame, cork for each turn",
+            Peer::Kore => "one worker, kore_websocket_broadcast, no TLS",
+            Peer::Nchan => "one nginx process, WebSockets for publishers too, no access log",
+            Peer::Nats => "WebSocket listener without TLS and compression",
+            Peer::Ws => "perMessageDeflate off, bufferutil, a frame made once by Sender.frame, one write for each turn",
+            Peer::SocketIo => "WebSocket transport alone, perMessageDeflate off, rooms",
+            Peer::Sockudo => "debug build, memory adapters, publishing by POST",
             Peer::TokioTungstenite => "current-thread runtime, tokio broadcast, feed and flush",
-            Peer::Fastwebsockets => "current-thread runtime, tokio broadcast, vectored writes",
-            Peer::SockudoWs => "current-thread runtime, its PubSub with a channel for each subscriber",
+            Peer::Fastwebsockets => "current-thread runtime, tokio broadcast, halves of the socket, BufWriter",
+            Peer::SockudoWs => "current-thread runtime, its PubSub, feed and flush, mimalloc",
             Peer::K1 => "epoll, one send for each subscriber",
             Peer::K2 => "the hub's ring, sends in batches",
             Peer::K3 => "epoll, one send for each receive, back to the sender",
         }
     }
 
-    /// Returns the generator's flags that say where this server is, and what it speaks.
-    fn target_flags(self, address: SocketAddr) -> Vec<String> {
-        // Servers of ours speak the paths and queries of the hub, as far as they have topics.
-        let preset = match self {
+    /// Returns the generator's preset for this server. Servers of ours that have topics speak the paths and queries of
+    /// the hub.
+    fn preset(self) -> &'static str {
+        match self {
             Peer::Kore => "kore",
             Peer::Nchan => "nchan",
             Peer::Nats => "nats",
+            Peer::SocketIo => "socketio",
+            Peer::Sockudo => "pusher",
             _ => "ringhub",
-        };
-        ["--preset", preset, "--url", &format!("ws://{address}")].map(str::to_owned).to_vec()
+        }
+    }
+
+    /// Returns the generator's flags that say where this server is, and what it speaks.
+    fn target_flags(self, address: SocketAddr) -> Vec<String> {
+        let mut flags = preset_flags(self.preset(), address);
+        // A publisher by POST waits for each answer, and one by WebSocket does not.
+        if self == Peer::Nchan {
+            let by_message = ["--publish-path", "/pub?id={topic}", "--publish-message", "{payload}"];
+            flags.extend(by_message.map(str::to_owned));
+            flags.push("--publishers-receive".to_owned());
+        }
+        flags
     }
 
     /// Returns the flags of an echo: each connection has a topic of its own.
@@ -199,6 +220,18 @@ impl Peer {
     }
 }
 
+/// Returns the generator's flags for a server of this preset.
+fn preset_flags(preset: &str, address: SocketAddr) -> Vec<String> {
+    // These presets have no path of their own.
+    let path = if matches!(preset, "bun" | "kore" | "ws") { "/t/bench" } else { "" };
+    let mut flags = ["--preset", preset, "--url", &format!("ws://{address}{path}")].map(str::to_owned).to_vec();
+    if preset == "pusher" {
+        let values = others::SOCKUDO_APP.map(|(name, value)| ["--set".to_owned(), format!("{name}={value}")]);
+        flags.extend(values.into_iter().flatten());
+    }
+    flags
+}
+
 /// Returns the command of a hub with all its shards on the server's CPU.
 fn hub(program: &Path, address: SocketAddr, shards: usize) -> Command {
     let mut command = pinned(SERVER_CPU, program);
@@ -228,8 +261,10 @@ publish = "anyone"
 
 /// A running server. A drop ends the server. If this process is killed, the kernel kills the server too.
 pub(crate) struct Running {
-    peer: Peer,
+    pub(crate) peer: Peer,
     child: Child,
+    /// The process that serves: the child, or the child of a child that only watches.
+    pid: u32,
     pub(crate) address: SocketAddr,
     pub(crate) command_line: String,
 }
@@ -275,7 +310,7 @@ impl Running {
         let output = File::create(&log)?;
         command.stdout(output.try_clone()?).stderr(output);
         let child = command.spawn().map_err(|error| format!("{command_line}: {error}"))?;
-        let mut running = Running { peer, child, address, command_line };
+        let mut running = Running { peer, pid: child.id(), child, address, command_line };
         let deadline = Instant::now() + START_DEADLINE;
         while TcpStream::connect(address).is_err() {
             let exited = running.child.try_wait()?;
@@ -285,11 +320,15 @@ impl Running {
             }
             thread::sleep(POLL_INTERVAL);
         }
+        if peer == Peer::Kore {
+            running.pid = worker_of(running.pid, deadline)?;
+        }
         Ok(running)
     }
 
+    /// Returns the process that serves.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.pid
     }
 }
 
@@ -307,6 +346,20 @@ impl Drop for Running {
             }
             thread::sleep(POLL_INTERVAL);
         }
+    }
+}
+
+/// Waits until a process has a child, and returns the child.
+fn worker_of(parent: u32, deadline: Instant) -> Result<u32, Box<dyn Error>> {
+    loop {
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
+        if let Some(worker) = children.split_whitespace().next() {
+            return Ok(worker.parse()?);
+        }
+        if Instant::now() > deadline {
+            return Err(format!("the process {parent} has started no worker").into());
+        }
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -336,12 +389,27 @@ impl Load {
 
     /// Runs a scenario of the generator, such as `echo`, with `flags` against a server.
     pub(crate) fn run_scenario(tools: &Tools, server: &Running, scenario: &str, flags: &[String]) -> io::Result<Load> {
-        let mut command = pinned(LOAD_CPU, &tools.loadgen);
-        command.arg(scenario);
-        command.args(match scenario {
+        let target = match scenario {
             "echo" => server.peer.echo_flags(server.address),
             _ => server.peer.target_flags(server.address),
-        });
+        };
+        Load::run_against(tools, server, scenario, &target, flags)
+    }
+
+    /// Runs the generator's `fanout` with nothing but a preset and `flags` against a server.
+    pub(crate) fn run_preset(tools: &Tools, server: &Running, preset: &str, flags: &[String]) -> io::Result<Load> {
+        Load::run_against(tools, server, "fanout", &preset_flags(preset, server.address), flags)
+    }
+
+    fn run_against(
+        tools: &Tools,
+        server: &Running,
+        scenario: &str,
+        target: &[String],
+        flags: &[String],
+    ) -> io::Result<Load> {
+        let mut command = pinned(LOAD_CPU, &tools.loadgen);
+        command.arg(scenario).args(target);
         // Rounds that were disturbed are this program's to judge.
         command.args(["--json", "--allow-disturbance"]);
         command.args(["--cpu", &LOAD_CPU.to_string(), "--server-pid", &server.pid().to_string()]).args(flags);
@@ -369,3 +437,37 @@ pub(crate) const LOAD_CPU: usize = 1;
 const START_DEADLINE: Duration = Duration::from_secs(10);
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_servers_name_is_that_of_the_flag_and_of_the_record() {
+        for peer in Peer::value_variants() {
+            assert_eq!(peer.to_possible_value().map(|value| value.get_name().to_owned()), Some(peer.name().to_owned()));
+            assert_eq!(serde_json::to_value(peer).unwrap(), peer.name());
+        }
+    }
+
+    #[test]
+    fn the_readme_has_the_setting_of_each_server() {
+        let readme = include_str!("../README.md");
+        for peer in Peer::value_variants() {
+            let row = format!("| `{}` |", peer.name());
+            let row = readme.lines().find(|line| line.starts_with(&row)).unwrap_or_else(|| panic!("{row} is missing"));
+            assert!(row.contains(&format!("| {} |", peer.setting())), "{row}: {}", peer.setting());
+        }
+    }
+
+    #[test]
+    fn a_server_without_topics_gets_no_topic_of_its_own() {
+        let address = "127.0.0.1:1".parse().unwrap();
+        assert_eq!(Peer::Kore.target_flags(address), ["--preset", "kore", "--url", "ws://127.0.0.1:1/t/bench"]);
+        assert_eq!(Peer::Ws.target_flags(address), ["--preset", "ringhub", "--url", "ws://127.0.0.1:1"]);
+        assert_eq!(Peer::Ws.echo_flags(address)[4..], ["--sub-query", "echo=true"]);
+        assert_eq!(Peer::Nats.echo_flags(address), Peer::Nats.target_flags(address));
+        let sockudo = Peer::Sockudo.target_flags(address).join(" ");
+        assert!(sockudo.ends_with("--set app=bench --set key=bench-key --set secret=bench-secret"), "{sockudo}");
+    }
+}

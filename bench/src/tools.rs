@@ -3,6 +3,7 @@
 use crate::baseline::Baseline;
 use crate::installed::{self, Installed};
 use crate::peers::Peer;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::error::Error;
 use std::fs;
 use std::io;
@@ -30,45 +31,62 @@ pub(crate) struct Flags {
     /// Compare this `ringhub` instead of the one of this working tree.
     #[arg(long)]
     hub: Option<PathBuf>,
+    /// Use this `ringhub-loadgen` instead of the one of this working tree.
+    #[arg(long)]
+    loadgen: Option<PathBuf>,
     /// Use the programs of the last build, beside this one.
     #[arg(long)]
     no_build: bool,
+}
+
+/// Whether programs may be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Building {
+    Allowed,
+    Forbidden,
 }
 
 impl Tools {
     /// Builds the hub and the generator, installs the servers of others among `servers` and builds a baseline, each
     /// only if it is needed. A server that cannot be installed is no error, see [`Tools::startable`].
     pub(crate) fn prepare(flags: &Flags, servers: &[Peer], baseline: Option<&str>) -> Result<Tools, Box<dyn Error>> {
-        if !Path::new(PEERS).exists() {
-            return Err("run this from the repository root".into());
-        }
-        let bench = std::env::current_exe()?;
-        let beside = |name: &str| bench.with_file_name(name);
         if cfg!(debug_assertions) {
             return Err(
                 "a debug build measures nothing: use `cargo run --release -p ringhub-bench` or `bench/run`".into()
             );
         }
-        if !flags.no_build {
-            let mut packages = vec!["-p", "ringhub-loadgen"];
-            if flags.hub.is_none() {
-                packages.extend(["-p", "ringhub"]);
-            }
+        let own = [(&flags.hub, "ringhub"), (&flags.loadgen, "ringhub-loadgen")];
+        let packages: Vec<&str> =
+            own.iter().filter(|(other, _)| other.is_none()).flat_map(|(_, package)| ["-p", package]).collect();
+        if !flags.no_build && !packages.is_empty() {
             let mut build = cargo();
             build.args(["build", "--release", "--bins", "--quiet"]).args(packages);
             succeed(&mut build)?;
         }
-        let hub = flags.hub.clone().unwrap_or_else(|| beside("ringhub"));
-        let loadgen = beside("ringhub-loadgen");
+        let mut tools = Tools::find(flags, servers)?;
+        tools.baseline = baseline.map(|asked| Baseline::prepare(asked, !flags.no_build)).transpose()?;
+        Ok(tools)
+    }
+
+    /// Finds the hub and the generator beside this program, without a build of them, and installs the servers of others
+    /// among `servers`.
+    pub(crate) fn find(flags: &Flags, servers: &[Peer]) -> Result<Tools, Box<dyn Error>> {
+        if !Path::new(PEERS).exists() {
+            return Err("run this from the repository root".into());
+        }
+        let bench = std::env::current_exe()?;
+        let [hub, loadgen] = [(&flags.hub, "ringhub"), (&flags.loadgen, "ringhub-loadgen")]
+            .map(|(other, name)| other.clone().unwrap_or_else(|| bench.with_file_name(name)));
         for program in [&hub, &loadgen] {
             if !program.exists() {
                 return Err(format!("{} is not built", program.display()).into());
             }
         }
         fs::create_dir_all(OUTPUT)?;
-        let others = servers.iter().filter_map(|&peer| Some((peer, installed::install(peer)?))).collect();
-        let baseline = baseline.map(|asked| Baseline::prepare(asked, !flags.no_build)).transpose()?;
-        Ok(Tools { hub, baseline, loadgen, bench, others })
+        allow_descriptors()?;
+        let building = if flags.no_build { Building::Forbidden } else { Building::Allowed };
+        let others = servers.iter().filter_map(|&peer| Some((peer, installed::install(peer, building)?))).collect();
+        Ok(Tools { hub, baseline: None, loadgen, bench, others })
     }
 
     /// Returns those of `servers` that can start on this machine. Prints why the others cannot.
@@ -97,6 +115,13 @@ impl Tools {
     pub(crate) fn prepare_two_topics(&mut self, flags: &Flags) -> Result<(), Box<dyn Error>> {
         self.baseline.as_mut().map_or(Ok(()), |baseline| baseline.prepare_two_topics(!flags.no_build))
     }
+}
+
+/// Allows this process and those that it starts as many descriptors as possible.
+pub(crate) fn allow_descriptors() -> io::Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    Ok(setrlimit(Resource::Nofile, limit)?)
 }
 
 /// Returns the cargo that runs this program, or that on the path.
