@@ -17,11 +17,28 @@ pub(crate) struct Installed {
     pub(crate) version: String,
 }
 
+/// A server of others, or why it cannot be installed.
+pub(crate) type Installation = Result<Installed, String>;
+
 type Done = Result<Installed, Box<dyn Error>>;
 
-/// Installs a server of others, if it is not installed yet, or tells why this cannot be done. Returns `None` if the
-/// server is one of this project.
-pub(crate) fn install(peer: Peer, building: Building) -> Option<Result<Installed, String>> {
+/// A program in `bench/peers` does not compile, although all that it needs is there.
+#[derive(Debug)]
+struct DoesNotCompile(String);
+
+impl std::fmt::Display for DoesNotCompile {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl Error for DoesNotCompile {}
+
+/// Installs a server of others, if it is not installed yet. Returns `None` if the server is one of this project.
+///
+/// # Errors
+/// A program in `bench/peers` does not compile. Whatever else is missing, is no error but the reason in the result.
+pub(crate) fn install(peer: Peer, building: Building) -> Result<Option<Installation>, Box<dyn Error>> {
     let done = match peer {
         Peer::Bun => bun(),
         Peer::Kore => kore(),
@@ -33,9 +50,12 @@ pub(crate) fn install(peer: Peer, building: Building) -> Option<Result<Installed
         Peer::TokioTungstenite => on_a_crate("tokio-tungstenite", &[], building),
         Peer::Fastwebsockets => on_a_crate("fastwebsockets", &[], building),
         Peer::SockudoWs => on_a_crate("sockudo-ws", &["--features", "sockudo"], building),
-        _ => return None,
+        _ => return Ok(None),
     };
-    Some(done.map_err(|error| error.to_string()))
+    match done {
+        Err(error) if error.is::<DoesNotCompile>() => Err(error),
+        done => Ok(Some(done.map_err(|error| error.to_string()))),
+    }
 }
 
 /// Bun from npm.
@@ -96,7 +116,10 @@ fn kore() -> Done {
     let module = Path::new(OUTPUT).join("kore.so");
     let mut compiler = Command::new("cc");
     compiler.args(["-O2", "-fPIC", "-shared", "-Wall", "-o"]).arg(&module).arg(Path::new(PEERS).join("kore.c"));
-    succeed(&mut compiler)?;
+    if found(&["cc"]).is_none() {
+        return Err("there is no C compiler".into());
+    }
+    compile(&mut compiler)?;
     let version = said(Command::new("dpkg-query").args(["--show", "--showformat=${Version}", "kore"]))?;
     Ok(Installed { program, module: Some(fs::canonicalize(module)?), version })
 }
@@ -116,10 +139,11 @@ fn on_a_crate(name: &str, features: &[&str], building: Building) -> Done {
     let (folder, binary) = (Path::new(PEERS).join("crates"), format!("{name}-server"));
     let program = target.join("release").join(&binary);
     if building == Building::Allowed {
+        let manifest = folder.join("Cargo.toml");
+        succeed(cargo().args(["fetch", "--locked", "--quiet", "--manifest-path"]).arg(&manifest))?;
         let mut build = cargo();
-        build.args(["build", "--locked", "--release", "--quiet", "--bin", &binary]).args(features);
-        build.arg("--manifest-path").arg(folder.join("Cargo.toml")).arg("--target-dir").arg(&target);
-        succeed(&mut build)?;
+        build.args(["build", "--frozen", "--release", "--quiet", "--bin", &binary]).args(features);
+        compile(build.arg("--manifest-path").arg(&manifest).arg("--target-dir").arg(&target))?;
     }
     if !program.exists() {
         return Err(format!("{} is not built", program.display()).into());
@@ -146,6 +170,11 @@ fn sockudo() -> Done {
         succeed(install.env("CARGO_PROFILE_DEV_DEBUG", "0"))?;
     }
     Ok(Installed { program, module: None, version: SOCKUDO_VERSION.to_owned() })
+}
+
+/// Compiles a program in `bench/peers`.
+fn compile(command: &mut Command) -> Result<(), DoesNotCompile> {
+    succeed(command).map_err(|error| DoesNotCompile(error.to_string()))
 }
 
 fn npm(packages: &[&str]) -> Result<(), Box<dyn Error>> {

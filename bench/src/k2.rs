@@ -1,7 +1,7 @@
 //! The bare loop of batched sends: it shows the cost of the hub's system calls alone.
 //!
-//! The loop uses only the hub's ring. The loop waits for readiness, and receives from each ready connection. If a
-//! receive has filled its buffer, the loop receives from the connection again. Then the loop sends all received
+//! The loop uses only the hub's ring. The loop waits for readiness, and receives from each ready connection. If the
+//! socket still has input after a receive, the loop receives from the connection again. Then the loop sends all received
 //! messages to every subscriber in synchronous batches. The loop has no topics, timers, shards or backlogs. The
 //! difference between the hub and this loop is the cost of the hub's own code.
 
@@ -80,20 +80,23 @@ impl Bare {
                 inputs.push(std::mem::take(&mut connection.input));
             }
             let sockets = slots.iter().map(|&slot| &self.connections[slot].as_ref().expect("retained above").socket);
-            let rooms: Vec<usize> = inputs.iter().map(|input| input.capacity() - input.len()).collect();
             let mut batch: Vec<_> =
                 sockets.zip(&mut inputs).map(|(socket, input)| Receive::new(socket, input)).collect();
             self.ring.receive(&mut batch);
-            let results: Vec<io::Result<usize>> = batch.into_iter().map(|entry| entry.result).collect();
+            let results: Vec<_> = batch.into_iter().map(|entry| (entry.result, entry.has_more)).collect();
             let mut again = Vec::new();
-            for (((slot, mut input), result), room) in slots.drain(..).zip(inputs).zip(results).zip(rooms) {
+            for ((slot, mut input), (result, has_more)) in slots.drain(..).zip(inputs).zip(results) {
                 let goes_on = match result {
                     Ok(0) => false,
-                    Ok(count) => {
-                        if count == room {
+                    Ok(_) => {
+                        if has_more {
                             again.push(slot);
                         }
                         unmask_frames(&mut input, &mut self.run)
+                    }
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {
+                        again.push(slot);
+                        true
                     }
                     Err(error) => error.kind() == ErrorKind::WouldBlock,
                 };

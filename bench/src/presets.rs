@@ -42,6 +42,8 @@ enum Trial {
     Fanout,
     /// The peer's own flags, with several topics.
     Topics,
+    /// The peer's own flags, with large messages.
+    Large,
     Echo,
 }
 
@@ -63,6 +65,7 @@ fn trials(peer: Peer) -> Vec<Trial> {
     let others = [
         (Trial::Fanout, peer.takes_fanout()),
         (Trial::Topics, peer.takes_fanout() && peer.has_topics()),
+        (Trial::Large, peer.takes_fanout()),
         (Trial::Echo, peer.takes_echo()),
     ];
     presets.chain(others.into_iter().filter(|(_, is_taken)| *is_taken).map(|(trial, _)| trial)).collect()
@@ -115,6 +118,7 @@ impl Trial {
             }
             Trial::Fanout => "fanout".to_owned(),
             Trial::Topics => "fanout of three topics".to_owned(),
+            Trial::Large => "fanout of 256 KiB".to_owned(),
             Trial::Echo => "echo".to_owned(),
         }
     }
@@ -137,6 +141,10 @@ impl Trial {
                 let flags = flags(
                     "--sleep --subscribers 10 --duration 300ms --warmup 0s --in-flight 16 --topics 3 --publishers 3",
                 );
+                Load::run(tools, server, &flags)?
+            }
+            Trial::Large => {
+                let flags = flags("--sleep --subscribers 10 --duration 300ms --warmup 0s --in-flight 8 --size 262144");
                 Load::run(tools, server, &flags)?
             }
             Trial::Echo => {
@@ -184,6 +192,6 @@ mod tests {
     fn each_server_takes_a_trial() {
         assert!(Peer::value_variants().iter().all(|peer| !trials(*peer).is_empty()));
         assert_eq!(trials(Peer::K3), [Trial::Echo]);
-        assert_eq!(trials(Peer::Kore), [Trial::Preset(PresetName::Kore), Trial::Fanout]);
+        assert_eq!(trials(Peer::Kore), [Trial::Preset(PresetName::Kore), Trial::Fanout, Trial::Large]);
     }
 }

@@ -1,7 +1,7 @@
 //! Builds or installs the programs that a comparison needs, and runs them.
 
 use crate::baseline::Baseline;
-use crate::installed::{self, Installed};
+use crate::installed::{self, Installation};
 use crate::peers::Peer;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::error::Error;
@@ -19,7 +19,7 @@ pub(crate) struct Tools {
     /// This program, which also contains the bare loop.
     pub(crate) bench: PathBuf,
     /// What the servers of others that take part have, or why one of them cannot take part.
-    others: Vec<(Peer, Result<Installed, String>)>,
+    others: Vec<(Peer, Installation)>,
 }
 
 /// The folder for the files of comparisons, below the repository root.
@@ -85,7 +85,10 @@ impl Tools {
         fs::create_dir_all(OUTPUT)?;
         allow_descriptors()?;
         let building = if flags.no_build { Building::Forbidden } else { Building::Allowed };
-        let others = servers.iter().filter_map(|&peer| Some((peer, installed::install(peer, building)?))).collect();
+        let mut others = Vec::new();
+        for &peer in servers {
+            others.extend(installed::install(peer, building)?.map(|installation| (peer, installation)));
+        }
         Ok(Tools { hub, baseline: None, loadgen, bench, others })
     }
 
@@ -107,7 +110,7 @@ impl Tools {
     }
 
     /// Returns what is installed of a server of others; `None` if the server is of this project, or takes no part.
-    pub(crate) fn installed(&self, peer: Peer) -> Option<&Result<Installed, String>> {
+    pub(crate) fn installed(&self, peer: Peer) -> Option<&Installation> {
         self.others.iter().find(|(other, _)| *other == peer).map(|(_, installed)| installed)
     }
 

@@ -71,10 +71,8 @@ async fn shake_hands(stream: &mut TcpStream) -> io::Result<Wish> {
             Ok(wish)
         }
         Err(why) => {
-            let answer = format!(
-                "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{why}",
-                why.len()
-            );
+            let answer =
+                format!("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{why}", why.len());
             stream.write_all(answer.as_bytes()).await?;
             Err(io::Error::other(why))
         }

@@ -42,7 +42,11 @@ async fn client(stream: TcpStream, wish: Wish, topics: Topics<Message>) -> Resul
         match reader.read_frame(&mut answer).await {
             Ok(frame) if matches!(frame.opcode, OpCode::Text | OpCode::Binary) => {
                 let is_text = frame.opcode == OpCode::Text;
-                publisher.publish(Message { is_text, payload: Bytes::from(Vec::from(frame.payload)) });
+                let payload = match frame.payload {
+                    Payload::Bytes(payload) => payload.freeze(),
+                    payload => Bytes::from(Vec::from(payload)),
+                };
+                publisher.publish(Message { is_text, payload });
             }
             Ok(frame) if frame.opcode == OpCode::Close => break,
             Ok(_) => {}
