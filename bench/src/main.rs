@@ -31,6 +31,7 @@ mod plain;
 mod post;
 mod presets;
 mod record;
+mod running;
 mod scenario;
 mod statistics;
 mod tools;
