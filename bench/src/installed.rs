@@ -47,9 +47,7 @@ pub(crate) fn install(peer: Peer, building: Building) -> Result<Option<Installat
         Peer::Ws => on_node("ws", &["ws", "bufferutil"]),
         Peer::SocketIo => on_node("socket.io", &["socket.io", "bufferutil"]),
         Peer::Sockudo => sockudo(),
-        Peer::TokioTungstenite => on_a_crate("tokio-tungstenite", &[], building),
-        Peer::Fastwebsockets => on_a_crate("fastwebsockets", &[], building),
-        Peer::SockudoWs => on_a_crate("sockudo-ws", &["--features", "sockudo"], building),
+        _ if peer.is_on_a_crate() => on_a_crate(peer, building),
         _ => return Ok(None),
     };
     match done {
@@ -134,8 +132,9 @@ fn nchan() -> Done {
 }
 
 /// A server in `peers/crates`, which is a workspace of its own.
-fn on_a_crate(name: &str, features: &[&str], building: Building) -> Done {
-    let target = Path::new(OUTPUT).join("crates");
+fn on_a_crate(peer: Peer, building: Building) -> Done {
+    let (name, target) = (peer.name(), Path::new(OUTPUT).join("crates"));
+    let features: &[&str] = if peer == Peer::SockudoWs { &["--features", "sockudo"] } else { &[] };
     let (folder, binary) = (Path::new(PEERS).join("crates"), format!("{name}-server"));
     let program = target.join("release").join(&binary);
     if building == Building::Allowed {

@@ -1,9 +1,9 @@
 //! The bare loop of batched sends: it shows the cost of the hub's system calls alone.
 //!
 //! The loop uses only the hub's ring. The loop waits for readiness, and receives from each ready connection. If the
-//! socket still has input after a receive, the loop receives from the connection again. Then the loop sends all received
-//! messages to every subscriber in synchronous batches. The loop has no topics, timers, shards or backlogs. The
-//! difference between the hub and this loop is the cost of the hub's own code.
+//! socket still has input after a receive, the loop receives from the connection again. Then the loop sends all
+//! received messages to every subscriber in synchronous batches. The loop has no topics, timers, shards or backlogs.
+//! The difference between the hub and this loop is the cost of the hub's own code.
 
 use crate::bare::{self, Accepted, READ_MAX, insist, unmask_frames};
 use bytes::BytesMut;

@@ -4,9 +4,9 @@
 //! with the project's bars. With `--baseline` the hub of another commit takes part. `idle` measures the memory of idle
 //! connections, `post` publishing by HTTP, `handshakes` opening handshakes with tokens, and `instructions` the
 //! instructions of a delivery, a publish, a POST and a handshake. `pairs` compares two commits in short slices in turn.
-//! `hostile` measures how a crowd affects other clients, and `empty` how it affects the server's memory. `k2` is a peer
-//! that shows the cost of the hub's system calls alone. Run it from the repository root; `bench/run` builds the
-//! programs.
+//! `hostile` measures how a crowd affects other clients, and `empty` how it affects the server's memory. `k1`, `k2` and
+//! `k3` are peers that show the cost of system calls alone. `presets` checks the generator's presets against servers of
+//! others. Run it from the repository root; `bench/run` builds the programs.
 
 mod bare;
 mod baseline;
@@ -67,7 +67,7 @@ enum Command {
     Hostile(hostile::Options),
     /// The server's memory in a flood of empty frames; exit status 1 when it grows too much.
     Empty(empty::Options),
-    /// Starts the peers, and checks that the generator's presets and flags fit them; exit status 1 when a run is not exact.
+    /// The generator's presets and flags against the servers that they are for; exit status 1 when a run is not exact.
     Presets(presets::Options),
     /// A crowd that sends one kind of frame until standard input ends, at nice 19.
     Flood {

@@ -87,7 +87,8 @@ pub(crate) fn presets(options: &Options) -> Result<bool, Box<dyn Error>> {
             None => Running::start(peer, &tools),
         };
         let version = tools.installed(peer).and_then(|installed| Some(&*installed.as_ref().ok()?.version));
-        println!("{} {}: {}", peer.name(), version.unwrap_or("of this tree"), peer.setting());
+        let own = if peer.is_hub() { "of this project" } else { "of this program" };
+        println!("{}, {}: {}", peer.name(), version.unwrap_or(own), peer.setting());
         for trial in trials {
             let failure = match &server {
                 Err(error) => Some(error.to_string()),
