@@ -50,9 +50,14 @@ pub(crate) fn install(peer: Peer, building: Building) -> Result<Option<Installat
         _ if peer.is_on_a_crate() => on_a_crate(peer, building),
         _ => return Ok(None),
     };
+    skippable(done).map(Some)
+}
+
+/// Makes an error the reason to skip the server, unless a program in `bench/peers` does not compile.
+fn skippable(done: Done) -> Result<Installation, Box<dyn Error>> {
     match done {
         Err(error) if error.is::<DoesNotCompile>() => Err(error),
-        done => Ok(Some(done.map_err(|error| error.to_string()))),
+        done => Ok(done.map_err(|error| error.to_string())),
     }
 }
 
@@ -234,6 +239,13 @@ mod tests {
             assert!(manifest.contains(&format!("name = \"{name}-server\"")));
         }
         assert_eq!(locked_version(lock, "tungstenit"), None);
+    }
+
+    #[test]
+    fn a_server_is_skipped_unless_a_program_of_ours_does_not_compile() {
+        assert_eq!(skippable(Err("no npm".into())).unwrap().err(), Some("no npm".to_owned()));
+        let done = compile(&mut Command::new("false")).map(|()| unreachable!());
+        assert!(skippable(done.map_err(Into::into)).is_err_and(|error| error.to_string().starts_with("false: ")));
     }
 
     #[test]
