@@ -46,7 +46,6 @@ pub(crate) fn install(peer: Peer, building: Building) -> Result<Option<Installat
         Peer::Nats => nats(),
         Peer::Ws => on_node("ws", &["ws", "bufferutil"]),
         Peer::SocketIo => on_node("socket.io", &["socket.io", "bufferutil"]),
-        Peer::Sockudo => sockudo(),
         _ if peer.is_on_a_crate() => on_a_crate(peer, building),
         _ => return Ok(None),
     };
@@ -162,20 +161,6 @@ fn locked_version(lock: &str, package: &str) -> Option<String> {
     rest.split('"').next().map(str::to_owned)
 }
 
-/// The server Sockudo from crates.io, without optimizations: it takes part only in the test of presets.
-fn sockudo() -> Done {
-    let folder = Path::new(OUTPUT).join("sockudo");
-    let program = folder.join("bin/sockudo");
-    if !program.exists() {
-        eprintln!("building sockudo into {}, which takes many minutes", folder.display());
-        let mut install = cargo();
-        install.args(["install", "--quiet", "--locked", "--debug", "--no-default-features", "--features", "local"]);
-        install.arg("--root").arg(&folder).arg(format!("sockudo@{SOCKUDO_VERSION}"));
-        succeed(install.env("CARGO_PROFILE_DEV_DEBUG", "0"))?;
-    }
-    Ok(Installed { program, module: None, version: SOCKUDO_VERSION.to_owned() })
-}
-
 /// Compiles a program in `bench/peers`.
 fn compile(command: &mut Command) -> Result<(), DoesNotCompile> {
     succeed(command).map_err(|error| DoesNotCompile(error.to_string()))
@@ -220,8 +205,6 @@ fn said(command: &mut Command) -> Result<String, Box<dyn Error>> {
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().replace('\n', ", "))
 }
-
-const SOCKUDO_VERSION: &str = "5.2.0";
 
 #[cfg(test)]
 mod tests {

@@ -25,14 +25,6 @@ pub(crate) fn command(peer: Peer, tools: &Tools, address: SocketAddr) -> Result<
         Peer::Nats => {
             command.arg("--config").arg(settings("nats.conf", &nats(address))?);
         }
-        Peer::Sockudo => {
-            for (name, value) in SOCKUDO_APP {
-                let name = if name == "app" { "ID".to_owned() } else { name.to_uppercase() };
-                command.env(format!("SOCKUDO_DEFAULT_APP_{name}"), value);
-            }
-            command.env("HOST", address.ip().to_string()).env("PORT", address.port().to_string());
-            command.env("METRICS_ENABLED", "false").env("RATE_LIMITER_ENABLED", "false");
-        }
         Peer::Bun => {
             command.arg(Path::new(PEERS).join("bun.js")).arg(address.to_string());
         }
@@ -147,9 +139,6 @@ websocket {{
 "
     )
 }
-
-/// The application of the server Sockudo, by the names that the generator's preset has for the values.
-pub(crate) const SOCKUDO_APP: [(&str, &str); 3] = [("app", "bench"), ("key", "bench-key"), ("secret", "bench-secret")];
 
 /// Connections of the servers that need a number, and descriptors for these connections and a few files.
 const CONNECTIONS_MAX: u32 = 19_000;

@@ -38,8 +38,6 @@ pub(crate) enum Peer {
     Ws,
     /// A server on Socket.IO.
     SocketIo,
-    /// The server Sockudo, which speaks the Pusher protocol. It is built for the test of presets only.
-    Sockudo,
     /// A server on tokio-tungstenite with tokio's broadcast channel.
     TokioTungstenite,
     /// A server on fastwebsockets with tokio's broadcast channel.
@@ -69,7 +67,6 @@ impl Peer {
             Peer::Nats => "nats",
             Peer::Ws => "ws",
             Peer::SocketIo => "socket-io",
-            Peer::Sockudo => "sockudo",
             Peer::TokioTungstenite => "tokio-tungstenite",
             Peer::Fastwebsockets => "fastwebsockets",
             Peer::SockudoWs => "sockudo-ws",
@@ -101,7 +98,7 @@ impl Peer {
 
     /// Returns whether this server can send each message back to its sender alone.
     pub(crate) fn takes_echo(self) -> bool {
-        !matches!(self, Peer::Kore | Peer::Nchan | Peer::SocketIo | Peer::Sockudo | Peer::K1 | Peer::K2)
+        !matches!(self, Peer::Kore | Peer::Nchan | Peer::SocketIo | Peer::K1 | Peer::K2)
     }
 
     /// Returns whether this server publishes messages that are sent by POST to `/t/{topic}`.
@@ -131,7 +128,6 @@ impl Peer {
                 "perMessageDeflate off, bufferutil, a frame made once by Sender.frame, sockets corked for a turn"
             }
             Peer::SocketIo => "WebSocket transport alone, perMessageDeflate off, rooms",
-            Peer::Sockudo => "debug build, memory adapters, publishing by POST",
             Peer::TokioTungstenite => "current-thread runtime, tokio broadcast, feed and flush",
             Peer::Fastwebsockets => "current-thread runtime, tokio broadcast, halves of the socket, BufWriter",
             Peer::SockudoWs => "current-thread runtime, its PubSub, feed and flush, mimalloc",
@@ -149,7 +145,6 @@ impl Peer {
             Peer::Nchan => "nchan",
             Peer::Nats => "nats",
             Peer::SocketIo => "socketio",
-            Peer::Sockudo => "pusher",
             _ => "ringhub",
         }
     }
@@ -178,7 +173,7 @@ impl Peer {
     /// Returns the flags of a load as this server can take them. The generator counts the bytes of some subscribers
     /// (`--verify sample`) only if each message of the server is a payload.
     pub(crate) fn fitted(self, flags: &[String]) -> Vec<String> {
-        let wraps_payloads = matches!(self, Peer::Nats | Peer::SocketIo | Peer::Sockudo);
+        let wraps_payloads = matches!(self, Peer::Nats | Peer::SocketIo);
         let fit = |flag: &String| if wraps_payloads && flag == "sample" { "all".to_owned() } else { flag.clone() };
         flags.iter().map(fit).collect()
     }
@@ -230,12 +225,7 @@ impl Peer {
 pub(crate) fn preset_flags(preset: &str, address: SocketAddr) -> Vec<String> {
     // These presets have no path of their own.
     let path = if matches!(preset, "bun" | "kore" | "ws") { "/t/bench" } else { "" };
-    let mut flags = ["--preset", preset, "--url", &format!("ws://{address}{path}")].map(str::to_owned).to_vec();
-    if preset == "pusher" {
-        let values = others::SOCKUDO_APP.map(|(name, value)| ["--set".to_owned(), format!("{name}={value}")]);
-        flags.extend(values.into_iter().flatten());
-    }
-    flags
+    ["--preset", preset, "--url", &format!("ws://{address}{path}")].map(str::to_owned).to_vec()
 }
 
 /// Returns the command of a hub with all its shards on the server's CPU.
@@ -303,7 +293,5 @@ mod tests {
         let flags = ["--verify", "sample"].map(str::to_owned);
         assert_eq!(Peer::Nats.fitted(&flags), ["--verify", "all"]);
         assert_eq!(Peer::Bun.fitted(&flags), flags);
-        let sockudo = Peer::Sockudo.target_flags(address).join(" ");
-        assert!(sockudo.ends_with("--set app=bench --set key=bench-key --set secret=bench-secret"), "{sockudo}");
     }
 }
