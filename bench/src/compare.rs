@@ -134,7 +134,8 @@ struct Judged {
 /// and met.
 pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     let Choice { servers, scenarios, baseline } = options.choice()?;
-    let mut tools = Tools::prepare(&options.tools, servers.contains(&Peer::Bun), baseline)?;
+    let mut tools = Tools::prepare(&options.tools, &servers, baseline)?;
+    let servers = tools.startable(&servers);
     let scenarios: Vec<&Scenario> = SCENARIOS.iter().filter(|scenario| scenarios.contains(&scenario.name)).collect();
     if scenarios.iter().any(|scenario| scenario.topics > 1) {
         tools.prepare_two_topics(&options.tools)?;

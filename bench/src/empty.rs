@@ -111,7 +111,7 @@ struct Record<'a> {
 /// Measures, prints and writes a record. Returns whether every growth was below the limit. It is an error if the server
 /// ends a connection, or if a delivery is lost or invented.
 pub(crate) fn empty(options: &Options) -> Result<bool, Box<dyn Error>> {
-    let tools = Tools::prepare(&options.tools, false, None)?;
+    let tools = Tools::prepare(&options.tools, &[], None)?;
     let circumstances = Circumstances::now();
     let mut points = Vec::new();
     for round in 0..options.rounds {

@@ -151,7 +151,7 @@ fn token(
 
 /// Measures, prints and writes a record. Returns whether the bar was met.
 pub(crate) fn handshakes(options: &Options) -> Result<bool, Box<dyn Error>> {
-    let tools = Tools::prepare(&options.tools, false, None)?;
+    let tools = Tools::prepare(&options.tools, &[], None)?;
     let circumstances = Circumstances::now();
     let mut points = Vec::new();
     for round in 0..options.rounds {

@@ -92,7 +92,7 @@ struct Record<'a> {
 
 /// Measures, prints and writes a record. Returns whether every crowd met the bar.
 pub(crate) fn hostile(options: &Options) -> Result<bool, Box<dyn Error>> {
-    let tools = Tools::prepare(&options.tools, false, None)?;
+    let tools = Tools::prepare(&options.tools, &[], None)?;
     let circumstances = Circumstances::now();
     let mut runs = Vec::new();
     for pair in 0..options.pairs {

@@ -44,11 +44,12 @@ struct Record<'a> {
 /// Measures, prints and writes a record. Returns whether the hub met its bars.
 pub(crate) fn idle(options: &Options) -> Result<bool, Box<dyn Error>> {
     let baseline = options.servers.contains(&Peer::Baseline).then_some(ANCHOR);
-    let tools = Tools::prepare(&options.tools, options.servers.contains(&Peer::Bun), baseline)?;
+    let tools = Tools::prepare(&options.tools, &options.servers, baseline)?;
+    let servers = tools.startable(&options.servers);
     let circumstances = Circumstances::now();
     let mut points = Vec::new();
     for round in 0..options.rounds {
-        for &server in &options.servers {
+        for &server in &servers {
             for connections in [FEW, MANY] {
                 points.push(measure(&tools, round, server, connections, options.settle)?);
             }
@@ -57,7 +58,7 @@ pub(crate) fn idle(options: &Options) -> Result<bool, Box<dyn Error>> {
     println!("{}", circumstances.line());
     println!("user-space memory, medians of {} rounds; without the kernel's sockets and polls", options.rounds);
     let mut met = true;
-    for &server in &options.servers {
+    for &server in &servers {
         let median = |connections: usize, bytes: fn(&Memory) -> Option<u64>| {
             let of_point = points.iter().filter(|point| point.server == server && point.connections == connections);
             let values = of_point.filter_map(|point| bytes(&point.memory)).map(|bytes| bytes as f64);

@@ -50,7 +50,7 @@ impl Figures {
 /// Counts, prints, and compares with the recorded file. Returns whether every figure is within [`SLACK`] of the file's
 /// figure.
 pub(crate) fn instructions(options: &Options) -> Result<bool, Box<dyn Error>> {
-    let tools = Tools::prepare(&options.tools, false, None)?;
+    let tools = Tools::prepare(&options.tools, &[], None)?;
     let toolchain = toolchain()?;
     let publish = count(&tools, Work::Publish { subscribers: 0 }, ALONE_MESSAGES)?;
     let with_subscribers = count(&tools, Work::Publish { subscribers: SUBSCRIBERS }, MESSAGES)?;

@@ -4,10 +4,11 @@
 //! with the project's bars. With `--baseline` the hub of another commit takes part. `idle` measures the memory of idle
 //! connections, `post` publishing by HTTP, `handshakes` opening handshakes with tokens, and `instructions` the
 //! instructions of a delivery, a publish, a POST and a handshake. `pairs` compares two commits in short slices in turn.
-//! `hostile` measures how a crowd affects other clients, and `empty` how it affects the server's memory. `k2` is a peer
-//! that shows the cost of the hub's system calls alone. Run it from the repository root; `bench/run` builds the
-//! programs.
+//! `hostile` measures how a crowd affects other clients, and `empty` how it affects the server's memory. `k1`, `k2` and
+//! `k3` are peers that show the cost of system calls alone. `presets` checks the generator's presets against servers of
+//! others. Run it from the repository root; `bench/run` builds the programs.
 
+mod bare;
 mod baseline;
 mod client;
 mod compare;
@@ -20,12 +21,17 @@ mod handshakes;
 mod honest;
 mod hostile;
 mod idle;
+mod installed;
 mod instructions;
 mod k2;
+mod others;
 mod pairs;
 mod peers;
+mod plain;
 mod post;
+mod presets;
 mod record;
+mod running;
 mod scenario;
 mod statistics;
 mod tools;
@@ -61,6 +67,8 @@ enum Command {
     Hostile(hostile::Options),
     /// The server's memory in a flood of empty frames; exit status 1 when it grows too much.
     Empty(empty::Options),
+    /// The generator's presets and flags against the servers that they are for; exit status 1 when a run is not exact.
+    Presets(presets::Options),
     /// A crowd that sends one kind of frame until standard input ends, at nice 19.
     Flood {
         /// Address of the server.
@@ -84,6 +92,24 @@ enum Command {
         /// Number of connections.
         #[arg(long)]
         connections: usize,
+    },
+    /// The bare loop of plain sends, as a server.
+    K1 {
+        /// Address to listen on.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Pin it to this CPU.
+        #[arg(long)]
+        cpu: Option<usize>,
+    },
+    /// The bare echo, as a server.
+    K3 {
+        /// Address to listen on.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Pin it to this CPU.
+        #[arg(long)]
+        cpu: Option<usize>,
     },
     /// The bare loop of batched sends, as a server.
     K2 {
@@ -124,10 +150,13 @@ fn main() -> ExitCode {
         Command::Handshakes(options) => handshakes::handshakes(&options),
         Command::Hostile(options) => hostile::hostile(&options),
         Command::Empty(options) => empty::empty(&options),
+        Command::Presets(options) => presets::presets(&options),
         Command::Flood { address, kind, connections } => flood::flood(address, kind, connections),
         Command::Drawn { address, seed, connections } => drawn::drawn(address, seed, connections),
         Command::Handler { listen, cpu } => handler::serve(listen, cpu),
         Command::TwoTopics { listen, cpu } => two_topics::serve(listen, cpu),
+        Command::K1 { listen, cpu } => plain::serve(listen, cpu, plain::Receivers::All).map_err(Into::into),
+        Command::K3 { listen, cpu } => plain::serve(listen, cpu, plain::Receivers::Sender).map_err(Into::into),
         Command::K2 { listen, cpu } => k2::serve(listen, cpu).map_err(Into::into),
     };
     match done {

@@ -97,7 +97,7 @@ impl Estimate {
 /// Measures, prints and writes a record. Returns whether the hub is at most as expensive as the other commit, within
 /// the tolerance of all bars.
 pub(crate) fn pairs(options: &Options) -> Result<bool, Box<dyn Error>> {
-    let tools = Tools::prepare(&options.tools, false, Some(&options.baseline))?;
+    let tools = Tools::prepare(&options.tools, &[], Some(&options.baseline))?;
     let circumstances = Circumstances::now();
     let servers = [Running::start(Peer::Hub, &tools)?, Running::start(Peer::Baseline, &tools)?];
     let pairs = on_the_loads_cpu(|| measure(&servers, options).map_err(|error| error.to_string()))?;

@@ -1,54 +1,109 @@
-//! Starts the servers that are compared, each on its own port, and ends them. Runs the load generator against a server.
+//! The servers that are compared: what each can do, and the command that starts it.
 
-use crate::tools::{BUN_SERVER, OUTPUT, Tools, command_line, pinned};
+use crate::others;
+pub(crate) use crate::running::{Load, Running, on_the_loads_cpu};
+use crate::tools::{OUTPUT, Tools, pinned};
 use clap::ValueEnum;
-use ringhub_loadgen::Report;
-use rustix::process::{Pid, Signal, kill_process};
 use std::error::Error;
-use std::fs::{self, File};
-use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 /// A kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Peer {
     /// This project.
     Hub,
+    /// This project on epoll.
+    HubEpoll,
     /// This project at another commit.
     Baseline,
-    /// A server on Bun that uses Bun's `publish`. Its engine is uWebSockets.
-    Bun,
-    /// The bare loop of batched sends (`k2.rs`).
-    K2,
     /// This project with two shards on one CPU. It shows the cost of the mesh.
     Shards2,
     /// This project with a handler that publishes each message. It shows the cost of the handler's calls.
     Handler,
     /// This project with all limits and a rule for its topics. It shows the cost of their checks.
     Limited,
+    /// A server on Bun that uses Bun's `publish`. Its engine is uWebSockets.
+    Bun,
+    /// A module for Kore that uses Kore's broadcast.
+    Kore,
+    /// nginx with the module nchan. Messages are published by POST.
+    Nchan,
+    /// The WebSocket listener of a NATS server.
+    Nats,
+    /// A server on Node's `ws`.
+    Ws,
+    /// A server on Socket.IO.
+    SocketIo,
+    /// A server on tokio-tungstenite with tokio's broadcast channel.
+    TokioTungstenite,
+    /// A server on fastwebsockets with tokio's broadcast channel.
+    Fastwebsockets,
+    /// A server on sockudo-ws with this crate's `PubSub`.
+    SockudoWs,
+    /// The bare loop of plain sends, one system call for each subscriber (`plain.rs`).
+    K1,
+    /// The bare loop of batched sends (`k2.rs`).
+    K2,
+    /// The bare echo: one system call for a receive, and one for the send of what was received (`plain.rs`).
+    K3,
 }
 
 impl Peer {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Peer::Hub => "hub",
+            Peer::HubEpoll => "hub-epoll",
             Peer::Baseline => "baseline",
-            Peer::Bun => "bun",
-            Peer::K2 => "k2",
             Peer::Shards2 => "shards2",
             Peer::Handler => "handler",
             Peer::Limited => "limited",
+            Peer::Bun => "bun",
+            Peer::Kore => "kore",
+            Peer::Nchan => "nchan",
+            Peer::Nats => "nats",
+            Peer::Ws => "ws",
+            Peer::SocketIo => "socket-io",
+            Peer::TokioTungstenite => "tokio-tungstenite",
+            Peer::Fastwebsockets => "fastwebsockets",
+            Peer::SockudoWs => "sockudo-ws",
+            Peer::K1 => "k1",
+            Peer::K2 => "k2",
+            Peer::K3 => "k3",
         }
     }
 
-    /// Returns whether this server publishes messages that are sent by POST.
+    /// Returns whether this is a server of this project's hub, whose counters can be read.
+    pub(crate) fn is_hub(self) -> bool {
+        matches!(self, Peer::Hub | Peer::HubEpoll | Peer::Baseline | Peer::Shards2 | Peer::Handler | Peer::Limited)
+    }
+
+    /// Returns whether this is a server of ours on a crate for WebSockets.
+    pub(crate) fn is_on_a_crate(self) -> bool {
+        matches!(self, Peer::TokioTungstenite | Peer::Fastwebsockets | Peer::SockudoWs)
+    }
+
+    /// Returns whether a message of a publisher goes to all subscribers.
+    pub(crate) fn takes_fanout(self) -> bool {
+        self != Peer::K3
+    }
+
+    /// Returns whether one run can have several topics.
+    pub(crate) fn has_topics(self) -> bool {
+        !matches!(self, Peer::Kore | Peer::K1 | Peer::K2 | Peer::K3)
+    }
+
+    /// Returns whether this server can send each message back to its sender alone.
+    pub(crate) fn takes_echo(self) -> bool {
+        !matches!(self, Peer::Kore | Peer::Nchan | Peer::SocketIo | Peer::K1 | Peer::K2)
+    }
+
+    /// Returns whether this server publishes messages that are sent by POST to `/t/{topic}`.
     pub(crate) fn takes_posts(self) -> bool {
-        matches!(self, Peer::Hub | Peer::Baseline | Peer::Shards2 | Peer::Limited)
+        matches!(self, Peer::Hub | Peer::HubEpoll | Peer::Baseline | Peer::Shards2 | Peer::Limited)
     }
 
     /// Returns whether this kind of server can run with subscribers that have two topics each.
@@ -56,8 +111,75 @@ impl Peer {
         matches!(self, Peer::Hub | Peer::Baseline)
     }
 
+    /// Returns the setting of this server. The table of servers in `bench/README.md` has the reasons.
+    pub(crate) fn setting(self) -> &'static str {
+        match self {
+            Peer::Hub => "io_uring, one shard, no pings",
+            Peer::HubEpoll => "epoll, one shard, no pings",
+            Peer::Baseline => "as hub, at the other commit",
+            Peer::Shards2 => "as hub, two shards on the one CPU",
+            Peer::Handler => "as hub, with a handler that publishes",
+            Peer::Limited => "as hub, with every limit and a rule for topics",
+            Peer::Bun => "server.publish, no compression, no pings, backpressure limit 64 MiB",
+            Peer::Kore => "one worker, kore_websocket_broadcast, no TLS",
+            Peer::Nchan => "one nginx process, WebSockets for publishers too, no access log",
+            Peer::Nats => "WebSocket listener without TLS and compression",
+            Peer::Ws => {
+                "perMessageDeflate off, bufferutil, a frame made once by Sender.frame, sockets corked for a turn"
+            }
+            Peer::SocketIo => "WebSocket transport alone, perMessageDeflate off, rooms",
+            Peer::TokioTungstenite => "current-thread runtime, tokio broadcast, feed and flush",
+            Peer::Fastwebsockets => "current-thread runtime, tokio broadcast, halves of the socket, BufWriter",
+            Peer::SockudoWs => "current-thread runtime, its PubSub, feed and flush, mimalloc",
+            Peer::K1 => "epoll, one send for each subscriber",
+            Peer::K2 => "the hub's ring, sends in batches",
+            Peer::K3 => "epoll, one send for each receive, back to the sender",
+        }
+    }
+
+    /// Returns the generator's preset for this server. Servers of ours that have topics speak the paths and queries of
+    /// the hub.
+    fn preset(self) -> &'static str {
+        match self {
+            Peer::Kore => "kore",
+            Peer::Nchan => "nchan",
+            Peer::Nats => "nats",
+            Peer::SocketIo => "socketio",
+            _ => "ringhub",
+        }
+    }
+
+    /// Returns the generator's flags that say where this server is, and what it speaks.
+    pub(crate) fn target_flags(self, address: SocketAddr) -> Vec<String> {
+        let mut flags = preset_flags(self.preset(), address);
+        // A publisher by POST waits for each answer, and one by WebSocket does not.
+        if self == Peer::Nchan {
+            let by_message = ["--publish-path", "/pub?id={topic}", "--publish-message", "{payload}"];
+            flags.extend(by_message.map(str::to_owned));
+            flags.push("--publishers-receive".to_owned());
+        }
+        flags
+    }
+
+    /// Returns the flags of an echo: each connection has a topic of its own.
+    pub(crate) fn echo_flags(self, address: SocketAddr) -> Vec<String> {
+        let mut flags = self.target_flags(address);
+        if self != Peer::Nats {
+            flags.extend(["--sub-query", "echo=true"].map(str::to_owned));
+        }
+        flags
+    }
+
+    /// Returns the flags of a load as this server can take them. The generator counts the bytes of some subscribers
+    /// (`--verify sample`) only if each message of the server is a payload.
+    pub(crate) fn fitted(self, flags: &[String]) -> Vec<String> {
+        let wraps_payloads = matches!(self, Peer::Nats | Peer::SocketIo);
+        let fit = |flag: &String| if wraps_payloads && flag == "sample" { "all".to_owned() } else { flag.clone() };
+        flags.iter().map(fit).collect()
+    }
+
     /// Returns the command that starts this server with subscribers that have two topics each.
-    fn command_of_two_topics(self, tools: &Tools, address: SocketAddr) -> Result<Command, Box<dyn Error>> {
+    pub(crate) fn command_of_two_topics(self, tools: &Tools, address: SocketAddr) -> Result<Command, Box<dyn Error>> {
         let (listen, cpu) = (address.to_string(), SERVER_CPU.to_string());
         if self == Peer::Baseline {
             let program = tools.baseline.as_ref().and_then(|baseline| baseline.two_topics.as_deref());
@@ -70,46 +192,44 @@ impl Peer {
         Ok(command)
     }
 
-    fn command(self, tools: &Tools, address: SocketAddr) -> Result<Command, Box<dyn Error>> {
-        let listen = address.to_string();
-        let cpu = SERVER_CPU.to_string();
-        Ok(match self {
-            Peer::Hub | Peer::Baseline | Peer::Shards2 => {
-                let shards = if self == Peer::Shards2 { 2 } else { 1 };
+    pub(crate) fn command(self, tools: &Tools, address: SocketAddr) -> Result<Command, Box<dyn Error>> {
+        match self {
+            Peer::Hub | Peer::HubEpoll | Peer::Shards2 | Peer::Limited | Peer::Baseline => {
                 let program = match self {
                     Peer::Baseline => &tools.baseline.as_ref().ok_or("no baseline was built")?.program,
                     _ => &tools.hub,
                 };
-                hub(program, address, shards)
+                let mut command = hub(program, address, if self == Peer::Shards2 { 2 } else { 1 });
+                if self == Peer::HubEpoll {
+                    command.args(["--io", "epoll"]);
+                }
+                if self == Peer::Limited {
+                    let settings = Path::new(OUTPUT).join("limited.toml");
+                    fs::write(&settings, LIMITS)?;
+                    command.arg("--config").arg(settings);
+                }
+                Ok(command)
             }
-            Peer::Limited => {
-                let settings = Path::new(OUTPUT).join("limited.toml");
-                fs::write(&settings, LIMITS)?;
-                let mut command = hub(&tools.hub, address, 1);
-                command.arg("--config").arg(settings);
-                command
-            }
-            Peer::Bun => {
-                let mut command = pinned(SERVER_CPU, tools.bun.as_deref().ok_or("Bun was not installed")?);
-                command.args([BUN_SERVER, &listen]);
-                command
-            }
-            Peer::Handler => {
+            Peer::Handler | Peer::K1 | Peer::K2 | Peer::K3 => {
                 let mut command = pinned(SERVER_CPU, &tools.bench);
-                command.args(["handler", "--listen", &listen, "--cpu", &cpu]);
-                command
+                let cpu = SERVER_CPU.to_string();
+                command.args([self.name(), "--listen", &address.to_string(), "--cpu", &cpu]);
+                Ok(command)
             }
-            Peer::K2 => {
-                let mut command = pinned(SERVER_CPU, &tools.bench);
-                command.args(["k2", "--listen", &listen, "--cpu", &cpu]);
-                command
-            }
-        })
+            _ => others::command(self, tools, address),
+        }
     }
 }
 
+/// Returns the generator's flags for a server of this preset.
+pub(crate) fn preset_flags(preset: &str, address: SocketAddr) -> Vec<String> {
+    // These presets have no path of their own.
+    let path = if matches!(preset, "bun" | "kore" | "ws") { "/t/bench" } else { "" };
+    ["--preset", preset, "--url", &format!("ws://{address}{path}")].map(str::to_owned).to_vec()
+}
+
 /// Returns the command of a hub with all its shards on the server's CPU.
-fn hub(program: &Path, address: SocketAddr, shards: usize) -> Command {
+pub(crate) fn hub(program: &Path, address: SocketAddr, shards: usize) -> Command {
     let mut command = pinned(SERVER_CPU, program);
     command.args(["serve", "--listen", &address.to_string(), "--cpus", &SERVER_CPU.to_string()]);
     command.args(["--ping-interval", "0", "--shards", &shards.to_string()]);
@@ -135,136 +255,43 @@ subscribe = "anyone"
 publish = "anyone"
 "#;
 
-/// A running server. A drop ends the server. If this process is killed, the kernel kills the server too.
-pub(crate) struct Running {
-    child: Child,
-    pub(crate) address: SocketAddr,
-    pub(crate) command_line: String,
-}
-
-impl Running {
-    /// Starts a server and waits until it accepts connections.
-    pub(crate) fn start(peer: Peer, tools: &Tools) -> Result<Running, Box<dyn Error>> {
-        let address = free_address()?;
-        Running::spawn(peer.name(), peer.command(tools, address)?, address)
-    }
-
-    /// Starts a server whose subscribers have two topics each.
-    pub(crate) fn start_with_two_topics(peer: Peer, tools: &Tools) -> Result<Running, Box<dyn Error>> {
-        let address = free_address()?;
-        Running::spawn(peer.name(), peer.command_of_two_topics(tools, address)?, address)
-    }
-
-    /// Starts the hub of this tree with this number of shards, all of them on one CPU.
-    pub(crate) fn start_hub(tools: &Tools, shards: usize) -> Result<Running, Box<dyn Error>> {
-        let address = free_address()?;
-        Running::spawn(Peer::Hub.name(), hub(&tools.hub, address, shards), address)
-    }
-
-    /// Starts the hub of this tree with one shard and these settings, which are written to a file.
-    pub(crate) fn start_hub_with(tools: &Tools, name: &str, settings: &str) -> Result<Running, Box<dyn Error>> {
-        let (address, file) = (free_address()?, Path::new(OUTPUT).join(format!("{name}.toml")));
-        fs::write(&file, settings)?;
-        let mut command = hub(&tools.hub, address, 1);
-        command.arg("--config").arg(file);
-        Running::spawn(name, command, address)
-    }
-
-    /// Adds `--listen` and an address to the command, and starts it as a server.
-    pub(crate) fn start_other(name: &str, mut command: Command) -> Result<Running, Box<dyn Error>> {
-        let address = free_address()?;
-        command.args(["--listen", &address.to_string()]);
-        Running::spawn(name, command, address)
-    }
-
-    fn spawn(name: &str, mut command: Command, address: SocketAddr) -> Result<Running, Box<dyn Error>> {
-        let command_line = command_line(&command);
-        let log = Path::new(OUTPUT).join(format!("{name}.log"));
-        let output = File::create(&log)?;
-        command.stdout(output.try_clone()?).stderr(output);
-        let child = command.spawn().map_err(|error| format!("{command_line}: {error}"))?;
-        let mut running = Running { child, address, command_line };
-        let deadline = Instant::now() + START_DEADLINE;
-        while TcpStream::connect(address).is_err() {
-            let exited = running.child.try_wait()?;
-            if exited.is_some() || Instant::now() > deadline {
-                let said = fs::read_to_string(&log).unwrap_or_default();
-                return Err(format!("{} does not accept connections: {}", running.command_line, said.trim()).into());
-            }
-            thread::sleep(POLL_INTERVAL);
-        }
-        Ok(running)
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // An error means that the server has ended already. The wait below notices that.
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap_or_default();
-        let deadline = Instant::now() + STOP_DEADLINE;
-        while let Ok(None) = self.child.try_wait() {
-            if Instant::now() > deadline {
-                eprintln!("the server does not end on SIGTERM, killing it: {}", self.command_line);
-                self.child.kill().unwrap_or_default();
-                self.child.wait().map_or_else(|error| eprintln!("{error}"), drop);
-                return;
-            }
-            thread::sleep(POLL_INTERVAL);
-        }
-    }
-}
-
-/// Runs a load on a thread that is pinned to the load's CPU, so that the server has its own CPU.
-pub(crate) fn on_the_loads_cpu<T: Send>(work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
-    let pinned = || {
-        if !core_affinity::set_for_current(core_affinity::CoreId { id: LOAD_CPU }) {
-            return Err(format!("cannot pin to CPU {LOAD_CPU}"));
-        }
-        work()
-    };
-    thread::scope(|scope| scope.spawn(pinned).join()).unwrap_or_else(|_| Err("the load panicked".to_owned()))
-}
-
-/// A run of the generator.
-pub(crate) struct Load {
-    pub(crate) command_line: String,
-    /// The report, or the reason why there is none.
-    pub(crate) report: Result<Report, String>,
-}
-
-impl Load {
-    /// Runs the generator with `flags` against a server.
-    pub(crate) fn run(tools: &Tools, server: &Running, flags: &[String]) -> io::Result<Load> {
-        let mut command = pinned(LOAD_CPU, &tools.loadgen);
-        // Every server speaks the hub's paths and queries. Rounds that were disturbed are this program's to judge.
-        command.args(["--json", "--preset", "ringhub", "--allow-disturbance"]);
-        command.args(["--url", &format!("ws://{}/t/bench", server.address)]);
-        command.args(["--cpu", &LOAD_CPU.to_string(), "--server-pid", &server.pid().to_string()]).args(flags);
-        let command_line = command_line(&command);
-        let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output()?;
-        let report = serde_json::from_slice(&output.stdout).map_err(|_| {
-            let said = String::from_utf8_lossy(&output.stderr);
-            format!("no report, {}: {}", output.status, said.trim())
-        });
-        Ok(Load { command_line, report })
-    }
-}
-
-/// Returns an address whose port was free a moment ago.
-fn free_address() -> io::Result<SocketAddr> {
-    TcpListener::bind("127.0.0.1:0")?.local_addr()
-}
-
 /// The CPU of the server under test.
 pub(crate) const SERVER_CPU: usize = 0;
 
 /// The CPU of the generator.
 pub(crate) const LOAD_CPU: usize = 1;
 
-const START_DEADLINE: Duration = Duration::from_secs(10);
-const STOP_DEADLINE: Duration = Duration::from_secs(5);
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_servers_name_is_that_of_the_flag_and_of_the_record() {
+        for peer in Peer::value_variants() {
+            assert_eq!(peer.to_possible_value().map(|value| value.get_name().to_owned()), Some(peer.name().to_owned()));
+            assert_eq!(serde_json::to_value(peer).unwrap(), peer.name());
+        }
+    }
+
+    #[test]
+    fn the_readme_has_the_setting_of_each_server() {
+        let readme = include_str!("../README.md");
+        for peer in Peer::value_variants() {
+            let row = format!("| `{}` |", peer.name());
+            let row = readme.lines().find(|line| line.starts_with(&row)).unwrap_or_else(|| panic!("{row} is missing"));
+            assert!(row.contains(&format!("| {} |", peer.setting())), "{row}: {}", peer.setting());
+        }
+    }
+
+    #[test]
+    fn each_server_gets_the_flags_that_fit_it() {
+        let address = "127.0.0.1:1".parse().unwrap();
+        assert_eq!(Peer::Kore.target_flags(address), ["--preset", "kore", "--url", "ws://127.0.0.1:1/t/bench"]);
+        assert_eq!(Peer::Ws.target_flags(address), ["--preset", "ringhub", "--url", "ws://127.0.0.1:1"]);
+        assert_eq!(Peer::Ws.echo_flags(address)[4..], ["--sub-query", "echo=true"]);
+        assert_eq!(Peer::Nats.echo_flags(address), Peer::Nats.target_flags(address));
+        let flags = ["--verify", "sample"].map(str::to_owned);
+        assert_eq!(Peer::Nats.fitted(&flags), ["--verify", "all"]);
+        assert_eq!(Peer::Bun.fitted(&flags), flags);
+    }
+}

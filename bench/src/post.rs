@@ -92,7 +92,7 @@ struct Record<'a> {
 /// Measures, prints the figures, and writes a record. It is an error if a request is not accepted, or if a subscriber
 /// receives fewer or more bytes than were published.
 pub(crate) fn post(options: &Options) -> Result<bool, Box<dyn Error>> {
-    let tools = Tools::prepare(&options.tools, false, None)?;
+    let tools = Tools::prepare(&options.tools, &[], None)?;
     let circumstances = Circumstances::now();
     let mut points = Vec::new();
     for round in 0..options.rounds {

@@ -1,6 +1,9 @@
 //! Builds or installs the programs that a comparison needs, and runs them.
 
 use crate::baseline::Baseline;
+use crate::installed::{self, Installation};
+use crate::peers::Peer;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::error::Error;
 use std::fs;
 use std::io;
@@ -15,8 +18,8 @@ pub(crate) struct Tools {
     pub(crate) loadgen: PathBuf,
     /// This program, which also contains the bare loop.
     pub(crate) bench: PathBuf,
-    /// Bun, if it takes part.
-    pub(crate) bun: Option<PathBuf>,
+    /// What the servers of others that take part have, or why one of them cannot take part.
+    others: Vec<(Peer, Installation)>,
 }
 
 /// The folder for the files of comparisons, below the repository root.
@@ -28,44 +31,87 @@ pub(crate) struct Flags {
     /// Compare this `ringhub` instead of the one of this working tree.
     #[arg(long)]
     hub: Option<PathBuf>,
+    /// Use this `ringhub-loadgen` instead of the one of this working tree.
+    #[arg(long)]
+    loadgen: Option<PathBuf>,
     /// Use the programs of the last build, beside this one.
     #[arg(long)]
     no_build: bool,
 }
 
+/// Whether programs may be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Building {
+    Allowed,
+    Forbidden,
+}
+
 impl Tools {
-    /// Builds the hub and the generator, installs Bun and builds a baseline, each only if it is needed.
-    pub(crate) fn prepare(flags: &Flags, with_bun: bool, baseline: Option<&str>) -> Result<Tools, Box<dyn Error>> {
-        if !Path::new(BUN_SERVER).exists() {
-            return Err("run this from the repository root".into());
-        }
-        let bench = std::env::current_exe()?;
-        let beside = |name: &str| bench.with_file_name(name);
+    /// Builds the hub and the generator, installs the servers of others among `servers` and builds a baseline, each
+    /// only if it is needed. A server that cannot be installed is no error, see [`Tools::startable`].
+    pub(crate) fn prepare(flags: &Flags, servers: &[Peer], baseline: Option<&str>) -> Result<Tools, Box<dyn Error>> {
         if cfg!(debug_assertions) {
             return Err(
                 "a debug build measures nothing: use `cargo run --release -p ringhub-bench` or `bench/run`".into()
             );
         }
-        if !flags.no_build {
-            let mut packages = vec!["-p", "ringhub-loadgen"];
-            if flags.hub.is_none() {
-                packages.extend(["-p", "ringhub"]);
-            }
+        let own = [(&flags.hub, "ringhub"), (&flags.loadgen, "ringhub-loadgen")];
+        let packages: Vec<&str> =
+            own.iter().filter(|(other, _)| other.is_none()).flat_map(|(_, package)| ["-p", package]).collect();
+        if !flags.no_build && !packages.is_empty() {
             let mut build = cargo();
             build.args(["build", "--release", "--bins", "--quiet"]).args(packages);
             succeed(&mut build)?;
         }
-        let hub = flags.hub.clone().unwrap_or_else(|| beside("ringhub"));
-        let loadgen = beside("ringhub-loadgen");
+        let mut tools = Tools::find(flags, servers)?;
+        tools.baseline = baseline.map(|asked| Baseline::prepare(asked, !flags.no_build)).transpose()?;
+        Ok(tools)
+    }
+
+    /// Finds the hub and the generator beside this program, without a build of them, and installs the servers of others
+    /// among `servers`.
+    pub(crate) fn find(flags: &Flags, servers: &[Peer]) -> Result<Tools, Box<dyn Error>> {
+        if !Path::new(PEERS).exists() {
+            return Err("run this from the repository root".into());
+        }
+        let bench = std::env::current_exe()?;
+        let [hub, loadgen] = [(&flags.hub, "ringhub"), (&flags.loadgen, "ringhub-loadgen")]
+            .map(|(other, name)| other.clone().unwrap_or_else(|| bench.with_file_name(name)));
         for program in [&hub, &loadgen] {
             if !program.exists() {
                 return Err(format!("{} is not built", program.display()).into());
             }
         }
         fs::create_dir_all(OUTPUT)?;
-        let bun = if with_bun { Some(install_bun()?) } else { None };
-        let baseline = baseline.map(|asked| Baseline::prepare(asked, !flags.no_build)).transpose()?;
-        Ok(Tools { hub, baseline, loadgen, bench, bun })
+        allow_descriptors()?;
+        let building = if flags.no_build { Building::Forbidden } else { Building::Allowed };
+        let mut others = Vec::new();
+        for &peer in servers {
+            others.extend(installed::install(peer, building)?.map(|installation| (peer, installation)));
+        }
+        Ok(Tools { hub, baseline: None, loadgen, bench, others })
+    }
+
+    /// Returns those of `servers` that can start on this machine. Prints why the others cannot.
+    pub(crate) fn startable(&self, servers: &[Peer]) -> Vec<Peer> {
+        let can_start = |peer: &&Peer| match self.obstacle(**peer) {
+            None => true,
+            Some(why) => {
+                eprintln!("skipped: {}: {why}", peer.name());
+                false
+            }
+        };
+        servers.iter().filter(can_start).copied().collect()
+    }
+
+    /// Returns why this server cannot start on this machine, if so.
+    pub(crate) fn obstacle(&self, peer: Peer) -> Option<&str> {
+        self.installed(peer)?.as_ref().err().map(String::as_str)
+    }
+
+    /// Returns what is installed of a server of others; `None` if the server is of this project, or takes no part.
+    pub(crate) fn installed(&self, peer: Peer) -> Option<&Installation> {
+        self.others.iter().find(|(other, _)| *other == peer).map(|(_, installed)| installed)
     }
 
     /// Builds what a baseline needs for scenarios with two topics.
@@ -74,32 +120,16 @@ impl Tools {
     }
 }
 
+/// Allows this process and those that it starts as many descriptors as possible.
+pub(crate) fn allow_descriptors() -> io::Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    Ok(setrlimit(Resource::Nofile, limit)?)
+}
+
 /// Returns the cargo that runs this program, or that on the path.
 pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-}
-
-/// Installs Bun from npm below [`OUTPUT`], and returns its path.
-fn install_bun() -> Result<PathBuf, Box<dyn Error>> {
-    if let Some(bun) = find_bun() {
-        return Ok(bun);
-    }
-    eprintln!("installing Bun with npm into {OUTPUT}");
-    succeed(Command::new("npm").args(["install", "--no-fund", "--no-audit", "--prefix", OUTPUT, "bun"]))?;
-    find_bun().ok_or_else(|| "npm installed a Bun that does not run here".into())
-}
-
-/// Returns a Bun that runs. The postinstall script of the package puts the program in place of `bun`; if npm does not
-/// run scripts, the platform's package has the program.
-fn find_bun() -> Option<PathBuf> {
-    let modules = Path::new(OUTPUT).join("node_modules");
-    let platform_packages = fs::read_dir(modules.join("@oven")).into_iter().flatten().flatten();
-    let programs = platform_packages.map(|package| package.path().join("bin/bun"));
-    let runs = |program: &PathBuf| {
-        let version = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        version.is_ok_and(|status| status.success())
-    };
-    std::iter::once(modules.join(".bin/bun")).chain(programs).find(runs)
 }
 
 /// Returns a command that is pinned to one CPU, and that the kernel kills at the end of this process.
@@ -125,5 +155,5 @@ pub(crate) fn succeed(command: &mut Command) -> Result<(), Box<dyn Error>> {
 /// The file with the commit of the default baseline.
 pub(crate) const ANCHOR: &str = "bench/ANCHOR";
 
-/// The program of the peer Bun.
-pub(crate) const BUN_SERVER: &str = "bench/peers/bun.js";
+/// The folder with the programs of the peers.
+pub(crate) const PEERS: &str = "bench/peers";
