@@ -35,6 +35,14 @@ pub(crate) struct Flags {
     no_build: bool,
 }
 
+impl Flags {
+    /// Returns the hub that is compared, if this tree has not just been built into it.
+    pub(crate) fn program(&self) -> Option<PathBuf> {
+        let beside = || Some(std::env::current_exe().ok()?.with_file_name("ringhub"));
+        self.hub.clone().or_else(|| self.no_build.then(beside).flatten())
+    }
+}
+
 impl Tools {
     /// Builds the hub and the generator, installs the servers of others among `servers` and builds a baseline, each
     /// only if it is needed. A server that cannot be installed is no error, see [`Tools::startable`].
