@@ -3,7 +3,7 @@
 use crate::distance::Placement;
 use crate::metric::Metric;
 use crate::peers::Peer;
-use crate::run::Run;
+use crate::run::{Elsewhere, Run};
 use crate::scenario::{Against, Bar, SATURATION, Verdict};
 use crate::statistics::Summary;
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,6 +80,9 @@ impl<'a> Sample<'a> {
         };
         let other = self.summary(against, bar.metric)?;
         let value = compare(of.median, other.median);
+        if let Some(Elsewhere { rounds, spread }) = self.runs_of(against).find_map(|run| run.elsewhere) {
+            return Some(Found { value, spread, rounds, verdict: bar.limit.judge(value) });
+        }
         let (ours, theirs) = (self.by_round(bar.of.name(), bar.metric), self.by_round(against, bar.metric));
         let rounds = ours.iter().filter_map(|(round, of)| Some(compare(*of, *theirs.get(round)?)));
         // Without a common round the medians are all that there is.

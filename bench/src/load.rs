@@ -2,7 +2,7 @@
 
 use crate::client::{metrics_of, open};
 use crate::metric::{Metric, Values, of_report, of_requests};
-use crate::peers::{Load as Generator, Peer, Running, on_the_loads_cpu};
+use crate::peers::{Load as Generator, Running, on_the_loads_cpu};
 use crate::post;
 use crate::run::Order;
 use crate::scenario::{Counting, Load, Scenario, Topics};
@@ -37,13 +37,13 @@ pub(crate) fn drive(tools: &Tools, server: &Running, order: Order<'_>) -> Result
         Load::Post(connections) => {
             let &Scenario { subscribers, size, .. } = scenario;
             let done = post::drive(server, post::Plan { connections, subscribers, size, seconds });
-            let command = format!("POST of {size} B by ringhub-bench for {seconds} s, {connections} connections");
+            let command = format!("# POST of {size} B by ringhub-bench for {seconds} s, {connections} connections");
             let (requests, failure) = (done.as_ref().ok().copied(), done.err());
             let values = requests.as_ref().map(of_requests).unwrap_or_default();
             Ok(Driven { command, failure, values, requests, ..Driven::default() })
         }
         Load::Idle => {
-            let command = format!("{FEW}, then {} connections of ringhub-bench that stay idle", scenario.subscribers);
+            let command = format!("# {FEW}, then {} connections of ringhub-bench that stay idle", scenario.subscribers);
             let values = on_the_loads_cpu(|| idle(server, scenario.subscribers).map_err(|error| error.to_string()))?;
             Ok(Driven { command, values, ..Driven::default() })
         }
@@ -87,7 +87,7 @@ fn generate(tools: &Tools, server: &Running, order: Order<'_>) -> Result<Driven,
 
 /// Returns the generator's command, such as `fanout`, and its flags.
 fn words(order: Order<'_>) -> (&'static str, Vec<String>) {
-    let Order { scenario, server, seconds, rate, .. } = order;
+    let Order { scenario, seconds, rate, .. } = order;
     let Scenario { subscribers, topics, size, load, .. } = scenario;
     let mut flags = load.flags(WARMUP_SECONDS, seconds, rate);
     let mut put = |flag: &str, value: String| flags.extend([flag.to_owned(), value]);
@@ -106,7 +106,7 @@ fn words(order: Order<'_>) -> (&'static str, Vec<String>) {
             put("--size", size.to_string());
             put("--verify", "sample".to_owned());
             match topics {
-                Topics::One => put("--publishers", publishers(server, *load).to_string()),
+                Topics::One => put("--publishers", "1".to_owned()),
                 Topics::Two => put("--publishers", "2".to_owned()),
                 Topics::Zipf(topics) => {
                     for flag in ["--topics", "--publishers"] {
@@ -119,15 +119,6 @@ fn words(order: Order<'_>) -> (&'static str, Vec<String>) {
             }
             ("fanout", flags)
         }
-    }
-}
-
-/// Returns the number of publishers of one topic. A publisher by POST has one message under way, so there are as many
-/// of them as messages in flight.
-fn publishers(server: Peer, load: Load) -> u64 {
-    match load {
-        Load::InFlight(in_flight) if server == Peer::Nchan => in_flight,
-        _ => 1,
     }
 }
 
@@ -251,12 +242,13 @@ const DELIVERY_DEADLINE: Duration = Duration::from_secs(30);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::peers::Peer;
     use crate::table::{SCENARIOS, scenario};
     use clap::Parser as _;
     use ringhub_loadgen::Cli;
 
-    fn order(scenario: &Scenario, server: Peer) -> Order<'_> {
-        Order { round: 0, scenario, server, rate: Some(1_234), seconds: 4, others_max: 0.1 }
+    fn order(scenario: &Scenario) -> Order<'_> {
+        Order { round: 0, scenario, server: Peer::Hub, rate: Some(1_234), seconds: 4, others_max: 0.1 }
     }
 
     /// The generator takes the flags of every scenario, and its plan has no contradiction.
@@ -267,7 +259,7 @@ mod tests {
             if matches!(scenario.load, Load::Post(_) | Load::Idle | Load::Micro) {
                 continue;
             }
-            let (word, flags) = words(order(scenario, Peer::Hub));
+            let (word, flags) = words(order(scenario));
             let echo: &[&str] = if word == "echo" { &["--sub-query", "echo=true"] } else { &[] };
             let program = ["ringhub-loadgen", word, "--json", "--preset", "ringhub", "--url", "ws://127.0.0.1:6455"];
             let line = program.iter().chain(echo).map(ToString::to_string).chain(flags.clone());
@@ -282,20 +274,9 @@ mod tests {
     #[test]
     fn a_share_takes_the_rate_that_was_found() {
         let half = scenario("half-of-bun").unwrap();
-        let (_, flags) = words(order(half, Peer::Hub));
+        let (_, flags) = words(order(half));
         assert!(flags.windows(2).any(|two| two == ["--rate", "1234"]), "{flags:?}");
         assert_eq!(half.load.exact_messages(WARMUP_SECONDS, 4, Some(1_234)), Some(5 * 1_234));
-    }
-
-    #[test]
-    fn nchan_has_a_publisher_for_each_message_in_flight() {
-        let saturated = scenario("in-flight-128").unwrap();
-        let publishers = |server| {
-            let (_, flags) = words(order(saturated, server));
-            flags.windows(2).find(|two| two[0] == "--publishers").map(|two| two[1].clone())
-        };
-        assert_eq!(publishers(Peer::Nchan).as_deref(), Some("128"));
-        assert_eq!(publishers(Peer::Bun).as_deref(), Some("1"));
     }
 
     #[test]

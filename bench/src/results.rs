@@ -17,12 +17,12 @@ use crate::scenario::{Load, Rival, SATURATION, Scenario};
 use crate::table::rows;
 use crate::tools::{Flags, Tools};
 use clap::builder::PossibleValuesParser;
-pub(crate) use kept::Described;
-use kept::{Kept, Stamp, crates, is_given_up};
+use kept::{Described, Kept, Stamp, crates, is_given_up};
 use serde::Serialize;
 use std::error::Error;
 use std::fs;
 
+pub(crate) use view::ROUNDS;
 use view::View;
 
 /// Flags of `results`.
@@ -33,7 +33,7 @@ pub(crate) struct Options {
           value_parser = PossibleValuesParser::new(rows().map(|scenario| scenario.name)))]
     only: Vec<String>,
     /// The rounds that each row needs. A bar is judged from 9 rounds on.
-    #[arg(long, default_value_t = view::ROUNDS)]
+    #[arg(long, default_value_t = ROUNDS)]
     rounds: usize,
     /// Length of each measured window. Rounds with another window do not count.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=20))]
@@ -179,8 +179,8 @@ impl<'o> Session<'o> {
             }
         };
         for row in rows().filter(|row| row.load == Load::Micro) {
-            let (servers, runs) = micro_rows::runs(&figures, row)?;
-            self.keep(row, circumstances.clone(), servers, runs)?;
+            let runs = micro_rows::runs(&figures, row)?;
+            self.keep(row, circumstances.clone(), Vec::new(), runs)?;
         }
         Ok(())
     }

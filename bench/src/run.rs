@@ -43,12 +43,23 @@ pub(crate) struct Run {
     pub(crate) hops_ns: [f64; 2],
     pub(crate) placement: Placement,
     pub(crate) values: Values,
+    /// What another program says of its rounds, if it ran them and the values are its medians.
+    #[serde(default)]
+    pub(crate) elsewhere: Option<Elsewhere>,
     /// The report of the generator. Nothing reads it from a record but people.
     #[serde(skip_deserializing)]
     pub(crate) report: Option<Report>,
     /// The figures of HTTP requests, if these were the load.
     #[serde(skip_deserializing)]
     pub(crate) requests: Option<post::Figures>,
+}
+
+/// The rounds of another program, which compared the hub with a server.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Elsewhere {
+    pub(crate) rounds: usize,
+    /// The least and the greatest ratio of the hub to the server in one round.
+    pub(crate) spread: [f64; 2],
 }
 
 impl Run {
@@ -105,6 +116,7 @@ pub(crate) fn run_once(tools: &Tools, order: Order<'_>) -> Run {
         hops_ns,
         placement,
         values: driven.values,
+        elsewhere: None,
         report: driven.report,
         requests: driven.requests,
     }
@@ -135,6 +147,7 @@ pub(crate) mod testing {
             hops_ns: [25.0; 2],
             placement: Placement::Near,
             values: Values::from([(metric, value)]),
+            elsewhere: None,
             report: None,
             requests: None,
         }

@@ -42,7 +42,7 @@ pub(crate) fn page(view: &View) -> String {
 fn presets() -> String {
     format!(
         "\n## Presets of the generator\n\nTested against a server of the kind: {}.\nTested only against a peer that \
-         plays the server's part by a script, since no package manager installs a server:\n{}.\n",
+         plays the server's part by a script:\n{}.\n",
         REAL_PRESETS.join(", "),
         SCRIPTED_PRESETS.join(", ")
     )

@@ -74,7 +74,7 @@ impl View {
             ("date (UTC)", date),
             ("machine", list(&machine)),
             ("kernel", list(&|round| format!("Linux {}", round.circumstances.kernel))),
-            ("CPUs", format!("the server on CPU 0, the load on CPU 1; placements: {}", list(&placements))),
+            ("CPUs", format!("the server on CPU 0, the load on CPU 1; placements seen: {}", list(&placements))),
             ("window", format!("{seconds} s, after 1 s of warm-up")),
             ("command", "bench/run results".to_owned()),
         ];
@@ -119,10 +119,9 @@ impl Row {
         let last = kept.rounds_of(scenario.name).next_back();
         let line = |bar: &Bar| {
             let found = sample.as_ref().and_then(|sample| sample.judge(bar, best));
-            let needed = if scenario.load == Load::Micro { 1 } else { ROUNDS };
             let result = match found {
-                Some(found) if found.rounds >= needed => Ok(found.verdict),
-                Some(found) => Err(format!("not judged: {} of {needed} rounds", found.rounds)),
+                Some(found) if found.rounds >= ROUNDS => Ok(found.verdict),
+                Some(found) => Err(format!("not judged: {} of {ROUNDS} rounds", found.rounds)),
                 None => Err(format!("not run: {}", why_not(kept, scenario, bar, best, &runs))),
             };
             Line::of(bar, bar.against.name(best), found, result)
@@ -312,7 +311,7 @@ const LOOPBACK: &str = "127.0.0.1:";
 /// The presets of the generator that were tested against a real server of the kind.
 pub(crate) const REAL_PRESETS: &[&str] = &["ringhub", "ws", "bun", "kore", "nchan", "nats", "socketio"];
 
-/// The presets that were tested against a scripted peer only, since no package manager installs a server.
+/// The presets that were tested against a scripted peer only (`loadgen/tests`).
 pub(crate) const SCRIPTED_PRESETS: &[&str] = &["pusher", "centrifuge"];
 
 #[cfg(test)]
@@ -403,7 +402,8 @@ mod tests {
         let (mut kore, mut failed) = (last.servers[0].clone(), run("rate-100", Peer::K2, 8, CPU, 1.0));
         (kore.name, kore.obstacle) = ("kore".to_owned(), Some("apt-get has no such package".to_owned()));
         failed.failure = Some("not exact".to_owned());
-        (last.servers.push(kore), last.runs.push(failed));
+        last.servers.push(kore);
+        last.runs.push(failed);
         assert_eq!(
             result(&kept, "rate-100", "kore"),
             Err("not run: kore cannot start here: apt-get has no such package".to_owned())
@@ -467,7 +467,8 @@ mod tests {
         let presets = ringhub_loadgen::PresetName::value_variants().iter();
         let mut names: Vec<String> =
             presets.map(|preset| preset.to_possible_value().unwrap().get_name().to_owned()).collect();
-        (said.sort_unstable(), names.sort_unstable());
+        said.sort_unstable();
+        names.sort_unstable();
         assert_eq!(said, names);
     }
 }
