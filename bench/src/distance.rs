@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Instant;
 
 /// The placement of the two CPUs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Placement {
     /// They share a core: a cache line crosses in about 25 ns.

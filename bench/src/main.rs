@@ -18,12 +18,17 @@ mod empty;
 mod flood;
 mod handler;
 mod handshakes;
+mod hold;
 mod honest;
 mod hostile;
 mod idle;
 mod installed;
 mod instructions;
+mod judge;
 mod k2;
+mod load;
+mod metric;
+mod micro_rows;
 mod others;
 mod pairs;
 mod peers;
@@ -31,9 +36,12 @@ mod plain;
 mod post;
 mod presets;
 mod record;
+mod results;
+mod run;
 mod running;
 mod scenario;
 mod statistics;
+mod table;
 mod tools;
 mod two_topics;
 
@@ -53,6 +61,8 @@ struct Cli {
 enum Command {
     /// CPU per delivery, throughput and latency beside the peers; exit status 1 when a run fails or a bar is not met.
     Compare(compare::Options),
+    /// All rows of bench/RESULTS.md, in parts that can be stopped and continued; then writes it and results.html.
+    Results(results::Options),
     /// User-space memory of idle subscribers; exit status 1 when a bar is missed.
     Idle(idle::Options),
     /// Instructions of a delivery, publish, POST and handshake; exit status 1 when one differs from the recorded one.
@@ -120,6 +130,15 @@ enum Command {
         #[arg(long)]
         cpu: Option<usize>,
     },
+    /// The bare server that only holds connections.
+    Hold {
+        /// Address to listen on.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Pin it to this CPU.
+        #[arg(long)]
+        cpu: Option<usize>,
+    },
     /// The hub with a handler that publishes, as a server.
     Handler {
         /// Address to listen on.
@@ -143,6 +162,7 @@ enum Command {
 fn main() -> ExitCode {
     let done: Result<bool, Box<dyn Error>> = match Cli::parse().command {
         Command::Compare(options) => compare::compare(&options),
+        Command::Results(options) => results::results(&options),
         Command::Idle(options) => idle::idle(&options),
         Command::Instructions(options) => instructions::instructions(&options),
         Command::Post(options) => post::post(&options),
@@ -153,6 +173,7 @@ fn main() -> ExitCode {
         Command::Presets(options) => presets::presets(&options),
         Command::Flood { address, kind, connections } => flood::flood(address, kind, connections),
         Command::Drawn { address, seed, connections } => drawn::drawn(address, seed, connections),
+        Command::Hold { listen, cpu } => hold::serve(listen, cpu).map_err(Into::into),
         Command::Handler { listen, cpu } => handler::serve(listen, cpu),
         Command::TwoTopics { listen, cpu } => two_topics::serve(listen, cpu),
         Command::K1 { listen, cpu } => plain::serve(listen, cpu, plain::Receivers::All).map_err(Into::into),

@@ -48,6 +48,8 @@ pub(crate) enum Peer {
     K1,
     /// The bare loop of batched sends (`k2.rs`).
     K2,
+    /// A bare server that only holds connections (`hold.rs`).
+    Hold,
     /// The bare echo: one system call for a receive, and one for the send of what was received (`plain.rs`).
     K3,
 }
@@ -73,6 +75,7 @@ impl Peer {
             Peer::K1 => "k1",
             Peer::K2 => "k2",
             Peer::K3 => "k3",
+            Peer::Hold => "hold",
         }
     }
 
@@ -88,27 +91,27 @@ impl Peer {
 
     /// Returns whether a message of a publisher goes to all subscribers.
     pub(crate) fn takes_fanout(self) -> bool {
-        self != Peer::K3
+        !matches!(self, Peer::K3 | Peer::Hold)
     }
 
     /// Returns whether one run can have several topics.
     pub(crate) fn has_topics(self) -> bool {
-        !matches!(self, Peer::Kore | Peer::K1 | Peer::K2 | Peer::K3)
+        !matches!(self, Peer::Kore | Peer::K1 | Peer::K2 | Peer::K3 | Peer::Hold)
     }
 
     /// Returns whether this server can send each message back to its sender alone.
     pub(crate) fn takes_echo(self) -> bool {
-        !matches!(self, Peer::Kore | Peer::Nchan | Peer::SocketIo | Peer::K1 | Peer::K2)
+        !matches!(self, Peer::Kore | Peer::Nchan | Peer::SocketIo | Peer::K1 | Peer::K2 | Peer::Hold)
     }
 
     /// Returns whether this server publishes messages that are sent by POST to `/t/{topic}`.
     pub(crate) fn takes_posts(self) -> bool {
-        matches!(self, Peer::Hub | Peer::HubEpoll | Peer::Baseline | Peer::Shards2 | Peer::Limited)
+        matches!(self, Peer::Hub | Peer::HubEpoll | Peer::Baseline | Peer::Shards2 | Peer::Limited | Peer::Bun)
     }
 
     /// Returns whether this kind of server can run with subscribers that have two topics each.
     pub(crate) fn has_two_topics(self) -> bool {
-        matches!(self, Peer::Hub | Peer::Baseline)
+        matches!(self, Peer::Hub | Peer::Baseline | Peer::Bun)
     }
 
     /// Returns the setting of this server. The table of servers in `bench/README.md` has the reasons.
@@ -134,6 +137,7 @@ impl Peer {
             Peer::K1 => "epoll, one send for each subscriber",
             Peer::K2 => "the hub's ring, sends in batches",
             Peer::K3 => "epoll, one send for each receive, back to the sender",
+            Peer::Hold => "accepts, answers the opening handshake, and does nothing more",
         }
     }
 
@@ -187,6 +191,11 @@ impl Peer {
             command.args([&listen, &cpu]);
             return Ok(command);
         }
+        if self == Peer::Bun {
+            let mut command = self.command(tools, address)?;
+            command.arg("two-topics");
+            return Ok(command);
+        }
         let mut command = pinned(SERVER_CPU, &tools.bench);
         command.args(["two-topics", "--listen", &listen, "--cpu", &cpu]);
         Ok(command)
@@ -210,7 +219,7 @@ impl Peer {
                 }
                 Ok(command)
             }
-            Peer::Handler | Peer::K1 | Peer::K2 | Peer::K3 => {
+            Peer::Handler | Peer::K1 | Peer::K2 | Peer::K3 | Peer::Hold => {
                 let mut command = pinned(SERVER_CPU, &tools.bench);
                 let cpu = SERVER_CPU.to_string();
                 command.args([self.name(), "--listen", &address.to_string(), "--cpu", &cpu]);

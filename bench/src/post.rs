@@ -51,7 +51,7 @@ pub(crate) struct Plan {
 }
 
 /// The figures of one window.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Figures {
     requests: u64,
     pub(crate) requests_per_second: f64,
@@ -324,8 +324,9 @@ impl Load {
 fn is_whole(answer: &[u8]) -> bool {
     let text = String::from_utf8_lossy(answer);
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
-    let mut lengths = head.lines().filter_map(|line| line.strip_prefix("content-length: "));
-    lengths.next().and_then(|length| length.parse().ok()).is_none_or(|length: usize| body.len() >= length)
+    let headers = head.lines().filter_map(|line| line.split_once(": "));
+    let mut lengths = headers.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    lengths.next().and_then(|(_, length)| length.parse().ok()).is_none_or(|length: usize| body.len() >= length)
 }
 
 /// From how many subscribers the load reads between two looks at the publishers.

@@ -1,25 +1,44 @@
-//! The scenarios and the bars, as data.
+//! Scenarios and bars: what is measured, against what, and what must come out. `table.rs` has all of them.
 
+use crate::metric::Metric;
 use crate::peers::Peer;
-use crate::post;
-use ringhub_loadgen::Figures;
 
-/// A load, and the bars that the hub must reach under it.
+/// A load, and the bars that servers must reach under it.
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
+    /// The subscribers; with [`Load::Echo`], [`Load::Storm`] and [`Load::Idle`] all connections.
     pub(crate) subscribers: usize,
-    /// The number of each subscriber's topics, 1 or 2. Each topic has a publisher.
-    pub(crate) topics: usize,
+    pub(crate) topics: Topics,
     /// Payload bytes.
     pub(crate) size: usize,
     pub(crate) load: Load,
+    /// What is counted besides the generator's figures, at servers of this project.
+    pub(crate) counting: Counting,
+    /// The bars that `compare` and `results` judge.
     pub(crate) bars: &'static [Bar],
+    /// The bars that only `compare` judges, if the servers are named.
+    pub(crate) asked: &'static [Bar],
+    /// Servers that `results` measures without a bar.
+    pub(crate) beside: &'static [Peer],
 }
 
-#[derive(Clone, Copy)]
+/// The topics of a scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Topics {
+    One,
+    /// Each subscriber has the same two topics, on one connection. Each topic has a publisher.
+    Two,
+    /// Each subscriber has one of this number of topics. Subscribers and messages fall on them by Zipf's law, and each
+    /// topic has a publisher.
+    Zipf(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Load {
     /// Open loop, messages per second.
     Rate(u64),
+    /// Open loop, at this percentage of the messages per second that the slower of the hub and a rival can handle.
+    Share(u64, Rival),
     /// Closed loop, the number of messages that are not yet delivered to all.
     InFlight(u64),
     /// As fast as the server reads, this number of messages for each second of the window. A walk takes many
@@ -27,162 +46,161 @@ pub(crate) enum Load {
     Unthrottled(u64),
     /// HTTP requests, one in flight on each of this number of connections.
     Post(usize),
+    /// Each connection sends messages and gets them back, with this number under way.
+    Echo(u64),
+    /// All connections are closed at once, and come back at once.
+    Storm,
+    /// Connections are opened and stay idle.
+    Idle,
+    /// A reader of frames in memory, by `bench/run micro`.
+    Micro,
 }
 
-/// The result of a run.
-#[derive(Clone, Copy)]
-pub(crate) enum Measured<'a> {
-    /// The figures of deliveries, and the sends per delivery if the server was asked for its counters.
-    Deliveries(&'a Figures, Option<f64>),
-    Requests(&'a post::Figures),
+/// A server that the hub is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rival {
+    Peer(Peer),
+    /// Of our servers on crates, the one with the most deliveries per second in the scenario [`SATURATION`].
+    BestCrate,
 }
 
-/// A limit on the ratio of two medians, the hub's divided by a peer's.
-#[derive(Clone, Copy)]
+/// What is counted at servers of this project.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counting {
+    Nothing,
+    /// Sends, by the server's metrics.
+    Sends,
+    /// System calls, by the kernel.
+    Calls,
+}
+
+/// A limit on a figure of a server.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Bar {
+    /// The server that must reach the bar.
+    pub(crate) of: Peer,
     pub(crate) metric: Metric,
-    pub(crate) against: Peer,
+    pub(crate) against: Against,
     pub(crate) limit: Limit,
 }
 
-#[derive(Clone, Copy)]
+/// What a server's median is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Against {
+    /// The limit is on the median itself.
+    Nothing,
+    /// The limit is on the median divided by that of the rival.
+    Rival(Rival),
+    /// The limit is on the median divided by that of this crate's reader.
+    Crate(&'static str),
+    /// The limit is on the median less that of the peer.
+    Above(Peer),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Limit {
     AtMost(f64),
     AtLeast(f64),
 }
 
-/// A figure of one run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Metric {
-    CpuPerDelivery,
-    /// The busy time of all CPUs without that of the generator. If a server saturates its CPU, the kernel accounts up
-    /// to 10 % of this CPU's time to no process, differently in each run. This figure includes that time.
-    BusyPerDelivery,
-    DeliveriesPerSecond,
-    CpuPerRequest,
-    RequestsPerSecond,
-    P50,
-    P99,
-    MessagesPerRead,
-    /// The sends per delivery, by the server's counters.
-    SendsPerDelivery,
-    /// The generator's time to spare; near 0 the generator was the bottleneck.
-    Spare,
-    /// CPUs that were busy with other programs. The higher this is, the less reliable the other figures are.
-    Others,
-}
-
-pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario {
-        name: "rate-100",
-        subscribers: 1_000,
-        topics: 1,
-        size: 128,
-        load: Load::Rate(100),
-        bars: &[
-            Bar { metric: Metric::CpuPerDelivery, against: Peer::Bun, limit: Limit::AtMost(0.85) },
-            Bar { metric: Metric::CpuPerDelivery, against: Peer::K2, limit: Limit::AtMost(1.12) },
-            // Two shards cost at most 1.15 times as much as one; a handler costs at most 1.05 times as much as a raw
-            // topic.
-            Bar { metric: Metric::CpuPerDelivery, against: Peer::Shards2, limit: Limit::AtLeast(1.0 / 1.15) },
-            Bar { metric: Metric::CpuPerDelivery, against: Peer::Handler, limit: Limit::AtLeast(1.0 / 1.05) },
-            Bar { metric: Metric::CpuPerDelivery, against: Peer::Limited, limit: Limit::AtLeast(1.0 / 1.02) },
-            Bar { metric: Metric::P99, against: Peer::Bun, limit: Limit::AtMost(1.05) },
-        ],
-    },
-    Scenario {
-        name: "in-flight-16",
-        subscribers: 1_000,
-        topics: 1,
-        size: 128,
-        load: Load::InFlight(16),
-        bars: &[
-            Bar { metric: Metric::DeliveriesPerSecond, against: Peer::Bun, limit: Limit::AtLeast(1.2) },
-            Bar { metric: Metric::CpuPerDelivery, against: Peer::Limited, limit: Limit::AtLeast(1.0 / 1.02) },
-            Bar { metric: Metric::P99, against: Peer::Bun, limit: Limit::AtMost(1.05) },
-        ],
-    },
-    Scenario {
-        name: "in-flight-128",
-        subscribers: 1_000,
-        topics: 1,
-        size: 128,
-        load: Load::InFlight(128),
-        bars: &[
-            Bar { metric: Metric::DeliveriesPerSecond, against: Peer::Bun, limit: Limit::AtLeast(3.5) },
-            Bar { metric: Metric::CpuPerDelivery, against: Peer::Shards2, limit: Limit::AtLeast(1.0 / 1.15) },
-            Bar { metric: Metric::CpuPerDelivery, against: Peer::Handler, limit: Limit::AtLeast(1.0 / 1.05) },
-            Bar { metric: Metric::CpuPerDelivery, against: Peer::Limited, limit: Limit::AtLeast(1.0 / 1.02) },
-            Bar { metric: Metric::P99, against: Peer::Bun, limit: Limit::AtMost(1.05) },
-        ],
-    },
-    Scenario {
-        name: "unthrottled-17",
-        subscribers: 1_000,
-        topics: 1,
-        size: 17,
-        load: Load::Unthrottled(400_000),
-        bars: &[],
-    },
-    Scenario { name: "post", subscribers: 0, topics: 1, size: 128, load: Load::Post(16), bars: &[] },
-    Scenario {
-        name: "two-topics",
-        subscribers: 10_000,
-        topics: 2,
-        size: 128,
-        load: Load::InFlight(16),
-        // The shares of both topics must leave in one send.
-        bars: &[Bar { metric: Metric::SendsPerDelivery, against: Peer::Baseline, limit: Limit::AtMost(0.5) }],
-    },
-];
-
-/// The default scenarios of `compare`.
-pub(crate) const USUAL: [&str; 3] = ["rate-100", "in-flight-16", "in-flight-128"];
+/// The scenario whose deliveries per second are the most that a server can handle.
+pub(crate) const SATURATION: &str = "in-flight-128";
 
 impl Scenario {
     /// Returns those of `servers` that can take part in this scenario.
     pub(crate) fn servers(&self, servers: &[Peer]) -> Vec<Peer> {
-        let can = |server: &Peer| match self.load {
-            Load::Post(_) => server.takes_posts(),
-            _ => self.topics == 1 || server.has_two_topics(),
+        let can = |server: &Peer| match (self.load, self.topics) {
+            (Load::Micro, _) => false,
+            (Load::Post(_), _) => server.takes_posts(),
+            (Load::Echo(_), _) => server.takes_echo(),
+            (Load::Idle | Load::Storm, _) => *server != Peer::Nchan,
+            (_, Topics::One) => server.takes_fanout(),
+            (_, Topics::Two) => server.has_two_topics(),
+            (_, Topics::Zipf(_)) => server.takes_fanout() && server.has_topics(),
         };
         servers.iter().copied().filter(can).collect()
     }
 
-    /// Returns the scenario's bars, and those that every scenario has against a baseline.
-    pub(crate) fn bars(&self) -> impl Iterator<Item = Bar> {
-        let [cost, speed] = self.load.headline();
-        let against = Peer::Baseline;
-        let beside_baseline = [
-            Bar { metric: cost, against, limit: Limit::AtMost(1.0) },
-            Bar { metric: speed, against, limit: Limit::AtLeast(1.0) },
-        ];
-        self.bars.iter().copied().chain(beside_baseline)
+    /// Returns the servers that `results` measures: those of the bars, and those beside them.
+    pub(crate) fn named_servers(&self, best_crate: Option<Peer>) -> Vec<Peer> {
+        let of_bars = self.bars.iter().flat_map(|bar| [Some(bar.of), bar.against.peer(best_crate)]);
+        let named = of_bars.flatten().chain(self.beside.iter().copied());
+        let mut servers = Vec::new();
+        for server in named.filter(|_| self.load != Load::Micro) {
+            if !servers.contains(&server) {
+                servers.push(server);
+            }
+        }
+        servers
+    }
+
+    /// Returns all bars of `compare`: the scenario's, and those that every scenario has against a baseline.
+    pub(crate) fn compared_bars(&self) -> impl Iterator<Item = Bar> {
+        let beside_baseline = self.load.headline().into_iter().map(|(metric, limit)| Bar {
+            of: Peer::Hub,
+            metric,
+            against: Against::Rival(Rival::Peer(Peer::Baseline)),
+            limit,
+        });
+        self.bars.iter().chain(self.asked).copied().chain(beside_baseline)
     }
 
     /// Returns the columns of the scenario's table.
     pub(crate) fn metrics(&self) -> Vec<Metric> {
-        let sends = (self.topics > 1).then_some(Metric::SendsPerDelivery);
-        self.load.metrics().iter().copied().chain(sends).collect()
+        let counted: &[Metric] = match self.counting {
+            Counting::Nothing => &[],
+            Counting::Sends => &[Metric::MessagesPerSend, Metric::SendsPerDelivery],
+            Counting::Calls => &[Metric::CallsPerDelivery],
+        };
+        self.load.metrics().iter().chain(counted).copied().collect()
     }
 
     /// Returns a line for people.
     pub(crate) fn line(&self) -> String {
-        let Scenario { name, subscribers, topics, size, load, .. } = self;
-        let load = match load {
-            Load::Rate(rate) => format!("{rate} messages/s"),
-            Load::InFlight(in_flight) => format!("{in_flight} in flight"),
-            Load::Unthrottled(_) => "one publisher, unthrottled".to_owned(),
-            Load::Post(connections) => format!("POST on {connections} connections, one request in flight on each"),
+        format!("{}: {}", self.name, self.description())
+    }
+
+    /// Returns the load in words. Two scenarios with the same words put the same load on a server.
+    pub(crate) fn description(&self) -> String {
+        let Scenario { subscribers, size, load, .. } = self;
+        let (connections, size) = (grouped(*subscribers), grouped(*size));
+        let topics = match self.topics {
+            Topics::One => String::new(),
+            Topics::Two => " of 2 topics each".to_owned(),
+            Topics::Zipf(topics) => format!(" of {} topics (Zipf)", grouped(topics)),
         };
-        let topics = if *topics > 1 { format!(" of {topics} topics each") } else { String::new() };
-        format!("{name}: {subscribers} subscribers{topics}, {size} B, {load}")
+        let counted = if self.counting == Counting::Calls { "; system calls are counted" } else { "" };
+        let fanout = |pace: String| format!("{connections} subscribers{topics}, {size} B, {pace}{counted}");
+        match load {
+            Load::Rate(rate) => fanout(format!("{rate} messages/s")),
+            Load::Share(percent, rival) => fanout(format!(
+                "{percent} % of the messages/s that the slower of hub and {} can handle",
+                Against::Rival(*rival).name(None)
+            )),
+            Load::InFlight(in_flight) => fanout(format!("{in_flight} in flight")),
+            Load::Unthrottled(_) => fanout("one publisher, unthrottled".to_owned()),
+            Load::Post(posting) => fanout(format!("POST on {posting} kept connections, one request in flight on each")),
+            Load::Echo(depth) => format!("echo, {connections} connections, {size} B, {depth} under way on each"),
+            Load::Storm => format!("{connections} connections that come back at once"),
+            Load::Idle => format!("{connections} idle subscribers"),
+            Load::Micro => {
+                format!("read path: header, unmasking, UTF-8 and assembly of messages of {size} B in memory")
+            }
+        }
+    }
+}
+
+/// Returns a number with its thousands apart.
+pub(crate) fn grouped(number: usize) -> String {
+    match number {
+        1_000.. => format!("{} {:03}", grouped(number / 1_000), number % 1_000),
+        _ => number.to_string(),
     }
 }
 
 impl Load {
-    /// Returns the generator's flags for a window of `seconds`; none if the load is not the generator.
-    pub(crate) fn flags(&self, warmup_seconds: u64, seconds: u64) -> Vec<String> {
+    /// Returns the generator's flags for a window of `seconds`. `rate` is the rate of a [`Load::Share`].
+    pub(crate) fn flags(&self, warmup_seconds: u64, seconds: u64, rate: Option<u64>) -> Vec<String> {
         let timed = |flag: &str, value: u64| {
             [
                 flag.to_owned(),
@@ -194,40 +212,59 @@ impl Load {
         };
         match self {
             Load::Rate(rate) => timed("--rate", *rate),
+            Load::Share(..) => timed("--rate", rate.unwrap_or_default()),
             Load::InFlight(in_flight) => timed("--in-flight", *in_flight),
+            Load::Echo(depth) => timed("--depth", *depth),
             Load::Unthrottled(per_second) => {
                 ["--unthrottled", "--drain=60s", "--messages", &(per_second * seconds).to_string()]
                     .map(str::to_owned)
                     .to_vec()
             }
-            Load::Post(_) => Vec::new(),
+            // The old connections keep their ports for a while, so one address would not have enough of them.
+            Load::Storm => ["--rounds=1", "--hold=1s", "--source-addresses=4"].map(str::to_owned).to_vec(),
+            Load::Post(_) | Load::Idle | Load::Micro => Vec::new(),
         }
     }
 
     /// Returns the number of messages that a run publishes, if it does not depend on the server.
-    pub(crate) fn exact_messages(&self, warmup_seconds: u64, seconds: u64) -> Option<u64> {
+    pub(crate) fn exact_messages(&self, warmup_seconds: u64, seconds: u64, rate: Option<u64>) -> Option<u64> {
         match self {
             Load::Rate(rate) => Some(rate * (warmup_seconds + seconds)),
+            Load::Share(..) => rate.map(|rate| rate * (warmup_seconds + seconds)),
             Load::Unthrottled(per_second) => Some(per_second * seconds),
-            Load::InFlight(_) | Load::Post(_) => None,
+            _ => None,
         }
     }
 
-    /// Returns the two main figures: the server's cost per delivery or request, and how many it handles.
-    pub(crate) fn headline(&self) -> [Metric; 2] {
+    /// Returns the main figures with what is asked of them beside a baseline.
+    pub(crate) fn headline(&self) -> Vec<(Metric, Limit)> {
+        let (less, more) = (Limit::AtMost(1.0), Limit::AtLeast(1.0));
         match self {
-            Load::Post(_) => [Metric::CpuPerRequest, Metric::RequestsPerSecond],
-            Load::Unthrottled(_) => [Metric::BusyPerDelivery, Metric::DeliveriesPerSecond],
-            _ => [Metric::CpuPerDelivery, Metric::DeliveriesPerSecond],
+            Load::Post(_) => vec![(Metric::CpuPerRequest, less), (Metric::RequestsPerSecond, more)],
+            Load::Unthrottled(_) => vec![(Metric::BusyPerDelivery, less), (Metric::DeliveriesPerSecond, more)],
+            Load::Echo(_) => vec![(Metric::RoundTripsPerSecond, more)],
+            Load::Storm => vec![(Metric::SecondsToAll, less)],
+            Load::Idle => vec![(Metric::UserBytes, less), (Metric::AllBytes, less)],
+            Load::Micro => Vec::new(),
+            _ => vec![(Metric::CpuPerDelivery, less), (Metric::DeliveriesPerSecond, more)],
         }
     }
 
     /// Returns the figures that every scenario with this load has.
     fn metrics(&self) -> &'static [Metric] {
         match self {
-            Load::Post(_) => {
-                &[Metric::CpuPerRequest, Metric::RequestsPerSecond, Metric::P50, Metric::P99, Metric::Others]
-            }
+            Load::Post(_) => &[
+                Metric::CpuPerRequest,
+                Metric::RequestsPerSecond,
+                Metric::RequestsPerCpuSecond,
+                Metric::P50,
+                Metric::P99,
+                Metric::Others,
+            ],
+            Load::Echo(_) => &[Metric::RoundTripsPerSecond, Metric::P50, Metric::P99, Metric::Spare, Metric::Others],
+            Load::Storm => &[Metric::SecondsToAll, Metric::Others],
+            Load::Idle => &[Metric::UserBytes, Metric::AllBytes, Metric::ServerMebibytes],
+            Load::Micro => &[Metric::BytesPerSecond],
             _ => &[
                 Metric::CpuPerDelivery,
                 Metric::BusyPerDelivery,
@@ -242,80 +279,56 @@ impl Load {
     }
 }
 
-impl Metric {
-    /// The figures in the line about a single run, if its load has them.
-    pub(crate) const SHOWN: [Metric; 7] = [
-        Metric::CpuPerDelivery,
-        Metric::DeliveriesPerSecond,
-        Metric::CpuPerRequest,
-        Metric::RequestsPerSecond,
-        Metric::P99,
-        Metric::MessagesPerRead,
-        Metric::SendsPerDelivery,
-    ];
-
-    /// Returns whether the figure is about the server. The other figures show how reliable the measurement is.
-    pub(crate) fn is_compared(self) -> bool {
-        !matches!(self, Metric::Spare | Metric::Others)
-    }
-
-    /// Returns the name and unit, as the head of a column.
-    pub(crate) fn title(self) -> &'static str {
+impl Rival {
+    /// Returns the peer, if it is known.
+    pub(crate) fn peer(self, best_crate: Option<Peer>) -> Option<Peer> {
         match self {
-            Metric::CpuPerDelivery => "CPU/delivery ns",
-            Metric::BusyPerDelivery => "busy/delivery ns",
-            Metric::DeliveriesPerSecond => "deliveries/s k",
-            Metric::CpuPerRequest => "CPU/request ns",
-            Metric::RequestsPerSecond => "requests/s k",
-            Metric::P50 => "p50 µs",
-            Metric::P99 => "p99 µs",
-            Metric::MessagesPerRead => "messages/read",
-            Metric::SendsPerDelivery => "sends/delivery",
-            Metric::Spare => "load spare %",
-            Metric::Others => "other CPUs busy",
+            Rival::Peer(peer) => Some(peer),
+            Rival::BestCrate => best_crate,
+        }
+    }
+}
+
+impl Against {
+    /// Returns the peer that must run for this comparison.
+    pub(crate) fn peer(self, best_crate: Option<Peer>) -> Option<Peer> {
+        match self {
+            Against::Rival(rival) => rival.peer(best_crate),
+            Against::Above(peer) => Some(peer),
+            Against::Nothing | Against::Crate(_) => None,
         }
     }
 
-    /// Returns this figure of a run, in the unit of its column.
-    pub(crate) fn of(self, measured: Measured<'_>) -> Option<f64> {
-        match measured {
-            Measured::Deliveries(_, sends_per_delivery) if self == Metric::SendsPerDelivery => sends_per_delivery,
-            Measured::Deliveries(figures, _) => self.of_deliveries(figures),
-            Measured::Requests(figures) => self.of_requests(figures),
+    /// Returns the name of the other side. The best server on a crate is named as such until it is known.
+    pub(crate) fn name(self, best_crate: Option<Peer>) -> &'static str {
+        match (self, self.peer(best_crate)) {
+            (_, Some(peer)) => peer.name(),
+            (Against::Crate(name), _) => name,
+            (Against::Rival(_), None) => "the best crate peer",
+            _ => "absolute",
+        }
+    }
+}
+
+impl Bar {
+    /// Returns the limit for people, such as `≤ 1.03×`.
+    pub(crate) fn must(&self) -> String {
+        let (sign, limit) = match self.limit {
+            Limit::AtMost(limit) => ("≤", limit),
+            Limit::AtLeast(limit) => ("≥", limit),
+        };
+        match self.against {
+            Against::Rival(_) | Against::Crate(_) => format!("{sign} {limit}×"),
+            Against::Nothing | Against::Above(_) => format!("{sign} {}", self.metric.text(limit)),
         }
     }
 
-    fn of_deliveries(self, figures: &Figures) -> Option<f64> {
-        Some(match self {
-            Metric::CpuPerDelivery => figures.server?.cpu_ns_per_delivery,
-            Metric::BusyPerDelivery => {
-                let server = figures.server?;
-                (server.cores + server.other_cores) * figures.seconds * 1e9 / figures.deliveries as f64
-            }
-            Metric::DeliveriesPerSecond => figures.deliveries_per_second / 1e3,
-            Metric::P50 => figures.latency?.p50_ns as f64 / 1e3,
-            Metric::P99 => figures.latency?.p99_ns as f64 / 1e3,
-            Metric::MessagesPerRead => figures.messages_per_read,
-            Metric::Spare => figures.generator.spare * 100.0,
-            Metric::Others => figures.server?.other_cores,
-            Metric::CpuPerRequest | Metric::RequestsPerSecond | Metric::SendsPerDelivery => return None,
-        })
-    }
-
-    fn of_requests(self, figures: &post::Figures) -> Option<f64> {
-        Some(match self {
-            Metric::CpuPerRequest => figures.cpu_ns(),
-            Metric::RequestsPerSecond => figures.requests_per_second / 1e3,
-            Metric::P50 => figures.p50_us,
-            Metric::P99 => figures.p99_us,
-            Metric::Others => figures.other_cores,
-            Metric::CpuPerDelivery
-            | Metric::BusyPerDelivery
-            | Metric::DeliveriesPerSecond
-            | Metric::MessagesPerRead
-            | Metric::SendsPerDelivery
-            | Metric::Spare => return None,
-        })
+    /// Returns a value that is compared with the limit, for people.
+    pub(crate) fn text(&self, value: f64) -> String {
+        match self.against {
+            Against::Rival(_) | Against::Crate(_) => format!("{}×", crate::metric::number(value)),
+            Against::Nothing | Against::Above(_) => self.metric.text(value),
+        }
     }
 }
 
@@ -342,20 +355,11 @@ impl Limit {
     }
 }
 
-impl std::fmt::Display for Limit {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Limit::AtMost(limit) => write!(out, "≤ {limit:.3}"),
-            Limit::AtLeast(limit) => write!(out, "≥ {limit:.3}"),
-        }
-    }
-}
-
 impl std::fmt::Display for Verdict {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str(match self {
             Verdict::Met => "met",
-            Verdict::WithinNoise => "met (within 3 %)",
+            Verdict::WithinNoise => "met within 3 %",
             Verdict::Missed => "MISSED",
         })
     }
@@ -368,36 +372,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_scenario_is_held_against_the_baseline() {
-        for scenario in SCENARIOS {
-            let beside: Vec<Bar> = scenario.bars().skip(scenario.bars.len()).collect();
-            assert!(beside.iter().all(|bar| bar.against == Peer::Baseline));
-            assert_eq!(beside.iter().map(|bar| bar.metric).collect::<Vec<_>>(), scenario.load.headline());
-            assert!(scenario.bars().all(|bar| scenario.metrics().contains(&bar.metric)), "{}", scenario.name);
-            // A ratio that is worse by up to 3 % meets the bar, one beyond that does not.
-            assert_eq!(
-                beside.iter().map(|bar| bar.limit.judge(1.04)).collect::<Vec<_>>(),
-                [Verdict::Missed, Verdict::Met]
-            );
-            assert_eq!(
-                beside.iter().map(|bar| bar.limit.judge(0.96)).collect::<Vec<_>>(),
-                [Verdict::Met, Verdict::Missed]
-            );
-        }
-        assert!(USUAL.iter().all(|usual| SCENARIOS.iter().any(|scenario| scenario.name == *usual)));
-    }
-
-    #[test]
-    fn only_hubs_are_posted_to_or_have_two_topics() {
-        let servers = [Peer::Hub, Peer::Bun, Peer::K2, Peer::Baseline];
-        for scenario in SCENARIOS {
-            let is_for_hubs = ["post", "two-topics"].contains(&scenario.name);
-            let expected = if is_for_hubs { vec![Peer::Hub, Peer::Baseline] } else { servers.to_vec() };
-            assert_eq!(scenario.servers(&servers), expected);
-        }
-    }
-
-    #[test]
     fn bars_have_a_margin_of_three_per_cent() {
         assert_eq!(Limit::AtMost(0.85).judge(0.85), Verdict::Met);
         assert_eq!(Limit::AtMost(0.85).judge(0.87), Verdict::WithinNoise);
@@ -406,5 +380,33 @@ mod tests {
         assert_eq!(Limit::AtLeast(3.5).judge(3.4), Verdict::WithinNoise);
         assert_eq!(Limit::AtLeast(3.5).judge(3.39), Verdict::Missed);
         assert_eq!(Limit::AtMost(1.0).judge(f64::NAN), Verdict::Missed);
+        assert_eq!(Limit::AtLeast(1.0).judge(f64::NAN), Verdict::Missed);
+    }
+
+    #[test]
+    fn a_limit_is_written_as_it_is_compared() {
+        let bar = |metric, against, limit| Bar { of: Peer::Hub, metric, against, limit };
+        let bun = Against::Rival(Rival::Peer(Peer::Bun));
+        let check = |bar: Bar, must: &str| assert_eq!(bar.must(), must);
+        check(bar(Metric::CpuPerDelivery, bun, Limit::AtMost(0.92)), "≤ 0.92×");
+        check(bar(Metric::DeliveriesPerSecond, bun, Limit::AtLeast(4.5)), "≥ 4.5×");
+        check(bar(Metric::CallsPerDelivery, Against::Nothing, Limit::AtMost(1.0 / 48.0)), "≤ 1/48");
+        check(bar(Metric::AllBytes, Against::Above(Peer::Hold), Limit::AtMost(512.0)), "≤ 512");
+        check(bar(Metric::MessagesPerSend, Against::Nothing, Limit::AtLeast(115.0)), "≥ 115");
+    }
+
+    #[test]
+    fn the_best_crate_is_named_when_it_is_known() {
+        let against = Against::Rival(Rival::BestCrate);
+        assert_eq!((against.peer(None), against.name(None)), (None, "the best crate peer"));
+        let best = Some(Peer::SockudoWs);
+        assert_eq!((against.peer(best), against.name(best)), (best, "sockudo-ws"));
+        assert_eq!(Against::Nothing.name(best), "absolute");
+        assert_eq!(Against::Crate("tungstenite").name(best), "tungstenite");
+    }
+
+    #[test]
+    fn thousands_stand_apart() {
+        assert_eq!([0, 999, 1_000, 65_536, 262_144].map(grouped), ["0", "999", "1 000", "65 536", "262 144"]);
     }
 }

@@ -39,6 +39,14 @@ pub(crate) struct Flags {
     no_build: bool,
 }
 
+impl Flags {
+    /// Returns the hub that is compared, if this tree has not just been built into it.
+    pub(crate) fn program(&self) -> Option<PathBuf> {
+        let beside = || Some(std::env::current_exe().ok()?.with_file_name("ringhub"));
+        self.hub.clone().or_else(|| self.no_build.then(beside).flatten())
+    }
+}
+
 /// Whether programs may be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Building {

@@ -3,6 +3,7 @@
 mod code_map;
 mod deploy;
 mod documents;
+mod figures;
 mod files;
 mod floors;
 mod imports;

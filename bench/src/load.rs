@@ -1,0 +1,303 @@
+//! Puts the load of a scenario on a server, and takes the figures.
+
+use crate::client::{metrics_of, open};
+use crate::metric::{Metric, Values, of_report, of_requests};
+use crate::peers::{Load as Generator, Running, on_the_loads_cpu};
+use crate::post;
+use crate::run::Order;
+use crate::scenario::{Counting, Load, Scenario, Topics};
+use crate::tools::Tools;
+use ringhub_loadgen::{Outcome, Report, memory_of};
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The result of a load on a server.
+#[derive(Default)]
+pub(crate) struct Driven {
+    pub(crate) command: String,
+    /// The reason why the run was not exact, if so.
+    pub(crate) failure: Option<String>,
+    pub(crate) values: Values,
+    pub(crate) report: Option<Report>,
+    pub(crate) requests: Option<post::Figures>,
+}
+
+/// Puts the scenario's load on a server.
+///
+/// # Errors
+/// An error is returned if the server, the generator or a counter cannot be asked.
+pub(crate) fn drive(tools: &Tools, server: &Running, order: Order<'_>) -> Result<Driven, Box<dyn Error>> {
+    let Order { scenario, seconds, .. } = order;
+    match scenario.load {
+        Load::Post(connections) => {
+            let &Scenario { subscribers, size, .. } = scenario;
+            let done = post::drive(server, post::Plan { connections, subscribers, size, seconds });
+            let command = format!("# POST of {size} B by ringhub-bench for {seconds} s, {connections} connections");
+            let (requests, failure) = (done.as_ref().ok().copied(), done.err());
+            let values = requests.as_ref().map(of_requests).unwrap_or_default();
+            Ok(Driven { command, failure, values, requests, ..Driven::default() })
+        }
+        Load::Idle => {
+            let command = format!("# {FEW}, then {} connections of ringhub-bench that stay idle", scenario.subscribers);
+            let values = on_the_loads_cpu(|| idle(server, scenario.subscribers).map_err(|error| error.to_string()))?;
+            Ok(Driven { command, values, ..Driven::default() })
+        }
+        Load::Micro => Err("the read path is measured by `bench/run micro`, without a server".into()),
+        _ => generate(tools, server, order),
+    }
+}
+
+/// Runs the generator against a server.
+fn generate(tools: &Tools, server: &Running, order: Order<'_>) -> Result<Driven, Box<dyn Error>> {
+    let Order { scenario, seconds, rate, .. } = order;
+    let (word, flags) = words(order);
+    let counts = order.server.is_hub();
+    let (done, calls) = match scenario.counting {
+        Counting::Calls if counts => {
+            let (done, calls) = thread::scope(|scope| {
+                let counted = scope.spawn(|| calls_per_delivery(server, seconds).map_err(|error| error.to_string()));
+                let done = Generator::run_scenario(tools, server, word, &flags);
+                (done, counted.join())
+            });
+            (done?, Some(calls.map_err(|_| "the counting of system calls panicked")??))
+        }
+        _ => (Generator::run_scenario(tools, server, word, &flags)?, None),
+    };
+    let exact = scenario.load.exact_messages(WARMUP_SECONDS, seconds, rate);
+    let (failure, report) = match done.report {
+        Err(why) => (Some(why), None),
+        Ok(report) => (failure_of(&report, scenario, exact), Some(short(report))),
+    };
+    let mut values = report.as_ref().map(of_report).unwrap_or_default();
+    values.extend(calls.map(|calls| (Metric::CallsPerDelivery, calls)));
+    if scenario.counting == Counting::Sends && counts {
+        // The opening answer of each connection is a send too, so these sends are left out.
+        let publishers = if scenario.topics == Topics::Two { 2 } else { 1 };
+        let sends = counted(server.address, "sends")? - (scenario.subscribers + publishers) as f64;
+        let deliveries = counted(server.address, "deliveries")?;
+        values.extend([(Metric::SendsPerDelivery, sends / deliveries), (Metric::MessagesPerSend, deliveries / sends)]);
+    }
+    Ok(Driven { command: done.command_line, failure, values, report, requests: None })
+}
+
+/// Returns the generator's command, such as `fanout`, and its flags.
+fn words(order: Order<'_>) -> (&'static str, Vec<String>) {
+    let Order { scenario, seconds, rate, .. } = order;
+    let Scenario { subscribers, topics, size, load, .. } = scenario;
+    let mut flags = load.flags(WARMUP_SECONDS, seconds, rate);
+    let mut put = |flag: &str, value: String| flags.extend([flag.to_owned(), value]);
+    match load {
+        Load::Storm => {
+            put("--connections", subscribers.to_string());
+            ("storm", flags)
+        }
+        Load::Echo(_) => {
+            put("--connections", subscribers.to_string());
+            put("--size", size.to_string());
+            ("echo", flags)
+        }
+        _ => {
+            put("--subscribers", subscribers.to_string());
+            put("--size", size.to_string());
+            put("--verify", "sample".to_owned());
+            match topics {
+                Topics::One => put("--publishers", "1".to_owned()),
+                Topics::Two => put("--publishers", "2".to_owned()),
+                Topics::Zipf(topics) => {
+                    for flag in ["--topics", "--publishers"] {
+                        put(flag, topics.to_string());
+                    }
+                    for flag in ["--spread", "--publish-spread"] {
+                        put(flag, "zipf".to_owned());
+                    }
+                }
+            }
+            ("fanout", flags)
+        }
+    }
+}
+
+/// Returns the reason for which a run does not count, if there is one.
+fn failure_of(report: &Report, scenario: &Scenario, exact_messages: Option<u64>) -> Option<String> {
+    let published = report.counts.published;
+    let is_silent = scenario.load == Load::Storm;
+    match report.outcome {
+        Outcome::Void => Some(format!("void: {}", report.void_reasons.join("; "))),
+        Outcome::Broken => Some(format!("not exact: {:?} {}", report.counts, report.disconnections.join("; "))),
+        Outcome::Exact => match exact_messages {
+            Some(exact) if published != exact => Some(format!("published {published} messages instead of {exact}")),
+            _ if report.figures.is_none() => Some("the report has no figures".to_owned()),
+            _ if !is_silent && report.figures.as_ref().is_none_or(|figures| figures.deliveries == 0) => {
+                Some("nothing was delivered inside the window".to_owned())
+            }
+            _ => None,
+        },
+    }
+}
+
+/// Returns the report without its curves, which are most of it.
+fn short(mut report: Report) -> Report {
+    if let Some(figures) = &mut report.figures {
+        figures.series.clear();
+        (figures.distribution, figures.distribution_uncorrected) = (None, None);
+    }
+    report
+}
+
+/// Returns one of the server's counters, over all shards.
+fn counted(address: SocketAddr, counter: &str) -> Result<f64, Box<dyn Error>> {
+    sum_of(&metrics_of(address)?, counter).ok_or_else(|| format!("the server's metrics do not have {counter}").into())
+}
+
+/// Returns the sum of a counter over all shards, if `metrics` have it.
+fn sum_of(metrics: &str, counter: &str) -> Option<f64> {
+    let begin = format!("ringhub_{counter}_total{{shard=");
+    let values = metrics.lines().filter(|line| line.starts_with(&begin));
+    values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).reduce(|sum, value| sum + value)
+}
+
+/// Counts the server's system calls and deliveries for most of the window. The kernel counts the calls by the trace
+/// point at their entry, which `perf` reads; each call then takes a little longer.
+fn calls_per_delivery(server: &Running, seconds: u64) -> Result<f64, Box<dyn Error>> {
+    let deadline = Instant::now() + DELIVERY_DEADLINE;
+    while counted(server.address, "deliveries")? == 0.0 {
+        if Instant::now() > deadline {
+            return Err("nothing was delivered, so no system calls were counted".into());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    // The first deliveries belong to the warm-up, which is longer than this wait.
+    thread::sleep(Duration::from_millis(500));
+    let (begin, before) = (Instant::now(), counted(server.address, "deliveries")?);
+    let mut perf = Command::new("perf");
+    perf.args(["stat", "-x,", "-e", "raw_syscalls:sys_enter", "-p", &server.pid().to_string()]);
+    perf.args(["--", "sleep", &seconds.to_string()]);
+    let output =
+        perf.stdin(Stdio::null()).output().map_err(|error| format!("perf, which counts system calls: {error}"))?;
+    let (elapsed, after) = (begin.elapsed().as_secs_f64(), counted(server.address, "deliveries")?);
+    let said = String::from_utf8_lossy(&output.stderr);
+    let calls = calls_of(&said).ok_or_else(|| format!("perf does not count system calls here: {}", said.trim()))?;
+    // The span of the counter of deliveries is a little longer, so rates are compared.
+    Ok(calls / seconds as f64 / ((after - before) / elapsed))
+}
+
+/// Returns the count in the output of `perf stat -x,`, which is its first field.
+fn calls_of(output: &str) -> Option<f64> {
+    let line = output.lines().find(|line| line.contains("raw_syscalls:sys_enter"))?;
+    line.split(',').next()?.parse().ok()
+}
+
+/// Opens idle subscribers, and returns the memory of each: from the difference between few and `many` of them.
+fn idle(server: &Running, many: usize) -> Result<Values, Box<dyn Error>> {
+    let resource = rustix::process::Resource::Nofile;
+    let mut limit = rustix::process::getrlimit(resource);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(resource, limit)?;
+    let mut connections: Vec<TcpStream> = Vec::with_capacity(many);
+    let mut grow = |count: usize| -> Result<[f64; 2], Box<dyn Error>> {
+        while connections.len() < count {
+            connections.push(open(server.address, "/t/bench?mode=sub")?);
+        }
+        thread::sleep(SETTLE);
+        let user = memory_of(server.pid()).rss_anon.ok_or("the kernel does not show the server's memory")? as f64;
+        Ok([user, user + kernel_bytes(server.pid())?])
+    };
+    let (few, all) = (grow(FEW)?, grow(many)?);
+    let slope = |kind: usize| (all[kind] - few[kind]) / (many - FEW) as f64;
+    let mut values = Values::from([(Metric::UserBytes, slope(0)), (Metric::AllBytes, slope(1))]);
+    let whole = memory_of(server.pid()).pss;
+    values.extend(whole.map(|bytes| (Metric::ServerMebibytes, bytes as f64 / MEBIBYTE)));
+    Ok(values)
+}
+
+/// Returns the kernel's memory: its objects, of the whole machine, and the page tables of the server.
+fn kernel_bytes(pid: u32) -> io::Result<f64> {
+    let objects = kilobytes(&fs::read_to_string("/proc/meminfo")?, "Slab:");
+    let tables = kilobytes(&fs::read_to_string(format!("/proc/{pid}/status"))?, "VmPTE:");
+    objects.zip(tables).map(|(objects, tables)| (objects + tables) * 1_024.0).ok_or_else(|| {
+        io::Error::other("/proc/meminfo and /proc/PID/status do not have the form that proc(5) describes")
+    })
+}
+
+fn kilobytes(text: &str, name: &str) -> Option<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+const WARMUP_SECONDS: u64 = 1;
+const FEW: usize = 1_000;
+const MEBIBYTE: f64 = 1_048_576.0;
+
+/// The time between the last handshake and the reading of memory.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// How long the first delivery may take, with the opening of all connections.
+const DELIVERY_DEADLINE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::Peer;
+    use crate::table::{SCENARIOS, scenario};
+    use clap::Parser as _;
+    use ringhub_loadgen::Cli;
+
+    fn order(scenario: &Scenario) -> Order<'_> {
+        Order { round: 0, scenario, server: Peer::Hub, rate: Some(1_234), seconds: 4, others_max: 0.1 }
+    }
+
+    /// The generator takes the flags of every scenario, and its plan has no contradiction.
+    #[test]
+    fn the_generator_takes_every_scenario() {
+        let mut taken = 0;
+        for scenario in SCENARIOS {
+            if matches!(scenario.load, Load::Post(_) | Load::Idle | Load::Micro) {
+                continue;
+            }
+            let (word, flags) = words(order(scenario));
+            let echo: &[&str] = if word == "echo" { &["--sub-query", "echo=true"] } else { &[] };
+            let program = ["ringhub-loadgen", word, "--json", "--preset", "ringhub", "--url", "ws://127.0.0.1:6455"];
+            let line = program.iter().chain(echo).map(ToString::to_string).chain(flags.clone());
+            let options = Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{error}")).into_options().unwrap();
+            options.plan().unwrap_or_else(|error| panic!("{}: {error}", scenario.name));
+            assert!(flags.contains(&scenario.subscribers.to_string()), "{flags:?}");
+            taken += 1;
+        }
+        assert!(taken > 15, "{taken}");
+    }
+
+    #[test]
+    fn a_share_takes_the_rate_that_was_found() {
+        let half = scenario("half-of-bun").unwrap();
+        let (_, flags) = words(order(half));
+        assert!(flags.windows(2).any(|two| two == ["--rate", "1234"]), "{flags:?}");
+        assert_eq!(half.load.exact_messages(WARMUP_SECONDS, 4, Some(1_234)), Some(5 * 1_234));
+    }
+
+    #[test]
+    fn counters_are_added_over_the_shards() {
+        let metrics = "# HELP x\nringhub_sends_total{shard=\"0\"} 3\nringhub_sends_total{shard=\"1\"} 4\n\
+                       ringhub_short_sends_total{shard=\"0\"} 9\n";
+        assert_eq!(sum_of(metrics, "sends"), Some(7.0));
+        assert_eq!(sum_of(metrics, "turns"), None);
+    }
+
+    #[test]
+    fn the_count_of_perf_is_its_first_field() {
+        assert_eq!(calls_of("978673,,raw_syscalls:sys_enter,946341050,100.00,,\n"), Some(978_673.0));
+        assert_eq!(calls_of("<not counted>,,raw_syscalls:sys_enter,0,100.00,,\n"), None);
+        assert_eq!(calls_of("event syntax error: 'raw_syscalls:sys_enter'\n"), None);
+        assert_eq!(calls_of("Access to performance monitoring is limited.\n"), None);
+    }
+
+    #[test]
+    fn the_kernels_memory_is_readable() {
+        assert!(kernel_bytes(std::process::id()).is_ok_and(|bytes| bytes > 1e6));
+        assert_eq!(kilobytes("SlabX: 1 kB\nSlab:   20 kB\n", "Slab:"), Some(20.0));
+    }
+}

@@ -1,0 +1,183 @@
+//! One run: a server is started, loaded, and ended. Its figures say nothing if the run was not exact, or if other
+//! programs disturbed it.
+
+use crate::distance::{Placement, hop_ns};
+use crate::load::{self, Driven};
+use crate::metric::{Metric, Values};
+use crate::peers::{LOAD_CPU, Peer, Running, SERVER_CPU};
+use crate::post;
+use crate::scenario::{Scenario, Topics};
+use crate::tools::Tools;
+use ringhub_loadgen::Report;
+use serde::{Deserialize, Serialize};
+
+/// What a run is about.
+#[derive(Clone, Copy)]
+pub(crate) struct Order<'a> {
+    pub(crate) round: usize,
+    pub(crate) scenario: &'a Scenario,
+    pub(crate) server: Peer,
+    /// The messages per second of a load that depends on what servers can handle.
+    pub(crate) rate: Option<u64>,
+    /// Length of the measured window.
+    pub(crate) seconds: u64,
+    /// CPUs that may be busy with other programs.
+    pub(crate) others_max: f64,
+}
+
+/// One server in one scenario in one round.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Run {
+    pub(crate) round: usize,
+    pub(crate) scenario: String,
+    pub(crate) server: String,
+    #[serde(default)]
+    pub(crate) rate: Option<u64>,
+    pub(crate) server_command: String,
+    pub(crate) load_command: String,
+    /// The reason why the run was not exact, if so.
+    pub(crate) failure: Option<String>,
+    /// Whether other programs used the machine meanwhile. Such a run must still be exact, but its figures do not count.
+    pub(crate) disturbed: bool,
+    /// The time of a hop from CPU to CPU, before and after the run.
+    pub(crate) hops_ns: [f64; 2],
+    pub(crate) placement: Placement,
+    pub(crate) values: Values,
+    /// What another program says of its rounds, if it ran them and the values are its medians.
+    #[serde(default)]
+    pub(crate) elsewhere: Option<Elsewhere>,
+    /// The report of the generator. Nothing reads it from a record but people.
+    #[serde(skip_deserializing)]
+    pub(crate) report: Option<Report>,
+    /// The figures of HTTP requests, if these were the load.
+    #[serde(skip_deserializing)]
+    pub(crate) requests: Option<post::Figures>,
+}
+
+/// The rounds of another program, which compared the hub with a server.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Elsewhere {
+    pub(crate) rounds: usize,
+    /// The least and the greatest ratio of the hub to the server in one round.
+    pub(crate) spread: [f64; 2],
+}
+
+impl Run {
+    /// Returns whether the run's figures may be compared with those of other runs in the same placement.
+    pub(crate) fn counts(&self) -> bool {
+        self.failure.is_none() && !self.disturbed
+    }
+
+    /// Returns a line for people.
+    pub(crate) fn line(&self) -> String {
+        let outcome = match &self.failure {
+            Some(failure) => format!("FAILED: {failure}"),
+            None => {
+                let shown = Metric::SHOWN.iter().filter_map(|metric| Some((metric, self.values.get(metric)?)));
+                shown
+                    .map(|(metric, value)| format!("{} {}", metric.title(), metric.text(*value)))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            }
+        };
+        let [before, after] = self.hops_ns;
+        let disturbed = if self.disturbed { ", DISTURBED" } else { "" };
+        let placement = self.placement.name();
+        format!(
+            "{:20} {:18} {outcome}; CPUs {placement} ({before:.0}, {after:.0} ns){disturbed}",
+            self.scenario, self.server
+        )
+    }
+}
+
+/// Starts a server, puts the scenario's load on it, and ends it. A server that does not start is a failed run.
+pub(crate) fn run_once(tools: &Tools, order: Order<'_>) -> Run {
+    let Order { round, scenario, server, rate, others_max, .. } = order;
+    let started = match scenario.topics {
+        Topics::Two => Running::start_with_two_topics(server, tools),
+        Topics::One | Topics::Zipf(_) => Running::start(server, tools),
+    };
+    let hop_before = hop_ns(SERVER_CPU, LOAD_CPU);
+    let server_command = started.as_ref().map_or_else(|_| String::new(), |running| running.command_line.clone());
+    let done = started.and_then(|running| load::drive(tools, &running, order));
+    let driven = done.unwrap_or_else(|why| Driven { failure: Some(why.to_string()), ..Driven::default() });
+    let hops_ns = [hop_before, hop_ns(SERVER_CPU, LOAD_CPU)];
+    let [placement, placement_after] = hops_ns.map(Placement::of);
+    let others = driven.values.get(&Metric::Others).copied().unwrap_or_default();
+    Run {
+        round,
+        scenario: scenario.name.to_owned(),
+        server: server.name().to_owned(),
+        rate,
+        server_command,
+        load_command: driven.command,
+        failure: driven.failure,
+        disturbed: placement != placement_after || others > others_max,
+        hops_ns,
+        placement,
+        values: driven.values,
+        elsewhere: None,
+        report: driven.report,
+        requests: driven.requests,
+    }
+}
+
+/// Returns the items, beginning with another one in each round, so that noise of other programs does not always hit the
+/// same item.
+pub(crate) fn rotated<T>(items: &[T], round: usize) -> impl Iterator<Item = &T> {
+    let (front, back) = items.split_at(if items.is_empty() { 0 } else { round % items.len() });
+    back.iter().chain(front)
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// Returns a run that counts, with one figure.
+    pub(crate) fn run(scenario: &str, server: Peer, round: usize, metric: Metric, value: f64) -> Run {
+        Run {
+            round,
+            scenario: scenario.to_owned(),
+            server: server.name().to_owned(),
+            rate: None,
+            server_command: format!("{} --listen 127.0.0.1:1", server.name()),
+            load_command: "ringhub-loadgen fanout".to_owned(),
+            failure: None,
+            disturbed: false,
+            hops_ns: [25.0; 2],
+            placement: Placement::Near,
+            values: Values::from([(metric, value)]),
+            elsewhere: None,
+            report: None,
+            requests: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everyone_begins_a_round_once() {
+        let order = |round| rotated(&["a", "b", "c"], round).copied().collect::<String>();
+        assert_eq!([order(0), order(1), order(2), order(3)], ["abc", "bca", "cab", "abc"]);
+        assert_eq!(rotated::<u8>(&[], 4).count(), 0);
+    }
+
+    #[test]
+    fn a_run_that_failed_or_was_disturbed_does_not_count() {
+        let run = || testing::run("rate-100", Peer::Hub, 0, Metric::CpuPerDelivery, 900.0);
+        assert!(run().counts() && run().line().contains("CPU/delivery ns 900"));
+        assert!(!Run { disturbed: true, ..run() }.counts());
+        let failed = Run { failure: Some("void: no CPU".to_owned()), ..run() };
+        assert!(!failed.counts() && failed.line().contains("FAILED: void: no CPU"));
+    }
+
+    #[test]
+    fn a_run_is_read_as_it_was_written() {
+        let run = testing::run("rate-100", Peer::Bun, 3, Metric::P99, 12.5);
+        let again: Run = serde_json::from_str(&serde_json::to_string(&run).unwrap()).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{run:?}"));
+    }
+}
