@@ -3,7 +3,7 @@
 //! `compare` runs every scenario against every server in interleaved rounds, and compares the ratios of the medians
 //! with the project's bars. With `--baseline` the hub of another commit takes part. `idle` measures the memory of idle
 //! connections, `post` publishing by HTTP, `handshakes` opening handshakes with tokens, and `instructions` the
-//! instructions of a delivery, a publish, a POST and a handshake. `pairs` compares two commits in short slices in turn.
+//! instructions of a fan-out, a publish, a POST and a handshake. `micro` measures parts of the path in memory. `pairs` compares two commits in short slices in turn.
 //! `hostile` measures how a crowd affects other clients, and `empty` how it affects the server's memory. `k2` is a peer
 //! that shows the cost of the hub's system calls alone. Run it from the repository root; `bench/run` builds the
 //! programs.
@@ -22,6 +22,7 @@ mod hostile;
 mod idle;
 mod instructions;
 mod k2;
+mod micro;
 mod pairs;
 mod peers;
 mod post;
@@ -49,8 +50,10 @@ enum Command {
     Compare(compare::Options),
     /// User-space memory of idle subscribers; exit status 1 when a bar is missed.
     Idle(idle::Options),
-    /// Instructions of a delivery, publish, POST and handshake; exit status 1 when one differs from the recorded one.
+    /// Instructions of a fan-out, publish, POST and handshake; exit status 1 when one differs from the recorded one.
     Instructions(instructions::Options),
+    /// The parts of the hub's path in memory, beside a plain reference and the crates that people use.
+    Micro(micro::Options),
     /// Publishing by HTTP: requests per second, cost and time of a request.
     Post(post::Options),
     /// The cost beside another commit, in short slices in turn; exit status 1 when it is higher.
@@ -119,6 +122,7 @@ fn main() -> ExitCode {
         Command::Compare(options) => compare::compare(&options),
         Command::Idle(options) => idle::idle(&options),
         Command::Instructions(options) => instructions::instructions(&options),
+        Command::Micro(options) => micro::micro(&options),
         Command::Post(options) => post::post(&options),
         Command::Pairs(options) => pairs::pairs(&options),
         Command::Handshakes(options) => handshakes::handshakes(&options),
