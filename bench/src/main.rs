@@ -3,10 +3,10 @@
 //! `compare` runs every scenario against every server in interleaved rounds, and compares the ratios of the medians
 //! with the project's bars. With `--baseline` the hub of another commit takes part. `idle` measures the memory of idle
 //! connections, `post` publishing by HTTP, `handshakes` opening handshakes with tokens, and `instructions` the
-//! instructions of a fan-out, a publish, a POST and a handshake. `micro` measures parts of the path in memory. `pairs` compares two commits in short slices in turn.
-//! `hostile` measures how a crowd affects other clients, and `empty` how it affects the server's memory. `k2` is a peer
-//! that shows the cost of the hub's system calls alone. Run it from the repository root; `bench/run` builds the
-//! programs.
+//! instructions of a fan-out, a publish, a POST and a handshake. `micro` measures parts of the path in memory. `pairs`
+//! compares two commits in short slices in turn. `hostile` measures how a crowd affects other clients, and `empty` how
+//! it affects the server's memory. `k2` is a peer that shows the cost of the hub's system calls alone. Run it from the
+//! repository root; `bench/run` builds the programs.
 
 mod baseline;
 mod client;

@@ -1,8 +1,8 @@
 //! `bench/run micro`: runs the benchmarks of `bench/benches/micro` in rounds, and writes their figures beside each
 //! other.
 //!
-//! A figure is what a side does in a second: the median over the rounds of criterion's medians. A ratio is the median of
-//! the rounds' ratios, since a round's sides run within seconds of each other. So it matters less that a machine is
+//! A figure is what a side does in a second: the median over the rounds of criterion's medians. A ratio is the median
+//! of the rounds' ratios, since a round's sides run within seconds of each other. So it matters less that a machine is
 //! faster in one round than in the next.
 
 use crate::record::Circumstances;

@@ -106,8 +106,8 @@ impl ReadMessages for Ours {
             if missing == 0 {
                 return;
             }
-            // As the hub: a long rest of a frame stays where it is, and is received to its end; a short rest is moved to
-            // the front of the buffer.
+            // As in the hub, a long rest of a frame stays where it is, and is received to its end. A short rest moves
+            // to the front of the buffer.
             let room = match self.buffer.len() {
                 rest @ ..STAYS_IN_PLACE => READ_MAX - rest,
                 _ => self.websocket.missing(&self.buffer),
