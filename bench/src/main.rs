@@ -7,6 +7,10 @@
 //! `hostile` measures how a crowd affects other clients, and `empty` how it affects the server's memory. `k1`, `k2` and
 //! `k3` are peers that show the cost of system calls alone. `presets` checks the generator's presets against servers of
 //! others. Run it from the repository root; `bench/run` builds the programs.
+//! instructions of a fan-out, a publish, a POST and a handshake. `micro` measures parts of the path in memory. `pairs`
+//! compares two commits in short slices in turn. `hostile` measures how a crowd affects other clients, and `empty` how
+//! it affects the server's memory. `k2` is a peer that shows the cost of the hub's system calls alone. Run it from the
+//! repository root; `bench/run` builds the programs.
 
 mod bare;
 mod baseline;
@@ -28,6 +32,7 @@ mod judge;
 mod k2;
 mod load;
 mod metric;
+mod micro;
 mod micro_rows;
 mod others;
 mod pairs;
@@ -65,8 +70,10 @@ enum Command {
     Results(results::Options),
     /// User-space memory of idle subscribers; exit status 1 when a bar is missed.
     Idle(idle::Options),
-    /// Instructions of a delivery, publish, POST and handshake; exit status 1 when one differs from the recorded one.
+    /// Instructions of a fan-out, publish, POST and handshake; exit status 1 when one differs from the recorded one.
     Instructions(instructions::Options),
+    /// The parts of the hub's path in memory, beside a plain reference and the crates that people use.
+    Micro(micro::Options),
     /// Publishing by HTTP: requests per second, cost and time of a request.
     Post(post::Options),
     /// The cost beside another commit, in short slices in turn; exit status 1 when it is higher.
@@ -165,6 +172,7 @@ fn main() -> ExitCode {
         Command::Results(options) => results::results(&options),
         Command::Idle(options) => idle::idle(&options),
         Command::Instructions(options) => instructions::instructions(&options),
+        Command::Micro(options) => micro::micro(&options),
         Command::Post(options) => post::post(&options),
         Command::Pairs(options) => pairs::pairs(&options),
         Command::Handshakes(options) => handshakes::handshakes(&options),

@@ -43,7 +43,11 @@ impl Assembly {
             deliver: limits.deliver,
             utf8: (message_type == MessageType::Text && limits.checks_utf8).then(Utf8::default),
             buffer: match limits.deliver {
-                Deliver::Messages => BytesMut::zeroed(HEADER_ROOM),
+                Deliver::Messages => {
+                    let mut buffer = BytesMut::with_capacity(FIRST_BYTES);
+                    buffer.resize(HEADER_ROOM, 0);
+                    buffer
+                }
                 Deliver::Fragments => BytesMut::new(),
             },
             length: 0,
@@ -104,9 +108,14 @@ impl Assembly {
         let Some(fragment) = &mut self.fragment else { return Ok(Progress { taken: 0, end: None }) };
         let taken = received.len().min(fragment.missing as usize);
         let piece_at = self.buffer.len();
+        if piece_at == HEADER_ROOM && !fragment.fin {
+            // The next fragment is probably as long.
+            self.buffer.reserve(2 * taken);
+        }
         self.buffer.extend_from_slice(&received[..taken]);
+        let mut is_ascii = false;
         if let Some(key) = &mut fragment.key {
-            masking::apply(&mut self.buffer[piece_at..], *key, 0);
+            is_ascii = masking::apply(&mut self.buffer[piece_at..], *key, 0);
             *key = masking::rotate(*key, taken);
         }
         self.length += taken as u32;
@@ -116,7 +125,9 @@ impl Assembly {
             self.fragment = None;
         }
         if let Some(utf8) = &mut self.utf8 {
-            utf8.append(&self.buffer[piece_at..])?;
+            if !is_ascii || utf8.is_cut() {
+                utf8.append(&self.buffer[piece_at..])?;
+            }
             if end == Some(End::Message) {
                 utf8.end()?;
             }
@@ -187,6 +198,9 @@ impl Assembly {
         Message::assembled(self.message_type, self.buffer)
     }
 }
+
+/// The first length of the buffer: room for a header and some short fragments.
+const FIRST_BYTES: usize = 128;
 
 /// The bytes that [`Assembly::append`] took, and the end that they made.
 pub(super) struct Progress {

@@ -36,6 +36,8 @@ mod keep_alive;
 mod limits;
 mod masking;
 mod message;
+#[doc(hidden)]
+pub mod parts;
 mod prepared;
 mod proxy_header;
 #[cfg(test)]

@@ -43,7 +43,13 @@ impl Utf8 {
     ///
     /// [`ProtocolError::InvalidUtf8`] inside a character.
     pub(super) fn end(&self) -> Result<(), ProtocolError> {
-        if self.begun_len == 0 { Ok(()) } else { Err(ProtocolError::InvalidUtf8) }
+        if self.is_cut() { Err(ProtocolError::InvalidUtf8) } else { Ok(()) }
+    }
+
+    /// Returns whether the pieces so far end inside a character.
+    #[inline]
+    pub(super) fn is_cut(&self) -> bool {
+        self.begun_len > 0
     }
 
     fn begin(&mut self, character: &[u8]) {
@@ -59,7 +65,7 @@ impl Utf8 {
 ///
 /// [`ProtocolError::InvalidUtf8`] when no continuation can make the bytes UTF-8.
 #[inline]
-pub(super) fn utf8_prefix(bytes: &[u8]) -> Result<usize, ProtocolError> {
+pub fn utf8_prefix(bytes: &[u8]) -> Result<usize, ProtocolError> {
     match simdutf8::compat::from_utf8(bytes) {
         Ok(_) => Ok(bytes.len()),
         Err(error) if error.error_len().is_none() => Ok(error.valid_up_to()),

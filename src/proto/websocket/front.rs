@@ -227,11 +227,11 @@ impl WebSocket {
         let received = &mut input.rest_mut()[header_len..];
         let available = received.len().min(payload_len);
         let received = &mut received[..available];
-        if let Some(key) = header.mask {
-            masking::apply(&mut received[unmasked..], key, unmasked);
-        }
-        let unchecked = &received[unmasked - utf8_tail..];
-        let utf8_tail = if is_checked { unchecked.len() - utf8_prefix(unchecked)? } else { 0 };
+        let utf8_tail = match header.mask {
+            Some(key) => unmask(received, key, unmasked, is_checked.then_some(utf8_tail))?,
+            None if is_checked => cut_length(&received[unmasked - utf8_tail..])?,
+            None => 0,
+        };
         if available < payload_len {
             self.front = Front::Payload { unmasked: available as u32, utf8_tail: utf8_tail as u8 };
             return Ok(None);
@@ -267,6 +267,47 @@ impl WebSocket {
         Ok(Step::Control(header.opcode, input.at - payload_len..input.at))
     }
 }
+
+/// Unmasks the bytes from `unmasked` on. With `utf8_tail`, checks that they continue text, whose last `utf8_tail`
+/// unmasked bytes begin a character. Returns how many bytes at the end begin a character; 0 without `utf8_tail`.
+///
+/// # Errors
+///
+/// [`ProtocolError::InvalidUtf8`].
+#[inline]
+fn unmask(
+    received: &mut [u8],
+    key: [u8; 4],
+    mut unmasked: usize,
+    utf8_tail: Option<usize>,
+) -> Result<usize, ProtocolError> {
+    let Some(mut utf8_tail) = utf8_tail else {
+        masking::apply(&mut received[unmasked..], key, unmasked);
+        return Ok(0);
+    };
+    while unmasked < received.len() {
+        let end = received.len().min(unmasked + BLOCK);
+        let is_ascii = masking::apply(&mut received[unmasked..end], key, unmasked);
+        if !is_ascii || utf8_tail > 0 {
+            utf8_tail = cut_length(&received[unmasked - utf8_tail..end])?;
+        }
+        unmasked = end;
+    }
+    Ok(utf8_tail)
+}
+
+/// Returns how many bytes at the end of a text begin a character whose end is missing.
+///
+/// # Errors
+///
+/// [`ProtocolError::InvalidUtf8`].
+#[inline]
+fn cut_length(text: &[u8]) -> Result<usize, ProtocolError> {
+    Ok(text.len() - utf8_prefix(text)?)
+}
+
+/// Bytes that are unmasked before they are checked, so few that they are still in the nearest cache.
+pub(super) const BLOCK: usize = 8 * 1_024;
 
 /// Returns whether the verdict drops the frame.
 ///

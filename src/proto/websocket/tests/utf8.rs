@@ -1,5 +1,6 @@
 //! RFC 6455 8.1. Handling of Errors in UTF-8-Encoded Data
 
+use super::super::front::BLOCK;
 use super::*;
 
 /// Valid and invalid text, as one frame and in fragments. Invalid text is refused at the first octet that no further
@@ -136,4 +137,24 @@ fn naive_error_at(payload: &[u8]) -> Option<usize> {
     let wrong = |len: &usize| str::from_utf8(&payload[..*len]).is_err_and(|error| error.error_len().is_some());
     let bad = (1..=payload.len()).find(wrong).map(|len| len - 1);
     bad.or_else(|| str::from_utf8(payload).is_err().then_some(payload.len()))
+}
+
+/// A long text is unmasked and checked in blocks, and its characters may lie across their borders.
+#[test]
+fn characters_at_the_borders_of_blocks() {
+    for before in BLOCK - 4..=BLOCK {
+        let good = format!("{}€{}", "a".repeat(before), "b".repeat(BLOCK));
+        check(SERVER, &masked(OpCode::Text, true, &good), &[text(&good)], &[], State::Open);
+        // The character's second byte is missing.
+        let mut bad = good.into_bytes();
+        bad.remove(before + 1);
+        let error = error_of(&masked(OpCode::Text, true, &bad));
+        assert_eq!(error, Some(ProtocolError::InvalidUtf8), "after {before} bytes");
+    }
+    let cut = [&vec![b'a'; 2 * BLOCK - 1][..], &[0xC3]].concat();
+    assert_eq!(error_of(&masked(OpCode::Text, true, cut)), Some(ProtocolError::InvalidUtf8), "at the end");
+}
+
+fn error_of(stream: &[u8]) -> Option<ProtocolError> {
+    run(SERVER, stream).error
 }
