@@ -253,7 +253,8 @@ fn a_report_without_a_reader_is_no_panic() {
     check("", closed(), 0, "");
     check("--json", closed(), 0, "");
     let full = std::fs::File::create("/dev/full").unwrap();
-    let complaint = "ringhub-loadgen: the report: No space left on device (os error 28)\n";
+    let complaint =
+        "ringhub-loadgen: cannot write the report to standard output: No space left on device (os error 28)\n";
     check("", full.into(), 1, complaint);
 }
 

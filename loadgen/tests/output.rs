@@ -75,12 +75,13 @@ fn a_file_that_cannot_be_written_costs_no_run() {
             .unwrap();
         let complaint = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1));
-        let expected = "ringhub-loadgen: /no/such/folder/file: No such file or directory (os error 2)\n";
-        assert_eq!(complaint, expected, "{flag}");
+        let why = "/no/such/folder/file: cannot open the file: No such file or directory (os error 2)";
+        assert_eq!(complaint, format!("ringhub-loadgen: {flag} {why}\n"));
         let output = run(Echo::All, &[flag, "/dev/full"]);
         let complaint = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{flag}");
-        assert_eq!(complaint, "ringhub-loadgen: /dev/full: No space left on device (os error 28)\n", "{flag}");
+        let why = "/dev/full: cannot write the file: No space left on device (os error 28)";
+        assert_eq!(complaint, format!("ringhub-loadgen: {flag} {why}\n"));
     }
 }
 
@@ -90,7 +91,7 @@ fn latency_that_was_not_measured_is_no_file() {
     let output = run(Echo::All, &["--size", "20", "--hgrm", path.to_str().unwrap()]);
     let complaint = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{complaint}");
-    assert_eq!(complaint, format!("ringhub-loadgen: {}: no latency was measured\n", path.display()));
+    assert_eq!(complaint, format!("ringhub-loadgen: --hgrm {}: no latency was measured\n", path.display()));
 }
 
 #[test]

@@ -10,93 +10,110 @@ use crate::units::Packing;
 use crate::url::{Scheme, Url};
 use clap::{Args, ValueEnum};
 
-/// Which server, and what it expects. Texts and patterns may have placeholders: {topic}, {payload}, {size} of the
-/// payload, {id} and {connection} (numbers), and {any} in patterns; \r and \n are control characters.
+/// Which server, and what it expects.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Server")]
+#[command(next_help_heading = "Server", after_long_help = PLACEHOLDERS)]
 pub struct TargetFlags {
-    /// Where to connect: ws:// or wss://, a name or an address, a port and a path. {topic} may stand in the path.
+    /// Where to connect: ws:// or wss://, and HOST[:PORT][/PATH]. {topic} may stand in the path.
+    ///
+    /// `localhost` is 127.0.0.1. Of a name with several addresses, the first IPv4 address is used.
     #[arg(long, default_value = DEFAULT_URL)]
     pub url: String,
-    /// The kind of server; by default `ringhub` for the default URL, and `ws` for others.
+    /// The kind of server; by default `ringhub` for the default URL, and `ws` for other URLs.
+    ///
+    /// For a ringhub at another address give --preset ringhub.
     #[arg(long, value_enum)]
     pub preset: Option<PresetName>,
-    /// A value for a name in braces in the preset's texts, such as key=1234.
+    /// A value for {NAME} in the preset's texts and in your own, such as key=1234. May be repeated.
     #[arg(long, value_name = "NAME=VALUE")]
     pub set: Vec<String>,
-    /// A header line of the opening requests.
+    /// A header line of the opening requests; not of the requests of --publish-http. May be repeated.
     #[arg(long, value_name = "NAME: VALUE")]
     pub header: Vec<String>,
-    /// A subprotocol that the opening requests offer.
+    /// A subprotocol that the opening requests offer. May be repeated.
     #[arg(long)]
     pub subprotocol: Vec<String>,
     /// With wss: and https:, accept every certificate.
     #[arg(long)]
     pub insecure: bool,
-    /// Query of the subscribers' request; empty for none.
+    /// Add this query to the URL of the subscribers, instead of the preset's query; empty for none.
     #[arg(long)]
     pub sub_query: Option<String>,
-    /// Query of the publishers' request; empty for none.
+    /// Add this query to the URL of the publishers, instead of the preset's query; empty for none.
     #[arg(long)]
     pub pub_query: Option<String>,
-    /// Whole path and query of the subscribers' request.
+    /// Path and query of the subscribers' requests, instead of those of the URL.
     #[arg(long)]
     pub subscribe_path: Option<String>,
-    /// Whole path and query of the publishers' request.
+    /// Path and query of the publishers' requests, instead of those of the URL.
     #[arg(long)]
     pub publish_path: Option<String>,
-    /// The publishers receive messages too; these are ignored instead of being reported as foreign.
+    /// The server sends messages to the publishers too: ignore them there, instead of counting them as foreign.
     #[arg(long)]
     pub publishers_receive: bool,
-    /// A step after the opening handshake, in order: send:TEXT, or await:PATTERN.
+    /// A step after the opening handshake: send:TEXT or await:PATTERN. May be repeated, in order.
+    ///
+    /// The steps replace those of the preset. Subscribers and WebSocket publishers take them. Example: --hello
+    /// 'send:LOGIN guest' --hello 'await:WELCOME{any}'.
     #[arg(long, value_name = "STEP")]
     pub hello: Vec<String>,
-    /// The message that subscribes to a topic.
+    /// The message by which a subscriber subscribes to a topic, with {topic} in it.
     #[arg(long, value_name = "TEXT")]
     pub subscribe_message: Option<String>,
-    /// The server's answer to that message.
+    /// The server's answer to --subscribe-message.
+    ///
+    /// Without it a subscriber counts as subscribed when its message is sent, and messages that are published before
+    /// the server has subscribed it count as lost.
     #[arg(long, value_name = "PATTERN")]
     pub acknowledgement: Option<String>,
-    /// A delivery, with {payload} in it. Without a pattern the whole message is the payload.
+    /// What a delivery looks like, with {payload} in it. Without this the whole message is the payload.
     #[arg(long, value_name = "PATTERN")]
     pub delivery: Option<String>,
-    /// How the server packs what it sends into messages.
+    /// How the server packs deliveries and answers into WebSocket messages.
     #[arg(long, value_enum)]
     pub packing: Option<PackingFlag>,
-    /// What the generator answers to some message, such as '2 => 3'.
+    /// Answer each message that matches PATTERN with TEXT. May be repeated, in addition to the preset's answers.
+    ///
+    /// '2 => 3' answers the pings of Socket.IO. Pings of the WebSocket protocol are answered in any case.
     #[arg(long, value_name = "PATTERN => TEXT")]
     pub reply: Vec<String>,
-    /// Messages of the server that mean nothing here.
+    /// Messages that are neither deliveries nor mistakes. May be repeated, in addition to those of the preset.
+    ///
+    /// A message that fits no pattern counts as foreign.
     #[arg(long, value_name = "PATTERN")]
     pub ignore: Vec<String>,
-    /// Messages by which the server refuses something; the connection then counts as ended.
+    /// Messages by which the server refuses. May be repeated, in addition to those of the preset.
+    ///
+    /// Before the connection is open a refusal ends the run, later the connection counts as disconnected.
     #[arg(long, value_name = "PATTERN")]
     pub refusal: Vec<String>,
-    /// The message that publishes, with {payload} in it.
+    /// The message that publishes, with {payload} in it. Without this and a preset the message is the payload.
     #[arg(long, value_name = "TEXT", conflicts_with = "publish_http")]
     pub publish_message: Option<String>,
-    /// Publish by HTTP instead: the method, and a path or a URL, such as 'POST /publish/{topic}'.
+    /// Publish by HTTP: the method, and a path or a URL, such as 'POST /publish/{topic}'.
+    ///
+    /// A path is one of the host of --url. Each publisher has one request in flight.
     #[arg(long, value_name = "METHOD PATH")]
     pub publish_http: Option<String>,
-    /// A header line of the requests that publish.
+    /// A header line of the requests of --publish-http. May be repeated.
     #[arg(long, value_name = "NAME: VALUE")]
     pub publish_header: Vec<String>,
-    /// The body of the requests that publish, with {payload} in it.
+    /// The body of the requests of --publish-http, with {payload} in it.
     #[arg(long, value_name = "TEXT")]
     pub publish_body: Option<String>,
-    /// The name of the topic; of several topics, the begin of their names.
+    /// The name of the topic; of several topics, the beginning of their names: bench-0, bench-1 and so on.
     #[arg(long, default_value = "bench")]
     pub topic: String,
-    /// The number of topics. The path or the texts need {topic} for several.
+    /// The number of topics. For several, {topic} must stand in the URL or in --subscribe-message.
     #[arg(long, default_value_t = 1)]
     pub topics: usize,
-    /// Topics of each subscriber, on one connection; for servers whose clients subscribe by messages.
+    /// Topics of each subscriber, on one connection. Above 1 the server's clients must subscribe by messages.
     #[arg(long, default_value_t = 1)]
     pub topics_per_connection: usize,
-    /// How subscribers fall on topics: uniform, zipf or zipf:EXPONENT.
+    /// How subscribers are distributed over topics: uniform, zipf or zipf:EXPONENT; zipf is zipf:1.
     #[arg(long, default_value = "uniform")]
     pub spread: Spread,
-    /// How messages fall on topics: uniform, zipf or zipf:EXPONENT.
+    /// How messages are distributed over topics: uniform, zipf or zipf:EXPONENT; zipf is zipf:1.
     #[arg(long, default_value = "uniform")]
     pub publish_spread: Spread,
 }
@@ -104,11 +121,11 @@ pub struct TargetFlags {
 /// How a server packs what it sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PackingFlag {
-    /// One thing in each message.
+    /// Each WebSocket message is one delivery or answer.
     Whole,
-    /// A message has one or more things, separated by line feeds.
+    /// A WebSocket message has one or more deliveries or answers, separated by line feeds.
     Lines,
-    /// The messages are the stream of the NATS protocol.
+    /// The WebSocket messages together are the stream of the NATS protocol.
     Nats,
 }
 
@@ -179,7 +196,7 @@ impl Reader<'_> {
         }
         if flags.topics_per_connection > 1 && protocol.subscribe.is_none() {
             let why =
-                "--topics-per-connection needs a server whose clients subscribe by messages, or --subscribe-message";
+                "--topics-per-connection above 1 needs --subscribe-message, or a preset that subscribes by messages";
             return Err(Error::Options(why.to_owned()));
         }
         Ok(Target { endpoint, subscribe, publishing, protocol, is_binary: preset.is_binary })
@@ -206,7 +223,7 @@ impl Reader<'_> {
         let unknown = ["{key}", "{app}"].into_iter().find(|name| path.contains(name));
         if let Some(unknown) = unknown {
             let name = unknown.trim_matches(['{', '}']);
-            return Err(Error::Options(format!("this preset needs --set {name}=VALUE")));
+            return Err(Error::Options(format!("the path has {{{name}}}: give --set {name}=VALUE")));
         }
         let joint = if path.contains('?') { '&' } else { '?' };
         Ok(if query.is_empty() { path } else { format!("{path}{joint}{query}") })
@@ -303,7 +320,9 @@ impl Reader<'_> {
             Some(path) if path.starts_with('/') => {
                 (endpoint.clone(), self.url.authority.clone(), self.with_values(path))
             }
-            Some(other) => return Err(Error::Options(format!("--publish-http: {other} is no path and no URL"))),
+            Some(other) => {
+                return Err(Error::Options(format!("--publish-http: {other} must begin with /, http:// or https://")));
+            }
             None => {
                 let path = self.path(&flags.publish_path, preset.publish_path, "")?;
                 (endpoint.clone(), self.url.authority.clone(), path)
@@ -368,6 +387,20 @@ fn header_lines(flag: &str, lines: &[String]) -> Result<String, Error> {
     }
     Ok(text)
 }
+
+/// The end of each scenario's `--help`.
+const PLACEHOLDERS: &str = r"Placeholders:
+  In TEXT, PATTERN, paths and bodies these names stand for:
+    {topic}       the topic's name
+    {payload}     the generator's payload, --size bytes
+    {size}        its length in bytes
+    {id}          a number of ten digits that no other message of the connection has
+    {connection}  the connection's index from 0
+    {NAME}        the VALUE of --set NAME=VALUE
+    {any}         in a PATTERN only: any bytes, or none
+  A PATTERN must match the whole message. \r and \n stand for CR and LF.
+
+Manual: docs/loadgen.md in the repository of ringhub";
 
 /// The hub's own address and a topic. The preset of this URL alone is `ringhub`.
 const DEFAULT_URL: &str = "ws://127.0.0.1:6455/t/bench";

@@ -103,7 +103,7 @@ pub fn verdict(report: &Report, assertions: &[Assertion]) -> Verdict {
     }
 }
 
-/// The verdict about a run and its assertions, which becomes the exit status.
+/// The verdict that becomes the exit status: that of the report, and of its assertions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The run is exact, or what went wrong is within the assertions.
@@ -175,6 +175,7 @@ fn parse_bound(text: &str, name: &Name) -> Result<f64, String> {
     };
     match digits.trim().parse::<f64>() {
         Ok(bound) if bound.is_finite() => Ok(bound * scale),
+        _ if digits.trim().is_empty() => Err("the bound has no number".to_owned()),
         _ => Err(format!("`{}` is no number", digits.trim())),
     }
 }
@@ -288,7 +289,7 @@ mod tests {
             ("p99=<5ms", "`=<` is no comparison; there are < <= > >= == !="),
             ("p99<5", "p99 is a time: write its unit, ns, us, ms or s"),
             ("p99<5m", "`m` is no unit of time; there are ns, us, ms and s"),
-            ("p99<ms", "`` is no number"),
+            ("p99<ms", "the bound has no number"),
             ("p99<NaN", "`NaN` is no unit of time; there are ns, us, ms and s"),
             ("lost==0ms", "lost has no unit, but `ms` was given"),
             ("lost==none", "lost has no unit, but `none` was given"),
