@@ -71,11 +71,11 @@ pub(crate) struct Reading {
     pub(crate) checkers: Box<[SequenceChecker]>,
     /// The subscriber's first topic.
     pub(crate) first_topic: u32,
-    /// The number of the next message with a number.
+    /// The `{id}` of the next text.
     next_id: u32,
     /// Messages that are not of this run, or of a stream that is not for this connection.
     pub(crate) foreign: u64,
-    /// Messages whose padding, size or opcode changed on the way.
+    /// Messages whose padding, size or opcode (text or binary) changed on the way.
     pub(crate) corrupt: u64,
     /// A digest of the order in which messages arrived.
     pub(crate) order: u64,
@@ -93,7 +93,7 @@ struct Joining {
 /// What some bytes have brought.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Taken {
-    /// Messages that are deliveries of the run, right or corrupt.
+    /// Messages that are deliveries of the run, correct or corrupt.
     pub(crate) messages: u64,
     /// The connection has become open.
     pub(crate) is_joined: bool,
@@ -115,7 +115,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Returns whether the connection has opened, and has not been put in another's place.
+    /// Returns whether the handshake and all steps after it are done.
     pub(crate) fn is_open(&self) -> bool {
         match &self.state {
             State::Connecting | State::Opening(_) => false,
@@ -182,7 +182,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Gives the memory of the output back, which an idle connection does not need.
+    /// Frees the memory of the output, which an idle connection does not need.
     pub(crate) fn shrink(&mut self) {
         if self.outgoing.is_empty() {
             self.outgoing = Vec::new();
@@ -215,13 +215,14 @@ impl Posting {
     pub(crate) fn take(&mut self, bytes: &[u8], input: Input) -> Result<(), String> {
         self.answer.extend_from_slice(bytes);
         while !self.answer.is_empty() {
-            let Some(answer) = http::read(&self.answer, input)? else { return Ok(()) };
+            let answer = http::read(&self.answer, input).map_err(|why| format!("the server answered {why}"))?;
+            let Some(answer) = answer else { return Ok(()) };
             self.answer.drain(..answer.length);
             if answer.status < 200 {
                 continue;
             }
             if self.under_way == 0 {
-                return Err(format!("an answer without a request: {}", answer.summary()));
+                return Err(format!("the server answered without a request: {}", answer.summary()));
             }
             self.under_way = 0;
             if !(200..300).contains(&answer.status) {
@@ -259,7 +260,7 @@ impl Reading {
         self.advance(plan, role, output)
     }
 
-    /// Goes on with the steps until one has to wait. Returns whether all are done.
+    /// Takes the next steps until one has to wait. Returns whether all steps are done.
     fn advance(&mut self, plan: &Plan, role: Role, output: &mut Vec<u8>) -> Result<bool, Error> {
         let Some(joining) = &mut self.joining else { return Ok(false) };
         let protocol = &plan.protocol;
@@ -323,11 +324,11 @@ impl Reading {
                 frame::write_masked(opcode::PONG, REPLY_KEY, frame.payload, output);
             }
             opcode::CLOSE => {
-                // 1005 if the frame has no code (RFC 6455 7.1.5).
-                let code = frame.payload.first_chunk().map_or(1005, |&code| u16::from_be_bytes(code));
+                let code = frame.payload.first_chunk().map(|&code| u16::from_be_bytes(code));
+                let code = code.map_or_else(|| "no code".to_owned(), |code| format!("code {code}"));
                 let reason = frame.payload.get(2..).map(http::shown).filter(|reason| !reason.is_empty());
-                let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
-                taken.ended.get_or_insert_with(|| format!("closed by the server with {code}{reason}"));
+                let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+                taken.ended.get_or_insert_with(|| format!("the server closed it with {code}{reason}"));
             }
             _ => {}
         });
@@ -432,11 +433,11 @@ impl Reading {
     }
 }
 
-/// Checks the server's answer to the opening request. Returns where the first frame begins; `None` if the answer is not
+/// Checks the server's answer to the opening request. Returns the place of the first frame; `None` if the answer is not
 /// whole yet.
 ///
 /// # Errors
-/// The error says what is wrong, with the body of a refusal.
+/// The error says what is wrong, with the body of a refusal, as the end of the sentence "the server answered".
 pub(crate) fn opening_answer(bytes: &[u8], input: Input) -> Result<Option<usize>, String> {
     let Some(answer) = http::read(bytes, input)? else { return Ok(None) };
     if answer.status != 101 {
@@ -444,10 +445,10 @@ pub(crate) fn opening_answer(bytes: &[u8], input: Input) -> Result<Option<usize>
     }
     let Answer { length, .. } = answer;
     if answer.header("Sec-WebSocket-Accept") != Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") {
-        return Err("a wrong Sec-WebSocket-Accept".to_owned());
+        return Err("101 with a Sec-WebSocket-Accept that does not fit the key".to_owned());
     }
     if !answer.header("Upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
-        return Err("a wrong Upgrade".to_owned());
+        return Err("101 without `Upgrade: websocket`".to_owned());
     }
     Ok(Some(length))
 }

@@ -22,17 +22,17 @@ pub(crate) enum Input {
 /// with the connection.
 ///
 /// # Errors
-/// The error says why the bytes are no answer.
+/// The error says why the bytes are no answer, as the end of the sentence "the server answered".
 pub(crate) fn read(bytes: &[u8], input: Input) -> Result<Option<Answer>, String> {
     let Some(head_end) = crate::pattern::position(bytes, b"\r\n\r\n") else {
-        return if bytes.len() > HEAD_MAX { Err("an endless answer".to_owned()) } else { Ok(None) };
+        return if bytes.len() > HEAD_MAX { Err("with more than 16 KiB of headers".to_owned()) } else { Ok(None) };
     };
     let head = String::from_utf8_lossy(&bytes[..head_end]).into_owned();
     let status_line = head.split("\r\n").next().unwrap_or_default();
     let status = status_line
         .strip_prefix("HTTP/1.")
         .and_then(|rest| rest.split(' ').nth(1)?.parse::<u16>().ok())
-        .ok_or_else(|| format!("no HTTP/1.1 answer: {}", shown(status_line.as_bytes())))?;
+        .ok_or_else(|| format!("not in HTTP/1.1, but: {}", shown(status_line.as_bytes())))?;
     let body_at = head_end + 4;
     let rest = &bytes[body_at..];
     let (body, used) = match (header(&head, "Transfer-Encoding"), header(&head, "Content-Length")) {
@@ -43,7 +43,7 @@ pub(crate) fn read(bytes: &[u8], input: Input) -> Result<Option<Answer>, String>
             None => return Ok(None),
         },
         (_, Some(length)) => {
-            let length: usize = length.parse().map_err(|_| format!("a wrong Content-Length, {length}"))?;
+            let length: usize = length.parse().map_err(|_| format!("with the wrong Content-Length {length}"))?;
             if rest.len() < length && input == Input::Open {
                 return Ok(None);
             }
@@ -95,7 +95,7 @@ fn dechunked(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, String> {
         let size = usize::from_str_radix(digits.split(';').next().unwrap_or_default().trim(), 16)
             .ok()
             .filter(|&size| size <= crate::frame::PAYLOAD_MAX)
-            .ok_or_else(|| "a chunk with a wrong size".to_owned())?;
+            .ok_or_else(|| "with a chunk whose size is wrong".to_owned())?;
         at += line + 2;
         if bytes.len() < at + size + 2 {
             return Ok(None);
@@ -108,9 +108,10 @@ fn dechunked(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, String> {
     }
 }
 
+/// The largest head of an answer.
 const HEAD_MAX: usize = 16 << 10;
 
-/// The bytes of a body that are shown. A body without a length is waited for until it has that many.
+/// The bytes of a body that are shown. An answer without a length is whole when its body has this many.
 const BODY_SHOWN_MAX: usize = 300;
 
 #[cfg(test)]

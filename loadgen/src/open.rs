@@ -92,8 +92,9 @@ impl Generator<'_> {
             _ => None,
         });
         let said = said.or_else(|| self.judge.stray.clone());
-        let said = said.map_or_else(String::new, |said| format!("; the server's last word: {said}"));
-        format!("{} of {total} connections opened, then no more{said}", self.opened)
+        let said = said.map_or_else(String::new, |said| format!("; the server's last message: {said}"));
+        let seconds = PROGRESS_DEADLINE_NS / 1_000_000_000;
+        format!("{} of {total} connections are open, and none opened for {seconds} s{said}", self.opened)
     }
 
     /// Returns a socket that is connecting to the server.
@@ -126,7 +127,8 @@ pub(crate) fn raise_descriptor_limit(plan: &Plan) -> Result<(), Error> {
     let needed = (sockets + plan.threads + SPARE_DESCRIPTORS) as u64;
     if maximum.is_some_and(|maximum| maximum < needed) {
         return Err(Error::Options(format!(
-            "{sockets} connections need {needed} descriptors, the hard limit (ulimit -Hn) is {}",
+            "{sockets} connections need {needed} descriptors, and the hard limit (ulimit -Hn) is {}: raise the limit \
+             (LimitNOFILE= of systemd, --ulimit nofile= of docker), or lower the number of connections",
             maximum.unwrap_or_default()
         )));
     }
@@ -134,13 +136,14 @@ pub(crate) fn raise_descriptor_limit(plan: &Plan) -> Result<(), Error> {
         .map_err(Error::system("raise the descriptor limit"))
 }
 
-/// Handshakes under way at once, below any usual listen backlog.
+/// The largest number of handshakes in progress at the same time, below any usual listen backlog.
 const OPENING_MAX: usize = 100;
 
 /// Descriptors for the standard streams, and files of `/proc` while they are read.
 const SPARE_DESCRIPTORS: usize = 16;
 
-/// The time between two looks of the user at the number of open connections.
+/// The time between two updates of the progress line.
 const SHOWN_EVERY_NS: u64 = 100_000_000;
 
+/// The longest time without a new open connection.
 pub(crate) const PROGRESS_DEADLINE_NS: u64 = 10_000_000_000;

@@ -6,7 +6,7 @@
 //! {topic}       the name of a topic
 //! {payload}     the stamped payload
 //! {size}        the number of the payload's bytes
-//! {id}          a number of ten digits that no other message of the connection has
+//! {id}          a number of ten digits that no other message of the connection has; in a path always 1000000000
 //! {connection}  the index of the connection
 //! {any}         in patterns only: any bytes, also none
 //! ```
@@ -51,12 +51,12 @@ impl Text {
         Text(pieces(&unescaped(text)))
     }
 
-    /// Returns whether each message has a topic of its own in this text.
+    /// Returns whether `{topic}` stands in the text.
     pub(crate) fn has_topic(&self) -> bool {
         self.0.contains(&Piece::Topic)
     }
 
-    /// Checks that the payload stands in the text exactly once, and that nothing stands for any bytes.
+    /// Checks that `{payload}` stands in the text exactly once, and `{any}` not at all.
     pub(crate) fn for_publishing(self, flag: &str) -> Result<Text, Error> {
         match self.0.iter().filter(|piece| **piece == Piece::Payload).count() {
             1 => self.for_sending(flag),
@@ -64,10 +64,10 @@ impl Text {
         }
     }
 
-    /// Checks that nothing in the text stands for any bytes.
+    /// Checks that `{any}` does not stand in the text.
     pub(crate) fn for_sending(self, flag: &str) -> Result<Text, Error> {
         if self.0.contains(&Piece::Any) {
-            return Err(Error::Options(format!("{flag}: {{any}} stands only in patterns of what arrives")));
+            return Err(Error::Options(format!("{flag}: {{any}} is for patterns of what arrives, and this is sent")));
         }
         Ok(self)
     }
@@ -107,7 +107,7 @@ pub(crate) fn id_digits(id: u32) -> String {
     (FIRST_ID + u64::from(id)).to_string()
 }
 
-/// A pattern of what arrives. It fits only the whole unit.
+/// A pattern of what arrives. A pattern fits only a whole unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pattern(Vec<Part>);
 
@@ -126,7 +126,7 @@ impl Pattern {
     /// An error is returned if the bytes between two placeholders could not be told apart.
     pub(crate) fn parse(text: &str, topic: Option<&str>) -> Result<Pattern, Error> {
         let mut parts: Vec<Part> = Vec::new();
-        let wrong = |why: &str| Err(Error::Options(format!("pattern `{text}`: {why}")));
+        let wrong = |why: &str| Err(Error::Options(format!("the pattern `{text}`: {why}")));
         for piece in pieces(&unescaped(text)) {
             let part = match (piece, topic) {
                 (Piece::Literal(text), _) => Part::Literal(text.into_bytes()),
@@ -137,7 +137,7 @@ impl Pattern {
             match (parts.last_mut(), part) {
                 (Some(Part::Literal(before)), Part::Literal(after)) => before.extend(after),
                 (Some(Part::Any | Part::Payload), Part::Any | Part::Payload) => {
-                    return wrong("two placeholders without a text between them");
+                    return wrong("{any} and {payload} need a text between them");
                 }
                 (_, part) => parts.push(part),
             }

@@ -3,10 +3,10 @@
 //! A stamp has one of two forms. Below each field of a form stands the number of bytes that the field takes:
 //!
 //! ```text
-//! rh  run   publisher  sequence    due           padding             digits of 4 bits
+//! rh  run   stream     sequence    due           padding             digits of 4 bits
 //! 2   4     4          10          12            the rest
 //!
-//! rs  run   publisher  sequence                  padding             digits of 6 bits, for payloads below 32 bytes
+//! rs  run   stream     sequence                  padding             digits of 6 bits, for payloads below 32 bytes
 //! 2   3     3          9                         the rest
 //! ```
 
@@ -18,9 +18,9 @@ use crate::pattern::{Filled, id_digits};
 pub struct Stamp {
     /// The run's number, which distinguishes its messages from those of another generator on the same topic.
     pub run: u16,
-    /// Index of the publisher.
+    /// The index of the stream: the messages of one publisher to one topic.
     pub publisher: u16,
-    /// Counts a publisher's messages from 0; 40 bits.
+    /// Counts a stream's messages from 0; 40 bits.
     pub sequence: u64,
     /// The time at which the message was due by the run's schedule, in nanoseconds of the run's clock: 48 bits, three
     /// days. The message may be sent later than it was due. A short stamp has no room for this time.
@@ -110,7 +110,7 @@ pub fn padding(size: usize) -> Vec<u8> {
 }
 
 /// A publisher's message: a masked frame, or a request of HTTP. It is built once; for each message only the stamp is
-/// encoded again, and a number if the message has one.
+/// encoded again, and the `{id}` if the message has one.
 #[derive(Debug)]
 pub struct Template {
     form: Form,
@@ -158,7 +158,7 @@ impl Template {
         &self.bytes
     }
 
-    /// Sets the number of the next message, if the message has a place for it.
+    /// Sets the `{id}` of the next message, if the message has one.
     pub(crate) fn set_id(&mut self, id: u32) {
         if let Some(at) = self.id_at {
             self.put(at, id_digits(id).as_bytes());

@@ -1,13 +1,13 @@
-//! Checks whether one subscriber saw every message of one publisher once and in order.
+//! Checks whether one subscriber saw every message of one stream once and in order.
 
 use std::ops::Range;
 
-/// Counts of what went wrong with a publisher's messages at a subscriber.
+/// Counts of what went wrong with a stream's messages at a subscriber.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Messages that were published and never seen, although a later one was.
     pub lost: u64,
-    /// Messages that were published and not seen, and no later one either.
+    /// Messages that were published and not seen, where no later message was seen either.
     pub outstanding: u64,
     /// Messages that were seen again.
     pub duplicated: u64,
@@ -18,7 +18,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Adds another subscriber's or publisher's counts.
+    /// Adds the counts of another subscriber or stream.
     pub fn add(&mut self, other: Tally) {
         self.lost += other.lost;
         self.outstanding += other.outstanding;
@@ -28,7 +28,7 @@ impl Tally {
     }
 }
 
-/// Follows the sequence numbers of one publisher. A gap is provisional: a number that arrives late counts as reordered,
+/// Follows the sequence numbers of one stream. A gap is provisional: a number that arrives late counts as reordered,
 /// not as lost. Without trouble a checker takes 24 bytes.
 #[derive(Clone, Debug, Default)]
 pub struct SequenceChecker {

@@ -30,8 +30,8 @@ impl Settings {
     /// # Errors
     /// An error is returned if the name is neither a name nor an address, or if the system trusts no authority.
     pub(crate) fn new(host: &str, trust: Trust) -> Result<Settings, Error> {
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|error| Error::Options(format!("--url: {host} for TLS: {error}")))?;
+        let name =
+            ServerName::try_from(host.to_owned()).map_err(|error| Error::Options(format!("TLS to {host}: {error}")))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let algorithms = provider.signature_verification_algorithms;
         let builder = ClientConfig::builder_with_provider(provider)

@@ -1,4 +1,4 @@
-//! Computes when to publish, and which part of the run is measured, in nanoseconds of the run's clock.
+//! Computes when to publish, and the part of the run that is measured, in nanoseconds of the run's clock.
 
 /// An open loop: message `k` is due at `start + k / rate`, independently of the server.
 #[derive(Clone, Copy, Debug)]
@@ -34,9 +34,9 @@ pub fn permits(in_flight: u64, published: u64, deliveries: u64, subscribers: u64
 /// The measured part of a run, including `start_ns` and excluding `end_ns`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// The first measured moment.
+    /// The first measured time.
     pub start_ns: u64,
-    /// The first moment after the window.
+    /// The first time after the window.
     pub end_ns: u64,
 }
 
@@ -47,9 +47,9 @@ impl Window {
         Window { start_ns, end_ns: start_ns.saturating_add(duration_ns) }
     }
 
-    /// Returns whether `moment_ns` is in the window.
-    pub fn contains(&self, moment_ns: u64) -> bool {
-        (self.start_ns..self.end_ns).contains(&moment_ns)
+    /// Returns whether `time_ns` is in the window.
+    pub fn contains(&self, time_ns: u64) -> bool {
+        (self.start_ns..self.end_ns).contains(&time_ns)
     }
 }
 
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn permits_follow_the_slowest_complete_round() {
+    fn permits_follow_the_mean_of_the_deliveries() {
         assert_eq!(permits(16, 0, 0, 1_000), 16);
         assert_eq!(permits(16, 16, 999, 1_000), 0);
         assert_eq!(permits(16, 16, 1_000, 1_000), 1);

@@ -133,7 +133,7 @@ fn pings_are_answered_and_a_close_ends_it() {
     assert_eq!(bench.take(b"\x89\x01x"), messages(0));
     assert_eq!((bench.connection.outgoing[0], bench.sent()), (0x8a, vec!["x".to_owned()]));
     let ended = bench.take(b"\x88\x06\x03\xf0slow").ended;
-    assert_eq!(ended.as_deref(), Some("closed by the server with 1008: slow"));
+    assert_eq!(ended.as_deref(), Some("the server closed it with code 1008 (slow)"));
 }
 
 #[test]

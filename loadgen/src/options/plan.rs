@@ -288,7 +288,8 @@ impl Options {
             (_, Some(in_flight)) => Load::InFlight(in_flight),
             (None, None) if flags.unthrottled => Load::Unthrottled,
             (None, None) => {
-                return wrong("say how to publish: --rate, --in-flight, --unthrottled or, to stay idle, --hold");
+                let ways = "--rate 100, --in-flight 16, --unthrottled or, to stay idle, --hold 10s";
+                return Err(Error::Options(format!("say how to publish: {ways}")));
             }
         };
         let span = flags.messages.map_or(Span::Time(nanos(flags.duration)), Span::Messages);
@@ -298,20 +299,26 @@ impl Options {
 
     /// Returns a pace that does not depend on the deliveries, for a time.
     fn steady_pace(&self, scenario: &str) -> Result<Pace, Error> {
-        let pace = self.pace()?;
-        match (pace.load, pace.span) {
-            (Load::Rate(_), Span::Time(_)) => Ok(pace),
-            _ => Err(Error::Options(format!("{scenario} needs --rate and --duration"))),
+        if self.load.messages.is_some() {
+            return Err(Error::Options(format!("{scenario} takes no --messages: the run lasts for --duration")));
         }
+        if self.load.rate.is_none() {
+            return Err(Error::Options(format!("{scenario} needs --rate, such as --rate 100")));
+        }
+        self.pace()
     }
 
     fn check_numbers(&self, activity: &Activity, publishers: usize) -> Result<(), Error> {
         let flags = &self.load;
-        if flags.subscribers == 0 || (!activity.is_silent() && publishers == 0) {
-            return wrong("at least one subscriber and one publisher are needed");
+        if flags.subscribers == 0 {
+            return Err(Error::Options(format!("{} must be above 0", self.scenario.connections_flag())));
+        }
+        if !activity.is_silent() && publishers == 0 {
+            return wrong("--publishers must be above 0");
         }
         if publishers > usize::from(u16::MAX) {
-            return wrong("--publishers, and the connections of echo, are at most 65535");
+            let flag = if let Activity::Echo(_) = activity { "--connections of echo" } else { "--publishers" };
+            return Err(Error::Options(format!("{flag}: at most {}", u16::MAX)));
         }
         if !(SHORT_STAMP_LENGTH..=PAYLOAD_MAX).contains(&flags.size) {
             return Err(Error::Options(format!("--size is {SHORT_STAMP_LENGTH} to {PAYLOAD_MAX} bytes")));
@@ -332,10 +339,13 @@ impl Options {
             );
         }
         if !activity.has_steady_subscribers() {
-            return wrong("--verify sample is for fanout");
+            return wrong("--verify sample is for fanout only");
         }
         if !protocol.is_raw() || self.target.url.to_ascii_lowercase().starts_with("wss:") {
-            return wrong("--verify sample counts bytes, which needs plain connections and whole messages as payloads");
+            return wrong(
+                "--verify sample counts bytes: leave it out with wss://, with --delivery, --packing or --reply, and with a \
+                 preset that has these",
+            );
         }
         Ok(verify)
     }
@@ -366,7 +376,10 @@ fn source_addresses(machine: &MachineFlags, endpoint: &Endpoint, sockets: usize)
         None => 1,
     };
     if count > usize::from(u8::MAX) - 1 {
-        return wrong("more connections than 254 source addresses can carry");
+        return Err(Error::Options(match machine.source_addresses {
+            Some(_) => format!("--source-addresses is at most {}", u8::MAX - 1),
+            None => format!("{sockets} connections need more than 254 source addresses, of {SOCKETS_PER_ADDRESS} each"),
+        }));
     }
     Ok(if count <= 1 { Vec::new() } else { (1..=count).map(|host| Ipv4Addr::new(127, 0, 0, host as u8)).collect() })
 }

@@ -63,6 +63,17 @@ pub enum Scenario {
     },
 }
 
+impl Scenario {
+    /// Returns the flag of the number of connections that receive.
+    pub(crate) fn connections_flag(&self) -> &'static str {
+        match self {
+            Scenario::Echo { .. } | Scenario::Idle { .. } | Scenario::Storm { .. } => "--connections",
+            Scenario::Ramp { by: RampBy::Connections, .. } => "--from",
+            _ => "--subscribers",
+        }
+    }
+}
+
 /// What rises in a `ramp`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RampBy {

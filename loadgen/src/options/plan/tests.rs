@@ -139,3 +139,26 @@ fn many_sockets_spread_over_source_addresses() {
     assert!(plan("--rate 1").unwrap().source_addresses.is_empty());
     assert_eq!(plan("--hold 1 --subscribers 50001").unwrap().source_addresses.len(), 3);
 }
+
+#[test]
+fn errors_name_the_flag() {
+    for (flags, why) in [
+        ("fanout", "--rate 100, --in-flight 16"),
+        ("churn", "churn needs --rate"),
+        ("stall --rate 1 --messages 5", "stall takes no --messages"),
+        ("ramp --by connections", "ramp needs --rate"),
+        ("idle --connections 0", "--connections must be above 0"),
+        ("ramp --by connections --rate 1 --from 0", "--from"),
+        ("--rate 1 --subscribers 0", "--subscribers must be above 0"),
+        ("--rate 1 --publishers 0", "--publishers must be above 0"),
+        ("echo --connections 70000", "--connections of echo: at most 65535"),
+        ("--rate 1 --publishers 70000", "--publishers: at most 65535"),
+        ("--rate 1 --source-addresses 255", "--source-addresses is at most 254"),
+        ("--rate 1 --duration 1us", "unknown unit `us`; there are ms, s and m"),
+        ("--rate 1 --url http://h/", "the scheme is http"),
+        ("--rate 1 --url ws://me@h/", "a user name stands in it"),
+        ("--rate 1 --preset pusher", "give --set key=VALUE"),
+    ] {
+        assert!(plan(flags).is_err_and(|found| found.contains(why)), "{flags}: {:?}", plan(flags).map(drop));
+    }
+}

@@ -144,8 +144,8 @@ fn cards(runs: &[Run<'_>]) -> String {
         out += &card(&named("Command and machine"), "", &tables::circumstances(run.report), false);
         if let Some(figures) = run.report.figures.as_ref().filter(|figures| !figures.series.is_empty()) {
             let table = html::table(&load::HEAD, &load::rows(figures));
-            let note = "One row for each part of the window. Percentiles are rounded up by at most an eighth, below 1 µs \
-                        to 1.02 µs.";
+            let note = "One row for each part of the window. Percentiles are rounded up by an eighth at most, below \
+                        1 µs to 1.02 µs.";
             let table = format!("<details><summary>Show all {} parts</summary>{table}</details>", figures.series.len());
             out += &card(&named("Parts of the window"), note, &table, true);
         }
