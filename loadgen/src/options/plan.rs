@@ -342,7 +342,8 @@ impl Options {
             return wrong("--verify sample is for fanout only");
         }
         if !protocol.is_raw() || self.target.url.to_ascii_lowercase().starts_with("wss:") {
-            let without = "leave it out with wss://, with --delivery, --packing or --reply, and with a preset that has these";
+            let without =
+                "leave it out with wss://, with --delivery, --packing or --reply, and with a preset that has these";
             return Err(Error::Options(format!("--verify sample counts bytes: {without}")));
         }
         Ok(verify)
