@@ -176,7 +176,7 @@ fn an_answer_decides_whether_a_post_was_accepted() {
     check("HTTP/1.1 202 Accepted\r\n", 1, 0, None);
     let refusal = "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno";
     check(refusal, 1, 0, Some("the server answered a publish with HTTP/1.1 403 Forbidden: no"));
-    check(refusal, 0, 0, Some("an answer without a request: HTTP/1.1 403 Forbidden: no"));
+    check(refusal, 0, 0, Some("the server answered without a request: HTTP/1.1 403 Forbidden: no"));
 }
 
 /// 400 bytes of user memory for an idle connection are the bar; the allocator's overhead and the socket of TLS are

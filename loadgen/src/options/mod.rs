@@ -4,6 +4,9 @@ mod plan;
 mod scenarios;
 mod target;
 
+#[cfg(test)]
+mod guide_test;
+
 pub(crate) use plan::{Activity, Pace, Share};
 pub use plan::{Load, Plan, Span, Verify};
 pub use scenarios::{

@@ -147,7 +147,7 @@ fn errors_name_the_flag() {
         ("churn", "churn needs --rate"),
         ("stall --rate 1 --messages 5", "stall takes no --messages"),
         ("ramp --by connections", "ramp needs --rate"),
-        ("idle --connections 0", "--connections must be above 0"),
+        ("storm --connections 0", "--connections must be above 0"),
         ("ramp --by connections --rate 1 --from 0", "--from"),
         ("--rate 1 --subscribers 0", "--subscribers must be above 0"),
         ("--rate 1 --publishers 0", "--publishers must be above 0"),
