@@ -148,6 +148,14 @@ impl Pattern {
         Ok(Pattern(parts))
     }
 
+    /// Reads the pattern of a flag, in which `{topic}` stands for any bytes.
+    ///
+    /// # Errors
+    /// The errors of [`Self::parse`], with the name of the flag.
+    pub(crate) fn of_flag(flag: &str, text: &str) -> Result<Pattern, Error> {
+        Pattern::parse(text, None).map_err(|error| Error::Options(format!("{flag}: {error}")))
+    }
+
     /// Returns whether the pattern has a place for the payload.
     pub(crate) fn has_payload(&self) -> bool {
         self.0.contains(&Part::Payload)

@@ -85,7 +85,7 @@ impl Step {
     pub(crate) fn parse(step: &str) -> Result<Step, Error> {
         match step.split_once(':') {
             Some(("send", text)) => Ok(Step::Send(Text::parse(text).for_sending("--hello")?)),
-            Some(("await", pattern)) => Ok(Step::Await(Pattern::parse(pattern, None)?)),
+            Some(("await", pattern)) => Ok(Step::Await(Pattern::of_flag("--hello", pattern)?)),
             _ => Err(Error::Options(format!("--hello {step}: expected send:TEXT or await:PATTERN"))),
         }
     }

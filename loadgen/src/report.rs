@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// The verdict, its reasons, and the figures if they can be trusted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
-    /// The version of this schema, [`SCHEMA_VERSION`]; 0 in a report that is older than the version.
+    /// The version of this schema, [`SCHEMA_VERSION`]; 0 in reports from before the field existed.
     #[serde(default)]
     pub schema_version: u32,
     /// The name and version of the generator.
@@ -23,7 +23,7 @@ pub struct Report {
     /// The assertions, and whether each holds.
     #[serde(default)]
     pub assertions: Vec<CheckedAssertion>,
-    /// The time at which the run began, in milliseconds since 1970 (UTC).
+    /// The time at which the run started, in milliseconds since 1970 (UTC).
     #[serde(default)]
     pub started_unix_ms: Option<u64>,
     /// The machine of the generator.
@@ -35,7 +35,7 @@ pub struct Report {
     /// Whether the user ended the run early.
     #[serde(default)]
     pub interrupted: bool,
-    /// The opening of all connections.
+    /// The opening of all connections, each to the end of its subscription.
     #[serde(default)]
     pub opening: Option<Opening>,
     /// The first few foreign messages, as text; bytes that are no text are escaped.
@@ -53,7 +53,7 @@ pub struct Report {
     pub void: bool,
     /// The first few reasons for which the run is void.
     pub void_reasons: Vec<String>,
-    /// The first few connections that the server ended, each with the way in which it ended.
+    /// The first few disconnected connections, each with the reason.
     pub disconnections: Vec<String>,
     /// Connections that received.
     pub subscribers: usize,
@@ -61,7 +61,8 @@ pub struct Report {
     pub publishers: usize,
     /// Payload bytes of each message.
     pub size: usize,
-    /// `rate N`, `in-flight N`, `unthrottled` or `none`.
+    /// `rate N` (in a ramp by rate: of the first step), `in-flight N` (in an echo: on each connection), `unthrottled`,
+    /// `recorded` or `none`.
     pub load: String,
     /// Subscribers that read every frame; of the others only bytes were counted.
     pub verified_subscribers: usize,
@@ -75,39 +76,41 @@ pub struct Report {
     pub memory_after: Option<Memory>,
 }
 
-/// The verdict about a run.
+/// The verdict about a run, without its assertions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// Everything arrived once and in order.
+    /// What was checked arrived once and in order, and no connection ended.
     Exact,
-    /// A message was lost, repeated, reordered or corrupted, or a connection ended.
+    /// One of the counts of mistakes is above 0.
     Broken,
-    /// A subscriber whose bytes were only counted got a wrong number of bytes.
+    /// The run has a reason in [`Report::void_reasons`].
     Void,
 }
 
-/// Exact counts over all subscribers that read their frames. All counts but the first two are 0 in a good run.
+/// Exact counts. `expected` and `disconnected` are over all connections. The others are over the subscribers that read
+/// every frame, in a stall without the stalled ones. All counts but the first two are 0 in a good run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Messages published.
     pub published: u64,
     /// Expected deliveries of these messages to all subscribers.
     pub expected: u64,
-    /// Deliveries that never arrived.
+    /// Deliveries that did not arrive although a later one of the same stream did, or the connection ended.
     pub lost: u64,
-    /// Deliveries of a connection that was still open and had not yet got them when the wait for them ended.
+    /// Deliveries that had not arrived at an open connection, and no later ones either, when the wait for them ended.
     #[serde(default)]
     pub outstanding: u64,
     /// Deliveries that arrived again.
     pub duplicated: u64,
     /// Deliveries that arrived after a later one.
     pub reordered: u64,
-    /// Messages that were not published in this run, or were not for the connection that received them.
+    /// Messages without a stamp of this run, or not for the connection that received them.
     pub foreign: u64,
-    /// Messages that arrived changed.
+    /// Messages whose padding, length or type (text or binary) changed. Each also counts as lost.
     pub corrupt: u64,
-    /// Connections that the server ended.
+    /// Connections that ended before the run did: closed by the server, or given up after a refusal or an error in the
+    /// protocol.
     pub disconnected: u64,
     /// Orders of arrival besides the first, if `total_order` is checked.
     pub other_orders: u64,
@@ -146,7 +149,8 @@ pub struct Figures {
     pub server: Option<ServerFigures>,
 }
 
-/// The time from a message's due time to the subscriber's read, in nanoseconds.
+/// Percentiles of a time, in nanoseconds. The latency of a delivery is the time from the message's due time to the
+/// subscriber's read.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "percentiles")]
 pub struct Latency {
@@ -233,9 +237,9 @@ impl Distribution {
 pub struct Opening {
     /// The opened connections.
     pub connections: usize,
-    /// The time from the first connection to the last handshake.
+    /// The time from the first connection to the last subscription, hello and acknowledgement included.
     pub seconds: f64,
-    /// The handshakes per second.
+    /// Opened connections per second.
     pub per_second: f64,
 }
 
@@ -250,7 +254,7 @@ impl Opening {
 /// What went wrong at one subscriber.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubscriberCounts {
-    /// The index of the subscriber, in the order of connecting.
+    /// The index of the subscriber, from 0.
     pub subscriber: usize,
     /// As in [`Counts`].
     pub lost: u64,

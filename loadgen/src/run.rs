@@ -17,8 +17,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Carries out a plan.
 ///
 /// # Errors
-/// An error is returned if the run could not take place, or is interrupted before it began. Mistakes of the server are
-/// in the report instead.
+/// An error is returned if the run could not take place, or was interrupted before it began. Mistakes of the server
+/// are in the report instead.
 pub fn run(plan: &Plan, progress: &mut dyn Progress) -> Result<Report, Error> {
     let machine = Machine::read();
     let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);

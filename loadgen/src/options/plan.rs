@@ -38,7 +38,7 @@ pub struct Plan {
     pub(crate) allow_disturbance: bool,
 }
 
-/// What happens when the first connections are open.
+/// A scenario after the check of its flags: what happens when the first connections are open.
 #[derive(Clone, Debug)]
 pub(crate) enum Activity {
     /// Subscribers are opened in steps, and held.
@@ -87,7 +87,8 @@ pub(crate) struct Pace {
 pub enum Load {
     /// Messages per second, on a fixed schedule.
     Rate(u64),
-    /// At most this many messages that have not reached all subscribers.
+    /// At most this many messages in flight: the outstanding deliveries divided by the mean number of subscribers of a
+    /// message.
     InFlight(u64),
     /// As many messages as the publishers' sockets take.
     Unthrottled,
@@ -107,7 +108,7 @@ pub enum Span {
 pub enum Verify {
     /// Every subscriber reads every frame.
     All,
-    /// This many subscribers read every frame, the others count bytes.
+    /// This many subscribers read every frame; of the others the bytes are counted.
     Sample(usize),
 }
 
@@ -142,6 +143,7 @@ impl Verify {
 }
 
 impl Activity {
+    /// Returns the pace; `None` if nothing is published, or a file has the times.
     pub(crate) fn pace(&self) -> Option<Pace> {
         match *self {
             Activity::Publish(pace)
@@ -280,6 +282,7 @@ impl Options {
         })
     }
 
+    /// Returns the pace that the flags ask for.
     fn pace(&self) -> Result<Pace, Error> {
         let flags = &self.load;
         let load = match (flags.rate, flags.in_flight) {

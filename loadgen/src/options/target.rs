@@ -246,21 +246,23 @@ impl Reader<'_> {
             let text = flag.clone().unwrap_or_else(|| usual.to_owned());
             (!text.is_empty()).then(|| self.with_values(&text))
         };
-        let listed = |flag: &[String], usual: &[&str]| -> Result<Vec<Pattern>, Error> {
-            let patterns = flag.iter().map(String::as_str).chain(usual.iter().copied());
-            patterns.map(|text| Pattern::parse(&self.with_values(text), None)).collect()
+        let listed = |flag: &str, own: &[String], usual: &[&str]| -> Result<Vec<Pattern>, Error> {
+            let patterns = own.iter().map(String::as_str).chain(usual.iter().copied());
+            patterns.map(|text| Pattern::of_flag(flag, &self.with_values(text))).collect()
         };
         let usual_hello = preset.hello.iter().map(|&step| step.to_owned()).collect();
         let hello: Vec<String> = if flags.hello.is_empty() { usual_hello } else { flags.hello.clone() };
         let subscribe = own(&flags.subscribe_message, preset.subscribe);
         let delivery = own(&flags.delivery, preset.delivery);
-        let delivery = delivery.map(|text| Pattern::parse(&text, None)).transpose()?;
+        let delivery = delivery.map(|text| Pattern::of_flag("--delivery", &text)).transpose()?;
         if delivery.as_ref().is_some_and(|pattern| !pattern.has_payload()) {
             return Err(Error::Options("--delivery: {payload} must stand in it".to_owned()));
         }
         let acknowledgement = own(&flags.acknowledgement, preset.acknowledgement);
         if let Some(text) = &acknowledgement {
-            Pattern::parse(text, Some(""))?;
+            // Where the pattern is used, `{topic}` is a name.
+            let checked = Pattern::parse(text, Some("bench"));
+            checked.map_err(|error| Error::Options(format!("--acknowledgement: {error}")))?;
         }
         Ok(Protocol {
             packing: match flags.packing {
@@ -274,8 +276,8 @@ impl Reader<'_> {
             acknowledgement,
             delivery,
             replies: self.replies()?,
-            ignored: listed(&flags.ignore, preset.ignored)?,
-            refusals: listed(&flags.refusal, preset.refusals)?,
+            ignored: listed("--ignore", &flags.ignore, preset.ignored)?,
+            refusals: listed("--refusal", &flags.refusal, preset.refusals)?,
             publishers: if flags.publishers_receive { Publishers::ReceiveMessages } else { preset.publishers },
         })
     }
@@ -289,7 +291,7 @@ impl Reader<'_> {
         let replies = own.chain(usual).map(|reply| {
             let (pattern, text) = reply?;
             let text = Text::parse(&self.with_values(text)).for_sending("--reply")?;
-            Ok((Pattern::parse(&self.with_values(pattern), None)?, text))
+            Ok((Pattern::of_flag("--reply", &self.with_values(pattern))?, text))
         });
         replies.collect()
     }

@@ -14,7 +14,7 @@ pub struct Comparison {
     /// The second report.
     second: PathBuf,
     /// Write both runs as one page of HTML.
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, visible_alias = "report", value_name = "FILE")]
     output: Option<PathBuf>,
 }
 

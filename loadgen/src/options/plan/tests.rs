@@ -158,6 +158,9 @@ fn errors_name_the_flag() {
         ("--rate 1 --url http://h/", "the scheme is http"),
         ("--rate 1 --url ws://me@h/", "a user name stands in it"),
         ("--rate 1 --preset pusher", "give --set key=VALUE"),
+        ("--rate 1 --delivery {any}{payload}", "--delivery: the pattern `{any}{payload}`: "),
+        ("--rate 1 --ignore {any}{any}", "--ignore: the pattern"),
+        ("--rate 1 --hello await:{any}{any}", "--hello: the pattern"),
     ] {
         assert!(plan(flags).is_err_and(|found| found.contains(why)), "{flags}: {:?}", plan(flags).map(drop));
     }
