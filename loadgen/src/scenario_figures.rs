@@ -62,6 +62,9 @@ pub enum ScenarioFigures {
         steps: Vec<RampStep>,
         /// The last level whose latency kept the bound and whose deliveries were complete.
         knee: Option<u64>,
+        /// Why no further step followed.
+        #[serde(default)]
+        end: Option<String>,
     },
     /// Recorded messages were published at their times.
     Replay {
@@ -103,6 +106,9 @@ pub struct RampStep {
     pub deliveries_per_second: f64,
     /// Deliveries that had not arrived when the wait for them ended.
     pub missing: u64,
+    /// Messages that were due, and that the server did not take.
+    #[serde(default)]
+    pub unpublished: u64,
     /// The latency.
     pub latency: Option<Latency>,
     /// Whether the latency kept the bound and everything arrived.
@@ -148,10 +154,11 @@ impl ScenarioFigures {
                 row("before", shown(before.as_ref())),
                 row("during", shown(during.as_ref())),
             ],
-            ScenarioFigures::Ramp { by, steps, knee } => {
+            ScenarioFigures::Ramp { by, steps, knee, end } => {
                 let mut rows: Vec<_> = steps.iter().map(|step| step.row(by)).collect();
                 let knee = knee.map_or_else(|| "below the first step".to_owned(), |level| format!("{level} {by}"));
                 rows.push(row("knee", knee));
+                rows.extend(end.iter().map(|end| row("end", end.clone())));
                 rows
             }
             ScenarioFigures::Replay { messages, seconds } => {
@@ -171,11 +178,14 @@ impl MemoryStep {
 
 impl RampStep {
     fn row(&self, by: &str) -> (String, String) {
-        let kept = if self.is_kept { "kept" } else { "passed" };
-        let RampStep { level, deliveries_per_second, missing, .. } = self;
-        let missing = if *missing == 0 { String::new() } else { format!(", {missing} missing") };
+        let kept = if self.is_kept { "within the bound" } else { "over the bound" };
+        let RampStep { level, deliveries_per_second, missing, unpublished, .. } = self;
+        let mut wrong = if *missing == 0 { String::new() } else { format!(", {missing} missing") };
+        if *unpublished > 0 {
+            wrong += &format!(", {unpublished} not published");
+        }
         let latency = shown(self.latency.as_ref());
-        (format!("{level} {by}"), format!("{deliveries_per_second:.0} deliveries/s, {latency}{missing}: {kept}"))
+        (format!("{level} {by}"), format!("{deliveries_per_second:.0} deliveries/s, {latency}{wrong}: {kept}"))
     }
 }
 

@@ -103,7 +103,8 @@ pub struct MachineFlags {
     /// Spread the connections over this many source addresses 127.0.0.x; by default one for each 25 000.
     #[arg(long)]
     pub source_addresses: Option<u8>,
-    /// Threads that share the subscribers.
+    /// Threads that share the subscribers evenly. The first one also publishes; in echo each thread sends on its own
+    /// connections.
     #[arg(long, default_value_t = 1)]
     pub threads: usize,
     /// Pin the threads to these CPUs, one after the other, such as 1 or 1,2,3.
