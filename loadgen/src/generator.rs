@@ -9,10 +9,11 @@ use crate::crew::Crew;
 use crate::error::Error;
 use crate::frame;
 use crate::http::Input;
-use crate::judge::Judge;
+use crate::judge::{Judge, Writes};
 use crate::options::{Activity, Plan, Share};
 use crate::pattern::Values;
 use crate::protocol::{Endpoint, Publishing};
+use crate::scenario::churn::Churned;
 use crate::sequence::{SequenceChecker, Tally};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
@@ -39,18 +40,24 @@ pub(crate) struct Generator<'a> {
     pub(crate) disconnections: Vec<String>,
     pub(crate) received: Received,
     pub(crate) judge: Judge,
-    /// The messages of each stream that were handed to their publisher's connection.
-    pub(crate) pushed: Vec<u64>,
+    /// In an echo, the messages of each stream that the socket has taken; those of other threads are 0.
+    pub(crate) written: Vec<u64>,
     /// What subscribers that have left saw, and the number of deliveries that they had to see.
     pub(crate) departed: (Tally, u64),
     /// The foreign and the corrupt messages of these subscribers.
     pub(crate) departed_foreign: [u64; 2],
+    /// Who came and went in a churn.
+    pub(crate) churned: Churned,
     /// The connections whose opening failed, if this is no reason to give up, each with the reason.
     pub(crate) refused: Option<Vec<(usize, String)>>,
     /// In an echo, the connections that got messages, and how many.
     pub(crate) echoed: Option<Vec<(usize, u64)>>,
     /// In a stall, the share of the subscribers that does not read now.
     pub(crate) stalled: Option<f64>,
+    /// The time for which this thread had nothing to read and nothing to publish.
+    pub(crate) spare_ns: u64,
+    /// Connections that have more bytes than one turn reads.
+    unfinished: Vec<usize>,
     frame_length: u64,
     buffer: Vec<u8>,
     plain: Vec<u8>,
@@ -73,6 +80,11 @@ impl<'a> Generator<'a> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::system("create an epoll"))?;
         let first_subscribers = share.size(plan.subscribers);
         let is_first = share.index == 0;
+        // In an echo each thread writes and reads its own messages.
+        let writes = match plan.activity {
+            Activity::Echo(_) if !is_first => Arc::new(Writes::new(plan.topics.streams())),
+            _ => Arc::clone(&crew.writes),
+        };
         Ok(Generator {
             plan,
             crew,
@@ -84,17 +96,20 @@ impl<'a> Generator<'a> {
             disconnected: 0,
             disconnections: Vec::new(),
             received: Received::default(),
-            judge: Judge::new(plan, Arc::clone(&crew.clocks)),
-            pushed: vec![0; plan.topics.streams()],
+            judge: Judge::new(plan, crew.run, Arc::clone(&crew.clock), writes),
+            written: Vec::new(),
             departed: (Tally::default(), 0),
             departed_foreign: [0; 2],
+            churned: Churned::default(),
             refused: None,
             echoed: matches!(plan.activity, Activity::Echo(_)).then(Vec::new),
             stalled: None,
+            spare_ns: 0,
+            unfinished: Vec::new(),
             frame_length: frame::server_frame_length(plan.size) as u64,
             buffer: vec![0; READ_MAX],
             plain: Vec::new(),
-            clock: crew.clock,
+            clock: crew.start,
         })
     }
 
@@ -130,9 +145,19 @@ impl<'a> Generator<'a> {
         }
     }
 
-    /// Returns the connection of a publisher; in an echo each connection publishes.
+    /// Returns the connection of one of this thread's publishers; in an echo each connection publishes.
     pub(crate) fn publisher_at(&self, publisher: usize) -> usize {
-        if self.echoed.is_some() { publisher } else { self.first_subscribers + publisher }
+        self.publisher_place(if self.echoed.is_some() { publisher / self.share.of } else { publisher })
+    }
+
+    /// Returns the connection of the publisher at a place among those of this thread.
+    pub(crate) fn publisher_place(&self, place: usize) -> usize {
+        if self.echoed.is_some() { place } else { self.first_subscribers + place }
+    }
+
+    /// Returns whether a publisher is one of this thread.
+    pub(crate) fn has_publisher(&self, publisher: usize) -> bool {
+        if self.echoed.is_some() { publisher % self.share.of == self.share.index } else { self.share.index == 0 }
     }
 
     /// Returns the publishers that have connections of their own.
@@ -163,24 +188,41 @@ impl<'a> Generator<'a> {
 
     /// Waits at most `patience` for ready connections, and handles them. Returns their number.
     pub(crate) fn poll(&mut self, patience: Duration) -> Result<usize, Error> {
-        let patience = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
+        let unfinished = std::mem::take(&mut self.unfinished);
+        let patience = if unfinished.is_empty() { patience } else { Duration::ZERO };
+        let asleep_ns = if patience.is_zero() { 0 } else { self.now_ns() };
+        let timeout = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
         let mut events = [const { MaybeUninit::uninit() }; EVENTS_MAX];
-        let ready = match epoll::wait(&self.epoll, &mut events[..], Some(&patience)) {
+        let waited = epoll::wait(&self.epoll, &mut events[..], Some(&timeout));
+        if !patience.is_zero() {
+            self.spare_ns += self.now_ns() - asleep_ns;
+        }
+        let ready = match waited {
             Ok((ready, _)) => ready,
-            Err(Errno::INTR) => return Ok(0),
+            Err(Errno::INTR) => &mut [],
             Err(error) => return Err(Error::system("wait for sockets")(error)),
         };
         for &mut epoll::Event { flags, data } in &mut *ready {
             self.handle(data.u64() as usize, flags)?;
         }
-        Ok(ready.len())
+        for &index in &unfinished {
+            self.receive(index, true)?;
+        }
+        Ok(ready.len() + unfinished.len())
+    }
+
+    /// Counts the time since a turn began as time to spare, if the thread did not sleep: [`Self::poll`] counts sleep.
+    pub(crate) fn note_spare(&mut self, patience: Duration, begin_ns: u64) {
+        if patience.is_zero() {
+            self.spare_ns += self.now_ns() - begin_ns;
+        }
     }
 
     fn handle(&mut self, index: usize, flags: epoll::EventFlags) -> Result<(), Error> {
         if let State::Connecting = self.connections[index].state {
             self.request(index)?;
         } else if self.connections[index].unsent() > 0 {
-            self.flush(index);
+            self.flush(index)?;
         }
         let ended = flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR);
         if (ended || flags.contains(epoll::EventFlags::IN)) && !self.is_stalled(index) {
@@ -238,7 +280,7 @@ impl<'a> Generator<'a> {
 
     /// Reads a connection until it has no more bytes, or to its end if `to_the_end`.
     pub(crate) fn receive(&mut self, index: usize, to_the_end: bool) -> Result<(), Error> {
-        loop {
+        for _ in 0..READS_MAX {
             let connection = &self.connections[index];
             let Some(socket) = &connection.socket else { return Ok(()) };
             let dropping = matches!(connection.state, State::Dropping { .. });
@@ -251,13 +293,14 @@ impl<'a> Generator<'a> {
                 Err(Errno::INTR) => continue,
                 Err(error) => return self.ended(index, &error.to_string()),
             };
-            if matches!(self.role(index), Role::Subscriber(_)) && self.connections[index].is_open() {
-                self.received.reads += 1;
-            }
             if let State::Dropping { bytes } = &mut self.connections[index].state {
                 *bytes += count as u64;
                 self.received.dropped_bytes += count as u64;
+                self.received.reads += 1;
             } else {
+                if self.connections[index].is_open() && matches!(self.role(index), Role::Subscriber(_)) {
+                    self.received.reads += 1;
+                }
                 let buffer = std::mem::take(&mut self.buffer);
                 let consumed = self.arrived(index, &buffer[..count]);
                 self.buffer = buffer;
@@ -267,6 +310,9 @@ impl<'a> Generator<'a> {
                 return Ok(());
             }
         }
+        // Other connections and the schedule have their turn before the rest. The kernel will not tell of it again.
+        self.unfinished.push(index);
+        Ok(())
     }
 
     /// Takes bytes of a socket.
@@ -280,7 +326,7 @@ impl<'a> Generator<'a> {
         let consumed = if plain.is_empty() { Ok(()) } else { self.consume(index, &plain) };
         self.plain = plain;
         consumed?;
-        self.flush(index);
+        self.flush(index)?;
         match opened {
             Ok(()) => Ok(()),
             Err(why) => self.ended(index, &why),
@@ -316,7 +362,7 @@ impl<'a> Generator<'a> {
             self.joined(index);
         }
         if self.connections[index].unsent() > 0 {
-            self.flush(index);
+            self.flush(index)?;
         }
         match taken.ended {
             None => Ok(()),
@@ -343,86 +389,36 @@ impl<'a> Generator<'a> {
         if is_joined {
             self.joined(index);
         }
-        self.flush(index);
+        self.flush(index)?;
         Ok(())
     }
 
     /// Counts a connection as open. Its checkers expect the messages from now on.
     fn joined(&mut self, index: usize) {
         self.opened += 1;
-        let (plan, pushed) = (self.plan, &self.pushed);
+        let (plan, crew) = (self.plan, self.crew);
         let connection = &mut self.connections[index];
         connection.shrink();
         let State::Reading(reading) = &mut connection.state else { return };
         let first = reading.first_topic as usize;
         for (slot, checker) in reading.checkers.iter_mut().enumerate() {
             let stream = plan.topics.stream_of_slot(first, slot);
-            *checker = SequenceChecker::starting_at(pushed.get(stream).copied().unwrap_or_default());
+            *checker = SequenceChecker::starting_at(crew.pushed(stream));
         }
     }
 
     /// Writes the bytes that wait for this connection, as many as its socket takes.
-    pub(crate) fn flush(&mut self, index: usize) {
-        if let Err(error) = self.connections[index].flush() {
-            self.end(index, &error.to_string());
-        }
-    }
-
-    /// Takes the end of a connection: a disconnection, or a refusal if the connection is not open yet.
-    fn ended(&mut self, index: usize, why: &str) -> Result<(), Error> {
-        let connection = &mut self.connections[index];
-        match &mut connection.state {
-            State::Opening(answer) => {
-                let why = match opening_answer(answer, Input::Ended) {
-                    Err(answer) => format!("the server answered {answer}"),
-                    Ok(_) => format!("{why}, before the handshake was done"),
-                };
-                return self.refuse(index, why);
-            }
-            State::Connecting => return self.refuse(index, why.to_owned()),
-            State::Reading(reading) if !reading.is_open() => {
-                return self.refuse(index, format!("{why}, before the subscription was done"));
-            }
-            State::Posting(posting) => {
-                let last = posting.take(&[], Input::Ended).err();
-                self.end(index, last.as_deref().unwrap_or(why));
-            }
-            State::Reading(_) | State::Dropping { .. } => self.end(index, why),
-        }
-        Ok(())
-    }
-
-    /// Gives a connection up that did not open. Without `refused` this ends the run.
-    fn refuse(&mut self, index: usize, why: String) -> Result<(), Error> {
-        let address = self.endpoint(self.role(index)).address;
-        let Some(refused) = &mut self.refused else {
-            return Err(Error::Connect(format!("connection {index} to {address}: {why}")));
-        };
-        self.connections[index].socket = None;
-        refused.push((index, why));
-        Ok(())
-    }
-
-    fn end(&mut self, index: usize, why: &str) {
-        if self.connections[index].socket.take().is_none() {
-            return;
-        }
-        self.disconnected += 1;
-        if self.disconnections.len() < REASONS_MAX {
-            let (role, number) = match self.role(index) {
-                Role::Subscriber(number) => ("subscriber", number),
-                Role::Publisher(publisher) => ("publisher", self.plan.subscribers + publisher),
-            };
-            self.disconnections.push(format!("{role}, connection {number}: {why}"));
+    pub(crate) fn flush(&mut self, index: usize) -> Result<(), Error> {
+        match self.connections[index].flush() {
+            Ok(()) => Ok(()),
+            Err(error) => self.ended(index, &error.to_string()),
         }
     }
 
     /// Returns whether a connection does not read now.
     pub(crate) fn is_stalled(&self, index: usize) -> bool {
-        match (self.stalled, self.role(index)) {
-            (Some(share), Role::Subscriber(number)) => is_in_share(share, number),
-            _ => false,
-        }
+        let Some(share) = self.stalled else { return false };
+        matches!(self.role(index), Role::Subscriber(number) if is_in_share(share, number))
     }
 }
 
@@ -438,5 +434,5 @@ const EVENTS_MAX: usize = 128;
 /// number of sends.
 const READ_MAX: usize = 1 << 20;
 
-/// The most reasons that are kept for the report; the count of disconnections is always exact.
-pub(crate) const REASONS_MAX: usize = 8;
+/// The reads of one connection in a turn.
+const READS_MAX: usize = 4;

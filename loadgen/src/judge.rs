@@ -19,9 +19,12 @@ pub(crate) struct Judge {
     /// The form of the stamps in the run's messages.
     pub(crate) form: Form,
     padding: Padding,
-    pub(crate) clocks: Arc<Clocks>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) writes: Arc<Writes>,
     /// The latency from the due time.
     pub(crate) latency: Histogram<u64>,
+    /// The latency from the due time before a stall; `None` if there was no stall.
+    pub(crate) before: Option<Histogram<u64>>,
     /// The latency from the write.
     pub(crate) uncorrected: Histogram<u64>,
     /// The latencies since the last moment of the series.
@@ -51,7 +54,7 @@ pub(crate) enum Examined {
 }
 
 impl Judge {
-    pub(crate) fn new(plan: &Plan, clocks: Arc<Clocks>) -> Judge {
+    pub(crate) fn new(plan: &Plan, run: u16, clock: Arc<Clock>, writes: Arc<Writes>) -> Judge {
         let is_plain = plan.protocol.is_raw() && matches!(plan.publishing, Publishing::Message { .. });
         let padding = match &plan.activity {
             Activity::Replay { messages } => {
@@ -61,12 +64,14 @@ impl Judge {
             _ => Padding::Same(payload::padding(plan.size)),
         };
         Judge {
-            run: std::process::id() as u16,
+            run,
             opcode: is_plain.then_some(plan.opcode),
             form: Form::of(plan.size),
             padding,
-            clocks,
+            clock,
+            writes,
             latency: histogram(),
+            before: None,
             uncorrected: histogram(),
             buckets: LatencyBuckets::default(),
             foreign_sample: Vec::new(),
@@ -90,12 +95,12 @@ impl Judge {
             return Examined::Corrupt;
         }
         if let Some(due_ns) = stamp.due_ns
-            && self.clocks.has_in_window(due_ns)
+            && self.clock.has_in_window(due_ns)
         {
             let latency_ns = now_ns.saturating_sub(due_ns);
             self.latency.saturating_record(latency_ns);
             self.buckets.record(latency_ns);
-            if let Some(written_ns) = self.clocks.written_ns(usize::from(stamp.publisher), stamp.sequence) {
+            if let Some(written_ns) = self.writes.written_ns(usize::from(stamp.publisher), stamp.sequence) {
                 self.uncorrected.saturating_record(now_ns.saturating_sub(written_ns));
             }
         }
@@ -110,10 +115,35 @@ impl Judge {
     }
 }
 
-/// The times that the threads of a run share: the measured window, and when messages were written.
+/// The measured window, which the threads of a run share.
 #[derive(Debug)]
-pub(crate) struct Clocks {
-    window: [AtomicU64; 2],
+pub(crate) struct Clock {
+    edges: [AtomicU64; 2],
+}
+
+impl Default for Clock {
+    /// Makes a clock without a window: nothing is measured.
+    fn default() -> Clock {
+        Clock { edges: [AtomicU64::new(u64::MAX), AtomicU64::new(u64::MAX)] }
+    }
+}
+
+impl Clock {
+    /// Sets the window: the latency of messages that are due inside it is recorded, whenever they arrive.
+    pub(crate) fn set_window(&self, window: Window) {
+        self.edges[0].store(window.start_ns, Ordering::Relaxed);
+        self.edges[1].store(window.end_ns, Ordering::Relaxed);
+    }
+
+    fn has_in_window(&self, due_ns: u64) -> bool {
+        let [start_ns, end_ns] = self.edges.each_ref().map(|edge| edge.load(Ordering::Relaxed));
+        Window { start_ns, end_ns }.contains(due_ns)
+    }
+}
+
+/// The times at which the latest messages were written. One thread writes, all may read.
+#[derive(Debug)]
+pub(crate) struct Writes {
     streams: u64,
     writes: Box<[Write]>,
 }
@@ -125,27 +155,15 @@ struct Write {
     time_ns: AtomicU64,
 }
 
-impl Clocks {
-    /// Makes clocks for a run with this number of streams, 0 if nothing is published.
-    pub(crate) fn new(streams: usize) -> Clocks {
+impl Writes {
+    /// Makes room for the times of a run with this number of streams, 0 if nothing is published.
+    pub(crate) fn new(streams: usize) -> Writes {
         let writes = if streams == 0 { 0 } else { WRITES };
-        let window = [AtomicU64::new(u64::MAX), AtomicU64::new(u64::MAX)];
-        Clocks { window, streams: streams as u64, writes: (0..writes).map(|_| Write::default()).collect() }
-    }
-
-    /// Sets the window: the latency of messages that are due inside it is recorded, whenever they arrive.
-    pub(crate) fn set_window(&self, window: Window) {
-        self.window[0].store(window.start_ns, Ordering::Relaxed);
-        self.window[1].store(window.end_ns, Ordering::Relaxed);
-    }
-
-    fn has_in_window(&self, due_ns: u64) -> bool {
-        let [start_ns, end_ns] = self.window.each_ref().map(|edge| edge.load(Ordering::Relaxed));
-        Window { start_ns, end_ns }.contains(due_ns)
+        Writes { streams: streams as u64, writes: (0..writes).map(|_| Write::default()).collect() }
     }
 
     /// Notes when a message was written. The latest [`WRITES`] messages are remembered.
-    pub(crate) fn note_written(&self, stream: usize, sequence: u64, now_ns: u64) {
+    pub(crate) fn note(&self, stream: usize, sequence: u64, now_ns: u64) {
         let number = self.number(stream, sequence);
         let write = &self.writes[number as usize % WRITES];
         write.time_ns.store(now_ns, Ordering::Relaxed);
@@ -184,22 +202,22 @@ mod tests {
 
     #[test]
     fn times_of_writing_are_those_of_the_message() {
-        let clocks = Clocks::new(3);
-        clocks.note_written(2, 5, 700);
+        let writes = Writes::new(3);
+        writes.note(2, 5, 700);
         assert_eq!(
-            (clocks.written_ns(2, 5), clocks.written_ns(1, 5), clocks.written_ns(2, 6)),
+            (writes.written_ns(2, 5), writes.written_ns(1, 5), writes.written_ns(2, 6)),
             (Some(700), None, None)
         );
-        clocks.note_written(2, 5 + WRITES as u64, 900);
-        assert_eq!((clocks.written_ns(2, 5), clocks.written_ns(2, 5 + WRITES as u64)), (None, Some(900)));
-        assert_eq!(Clocks::new(0).written_ns(0, 0), None);
+        writes.note(2, 5 + WRITES as u64, 900);
+        assert_eq!((writes.written_ns(2, 5), writes.written_ns(2, 5 + WRITES as u64)), (None, Some(900)));
+        assert_eq!(Writes::new(0).written_ns(0, 0), None);
     }
 
     #[test]
     fn nothing_is_measured_before_the_window_is_known() {
-        let clocks = Clocks::new(1);
-        assert!(!clocks.has_in_window(0) && !clocks.has_in_window(u64::MAX - 1));
-        clocks.set_window(Window { start_ns: 5, end_ns: 7 });
-        assert!(!clocks.has_in_window(4) && clocks.has_in_window(5) && !clocks.has_in_window(7));
+        let clock = Clock::default();
+        assert!(!clock.has_in_window(0) && !clock.has_in_window(u64::MAX - 1));
+        clock.set_window(Window { start_ns: 5, end_ns: 7 });
+        assert!(!clock.has_in_window(4) && clock.has_in_window(5) && !clock.has_in_window(7));
     }
 }

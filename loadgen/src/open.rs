@@ -1,6 +1,7 @@
 //! Opens connections.
 
 use crate::connection::State;
+use crate::crew::Order;
 use crate::error::Error;
 use crate::generator::Generator;
 use crate::options::{Activity, Plan};
@@ -18,11 +19,10 @@ impl Generator<'_> {
     /// An error is returned if a connection is refused, if no handshake ends for [`PROGRESS_DEADLINE_NS`], or if the
     /// user ends the run.
     pub(crate) fn open_all(&mut self, subscribers: usize, progress: &mut dyn Progress) -> Result<(), Error> {
-        let plan = self.plan;
         let publishers = self.own_publishers();
-        let total = if plan.threads > 1 { plan.subscribers } else { subscribers } + publishers;
+        let total = subscribers + publishers;
         let mut shown_ns = self.now_ns();
-        let mut watch = |generator: &Generator<'_>| {
+        let mut watch = |generator: &mut Generator<'_>| {
             let open = generator.opened + generator.crew.connections().0;
             let now_ns = generator.now_ns();
             if now_ns - shown_ns >= SHOWN_EVERY_NS {
@@ -37,25 +37,46 @@ impl Generator<'_> {
                 false => Ok(()),
             }
         };
+        self.crew.give(Order::Open { subscribers });
         self.open_to(self.share.size(subscribers), &mut watch)?;
-        while self.opened + self.crew.connections().0 + publishers < total {
-            self.poll(Duration::from_millis(1))?;
-            watch(self)?;
-        }
-        self.open_to(self.opened + publishers, &mut watch)?;
+        self.await_followers(&mut watch)?;
+        self.open_to(self.share.size(subscribers) + publishers, &mut watch)?;
         progress.connecting(self.opened + self.crew.connections().0, total);
         Ok(())
     }
 
-    /// Opens connections of this thread until it has `total`, and calls `watch` meanwhile.
+    /// Opens more subscribers of all threads while publishers publish. Returns the reason if one was refused; then the
+    /// others may be open or not.
+    ///
+    /// # Errors
+    /// As of [`Self::open_all`], but not if a connection is refused.
+    pub(crate) fn open_more(
+        &mut self,
+        subscribers: usize,
+        progress: &mut dyn Progress,
+    ) -> Result<Option<String>, Error> {
+        let total = self.share.size(subscribers) + self.own_publishers();
+        self.refused.get_or_insert_default();
+        self.crew.give(Order::Open { subscribers });
+        let mut watch = |generator: &mut Generator<'_>| match progress.is_interrupted() {
+            true => Err(Error::Interrupted { opened: generator.opened, connections: total }),
+            false => Ok(()),
+        };
+        let own = self.open_to(total, &mut watch)?;
+        self.await_followers(&mut watch)?;
+        Ok(own.or_else(|| self.crew.refusal()))
+    }
+
+    /// Opens connections of this thread until it has `total`, and calls `watch` meanwhile. Returns the reason if one is
+    /// refused and this does not end the run.
     ///
     /// # Errors
     /// The errors of [`Self::open_all`], and those of `watch`.
     pub(crate) fn open_to(
         &mut self,
         total: usize,
-        watch: &mut dyn FnMut(&Generator<'_>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        watch: &mut dyn FnMut(&mut Generator<'_>) -> Result<(), Error>,
+    ) -> Result<Option<String>, Error> {
         let begin_ns = self.now_ns();
         let already = self.connections.len();
         let mut last_opened = (self.opened, begin_ns);
@@ -63,18 +84,27 @@ impl Generator<'_> {
             let now_ns = self.now_ns();
             let allowed = already + self.allowed(now_ns - begin_ns);
             while self.connections.len() < total.min(allowed) && self.connections.len() - self.opened < OPENING_MAX {
-                let socket = self.socket(self.connections.len())?;
-                self.adopt(socket)?;
+                match self.socket(self.connections.len()) {
+                    Ok(socket) => self.adopt(socket)?,
+                    Err(error) if self.refused.is_some() => return Ok(Some(error.to_string())),
+                    Err(error) => return Err(error),
+                }
             }
             self.poll(Duration::from_millis(1))?;
             watch(self)?;
+            if let Some((index, why)) = self.refused.as_mut().and_then(Vec::pop) {
+                return Ok(Some(format!("connection {index}: {why}")));
+            }
             if last_opened.0 != self.opened {
                 last_opened = (self.opened, now_ns);
             } else if now_ns - last_opened.1 > PROGRESS_DEADLINE_NS {
-                return Err(Error::Connect(self.stuck(total)));
+                return match self.refused {
+                    Some(_) => Ok(Some(self.stuck(total))),
+                    None => Err(Error::Connect(self.stuck(total))),
+                };
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Returns how many connections the rate of the plan allows this thread within a time.

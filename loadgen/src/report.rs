@@ -53,6 +53,9 @@ pub struct Report {
     pub void: bool,
     /// The first few reasons for which the run is void.
     pub void_reasons: Vec<String>,
+    /// The disturbances of the run. They make it void unless the flags allow them.
+    #[serde(default)]
+    pub disturbances: Vec<String>,
     /// The first few disconnected connections, each with the reason.
     pub disconnections: Vec<String>,
     /// Connections that received.
@@ -114,6 +117,9 @@ pub struct Counts {
     pub disconnected: u64,
     /// Orders of arrival besides the first, if `total_order` is checked.
     pub other_orders: u64,
+    /// Messages that were due, and that the server did not take before the wait for it ended.
+    #[serde(default)]
+    pub unpublished: u64,
 }
 
 /// The measurements inside the window.
@@ -275,6 +281,12 @@ pub struct SubscriberCounts {
 pub struct GeneratorFigures {
     /// CPU time inside the window; a spinning generator uses the whole window.
     pub cpu_ns: u64,
+    /// This CPU time as a number of CPUs.
+    #[serde(default)]
+    pub cores: f64,
+    /// This CPU time per delivery.
+    #[serde(default)]
+    pub cpu_ns_per_delivery: f64,
     /// Fraction of the window in which there was nothing to read and nothing to publish.
     pub spare: f64,
 }

@@ -65,6 +65,9 @@ pub enum ScenarioFigures {
         /// The highest level whose latency was within the bound and whose deliveries were complete; `None` if there is
         /// none. If every step was so, the server's limit is above this level.
         knee: Option<u64>,
+        /// Why no further step followed.
+        #[serde(default)]
+        end: Option<String>,
     },
     /// Recorded messages were published at their times.
     Replay {
@@ -106,6 +109,9 @@ pub struct RampStep {
     pub deliveries_per_second: f64,
     /// Deliveries that were lost or outstanding when the wait for them ended.
     pub missing: u64,
+    /// Messages that were due, and that the server did not take.
+    #[serde(default)]
+    pub unpublished: u64,
     /// The latency.
     pub latency: Option<Latency>,
     /// Whether the latency was within the bound and everything arrived.
@@ -149,7 +155,7 @@ impl ScenarioFigures {
                 row("others before the stall", shown(before.as_ref())),
                 row("others during the stall", shown(during.as_ref())),
             ],
-            ScenarioFigures::Ramp { by, steps, knee } => {
+            ScenarioFigures::Ramp { by, steps, knee, end } => {
                 let mut rows: Vec<_> = steps.iter().map(|step| step.row(by)).collect();
                 let knee = match (knee, steps.last()) {
                     (None, _) => "below the first step".to_owned(),
@@ -159,6 +165,7 @@ impl ScenarioFigures {
                     (Some(level), _) => format!("{level} {by}"),
                 };
                 rows.push(row("knee", knee));
+                rows.extend(end.iter().map(|end| row("end", end.clone())));
                 rows
             }
             ScenarioFigures::Replay { messages, seconds } => {
@@ -178,11 +185,18 @@ impl MemoryStep {
 
 impl RampStep {
     fn row(&self, by: &str) -> (String, String) {
-        let kept = if self.is_kept { "within the bound" } else { "over the bound" };
-        let RampStep { level, deliveries_per_second, missing, .. } = self;
-        let missing = if *missing == 0 { String::new() } else { format!(", {missing} lost or outstanding") };
+        let RampStep { level, deliveries_per_second, missing, unpublished, .. } = self;
+        let mut wrong = if *missing == 0 { String::new() } else { format!(", {missing} lost or outstanding") };
+        if *unpublished > 0 {
+            wrong += &format!(", {unpublished} not published");
+        }
+        let judged = match (self.is_kept, wrong.is_empty()) {
+            (true, _) => "within the bound",
+            (false, true) => "over the bound",
+            (false, false) => "incomplete",
+        };
         let latency = shown(self.latency.as_ref());
-        (format!("{level} {by}"), format!("{deliveries_per_second:.0} deliveries/s, {latency}{missing}: {kept}"))
+        (format!("{level} {by}"), format!("{deliveries_per_second:.0} deliveries/s, {latency}{wrong}: {judged}"))
     }
 }
 
@@ -212,9 +226,16 @@ mod tests {
 
     #[test]
     fn a_knee_is_a_limit_only_if_a_step_exceeded_the_bound() {
-        let step = |level, is_kept| RampStep { level, deliveries_per_second: 1.0, missing: 0, latency: None, is_kept };
+        let step = |level, is_kept| RampStep {
+            level,
+            deliveries_per_second: 1.0,
+            missing: 0,
+            unpublished: 0,
+            latency: None,
+            is_kept,
+        };
         let knee = |steps: &[RampStep], knee| {
-            let figures = ScenarioFigures::Ramp { by: "messages/s".to_owned(), steps: steps.to_vec(), knee };
+            let figures = ScenarioFigures::Ramp { by: "messages/s".to_owned(), steps: steps.to_vec(), knee, end: None };
             figures.rows().into_iter().find(|(name, _)| name == "knee").unwrap().1
         };
         let over = knee(&[step(100, true), step(200, false)], Some(100));

@@ -1,6 +1,6 @@
 use super::*;
 use crate::cli::Cli;
-use crate::judge::Clocks;
+use crate::judge::{Clock, Writes};
 use crate::payload::{Form, Stamp};
 use crate::window::Window;
 use clap::Parser as _;
@@ -38,10 +38,9 @@ struct Bench {
 impl Bench {
     fn new(flags: &str, role: Role) -> Bench {
         let plan = plan(flags);
-        let clocks = Arc::new(Clocks::new(plan.topics.streams()));
-        clocks.set_window(Window { start_ns: 0, end_ns: 1_000 });
-        let mut judge = Judge::new(&plan, clocks);
-        judge.run = 1;
+        let clock = Arc::new(Clock::default());
+        clock.set_window(Window { start_ns: 0, end_ns: 1_000 });
+        let judge = Judge::new(&plan, 1, clock, Arc::new(Writes::new(plan.topics.streams())));
         let state = State::Reading(Box::new(Reading::new(&plan, role)));
         let connection = Connection { socket: None, state, tls: None, outgoing: Vec::new(), written: 0, flushed: 0 };
         Bench { plan, judge, connection, role }

@@ -121,7 +121,8 @@ pub struct MachineFlags {
     /// Only for a server in 127.0.0.0/8. The default is one address for each 25 000 connections.
     #[arg(long)]
     pub source_addresses: Option<u8>,
-    /// Threads that share the subscribers.
+    /// Threads that share the subscribers evenly. The first one also publishes; in echo each thread sends on its own
+    /// connections.
     #[arg(long, default_value_t = 1)]
     pub threads: usize,
     /// Pin the threads to these CPUs: one CPU for all threads, such as 1, or one for each, such as 1,2,3.

@@ -209,9 +209,9 @@ impl Options {
         if is_echo {
             (topics_flags.topics, topics_flags.topics_per_connection) = (load.subscribers, 1);
         }
-        let threads = machine.threads.max(1);
-        if threads > 1 && !activity.has_steady_subscribers() {
-            return wrong("--threads above 1 is for fanout and --hold; the other scenarios run on one thread");
+        let threads = machine.threads;
+        if threads == 0 || threads > load.subscribers {
+            return wrong("--threads is 1 to the number of subscribers or connections");
         }
         let is_raw = target.protocol.is_raw();
         let binary = load.binary || (target.is_binary && !is_raw);

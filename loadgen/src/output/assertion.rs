@@ -196,6 +196,7 @@ const NAMES: &[Name] = &[
     name("corrupt", Kind::Mistakes, |report| count(report, |counts| counts.corrupt)),
     name("disconnected", Kind::Mistakes, |report| count(report, |counts| counts.disconnected)),
     name("other_orders", Kind::Mistakes, |report| count(report, |counts| counts.other_orders)),
+    name("unpublished", Kind::Mistakes, |report| count(report, |counts| counts.unpublished)),
     name("published", Kind::Number, |report| count(report, |counts| counts.published)),
     name("expected", Kind::Number, |report| count(report, |counts| counts.expected)),
     name("deliveries", Kind::Number, |report| figure(report, |figures| figures.deliveries as f64)),
@@ -205,6 +206,10 @@ const NAMES: &[Name] = &[
     name("cpu_ns_per_delivery", Kind::Number, |report| server(report, |server| server.cpu_ns_per_delivery)),
     name("server_cores", Kind::Number, |report| server(report, |server| server.cores)),
     name("other_cores", Kind::Number, |report| server(report, |server| server.other_cores)),
+    name("own_cores", Kind::Number, |report| figure(report, |figures| figures.generator.cores)),
+    name("own_cpu_ns_per_delivery", Kind::Number, |report| {
+        figure(report, |figures| figures.generator.cpu_ns_per_delivery)
+    }),
     name("spare", Kind::Number, |report| figure(report, |figures| figures.generator.spare)),
     name("connections_per_second", Kind::Number, |report| report.opening.map(|opening| opening.per_second)),
 ];

@@ -62,7 +62,8 @@ pub(crate) fn bare() -> Report {
         outcome: Outcome::Broken,
         void: false,
         void_reasons: vec!["the machine was busy with something else".to_owned()],
-        disconnections: vec!["subscriber, connection 3: closed by the server with 1008".to_owned()],
+        disturbances: vec!["the machine was busy with something else".to_owned()],
+        disconnections: vec!["subscriber 3: closed by the server with 1008".to_owned()],
         subscribers: 1_000,
         publishers: 1,
         size: 128,
@@ -112,7 +113,7 @@ pub(crate) fn figures() -> Figures {
         latency_uncorrected: Latency::from_histogram(&uncorrected),
         distribution: Distribution::from_histogram(&corrected),
         distribution_uncorrected: Distribution::from_histogram(&uncorrected),
-        generator: GeneratorFigures { cpu_ns: 5_400_000_000, spare: 0.4 },
+        generator: GeneratorFigures { cpu_ns: 5_400_000_000, cores: 0.9, cpu_ns_per_delivery: 900.0, spare: 0.4 },
         server: Some(ServerFigures {
             cpu: Cpu { user_ns: 1_200_000_000, system_ns: 3_000_000_000 },
             cores: 0.7,

@@ -17,7 +17,8 @@ impl fmt::Display for Report {
         if self.interrupted {
             writeln!(out, "interrupted: the run was ended early")?;
         }
-        for reason in self.void_reasons.iter().chain(&self.disconnections) {
+        let allowed = self.disturbances.iter().filter(|reason| !self.void_reasons.contains(reason));
+        for reason in self.void_reasons.iter().chain(allowed).chain(&self.disconnections) {
             writeln!(out, "  {reason}")?;
         }
         counted(self, out)?;
@@ -82,10 +83,14 @@ impl fmt::Display for Figures {
             )?;
             writeln!(out, "others        {other_cores:.2} CPUs busy with other programs")?;
         }
-        let GeneratorFigures { cpu_ns, spare } = self.generator;
+        let GeneratorFigures { cores, cpu_ns_per_delivery, spare, .. } = self.generator;
         let warning = if spare < SPARE_MIN { " (it may have been the bottleneck)" } else { "" };
-        let cpu_seconds = cpu_ns as f64 / 1e9;
-        writeln!(out, "generator     {:.0} % of its time to spare{warning}, {cpu_seconds:.2} s CPU", spare * 100.0)
+        writeln!(
+            out,
+            "generator     {:.0} % of its time to spare{warning}, {cpu_ns_per_delivery:.0} ns CPU per delivery \
+             ({cores:.2} CPUs)",
+            spare * 100.0
+        )
     }
 }
 
@@ -136,7 +141,10 @@ fn is_within_assertions(report: &Report) -> bool {
 /// Writes the counts.
 fn counted(report: &Report, out: &mut fmt::Formatter<'_>) -> fmt::Result {
     let Counts { published, expected, lost, outstanding, duplicated, reordered, foreign, corrupt, .. } = report.counts;
-    let Counts { disconnected, other_orders, .. } = report.counts;
+    let Counts { disconnected, other_orders, unpublished, .. } = report.counts;
+    if unpublished > 0 {
+        writeln!(out, "unpublished   {unpublished} messages were due, and the server did not take them")?;
+    }
     writeln!(out, "published     {published}, expected deliveries {expected}")?;
     let waiting = if outstanding > 0 { format!(", outstanding {outstanding}") } else { String::new() };
     writeln!(
@@ -164,13 +172,13 @@ mod tests {
         for line in [
             "BROKEN: deliveries or connections went wrong, see the counts",
             "interrupted: the run was ended early",
-            "  subscriber, connection 3: closed by the server with 1008",
+            "  subscriber 3: closed by the server with 1008",
             "  foreign     <script>document.title='bad'</script>",
             "  subscriber 7: lost 2, outstanding 0, duplicated 1, reordered 0, foreign 0, corrupt 0",
             "connecting    4004 connections/s (1001 in 0.250 s)",
             "deliveries    1000000/s (6000000 in 6.000 s)",
             "server        700 ns CPU per delivery (4.20 s: user 1.20, system 3.00; 0.70 CPUs)",
-            "generator     40 % of its time to spare, 5.40 s CPU",
+            "generator     40 % of its time to spare, 900 ns CPU per delivery (0.90 CPUs)",
             "server memory at the end: RSS 9216 KiB, anonymous 3072 KiB, PSS 8192 KiB",
             "FAILS         p99<5ms (found: not measured)",
         ] {

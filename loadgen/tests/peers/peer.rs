@@ -41,6 +41,10 @@ pub(crate) enum Fault {
     Refuse,
     /// Hangs up on connections from this number on, five times.
     HangUpFrom(usize),
+    /// Hangs up on every connection from this number on.
+    HangUpSince(usize),
+    /// Does not answer a request that publishes, from message [`AT`] on.
+    AnswerNoMore,
     /// Does nothing for a while.
     Pause(Duration),
     /// Refuses a message that publishes.
@@ -128,6 +132,9 @@ fn converse(mut stream: TcpStream, speech: Speech, fault: Fault, shared: &Mutex<
     if matches!(fault, Fault::HangUpFrom(first) if (first..first + 5).contains(&number)) {
         return Ok(());
     }
+    if matches!(fault, Fault::HangUpSince(first) if number >= first) {
+        return Ok(());
+    }
     loop {
         let head = read_head(&mut stream)?;
         shared.lock().unwrap().heads.push(head.clone());
@@ -148,6 +155,10 @@ fn converse(mut stream: TcpStream, speech: Speech, fault: Fault, shared: &Mutex<
         if fault == Fault::RefusePublish && shared.lock().unwrap().messages == AT {
             stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 10\r\n\r\nno rights\n")?;
             continue;
+        }
+        if fault == Fault::AnswerNoMore && shared.lock().unwrap().messages == AT {
+            // Until the generator leaves.
+            return stream.read_exact(&mut [0]);
         }
         publish(shared, speech, fault, &topic, &payload, source)?;
         stream.write_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")?;

@@ -77,6 +77,17 @@ fn a_refused_publish_is_shown_and_not_counted() {
 }
 
 #[test]
+fn what_a_server_does_not_take_is_unpublished() {
+    for flags in ["--rate 100 --warmup 0 --duration 300ms", "--in-flight 1 --messages 30"] {
+        let peer = Peer::start(Speech::Nchan, Fault::AnswerNoMore);
+        let words = format!("--url {} --preset nchan --subscribers 2 --drain 300ms {flags}", peer.url());
+        let done = generator(&words, &[]);
+        let counts = done.report().counts;
+        assert_eq!((done.status, counts.published, counts.unpublished), (2, 5, 25), "{flags}: {}", done.report());
+    }
+}
+
+#[test]
 fn the_body_of_a_refusal_is_shown() {
     let peer = Peer::start(Speech::Raw, Fault::Refuse);
     let done = generator(&format!("--url {}/x --rate 1", peer.url()), &[]);
@@ -110,7 +121,7 @@ fn a_generator_that_is_kept_from_its_cpu_makes_the_run_void() {
     let report = done.report();
     assert_eq!((done.status, report.outcome), (3, Outcome::Void), "{report}");
     assert!(report.figures.is_none(), "{report}");
-    let reason = "other programs kept the generator from its CPU for ";
+    let reason = "other programs, or threads of the generator, kept a thread from its CPU for ";
     assert!(report.void_reasons.iter().any(|why| why.starts_with(reason)), "{report}");
     let done = generator(&format!("{words} --allow-disturbance"), &[]);
     assert_eq!((done.status, done.report().outcome), (0, Outcome::Exact), "{}", done.report());

@@ -91,7 +91,8 @@ fn heading(run: &Run<'_>, level: &str) -> String {
     if report.interrupted {
         out += "<p class=\"void\">Interrupted: the run was ended early.</p>";
     }
-    let reasons = report.void_reasons.iter().chain(&report.disconnections);
+    let allowed = report.disturbances.iter().filter(|reason| !report.void_reasons.contains(reason));
+    let reasons = report.void_reasons.iter().chain(allowed).chain(&report.disconnections);
     let reasons: String = reasons.map(|reason| format!("<li>{}</li>", escape(reason))).collect();
     if !reasons.is_empty() {
         _ = write!(out, "<ul>{reasons}</ul>");

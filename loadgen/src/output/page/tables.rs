@@ -147,6 +147,7 @@ const COUNTS: &[(&str, Count)] = &[
     ("corrupt", |counts| counts.corrupt),
     ("disconnected connections", |counts| counts.disconnected),
     ("other orders", |counts| counts.other_orders),
+    ("due, but not taken by the server", |counts| counts.unpublished),
 ];
 
 /// Returns the assertions; empty without one.

@@ -1,0 +1,81 @@
+//! What happens when a connection ends or does not open.
+
+use crate::connection::{Role, State, opening_answer};
+use crate::error::Error;
+use crate::generator::{Generator, is_in_share};
+use crate::http::Input;
+use crate::options::Activity;
+
+impl Generator<'_> {
+    /// Takes the end of a connection: a disconnection, or a refusal if the connection is not open yet.
+    pub(crate) fn ended(&mut self, index: usize, why: &str) -> Result<(), Error> {
+        let connection = &mut self.connections[index];
+        if connection.socket.is_none() {
+            return Ok(());
+        }
+        match &mut connection.state {
+            State::Opening(answer) => {
+                let why = match opening_answer(answer, Input::Ended) {
+                    Err(answer) => format!("the server answered {answer}"),
+                    Ok(_) => format!("{why}, before the handshake was done"),
+                };
+                return self.refuse(index, why);
+            }
+            State::Connecting => return self.refuse(index, why.to_owned()),
+            State::Reading(reading) if !reading.is_open() => {
+                return self.refuse(index, format!("{why}, before the subscription was done"));
+            }
+            State::Posting(posting) => {
+                let last = posting.take(&[], Input::Ended).err();
+                self.end(index, last.as_deref().unwrap_or(why));
+            }
+            State::Reading(_) | State::Dropping { .. } => self.end(index, why),
+        }
+        Ok(())
+    }
+
+    /// Gives up a connection that did not open. Without `refused` this ends the run.
+    pub(crate) fn refuse(&mut self, index: usize, why: String) -> Result<(), Error> {
+        let role = self.role(index);
+        let (address, name) = (self.endpoint(role).address, self.name_of(role));
+        let Some(refused) = &mut self.refused else {
+            return Err(Error::Connect(format!("{name} could not connect to {address}: {why}")));
+        };
+        self.connections[index].socket = None;
+        refused.push((index, why));
+        Ok(())
+    }
+
+    fn end(&mut self, index: usize, why: &str) {
+        if self.connections[index].socket.take().is_some() {
+            self.count_ended(index, why);
+        }
+    }
+
+    /// Counts a connection as ended by the server. A stall counts its own subscribers itself.
+    pub(crate) fn count_ended(&mut self, index: usize, why: &str) {
+        let role = self.role(index);
+        if let (Activity::Stall { share, .. }, Role::Subscriber(number)) = (&self.plan.activity, role)
+            && is_in_share(*share, number)
+        {
+            return;
+        }
+        self.disconnected += 1;
+        if self.disconnections.len() < REASONS_MAX {
+            self.disconnections.push(format!("{}: {why}", self.name_of(role)));
+        }
+    }
+
+    fn name_of(&self, role: Role) -> String {
+        match role {
+            Role::Subscriber(number) if self.echoed.is_some() || self.plan.publishers == 0 => {
+                format!("connection {number}")
+            }
+            Role::Subscriber(number) => format!("subscriber {number}"),
+            Role::Publisher(publisher) => format!("publisher {publisher}"),
+        }
+    }
+}
+
+/// The most reasons that are kept for the report; the count of disconnections is always exact.
+pub(crate) const REASONS_MAX: usize = 8;
