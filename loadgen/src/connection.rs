@@ -31,7 +31,7 @@ pub(crate) struct Connection {
 pub(crate) enum State {
     /// TCP is connecting.
     Connecting,
-    /// The opening handshake is under way; the bytes are the part of the answer that has arrived.
+    /// The opening handshake is in progress; the bytes are the part of the answer that has arrived.
     Opening(Vec<u8>),
     /// The connection reads every frame.
     Reading(Box<Reading>),
@@ -363,7 +363,7 @@ impl Reading {
             && !self.checkers.is_empty()
         {
             match judge.examine(opcode, payload, now_ns) {
-                Examined::Right(stamp) => {
+                Examined::Correct(stamp) => {
                     let stream = usize::from(stamp.publisher);
                     if let Some(slot) = plan.topics.slot(self.first_topic as usize, stream) {
                         taken.messages += 1;

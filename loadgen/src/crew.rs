@@ -31,31 +31,31 @@ pub(crate) struct Crew {
     threads: Vec<Tallies>,
 }
 
-/// What the leading thread wants the others to do.
+/// An order of the leading thread to the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// Read, also those that have stalled.
+    /// Read all subscribers, also those that have stalled.
     Read,
     /// Open this thread's share of this many subscribers.
     Open { subscribers: usize },
-    /// In an echo, send until the next order.
+    /// In an echo, send messages until the next order.
     Echo,
-    /// Let subscribers leave and join until the next order. The time is the start.
+    /// Let subscribers leave and join until the next order. `begin_ns` is the start of the churn.
     Churn { begin_ns: u64 },
-    /// Let a share of the subscribers stop reading until they shall read again.
+    /// Let a share of the subscribers stop reading until [`Order::Read`].
     Stall,
-    /// Close all connections and open them again. The time is the start.
+    /// Close all connections and open them again. `begin_ns` is the start of the round.
     Reopen { begin_ns: u64 },
-    /// Say when no message is owed any more.
+    /// Tell when every subscriber has every message.
     Drain,
-    /// Hand the latencies over, and begin new ones.
+    /// Hand over the latencies that were measured so far, and measure anew.
     HandOver,
     /// End.
     End,
 }
 
-/// What a thread tells the others, a little later than it happens. Only this thread writes. Each thread has cache lines
-/// of its own.
+/// The counters that a thread shows to the others, a little later than it counts. Only this thread writes them. Each
+/// thread has cache lines of its own.
 #[derive(Default)]
 #[repr(align(128))]
 pub(crate) struct Tallies {
@@ -72,7 +72,7 @@ pub(crate) struct Tallies {
     done: AtomicU64,
     /// [`Crew::published`] when nothing was owed, and 1.
     settled: AtomicU64,
-    /// Subscribers that are on their way in.
+    /// Subscribers that are joining.
     joining: AtomicUsize,
     buckets: Mutex<LatencyBuckets>,
     handed: Mutex<Option<Handed>>,
@@ -81,7 +81,7 @@ pub(crate) struct Tallies {
     failure: Mutex<Option<Error>>,
 }
 
-/// What a thread has measured since it handed something over.
+/// What a thread has measured since it last handed over.
 pub(crate) struct Handed {
     pub(crate) latency: Histogram<u64>,
     pub(crate) uncorrected: Histogram<u64>,
@@ -172,7 +172,7 @@ impl Crew {
         &self.threads[share.index]
     }
 
-    /// Returns the tallies of the threads that follow the one with this share, if it leads.
+    /// Returns the tallies of all following threads to the leading one, and none to the others.
     pub(crate) fn others(&self, share: Share) -> impl Iterator<Item = &Tallies> {
         let others = if share.index == 0 { &self.threads[1..] } else { &[] };
         others.iter()
@@ -231,12 +231,12 @@ impl Crew {
         self.followers().iter().map(|thread| thread.waited_ns.load(Ordering::Relaxed)).collect()
     }
 
-    /// Returns the subscribers of the threads that follow that are on their way in.
+    /// Returns the number of joining subscribers of the threads that follow.
     pub(crate) fn joining(&self) -> usize {
         self.followers().iter().map(|thread| thread.joining.load(Ordering::Relaxed)).sum()
     }
 
-    /// Returns whether no thread that follows owes a message, of those that are published now.
+    /// Returns whether all subscribers of the threads that follow have every message that is published now.
     pub(crate) fn is_settled(&self) -> bool {
         let settled = self.published() + 1;
         self.followers().iter().all(|thread| thread.settled.load(Ordering::Acquire) == settled)
@@ -333,7 +333,7 @@ fn run_number() -> u16 {
     RandomState::new().build_hasher().finish() as u16
 }
 
-/// Locks what no thread leaves half done.
+/// Locks a value. No thread leaves it half changed, so that the lock of a thread that panicked can be used.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

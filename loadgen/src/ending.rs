@@ -39,7 +39,8 @@ impl Generator<'_> {
         let role = self.role(index);
         let (address, name) = (self.endpoint(role).address, self.name_of(role));
         let Some(refused) = &mut self.refused else {
-            return Err(Error::Connect(format!("{name} could not connect to {address}: {why}")));
+            let hint = hint(&why);
+            return Err(Error::Connect(format!("{name} could not connect to {address}: {why}{hint}")));
         };
         self.connections[index].socket = None;
         refused.push((index, why));
@@ -77,5 +78,16 @@ impl Generator<'_> {
     }
 }
 
-/// The most reasons that are kept for the report; the count of disconnections is always exact.
+/// Returns the remedy of a failed connect, as the end of a sentence; empty if there is none.
+pub(crate) fn hint(why: &str) -> &'static str {
+    match why {
+        why if why.starts_with("Connection refused") => "; does a server listen there (--url)?",
+        why if why.starts_with("Cannot assign requested address") => {
+            "; the local ports are used up (--source-addresses)"
+        }
+        _ => "",
+    }
+}
+
+/// The largest number of reasons in the report; the count of disconnections is always exact.
 pub(crate) const REASONS_MAX: usize = 8;

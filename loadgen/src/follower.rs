@@ -99,7 +99,7 @@ fn open(generator: &mut Generator<'_>, subscribers: usize) -> Result<(), Error> 
     Ok(())
 }
 
-/// Sends what comes back, until the leading thread drains; then waits for what is under way.
+/// Sends a message for each that comes back, until the leading thread drains. Then waits for the messages in flight.
 fn echo(generator: &mut Generator<'_>, turns: &mut Turns<'_>, number: u64) -> Result<(), Error> {
     let Activity::Echo(pace) = generator.plan.activity else { return Ok(()) };
     let crew = generator.crew;
@@ -127,7 +127,7 @@ fn echo(generator: &mut Generator<'_>, turns: &mut Turns<'_>, number: u64) -> Re
     Ok(())
 }
 
-/// Lets subscribers leave and join, until the leading thread drains; then waits for those that are on their way in.
+/// Lets subscribers leave and join, until the leading thread drains. Then waits for the joining ones.
 fn churn(generator: &mut Generator<'_>, turns: &mut Turns<'_>, number: u64, begin_ns: u64) -> Result<(), Error> {
     let crew = generator.crew;
     let mut churn = Churn::new(generator.plan, begin_ns);
@@ -189,7 +189,7 @@ impl<'a> Turns<'a> {
         Ok(())
     }
 
-    /// Tells now and then whether no message is owed.
+    /// Tells, now and then, when every subscriber has every message.
     fn settle(&mut self, generator: &Generator<'_>) {
         let now_ns = generator.now_ns();
         if now_ns - self.checked_ns > SHOWN_EVERY_NS {
@@ -206,5 +206,5 @@ impl<'a> Turns<'a> {
 /// The longest sleep of a thread with `--sleep`.
 const NAP_MAX: Duration = Duration::from_millis(10);
 
-/// The time between two looks of the leading thread at what a thread tells slowly.
+/// The time between two updates of what a thread tells slowly.
 const SHOWN_EVERY_NS: u64 = 20_000_000;

@@ -33,7 +33,7 @@ pub(crate) struct Generator<'a> {
     pub(crate) connections: Vec<Connection>,
     /// The subscribers before the publishers.
     pub(crate) first_subscribers: usize,
-    /// Connections that are open or have been.
+    /// Connections that opened and were not closed by the scenario.
     pub(crate) opened: usize,
     pub(crate) disconnected: u64,
     /// The reasons of the first few disconnections.
@@ -42,15 +42,15 @@ pub(crate) struct Generator<'a> {
     pub(crate) judge: Judge,
     /// In an echo, the messages of each stream that the socket has taken; those of other threads are 0.
     pub(crate) written: Vec<u64>,
-    /// What subscribers that have left saw, and the number of deliveries that they had to see.
+    /// The counts of the subscribers that have left, and the deliveries that were expected at them.
     pub(crate) departed: (Tally, u64),
     /// The foreign and the corrupt messages of these subscribers.
     pub(crate) departed_foreign: [u64; 2],
-    /// Who came and went in a churn.
+    /// The subscribers that left and joined in a churn.
     pub(crate) churned: Churned,
-    /// The connections whose opening failed, if this is no reason to give up, each with the reason.
+    /// The connections that failed to open, each with its error; `None` if such a failure ends the run.
     pub(crate) refused: Option<Vec<(usize, String)>>,
-    /// In an echo, the connections that got messages, and how many.
+    /// In an echo, the connections that got messages, each with the number of messages.
     pub(crate) echoed: Option<Vec<(usize, u64)>>,
     /// In a stall, the share of the subscribers that does not read now.
     pub(crate) stalled: Option<f64>,
@@ -427,7 +427,7 @@ pub(crate) fn is_in_share(share: f64, number: usize) -> bool {
     ((number + 1) as f64 * share) as u64 > (number as f64 * share) as u64
 }
 
-/// The most connections that are handled between two looks at the clock and the schedule.
+/// The largest number of connections that are handled before the clock and the schedule are looked at again.
 const EVENTS_MAX: usize = 128;
 
 /// The bytes of one read. The number is large, so that one read empties a socket, and the number of reads shows the

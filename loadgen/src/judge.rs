@@ -1,4 +1,4 @@
-//! Decides whether a message is right, and records its latency.
+//! Decides whether a message is correct, and records its latency.
 
 use crate::http::shown;
 use crate::moment::LatencyBuckets;
@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Decides whether a message is right, and records the message's latency.
+/// Decides whether a message is correct, and records its latency.
 #[derive(Debug)]
 pub(crate) struct Judge {
     pub(crate) run: u16,
@@ -33,7 +33,7 @@ pub(crate) struct Judge {
     pub(crate) foreign_sample: Vec<String>,
     /// The messages that are missing at subscribers so far, although a later one was seen.
     pub(crate) missing: i64,
-    /// The last message that arrived before its connection was open, and was not awaited.
+    /// The last message that was not awaited, and arrived before its connection was open.
     pub(crate) stray: Option<String>,
 }
 
@@ -48,7 +48,7 @@ enum Padding {
 
 /// The verdict about a payload.
 pub(crate) enum Examined {
-    Right(Stamp),
+    Correct(Stamp),
     Foreign,
     Corrupt,
 }
@@ -104,7 +104,7 @@ impl Judge {
                 self.uncorrected.saturating_record(now_ns.saturating_sub(written_ns));
             }
         }
-        Examined::Right(stamp)
+        Examined::Correct(stamp)
     }
 
     /// Keeps a foreign message, if it is one of the first.

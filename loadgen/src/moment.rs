@@ -95,7 +95,7 @@ impl Series {
     }
 }
 
-/// The most moments of a report, an even number.
+/// The largest number of moments of a report, which is even.
 pub const MOMENTS_MAX: usize = 240;
 
 /// Counts of latencies in buckets whose width grows with the latency: [`BUCKETS_PER_OCTAVE`] for each doubling.

@@ -16,8 +16,8 @@ impl Generator<'_> {
     /// Opens the connections with which a run begins: the subscribers of all threads, then the publishers.
     ///
     /// # Errors
-    /// An error is returned if a connection is refused, if no handshake ends for [`PROGRESS_DEADLINE_NS`], or if the
-    /// user ends the run.
+    /// An error is returned if a connection is refused, if none opens for [`PROGRESS_DEADLINE_NS`], or if the user ends
+    /// the run.
     pub(crate) fn open_all(&mut self, subscribers: usize, progress: &mut dyn Progress) -> Result<(), Error> {
         let publishers = self.own_publishers();
         let total = subscribers + publishers;
@@ -45,11 +45,11 @@ impl Generator<'_> {
         Ok(())
     }
 
-    /// Opens more subscribers of all threads while publishers publish. Returns the reason if one was refused; then the
-    /// others may be open or not.
+    /// Opens more subscribers of all threads while publishers publish. Returns the reason if a subscriber was refused;
+    /// some of the others are then open.
     ///
     /// # Errors
-    /// As of [`Self::open_all`], but not if a connection is refused.
+    /// The errors of [`Self::open_all`], but for a refused connection.
     pub(crate) fn open_more(
         &mut self,
         subscribers: usize,
@@ -115,7 +115,7 @@ impl Generator<'_> {
         }
     }
 
-    /// Says how far the opening has come, and what the server said last.
+    /// Returns a text about the open connections and the server's last message.
     pub(crate) fn stuck(&self, total: usize) -> String {
         let said = self.connections.iter().rev().find_map(|connection| match &connection.state {
             State::Opening(answer) if !answer.is_empty() => Some(crate::http::shown(answer)),
@@ -141,7 +141,10 @@ impl Generator<'_> {
         match socket.connect(&target.into()) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
-            Err(error) => return Err(Error::Connect(format!("cannot connect to {target}: {error}"))),
+            Err(error) => {
+                let why = error.to_string();
+                return Err(Error::Connect(format!("cannot connect to {target}: {why}{}", crate::ending::hint(&why))));
+            }
         }
         Ok(socket.into())
     }

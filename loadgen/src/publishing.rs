@@ -50,7 +50,7 @@ pub(crate) enum Schedule<'a> {
     Rate(Rate),
     InFlight(u64),
     Unthrottled,
-    /// Each connection has this many under way; `begun` once these were sent.
+    /// Each connection has this many messages in flight. The connections before `begun` have sent their first ones.
     Echo {
         depth: u64,
         begun: usize,
@@ -457,7 +457,7 @@ fn template(generator: &Generator<'_>, stream: usize, size: usize) -> Template {
 /// The longest sleep of a generator with `--sleep` or `--hold`.
 pub(crate) const NAP_MAX: Duration = Duration::from_millis(100);
 
-/// The most messages that are published between two looks at the sockets.
+/// The largest number of messages that are published before the sockets are read again.
 const PUBLISH_MAX: u64 = 1_024;
 
 /// If more bytes than this wait for the socket of the publisher whose turn it is, nothing is published until the socket
@@ -467,8 +467,8 @@ const UNSENT_MAX: usize = 1 << 20;
 /// A message that is written later than this after its turn began is noted with the later time.
 const WRITE_DELAY_NS: u64 = 100_000;
 
-/// The first number of a published message, above those of subscriptions.
+/// The first `{id}` of a published message, above those of subscriptions.
 const FIRST_PUBLISH_ID: u32 = 1 << 20;
 
-/// Numbers stay below this, so that they have ten digits and fit into 32 bits.
+/// Every `{id}` stays below this, so that it has ten digits and fits into 32 bits.
 const ID_MAX: u32 = 3_000_000_000;

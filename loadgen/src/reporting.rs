@@ -240,7 +240,8 @@ fn published(generators: &[&Generator<'_>], written: &[u64]) -> Vec<u64> {
     written.iter().zip(seen).enumerate().map(of_stream).collect()
 }
 
-/// Returns the number of messages that were handed to connections that are still open, and that the server did not take.
+/// Returns the number of messages that were handed to connections that are still open, and that the server did not
+/// take.
 fn unwritten(generators: &[&Generator<'_>], published: &[u64]) -> u64 {
     let open = published.iter().enumerate().filter(|&(stream, _)| has_open_publisher(generators, stream));
     open.map(|(stream, published)| generators[0].crew.pushed(stream).saturating_sub(*published)).sum()
@@ -265,7 +266,7 @@ pub(crate) fn disturbances(plan: &Plan, [start, end]: &[Edge; 2]) -> Vec<String>
     let percent = |part_ns: u64| part_ns as f64 * 100.0 / window_ns as f64;
     let is_unthrottled = plan.activity.pace().is_some_and(|pace| pace.load == Load::Unthrottled);
     let spare = spare(start, end);
-    if spare < SPARE_MIN && !is_unthrottled {
+    if spare < SPARE_VOID && !is_unthrottled {
         reasons.push(format!("the generator was the bottleneck: it had {:.1} % of its time to spare", spare * 100.0));
     }
     let waited = end.waited_ns.iter().flatten().zip(start.waited_ns.iter().flatten());
@@ -344,7 +345,7 @@ fn figures(
 const JUDGED_WINDOW_MIN_NS: u64 = 1_000_000_000;
 
 /// A generator with less time to spare counts as the bottleneck.
-const SPARE_MIN: f64 = 0.02;
+const SPARE_VOID: f64 = 0.02;
 
 /// The share of the window for which the generator may be ready to run without a CPU.
 const WAITED_MAX_PERCENT: f64 = 5.0;

@@ -36,8 +36,8 @@ impl Edge {
 }
 
 impl Edge {
-    /// Returns this edge as if nothing had happened from `end` to `start`: all counts are higher by what was counted
-    /// between them.
+    /// Returns this edge with the counts and the time from `end` to `start` added, so that they are not part of the
+    /// window.
     fn later_by(&self, end: &Edge, start: &Edge) -> Edge {
         let add = |own: u64, end: u64, start: u64| own + start.saturating_sub(end);
         let add_all = |own: &[u64], end: &[u64], start: &[u64]| {
@@ -71,7 +71,7 @@ impl Edge {
     }
 }
 
-/// Returns the edges of a window that has the length and the counts of all steps so far: what lies between two steps is
+/// Returns the edges of a window with the length and the counts of all steps so far. What lies between two steps is
 /// left out.
 pub(crate) fn joined(all: Option<[Edge; 2]>, start: &Edge, end: &Edge) -> [Edge; 2] {
     match all {
@@ -126,7 +126,7 @@ impl Sampler {
         now_ns.saturating_sub(self.last.time_ns) >= MOMENT_NS
     }
 
-    /// Ends the current moment, and shows it.
+    /// Ends the current moment, and shows the moment to the user.
     pub(crate) fn sample(&mut self, generator: &mut Generator<'_>, published: u64, progress: &mut dyn Progress) {
         let now = Sample::now(generator, published);
         let last = std::mem::replace(&mut self.last, now);

@@ -160,7 +160,7 @@ impl ScenarioFigures {
                 let knee = match (knee, steps.last()) {
                     (None, _) => "below the first step".to_owned(),
                     (Some(level), Some(last)) if last.is_kept => {
-                        format!("above {level} {by}: no step exceeded the bound")
+                        format!("at least {level} {by}: no step exceeded the bound")
                     }
                     (Some(level), _) => format!("{level} {by}"),
                 };
@@ -241,7 +241,7 @@ mod tests {
         let over = knee(&[step(100, true), step(200, false)], Some(100));
         assert_eq!(over, "100 messages/s");
         let within = knee(&[step(100, true), step(200, true)], Some(200));
-        assert_eq!(within, "above 200 messages/s: no step exceeded the bound");
+        assert_eq!(within, "at least 200 messages/s: no step exceeded the bound");
         assert_eq!(knee(&[step(100, false)], None), "below the first step");
     }
 

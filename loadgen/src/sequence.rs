@@ -123,8 +123,8 @@ impl SequenceChecker {
     }
 }
 
-/// The most gaps that are remembered. Beyond this number the oldest gap counts as lost, and messages that arrive for it
-/// count as duplicated.
+/// The largest number of gaps that are remembered. Beyond this number the oldest gap counts as lost, and messages that
+/// arrive for it count as duplicated.
 pub const GAPS_MAX: usize = 1_024;
 
 #[cfg(test)]

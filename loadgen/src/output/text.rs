@@ -84,7 +84,7 @@ impl fmt::Display for Figures {
             writeln!(out, "others        {other_cores:.2} CPUs busy with other programs")?;
         }
         let GeneratorFigures { cores, cpu_ns_per_delivery, spare, .. } = self.generator;
-        let warning = if spare < SPARE_MIN { " (it may have been the bottleneck)" } else { "" };
+        let warning = if spare < SPARE_WARNED { " (it may have been the bottleneck)" } else { "" };
         writeln!(
             out,
             "generator     {:.0} % of its time to spare{warning}, {cpu_ns_per_delivery:.0} ns CPU per delivery \
@@ -157,7 +157,7 @@ fn counted(report: &Report, out: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 /// Below this fraction of time to spare a report says that the generator may have been the bottleneck.
-pub(crate) const SPARE_MIN: f64 = 0.05;
+pub(crate) const SPARE_WARNED: f64 = 0.05;
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,4 @@
-//! The rate, or the number of subscribers, rises until the latency passes a bound.
+//! The rate, or the number of subscribers, rises until the latency exceeds a bound.
 
 use super::{Run, open};
 use crate::crew::{Handed, Order};
@@ -83,10 +83,10 @@ pub(super) fn run(generator: &mut Generator<'_>, progress: &mut dyn Progress) ->
 fn ending(step: &RampStep, measured: &Measured, is_last: bool) -> Option<&'static str> {
     match step {
         _ if measured.is_interrupted => Some(INTERRUPTED),
-        RampStep { missing: 1.., .. } => Some("deliveries were missing"),
+        RampStep { missing: 1.., .. } => Some("deliveries were lost or outstanding"),
         RampStep { unpublished: 1.., .. } => Some("the server did not take all messages"),
         RampStep { latency: None, .. } => Some("no latency was measured"),
-        RampStep { is_kept: false, .. } => Some("the latency passed the bound"),
+        RampStep { is_kept: false, .. } => Some("p99 exceeded the bound"),
         _ => is_last.then_some("all steps were done"),
     }
 }

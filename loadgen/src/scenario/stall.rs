@@ -1,4 +1,4 @@
-//! A share of the subscribers stops reading; what the others notice of it.
+//! A share of the subscribers stops reading, and the latency of the others is measured.
 
 use super::{Run, open};
 use crate::connection::State;
@@ -33,7 +33,7 @@ pub(super) fn run(generator: &mut Generator<'_>, pace: Pace, progress: &mut dyn 
     Ok(Run::of(measured, sampler, opening))
 }
 
-/// Returns the figures of a stall, and puts the latencies before it and during it together.
+/// Returns the figures of a stall, and joins the latencies before the stall and during it.
 pub(crate) fn figures(generators: &mut [Generator<'_>]) -> Option<ScenarioFigures> {
     let Activity::Stall { share, .. } = generators.first()?.plan.activity else { return None };
     let (mut before, mut during, mut has_begun) = (histogram(), histogram(), false);
@@ -61,7 +61,7 @@ pub(crate) fn figures(generators: &mut [Generator<'_>]) -> Option<ScenarioFigure
     Some(ScenarioFigures::Stall { stalled, ended, missed, before, during })
 }
 
-/// Returns the deliveries that a subscriber never got.
+/// Returns the deliveries that were lost or outstanding at a subscriber.
 fn missed_by(generator: &Generator<'_>, index: usize) -> u64 {
     let State::Reading(reading) = &generator.connections[index].state else { return 0 };
     let checkers = reading.checkers.iter().enumerate();
@@ -80,7 +80,7 @@ impl Generator<'_> {
         (0..self.first_subscribers).filter(move |&index| is_in_share(share, own.global(index)))
     }
 
-    /// Begins a stall: from now on the latencies are those during it.
+    /// Begins a stall. The latencies from now on are those during the stall.
     pub(crate) fn stop_reading(&mut self) {
         let Activity::Stall { share, .. } = self.plan.activity else { return };
         self.judge.before = Some(std::mem::replace(&mut self.judge.latency, histogram()));
