@@ -91,3 +91,20 @@ pub(crate) fn hint(why: &str) -> &'static str {
 
 /// The largest number of reasons in the report; the count of disconnections is always exact.
 pub(crate) const REASONS_MAX: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+    use std::io;
+
+    #[test]
+    fn a_failed_connect_has_a_remedy() {
+        for (error, remedy) in [(Errno::CONNREFUSED, "--url"), (Errno::ADDRNOTAVAIL, "--source-addresses")] {
+            for why in [error.to_string(), io::Error::from(error).to_string()] {
+                assert!(hint(&why).contains(remedy), "{why}");
+            }
+        }
+        assert_eq!(hint(&Errno::CONNRESET.to_string()), "");
+    }
+}
