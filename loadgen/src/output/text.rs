@@ -65,9 +65,8 @@ impl fmt::Display for Figures {
         let Figures { seconds, deliveries, deliveries_per_second, messages_per_read, .. } = self;
         writeln!(out, "deliveries    {deliveries_per_second:.0}/s ({deliveries} in {seconds:.3} s)")?;
         writeln!(out, "per read      {messages_per_read:.2} messages in one read of the generator")?;
-        for (name, latency) in
-            [("latency       since due", self.latency), ("uncorrected   since written", self.latency_uncorrected)]
-        {
+        let latency = format!("latency       {}", since(self));
+        for (name, latency) in [(&*latency, self.latency), ("uncorrected   since written", self.latency_uncorrected)] {
             let Some(Latency { p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns, .. }) = latency else { continue };
             let times = [p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns].map(|ns| units::time(ns as f64));
             let [p50, p90, p99, p99_9, max] = times;
@@ -92,6 +91,11 @@ impl fmt::Display for Figures {
             spare * 100.0
         )
     }
+}
+
+/// Returns the start of the latency: a closed loop has no schedule, and no uncorrected latency.
+pub(crate) fn since(figures: &Figures) -> &'static str {
+    if figures.latency_uncorrected.is_some() { "since due" } else { "since pushed" }
 }
 
 /// Returns the verdict in words.
@@ -211,6 +215,15 @@ mod tests {
         assert!(outcome(&sampled).contains("16 subscribers got each message"), "{}", outcome(&sampled));
         let silent = Report { counts: Counts::default(), ..run };
         assert_eq!(outcome(&silent), "exact: no connection ended, and no message was published");
+    }
+
+    #[test]
+    fn a_closed_loop_has_no_due_time() {
+        let mut closed = report();
+        let figures = closed.figures.as_mut().unwrap();
+        figures.latency_uncorrected = None;
+        let text = closed.to_string();
+        assert!(text.contains("latency       since pushed: p50 ") && !text.contains("since due"), "{text}");
     }
 
     #[test]

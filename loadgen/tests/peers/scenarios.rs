@@ -143,7 +143,7 @@ fn a_ramp_finds_the_knee() {
         assert!(seconds < 0.2 * steps.len() as f64 + 0.1, "{seconds}");
         (steps.iter().map(|step| step.level).collect::<Vec<_>>(), knee, end.unwrap())
     };
-    let (done, passed) = ("all steps were done".to_owned(), "the latency passed the bound".to_owned());
+    let (done, passed) = ("all steps were done".to_owned(), "p99 exceeded the bound".to_owned());
     for threads in [1, 2] {
         let ramp = |flags: &str| ramp(&format!("{flags} --threads {threads}"));
         let found = ramp("--from 100 --p99 1m --subscribers 2");

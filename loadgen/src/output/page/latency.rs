@@ -4,7 +4,7 @@ use super::chart::{Chart, Colour, Tick};
 use super::scale::Scale;
 use super::{Run, time_ticks};
 use crate::moment::{LatencyRow, Moment, bucket_start_ns};
-use crate::output::units;
+use crate::output::{text, units};
 use crate::report::{Distribution, Figures, Latency};
 
 /// Returns the chart of latency by percentile; `None` without a latency. One run is shown beside its uncorrected
@@ -173,7 +173,8 @@ fn lines<'a>(runs: &[Run<'a>]) -> Vec<Line<'a>> {
         let (distribution, latency) = (figures.distribution_uncorrected.as_ref()?, figures.latency_uncorrected?);
         Some(Line { name: "since written (uncorrected)".to_owned(), colour: Colour::Second, distribution, latency })
     });
-    corrected(run, "since due".to_owned()).into_iter().chain(uncorrected).collect()
+    let name = run.report.figures.as_ref().map_or("", text::since);
+    corrected(run, name.to_owned()).into_iter().chain(uncorrected).collect()
 }
 
 /// The percentiles that have a dot, as the table has them.

@@ -3,7 +3,7 @@
 use super::Run;
 use super::html::{escape, facts, table};
 use super::load::absent;
-use crate::output::units;
+use crate::output::{text, units};
 use crate::report::{Counts, Figures, Latency, Report, ServerFigures};
 use std::fmt::Write as _;
 
@@ -45,7 +45,7 @@ pub(crate) fn percentiles(runs: &[Run<'_>]) -> String {
     let rows = runs.iter().flat_map(|run| {
         let of = |latency: fn(&Figures) -> Option<Latency>| run.report.figures.as_ref().and_then(latency);
         let rows = [
-            ("since due", of(|figures| figures.latency)),
+            (run.report.figures.as_ref().map_or("", text::since), of(|figures| figures.latency)),
             ("since written (uncorrected)", of(|figures| figures.latency_uncorrected)),
         ];
         rows.into_iter().filter_map(|(name, latency)| {
