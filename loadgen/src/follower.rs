@@ -175,14 +175,14 @@ impl<'a> Turns<'a> {
     /// Reads what has arrived in a turn that has published so many messages, and tells of it.
     fn read_beside(&mut self, generator: &mut Generator<'_>, published: u64) -> Result<(), Error> {
         let before_ns = generator.now_ns();
-        let patience = if generator.plan.sleep && published == 0 { NAP_MAX } else { Duration::ZERO };
+        let patience = if generator.plan.sleep && published == 0 { FOLLOWER_NAP_MAX } else { Duration::ZERO };
         let ready = generator.poll(patience)?;
         if published == 0 && ready == 0 {
             generator.note_spare(patience, before_ns);
         }
         let now_ns = generator.now_ns();
         self.tallies.tell(generator);
-        if now_ns - self.told_ns > SHOWN_EVERY_NS {
+        if now_ns - self.told_ns > TOLD_EVERY_NS {
             self.told_ns = now_ns;
             self.tallies.tell_slowly(generator);
         }
@@ -192,7 +192,7 @@ impl<'a> Turns<'a> {
     /// Tells, now and then, when every subscriber has every message.
     fn settle(&mut self, generator: &Generator<'_>) {
         let now_ns = generator.now_ns();
-        if now_ns - self.checked_ns > SHOWN_EVERY_NS {
+        if now_ns - self.checked_ns > TOLD_EVERY_NS {
             self.checked_ns = now_ns;
             // This is read first: a message that is published meanwhile makes the answer void.
             let published = generator.crew.published();
@@ -204,7 +204,7 @@ impl<'a> Turns<'a> {
 }
 
 /// The longest sleep of a thread with `--sleep`.
-const NAP_MAX: Duration = Duration::from_millis(10);
+const FOLLOWER_NAP_MAX: Duration = Duration::from_millis(10);
 
 /// The time between two updates of what a thread tells slowly.
-const SHOWN_EVERY_NS: u64 = 20_000_000;
+const TOLD_EVERY_NS: u64 = 20_000_000;

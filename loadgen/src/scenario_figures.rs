@@ -152,8 +152,8 @@ impl ScenarioFigures {
             ScenarioFigures::Stall { stalled, ended, missed, before, during } => vec![
                 row("stalled", format!("{stalled} subscribers, {ended} of them disconnected")),
                 row("they missed", format!("{missed} deliveries, lost or outstanding")),
-                row("others before the stall", shown(before.as_ref())),
-                row("others during the stall", shown(during.as_ref())),
+                row("before stall", format!("others: {}", shown(before.as_ref()))),
+                row("during stall", format!("others: {}", shown(during.as_ref()))),
             ],
             ScenarioFigures::Ramp { by, steps, knee, end } => {
                 let mut rows: Vec<_> = steps.iter().map(|step| step.row(by)).collect();
