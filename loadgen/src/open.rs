@@ -16,7 +16,7 @@ impl Generator<'_> {
     /// Opens the connections with which a run begins: the subscribers of all threads, then the publishers.
     ///
     /// # Errors
-    /// An error is returned if a connection is refused, if none opens for [`PROGRESS_DEADLINE_NS`], or if the user ends
+    /// An error is returned if a connection is refused, if none opens for [`OPENING_SILENCE_MAX_NS`], or if the user ends
     /// the run.
     pub(crate) fn open_all(&mut self, subscribers: usize, progress: &mut dyn Progress) -> Result<(), Error> {
         let publishers = self.own_publishers();
@@ -97,7 +97,7 @@ impl Generator<'_> {
             }
             if last_opened.0 != self.opened {
                 last_opened = (self.opened, now_ns);
-            } else if now_ns - last_opened.1 > PROGRESS_DEADLINE_NS {
+            } else if now_ns - last_opened.1 > OPENING_SILENCE_MAX_NS {
                 return match self.refused {
                     Some(_) => Ok(Some(self.stuck(total))),
                     None => Err(Error::Connect(self.stuck(total))),
@@ -123,7 +123,7 @@ impl Generator<'_> {
         });
         let said = said.or_else(|| self.judge.stray.clone());
         let said = said.map_or_else(String::new, |said| format!("; the server's last message: {said}"));
-        let seconds = PROGRESS_DEADLINE_NS / 1_000_000_000;
+        let seconds = OPENING_SILENCE_MAX_NS / 1_000_000_000;
         format!("{} of {total} connections are open, and none opened for {seconds} s{said}", self.opened)
     }
 
@@ -179,4 +179,4 @@ const SPARE_DESCRIPTORS: usize = 16;
 const SHOWN_EVERY_NS: u64 = 100_000_000;
 
 /// The longest time without a new open connection.
-pub(crate) const PROGRESS_DEADLINE_NS: u64 = 10_000_000_000;
+pub(crate) const OPENING_SILENCE_MAX_NS: u64 = 10_000_000_000;

@@ -6,7 +6,7 @@ use crate::crew::{Handed, Order};
 use crate::error::Error;
 use crate::generator::Generator;
 use crate::judge::histogram;
-use crate::open::PROGRESS_DEADLINE_NS;
+use crate::open::OPENING_SILENCE_MAX_NS;
 use crate::progress::Progress;
 use crate::report::Latency;
 use crate::sampling::{Edge, Sampler, joined};
@@ -94,7 +94,7 @@ fn round(
 /// later. It ends early if `is_over` says so.
 ///
 /// # Errors
-/// An error is returned if no connection comes back for [`PROGRESS_DEADLINE_NS`].
+/// An error is returned if no connection comes back for [`OPENING_SILENCE_MAX_NS`].
 pub(crate) fn reopen(
     generator: &mut Generator<'_>,
     begin_ns: u64,
@@ -137,7 +137,7 @@ pub(crate) fn reopen(
         });
         if times.len() != last_back.0 {
             last_back = (times.len(), now_ns);
-        } else if now_ns - last_back.1 > PROGRESS_DEADLINE_NS {
+        } else if now_ns - last_back.1 > OPENING_SILENCE_MAX_NS {
             return Err(Error::Connect(generator.stuck(count)));
         }
     }
