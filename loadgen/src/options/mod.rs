@@ -107,8 +107,9 @@ pub struct LoadFlags {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Generator")]
 pub struct MachineFlags {
-    /// New connections per second, also in a storm; 0 for no limit. At most 100 handshakes are in progress at a time,
-    /// but for a storm.
+    /// New connections per second, also in storm, but not in churn; 0 for no limit.
+    ///
+    /// Each thread has at most 100 handshakes in progress at the same time, but in storm.
     #[arg(long, default_value_t = 0)]
     pub connect_rate: u64,
     /// Process id of the server, to report its CPU time and memory.
