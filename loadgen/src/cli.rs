@@ -12,11 +12,13 @@ use clap::{Parser, Subcommand};
 /// Without a command the flags are those of `fanout`. Ctrl-C ends the run early, and the report says so; a second
 /// Ctrl-C ends the program.
 ///
-/// Exit status: 0 every message arrived once and in order, and all assertions hold; 1 the run could not take place, or
-/// its report could not be written; 2 a message was lost, repeated, reordered, corrupted or foreign, or a connection
-/// ended; 3 the run is void; 4 an assertion does not hold.
+/// Exit status: 0 nothing went wrong but mistakes whose number is asserted, and all assertions hold; 1 the run could
+/// not take place, was interrupted before it measured anything, or its report could not be written; 2 a message was
+/// lost, repeated, reordered, corrupted, foreign, misrouted or not taken by the server, or a connection ended; 3 the run
+/// is void; 4 an assertion does not hold. Status 3 comes before 2, and 2 before 4.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "ringhub-loadgen", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(after_long_help = TEXTS)]
 pub struct Cli {
     /// The command.
     #[command(subcommand)]
@@ -26,24 +28,53 @@ pub struct Cli {
     pub options: Options,
 }
 
-/// A scenario, or what can be done with reports.
+/// What a server is told and what it answers, for the long help.
+const TEXTS: &str = "\
+TEXT is sent, and PATTERN recognises what arrives. In both, these names stand for:
+  {topic}       the name of the topic
+  {payload}     the generator's payload
+  {size}        the number of the payload's bytes
+  {id}          a number of ten digits, another one for each message of a connection
+  {connection}  the number of the connection, from 0
+  {any}         in a PATTERN: any bytes, or none
+Other braces stand for themselves, so JSON needs no escapes; \\r and \\n are CR and LF. A PATTERN fits a whole message.
+The page docs/loadgen.md of the sources describes the presets, and an own server step by step.";
+
+/// A scenario or another command.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Publishers send messages to topics, and each subscriber must receive every message of its topics.
+    /// Publish messages to topics, and check that each subscriber gets every message of its topics.
+    #[command(after_long_help = TEXTS)]
     Fanout(Options),
-    /// Every connection sends messages, and the server sends each back.
+    /// Send messages on every connection to a server that sends each back.
+    ///
+    /// On ringhub a topic with echo=true does this; elsewhere --url is the address of an echo.
+    #[command(after_long_help = TEXTS)]
     Echo(EchoOptions),
-    /// Connections are opened and held; with --server-pid, the memory of each.
+    /// Open connections and hold them; with --server-pid, measure the memory of each.
+    #[command(after_long_help = TEXTS)]
     Idle(IdleOptions),
-    /// All connections are closed at once and come back at once.
+    /// Close all connections at once, and measure how long all need to come back.
+    #[command(after_long_help = TEXTS)]
     Storm(StormOptions),
-    /// Subscribers leave, and others join, while messages are published.
+    /// Let subscribers leave and others join while messages are published.
+    ///
+    /// It needs --rate.
+    #[command(after_long_help = TEXTS)]
     Churn(ChurnOptions),
-    /// A share of the subscribers stops reading; what the others notice of it.
+    /// Let a share of the subscribers stop reading, and measure the others.
+    ///
+    /// It needs --rate. The stall begins in the middle of the window. It reaches the server only when the sockets'
+    /// buffers are full, so the messages must be many or large.
+    #[command(after_long_help = TEXTS)]
     Stall(StallOptions),
-    /// The rate, or the number of subscribers, rises until the latency passes a bound.
+    /// Raise the rate, or the number of subscribers, until the latency passes a bound.
+    ///
+    /// The duration and the warm-up are those of each step. With --by connections it needs --rate.
+    #[command(after_long_help = TEXTS)]
     Ramp(RampOptions),
-    /// The messages of a file are published at their times.
+    /// Publish messages at the times that a file gives.
+    #[command(after_long_help = TEXTS)]
     Replay(ReplayOptions),
     /// Compare the reports of two runs: print their figures side by side, and draw both on one page.
     Compare(Comparison),

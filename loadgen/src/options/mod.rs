@@ -57,7 +57,8 @@ pub struct LoadFlags {
     /// Open loop: messages per second over all publishers; latency counts from the time at which a message was due.
     #[arg(long, conflicts_with = "in_flight")]
     pub rate: Option<u64>,
-    /// Closed loop: the number of messages that are published and not yet delivered to all subscribers.
+    /// Closed loop: the number of messages under way, that is, the missing deliveries divided by the mean number of
+    /// subscribers. A single slow subscriber hardly holds the loop up.
     #[arg(long)]
     pub in_flight: Option<u64>,
     /// Publish as fast as the server reads.
@@ -72,17 +73,18 @@ pub struct LoadFlags {
     /// Publish this many messages instead of for a duration; the window ends when all are delivered.
     #[arg(long, conflicts_with = "duration")]
     pub messages: Option<u64>,
-    /// How long to wait for the last deliveries, and for the next delivery with --in-flight or --unthrottled.
+    /// How long to wait for the last deliveries. With --in-flight, --unthrottled or --messages the window also ends if
+    /// nothing arrives for this time.
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     pub drain: Duration,
     /// Which subscribers read every frame. With `sample` the kernel drops the bytes of the other subscribers, and only
-    /// the number of bytes is checked.
+    /// their number is checked. These subscribers answer no pings, so the server must send none.
     #[arg(long, value_enum, default_value_t = VerifyFlag::All)]
     pub verify: VerifyFlag,
     /// Subscribers that read every frame with --verify sample, spread evenly over the connection order.
     #[arg(long, default_value_t = 16)]
     pub sample: usize,
-    /// Also check that all subscribers get the messages of different publishers in the same order.
+    /// Also check that all subscribers get the messages of different publishers in the same order; for one topic.
     #[arg(long)]
     pub total_order: bool,
     /// Messages that are not of this run are counted, but are no mistake.
@@ -94,20 +96,22 @@ pub struct LoadFlags {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Generator")]
 pub struct MachineFlags {
-    /// New connections per second; 0 for no limit.
+    /// New connections per second, at first, in a ramp and in a storm; 0 for no limit.
     #[arg(long, default_value_t = 0)]
     pub connect_rate: u64,
-    /// Process id of the server, to report its CPU time and memory.
+    /// Process id of the server, to report the CPU time and memory of this one process, without its children.
     #[arg(long)]
     pub server_pid: Option<u32>,
-    /// Spread the connections over this many source addresses 127.0.0.x; by default one for each 25 000.
+    /// Spread the connections over this many source addresses 127.0.0.x, at most 254; by default one for each 25 000
+    /// connections. It needs a server in 127.0.0.0/8.
     #[arg(long)]
     pub source_addresses: Option<u8>,
     /// Threads that share the subscribers evenly. The first one also publishes; in echo each thread sends on its own
     /// connections.
     #[arg(long, default_value_t = 1)]
     pub threads: usize,
-    /// Pin the threads to these CPUs, one after the other, such as 1 or 1,2,3.
+    /// Pin the threads to these CPUs: one CPU for all threads, or one for each, such as 1,2,3. Without it, several
+    /// threads keep away from the CPUs that the process of --server-pid may use, unless it may use all.
     #[arg(long, value_delimiter = ',')]
     pub cpu: Vec<usize>,
     /// Sleep in epoll instead of spinning. The server then pays for waking the generator.
@@ -131,10 +135,13 @@ pub enum VerifyFlag {
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let scale = match &text[digits.len()..] {
+        "us" => 0.000_001,
         "ms" => 0.001,
         "" | "s" => 1.0,
         "m" => 60.0,
-        unit => return Err(format!("unknown unit `{unit}`")),
+        unit => {
+            return Err(format!("unknown unit `{unit}`; there are us, ms, s and m, and a number alone is in seconds"));
+        }
     };
     let number: f64 = digits.parse().map_err(|_| "expected a number, such as 4, 4s, 500ms or 2m".to_owned())?;
     Duration::try_from_secs_f64(number * scale).map_err(|error| error.to_string())
@@ -153,6 +160,7 @@ mod tests {
         assert_eq!(parse_duration("4"), Ok(Duration::from_secs(4)));
         assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1_500)));
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("500us"), Ok(Duration::from_micros(500)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
         assert!(parse_duration("-1").is_err() && parse_duration("x").is_err() && parse_duration("1h").is_err());
     }

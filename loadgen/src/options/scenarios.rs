@@ -74,9 +74,8 @@ pub enum RampBy {
 
 /// The flags of `echo`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Scenario")]
 pub struct EchoOptions {
-    #[command(flatten)]
-    target: TargetFlags,
     /// Connections.
     #[arg(long, default_value_t = 100)]
     connections: usize,
@@ -99,6 +98,8 @@ pub struct EchoOptions {
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     drain: Duration,
     #[command(flatten)]
+    target: TargetFlags,
+    #[command(flatten)]
     machine: MachineFlags,
     #[command(flatten)]
     output: OutputOptions,
@@ -106,9 +107,8 @@ pub struct EchoOptions {
 
 /// The flags of `idle`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Scenario")]
 pub struct IdleOptions {
-    #[command(flatten)]
-    target: TargetFlags,
     /// Connections.
     #[arg(long, default_value_t = 1_000)]
     connections: usize,
@@ -122,6 +122,8 @@ pub struct IdleOptions {
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     hold: Duration,
     #[command(flatten)]
+    target: TargetFlags,
+    #[command(flatten)]
     machine: MachineFlags,
     #[command(flatten)]
     output: OutputOptions,
@@ -129,21 +131,22 @@ pub struct IdleOptions {
 
 /// The flags of `storm`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Scenario")]
 pub struct StormOptions {
-    #[command(flatten)]
-    target: TargetFlags,
     /// Connections.
     #[arg(long, default_value_t = 1_000)]
     connections: usize,
     /// How often all connections are closed and opened again.
     #[arg(long, default_value_t = 1)]
     rounds: usize,
-    /// The most handshakes under way.
+    /// The largest number of handshakes under way at the same time.
     #[arg(long, default_value_t = 1_000_000)]
     at_once: usize,
     /// Time for which the connections are held before each round.
     #[arg(long, default_value = "1s", value_parser = parse_duration)]
     hold: Duration,
+    #[command(flatten)]
+    target: TargetFlags,
     #[command(flatten)]
     machine: MachineFlags,
     #[command(flatten)]
@@ -152,12 +155,13 @@ pub struct StormOptions {
 
 /// The flags of `churn`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Scenario")]
 pub struct ChurnOptions {
-    #[command(flatten)]
-    target: TargetFlags,
     /// Subscribers that leave per second; as many join.
     #[arg(long, default_value_t = 100)]
     churn: u64,
+    #[command(flatten)]
+    target: TargetFlags,
     #[command(flatten)]
     load: LoadFlags,
     #[command(flatten)]
@@ -168,12 +172,13 @@ pub struct ChurnOptions {
 
 /// The flags of `stall`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Scenario")]
 pub struct StallOptions {
-    #[command(flatten)]
-    target: TargetFlags,
     /// The share of the subscribers that stops reading in the middle of the window.
     #[arg(long, default_value_t = 0.1)]
     share: f64,
+    #[command(flatten)]
+    target: TargetFlags,
     #[command(flatten)]
     load: LoadFlags,
     #[command(flatten)]
@@ -184,24 +189,26 @@ pub struct StallOptions {
 
 /// The flags of `ramp`. The duration and the warm-up are those of each step.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Scenario")]
 pub struct RampOptions {
-    #[command(flatten)]
-    target: TargetFlags,
     /// What rises.
     #[arg(long, value_enum, default_value_t = RampBy::Rate)]
     by: RampBy,
-    /// The first step: messages per second, or subscribers.
+    /// The first step: messages per second, or subscribers with --by connections. It takes the place of --rate or
+    /// --subscribers.
     #[arg(long, default_value_t = 100)]
     from: u64,
     /// The factor from one step to the next.
     #[arg(long, default_value_t = 1.5)]
     factor: f64,
-    /// The most steps.
+    /// The largest number of steps.
     #[arg(long, default_value_t = 20)]
     steps: usize,
     /// The latency that the 99th percentile must not pass.
     #[arg(long, default_value = "10ms", value_parser = parse_duration)]
     p99: Duration,
+    #[command(flatten)]
+    target: TargetFlags,
     #[command(flatten)]
     load: LoadFlags,
     #[command(flatten)]
@@ -212,11 +219,12 @@ pub struct RampOptions {
 
 /// The flags of `replay`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Scenario")]
 pub struct ReplayOptions {
-    /// The file: a JSON object on each line, with at_ms, size and, if there are several, the number of a topic.
+    /// The file, with lines such as {"at_ms": 12.5, "size": 200, "topic": 0}: the time in milliseconds, in ascending
+    /// order; payload bytes, at least 32; and the topic, from 0, where there are several. The payloads are the
+    /// generator's own.
     file: PathBuf,
-    #[command(flatten)]
-    target: TargetFlags,
     /// How many times faster than recorded.
     #[arg(long, default_value_t = 1.0)]
     speed: f64,
@@ -232,6 +240,8 @@ pub struct ReplayOptions {
     /// Messages that are not of this run are counted, but are no mistake.
     #[arg(long)]
     ignore_foreign: bool,
+    #[command(flatten)]
+    target: TargetFlags,
     #[command(flatten)]
     machine: MachineFlags,
     #[command(flatten)]
@@ -263,7 +273,12 @@ impl Default for LoadFlags {
 
 impl From<EchoOptions> for Options {
     fn from(flags: EchoOptions) -> Options {
-        let EchoOptions { target, connections, depth, size, binary, duration, warmup, drain, machine, output } = flags;
+        let EchoOptions { mut target, connections, depth, size, binary, duration, warmup, drain, machine, output } =
+            flags;
+        // The hub sends a message back only to those who ask for it.
+        if target.is_for_ringhub() {
+            target.sub_query.get_or_insert_with(|| "echo=true".to_owned());
+        }
         let load = LoadFlags { subscribers: connections, size, binary, duration, drain, ..LoadFlags::default() };
         let load = LoadFlags { warmup: Some(warmup), in_flight: Some(depth), ..load };
         Options { scenario: Scenario::Echo { depth }, target, load, hold: None, machine, output }
@@ -303,10 +318,13 @@ impl From<StallOptions> for Options {
 impl From<RampOptions> for Options {
     fn from(flags: RampOptions) -> Options {
         let RampOptions { target, by, from, factor, steps, p99, mut load, machine, output } = flags;
+        let has_own_rate = by == RampBy::Rate && load.rate.is_some();
         match by {
             RampBy::Rate => load.rate = Some(from),
             RampBy::Connections => load.subscribers = usize::try_from(from).unwrap_or(usize::MAX),
         }
+        // The plan refuses the first step of 0, and says why.
+        let from = if has_own_rate { 0 } else { from };
         let scenario = Scenario::Ramp { by, from, factor, steps, p99 };
         Options { scenario, target, load, hold: None, machine, output }
     }

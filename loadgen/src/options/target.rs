@@ -15,28 +15,30 @@ use clap::{Args, ValueEnum};
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Server")]
 pub struct TargetFlags {
-    /// Where to connect: ws:// or wss://, a name or an address, a port and a path. {topic} may stand in the path.
+    /// Where to connect: ws:// or wss://, a name or an address, and, if needed, a port and a path with {topic} in it.
+    /// Of a name's addresses the first IPv4 address is taken; localhost is 127.0.0.1.
     #[arg(long, default_value = DEFAULT_URL)]
     pub url: String,
-    /// The kind of server; by default `ringhub` for the default URL, and `ws` for others.
+    /// The kind of server; by default `ringhub` for the default URL, and `ws` for others. A ringhub elsewhere needs
+    /// --preset ringhub.
     #[arg(long, value_enum)]
     pub preset: Option<PresetName>,
-    /// A value for a name in braces in the preset's texts, such as key=1234.
+    /// A value for a name in braces, in the preset's texts and in your own, such as key=1234. May be repeated.
     #[arg(long, value_name = "NAME=VALUE")]
     pub set: Vec<String>,
-    /// A header line of the opening requests.
+    /// A header line of the opening requests, but not of requests that publish. May be repeated.
     #[arg(long, value_name = "NAME: VALUE")]
     pub header: Vec<String>,
-    /// A subprotocol that the opening requests offer.
+    /// A subprotocol that the opening requests offer. May be repeated.
     #[arg(long)]
     pub subprotocol: Vec<String>,
     /// With wss: and https:, accept every certificate.
     #[arg(long)]
     pub insecure: bool,
-    /// Query of the subscribers' request; empty for none.
+    /// Query that is added to the URL of the subscribers; empty for none.
     #[arg(long)]
     pub sub_query: Option<String>,
-    /// Query of the publishers' request; empty for none.
+    /// Query that is added to the URL of the publishers; empty for none.
     #[arg(long)]
     pub pub_query: Option<String>,
     /// Whole path and query of the subscribers' request.
@@ -48,13 +50,15 @@ pub struct TargetFlags {
     /// The publishers receive messages too; these are ignored instead of being reported as foreign.
     #[arg(long)]
     pub publishers_receive: bool,
-    /// A step after the opening handshake, in order: send:TEXT, or await:PATTERN.
+    /// A step after the opening handshake: send:TEXT or await:PATTERN. Repeated for several steps, which take the place
+    /// of the preset's.
     #[arg(long, value_name = "STEP")]
     pub hello: Vec<String>,
     /// The message that subscribes to a topic.
     #[arg(long, value_name = "TEXT")]
     pub subscribe_message: Option<String>,
-    /// The server's answer to that message.
+    /// What the server answers to --subscribe-message. Without it a subscriber counts as subscribed at once, and early
+    /// messages may count as lost.
     #[arg(long, value_name = "PATTERN")]
     pub acknowledgement: Option<String>,
     /// A delivery, with {payload} in it. Without a pattern the whole message is the payload.
@@ -63,13 +67,15 @@ pub struct TargetFlags {
     /// How the server packs what it sends into messages.
     #[arg(long, value_enum)]
     pub packing: Option<PackingFlag>,
-    /// What the generator answers to some message, such as '2 => 3'.
+    /// Answer each message that fits PATTERN with TEXT: '2 => 3' answers the pings of Socket.IO. May be repeated,
+    /// beside the preset's.
     #[arg(long, value_name = "PATTERN => TEXT")]
     pub reply: Vec<String>,
-    /// Messages of the server that mean nothing here.
+    /// Messages of the server that are neither deliveries nor mistakes. May be repeated, beside the preset's.
     #[arg(long, value_name = "PATTERN")]
     pub ignore: Vec<String>,
-    /// Messages by which the server refuses something; the connection then counts as ended.
+    /// Messages by which the server refuses something. Before all connections are open they end the run, and later
+    /// the connection. May be repeated, beside the preset's.
     #[arg(long, value_name = "PATTERN")]
     pub refusal: Vec<String>,
     /// The message that publishes, with {payload} in it.
@@ -84,7 +90,7 @@ pub struct TargetFlags {
     /// The body of the requests that publish, with {payload} in it.
     #[arg(long, value_name = "TEXT")]
     pub publish_body: Option<String>,
-    /// The name of the topic; of several topics, the begin of their names.
+    /// The name of the topic; of several topics, the beginning of their names, as in bench-0 and bench-1.
     #[arg(long, default_value = "bench")]
     pub topic: String,
     /// The number of topics. The path or the texts need {topic} for several.
@@ -104,9 +110,9 @@ pub struct TargetFlags {
 /// How a server packs what it sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PackingFlag {
-    /// One thing in each message.
+    /// Each message is one delivery or one answer.
     Whole,
-    /// A message has one or more things, separated by line feeds.
+    /// A message has one or more of them, separated by line feeds.
     Lines,
     /// The messages are the stream of the NATS protocol.
     Nats,
@@ -136,14 +142,22 @@ impl TargetFlags {
     /// The first contradiction is returned.
     pub(crate) fn target(&self) -> Result<Target, Error> {
         let url = Url::parse("--url", &self.url, ["ws", "wss"])?;
-        let usual = if self.url == DEFAULT_URL { PresetName::Ringhub } else { PresetName::Ws };
-        let preset = self.preset.unwrap_or(usual).preset();
+        let preset = self.preset_name().preset();
         let values = self.set.iter().map(|pair| match pair.split_once('=') {
             Some((name, value)) => Ok((format!("{{{name}}}"), value.to_owned())),
             None => Err(Error::Options(format!("--set {pair}: expected NAME=VALUE"))),
         });
         let reader = Reader { flags: self, preset, url, values: values.collect::<Result<_, _>>()? };
         reader.target()
+    }
+
+    fn preset_name(&self) -> PresetName {
+        self.preset.unwrap_or(if self.url == DEFAULT_URL { PresetName::Ringhub } else { PresetName::Ws })
+    }
+
+    /// Returns whether the server is one of ringhub's preset.
+    pub(crate) fn is_for_ringhub(&self) -> bool {
+        self.preset_name() == PresetName::Ringhub
     }
 
     /// Returns the topics for this number of publishers.
@@ -173,6 +187,7 @@ impl Reader<'_> {
         let subscribe = self.request("--subscribe-path", self.path(&flags.subscribe_path, "", &sub_query)?)?;
         let protocol = self.protocol()?;
         let publishing = self.publishing(&endpoint, trust)?;
+        self.check_use(&protocol, &publishing)?;
         let has_topic = subscribe.path.has_topic() || protocol.subscribe.as_ref().is_some_and(Text::has_topic);
         if flags.topics > 1 && !has_topic {
             return Err(Error::Options("--topics: {topic} must stand in the URL or in --subscribe-message".to_owned()));
@@ -183,6 +198,30 @@ impl Reader<'_> {
             return Err(Error::Options(why.to_owned()));
         }
         Ok(Target { endpoint, subscribe, publishing, protocol, is_binary: preset.is_binary })
+    }
+
+    /// Refuses flags that would change nothing.
+    fn check_use(&self, protocol: &Protocol, publishing: &Publishing) -> Result<(), Error> {
+        let flags = self.flags;
+        let is_posting = matches!(publishing, Publishing::Post(_));
+        let wrong = [
+            (!is_posting && !flags.publish_header.is_empty(), "--publish-header is for publishing by HTTP"),
+            (!is_posting && flags.publish_body.is_some(), "--publish-body is for publishing by HTTP"),
+            (is_posting && flags.pub_query.is_some(), "--pub-query is for publishing by messages"),
+            (
+                flags.publish_http.is_some() && flags.publish_path.is_some(),
+                "--publish-path is not used beside --publish-http, which has a path",
+            ),
+            (
+                flags.acknowledgement.is_some() && protocol.subscribe.is_none(),
+                "--acknowledgement needs --subscribe-message, which it answers",
+            ),
+            (flags.insecure && !flags.url.contains("wss:") && !is_posting, "--insecure is for wss: and https:"),
+        ];
+        match wrong.into_iter().find(|(is_wrong, _)| *is_wrong) {
+            Some((_, why)) => Err(Error::Options(why.to_owned())),
+            None => Ok(()),
+        }
     }
 
     /// Puts the values of `--set` into a text.
@@ -219,7 +258,7 @@ impl Reader<'_> {
         if !subprotocols.is_empty() {
             lines += &header_lines("--subprotocol", &[format!("Sec-WebSocket-Protocol: {subprotocols}")])?;
         }
-        let path = Text::parse(&path).for_sending(flag)?;
+        let path = Text::parse(&path).for_path(flag, &self.flags.topic)?;
         Ok(Request { host: self.url.authority.clone(), path, lines })
     }
 
@@ -322,7 +361,7 @@ impl Reader<'_> {
             endpoint,
             host,
             method: method.to_owned(),
-            path: Text::parse(&path).for_sending("--publish-http")?,
+            path: Text::parse(&path).for_path("--publish-http", &flags.topic)?,
             lines,
             body: Text::parse(&body).for_publishing("--publish-body")?,
             signing: match signing {
@@ -363,7 +402,8 @@ fn header_lines(flag: &str, lines: &[String]) -> Result<String, Error> {
             Some((name, value)) if is_name(name) && !value.contains(['\r', '\n']) => {
                 text += &format!("{name}: {}\r\n", value.trim());
             }
-            _ => return Err(Error::Options(format!("{flag} {line}: expected NAME: VALUE"))),
+            // The line may hold a secret.
+            _ => return Err(Error::Options(format!("{flag}: expected NAME: VALUE"))),
         }
     }
     Ok(text)
