@@ -34,16 +34,24 @@ pub enum Command {
     /// Publish messages to topics, and check that each subscriber gets every message of its topics.
     Fanout(Options),
     /// Send messages on every connection, and time the server's answers.
+    ///
+    /// --url is an address at which the server sends each message back; the preset ringhub asks for echo=true.
     Echo(EchoOptions),
     /// Open connections and hold them; with --server-pid, measure the server's memory for each.
     Idle(IdleOptions),
     /// Close all connections at once, and time how long all need to come back.
     Storm(StormOptions),
     /// Let subscribers leave and others join while messages are published.
+    ///
+    /// Needs --rate.
     Churn(ChurnOptions),
     /// Stop a share of the subscribers from reading, and measure the others.
+    ///
+    /// Needs --rate.
     Stall(StallOptions),
     /// Raise the rate or the number of subscribers until p99 exceeds a bound.
+    ///
+    /// --duration and --warmup are those of each step. With --by connections it needs --rate.
     Ramp(RampOptions),
     /// Publish messages of the sizes and at the times that a file gives.
     Replay(ReplayOptions),

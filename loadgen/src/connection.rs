@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::frame::{self, FrameReader, opcode};
 use crate::http::{self, Answer, Input};
 use crate::judge::{Examined, Judge};
-use crate::options::Plan;
+use crate::options::{Activity, Plan};
 use crate::pattern::{Pattern, Values};
 use crate::preset::Publishers;
 use crate::protocol::Step;
@@ -75,6 +75,8 @@ pub(crate) struct Reading {
     next_id: u32,
     /// Messages that are not of this run, or of a stream that is not for this connection.
     pub(crate) foreign: u64,
+    /// Messages of this run that are not for this connection.
+    pub(crate) misrouted: u64,
     /// Messages whose padding, size or opcode (text or binary) changed on the way.
     pub(crate) corrupt: u64,
     /// A digest of the order in which messages arrived.
@@ -172,7 +174,14 @@ impl Connection {
                     self.written += count;
                     self.flushed += count as u64;
                 }
-                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::AGAIN) => {
+                    // A backlog that is never empty would keep all that was ever written.
+                    if self.written > WRITTEN_KEPT_MAX && self.written > self.outgoing.len() / 2 {
+                        self.outgoing.drain(..self.written);
+                        self.written = 0;
+                    }
+                    return Ok(());
+                }
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error),
             }
@@ -194,9 +203,14 @@ impl Connection {
         match &mut self.state {
             State::Reading(reading) => {
                 let mut output = Vec::new();
-                let taken = reading.take(bytes, now_ns, plan, role, judge, &mut output);
+                let is_echo = matches!(plan.activity, Activity::Echo(_));
+                let mut taken = reading.take(bytes, now_ns, plan, role, judge, &mut output);
                 if !output.is_empty() {
                     self.push(&output);
+                    // Messages that publish have a limit of their own, except in an echo.
+                    if matches!(role, Role::Subscriber(_)) && !is_echo && self.unsent() > REPLIES_MAX {
+                        taken.ended.get_or_insert_with(|| "the server does not read the answers to it".to_owned());
+                    }
                 }
                 taken
             }
@@ -376,6 +390,9 @@ impl Reading {
                         self.order = (self.order.rotate_left(7) ^ identity).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                         return;
                     }
+                    self.misrouted += 1;
+                    judge.note_foreign(payload);
+                    return;
                 }
                 Examined::Corrupt => {
                     taken.messages += 1;
@@ -452,6 +469,12 @@ pub(crate) fn opening_answer(bytes: &[u8], input: Input) -> Result<Option<usize>
     }
     Ok(Some(length))
 }
+
+/// The bytes that are kept after they were written, while others wait.
+const WRITTEN_KEPT_MAX: usize = 64 << 10;
+
+/// The bytes of answers that may wait for a server that does not read.
+const REPLIES_MAX: usize = 1 << 20;
 
 /// RFC 6455 demands an unpredictable key to protect proxies. There is no proxy in front of a server under test.
 const REPLY_KEY: [u8; 4] = [0x5a, 0xc3, 0x96, 0x0f];

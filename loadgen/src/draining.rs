@@ -4,17 +4,19 @@ use crate::connection::State;
 use crate::crew::Order;
 use crate::error::Error;
 use crate::generator::Generator;
+use crate::progress::Progress;
 use crate::publishing::{NAP_MAX, Publishing, Schedule};
 use std::time::Duration;
 
 impl Publishing<'_, '_> {
     /// Publishes what was due inside the window and is not published yet, and waits until everything is delivered, at
-    /// most for the plan's drain time. Returns the time of the end.
-    pub(crate) fn drain(&mut self) -> Result<u64, Error> {
+    /// most for the plan's drain time. Returns the time of the end, and whether the user has ended the wait.
+    pub(crate) fn drain(&mut self, progress: &mut dyn Progress) -> Result<(u64, bool), Error> {
         let (plan, crew) = (self.generator.plan, self.generator.crew);
         crew.give(Order::Drain);
         let begin_ns = self.generator.now_ns();
         let mut checked_ns = begin_ns;
+        let was_interrupted = progress.is_interrupted();
         loop {
             let now_ns = self.generator.now_ns();
             let is_overdue = matches!(self.schedule, Schedule::Rate(_)) && self.allowed(now_ns) > 0;
@@ -29,8 +31,10 @@ impl Publishing<'_, '_> {
                 checked_ns = now_ns;
                 is_delivered = has_published && self.generator.owes_nothing() && crew.is_settled();
             }
-            if is_delivered || now_ns - begin_ns > plan.drain_ns {
-                return Ok(now_ns);
+            // The signal that has ended the window does not end the wait.
+            let is_interrupted = !was_interrupted && progress.is_interrupted();
+            if is_delivered || is_interrupted || now_ns - begin_ns > plan.drain_ns {
+                return Ok((now_ns, is_interrupted));
             }
             let patience = if plan.sleep { NAP_MAX.min(Duration::from_millis(5)) } else { Duration::ZERO };
             if self.generator.poll(patience)? == 0 {

@@ -44,8 +44,8 @@ pub(crate) struct Generator<'a> {
     pub(crate) written: Vec<u64>,
     /// The counts of the subscribers that have left, and the deliveries that were expected at them.
     pub(crate) departed: (Tally, u64),
-    /// The foreign and the corrupt messages of these subscribers.
-    pub(crate) departed_foreign: [u64; 2],
+    /// The foreign, the corrupt and the misrouted messages of these subscribers.
+    pub(crate) departed_foreign: [u64; 3],
     /// The subscribers that left and joined in a churn.
     pub(crate) churned: Churned,
     /// The connections that failed to open, each with its error; `None` if such a failure ends the run.
@@ -99,7 +99,7 @@ impl<'a> Generator<'a> {
             judge: Judge::new(plan, crew.run, Arc::clone(&crew.clock), writes),
             written: Vec::new(),
             departed: (Tally::default(), 0),
-            departed_foreign: [0; 2],
+            departed_foreign: [0; 3],
             churned: Churned::default(),
             refused: None,
             echoed: matches!(plan.activity, Activity::Echo(_)).then(Vec::new),
@@ -410,8 +410,9 @@ impl<'a> Generator<'a> {
     /// Writes the bytes that wait for this connection, as many as its socket takes.
     pub(crate) fn flush(&mut self, index: usize) -> Result<(), Error> {
         match self.connections[index].flush() {
-            Ok(()) => Ok(()),
-            Err(error) => self.ended(index, &error.to_string()),
+            Err(error) if self.connections[index].is_open() => self.ended(index, &error.to_string()),
+            // Why it does not open is in what the server has sent, which is read next.
+            _ => Ok(()),
         }
     }
 

@@ -42,8 +42,12 @@ pub(crate) struct Judge {
 enum Padding {
     /// The same for all.
     Same(Vec<u8>),
-    /// The start of this text, as long as each message of the recorded sizes needs.
-    Recorded(Vec<u8>),
+    /// The start of this text, as long as the size of each message needs.
+    Recorded {
+        text: Vec<u8>,
+        /// The sizes of the messages of each stream.
+        sizes: Vec<Vec<usize>>,
+    },
 }
 
 /// The verdict about a payload.
@@ -59,7 +63,12 @@ impl Judge {
         let padding = match &plan.activity {
             Activity::Replay { messages } => {
                 let largest = messages.iter().map(|message| message.size).max().unwrap_or_default();
-                Padding::Recorded(payload::padding(largest.max(payload::STAMP_LENGTH)))
+                let mut sizes = vec![Vec::new(); plan.topics.streams()];
+                for (place, message) in (0..).zip(messages) {
+                    let stream = message.stream(&plan.topics, place).unwrap_or_else(|| plan.topics.stream_at(place));
+                    sizes[stream].push(message.size);
+                }
+                Padding::Recorded { text: payload::padding(largest.max(payload::STAMP_LENGTH)), sizes }
             }
             _ => Padding::Same(payload::padding(plan.size)),
         };
@@ -87,10 +96,20 @@ impl Judge {
             _ => return Examined::Foreign,
         };
         let found = &payload[self.form.length()..];
-        let is_right = match &self.padding {
-            Padding::Same(padding) => found == padding,
-            Padding::Recorded(padding) => padding.get(..found.len()) == Some(found),
+        let (padding, is_size_right) = match &self.padding {
+            Padding::Same(padding) => (&padding[..], found.len() == padding.len()),
+            Padding::Recorded { text, sizes } => {
+                let size = sizes.get(usize::from(stamp.publisher)).and_then(|own| own.get(stamp.sequence as usize));
+                (&text[..], size == Some(&payload.len()))
+            }
         };
+        let is_right = is_size_right
+            && match found.split_last_chunk() {
+                Some((middle, end)) if stamp.due_ns.is_some() => {
+                    padding[..middle.len()] == *middle && *end == stamp.check_digits()
+                }
+                _ => found == &padding[..found.len()],
+            };
         if !is_right || self.opcode.is_some_and(|own| own != opcode) {
             return Examined::Corrupt;
         }
@@ -166,8 +185,9 @@ impl Writes {
     pub(crate) fn note(&self, stream: usize, sequence: u64, now_ns: u64) {
         let number = self.number(stream, sequence);
         let write = &self.writes[number as usize % WRITES];
-        write.time_ns.store(now_ns, Ordering::Relaxed);
-        // Pairs with the load in `written_ns`.
+        // Each pairs with a load in `written_ns`, which finds no number while the time changes.
+        write.number.store(0, Ordering::Relaxed);
+        write.time_ns.store(now_ns, Ordering::Release);
         write.number.store(number, Ordering::Release);
     }
 
@@ -175,8 +195,12 @@ impl Writes {
     fn written_ns(&self, stream: usize, sequence: u64) -> Option<u64> {
         let number = self.number(stream, sequence);
         let write = self.writes.get(number as usize % WRITES)?;
-        let is_same = write.number.load(Ordering::Acquire) == number;
-        is_same.then(|| write.time_ns.load(Ordering::Relaxed))
+        if write.number.load(Ordering::Acquire) != number {
+            return None;
+        }
+        let time_ns = write.time_ns.load(Ordering::Acquire);
+        // The time may be that of a message that was written meanwhile in the same place.
+        (write.number.load(Ordering::Relaxed) == number).then_some(time_ns)
     }
 
     /// Returns a number above 0 for each message.
@@ -185,9 +209,9 @@ impl Writes {
     }
 }
 
-/// Makes a histogram of latencies. The highest value is sixty seconds in nanoseconds; a longer latency counts as this.
+/// Makes a histogram of latencies. The highest value is an hour in nanoseconds; a longer latency counts as this.
 pub(crate) fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("valid histogram bounds")
+    Histogram::new_with_bounds(1, 3_600_000_000_000, 3).expect("valid histogram bounds")
 }
 
 /// The messages whose times of writing are remembered, far more than those under way.

@@ -8,8 +8,9 @@
 //! The life of a run: [`Options`] are checked into a [`Plan`]. What the server expects is text: a preset (`preset`) and
 //! flags (`options/target`) become a `protocol`, whose texts and patterns (`pattern`) make and recognise messages.
 //! [`run`] starts the threads (`crew`). The first one carries out the scenario (`scenario`): it opens connections
-//! (`open`), publishes (`publishing`), reads (`generator`, `connection`) and waits for deliveries on their way. Every
-//! payload is judged when it arrives (`judge`, `sequence`); at the end `reporting` makes the [`Report`].
+//! (`open`), publishes (`publishing`), reads (`generator`, `connection`) and waits for deliveries on their way
+//! (`draining`). The others read, and carry out its orders (`follower`). Every payload is judged when it arrives
+//! (`judge`, `sequence`); at the end `reporting` makes the [`Report`].
 //!
 //! A *stream* is what one publisher publishes to one topic (`topics`): its messages are numbered, and each subscriber
 //! checks the streams of its own topics.

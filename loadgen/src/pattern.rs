@@ -72,6 +72,20 @@ impl Text {
         Ok(self)
     }
 
+    /// Checks that the text is the path of a request for this topic: it has no space and no control character.
+    pub(crate) fn for_path(self, flag: &str, topic: &str) -> Result<Text, Error> {
+        let literals = self.0.iter().map(|piece| match piece {
+            Piece::Literal(text) => text.as_str(),
+            Piece::Topic => topic,
+            _ => "",
+        });
+        if literals.flat_map(str::bytes).any(|byte| byte <= b' ' || byte == 0x7f) {
+            let why = "a path has no spaces and no control characters; write %20 for a space";
+            return Err(Error::Options(format!("{flag}: {why}")));
+        }
+        self.for_sending(flag)
+    }
+
     /// Fills in the placeholders.
     pub(crate) fn fill(&self, values: &Values<'_>) -> Filled {
         let mut filled = Filled::default();

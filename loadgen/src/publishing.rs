@@ -11,6 +11,7 @@ use crate::progress::Progress;
 use crate::protocol::Publishing as Way;
 use crate::replay::Recorded;
 use crate::sampling::{Edge, Sampler};
+use crate::sequence::SequenceChecker;
 use crate::window::{Rate, Window, permits};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -77,6 +78,8 @@ pub(crate) struct Measured {
     /// Messages that were due and that no publisher could take.
     pub(crate) unpublished: u64,
     pub(crate) is_interrupted: bool,
+    /// Whether the window ended early because nothing arrived and nothing could be published.
+    pub(crate) is_stalled: bool,
 }
 
 impl<'g, 'a> Publishing<'g, 'a> {
@@ -135,19 +138,19 @@ impl<'g, 'a> Publishing<'g, 'a> {
     ) -> Result<Measured, Error> {
         let mut start = None;
         let crew = self.generator.crew;
-        let mut last_delivery = (0, self.generator.now_ns());
-        let (mut end, is_interrupted) = loop {
+        let mut last_step = ((0, 0), self.generator.now_ns());
+        let patience_ns = self.generator.plan.drain_ns.max(PATIENCE_MIN_NS);
+        let (mut end, mut is_interrupted) = loop {
             let now_ns = self.generator.now_ns();
             if start.is_none() && now_ns >= self.window.start_ns {
                 start = Some(Edge::now(self.generator)?);
                 sampler.begin(self.generator, self.pushed);
             }
-            let reads = self.generator.received().reads;
-            if reads != last_delivery.0 {
-                last_delivery = (reads, now_ns);
+            let steps = (self.pushed, self.generator.deliveries(&self.generator.received()));
+            if steps != last_step.0 {
+                last_step = (steps, now_ns);
             }
-            let is_closed = !matches!(self.schedule, Schedule::Rate(_) | Schedule::Recorded { .. });
-            let is_stalled = is_closed && now_ns - last_delivery.1 > self.generator.plan.drain_ns;
+            let is_stalled = now_ns - last_step.1 > patience_ns && self.is_waiting(now_ns);
             let is_interrupted = progress.is_interrupted();
             let is_finished = self.is_finished(now_ns);
             if is_finished || is_stalled || is_interrupted {
@@ -163,16 +166,18 @@ impl<'g, 'a> Publishing<'g, 'a> {
                 return Err(failure);
             }
         };
+        let is_stalled = !is_interrupted && !self.is_finished(self.generator.now_ns());
         if let (Some(_), Span::Time(_)) = (&start, self.span) {
             sampler.sample(self.generator, self.pushed, progress);
         }
-        let mut drained_ns = self.drain()?;
+        let (mut drained_ns, is_ended) = self.drain(progress)?;
+        is_interrupted |= is_ended;
         if self.generator.stalled.is_some() {
             // The others have all that is theirs. Now the stalled subscribers read again.
             crew.give(Order::Read);
             self.generator.read_again()?;
             self.generator.await_followers(&mut |_| Ok(()))?;
-            drained_ns = self.drain()?;
+            (drained_ns, _) = self.drain(progress)?;
         }
         if let Span::Messages(_) = self.span {
             end = Edge { time_ns: drained_ns, ..Edge::now(self.generator)? };
@@ -187,7 +192,7 @@ impl<'g, 'a> Publishing<'g, 'a> {
             _ => 0,
         };
         let edges = start.map(|start| [start, end]);
-        Ok(Measured { edges, written: self.written.clone(), unpublished, is_interrupted })
+        Ok(Measured { edges, written: self.written.clone(), unpublished, is_interrupted, is_stalled })
     }
 
     /// Returns the deliveries of the messages that were published since this began; in an echo, those of this thread.
@@ -204,6 +209,16 @@ impl<'g, 'a> Publishing<'g, 'a> {
     pub(crate) fn unwritten(&self) -> u64 {
         let open = self.busy.iter().filter(|&&place| self.connection_at(place).socket.is_some());
         open.map(|&place| self.waiting[place].len() as u64).sum()
+    }
+
+    /// Returns whether the run cannot go on before something arrives or is taken. A schedule that has an end in time
+    /// always goes on.
+    fn is_waiting(&self, now_ns: u64) -> bool {
+        match (&self.schedule, self.span) {
+            (Schedule::Rate(_), Span::Time(_)) => false,
+            (Schedule::Rate(_) | Schedule::Recorded { .. }, _) => self.allowed(now_ns) > 0 || !self.busy.is_empty(),
+            (Schedule::InFlight(_) | Schedule::Unthrottled | Schedule::Echo { .. }, _) => true,
+        }
     }
 
     fn has_publisher(&self) -> bool {
@@ -260,11 +275,7 @@ impl<'g, 'a> Publishing<'g, 'a> {
     /// Returns how many messages may be published now.
     pub(crate) fn allowed(&self, now_ns: u64) -> u64 {
         let allowed = match &self.schedule {
-            &Schedule::InFlight(in_flight) => {
-                let mean_audience = self.expected.checked_div(self.pushed).unwrap_or(1);
-                let delivered = self.delivered();
-                permits(in_flight, self.pushed, delivered, mean_audience)
-            }
+            &Schedule::InFlight(in_flight) => permits(in_flight, self.pushed, self.expected, self.delivered()),
             Schedule::Rate(rate) => {
                 // What is due inside the window is published even if its publisher could not take it there.
                 let due = rate.due_count(now_ns.min(self.window.end_ns.saturating_sub(1)));
@@ -336,7 +347,14 @@ impl<'g, 'a> Publishing<'g, 'a> {
             due.append(echoed);
         }
         for (index, count) in due {
-            for _ in 0..count {
+            // A server that sends a message twice gets no more for it.
+            let share = self.generator.share;
+            let pushed = self.generator.crew.pushed(share.global(index));
+            let seen = match &self.generator.connections[index].state {
+                State::Reading(reading) => reading.checkers.first().map_or(0, SequenceChecker::next),
+                _ => 0,
+            };
+            for _ in 0..count.min(depth.saturating_sub(pushed.saturating_sub(seen))) {
                 self.send(self.generator.share.global(index), now_ns, now_ns, None);
                 self.scheduled += 1;
             }
@@ -456,6 +474,9 @@ fn template(generator: &Generator<'_>, stream: usize, size: usize) -> Template {
 
 /// The longest sleep of a generator with `--sleep` or `--hold`.
 pub(crate) const NAP_MAX: Duration = Duration::from_millis(100);
+
+/// The shortest time without a delivery after which a closed loop is given up.
+const PATIENCE_MIN_NS: u64 = 100_000_000;
 
 /// The largest number of messages that are published before the sockets are read again.
 const PUBLISH_MAX: u64 = 1_024;

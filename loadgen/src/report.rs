@@ -35,6 +35,12 @@ pub struct Report {
     /// Whether the user ended the run early.
     #[serde(default)]
     pub interrupted: bool,
+    /// Why the window ended early, if nobody ended it.
+    #[serde(default)]
+    pub early_end: Option<String>,
+    /// Whether foreign messages are no mistake.
+    #[serde(default)]
+    pub ignore_foreign: bool,
     /// The opening of all connections, each to the end of its subscription.
     #[serde(default)]
     pub opening: Option<Opening>,
@@ -108,7 +114,7 @@ pub struct Counts {
     pub duplicated: u64,
     /// Deliveries that arrived after a later one.
     pub reordered: u64,
-    /// Messages without a stamp of this run, or not for the connection that received them.
+    /// Messages without a stamp of this run.
     pub foreign: u64,
     /// Messages whose padding, length or type (text or binary) changed. Each also counts as lost.
     pub corrupt: u64,
@@ -117,6 +123,12 @@ pub struct Counts {
     pub disconnected: u64,
     /// Orders of arrival besides the first, if `total_order` is checked.
     pub other_orders: u64,
+    /// Messages of this run that were not for the connection that received them, or that were never published.
+    #[serde(default)]
+    pub misrouted: u64,
+    /// Subscribers whose bytes were only counted, and that got a wrong number of bytes.
+    #[serde(default)]
+    pub miscounted: u64,
     /// Messages that were due, and that the server did not take before the wait for it ended.
     #[serde(default)]
     pub unpublished: u64,
@@ -136,7 +148,8 @@ pub struct Figures {
     /// The latency of messages that were due inside the window, at subscribers that read their frames. `None` if there
     /// was no such message, or if messages are too small for a time.
     pub latency: Option<Latency>,
-    /// The latency from the time at which a message was written instead of from its due time. It is too low when the
+    /// The latency from the time at which a message was written instead of from its due time; `None` in a closed loop,
+    /// where a message is due when it can be written. It is too low when the
     /// generator was late or the server did not read (coordinated omission).
     #[serde(default)]
     pub latency_uncorrected: Option<Latency>,
@@ -274,6 +287,9 @@ pub struct SubscriberCounts {
     pub foreign: u64,
     /// As in [`Counts`].
     pub corrupt: u64,
+    /// As in [`Counts`].
+    #[serde(default)]
+    pub misrouted: u64,
 }
 
 /// Figures that show whether the generator could have been the bottleneck.

@@ -38,9 +38,14 @@ pub(crate) fn report(mut generators: Vec<Generator<'_>>, mut run: Run, memory_be
     if !plan.allow_disturbance {
         counting.void_reasons.extend(disturbances.iter().take(REASONS_MAX).cloned());
     }
+    let has_published = counting.counts.published > 0 || counting.counts.unpublished > 0;
+    if plan.publishers > 0 && !has_published && !run.is_interrupted && counting.counts.disconnected == 0 {
+        counting.void_reasons.push("no message was published".to_owned());
+    }
     let outcome = counting.outcome(plan);
     let sampled = generators.iter().flat_map(|generator| generator.judge.foreign_sample.iter().cloned());
     let scenario_figures = match plan.activity {
+        _ if outcome == Outcome::Void => None,
         Activity::Churn { .. } => Some(churn::figures(&generators)),
         _ => stall.or(run.figures.take()),
     };
@@ -54,6 +59,10 @@ pub(crate) fn report(mut generators: Vec<Generator<'_>>, mut run: Run, memory_be
         machine: None,
         scenario: plan.activity.name().to_owned(),
         interrupted: run.is_interrupted,
+        early_end: run
+            .is_stalled
+            .then(|| format!("nothing arrived and nothing could be published for {} s", plan.drain_ns as f64 / 1e9)),
+        ignore_foreign: plan.ignore_foreign,
         opening: run.opening,
         foreign_sample: sampled.take(REASONS_MAX).collect(),
         affected_subscribers: counting.affected,
@@ -65,6 +74,7 @@ pub(crate) fn report(mut generators: Vec<Generator<'_>>, mut run: Run, memory_be
         disconnections: generators
             .iter()
             .flat_map(|generator| generator.disconnections.iter().cloned())
+            .chain(counting.miscounts)
             .take(REASONS_MAX)
             .collect(),
         subscribers: plan.subscribers,
@@ -98,6 +108,8 @@ fn load(plan: &Plan) -> String {
 struct Counting {
     counts: Counts,
     void_reasons: Vec<String>,
+    /// The subscribers whose number of bytes is wrong.
+    miscounts: Vec<String>,
     affected: Vec<SubscriberCounts>,
 }
 
@@ -112,10 +124,11 @@ impl Counting {
         counts.published = published.iter().sum();
         counts.unpublished = run.unpublished + unwritten(generators, &published);
         for generator in generators {
-            let [foreign, corrupt] = generator.departed_foreign;
+            let [foreign, corrupt, misrouted] = generator.departed_foreign;
             let counts = &mut counting.counts;
             counts.disconnected += generator.disconnected;
             (counts.foreign, counts.corrupt) = (counts.foreign + foreign, counts.corrupt + corrupt);
+            counts.misrouted += misrouted;
             counts.expected += generator.departed.1;
             counting.add(generator.departed.0);
             for (index, connection) in generator.connections.iter().enumerate() {
@@ -145,6 +158,7 @@ impl Counting {
     fn subscriber(&mut self, plan: &Plan, role: Role, reading: &Reading, published: &[u64], has_ended: bool) {
         self.counts.foreign += reading.foreign;
         self.counts.corrupt += reading.corrupt;
+        self.counts.misrouted += reading.misrouted;
         let Role::Subscriber(number) = role else { return };
         if matches!(plan.activity, Activity::Stall { share, .. } if is_in_share(share, number)) {
             // The stall's own figures have what these missed.
@@ -167,7 +181,8 @@ impl Counting {
             outstanding: own.outstanding,
             duplicated: own.duplicated,
             reordered: own.reordered,
-            foreign: reading.foreign + own.invented,
+            foreign: reading.foreign,
+            misrouted: reading.misrouted + own.invented,
             corrupt: reading.corrupt,
         };
         let is_right = affected == SubscriberCounts { subscriber: number, ..SubscriberCounts::default() };
@@ -191,8 +206,9 @@ impl Counting {
         } else {
             return;
         };
-        if self.void_reasons.len() < REASONS_MAX {
-            self.void_reasons.push(reason);
+        self.counts.miscounted += 1;
+        if self.miscounts.len() < REASONS_MAX {
+            self.miscounts.push(reason);
         }
     }
 
@@ -202,7 +218,7 @@ impl Counting {
         counts.outstanding += tally.outstanding;
         counts.duplicated += tally.duplicated;
         counts.reordered += tally.reordered;
-        counts.foreign += tally.invented;
+        counts.misrouted += tally.invented;
     }
 
     fn outcome(&self, plan: &Plan) -> Outcome {
@@ -240,8 +256,7 @@ fn published(generators: &[&Generator<'_>], written: &[u64]) -> Vec<u64> {
     written.iter().zip(seen).enumerate().map(of_stream).collect()
 }
 
-/// Returns the number of messages that were handed to connections that are still open, and that the server did not
-/// take.
+/// Returns the number of messages that wait for connections that are still open, and that the server did not take.
 fn unwritten(generators: &[&Generator<'_>], published: &[u64]) -> u64 {
     let open = published.iter().enumerate().filter(|&(stream, _)| has_open_publisher(generators, stream));
     open.map(|(stream, published)| generators[0].crew.pushed(stream).saturating_sub(*published)).sum()
@@ -321,15 +336,18 @@ fn figures(
             cpu_ns_per_delivery: per(cpu.total_ns() as f64, deliveries),
         }
     });
+    let plan = leader.plan;
+    let has_schedule = plan.activity.pace().is_none_or(|pace| matches!(pace.load, Load::Rate(_)));
     Figures {
         seconds,
         deliveries,
         deliveries_per_second: if seconds > 0.0 { deliveries as f64 / seconds } else { 0.0 },
         messages_per_read: per(deliveries as f64, reads),
         latency: Latency::from_histogram(latency),
-        latency_uncorrected: Latency::from_histogram(uncorrected),
+        // Without a schedule both count from the write.
+        latency_uncorrected: Latency::from_histogram(uncorrected).filter(|_| has_schedule),
         distribution: Distribution::from_histogram(latency),
-        distribution_uncorrected: Distribution::from_histogram(uncorrected),
+        distribution_uncorrected: Distribution::from_histogram(uncorrected).filter(|_| has_schedule),
         series,
         generator: GeneratorFigures {
             cpu_ns: own_cpu_ns,

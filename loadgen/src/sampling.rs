@@ -176,3 +176,28 @@ fn own_cpu_ns() -> u64 {
 
 /// The shortest moment.
 const MOMENT_NS: u64 = 100_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_between_two_windows_is_left_out() {
+        let edge = |at: u64| Edge {
+            time_ns: at * 10,
+            received: Received { messages: at, dropped_bytes: 0, reads: at },
+            server: Some(Cpu { user_ns: at * 3, system_ns: 0 }),
+            own_cpu_ns: at * 5,
+            waited_ns: Some(vec![at]),
+            machine: MachineTime::default(),
+            spare_ns: vec![at * 2],
+        };
+        let first = joined(None, &edge(1), &edge(3));
+        let [start, end] = joined(Some(first), &edge(100), &edge(104));
+        // Windows of 2 and of 4.
+        assert_eq!((end.time_ns - start.time_ns, end.own_cpu_ns - start.own_cpu_ns), (60, 30));
+        assert_eq!(end.received.messages - start.received.messages, 6);
+        assert_eq!(end.spare_ns[0] - start.spare_ns[0], 12);
+        assert_eq!(end.server.unwrap().since(start.server.unwrap()).user_ns, 18);
+    }
+}

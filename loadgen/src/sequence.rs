@@ -20,11 +20,11 @@ pub struct Tally {
 impl Tally {
     /// Adds the counts of another subscriber or stream.
     pub fn add(&mut self, other: Tally) {
-        self.lost += other.lost;
-        self.outstanding += other.outstanding;
+        self.lost = self.lost.saturating_add(other.lost);
+        self.outstanding = self.outstanding.saturating_add(other.outstanding);
         self.duplicated += other.duplicated;
         self.reordered += other.reordered;
-        self.invented += other.invented;
+        self.invented = self.invented.saturating_add(other.invented);
     }
 }
 
@@ -99,11 +99,8 @@ impl SequenceChecker {
 
     fn open_gap(&mut self, gap: Range<u64>) {
         let Trouble { gaps, tally } = &mut **self.trouble.get_or_insert_default();
-        if gaps.len() == GAPS_MAX {
-            let oldest = gaps.remove(0);
-            tally.lost += oldest.end - oldest.start;
-        }
         gaps.push(gap);
+        bound(gaps, tally);
     }
 
     fn see_late(&mut self, sequence: u64) -> i64 {
@@ -119,7 +116,16 @@ impl SequenceChecker {
                 gaps.insert(index, rest);
             }
         }
+        bound(gaps, tally);
         -1
+    }
+}
+
+/// Gives up the oldest gap if there are too many.
+fn bound(gaps: &mut Vec<Range<u64>>, tally: &mut Tally) {
+    if gaps.len() > GAPS_MAX {
+        let oldest = gaps.remove(0);
+        tally.lost = tally.lost.saturating_add(oldest.end - oldest.start);
     }
 }
 
@@ -170,6 +176,15 @@ mod tests {
     fn gaps_are_bounded_and_still_counted() {
         let every_second = (1..10_000).step_by(2);
         assert_eq!(check(every_second, 10_000), Tally { lost: 5_000, ..Tally::default() });
+    }
+
+    #[test]
+    fn messages_that_come_late_into_one_gap_make_no_more_gaps_than_are_remembered() {
+        let mut checker = SequenceChecker::default();
+        checker.see(1 << 39);
+        (1..20_000).step_by(2).for_each(|sequence| assert!(checker.see(sequence) <= 0));
+        assert!(checker.trouble.as_ref().is_some_and(|trouble| trouble.gaps.len() <= GAPS_MAX));
+        assert_eq!(check([4, 1, 3, 0, 2], 5), Tally { reordered: 4, ..Tally::default() });
     }
 
     #[test]

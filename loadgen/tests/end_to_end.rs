@@ -98,13 +98,13 @@ fn every_mistake_is_named() {
 }
 
 #[test]
-fn a_sample_is_void_when_the_bytes_of_the_others_do_not_fit() {
+fn a_wrong_number_of_bytes_beside_a_sample_is_a_mistake() {
     for fault in [Fault::Lose, Fault::Repeat, Fault::Invent, Fault::Ping, Fault::Close] {
         // The sample of one reads the last subscriber, so the victim's bytes are only counted.
         let (status, report) = run(fault, "--in-flight 16 --messages 20 --drain 300ms --verify sample --sample 1");
         let report = report.unwrap();
-        assert_eq!((status, report.outcome, report.void), (3, Outcome::Void, true), "{fault:?}: {report}");
-        assert!(report.figures.is_none() && report.void_reasons.len() == 1, "{fault:?}: {report}");
+        assert_eq!((status, report.outcome, report.counts.miscounted), (2, Outcome::Broken, 1), "{fault:?}: {report}");
+        assert!(report.disconnections.iter().any(|why| why.starts_with("subscriber 1: ")), "{fault:?}: {report}");
     }
 }
 

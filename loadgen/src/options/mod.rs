@@ -153,10 +153,13 @@ pub enum VerifyFlag {
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let scale = match &text[digits.len()..] {
+        "us" => 0.000_001,
         "ms" => 0.001,
         "" | "s" => 1.0,
         "m" => 60.0,
-        unit => return Err(format!("unknown unit `{unit}`; there are ms, s and m")),
+        unit => {
+            return Err(format!("unknown unit `{unit}`; there are us, ms, s and m, and a number alone is in seconds"));
+        }
     };
     let number: f64 = digits.parse().map_err(|_| "expected a number, such as 4, 4s, 500ms or 2m".to_owned())?;
     Duration::try_from_secs_f64(number * scale).map_err(|error| error.to_string())
@@ -175,6 +178,7 @@ mod tests {
         assert_eq!(parse_duration("4"), Ok(Duration::from_secs(4)));
         assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1_500)));
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("500us"), Ok(Duration::from_micros(500)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
         assert!(parse_duration("-1").is_err() && parse_duration("x").is_err() && parse_duration("1h").is_err());
     }

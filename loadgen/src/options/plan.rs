@@ -3,11 +3,12 @@
 use super::{MachineFlags, Options, RampBy, Scenario, VerifyFlag, nanos};
 use crate::error::Error;
 use crate::frame::{PAYLOAD_MAX, opcode};
-use crate::payload::SHORT_STAMP_LENGTH;
-use crate::process::cpus_of;
+use crate::generator::is_in_share;
+use crate::payload::{SHORT_STAMP_LENGTH, STAMP_LENGTH};
+use crate::process::{cpu_of, cpus_of};
 use crate::protocol::{Endpoint, Protocol, Publishing, Request};
 use crate::replay::{Recorded, recorded};
-use crate::topics::Topics;
+use crate::topics::{Spread, Topics};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -188,6 +189,10 @@ impl Options {
         let (load, machine) = (&self.load, &self.machine);
         let target = self.target.target()?;
         let activity = self.activity()?;
+        if let Some(pid) = machine.server_pid {
+            let why = |error| Error::Options(format!("--server-pid {pid}: {error}"));
+            cpu_of(pid).map_err(why)?;
+        }
         let is_silent = activity.is_silent();
         let is_echo = matches!(activity, Activity::Echo(_));
         let publishers = match activity {
@@ -204,18 +209,22 @@ impl Options {
         {
             return wrong("each publisher's path has one topic: --publishers must be a multiple of --topics");
         }
+        if is_echo {
+            self.check_echo(&target.publishing)?;
+        }
+        self.check_fit(&activity)?;
         let verify = self.verify(&activity, &target.protocol)?;
         let mut topics_flags = self.target.clone();
         if is_echo {
             (topics_flags.topics, topics_flags.topics_per_connection) = (load.subscribers, 1);
         }
         let threads = machine.threads;
-        if threads == 0 || threads > load.subscribers {
-            return wrong("--threads is 1 to the number of subscribers or connections");
+        if threads == 0 || threads > load.subscribers.min(THREADS_MAX) {
+            return wrong("--threads is 1 to 256, and at most the number of subscribers or connections");
         }
         let is_raw = target.protocol.is_raw();
         let binary = load.binary || (target.is_binary && !is_raw);
-        let sockets = load.subscribers + if is_echo { 0 } else { publishers };
+        let sockets = self.sockets(&activity, load.subscribers + if is_echo { 0 } else { publishers });
         Ok(Plan {
             source_addresses: source_addresses(machine, &target.endpoint, sockets)?,
             cpus: cpus(machine, threads)?,
@@ -267,7 +276,9 @@ impl Options {
             }
             (&Scenario::Ramp { by, from, factor, steps, p99 }, None) => {
                 if from == 0 || steps == 0 || factor <= 1.0 || !factor.is_finite() {
-                    return wrong("--from and --steps must be above 0, and --factor above 1");
+                    return wrong(
+                        "--from and --steps must be above 0, --factor above 1; the first rate is --from, not --rate",
+                    );
                 }
                 Activity::Ramp { pace: self.steady_pace("ramp")?, by, factor, steps, p99_ns: nanos(p99) }
             }
@@ -309,6 +320,78 @@ impl Options {
             return Err(Error::Options(format!("{scenario} needs --rate, such as --rate 100")));
         }
         self.pace()
+    }
+
+    /// Returns the most sockets that have a port at the same time: those that were closed keep theirs for a minute.
+    fn sockets(&self, activity: &Activity, first: usize) -> usize {
+        let closed = match activity {
+            Activity::Storm { rounds, .. } => first.saturating_mul(*rounds),
+            Activity::Churn { per_second, pace } => {
+                let seconds = pace.warmup_ns.saturating_add(nanos(self.load.duration)).div_ceil(1_000_000_000);
+                usize::try_from(per_second.saturating_mul(seconds.min(60))).unwrap_or(usize::MAX)
+            }
+            &Activity::Ramp { by: RampBy::Connections, factor, steps, .. } => {
+                (first as f64 * factor.powi(steps as i32 - 1)) as usize
+            }
+            _ => 0,
+        };
+        match activity {
+            // A ramp ends where there are no more ports.
+            Activity::Ramp { .. } => first.max(closed).min(SOCKETS_PER_ADDRESS * usize::from(u8::MAX - 1)),
+            _ => first.saturating_add(closed),
+        }
+    }
+
+    /// Refuses an echo that would not come back.
+    fn check_echo(&self, publishing: &Publishing) -> Result<(), Error> {
+        let flags = &self.target;
+        if matches!(publishing, Publishing::Post(_)) {
+            return wrong("echo sends messages, and this server is published to by HTTP");
+        }
+        if flags.topics != 1 || flags.topics_per_connection != 1 || flags.spread != Spread::Uniform {
+            return wrong(
+                "in echo each connection has its own topic: leave out --topics, --topics-per-connection, --spread",
+            );
+        }
+        Ok(())
+    }
+
+    /// Refuses flags that would be wrong or useless in this scenario.
+    fn check_fit(&self, activity: &Activity) -> Result<(), Error> {
+        let (load, flags) = (&self.load, &self.target);
+        let has_one_topic = flags.topics == flags.topics_per_connection;
+        if load.total_order && !(has_one_topic && activity.has_steady_subscribers()) {
+            return wrong("--total-order is for fanout whose subscribers all get the same messages");
+        }
+        if !load.total_order && self.output.assertions.iter().any(|assertion| assertion.is_about("other_orders")) {
+            return wrong("--assert: other_orders is counted with --total-order only");
+        }
+        if let Activity::Ramp { .. } = activity {
+            if load.size < STAMP_LENGTH {
+                return wrong("ramp needs a latency: --size of at least 32");
+            }
+            if load.in_flight.is_some() || load.unthrottled {
+                return wrong("ramp has a rate: leave out --in-flight and --unthrottled");
+            }
+        }
+        if let &Activity::Stall { share, .. } = activity
+            && !(0..load.subscribers).any(|number| is_in_share(share, number))
+        {
+            return wrong("--share of these --subscribers is nobody");
+        }
+        let silent_hgrm = self.output.hgrm.is_some() && (activity.is_silent() || load.size < STAMP_LENGTH);
+        if silent_hgrm {
+            return wrong("--hgrm needs a latency: messages with a --size of at least 32");
+        }
+        if load.messages == Some(0) {
+            return wrong("--messages must be above 0");
+        }
+        let longest =
+            [load.duration, load.warmup.unwrap_or_default(), load.drain].into_iter().max().unwrap_or_default();
+        if longest > Duration::from_secs(24 * 3_600) {
+            return wrong("--duration, --warmup and --drain are at most a day, which a stamp has room for");
+        }
+        Ok(())
     }
 
     fn check_numbers(&self, activity: &Activity, publishers: usize) -> Result<(), Error> {
@@ -356,6 +439,12 @@ impl Options {
 /// Returns the CPUs to pin threads to. Several threads keep away from the CPUs of a server that does not have all.
 fn cpus(machine: &MachineFlags, threads: usize) -> Result<Vec<usize>, Error> {
     if !machine.cpu.is_empty() {
+        let own = cpus_of(std::process::id()).map_err(Error::system("read the generator's CPUs"))?;
+        if let Some(foreign) = machine.cpu.iter().find(|cpu| !own.contains(cpu)) {
+            let own: Vec<String> = own.iter().map(ToString::to_string).collect();
+            let why = format!("--cpu {foreign}: this process may use the CPUs {}", own.join(", "));
+            return Err(Error::Options(why));
+        }
         if machine.cpu.len() != 1 && machine.cpu.len() != threads {
             return wrong("--cpu names one CPU, or one for each of the --threads");
         }
@@ -389,6 +478,9 @@ fn source_addresses(machine: &MachineFlags, endpoint: &Endpoint, sockets: usize)
 fn wrong<T>(why: &str) -> Result<T, Error> {
     Err(Error::Options(why.to_owned()))
 }
+
+/// The most threads.
+const THREADS_MAX: usize = 256;
 
 /// The sockets of one source address, fewer than its usual 28 232 ephemeral ports.
 const SOCKETS_PER_ADDRESS: usize = 25_000;

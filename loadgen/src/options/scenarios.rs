@@ -212,7 +212,8 @@ pub struct RampOptions {
     /// needed.
     #[arg(long, value_enum, default_value_t = RampBy::Rate)]
     by: RampBy,
-    /// The first step: messages per second, or subscribers.
+    /// The first step: messages per second, or subscribers with --by connections. It takes the place of --rate or
+    /// --subscribers.
     #[arg(long, default_value_t = 100)]
     from: u64,
     /// The factor from one step to the next.
@@ -291,7 +292,12 @@ impl Default for LoadFlags {
 
 impl From<EchoOptions> for Options {
     fn from(flags: EchoOptions) -> Options {
-        let EchoOptions { target, connections, depth, size, binary, duration, warmup, drain, machine, output } = flags;
+        let EchoOptions { mut target, connections, depth, size, binary, duration, warmup, drain, machine, output } =
+            flags;
+        // The hub sends a message back only to those who ask for it.
+        if target.is_for_ringhub() {
+            target.sub_query.get_or_insert_with(|| "echo=true".to_owned());
+        }
         let load = LoadFlags { subscribers: connections, size, binary, duration, drain, ..LoadFlags::default() };
         let load = LoadFlags { warmup: Some(warmup), in_flight: Some(depth), ..load };
         Options { scenario: Scenario::Echo { depth }, target, load, hold: None, machine, output }
@@ -331,10 +337,13 @@ impl From<StallOptions> for Options {
 impl From<RampOptions> for Options {
     fn from(flags: RampOptions) -> Options {
         let RampOptions { target, by, from, factor, steps, p99, mut load, machine, output } = flags;
+        let has_own_rate = by == RampBy::Rate && load.rate.is_some();
         match by {
             RampBy::Rate => load.rate = Some(from),
             RampBy::Connections => load.subscribers = usize::try_from(from).unwrap_or(usize::MAX),
         }
+        // The plan refuses the first step of 0, and says why.
+        let from = if has_own_rate { 0 } else { from };
         let scenario = Scenario::Ramp { by, from, factor, steps, p99 };
         Options { scenario, target, load, hold: None, machine, output }
     }

@@ -153,14 +153,22 @@ impl TargetFlags {
     /// The first contradiction is returned.
     pub(crate) fn target(&self) -> Result<Target, Error> {
         let url = Url::parse("--url", &self.url, ["ws", "wss"])?;
-        let usual = if self.url == DEFAULT_URL { PresetName::Ringhub } else { PresetName::Ws };
-        let preset = self.preset.unwrap_or(usual).preset();
+        let preset = self.preset_name().preset();
         let values = self.set.iter().map(|pair| match pair.split_once('=') {
             Some((name, value)) => Ok((format!("{{{name}}}"), value.to_owned())),
             None => Err(Error::Options(format!("--set {pair}: expected NAME=VALUE"))),
         });
         let reader = Reader { flags: self, preset, url, values: values.collect::<Result<_, _>>()? };
         reader.target()
+    }
+
+    fn preset_name(&self) -> PresetName {
+        self.preset.unwrap_or(if self.url == DEFAULT_URL { PresetName::Ringhub } else { PresetName::Ws })
+    }
+
+    /// Returns whether the server is one of ringhub's preset.
+    pub(crate) fn is_for_ringhub(&self) -> bool {
+        self.preset_name() == PresetName::Ringhub
     }
 
     /// Returns the topics for this number of publishers.
@@ -190,6 +198,7 @@ impl Reader<'_> {
         let subscribe = self.request("--subscribe-path", self.path(&flags.subscribe_path, "", &sub_query)?)?;
         let protocol = self.protocol()?;
         let publishing = self.publishing(&endpoint, trust)?;
+        self.check_use(&protocol, &publishing)?;
         let has_topic = subscribe.path.has_topic() || protocol.subscribe.as_ref().is_some_and(Text::has_topic);
         if flags.topics > 1 && !has_topic {
             return Err(Error::Options("--topics: {topic} must stand in the URL or in --subscribe-message".to_owned()));
@@ -200,6 +209,30 @@ impl Reader<'_> {
             return Err(Error::Options(why.to_owned()));
         }
         Ok(Target { endpoint, subscribe, publishing, protocol, is_binary: preset.is_binary })
+    }
+
+    /// Refuses flags that would change nothing.
+    fn check_use(&self, protocol: &Protocol, publishing: &Publishing) -> Result<(), Error> {
+        let flags = self.flags;
+        let is_posting = matches!(publishing, Publishing::Post(_));
+        let wrong = [
+            (!is_posting && !flags.publish_header.is_empty(), "--publish-header is for publishing by HTTP"),
+            (!is_posting && flags.publish_body.is_some(), "--publish-body is for publishing by HTTP"),
+            (is_posting && flags.pub_query.is_some(), "--pub-query is for publishing by messages"),
+            (
+                flags.publish_http.is_some() && flags.publish_path.is_some(),
+                "--publish-path is not used beside --publish-http, which has a path",
+            ),
+            (
+                flags.acknowledgement.is_some() && protocol.subscribe.is_none(),
+                "--acknowledgement needs --subscribe-message, which it answers",
+            ),
+            (flags.insecure && !flags.url.contains("wss:") && !is_posting, "--insecure is for wss: and https:"),
+        ];
+        match wrong.into_iter().find(|(is_wrong, _)| *is_wrong) {
+            Some((_, why)) => Err(Error::Options(why.to_owned())),
+            None => Ok(()),
+        }
     }
 
     /// Puts the values of `--set` into a text.
@@ -236,7 +269,7 @@ impl Reader<'_> {
         if !subprotocols.is_empty() {
             lines += &header_lines("--subprotocol", &[format!("Sec-WebSocket-Protocol: {subprotocols}")])?;
         }
-        let path = Text::parse(&path).for_sending(flag)?;
+        let path = Text::parse(&path).for_path(flag, &self.flags.topic)?;
         Ok(Request { host: self.url.authority.clone(), path, lines })
     }
 
@@ -343,7 +376,7 @@ impl Reader<'_> {
             endpoint,
             host,
             method: method.to_owned(),
-            path: Text::parse(&path).for_sending("--publish-http")?,
+            path: Text::parse(&path).for_path("--publish-http", &flags.topic)?,
             lines,
             body: Text::parse(&body).for_publishing("--publish-body")?,
             signing: match signing {
@@ -384,7 +417,8 @@ fn header_lines(flag: &str, lines: &[String]) -> Result<String, Error> {
             Some((name, value)) if is_name(name) && !value.contains(['\r', '\n']) => {
                 text += &format!("{name}: {}\r\n", value.trim());
             }
-            _ => return Err(Error::Options(format!("{flag} {line}: expected NAME: VALUE"))),
+            // The line may hold a secret.
+            _ => return Err(Error::Options(format!("{flag}: expected NAME: VALUE"))),
         }
     }
     Ok(text)

@@ -64,6 +64,11 @@ impl PartialEq for Name {
 }
 
 impl Assertion {
+    /// Returns whether the assertion is about the count or figure with this name.
+    pub(crate) fn is_about(&self, name: &str) -> bool {
+        self.name.text == name
+    }
+
     /// Compares the report with the bound.
     pub fn check(&self, report: &Report) -> CheckedAssertion {
         let found = (self.name.value)(report);
@@ -91,7 +96,8 @@ pub fn verdict(report: &Report, assertions: &[Assertion]) -> Verdict {
         return Verdict::Void;
     }
     let is_asserted = |name: &Name| assertions.iter().any(|assertion| assertion.name == name);
-    let mistakes = NAMES.iter().filter(|name| name.kind == Kind::Mistakes);
+    let is_ignored = |name: &Name| report.ignore_foreign && name.text == "foreign";
+    let mistakes = NAMES.iter().filter(|name| name.kind == Kind::Mistakes && !is_ignored(name));
     let mut wrong = mistakes.filter(|name| (name.value)(report).is_some_and(|number| number > 0.0)).peekable();
     let is_explained = wrong.peek().is_some() && wrong.all(is_asserted);
     if report.outcome == Outcome::Broken && !is_explained {
@@ -196,6 +202,8 @@ const NAMES: &[Name] = &[
     name("corrupt", Kind::Mistakes, |report| count(report, |counts| counts.corrupt)),
     name("disconnected", Kind::Mistakes, |report| count(report, |counts| counts.disconnected)),
     name("other_orders", Kind::Mistakes, |report| count(report, |counts| counts.other_orders)),
+    name("misrouted", Kind::Mistakes, |report| count(report, |counts| counts.misrouted)),
+    name("miscounted", Kind::Mistakes, |report| count(report, |counts| counts.miscounted)),
     name("unpublished", Kind::Mistakes, |report| count(report, |counts| counts.unpublished)),
     name("published", Kind::Number, |report| count(report, |counts| counts.published)),
     name("expected", Kind::Number, |report| count(report, |counts| counts.expected)),

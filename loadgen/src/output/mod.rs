@@ -90,12 +90,16 @@ impl Output {
                     let why = format!("--hgrm {}: no latency was measured", file.path().display());
                     // An earlier content would be taken for that of this run.
                     file.write("")?;
-                    // The verdict of a void run says more than this error.
-                    if verdict != Verdict::Void {
+                    // Another verdict says more than this error.
+                    if verdict == Verdict::Passed {
                         return Err(why.into());
                     }
                 }
             }
+        }
+        // A run that ended before its window measured nothing.
+        if report.interrupted && report.figures.is_none() && verdict == Verdict::Passed {
+            return Err("interrupted before anything was measured".into());
         }
         Ok(verdict)
     }

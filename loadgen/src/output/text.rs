@@ -17,6 +17,9 @@ impl fmt::Display for Report {
         if self.interrupted {
             writeln!(out, "interrupted: the run was ended early")?;
         }
+        if let Some(why) = &self.early_end {
+            writeln!(out, "the window ended early: {why}")?;
+        }
         let allowed = self.disturbances.iter().filter(|reason| !self.void_reasons.contains(reason));
         for reason in self.void_reasons.iter().chain(allowed).chain(&self.disconnections) {
             writeln!(out, "  {reason}")?;
@@ -25,13 +28,13 @@ impl fmt::Display for Report {
         for text in &self.foreign_sample {
             writeln!(out, "  foreign     {text}")?;
         }
-        for subscriber in &self.affected_subscribers {
-            let SubscriberCounts { subscriber, lost, outstanding, duplicated, reordered, foreign, corrupt } =
-                subscriber;
+        for counts in &self.affected_subscribers {
+            let SubscriberCounts { subscriber, lost, outstanding, duplicated, reordered, .. } = counts;
+            let SubscriberCounts { foreign, corrupt, misrouted, .. } = counts;
             writeln!(
                 out,
                 "  subscriber {subscriber}: lost {lost}, outstanding {outstanding}, duplicated {duplicated}, \
-                 reordered {reordered}, foreign {foreign}, corrupt {corrupt}"
+                 reordered {reordered}, foreign {foreign}, corrupt {corrupt}, misrouted {misrouted}"
             )?;
         }
         if let Some(opening) = self.opening {
@@ -145,16 +148,18 @@ fn is_within_assertions(report: &Report) -> bool {
 /// Writes the counts.
 fn counted(report: &Report, out: &mut fmt::Formatter<'_>) -> fmt::Result {
     let Counts { published, expected, lost, outstanding, duplicated, reordered, foreign, corrupt, .. } = report.counts;
-    let Counts { disconnected, other_orders, unpublished, .. } = report.counts;
+    let Counts { disconnected, other_orders, unpublished, misrouted, miscounted, .. } = report.counts;
     if unpublished > 0 {
         writeln!(out, "unpublished   {unpublished} messages were due, and the server did not take them")?;
     }
     writeln!(out, "published     {published}, expected deliveries {expected}")?;
+    let others = if other_orders > 0 { format!(", other orders {other_orders}") } else { String::new() };
+    let miscounted = if miscounted > 0 { format!(", miscounted {miscounted}") } else { String::new() };
     let waiting = if outstanding > 0 { format!(", outstanding {outstanding}") } else { String::new() };
     writeln!(
         out,
         "counted       lost {lost}{waiting}, duplicated {duplicated}, reordered {reordered}, foreign {foreign}, \
-         corrupt {corrupt}, disconnected {disconnected}, other orders {other_orders} \
+         corrupt {corrupt}, misrouted {misrouted}, disconnected {disconnected}{others}{miscounted} \
          ({} of {} subscribers read every frame)",
         report.verified_subscribers, report.subscribers
     )
@@ -178,7 +183,7 @@ mod tests {
             "interrupted: the run was ended early",
             "  subscriber 3: closed by the server with 1008",
             "  foreign     <script>document.title='bad'</script>",
-            "  subscriber 7: lost 2, outstanding 0, duplicated 1, reordered 0, foreign 0, corrupt 0",
+            "  subscriber 7: lost 2, outstanding 0, duplicated 1, reordered 0, foreign 0, corrupt 0, misrouted 0",
             "connecting    4004 connections/s (1001 in 0.250 s)",
             "deliveries    1000000/s (6000000 in 6.000 s)",
             "server        700 ns CPU per delivery (4.20 s: user 1.20, system 3.00; 0.70 CPUs)",

@@ -119,6 +119,7 @@ impl Churn {
             }
             generator.departed_foreign[0] += reading.foreign;
             generator.departed_foreign[1] += reading.corrupt;
+            generator.departed_foreign[2] += reading.misrouted;
         }
         let mut close = Vec::new();
         frame::write_masked(opcode::CLOSE, CLOSE_KEY, &1000_u16.to_be_bytes(), &mut close);
@@ -131,9 +132,17 @@ impl Churn {
     }
 
     fn set_out(&mut self, generator: &mut Generator<'_>, index: usize, since_ns: u64) -> Result<(), Error> {
-        let socket = generator.socket(index)?;
-        generator.replace(index, socket)?;
-        self.under_way.push((index, since_ns));
+        match generator.socket(index) {
+            Ok(socket) => {
+                generator.replace(index, socket)?;
+                self.under_way.push((index, since_ns));
+            }
+            // The server may be starting anew, or the machine has no port left for a moment.
+            Err(_) => {
+                self.own.refused += 1;
+                self.later.push_back((generator.now_ns() + RETRY_NS, index, since_ns));
+            }
+        }
         Ok(())
     }
 

@@ -30,6 +30,8 @@ pub(crate) struct Run {
     pub(crate) disturbed: Vec<String>,
     /// Whether the user ended the run early.
     pub(crate) is_interrupted: bool,
+    /// Whether the window ended early because nothing arrived.
+    pub(crate) is_stalled: bool,
     pub(crate) series: Vec<Moment>,
     pub(crate) opening: Option<Opening>,
     pub(crate) figures: Option<ScenarioFigures>,
@@ -37,9 +39,9 @@ pub(crate) struct Run {
 
 impl Run {
     fn of(measured: Measured, sampler: Sampler, opening: Opening) -> Run {
-        let Measured { edges, written, unpublished, is_interrupted } = measured;
+        let Measured { edges, written, unpublished, is_interrupted, is_stalled } = measured;
         let (series, opening) = (sampler.into_moments(), Some(opening));
-        Run { edges, written, unpublished, is_interrupted, series, opening, ..Run::default() }
+        Run { edges, written, unpublished, is_interrupted, is_stalled, series, opening, ..Run::default() }
     }
 }
 

@@ -116,10 +116,18 @@ pub(crate) fn reopen(
         }
         while under_way.len() < at_once && started < generator.allowed(now_ns - begin_ns) {
             let Some(index) = due.pop_front() else { break };
-            let socket = generator.socket(index)?;
-            generator.replace(index, socket)?;
-            under_way.push(index);
             started += 1;
+            match generator.socket(index) {
+                Ok(socket) => {
+                    generator.replace(index, socket)?;
+                    under_way.push(index);
+                }
+                // The server may be starting anew, or the machine has no port left for a moment.
+                Err(_) => {
+                    later.push_back((now_ns + RETRY_NS, index));
+                    refused += 1;
+                }
+            }
         }
         generator.poll(Duration::from_millis(1))?;
         let now_ns = generator.now_ns();

@@ -45,6 +45,10 @@ pub(crate) enum Fault {
     HangUpSince(usize),
     /// Does not answer a request that publishes, from message [`AT`] on.
     AnswerNoMore,
+    /// Cuts the last byte of a message off.
+    Truncate,
+    /// Sends empty pongs to the first subscriber without end.
+    Flood,
     /// Does nothing for a while.
     Pause(Duration),
     /// Refuses a message that publishes.
@@ -250,6 +254,12 @@ fn publish(
                 Vec::new()
             }
             (Fault::Corrupt, AT) => frame(speech, &delivery(speech, topic, &changed)),
+            (Fault::Truncate, AT) => frame(speech, &delivery(speech, topic, &payload[..last])),
+            (Fault::Flood, 0) => {
+                let mut flooded = subscriber.try_clone()?;
+                thread::spawn(move || while flooded.write_all(&b"\x8a\x00".repeat(1 << 16)).is_ok() {});
+                whole
+            }
             (Fault::Invent, AT) => [foreign, whole].concat(),
             (Fault::Stall, AT..) => Vec::new(),
             (Fault::CloseEarly, AT..) => {

@@ -118,7 +118,10 @@ fn a_stall_that_holds_the_others_up_is_in_their_latency() {
     for threads in [1, 2] {
         let peer = Peer::start(Speech::Raw, Fault::None);
         let words = format!("stall --url {}/x --subscribers 4 --share 0.25 --rate 200 --size 200000", peer.url());
-        let done = generator(&format!("{words} --warmup 0 --duration 2s --drain 500ms --threads {threads}"), &[]);
+        let done = generator(
+            &format!("{words} --warmup 0 --duration 2s --drain 500ms --threads {threads} --allow-disturbance"),
+            &[],
+        );
         let Some(ScenarioFigures::Stall { before, during, .. }) = done.report().scenario_figures.clone() else {
             panic!("{}", done.report());
         };
@@ -138,9 +141,6 @@ fn a_ramp_finds_the_knee() {
             panic!("{}", done.report());
         };
         assert_eq!(done.status, 0, "{}", done.report());
-        // The window is that of the steps, without the waits between them.
-        let seconds = done.report().figures.as_ref().unwrap().seconds;
-        assert!(seconds < 0.2 * steps.len() as f64 + 0.1, "{seconds}");
         (steps.iter().map(|step| step.level).collect::<Vec<_>>(), knee, end.unwrap())
     };
     let (done, passed) = ("all steps were done".to_owned(), "p99 exceeded the bound".to_owned());

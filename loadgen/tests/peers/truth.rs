@@ -30,6 +30,62 @@ fn every_fault_is_named() {
     check(Fault::CloseEarly, |counts| (counts.lost, counts.disconnected) = (PUBLISHED - AT as u64, 1));
 }
 
+/// A recorded message has its own size.
+#[test]
+fn a_message_that_is_cut_off_is_corrupt() {
+    let file = std::env::temp_dir().join(format!("loadgen-cut-{}", std::process::id()));
+    std::fs::write(&file, "{\"at_ms\":0,\"size\":100}\n".repeat(10)).unwrap();
+    let peer = Peer::start(Speech::Raw, Fault::Truncate);
+    let words = format!("replay --url {}/x --subscribers 2 --drain 300ms", peer.url());
+    let done = generator(&words, &[file.to_str().unwrap()]);
+    std::fs::remove_file(&file).unwrap();
+    let Counts { lost, corrupt, .. } = done.report().counts;
+    assert_eq!((done.status, lost, corrupt), (2, 1, 1), "{}", done.report());
+    assert_eq!((counts(Fault::Truncate, "").1.corrupt, counts(Fault::Truncate, "").1.lost), (1, 1));
+}
+
+#[test]
+fn a_flood_on_one_connection_does_not_hold_the_run() {
+    let peer = Peer::start(Speech::Raw, Fault::Flood);
+    let words = format!("--url {}/x --subscribers 2 --rate 100 --warmup 0 --duration 300ms", peer.url());
+    let done = generator(&format!("{words} --allow-disturbance"), &[]);
+    assert_eq!((done.status, done.report().counts.lost), (0, 0), "{}", done.report());
+}
+
+#[test]
+fn the_end_of_the_servers_process_costs_no_report() {
+    let mut server = std::process::Command::new("sleep").arg("0.3").spawn().unwrap();
+    let pid = server.id();
+    std::thread::spawn(move || server.wait().unwrap());
+    let peer = Peer::start(Speech::Raw, Fault::None);
+    let words = format!("--url {}/x --subscribers 2 --rate 100 --warmup 0 --duration 900ms", peer.url());
+    let done = generator(&format!("{words} --server-pid {pid}"), &[]);
+    assert_eq!((done.status, done.report().outcome), (0, Outcome::Exact), "{} {}", done.report(), done.stderr);
+    let done = generator(&format!("{words} --server-pid {pid}"), &[]);
+    assert_eq!((done.status, done.stderr.lines().count()), (1, 1), "{}", done.stderr);
+    assert!(done.stderr.starts_with("ringhub-loadgen: --server-pid "), "{}", done.stderr);
+}
+
+#[test]
+fn a_server_that_cannot_be_used_is_told_in_one_line() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closes = Peer::start(Speech::Raw, Fault::HangUpSince(1));
+    let refuses = Peer::start(Speech::Raw, Fault::Refuse);
+    for (words, why) in [
+        (format!("--url ws://{free}/x --rate 1"), "Connection refused"),
+        (format!("--url {}/x --rate 1", closes.url()), "before the handshake was done"),
+        (format!("--url {}/x --rate 1", refuses.url()), "403 Forbidden"),
+        (format!("storm --url {}/x", refuses.url()), "403 Forbidden"),
+        (format!("--url {}/x", refuses.url()), "say how to publish"),
+        (format!("--url {}/x --rate 1 --threads 0", refuses.url()), "--threads"),
+        ("--url ws://name.invalid/ --rate 1".to_owned(), "name.invalid"),
+    ] {
+        let done = generator(&words, &[]);
+        assert_eq!((done.status, done.stderr.lines().count()), (1, 1), "{words}: {}", done.stderr);
+        assert!(done.stderr.starts_with("ringhub-loadgen: ") && done.stderr.contains(why), "{words}: {}", done.stderr);
+    }
+}
+
 #[test]
 fn the_series_shows_what_is_lost_so_far() {
     for (fault, lost) in [(Fault::None, 0), (Fault::Lose, 1), (Fault::Swap, 0)] {

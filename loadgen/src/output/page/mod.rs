@@ -91,6 +91,9 @@ fn heading(run: &Run<'_>, level: &str) -> String {
     if report.interrupted {
         out += "<p class=\"void\">Interrupted: the run was ended early.</p>";
     }
+    if let Some(why) = &report.early_end {
+        _ = write!(out, "<p class=\"void\">The window ended early: {}.</p>", escape(why));
+    }
     let allowed = report.disturbances.iter().filter(|reason| !report.void_reasons.contains(reason));
     let reasons = report.void_reasons.iter().chain(allowed).chain(&report.disconnections);
     let reasons: String = reasons.map(|reason| format!("<li>{}</li>", escape(reason))).collect();

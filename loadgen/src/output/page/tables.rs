@@ -118,11 +118,11 @@ fn affected(run: &Run<'_>) -> String {
     if !report.affected_subscribers.is_empty() {
         let rows = report.affected_subscribers.iter().map(|counts| {
             let numbers = [counts.subscriber as u64, counts.lost, counts.outstanding, counts.duplicated];
-            let others = [counts.reordered, counts.foreign, counts.corrupt];
+            let others = [counts.reordered, counts.foreign, counts.corrupt, counts.misrouted];
             numbers.iter().chain(&others).map(ToString::to_string).collect()
         });
         let name = run.labelled("subscriber");
-        let head = [&*name, "lost", "outstanding", "duplicated", "reordered", "foreign", "corrupt"];
+        let head = [&*name, "lost", "outstanding", "duplicated", "reordered", "foreign", "corrupt", "misrouted"];
         out += &table(&head, &rows.collect::<Vec<_>>());
     }
     if !report.foreign_sample.is_empty() {
@@ -145,6 +145,8 @@ const COUNTS: &[(&str, Count)] = &[
     ("reordered", |counts| counts.reordered),
     ("foreign", |counts| counts.foreign),
     ("corrupt", |counts| counts.corrupt),
+    ("misrouted", |counts| counts.misrouted),
+    ("subscribers with a wrong number of bytes", |counts| counts.miscounted),
     ("disconnected connections", |counts| counts.disconnected),
     ("other orders", |counts| counts.other_orders),
     ("due, but not taken by the server", |counts| counts.unpublished),
