@@ -326,10 +326,13 @@ impl<'a> Generator<'a> {
         let consumed = if plain.is_empty() { Ok(()) } else { self.consume(index, &plain) };
         self.plain = plain;
         consumed?;
-        self.flush(index)?;
         match opened {
-            Ok(()) => Ok(()),
-            Err(why) => self.ended(index, &why),
+            Ok(()) => self.flush(index),
+            Err(why) => {
+                // The reason says more than the failure to send an alert to a server that has closed.
+                self.connections[index].flush().unwrap_or_default();
+                self.ended(index, &why)
+            }
         }
     }
 
