@@ -14,8 +14,8 @@ use clap::{Parser, Subcommand};
 ///
 /// Exit status: 0 nothing went wrong but mistakes whose number is asserted, and all assertions hold; 1 the run could
 /// not take place, was interrupted before it measured anything, or its report could not be written; 2 a message was
-/// lost, repeated, reordered, corrupted, foreign, misrouted or not taken by the server, or a connection ended; 3 the run
-/// is void; 4 an assertion does not hold. Status 3 comes before 2, and 2 before 4.
+/// lost, repeated, reordered, corrupted, foreign, misrouted or not taken by the server, or a connection ended; 3 the
+/// run is void; 4 an assertion does not hold. Status 3 comes before 2, and 2 before 4.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "ringhub-loadgen", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
 #[command(after_long_help = TEXTS)]
