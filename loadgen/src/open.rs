@@ -16,8 +16,8 @@ impl Generator<'_> {
     /// Opens the connections with which a run begins: the subscribers of all threads, then the publishers.
     ///
     /// # Errors
-    /// An error is returned if a connection is refused, if none opens for [`OPENING_SILENCE_MAX_NS`], or if the user ends
-    /// the run.
+    /// An error is returned if a connection is refused, if none opens for [`OPENING_SILENCE_MAX_NS`], or if the user
+    /// ends the run.
     pub(crate) fn open_all(&mut self, subscribers: usize, progress: &mut dyn Progress) -> Result<(), Error> {
         let publishers = self.own_publishers();
         let total = subscribers + publishers;
