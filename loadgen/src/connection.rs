@@ -49,6 +49,10 @@ pub(crate) struct Posting {
     pub(crate) under_way: usize,
     /// Requests that the server has accepted.
     pub(crate) accepted: usize,
+    /// Whether the server has accepted a request on this connection, and refused none.
+    pub(crate) is_answered: bool,
+    /// Whether the server takes no more requests on this connection.
+    pub(crate) is_last: bool,
 }
 
 /// Who a connection is in the run.
@@ -225,6 +229,17 @@ impl Connection {
 }
 
 impl Posting {
+    /// Makes the state of a new connection, with requests that were accepted on the one before.
+    pub(crate) fn accepting(accepted: usize) -> Posting {
+        Posting { accepted, ..Posting::default() }
+    }
+
+    /// Returns whether the server has ended the connection as HTTP allows: after an answer, and with no request under
+    /// way.
+    pub(crate) fn may_reopen(&self) -> bool {
+        self.is_answered && self.under_way == 0
+    }
+
     /// Takes bytes of answers.
     pub(crate) fn take(&mut self, bytes: &[u8], input: Input) -> Result<(), String> {
         self.answer.extend_from_slice(bytes);
@@ -240,12 +255,12 @@ impl Posting {
             }
             self.under_way = 0;
             if !(200..300).contains(&answer.status) {
+                self.is_answered = false;
                 return Err(format!("the server answered a publish with {}", answer.summary()));
             }
             self.accepted += 1;
-            if answer.header("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
-                return Err("the server answered a publish with Connection: close".to_owned());
-            }
+            self.is_answered = true;
+            self.is_last |= answer.header("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
         }
         Ok(())
     }

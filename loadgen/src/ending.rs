@@ -1,6 +1,6 @@
 //! What happens when a connection ends or does not open.
 
-use crate::connection::{Role, State, opening_answer};
+use crate::connection::{Posting, Role, State, opening_answer};
 use crate::error::Error;
 use crate::generator::{Generator, is_in_share};
 use crate::http::Input;
@@ -27,6 +27,9 @@ impl Generator<'_> {
             }
             State::Posting(posting) => {
                 let last = posting.take(&[], Input::Ended).err();
+                if last.is_none() && posting.may_reopen() {
+                    return self.reopen(index);
+                }
                 self.end(index, last.as_deref().unwrap_or(why));
             }
             State::Reading(_) | State::Dropping { .. } => self.end(index, why),
@@ -34,8 +37,28 @@ impl Generator<'_> {
         Ok(())
     }
 
+    /// Opens a connection anew that publishes by HTTP. What the server has accepted on the old one still counts.
+    fn reopen(&mut self, index: usize) -> Result<(), Error> {
+        let State::Posting(posting) = &mut self.connections[index].state else { return Ok(()) };
+        let accepted = Posting::accepting(std::mem::take(&mut posting.accepted));
+        match self.socket(index) {
+            Ok(socket) => {
+                self.reopening.push((index, accepted));
+                self.replace(index, socket)
+            }
+            Err(error) => {
+                self.end(index, &error.to_string());
+                Ok(())
+            }
+        }
+    }
+
     /// Gives up a connection that did not open. Without `refused` this ends the run.
     pub(crate) fn refuse(&mut self, index: usize, why: String) -> Result<(), Error> {
+        if self.reopening.iter().any(|(at, _)| *at == index) {
+            self.end(index, &why);
+            return Ok(());
+        }
         let role = self.role(index);
         let (address, name) = (self.endpoint(role).address, self.name_of(role));
         let Some(refused) = &mut self.refused else {

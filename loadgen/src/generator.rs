@@ -4,7 +4,7 @@
 //! It spins by default. A sleeping generator has to be woken, and the server pays for the wake-up inside its own send.
 //! So the comparison of two servers would depend on how often each finds the generator asleep.
 
-use crate::connection::{Connection, Reading, Role, State, opening_answer};
+use crate::connection::{Connection, Posting, Reading, Role, State, opening_answer};
 use crate::crew::Crew;
 use crate::error::Error;
 use crate::frame;
@@ -50,6 +50,8 @@ pub(crate) struct Generator<'a> {
     pub(crate) churned: Churned,
     /// The connections that failed to open, each with its error; `None` if such a failure ends the run.
     pub(crate) refused: Option<Vec<(usize, String)>>,
+    /// Connections that publish by HTTP and are opened anew, because the server took no more requests on the old one.
+    pub(crate) reopening: Vec<(usize, Posting)>,
     /// In an echo, the connections that got messages, each with the number of messages.
     pub(crate) echoed: Option<Vec<(usize, u64)>>,
     /// In a stall, the share of the subscribers that does not read now.
@@ -102,6 +104,7 @@ impl<'a> Generator<'a> {
             departed_foreign: [0; 3],
             churned: Churned::default(),
             refused: None,
+            reopening: Vec::new(),
             echoed: matches!(plan.activity, Activity::Echo(_)).then(Vec::new),
             stalled: None,
             spare_ns: 0,
@@ -268,8 +271,10 @@ impl<'a> Generator<'a> {
                 connection.push(&request.bytes(&values));
             }
             None => {
-                connection.state = State::Posting(Box::default());
-                self.opened += 1;
+                let place = self.reopening.iter().position(|(at, _)| *at == index);
+                let posting = place.map(|place| self.reopening.swap_remove(place).1);
+                self.opened += usize::from(posting.is_none());
+                connection.state = State::Posting(Box::new(posting.unwrap_or_default()));
             }
         }
         match self.connections[index].flush() {
@@ -366,6 +371,9 @@ impl<'a> Generator<'a> {
         }
         if self.connections[index].unsent() > 0 {
             self.flush(index)?;
+        }
+        if matches!(&self.connections[index].state, State::Posting(posting) if posting.is_last) {
+            return self.ended(index, "the server takes no more requests on the connection");
         }
         match taken.ended {
             None => Ok(()),

@@ -370,7 +370,10 @@ impl<'g, 'a> Publishing<'g, 'a> {
         if connection.socket.is_none() {
             return Sent::Never;
         }
-        let is_answer_due = matches!(&connection.state, State::Posting(posting) if posting.under_way > 0);
+        let is_answer_due = match &connection.state {
+            State::Posting(posting) => posting.under_way > 0,
+            state => matches!(state, State::Connecting),
+        };
         if is_answer_due || (connection.unsent() > UNSENT_MAX && !matches!(self.schedule, Schedule::Echo { .. })) {
             return Sent::Later;
         }

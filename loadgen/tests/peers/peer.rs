@@ -43,6 +43,8 @@ pub(crate) enum Fault {
     HangUpFrom(usize),
     /// Hangs up on every connection from this number on.
     HangUpSince(usize),
+    /// Ends the connection after each answer to a request that publishes.
+    OneRequest,
     /// Does not answer a request that publishes, from message [`AT`] on.
     AnswerNoMore,
     /// Cuts the last byte of a message off.
@@ -165,6 +167,9 @@ fn converse(mut stream: TcpStream, speech: Speech, fault: Fault, shared: &Mutex<
             return stream.read_exact(&mut [0]);
         }
         publish(shared, speech, fault, &topic, &payload, source)?;
+        if fault == Fault::OneRequest {
+            return stream.write_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
         stream.write_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")?;
     }
 }
@@ -260,6 +265,7 @@ fn publish(
                 thread::spawn(move || while flooded.write_all(&b"\x8a\x00".repeat(1 << 16)).is_ok() {});
                 whole
             }
+            (Fault::Flood, _) => Vec::new(),
             (Fault::Invent, AT) => [foreign, whole].concat(),
             (Fault::Stall, AT..) => Vec::new(),
             (Fault::CloseEarly, AT..) => {
