@@ -83,6 +83,8 @@ pub(crate) struct Reading {
     pub(crate) misrouted: u64,
     /// Messages whose padding, size or opcode (text or binary) changed on the way.
     pub(crate) corrupt: u64,
+    /// Whether the connection belongs to those that stalled.
+    pub(crate) is_late: bool,
     /// A digest of the order in which messages arrived.
     pub(crate) order: u64,
 }
@@ -338,6 +340,7 @@ impl Reading {
         output: &mut Vec<u8>,
     ) -> Taken {
         let mut taken = Taken::default();
+        judge.is_late = self.is_late;
         let mut frames = std::mem::take(&mut self.frames);
         let mut rest = std::mem::take(&mut self.rest);
         let read = frames.read(bytes, |frame| match frame.opcode {

@@ -33,6 +33,8 @@ pub(crate) struct Judge {
     pub(crate) foreign_sample: Vec<String>,
     /// The messages that are missing at subscribers so far, although a later one was seen.
     pub(crate) missing: i64,
+    /// Whether the connection that is read has stalled. Its latency is not measured, since its own stop made it late.
+    pub(crate) is_late: bool,
     /// The last message that was not awaited, and arrived before its connection was open.
     pub(crate) stray: Option<String>,
 }
@@ -85,6 +87,7 @@ impl Judge {
             buckets: LatencyBuckets::default(),
             foreign_sample: Vec::new(),
             missing: 0,
+            is_late: false,
             stray: None,
         }
     }
@@ -114,6 +117,7 @@ impl Judge {
             return Examined::Corrupt;
         }
         if let Some(due_ns) = stamp.due_ns
+            && !self.is_late
             && self.clock.has_in_window(due_ns)
         {
             let latency_ns = now_ns.saturating_sub(due_ns);

@@ -170,15 +170,13 @@ impl<'g, 'a> Publishing<'g, 'a> {
         if let (Some(_), Span::Time(_)) = (&start, self.span) {
             sampler.sample(self.generator, self.pushed, progress);
         }
-        let (mut drained_ns, is_ended) = self.drain(progress)?;
-        is_interrupted |= is_ended;
         if self.generator.stalled.is_some() {
-            // The others have all that is theirs. Now the stalled subscribers read again.
             crew.give(Order::Read);
             self.generator.read_again()?;
             self.generator.await_followers(&mut |_| Ok(()))?;
-            (drained_ns, _) = self.drain(progress)?;
         }
+        let (drained_ns, is_ended) = self.drain(progress)?;
+        is_interrupted |= is_ended;
         if let Span::Messages(_) = self.span {
             end = Edge { time_ns: drained_ns, ..Edge::now(self.generator)? };
             if start.is_some() {

@@ -12,7 +12,6 @@ use crate::publishing::Publishing;
 use crate::report::Latency;
 use crate::sampling::Sampler;
 use crate::scenario_figures::ScenarioFigures;
-use crate::window::Window;
 
 pub(super) fn run(generator: &mut Generator<'_>, pace: Pace, progress: &mut dyn Progress) -> Result<Run, Error> {
     let opening = open(generator, progress)?;
@@ -85,12 +84,17 @@ impl Generator<'_> {
         let Activity::Stall { share, .. } = self.plan.activity else { return };
         self.judge.before = Some(std::mem::replace(&mut self.judge.latency, histogram()));
         self.stalled = Some(share);
+        let stalled: Vec<usize> = self.stalling(share).collect();
+        for index in stalled {
+            if let State::Reading(reading) = &mut self.connections[index].state {
+                reading.is_late = true;
+            }
+        }
     }
 
-    /// Ends a stall, if there is one. What the subscribers read now is late by their own fault, so it is not measured.
+    /// Ends a stall, if there is one.
     pub(crate) fn read_again(&mut self) -> Result<(), Error> {
         let Some(share) = self.stalled.take() else { return Ok(()) };
-        self.judge.clock.set_window(Window { start_ns: u64::MAX, end_ns: u64::MAX });
         let stalled: Vec<usize> = self.stalling(share).collect();
         stalled.into_iter().try_for_each(|index| self.receive(index, true))
     }

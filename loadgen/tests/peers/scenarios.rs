@@ -111,23 +111,22 @@ fn a_stall_shows_the_others() {
     }
 }
 
-/// The peer writes to one subscriber after the other, and waits for one that does not read. The others have their
-/// messages when the stalled ones read again, late by the rest of the window at most and by the wait at least.
+/// The peer writes to one subscriber after the other, and waits for one that does not read. So the others have their
+/// messages when the stalled ones read again, after the window. Each of these deliveries counts.
 #[test]
 fn a_stall_that_holds_the_others_up_is_in_their_latency() {
     for threads in [1, 2] {
         let peer = Peer::start(Speech::Raw, Fault::None);
-        let words = format!("stall --url {}/x --subscribers 4 --share 0.25 --rate 200 --size 200000", peer.url());
-        let done = generator(
-            &format!("{words} --warmup 0 --duration 2s --drain 500ms --threads {threads} --allow-disturbance"),
-            &[],
-        );
-        let Some(ScenarioFigures::Stall { before, during, .. }) = done.report().scenario_figures.clone() else {
-            panic!("{}", done.report());
+        let words = format!("stall --url {}/x --subscribers 4 --share 0.25 --rate 100 --size 200000", peer.url());
+        let words = format!("{words} --warmup 0 --duration 1s --drain 20s --threads {threads}");
+        let done = generator(&words, &[]);
+        let report = done.report();
+        let Some(ScenarioFigures::Stall { before, during, .. }) = report.scenario_figures.clone() else {
+            panic!("{report}");
         };
-        let (before, during) = (before.unwrap(), during.unwrap());
-        // The wait for the others alone lasts half a second.
-        assert!(during.max_ns > 500_000_000 && during.max_ns > before.p50_ns, "{before:?} {during:?}");
+        let measured = before.map_or(0, |latency| latency.count) + during.map_or(0, |latency| latency.count);
+        // Those of the fourth before its stall count, too, which alone are no more than a half.
+        assert!(done.status == 0 && measured >= report.counts.published * 3, "{measured} {report}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a report says about faults, and about the generator itself.
 
-use crate::generator;
 use crate::peer::{AT, Fault, Peer, Speech};
+use crate::{generator, judged_generator};
 use ringhub_loadgen::{Counts, Outcome};
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ fn a_message_that_is_cut_off_is_corrupt() {
 fn a_flood_on_one_connection_does_not_hold_the_run() {
     let peer = Peer::start(Speech::Raw, Fault::Flood);
     let words = format!("--url {}/x --subscribers 2 --rate 100 --warmup 0 --duration 300ms", peer.url());
-    let done = generator(&format!("{words} --drain 300ms --allow-disturbance"), &[]);
+    let done = generator(&format!("{words} --drain 300ms"), &[]);
     let report = done.report();
     // The flooded subscriber gets one message and no more, and the other one all.
     let Counts { published, outstanding, lost, .. } = report.counts;
@@ -177,12 +177,12 @@ fn a_generator_that_is_kept_from_its_cpu_makes_the_run_void() {
     let peer = Peer::start(Speech::Raw, Fault::None);
     let url = peer.url();
     let words = format!("--url {url}/x --subscribers 8 --rate 100 --warmup 0 --duration 1200ms --threads 4 --cpu 0");
-    let done = generator(&words, &[]);
+    let done = judged_generator(&words, &[]);
     let report = done.report();
     assert_eq!((done.status, report.outcome), (3, Outcome::Void), "{report}");
     assert!(report.figures.is_none(), "{report}");
     let reason = "other programs, or threads of the generator, kept a thread from its CPU for ";
     assert!(report.void_reasons.iter().any(|why| why.starts_with(reason)), "{report}");
-    let done = generator(&format!("{words} --allow-disturbance"), &[]);
+    let done = generator(&words, &[]);
     assert_eq!((done.status, done.report().outcome), (0, Outcome::Exact), "{}", done.report());
 }

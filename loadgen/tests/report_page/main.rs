@@ -167,7 +167,15 @@ fn measured(name: &str) -> (PathBuf, Report) {
     let path = folder().join(format!("{name}.html"));
     let (address, _) = broadcaster(Echo::All);
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringhub-loadgen"));
-    command.args(["--url", &format!("ws://{address}/t/x"), "--subscribers", "20", "--rate", "200"]);
+    command.args([
+        "--url",
+        &format!("ws://{address}/t/x"),
+        "--subscribers",
+        "20",
+        "--rate",
+        "200",
+        "--allow-disturbance",
+    ]);
     command.args(["--warmup", "0", "--duration", "900ms", "--server-pid", &std::process::id().to_string()]);
     let output = command.args(["--json", "--report"]).arg(&path).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{output:?}");
