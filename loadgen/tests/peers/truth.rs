@@ -3,6 +3,7 @@
 use crate::peer::{AT, Fault, Peer, Speech};
 use crate::{generator, judged_generator};
 use ringhub_loadgen::{Counts, Outcome};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 const PUBLISHED: u64 = 20;
@@ -72,11 +73,14 @@ fn the_end_of_the_servers_process_costs_no_report() {
 
 #[test]
 fn a_server_that_cannot_be_used_is_told_in_one_line() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // A socket that keeps its port from the other tests, and does not listen.
+    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let free = silent.local_addr().unwrap().as_socket().unwrap();
     let closes = Peer::start(Speech::Raw, Fault::HangUpSince(1));
     let refuses = Peer::start(Speech::Raw, Fault::Refuse);
     for (words, why) in [
-        (format!("--url ws://{free}/x --rate 1"), "Connection refused"),
+        (format!("--url ws://{free}/x --rate 1"), "does a server listen there (--url)?"),
         (format!("--url {}/x --rate 1", closes.url()), "before the handshake was done"),
         (format!("--url {}/x --rate 1", refuses.url()), "403 Forbidden"),
         (format!("storm --url {}/x", refuses.url()), "403 Forbidden"),
