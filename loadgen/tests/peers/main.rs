@@ -22,8 +22,8 @@ impl Done {
     }
 }
 
-/// Runs the generator with these words, and with further ones that may contain spaces. A machine that is busy with other
-/// tests makes no run void.
+/// Runs the generator with these words, and with further ones that may contain spaces. A machine that is busy with
+/// other tests makes no run void.
 fn generator(words: &str, further: &[&str]) -> Done {
     judged_generator(words, &[further, &["--allow-disturbance"]].concat())
 }
