@@ -1,4 +1,5 @@
-# The server as a small image. docs/deploy.md, "In a container", has the commands that run it.
+# The server as a small image, with the load generator (--entrypoint ringhub-loadgen). docs/deploy.md, "In a container", has
+# the commands that run it.
 
 ARG BUILD_IMAGE=rust:1-bookworm
 # Anything with the build image's C library, or a newer one, and libgcc. It needs no shell and no other tool.
@@ -12,13 +13,15 @@ COPY . .
 # Without line numbers the program has a fifth of the size; the names of functions stay.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,id=ringhub-target,target=/src/target,sharing=locked \
-    touch src/lib.rs src/main.rs && \
-    CARGO_PROFILE_RELEASE_STRIP=debuginfo cargo build --release --locked --bin ringhub && \
-    install -D target/release/ringhub /image/usr/local/bin/ringhub && \
+    touch src/lib.rs src/main.rs loadgen/src/lib.rs loadgen/src/main.rs && \
+    CARGO_PROFILE_RELEASE_STRIP=debuginfo cargo build --release --locked -p ringhub -p ringhub-loadgen \
+        --bin ringhub --bin ringhub-loadgen && \
+    install -D -t /image/usr/local/bin target/release/ringhub target/release/ringhub-loadgen && \
     # The licences: ours, and those of the crates that are linked in. Cargo marks repetitions, procedural macros and
-    # the hub itself by something in parentheses.
+    # our own crates by something in parentheses.
     install -D -m 644 -t /image/usr/share/doc/ringhub LICENSE LICENSE-MIT LICENSE-APACHE && \
-    cargo tree --locked --edges normal --prefix none --format '{p}' | grep -v '(' | while read -r name version; do \
+    cargo tree --locked -p ringhub -p ringhub-loadgen --edges normal --prefix none --format '{p}' | \
+      grep -v -e '(' -e '^$' | while read -r name version; do \
         crate="$name-${version#v}"; \
         find "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/"$crate" -maxdepth 1 -type f \
             \( -iname 'licen[cs]e*' -o -iname 'copying*' -o -iname 'copyright*' -o -iname 'notice*' \) \

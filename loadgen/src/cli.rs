@@ -7,14 +7,16 @@ use crate::options::{
 use crate::output::Comparison;
 use clap::{Parser, Subcommand};
 
-/// Publishes to a WebSocket broadcast server and counts every delivery.
+/// Puts load on a WebSocket server, checks every delivery, and reports.
 ///
 /// Without a command the flags are those of `fanout`. Ctrl-C ends the run early, and the report says so; a second
 /// Ctrl-C ends the program.
 ///
-/// Exit status: 0 every message arrived once and in order, and all assertions hold; 1 the run could not take place, or
-/// its report could not be written; 2 a message was lost, repeated, reordered, corrupted or foreign, or a connection
-/// ended; 3 the run is void; 4 an assertion does not hold.
+/// Exit status: 0 nothing went wrong, and all assertions hold; 1 the run could not take place, was interrupted before
+/// anything was measured, or its report could not be written; 3 the run is void; 2 something went wrong whose number no
+/// assertion names: a message was lost, outstanding, repeated, reordered, corrupted, misrouted, foreign or never
+/// published, or a connection ended; 4 an assertion does not hold. Of several statuses the first in this order counts.
+/// With --ignore-foreign a foreign message is no mistake.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "ringhub-loadgen", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
 pub struct Cli {
@@ -26,30 +28,42 @@ pub struct Cli {
     pub options: Options,
 }
 
-/// A scenario, or what can be done with reports.
+/// A scenario or another command.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Publishers send messages to topics, and each subscriber must receive every message of its topics.
+    /// Publish messages to topics, and check that each subscriber gets every message of its topics.
     Fanout(Options),
-    /// Every connection sends messages, and the server sends each back.
+    /// Send messages on every connection, and time the server's answers.
+    ///
+    /// --url is an address at which the server sends each message back; the preset ringhub asks for echo=true.
     Echo(EchoOptions),
-    /// Connections are opened and held; with --server-pid, the memory of each.
+    /// Open connections and hold them; with --server-pid, measure the server's memory for each.
     Idle(IdleOptions),
-    /// All connections are closed at once and come back at once.
+    /// Close all connections at once, and time how long all need to come back.
     Storm(StormOptions),
-    /// Subscribers leave, and others join, while messages are published.
+    /// Let subscribers leave and others join while messages are published.
+    ///
+    /// Needs --rate.
     Churn(ChurnOptions),
-    /// A share of the subscribers stops reading; what the others notice of it.
+    /// Stop a share of the subscribers from reading, and measure the others.
+    ///
+    /// Needs --rate.
     Stall(StallOptions),
-    /// The rate, or the number of subscribers, rises until the latency passes a bound.
+    /// Raise the rate or the number of subscribers until p99 exceeds a bound.
+    ///
+    /// --duration and --warmup are those of each step. With --by connections it needs --rate.
     Ramp(RampOptions),
-    /// The messages of a file are published at their times.
+    /// Publish messages of the sizes and at the times that a file gives.
     Replay(ReplayOptions),
     /// Compare the reports of two runs: print their figures side by side, and draw both on one page.
     Compare(Comparison),
     /// Print the completions of this command line for a shell.
+    ///
+    /// For bash, save them as ~/.local/share/bash-completion/completions/ringhub-loadgen.
     Completions(Completions),
     /// Print a manual page, for man(1).
+    ///
+    /// Save it as ~/.local/share/man/man1/ringhub-loadgen.1, or that of a command as ringhub-loadgen-COMMAND.1.
     Man(Man),
 }
 

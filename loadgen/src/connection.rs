@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::frame::{self, FrameReader, opcode};
 use crate::http::{self, Answer, Input};
 use crate::judge::{Examined, Judge};
-use crate::options::Plan;
+use crate::options::{Activity, Plan};
 use crate::pattern::{Pattern, Values};
 use crate::preset::Publishers;
 use crate::protocol::Step;
@@ -31,7 +31,7 @@ pub(crate) struct Connection {
 pub(crate) enum State {
     /// TCP is connecting.
     Connecting,
-    /// The opening handshake is under way; the bytes are the part of the answer that has arrived.
+    /// The opening handshake is in progress; the bytes are the part of the answer that has arrived.
     Opening(Vec<u8>),
     /// The connection reads every frame.
     Reading(Box<Reading>),
@@ -49,6 +49,10 @@ pub(crate) struct Posting {
     pub(crate) under_way: usize,
     /// Requests that the server has accepted.
     pub(crate) accepted: usize,
+    /// Whether the server has accepted a request on this connection, and refused none.
+    pub(crate) is_answered: bool,
+    /// Whether the server takes no more requests on this connection.
+    pub(crate) is_last: bool,
 }
 
 /// Who a connection is in the run.
@@ -71,12 +75,16 @@ pub(crate) struct Reading {
     pub(crate) checkers: Box<[SequenceChecker]>,
     /// The subscriber's first topic.
     pub(crate) first_topic: u32,
-    /// The number of the next message with a number.
+    /// The `{id}` of the next text.
     next_id: u32,
     /// Messages that are not of this run, or of a stream that is not for this connection.
     pub(crate) foreign: u64,
-    /// Messages whose padding, size or opcode changed on the way.
+    /// Messages of this run that are not for this connection.
+    pub(crate) misrouted: u64,
+    /// Messages whose padding, size or opcode (text or binary) changed on the way.
     pub(crate) corrupt: u64,
+    /// Whether the connection belongs to those that stalled.
+    pub(crate) is_late: bool,
     /// A digest of the order in which messages arrived.
     pub(crate) order: u64,
 }
@@ -93,7 +101,7 @@ struct Joining {
 /// What some bytes have brought.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Taken {
-    /// Messages that are deliveries of the run, right or corrupt.
+    /// Messages that are deliveries of the run, correct or corrupt.
     pub(crate) messages: u64,
     /// The connection has become open.
     pub(crate) is_joined: bool,
@@ -115,7 +123,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Returns whether the connection has opened, and has not been put in another's place.
+    /// Returns whether the handshake and all steps after it are done.
     pub(crate) fn is_open(&self) -> bool {
         match &self.state {
             State::Connecting | State::Opening(_) => false,
@@ -172,7 +180,14 @@ impl Connection {
                     self.written += count;
                     self.flushed += count as u64;
                 }
-                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::AGAIN) => {
+                    // A backlog that is never empty would keep all that was ever written.
+                    if self.written > WRITTEN_KEPT_MAX && self.written > self.outgoing.len() / 2 {
+                        self.outgoing.drain(..self.written);
+                        self.written = 0;
+                    }
+                    return Ok(());
+                }
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error),
             }
@@ -182,7 +197,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Gives the memory of the output back, which an idle connection does not need.
+    /// Frees the memory of the output, which an idle connection does not need.
     pub(crate) fn shrink(&mut self) {
         if self.outgoing.is_empty() {
             self.outgoing = Vec::new();
@@ -194,9 +209,14 @@ impl Connection {
         match &mut self.state {
             State::Reading(reading) => {
                 let mut output = Vec::new();
-                let taken = reading.take(bytes, now_ns, plan, role, judge, &mut output);
+                let is_echo = matches!(plan.activity, Activity::Echo(_));
+                let mut taken = reading.take(bytes, now_ns, plan, role, judge, &mut output);
                 if !output.is_empty() {
                     self.push(&output);
+                    // Messages that publish have a limit of their own, except in an echo.
+                    if matches!(role, Role::Subscriber(_)) && !is_echo && self.unsent() > REPLIES_MAX {
+                        taken.ended.get_or_insert_with(|| "the server does not read the answers to it".to_owned());
+                    }
                 }
                 taken
             }
@@ -211,26 +231,38 @@ impl Connection {
 }
 
 impl Posting {
+    /// Makes the state of a new connection, with requests that were accepted on the one before.
+    pub(crate) fn accepting(accepted: usize) -> Posting {
+        Posting { accepted, ..Posting::default() }
+    }
+
+    /// Returns whether the server has ended the connection as HTTP allows: after an answer, and with no request under
+    /// way.
+    pub(crate) fn may_reopen(&self) -> bool {
+        self.is_answered && self.under_way == 0
+    }
+
     /// Takes bytes of answers.
     pub(crate) fn take(&mut self, bytes: &[u8], input: Input) -> Result<(), String> {
         self.answer.extend_from_slice(bytes);
         while !self.answer.is_empty() {
-            let Some(answer) = http::read(&self.answer, input)? else { return Ok(()) };
+            let answer = http::read(&self.answer, input).map_err(|why| format!("the server answered {why}"))?;
+            let Some(answer) = answer else { return Ok(()) };
             self.answer.drain(..answer.length);
             if answer.status < 200 {
                 continue;
             }
             if self.under_way == 0 {
-                return Err(format!("an answer without a request: {}", answer.summary()));
+                return Err(format!("the server answered without a request: {}", answer.summary()));
             }
             self.under_way = 0;
             if !(200..300).contains(&answer.status) {
+                self.is_answered = false;
                 return Err(format!("the server answered a publish with {}", answer.summary()));
             }
             self.accepted += 1;
-            if answer.header("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
-                return Err("the server answered a publish with Connection: close".to_owned());
-            }
+            self.is_answered = true;
+            self.is_last |= answer.header("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
         }
         Ok(())
     }
@@ -259,7 +291,7 @@ impl Reading {
         self.advance(plan, role, output)
     }
 
-    /// Goes on with the steps until one has to wait. Returns whether all are done.
+    /// Takes the next steps until one has to wait. Returns whether all steps are done.
     fn advance(&mut self, plan: &Plan, role: Role, output: &mut Vec<u8>) -> Result<bool, Error> {
         let Some(joining) = &mut self.joining else { return Ok(false) };
         let protocol = &plan.protocol;
@@ -308,6 +340,7 @@ impl Reading {
         output: &mut Vec<u8>,
     ) -> Taken {
         let mut taken = Taken::default();
+        judge.is_late = self.is_late;
         let mut frames = std::mem::take(&mut self.frames);
         let mut rest = std::mem::take(&mut self.rest);
         let read = frames.read(bytes, |frame| match frame.opcode {
@@ -323,11 +356,11 @@ impl Reading {
                 frame::write_masked(opcode::PONG, REPLY_KEY, frame.payload, output);
             }
             opcode::CLOSE => {
-                // 1005 if the frame has no code (RFC 6455 7.1.5).
-                let code = frame.payload.first_chunk().map_or(1005, |&code| u16::from_be_bytes(code));
+                let code = frame.payload.first_chunk().map(|&code| u16::from_be_bytes(code));
+                let code = code.map_or_else(|| "no code".to_owned(), |code| format!("code {code}"));
                 let reason = frame.payload.get(2..).map(http::shown).filter(|reason| !reason.is_empty());
-                let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
-                taken.ended.get_or_insert_with(|| format!("closed by the server with {code}{reason}"));
+                let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+                taken.ended.get_or_insert_with(|| format!("the server closed it with {code}{reason}"));
             }
             _ => {}
         });
@@ -362,7 +395,7 @@ impl Reading {
             && !self.checkers.is_empty()
         {
             match judge.examine(opcode, payload, now_ns) {
-                Examined::Right(stamp) => {
+                Examined::Correct(stamp) => {
                     let stream = usize::from(stamp.publisher);
                     if let Some(slot) = plan.topics.slot(self.first_topic as usize, stream) {
                         taken.messages += 1;
@@ -375,6 +408,9 @@ impl Reading {
                         self.order = (self.order.rotate_left(7) ^ identity).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                         return;
                     }
+                    self.misrouted += 1;
+                    judge.note_foreign(payload);
+                    return;
                 }
                 Examined::Corrupt => {
                     taken.messages += 1;
@@ -432,11 +468,11 @@ impl Reading {
     }
 }
 
-/// Checks the server's answer to the opening request. Returns where the first frame begins; `None` if the answer is not
+/// Checks the server's answer to the opening request. Returns the place of the first frame; `None` if the answer is not
 /// whole yet.
 ///
 /// # Errors
-/// The error says what is wrong, with the body of a refusal.
+/// The error says what is wrong, with the body of a refusal, as the end of the sentence "the server answered".
 pub(crate) fn opening_answer(bytes: &[u8], input: Input) -> Result<Option<usize>, String> {
     let Some(answer) = http::read(bytes, input)? else { return Ok(None) };
     if answer.status != 101 {
@@ -444,13 +480,19 @@ pub(crate) fn opening_answer(bytes: &[u8], input: Input) -> Result<Option<usize>
     }
     let Answer { length, .. } = answer;
     if answer.header("Sec-WebSocket-Accept") != Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") {
-        return Err("a wrong Sec-WebSocket-Accept".to_owned());
+        return Err("101 with a Sec-WebSocket-Accept that does not fit the key".to_owned());
     }
     if !answer.header("Upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
-        return Err("a wrong Upgrade".to_owned());
+        return Err("101 without `Upgrade: websocket`".to_owned());
     }
     Ok(Some(length))
 }
+
+/// The bytes that are kept after they were written, while others wait.
+const WRITTEN_KEPT_MAX: usize = 64 << 10;
+
+/// The bytes of answers that may wait for a server that does not read.
+const REPLIES_MAX: usize = 1 << 20;
 
 /// RFC 6455 demands an unpredictable key to protect proxies. There is no proxy in front of a server under test.
 const REPLY_KEY: [u8; 4] = [0x5a, 0xc3, 0x96, 0x0f];

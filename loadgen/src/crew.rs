@@ -1,35 +1,94 @@
-//! The threads of a run. The first one leads: it publishes, and reads its share of the subscribers; the others read
-//! theirs.
+//! The threads of a run, and what they tell each other. The first thread leads: it carries out the scenario and reads
+//! its share of the subscribers. The others follow (`follower`): they read their shares and carry out orders.
 
 use crate::error::Error;
 use crate::generator::{Generator, Received};
-use crate::judge::Clocks;
+use crate::judge::{Clock, Writes};
 use crate::moment::{LatencyBuckets, LatencyRow};
 use crate::options::{Plan, Share};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use hdrhistogram::Histogram;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What the threads of a run share.
 pub(crate) struct Crew {
-    pub(crate) clock: Instant,
-    pub(crate) clocks: Arc<Clocks>,
+    pub(crate) start: Instant,
+    /// The run's number in its stamps.
+    pub(crate) run: u16,
+    pub(crate) clock: Arc<Clock>,
+    /// When the messages of all publishers but those of an echo were written.
+    pub(crate) writes: Arc<Writes>,
+    /// The messages of each stream that were handed to their publisher's connection.
+    pushed: Vec<AtomicU64>,
+    /// The sum of the messages that the leading thread has pushed for all threads to read.
+    published: AtomicU64,
+    order: Mutex<Order>,
+    /// The number of the latest order.
+    number: AtomicU64,
+    has_failed: AtomicBool,
     threads: Vec<Tallies>,
-    is_over: AtomicBool,
 }
 
-/// What a thread tells the others, a little later than it happens. Only this thread writes.
+/// An order of the leading thread to the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Read all subscribers, also those that have stalled.
+    Read,
+    /// Open this thread's share of this many subscribers.
+    Open { subscribers: usize },
+    /// In an echo, send messages until the next order.
+    Echo,
+    /// Let subscribers leave and join until the next order. `begin_ns` is the start of the churn.
+    Churn { begin_ns: u64 },
+    /// Let a share of the subscribers stop reading until [`Order::Read`].
+    Stall,
+    /// Close all connections and open them again. `begin_ns` is the start of the round.
+    Reopen { begin_ns: u64 },
+    /// Tell when every subscriber has every message.
+    Drain,
+    /// Hand over the latencies that were measured so far, and measure anew.
+    HandOver,
+    /// End.
+    End,
+}
+
+/// The counters that a thread shows to the others, a little later than it counts. Only this thread writes them. Each
+/// thread has cache lines of its own.
 #[derive(Default)]
+#[repr(align(128))]
 pub(crate) struct Tallies {
     messages: AtomicU64,
     dropped_bytes: AtomicU64,
     reads: AtomicU64,
+    published: AtomicU64,
     opened: AtomicU64,
     disconnected: AtomicU64,
-    idle_ns: AtomicU64,
+    spare_ns: AtomicU64,
+    waited_ns: AtomicU64,
     missing: AtomicI64,
+    /// The number of the latest order that was carried out, or is being carried out if it has no end.
+    done: AtomicU64,
+    /// [`Crew::published`] when nothing was owed, and 1.
+    settled: AtomicU64,
+    /// Subscribers that are joining.
+    joining: AtomicUsize,
     buckets: Mutex<LatencyBuckets>,
+    handed: Mutex<Option<Handed>>,
+    /// The reason for which the first connection was refused.
+    refusal: Mutex<Option<String>>,
     failure: Mutex<Option<Error>>,
+}
+
+/// What a thread has measured since it last handed over.
+pub(crate) struct Handed {
+    pub(crate) latency: Histogram<u64>,
+    pub(crate) uncorrected: Histogram<u64>,
+    /// Connections that were refused.
+    pub(crate) refused: u64,
+    /// The time at which the last connection was open.
+    pub(crate) last_ns: u64,
 }
 
 impl Tallies {
@@ -41,15 +100,53 @@ impl Tallies {
         }
     }
 
-    fn tell(&self, generator: &Generator<'_>, idle_ns: u64) {
+    pub(crate) fn tell(&self, generator: &Generator<'_>) {
         let Received { messages, dropped_bytes, reads } = generator.received;
         self.messages.store(messages, Ordering::Relaxed);
         self.dropped_bytes.store(dropped_bytes, Ordering::Relaxed);
         self.reads.store(reads, Ordering::Relaxed);
         self.opened.store(generator.opened as u64, Ordering::Relaxed);
         self.disconnected.store(generator.disconnected, Ordering::Relaxed);
-        self.idle_ns.store(idle_ns, Ordering::Relaxed);
+        self.spare_ns.store(generator.spare_ns, Ordering::Relaxed);
         self.missing.store(generator.judge.missing, Ordering::Relaxed);
+    }
+
+    /// Tells what changes slowly or takes a system call.
+    pub(crate) fn tell_slowly(&self, generator: &mut Generator<'_>) {
+        self.waited_ns.store(crate::process::waited_ns().unwrap_or_default(), Ordering::Relaxed);
+        let row = generator.judge.buckets.take_row();
+        lock(&self.buckets).add(&row);
+    }
+
+    pub(crate) fn tell_published(&self, published: u64) {
+        self.published.store(published, Ordering::Relaxed);
+    }
+
+    pub(crate) fn tell_joining(&self, joining: usize) {
+        self.joining.store(joining, Ordering::Relaxed);
+    }
+
+    /// Tells that nothing was owed when `published` messages were published.
+    pub(crate) fn tell_settled(&self, published: u64) {
+        self.settled.store(published + 1, Ordering::Release);
+    }
+
+    /// Tells that something may be owed again.
+    pub(crate) fn tell_unsettled(&self) {
+        self.settled.store(0, Ordering::Release);
+    }
+
+    pub(crate) fn tell_refusal(&self, why: String) {
+        lock(&self.refusal).get_or_insert(why);
+    }
+
+    pub(crate) fn hand_over(&self, handed: Handed) {
+        *lock(&self.handed) = Some(handed);
+    }
+
+    /// Tells that an order is carried out, or goes on without an end.
+    pub(crate) fn tell_done(&self, number: u64) {
+        self.done.store(number, Ordering::Release);
     }
 }
 
@@ -57,22 +154,63 @@ impl Crew {
     pub(crate) fn new(plan: &Plan) -> Crew {
         let streams = if plan.publishers == 0 { 0 } else { plan.topics.streams() };
         Crew {
-            clock: Instant::now(),
-            clocks: Arc::new(Clocks::new(streams)),
+            start: Instant::now(),
+            run: run_number(),
+            clock: Arc::default(),
+            writes: Arc::new(Writes::new(streams)),
+            pushed: (0..plan.topics.streams()).map(|_| AtomicU64::new(0)).collect(),
+            published: AtomicU64::new(0),
+            order: Mutex::new(Order::Read),
+            number: AtomicU64::new(0),
+            has_failed: AtomicBool::new(false),
             threads: (0..plan.threads).map(|_| Tallies::default()).collect(),
-            is_over: AtomicBool::new(false),
         }
     }
 
-    /// Returns the tallies of the threads that follow the one with this share, if it leads.
+    /// Returns the tallies of a thread.
+    pub(crate) fn tallies(&self, share: Share) -> &Tallies {
+        &self.threads[share.index]
+    }
+
+    /// Returns the tallies of all following threads to the leading one, and none to the others.
     pub(crate) fn others(&self, share: Share) -> impl Iterator<Item = &Tallies> {
         let others = if share.index == 0 { &self.threads[1..] } else { &[] };
         others.iter()
     }
 
+    fn followers(&self) -> &[Tallies] {
+        &self.threads[1..]
+    }
+
+    /// Returns the messages of a stream that were handed to their publisher's connection; 0 if there is no such stream.
+    pub(crate) fn pushed(&self, stream: usize) -> u64 {
+        // A subscriber that joins reads this after its acknowledgement has come, and owes no earlier message.
+        self.pushed.get(stream).map_or(0, |pushed| pushed.load(Ordering::Acquire))
+    }
+
+    /// Notes that a message of a stream is handed to its publisher's connection, before it is written.
+    pub(crate) fn note_pushed(&self, stream: usize, pushed: u64) {
+        self.pushed[stream].store(pushed, Ordering::Release);
+    }
+
+    /// Notes that the leading thread has published one more message.
+    pub(crate) fn note_published(&self) {
+        let published = self.published.load(Ordering::Relaxed);
+        self.published.store(published + 1, Ordering::Release);
+    }
+
+    pub(crate) fn published(&self) -> u64 {
+        self.published.load(Ordering::Acquire)
+    }
+
+    /// Returns the messages that the threads that follow have published.
+    pub(crate) fn published_by_followers(&self) -> u64 {
+        self.followers().iter().map(|thread| thread.published.load(Ordering::Relaxed)).sum()
+    }
+
     /// Returns the open and the ended connections of the threads that follow.
     pub(crate) fn connections(&self) -> (usize, u64) {
-        self.threads[1..].iter().fold((0, 0), |(opened, ended), thread| {
+        self.followers().iter().fold((0, 0), |(opened, ended), thread| {
             let own = thread.opened.load(Ordering::Relaxed) as usize;
             (opened + own, ended + thread.disconnected.load(Ordering::Relaxed))
         })
@@ -80,76 +218,102 @@ impl Crew {
 
     /// Returns the messages that are missing so far at the subscribers of the threads that follow.
     pub(crate) fn missing(&self) -> i64 {
-        self.threads[1..].iter().map(|thread| thread.missing.load(Ordering::Relaxed)).sum()
+        self.followers().iter().map(|thread| thread.missing.load(Ordering::Relaxed)).sum()
     }
 
     /// Returns the time to spare of each thread that follows.
-    pub(crate) fn idle_ns(&self) -> Vec<u64> {
-        self.threads[1..].iter().map(|thread| thread.idle_ns.load(Ordering::Relaxed)).collect()
+    pub(crate) fn spare_ns(&self) -> Vec<u64> {
+        self.followers().iter().map(|thread| thread.spare_ns.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Returns the time for which each thread that follows was ready to run and had no CPU.
+    pub(crate) fn waited_ns(&self) -> Vec<u64> {
+        self.followers().iter().map(|thread| thread.waited_ns.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Returns the number of joining subscribers of the threads that follow.
+    pub(crate) fn joining(&self) -> usize {
+        self.followers().iter().map(|thread| thread.joining.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Returns whether all subscribers of the threads that follow have every message that is published now.
+    pub(crate) fn is_settled(&self) -> bool {
+        let settled = self.published() + 1;
+        self.followers().iter().all(|thread| thread.settled.load(Ordering::Acquire) == settled)
     }
 
     /// Takes the latencies of the threads that follow since the last call.
     pub(crate) fn take_rows(&self) -> Vec<LatencyRow> {
-        let take = |thread: &Tallies| thread.buckets.lock().unwrap_or_else(PoisonError::into_inner).take_row();
-        self.threads[1..].iter().map(take).collect()
+        self.followers().iter().map(|thread| lock(&thread.buckets).take_row()).collect()
     }
 
-    /// Returns the reason for which a thread has failed.
+    /// Takes what the threads that follow have handed over.
+    pub(crate) fn take_handed(&self) -> Vec<Handed> {
+        self.followers().iter().filter_map(|thread| lock(&thread.handed).take()).collect()
+    }
+
+    /// Returns the reason for which a connection of a thread that follows was refused.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.followers().iter().find_map(|thread| lock(&thread.refusal).clone())
+    }
+
+    /// Notes that a thread that follows has failed.
+    pub(crate) fn note_failure(&self, share: Share, error: Error) {
+        *lock(&self.tallies(share).failure) = Some(error);
+        self.has_failed.store(true, Ordering::Release);
+    }
+
+    /// Takes the reason for which a thread has failed.
     pub(crate) fn failure(&self) -> Option<Error> {
-        self.threads.iter().find_map(|thread| thread.failure.lock().unwrap_or_else(PoisonError::into_inner).take())
+        if !self.has_failed.load(Ordering::Acquire) {
+            return None;
+        }
+        self.threads.iter().find_map(|thread| lock(&thread.failure).take())
     }
 
-    /// Ends the threads that follow.
-    pub(crate) fn end(&self) {
-        self.is_over.store(true, Ordering::Relaxed);
+    /// Gives the threads that follow an order.
+    pub(crate) fn give(&self, order: Order) {
+        let mut latest = lock(&self.order);
+        *latest = order;
+        // Under the lock, so that no thread takes the new order for the one before.
+        self.number.fetch_add(1, Ordering::Release);
     }
 
-    fn is_over(&self) -> bool {
-        self.is_over.load(Ordering::Relaxed)
+    /// Returns the latest order and its number.
+    pub(crate) fn order(&self) -> (u64, Order) {
+        let order = lock(&self.order);
+        (self.number(), *order)
     }
 
-    /// Opens and reads a share of the subscribers until the end. Returns `None` after a failure, which the leading
-    /// thread reports.
-    pub(crate) fn follow<'a>(&'a self, plan: &'a Plan, share: Share) -> Option<Generator<'a>> {
-        match self.try_follow(plan, share) {
-            Ok(generator) => Some(generator),
-            Err(error) => {
-                *self.threads[share.index].failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                None
+    /// Returns the number of the latest order.
+    pub(crate) fn number(&self) -> u64 {
+        self.number.load(Ordering::Acquire)
+    }
+
+    /// Returns whether the threads that follow have carried out the latest order.
+    fn is_done(&self) -> bool {
+        let number = self.number();
+        self.followers().iter().all(|thread| thread.done.load(Ordering::Acquire) == number)
+    }
+}
+
+impl Generator<'_> {
+    /// Reads until the threads that follow have carried out the latest order, and calls `watch` meanwhile.
+    ///
+    /// # Errors
+    /// The failure of a thread, and the errors of `watch`.
+    pub(crate) fn await_followers(
+        &mut self,
+        watch: &mut dyn FnMut(&mut Generator<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        while !self.crew.is_done() {
+            self.poll(Duration::from_millis(1))?;
+            watch(self)?;
+            if let Some(failure) = self.crew.failure() {
+                return Err(failure);
             }
         }
-    }
-
-    fn try_follow<'a>(&'a self, plan: &'a Plan, share: Share) -> Result<Generator<'a>, Error> {
-        pin(plan, share.index)?;
-        let own = &self.threads[share.index];
-        let mut generator = Generator::new(plan, self, share)?;
-        let total = generator.first_subscribers;
-        generator.open_to(total, &mut |generator| {
-            own.tell(generator, 0);
-            if self.is_over() {
-                Err(Error::Interrupted { opened: generator.opened, connections: total })
-            } else {
-                Ok(())
-            }
-        })?;
-        let (mut idle_ns, mut shown_ns) = (0, 0);
-        while !self.is_over() {
-            let before_ns = generator.now_ns();
-            let patience = if plan.sleep { NAP_MAX } else { Duration::ZERO };
-            let ready = generator.poll(patience)?;
-            let now_ns = generator.now_ns();
-            if ready == 0 || plan.sleep {
-                idle_ns += now_ns - before_ns;
-            }
-            own.tell(&generator, idle_ns);
-            if now_ns - shown_ns > SHOWN_EVERY_NS {
-                shown_ns = now_ns;
-                let row = generator.judge.buckets.take_row();
-                own.buckets.lock().unwrap_or_else(PoisonError::into_inner).add(&row);
-            }
-        }
-        Ok(generator)
+        Ok(())
     }
 }
 
@@ -159,12 +323,17 @@ pub(crate) fn pin(plan: &Plan, thread: usize) -> Result<(), Error> {
     if core_affinity::set_for_current(core_affinity::CoreId { id }) {
         Ok(())
     } else {
-        Err(Error::Options(format!("cannot pin to CPU {id}")))
+        Err(Error::Options(format!("--cpu: cannot pin to CPU {id}, which this process may not use")))
     }
 }
 
-/// The longest sleep of a thread with `--sleep`.
-const NAP_MAX: Duration = Duration::from_millis(10);
+/// Returns a number that another run, at the same time or before, most likely does not have. A process id would not do:
+/// in a container it is always the same.
+fn run_number() -> u16 {
+    RandomState::new().build_hasher().finish() as u16
+}
 
-/// The time between two looks of the leading thread at the latencies of another.
-const SHOWN_EVERY_NS: u64 = 20_000_000;
+/// Locks a value. No thread leaves it half changed, so that the lock of a thread that panicked can be used.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -119,6 +119,8 @@ pub enum FrameError {
     Reserved,
     /// A control frame in fragments, a continuation without a begin, or a message within another one (RFC 6455 5.4).
     Fragmented,
+    /// A control frame with more than 125 bytes (RFC 6455 5.5).
+    Control,
     /// A message larger than [`PAYLOAD_MAX`].
     TooLarge,
 }
@@ -129,6 +131,7 @@ impl fmt::Display for FrameError {
             FrameError::Masked => "a masked frame from the server",
             FrameError::Reserved => "a reserved bit or opcode",
             FrameError::Fragmented => "fragments in a wrong order",
+            FrameError::Control => "a control frame of more than 125 bytes",
             FrameError::TooLarge => "a message beyond the size limit",
         })
     }
@@ -213,6 +216,9 @@ fn head(bytes: &[u8]) -> Result<Head, FrameError> {
         },
         short => (2, u64::from(short)),
     };
+    if opcode >= opcode::CLOSE && payload_length > CONTROL_PAYLOAD_MAX {
+        return Err(FrameError::Control);
+    }
     if payload_length > PAYLOAD_MAX as u64 {
         return Err(FrameError::TooLarge);
     }
@@ -221,6 +227,9 @@ fn head(bytes: &[u8]) -> Result<Head, FrameError> {
 
 /// The opcode of a fragment that is not the first of its message.
 const CONTINUATION: u8 = 0x0;
+
+/// RFC 6455 section 5.5.
+const CONTROL_PAYLOAD_MAX: u64 = 125;
 
 /// The largest payload that is published or accepted.
 pub const PAYLOAD_MAX: usize = 64 << 20;
@@ -295,6 +304,7 @@ mod tests {
         assert_eq!(frames(&[b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"]), Err(FrameError::Masked));
         assert_eq!(frames(&[b"\xc1\x00"]), Err(FrameError::Reserved));
         assert_eq!(frames(&[b"\x83\x00"]), Err(FrameError::Reserved));
+        assert_eq!(frames(&[b"\x89\x7e\x00\x7e"]), Err(FrameError::Control));
         assert_eq!(frames(&[b"\x80\x02lo"]), Err(FrameError::Fragmented));
         assert_eq!(frames(&[b"\x09\x00"]), Err(FrameError::Fragmented));
         assert_eq!(frames(&[b"\x01\x03Hel\x01\x02lo"]), Err(FrameError::Fragmented));

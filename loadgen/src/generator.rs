@@ -4,15 +4,16 @@
 //! It spins by default. A sleeping generator has to be woken, and the server pays for the wake-up inside its own send.
 //! So the comparison of two servers would depend on how often each finds the generator asleep.
 
-use crate::connection::{Connection, Reading, Role, State, opening_answer};
+use crate::connection::{Connection, Posting, Reading, Role, State, opening_answer};
 use crate::crew::Crew;
 use crate::error::Error;
 use crate::frame;
 use crate::http::Input;
-use crate::judge::Judge;
+use crate::judge::{Judge, Writes};
 use crate::options::{Activity, Plan, Share};
 use crate::pattern::Values;
 use crate::protocol::{Endpoint, Publishing};
+use crate::scenario::churn::Churned;
 use crate::sequence::{SequenceChecker, Tally};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
@@ -32,25 +33,33 @@ pub(crate) struct Generator<'a> {
     pub(crate) connections: Vec<Connection>,
     /// The subscribers before the publishers.
     pub(crate) first_subscribers: usize,
-    /// Connections that are open or have been.
+    /// Connections that opened and were not closed by the scenario.
     pub(crate) opened: usize,
     pub(crate) disconnected: u64,
     /// The reasons of the first few disconnections.
     pub(crate) disconnections: Vec<String>,
     pub(crate) received: Received,
     pub(crate) judge: Judge,
-    /// The messages of each stream that were handed to their publisher's connection.
-    pub(crate) pushed: Vec<u64>,
-    /// What subscribers that have left saw, and the number of deliveries that they had to see.
+    /// In an echo, the messages of each stream that the socket has taken; those of other threads are 0.
+    pub(crate) written: Vec<u64>,
+    /// The counts of the subscribers that have left, and the deliveries that were expected at them.
     pub(crate) departed: (Tally, u64),
-    /// The foreign and the corrupt messages of these subscribers.
-    pub(crate) departed_foreign: [u64; 2],
-    /// The connections whose opening failed, if this is no reason to give up, each with the reason.
+    /// The foreign, the corrupt and the misrouted messages of these subscribers.
+    pub(crate) departed_foreign: [u64; 3],
+    /// The subscribers that left and joined in a churn.
+    pub(crate) churned: Churned,
+    /// The connections that failed to open, each with its error; `None` if such a failure ends the run.
     pub(crate) refused: Option<Vec<(usize, String)>>,
-    /// In an echo, the connections that got messages, and how many.
+    /// Connections that publish by HTTP and are opened anew, because the server took no more requests on the old one.
+    pub(crate) reopening: Vec<(usize, Posting)>,
+    /// In an echo, the connections that got messages, each with the number of messages.
     pub(crate) echoed: Option<Vec<(usize, u64)>>,
     /// In a stall, the share of the subscribers that does not read now.
     pub(crate) stalled: Option<f64>,
+    /// The time for which this thread had nothing to read and nothing to publish.
+    pub(crate) spare_ns: u64,
+    /// Connections that have more bytes than one turn reads.
+    unfinished: Vec<usize>,
     frame_length: u64,
     buffer: Vec<u8>,
     plain: Vec<u8>,
@@ -73,6 +82,11 @@ impl<'a> Generator<'a> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::system("create an epoll"))?;
         let first_subscribers = share.size(plan.subscribers);
         let is_first = share.index == 0;
+        // In an echo each thread writes and reads its own messages.
+        let writes = match plan.activity {
+            Activity::Echo(_) if !is_first => Arc::new(Writes::new(plan.topics.streams())),
+            _ => Arc::clone(&crew.writes),
+        };
         Ok(Generator {
             plan,
             crew,
@@ -84,17 +98,21 @@ impl<'a> Generator<'a> {
             disconnected: 0,
             disconnections: Vec::new(),
             received: Received::default(),
-            judge: Judge::new(plan, Arc::clone(&crew.clocks)),
-            pushed: vec![0; plan.topics.streams()],
+            judge: Judge::new(plan, crew.run, Arc::clone(&crew.clock), writes),
+            written: Vec::new(),
             departed: (Tally::default(), 0),
-            departed_foreign: [0; 2],
+            departed_foreign: [0; 3],
+            churned: Churned::default(),
             refused: None,
+            reopening: Vec::new(),
             echoed: matches!(plan.activity, Activity::Echo(_)).then(Vec::new),
             stalled: None,
+            spare_ns: 0,
+            unfinished: Vec::new(),
             frame_length: frame::server_frame_length(plan.size) as u64,
             buffer: vec![0; READ_MAX],
             plain: Vec::new(),
-            clock: crew.clock,
+            clock: crew.start,
         })
     }
 
@@ -130,9 +148,19 @@ impl<'a> Generator<'a> {
         }
     }
 
-    /// Returns the connection of a publisher; in an echo each connection publishes.
+    /// Returns the connection of one of this thread's publishers; in an echo each connection publishes.
     pub(crate) fn publisher_at(&self, publisher: usize) -> usize {
-        if self.echoed.is_some() { publisher } else { self.first_subscribers + publisher }
+        self.publisher_place(if self.echoed.is_some() { publisher / self.share.of } else { publisher })
+    }
+
+    /// Returns the connection of the publisher at a place among those of this thread.
+    pub(crate) fn publisher_place(&self, place: usize) -> usize {
+        if self.echoed.is_some() { place } else { self.first_subscribers + place }
+    }
+
+    /// Returns whether a publisher is one of this thread.
+    pub(crate) fn has_publisher(&self, publisher: usize) -> bool {
+        if self.echoed.is_some() { publisher % self.share.of == self.share.index } else { self.share.index == 0 }
     }
 
     /// Returns the publishers that have connections of their own.
@@ -163,24 +191,41 @@ impl<'a> Generator<'a> {
 
     /// Waits at most `patience` for ready connections, and handles them. Returns their number.
     pub(crate) fn poll(&mut self, patience: Duration) -> Result<usize, Error> {
-        let patience = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
+        let unfinished = std::mem::take(&mut self.unfinished);
+        let patience = if unfinished.is_empty() { patience } else { Duration::ZERO };
+        let asleep_ns = if patience.is_zero() { 0 } else { self.now_ns() };
+        let timeout = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
         let mut events = [const { MaybeUninit::uninit() }; EVENTS_MAX];
-        let ready = match epoll::wait(&self.epoll, &mut events[..], Some(&patience)) {
+        let waited = epoll::wait(&self.epoll, &mut events[..], Some(&timeout));
+        if !patience.is_zero() {
+            self.spare_ns += self.now_ns() - asleep_ns;
+        }
+        let ready = match waited {
             Ok((ready, _)) => ready,
-            Err(Errno::INTR) => return Ok(0),
+            Err(Errno::INTR) => &mut [],
             Err(error) => return Err(Error::system("wait for sockets")(error)),
         };
         for &mut epoll::Event { flags, data } in &mut *ready {
             self.handle(data.u64() as usize, flags)?;
         }
-        Ok(ready.len())
+        for &index in &unfinished {
+            self.receive(index, true)?;
+        }
+        Ok(ready.len() + unfinished.len())
+    }
+
+    /// Counts the time since a turn began as time to spare, if the thread did not sleep: [`Self::poll`] counts sleep.
+    pub(crate) fn note_spare(&mut self, patience: Duration, begin_ns: u64) {
+        if patience.is_zero() {
+            self.spare_ns += self.now_ns() - begin_ns;
+        }
     }
 
     fn handle(&mut self, index: usize, flags: epoll::EventFlags) -> Result<(), Error> {
         if let State::Connecting = self.connections[index].state {
             self.request(index)?;
         } else if self.connections[index].unsent() > 0 {
-            self.flush(index);
+            self.flush(index)?;
         }
         let ended = flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR);
         if (ended || flags.contains(epoll::EventFlags::IN)) && !self.is_stalled(index) {
@@ -226,8 +271,10 @@ impl<'a> Generator<'a> {
                 connection.push(&request.bytes(&values));
             }
             None => {
-                connection.state = State::Posting(Box::default());
-                self.opened += 1;
+                let place = self.reopening.iter().position(|(at, _)| *at == index);
+                let posting = place.map(|place| self.reopening.swap_remove(place).1);
+                self.opened += usize::from(posting.is_none());
+                connection.state = State::Posting(Box::new(posting.unwrap_or_default()));
             }
         }
         match self.connections[index].flush() {
@@ -238,7 +285,7 @@ impl<'a> Generator<'a> {
 
     /// Reads a connection until it has no more bytes, or to its end if `to_the_end`.
     pub(crate) fn receive(&mut self, index: usize, to_the_end: bool) -> Result<(), Error> {
-        loop {
+        for _ in 0..READS_MAX {
             let connection = &self.connections[index];
             let Some(socket) = &connection.socket else { return Ok(()) };
             let dropping = matches!(connection.state, State::Dropping { .. });
@@ -251,13 +298,14 @@ impl<'a> Generator<'a> {
                 Err(Errno::INTR) => continue,
                 Err(error) => return self.ended(index, &error.to_string()),
             };
-            if matches!(self.role(index), Role::Subscriber(_)) && self.connections[index].is_open() {
-                self.received.reads += 1;
-            }
             if let State::Dropping { bytes } = &mut self.connections[index].state {
                 *bytes += count as u64;
                 self.received.dropped_bytes += count as u64;
+                self.received.reads += 1;
             } else {
+                if self.connections[index].is_open() && matches!(self.role(index), Role::Subscriber(_)) {
+                    self.received.reads += 1;
+                }
                 let buffer = std::mem::take(&mut self.buffer);
                 let consumed = self.arrived(index, &buffer[..count]);
                 self.buffer = buffer;
@@ -267,6 +315,9 @@ impl<'a> Generator<'a> {
                 return Ok(());
             }
         }
+        // Other connections and the schedule have their turn before the rest. The kernel will not tell of it again.
+        self.unfinished.push(index);
+        Ok(())
     }
 
     /// Takes bytes of a socket.
@@ -280,10 +331,13 @@ impl<'a> Generator<'a> {
         let consumed = if plain.is_empty() { Ok(()) } else { self.consume(index, &plain) };
         self.plain = plain;
         consumed?;
-        self.flush(index);
         match opened {
-            Ok(()) => Ok(()),
-            Err(why) => self.ended(index, &why),
+            Ok(()) => self.flush(index),
+            Err(why) => {
+                // The reason says more than the failure to send an alert to a server that has closed.
+                self.connections[index].flush().unwrap_or_default();
+                self.ended(index, &why)
+            }
         }
     }
 
@@ -316,7 +370,10 @@ impl<'a> Generator<'a> {
             self.joined(index);
         }
         if self.connections[index].unsent() > 0 {
-            self.flush(index);
+            self.flush(index)?;
+        }
+        if matches!(&self.connections[index].state, State::Posting(posting) if posting.is_last) {
+            return self.ended(index, "the server takes no more requests on the connection");
         }
         match taken.ended {
             None => Ok(()),
@@ -343,86 +400,37 @@ impl<'a> Generator<'a> {
         if is_joined {
             self.joined(index);
         }
-        self.flush(index);
+        self.flush(index)?;
         Ok(())
     }
 
     /// Counts a connection as open. Its checkers expect the messages from now on.
     fn joined(&mut self, index: usize) {
         self.opened += 1;
-        let (plan, pushed) = (self.plan, &self.pushed);
+        let (plan, crew) = (self.plan, self.crew);
         let connection = &mut self.connections[index];
         connection.shrink();
         let State::Reading(reading) = &mut connection.state else { return };
         let first = reading.first_topic as usize;
         for (slot, checker) in reading.checkers.iter_mut().enumerate() {
             let stream = plan.topics.stream_of_slot(first, slot);
-            *checker = SequenceChecker::starting_at(pushed.get(stream).copied().unwrap_or_default());
+            *checker = SequenceChecker::starting_at(crew.pushed(stream));
         }
     }
 
     /// Writes the bytes that wait for this connection, as many as its socket takes.
-    pub(crate) fn flush(&mut self, index: usize) {
-        if let Err(error) = self.connections[index].flush() {
-            self.end(index, &error.to_string());
-        }
-    }
-
-    /// Takes the end of a connection: a disconnection, or a refusal if the connection is not open yet.
-    fn ended(&mut self, index: usize, why: &str) -> Result<(), Error> {
-        let connection = &mut self.connections[index];
-        match &mut connection.state {
-            State::Opening(answer) => {
-                let why = match opening_answer(answer, Input::Ended) {
-                    Err(answer) => format!("the server answered {answer}"),
-                    Ok(_) => format!("{why}, before the handshake was done"),
-                };
-                return self.refuse(index, why);
-            }
-            State::Connecting => return self.refuse(index, why.to_owned()),
-            State::Reading(reading) if !reading.is_open() => {
-                return self.refuse(index, format!("{why}, before the subscription was done"));
-            }
-            State::Posting(posting) => {
-                let last = posting.take(&[], Input::Ended).err();
-                self.end(index, last.as_deref().unwrap_or(why));
-            }
-            State::Reading(_) | State::Dropping { .. } => self.end(index, why),
-        }
-        Ok(())
-    }
-
-    /// Gives a connection up that did not open. Without `refused` this ends the run.
-    fn refuse(&mut self, index: usize, why: String) -> Result<(), Error> {
-        let address = self.endpoint(self.role(index)).address;
-        let Some(refused) = &mut self.refused else {
-            return Err(Error::Connect(format!("connection {index} to {address}: {why}")));
-        };
-        self.connections[index].socket = None;
-        refused.push((index, why));
-        Ok(())
-    }
-
-    fn end(&mut self, index: usize, why: &str) {
-        if self.connections[index].socket.take().is_none() {
-            return;
-        }
-        self.disconnected += 1;
-        if self.disconnections.len() < REASONS_MAX {
-            let (role, number) = match self.role(index) {
-                Role::Subscriber(number) => ("subscriber", number),
-                Role::Publisher(publisher) => ("publisher", self.plan.subscribers + publisher),
-            };
-            self.disconnections.push(format!("{role}, connection {number}: {why}"));
+    pub(crate) fn flush(&mut self, index: usize) -> Result<(), Error> {
+        match self.connections[index].flush() {
+            Err(error) if self.connections[index].is_open() => self.ended(index, &error.to_string()),
+            // Why it does not open is in what the server has sent, which is read next.
+            _ => Ok(()),
         }
     }
 
     /// Returns whether a connection does not read now.
     pub(crate) fn is_stalled(&self, index: usize) -> bool {
-        match (self.stalled, self.role(index)) {
-            (Some(share), Role::Subscriber(number)) => is_in_share(share, number),
-            _ => false,
-        }
+        let Some(share) = self.stalled else { return false };
+        matches!(self.role(index), Role::Subscriber(number) if is_in_share(share, number))
     }
 }
 
@@ -431,12 +439,12 @@ pub(crate) fn is_in_share(share: f64, number: usize) -> bool {
     ((number + 1) as f64 * share) as u64 > (number as f64 * share) as u64
 }
 
-/// The most connections that are handled between two looks at the clock and the schedule.
+/// The largest number of connections that are handled before the clock and the schedule are looked at again.
 const EVENTS_MAX: usize = 128;
 
 /// The bytes of one read. The number is large, so that one read empties a socket, and the number of reads shows the
 /// number of sends.
 const READ_MAX: usize = 1 << 20;
 
-/// The most reasons that are kept for the report; the count of disconnections is always exact.
-pub(crate) const REASONS_MAX: usize = 8;
+/// The reads of one connection in a turn.
+const READS_MAX: usize = 4;

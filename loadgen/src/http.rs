@@ -22,17 +22,17 @@ pub(crate) enum Input {
 /// with the connection.
 ///
 /// # Errors
-/// The error says why the bytes are no answer.
+/// The error says why the bytes are no answer, as the end of the sentence "the server answered".
 pub(crate) fn read(bytes: &[u8], input: Input) -> Result<Option<Answer>, String> {
-    let Some(head_end) = crate::pattern::position(bytes, b"\r\n\r\n") else {
-        return if bytes.len() > HEAD_MAX { Err("an endless answer".to_owned()) } else { Ok(None) };
+    let Some(head_end) = crate::pattern::position(&bytes[..bytes.len().min(HEAD_MAX + 4)], b"\r\n\r\n") else {
+        return if bytes.len() > HEAD_MAX { Err("with more than 16 KiB of headers".to_owned()) } else { Ok(None) };
     };
     let head = String::from_utf8_lossy(&bytes[..head_end]).into_owned();
     let status_line = head.split("\r\n").next().unwrap_or_default();
     let status = status_line
         .strip_prefix("HTTP/1.")
         .and_then(|rest| rest.split(' ').nth(1)?.parse::<u16>().ok())
-        .ok_or_else(|| format!("no HTTP/1.1 answer: {}", shown(status_line.as_bytes())))?;
+        .ok_or_else(|| format!("not in HTTP/1.1, but: {}", shown(status_line.as_bytes())))?;
     let body_at = head_end + 4;
     let rest = &bytes[body_at..];
     let (body, used) = match (header(&head, "Transfer-Encoding"), header(&head, "Content-Length")) {
@@ -40,10 +40,17 @@ pub(crate) fn read(bytes: &[u8], input: Input) -> Result<Option<Answer>, String>
         (Some(coding), _) if coding.eq_ignore_ascii_case("chunked") => match dechunked(rest)? {
             Some(whole) => whole,
             None if input == Input::Ended => (rest.to_vec(), rest.len()),
+            None if rest.len() > BODY_MAX => {
+                return Err(format!("{}, and an endless body", shown(status_line.as_bytes())));
+            }
             None => return Ok(None),
         },
         (_, Some(length)) => {
-            let length: usize = length.parse().map_err(|_| format!("a wrong Content-Length, {length}"))?;
+            let length: usize =
+                length.parse().map_err(|_| format!("with a wrong Content-Length: {}", shown(length.as_bytes())))?;
+            if length > BODY_MAX {
+                return Err(format!("{}, and a body of {length} bytes", shown(status_line.as_bytes())));
+            }
             if rest.len() < length && input == Input::Open {
                 return Ok(None);
             }
@@ -64,9 +71,9 @@ impl Answer {
 
     /// Returns the status line and the start of the body, for people.
     pub(crate) fn summary(&self) -> String {
-        let line = self.head.split("\r\n").next().unwrap_or_default();
+        let line = shown(self.head.split("\r\n").next().unwrap_or_default().as_bytes());
         let body = shown(&self.body);
-        if body.is_empty() { line.to_owned() } else { format!("{line}: {body}") }
+        if body.is_empty() { line } else { format!("{line}: {body}") }
     }
 }
 
@@ -74,7 +81,9 @@ impl Answer {
 pub(crate) fn shown(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(BODY_SHOWN_MAX)]);
     let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.retain(|letter| !letter.is_control());
+    // Text may come from a server: it may not hide or turn what stands beside it.
+    let is_turning = |letter| matches!(letter, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    line.retain(|letter| !letter.is_control() && !is_turning(letter));
     if bytes.len() > BODY_SHOWN_MAX { format!("{line} …") } else { line }
 }
 
@@ -95,7 +104,7 @@ fn dechunked(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, String> {
         let size = usize::from_str_radix(digits.split(';').next().unwrap_or_default().trim(), 16)
             .ok()
             .filter(|&size| size <= crate::frame::PAYLOAD_MAX)
-            .ok_or_else(|| "a chunk with a wrong size".to_owned())?;
+            .ok_or_else(|| "with a chunk of a wrong size".to_owned())?;
         at += line + 2;
         if bytes.len() < at + size + 2 {
             return Ok(None);
@@ -108,9 +117,13 @@ fn dechunked(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, String> {
     }
 }
 
+/// The largest head of an answer.
 const HEAD_MAX: usize = 16 << 10;
 
-/// The bytes of a body that are shown. A body without a length is waited for until it has that many.
+/// The longest body. No more is kept of an answer.
+const BODY_MAX: usize = 1 << 20;
+
+/// The bytes of a body that are shown. An answer without a length is whole when its body has this many.
 const BODY_SHOWN_MAX: usize = 300;
 
 #[cfg(test)]
@@ -149,12 +162,18 @@ mod tests {
         assert!(read(b"SSH-2.0\r\n\r\n", Input::Open).is_err());
         assert!(read(&[b'x'; HEAD_MAX + 1], Input::Open).is_err());
         assert!(read(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", Input::Open).is_err());
+        assert!(read(b"HTTP/1.1 503 No\r\nContent-Length: 1000000000000\r\n\r\n", Input::Open).is_err());
+        let endless = [b"HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n", &b"3\r\nabc\r\n".repeat(200_000)[..]];
+        assert!(read(&endless.concat(), Input::Open).is_err());
+        let hostile = read(b"HTTP/1.1 503 \x1b[2J\x1b]0;x\nfine\r\n\r\n", Input::Ended).unwrap().unwrap();
+        assert_eq!(hostile.summary(), "HTTP/1.1 503 [2J]0;x fine");
         assert!(read(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", Input::Open).is_err());
     }
 
     #[test]
     fn long_bodies_are_cut() {
         assert_eq!(shown(b"a\r\n b\x07"), "a b");
+        assert_eq!(shown("a\u{1b}[2J\u{9b}1m\u{202e}b".as_bytes()), "a[2J1mb");
         assert!(shown(&[b'x'; 1_000]).len() < 310);
     }
 }

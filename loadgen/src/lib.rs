@@ -1,15 +1,16 @@
-//! A load generator for WebSocket servers that checks every delivery.
+//! A load generator that checks every delivery of a WebSocket server.
 //!
-//! A thread, or several, open all subscribers and publishers, publish stamped messages and check each delivery; with
-//! `--verify sample` they check only the number of bytes of most subscribers. If a delivery
-//! is lost, repeated, out of order or invented, the exit status says so. A run whose figures cannot be trusted is
-//! *void*, and shows no figures.
+//! One or more threads open all subscribers and publishers, publish stamped messages, and check each delivery. The exit
+//! status says whether a delivery was lost, repeated, out of order, changed or invented. A run whose figures cannot be
+//! trusted is *void*, and shows no figures. With `--verify sample` the threads check most subscribers only by their
+//! number of bytes.
 //!
 //! The life of a run: [`Options`] are checked into a [`Plan`]. What the server expects is text: a preset (`preset`) and
 //! flags (`options/target`) become a `protocol`, whose texts and patterns (`pattern`) make and recognise messages.
 //! [`run`] starts the threads (`crew`). The first one carries out the scenario (`scenario`): it opens connections
-//! (`open`), publishes (`publishing`), reads (`generator`, `connection`) and waits for deliveries on their way. Every
-//! payload is judged when it arrives (`judge`, `sequence`); at the end `reporting` makes the [`Report`].
+//! (`open`), publishes (`publishing`), reads (`generator`, `connection`) and waits for deliveries on their way
+//! (`draining`). The others read, and carry out its orders (`follower`). Every payload is judged when it arrives
+//! (`judge`, `sequence`); at the end `reporting` makes the [`Report`].
 //!
 //! A *stream* is what one publisher publishes to one topic (`topics`): its messages are numbered, and each subscriber
 //! checks the streams of its own topics.
@@ -25,7 +26,10 @@ pub mod window;
 mod cli;
 mod connection;
 mod crew;
+mod draining;
+mod ending;
 mod error;
+mod follower;
 mod generator;
 mod http;
 mod judge;

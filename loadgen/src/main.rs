@@ -6,7 +6,8 @@ use std::error::Error;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-/// The exit status if there is no report: bad flags, no server, a refused handshake, a failed write.
+/// The exit status if there is no report: wrong flags, no server, a refused handshake, an interruption before the run
+/// began, a failed write.
 const EXIT_ERROR: u8 = 1;
 
 fn main() -> ExitCode {

@@ -7,6 +7,7 @@ use clap_complete::Shell;
 /// The shell to complete for.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Completions {
+    /// The shell.
     #[arg(value_enum)]
     shell: Shell,
 }

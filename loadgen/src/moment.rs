@@ -1,4 +1,4 @@
-//! Moments: the short parts of a measured window, with the counts and latencies of each.
+//! Moments: the short parts of the measured window, with the counts and latencies of each part.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,14 +11,15 @@ pub struct Moment {
     pub span_ns: u64,
     /// Messages that arrived, over all subscribers.
     pub deliveries: u64,
-    /// Messages that were published.
+    /// Messages that were handed to the publishers' connections.
     pub published: u64,
     /// Open connections at the end of this part.
     pub connections: usize,
-    /// Deliveries of the whole run that count as lost at the end of this part, if the run counts them meanwhile.
+    /// The gaps at the end of this part: messages of the whole run that were missing, although a later one had arrived.
+    /// `None` if the run does not count them meanwhile.
     #[serde(default)]
     pub lost: Option<u64>,
-    /// CPU time of the server, if its process is known.
+    /// CPU time of the server's process, with `--server-pid`.
     #[serde(default)]
     pub server_cpu_ns: Option<u64>,
     /// CPU time of the generator.
@@ -29,7 +30,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// Adds the moment that follows this one.
+    /// Adds the next moment to this one.
     pub fn extend(&mut self, next: &Moment) {
         self.at_ns = next.at_ns;
         self.span_ns += next.span_ns;
@@ -94,7 +95,7 @@ impl Series {
     }
 }
 
-/// The most moments of a report, an even number.
+/// The largest number of moments of a report, which is even.
 pub const MOMENTS_MAX: usize = 240;
 
 /// Counts of latencies in buckets whose width grows with the latency: [`BUCKETS_PER_OCTAVE`] for each doubling.

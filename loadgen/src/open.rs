@@ -1,6 +1,7 @@
 //! Opens connections.
 
 use crate::connection::State;
+use crate::crew::Order;
 use crate::error::Error;
 use crate::generator::Generator;
 use crate::options::{Activity, Plan};
@@ -15,14 +16,13 @@ impl Generator<'_> {
     /// Opens the connections with which a run begins: the subscribers of all threads, then the publishers.
     ///
     /// # Errors
-    /// An error is returned if a connection is refused, if no handshake ends for [`PROGRESS_DEADLINE_NS`], or if the
-    /// user ends the run.
+    /// An error is returned if a connection is refused, if none opens for [`OPENING_SILENCE_MAX_NS`], or if the user
+    /// ends the run.
     pub(crate) fn open_all(&mut self, subscribers: usize, progress: &mut dyn Progress) -> Result<(), Error> {
-        let plan = self.plan;
         let publishers = self.own_publishers();
-        let total = if plan.threads > 1 { plan.subscribers } else { subscribers } + publishers;
+        let total = subscribers + publishers;
         let mut shown_ns = self.now_ns();
-        let mut watch = |generator: &Generator<'_>| {
+        let mut watch = |generator: &mut Generator<'_>| {
             let open = generator.opened + generator.crew.connections().0;
             let now_ns = generator.now_ns();
             if now_ns - shown_ns >= SHOWN_EVERY_NS {
@@ -37,25 +37,46 @@ impl Generator<'_> {
                 false => Ok(()),
             }
         };
+        self.crew.give(Order::Open { subscribers });
         self.open_to(self.share.size(subscribers), &mut watch)?;
-        while self.opened + self.crew.connections().0 + publishers < total {
-            self.poll(Duration::from_millis(1))?;
-            watch(self)?;
-        }
-        self.open_to(self.opened + publishers, &mut watch)?;
+        self.await_followers(&mut watch)?;
+        self.open_to(self.share.size(subscribers) + publishers, &mut watch)?;
         progress.connecting(self.opened + self.crew.connections().0, total);
         Ok(())
     }
 
-    /// Opens connections of this thread until it has `total`, and calls `watch` meanwhile.
+    /// Opens more subscribers of all threads while publishers publish. Returns the reason if a subscriber was refused;
+    /// some of the others are then open.
+    ///
+    /// # Errors
+    /// The errors of [`Self::open_all`], but for a refused connection.
+    pub(crate) fn open_more(
+        &mut self,
+        subscribers: usize,
+        progress: &mut dyn Progress,
+    ) -> Result<Option<String>, Error> {
+        let total = self.share.size(subscribers) + self.own_publishers();
+        self.refused.get_or_insert_default();
+        self.crew.give(Order::Open { subscribers });
+        let mut watch = |generator: &mut Generator<'_>| match progress.is_interrupted() {
+            true => Err(Error::Interrupted { opened: generator.opened, connections: total }),
+            false => Ok(()),
+        };
+        let own = self.open_to(total, &mut watch)?;
+        self.await_followers(&mut watch)?;
+        Ok(own.or_else(|| self.crew.refusal()))
+    }
+
+    /// Opens connections of this thread until it has `total`, and calls `watch` meanwhile. Returns the reason if one is
+    /// refused and this does not end the run.
     ///
     /// # Errors
     /// The errors of [`Self::open_all`], and those of `watch`.
     pub(crate) fn open_to(
         &mut self,
         total: usize,
-        watch: &mut dyn FnMut(&Generator<'_>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        watch: &mut dyn FnMut(&mut Generator<'_>) -> Result<(), Error>,
+    ) -> Result<Option<String>, Error> {
         let begin_ns = self.now_ns();
         let already = self.connections.len();
         let mut last_opened = (self.opened, begin_ns);
@@ -63,18 +84,27 @@ impl Generator<'_> {
             let now_ns = self.now_ns();
             let allowed = already + self.allowed(now_ns - begin_ns);
             while self.connections.len() < total.min(allowed) && self.connections.len() - self.opened < OPENING_MAX {
-                let socket = self.socket(self.connections.len())?;
-                self.adopt(socket)?;
+                match self.socket(self.connections.len()) {
+                    Ok(socket) => self.adopt(socket)?,
+                    Err(error) if self.refused.is_some() => return Ok(Some(error.to_string())),
+                    Err(error) => return Err(error),
+                }
             }
             self.poll(Duration::from_millis(1))?;
             watch(self)?;
+            if let Some((index, why)) = self.refused.as_mut().and_then(Vec::pop) {
+                return Ok(Some(format!("connection {index}: {why}")));
+            }
             if last_opened.0 != self.opened {
                 last_opened = (self.opened, now_ns);
-            } else if now_ns - last_opened.1 > PROGRESS_DEADLINE_NS {
-                return Err(Error::Connect(self.stuck(total)));
+            } else if now_ns - last_opened.1 > OPENING_SILENCE_MAX_NS {
+                return match self.refused {
+                    Some(_) => Ok(Some(self.stuck(total))),
+                    None => Err(Error::Connect(self.stuck(total))),
+                };
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Returns how many connections the rate of the plan allows this thread within a time.
@@ -85,15 +115,16 @@ impl Generator<'_> {
         }
     }
 
-    /// Says how far the opening has come, and what the server said last.
+    /// Returns a text about the open connections and the server's last message.
     pub(crate) fn stuck(&self, total: usize) -> String {
         let said = self.connections.iter().rev().find_map(|connection| match &connection.state {
             State::Opening(answer) if !answer.is_empty() => Some(crate::http::shown(answer)),
             _ => None,
         });
         let said = said.or_else(|| self.judge.stray.clone());
-        let said = said.map_or_else(String::new, |said| format!("; the server's last word: {said}"));
-        format!("{} of {total} connections opened, then no more{said}", self.opened)
+        let said = said.map_or_else(String::new, |said| format!("; the server's last message: {said}"));
+        let seconds = OPENING_SILENCE_MAX_NS / 1_000_000_000;
+        format!("{} of {total} connections are open, and none opened for {seconds} s{said}", self.opened)
     }
 
     /// Returns a socket that is connecting to the server.
@@ -110,7 +141,10 @@ impl Generator<'_> {
         match socket.connect(&target.into()) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
-            Err(error) => return Err(Error::Connect(format!("cannot connect to {target}: {error}"))),
+            Err(error) => {
+                let why = error.to_string();
+                return Err(Error::Connect(format!("cannot connect to {target}: {why}{}", crate::ending::hint(&why))));
+            }
         }
         Ok(socket.into())
     }
@@ -126,7 +160,8 @@ pub(crate) fn raise_descriptor_limit(plan: &Plan) -> Result<(), Error> {
     let needed = (sockets + plan.threads + SPARE_DESCRIPTORS) as u64;
     if maximum.is_some_and(|maximum| maximum < needed) {
         return Err(Error::Options(format!(
-            "{sockets} connections need {needed} descriptors, the hard limit (ulimit -Hn) is {}",
+            "{sockets} connections need {needed} descriptors, and the hard limit (ulimit -Hn) is {}: raise the limit \
+             (LimitNOFILE= of systemd, --ulimit nofile= of docker), or lower the number of connections",
             maximum.unwrap_or_default()
         )));
     }
@@ -134,13 +169,14 @@ pub(crate) fn raise_descriptor_limit(plan: &Plan) -> Result<(), Error> {
         .map_err(Error::system("raise the descriptor limit"))
 }
 
-/// Handshakes under way at once, below any usual listen backlog.
+/// The largest number of handshakes in progress at the same time, below any usual listen backlog.
 const OPENING_MAX: usize = 100;
 
 /// Descriptors for the standard streams, and files of `/proc` while they are read.
 const SPARE_DESCRIPTORS: usize = 16;
 
-/// The time between two looks of the user at the number of open connections.
+/// The time between two updates of the progress line.
 const SHOWN_EVERY_NS: u64 = 100_000_000;
 
-pub(crate) const PROGRESS_DEADLINE_NS: u64 = 10_000_000_000;
+/// The longest time without a new open connection.
+pub(crate) const OPENING_SILENCE_MAX_NS: u64 = 10_000_000_000;

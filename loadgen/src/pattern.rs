@@ -6,7 +6,7 @@
 //! {topic}       the name of a topic
 //! {payload}     the stamped payload
 //! {size}        the number of the payload's bytes
-//! {id}          a number of ten digits that no other message of the connection has
+//! {id}          a number of ten digits that no other message of the connection has; in a path always 1000000000
 //! {connection}  the index of the connection
 //! {any}         in patterns only: any bytes, also none
 //! ```
@@ -51,12 +51,12 @@ impl Text {
         Text(pieces(&unescaped(text)))
     }
 
-    /// Returns whether each message has a topic of its own in this text.
+    /// Returns whether `{topic}` stands in the text.
     pub(crate) fn has_topic(&self) -> bool {
         self.0.contains(&Piece::Topic)
     }
 
-    /// Checks that the payload stands in the text exactly once, and that nothing stands for any bytes.
+    /// Checks that `{payload}` stands in the text exactly once, and `{any}` not at all.
     pub(crate) fn for_publishing(self, flag: &str) -> Result<Text, Error> {
         match self.0.iter().filter(|piece| **piece == Piece::Payload).count() {
             1 => self.for_sending(flag),
@@ -64,12 +64,26 @@ impl Text {
         }
     }
 
-    /// Checks that nothing in the text stands for any bytes.
+    /// Checks that `{any}` does not stand in the text.
     pub(crate) fn for_sending(self, flag: &str) -> Result<Text, Error> {
         if self.0.contains(&Piece::Any) {
-            return Err(Error::Options(format!("{flag}: {{any}} stands only in patterns of what arrives")));
+            return Err(Error::Options(format!("{flag}: {{any}} is for patterns of what arrives, and this is sent")));
         }
         Ok(self)
+    }
+
+    /// Checks that the text is the path of a request for this topic: it has no space and no control character.
+    pub(crate) fn for_path(self, flag: &str, topic: &str) -> Result<Text, Error> {
+        let literals = self.0.iter().map(|piece| match piece {
+            Piece::Literal(text) => text.as_str(),
+            Piece::Topic => topic,
+            _ => "",
+        });
+        if literals.flat_map(str::bytes).any(|byte| byte <= b' ' || byte == 0x7f) {
+            let why = "a path has no spaces and no control characters; write %20 for a space";
+            return Err(Error::Options(format!("{flag}: {why}")));
+        }
+        self.for_sending(flag)
     }
 
     /// Fills in the placeholders.
@@ -107,7 +121,7 @@ pub(crate) fn id_digits(id: u32) -> String {
     (FIRST_ID + u64::from(id)).to_string()
 }
 
-/// A pattern of what arrives. It fits only the whole unit.
+/// A pattern of what arrives. A pattern fits only a whole unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pattern(Vec<Part>);
 
@@ -126,7 +140,7 @@ impl Pattern {
     /// An error is returned if the bytes between two placeholders could not be told apart.
     pub(crate) fn parse(text: &str, topic: Option<&str>) -> Result<Pattern, Error> {
         let mut parts: Vec<Part> = Vec::new();
-        let wrong = |why: &str| Err(Error::Options(format!("pattern `{text}`: {why}")));
+        let wrong = |why: &str| Err(Error::Options(format!("the pattern `{text}`: {why}")));
         for piece in pieces(&unescaped(text)) {
             let part = match (piece, topic) {
                 (Piece::Literal(text), _) => Part::Literal(text.into_bytes()),
@@ -137,7 +151,7 @@ impl Pattern {
             match (parts.last_mut(), part) {
                 (Some(Part::Literal(before)), Part::Literal(after)) => before.extend(after),
                 (Some(Part::Any | Part::Payload), Part::Any | Part::Payload) => {
-                    return wrong("two placeholders without a text between them");
+                    return wrong("{any} and {payload} need a text between them");
                 }
                 (_, part) => parts.push(part),
             }
@@ -146,6 +160,14 @@ impl Pattern {
             return wrong("{payload} stands in it more than once");
         }
         Ok(Pattern(parts))
+    }
+
+    /// Reads the pattern of a flag, in which `{topic}` stands for any bytes.
+    ///
+    /// # Errors
+    /// The errors of [`Self::parse`], with the name of the flag.
+    pub(crate) fn of_flag(flag: &str, text: &str) -> Result<Pattern, Error> {
+        Pattern::parse(text, None).map_err(|error| Error::Options(format!("{flag}: {error}")))
     }
 
     /// Returns whether the pattern has a place for the payload.

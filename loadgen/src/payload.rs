@@ -3,12 +3,15 @@
 //! A stamp has one of two forms. Below each field of a form stands the number of bytes that the field takes:
 //!
 //! ```text
-//! rh  run   publisher  sequence    due           padding             digits of 4 bits
+//! rh  run   stream     sequence    due           padding             digits of 4 bits
 //! 2   4     4          10          12            the rest
 //!
-//! rs  run   publisher  sequence                  padding             digits of 6 bits, for payloads below 32 bytes
+//! rs  run   stream     sequence                  padding             digits of 6 bits, for payloads below 32 bytes
 //! 2   3     3          9                         the rest
 //! ```
+//!
+//! The last eight bytes of a payload of 40 or more are check digits of its stamp instead of padding: a payload whose
+//! end belongs to another message is noticed, and so is a stamp that has changed.
 
 use crate::frame;
 use crate::pattern::{Filled, id_digits};
@@ -18,9 +21,9 @@ use crate::pattern::{Filled, id_digits};
 pub struct Stamp {
     /// The run's number, which distinguishes its messages from those of another generator on the same topic.
     pub run: u16,
-    /// Index of the publisher.
+    /// The index of the stream: the messages of one publisher to one topic.
     pub publisher: u16,
-    /// Counts a publisher's messages from 0; 40 bits.
+    /// Counts a stream's messages from 0; 40 bits.
     pub sequence: u64,
     /// The time at which the message was due by the run's schedule, in nanoseconds of the run's clock: 48 bits, three
     /// days. The message may be sent later than it was due. A short stamp has no room for this time.
@@ -38,6 +41,9 @@ pub enum Form {
 
 /// The number of bytes of a stamp with a time.
 pub const STAMP_LENGTH: usize = 32;
+
+/// The number of check digits of a stamp with a time.
+pub const CHECK_LENGTH: usize = 8;
 
 /// The number of bytes of a stamp without a time. No payload is smaller.
 pub const SHORT_STAMP_LENGTH: usize = 17;
@@ -79,6 +85,21 @@ impl Stamp {
         }
     }
 
+    /// Returns the digits at the end of a payload that has room for them.
+    pub fn check_digits(&self) -> [u8; CHECK_LENGTH] {
+        let identity = u64::from(self.run) << 48 | u64::from(self.publisher) << 32;
+        let mixed = (identity ^ self.sequence).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = (mixed ^ mixed >> 29 ^ self.due_ns.unwrap_or_default()).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        // A digit is a letter from a to p, of 4 bits each: valid text, without a table.
+        let spread = [mixed >> 32, mixed >> 40, mixed >> 48, mixed >> 56];
+        let mut digits = [0; CHECK_LENGTH];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(spread) {
+            pair[0] = b'a' + (byte as u8 & 0x0f);
+            pair[1] = b'a' + (byte as u8 >> 4);
+        }
+        digits
+    }
+
     /// Reads the stamp of this form at the start of `payload`; `None` if there is no stamp.
     pub fn decode(form: Form, payload: &[u8]) -> Option<Stamp> {
         match form {
@@ -110,7 +131,7 @@ pub fn padding(size: usize) -> Vec<u8> {
 }
 
 /// A publisher's message: a masked frame, or a request of HTTP. It is built once; for each message only the stamp is
-/// encoded again, and a number if the message has one.
+/// encoded again, and the `{id}` if the message has one.
 #[derive(Debug)]
 pub struct Template {
     form: Form,
@@ -119,6 +140,8 @@ pub struct Template {
     bytes: Vec<u8>,
     masked_from: usize,
     payload_at: usize,
+    /// The place of the check digits; `None` if the payload has no room for them.
+    check_at: Option<usize>,
     id_at: Option<usize>,
 }
 
@@ -140,7 +163,8 @@ impl Template {
 
     /// Makes a message of bytes that are not masked, with `size` bytes of payload at `payload_at`.
     pub(crate) fn of_bytes(bytes: Vec<u8>, payload_at: usize, id_at: Option<usize>, size: usize) -> Template {
-        Template { form: Form::of(size), key: [0; 4], bytes, masked_from: 0, payload_at, id_at }.padded(size)
+        let check_at = (size >= STAMP_LENGTH + CHECK_LENGTH).then(|| payload_at + size - CHECK_LENGTH);
+        Template { form: Form::of(size), key: [0; 4], bytes, masked_from: 0, payload_at, check_at, id_at }.padded(size)
     }
 
     fn padded(mut self, size: usize) -> Template {
@@ -155,10 +179,13 @@ impl Template {
         let text = &mut text[..self.form.length()];
         stamp.encode(self.form, text);
         self.put(self.payload_at, text);
+        if let Some(at) = self.check_at {
+            self.put(at, &stamp.check_digits());
+        }
         &self.bytes
     }
 
-    /// Sets the number of the next message, if the message has a place for it.
+    /// Sets the `{id}` of the next message, if the message has one.
     pub(crate) fn set_id(&mut self, id: u32) {
         if let Some(at) = self.id_at {
             self.put(at, id_digits(id).as_bytes());
@@ -228,6 +255,20 @@ mod tests {
     }
 
     #[test]
+    fn check_digits_differ_with_every_field() {
+        let own = STAMP.check_digits();
+        assert!(own.iter().all(u8::is_ascii_lowercase));
+        for other in [
+            Stamp { run: 0xbeee, ..STAMP },
+            Stamp { publisher: 6, ..STAMP },
+            Stamp { sequence: STAMP.sequence + 1, ..STAMP },
+            Stamp { due_ns: STAMP.due_ns.map(|due_ns| due_ns + 1), ..STAMP },
+        ] {
+            assert_ne!(other.check_digits(), own, "{other:?}");
+        }
+    }
+
+    #[test]
     fn no_stamp_in_other_text() {
         for form in [Form::Timed, Form::Short] {
             let stamp = text(form, &STAMP);
@@ -256,7 +297,11 @@ mod tests {
             assert_eq!(payload.len(), size);
             let expected = if size < 32 { Stamp { due_ns: None, ..STAMP } } else { STAMP };
             assert_eq!(Stamp::decode(form, &payload), Some(expected));
-            assert_eq!(payload[form.length()..], padding(size));
+            let mut expected = padding(size);
+            if let Some(end) = expected.last_chunk_mut().filter(|_| size >= 40) {
+                *end = STAMP.check_digits();
+            }
+            assert_eq!(payload[form.length()..], expected);
             assert!(payload.is_ascii());
         }
     }
@@ -276,7 +321,7 @@ mod tests {
             let prefix = before.replace("{id}", "1000000007");
             let inner = payload.strip_prefix(prefix.as_bytes()).and_then(|rest| rest.strip_suffix(b"|end")).unwrap();
             assert_eq!(Stamp::decode(Form::Timed, inner), Some(STAMP), "{before}");
-            assert_eq!(inner[STAMP_LENGTH..], padding(40));
+            assert_eq!(inner[STAMP_LENGTH..], STAMP.check_digits());
         }
     }
 }

@@ -6,23 +6,24 @@ use clap::ValueEnum;
 /// A kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PresetName {
-    /// ringhub's raw topics, and servers with the same paths and queries.
+    /// ringhub: topics at /t/TOPIC; subscribers ask for mode=sub, publishers for mode=pub.
     Ringhub,
-    /// A server that broadcasts each message, as servers on `ws` of Node do.
+    /// A server that sends each message to all connections, or to all but the sender's.
     Ws,
-    /// A server on Bun that broadcasts each message.
+    /// The same as ws.
     Bun,
-    /// A server on Kore that broadcasts each message.
+    /// The same as ws.
     Kore,
-    /// nchan with the locations of its first example; publishes by POST.
+    /// nchan with the locations /sub?id=TOPIC and /pub?id=TOPIC; publishes by POST.
     Nchan,
     /// The WebSocket listener of a NATS server.
     Nats,
-    /// Socket.IO 4, with the events `subscribe` (acknowledged), `publish` and `message`.
+    /// Socket.IO 4: clients emit subscribe(topic, ack) and publish(topic, payload), the server emits message(payload).
     Socketio,
-    /// The Pusher protocol; publishes by signed POST. Needs --set key=…, app=… and secret=….
+    /// The Pusher protocol; publishes by signed POST. Needs --set key=KEY --set app=ID --set secret=SECRET.
     Pusher,
-    /// Centrifugo and other servers of Centrifuge's JSON protocol.
+    /// Centrifuge's JSON protocol, as Centrifugo has it. Clients must be allowed to connect without a token and to
+    /// publish.
     Centrifuge,
 }
 

@@ -28,17 +28,17 @@ pub(crate) struct Request {
     pub(crate) lines: String,
 }
 
-/// What is said on connections.
+/// The messages on connections, as the server wants them.
 #[derive(Clone, Debug)]
 pub(crate) struct Protocol {
     pub(crate) packing: Packing,
     /// The steps after the opening handshake.
     pub(crate) hello: Vec<Step>,
-    /// Subscribes to a topic; `None` if the path does.
+    /// The message that subscribes to a topic; `None` if the path does.
     pub(crate) subscribe: Option<Text>,
-    /// The pattern of the answer to this; it may have the topic's name.
+    /// The pattern of the answer to `subscribe`; `{topic}` may stand in it.
     pub(crate) acknowledgement: Option<String>,
-    /// `None` if the whole unit is the payload.
+    /// The pattern of a delivery; `None` if the whole unit is the payload.
     pub(crate) delivery: Option<Pattern>,
     pub(crate) replies: Vec<(Pattern, Text)>,
     pub(crate) ignored: Vec<Pattern>,
@@ -85,14 +85,14 @@ impl Step {
     pub(crate) fn parse(step: &str) -> Result<Step, Error> {
         match step.split_once(':') {
             Some(("send", text)) => Ok(Step::Send(Text::parse(text).for_sending("--hello")?)),
-            Some(("await", pattern)) => Ok(Step::Await(Pattern::parse(pattern, None)?)),
+            Some(("await", pattern)) => Ok(Step::Await(Pattern::of_flag("--hello", pattern)?)),
             _ => Err(Error::Options(format!("--hello {step}: expected send:TEXT or await:PATTERN"))),
         }
     }
 }
 
 impl Protocol {
-    /// Returns whether a message is a payload and nothing else happens on a connection.
+    /// Returns whether each message is a payload, and no message is answered.
     pub(crate) fn is_raw(&self) -> bool {
         self.delivery.is_none() && self.packing == Packing::Whole && self.replies.is_empty()
     }

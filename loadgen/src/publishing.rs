@@ -1,6 +1,7 @@
 //! Publishes the messages of a run by its pace, until the measured window is over and everything has arrived.
 
-use crate::connection::State;
+use crate::connection::{Connection, State};
+use crate::crew::Order;
 use crate::error::Error;
 use crate::generator::Generator;
 use crate::options::{Activity, Load, Pace, Span};
@@ -10,6 +11,7 @@ use crate::progress::Progress;
 use crate::protocol::Publishing as Way;
 use crate::replay::Recorded;
 use crate::sampling::{Edge, Sampler};
+use crate::sequence::SequenceChecker;
 use crate::window::{Rate, Window, permits};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,36 +19,39 @@ use std::time::Duration;
 /// The state while publishers publish.
 pub(crate) struct Publishing<'g, 'a> {
     pub(crate) generator: &'g mut Generator<'a>,
-    schedule: Schedule<'a>,
+    pub(crate) schedule: Schedule<'a>,
     span: Span,
     pub(crate) window: Window,
-    /// The message of each stream. Replayed messages have sizes of their own, and are made anew.
+    /// The message of each stream of this thread. Replayed messages have sizes of their own, and are made anew.
     templates: Vec<Template>,
-    /// The messages of each publisher that are pushed and not yet written.
+    /// The messages of each publisher of this thread that are pushed and not yet written.
     waiting: Vec<VecDeque<Waiting>>,
-    /// The publishers that have such messages.
-    busy: Vec<usize>,
+    /// The places among these of the publishers that have such messages.
+    pub(crate) busy: Vec<usize>,
+    /// The threads that publish: each `of`th publisher is one of this thread.
+    of: usize,
     /// The messages of each stream that the socket has taken, or that a server has accepted by HTTP.
     pub(crate) written: Vec<u64>,
     /// The subscribers of each topic.
     pub(crate) audiences: Vec<u64>,
     /// The deliveries of all pushed messages.
-    expected: u64,
+    pub(crate) expected: u64,
     /// The deliveries before this began.
     delivered_before: u64,
     /// Messages whose turn has come. Those of publishers that have ended are skipped.
     scheduled: u64,
     pub(crate) pushed: u64,
     next_id: u32,
-    pub(crate) idle_ns: u64,
+    /// The time at which the current turn began.
+    turn_ns: u64,
 }
 
 /// When the next message is due.
-enum Schedule<'a> {
+pub(crate) enum Schedule<'a> {
     Rate(Rate),
     InFlight(u64),
     Unthrottled,
-    /// Each connection has this many under way; `begun` once these were sent.
+    /// Each connection has this many messages in flight. The connections before `begun` have sent their first ones.
     Echo {
         depth: u64,
         begun: usize,
@@ -70,7 +75,11 @@ pub(crate) struct Measured {
     /// The edges of the window; `None` if the run ended before its window began.
     pub(crate) edges: Option<[Edge; 2]>,
     pub(crate) written: Vec<u64>,
+    /// Messages that were due and that no publisher could take.
+    pub(crate) unpublished: u64,
     pub(crate) is_interrupted: bool,
+    /// Whether the window ended early because nothing arrived and nothing could be published.
+    pub(crate) is_stalled: bool,
 }
 
 impl<'g, 'a> Publishing<'g, 'a> {
@@ -83,7 +92,9 @@ impl<'g, 'a> Publishing<'g, 'a> {
             Span::Messages(_) => u64::MAX,
         };
         let window = Window::after(begin_ns, pace.warmup_ns, duration_ns);
-        generator.judge.clocks.set_window(window);
+        if generator.share.index == 0 {
+            generator.judge.clock.set_window(window);
+        }
         let schedule = match (pace.load, &plan.activity) {
             (_, Activity::Replay { messages }) => Schedule::Recorded { messages, start_ns: begin_ns },
             (Load::InFlight(depth), Activity::Echo(_)) => Schedule::Echo { depth, begun: 0 },
@@ -91,25 +102,29 @@ impl<'g, 'a> Publishing<'g, 'a> {
             (Load::InFlight(in_flight), _) => Schedule::InFlight(in_flight),
             (Load::Unthrottled, _) => Schedule::Unthrottled,
         };
-        let streams = plan.topics.streams();
-        let is_recorded = matches!(schedule, Schedule::Recorded { .. });
+        let share = generator.share;
+        let (of, publishers, streams) = match schedule {
+            Schedule::Echo { .. } => (share.of, generator.first_subscribers, generator.first_subscribers),
+            Schedule::Recorded { .. } => (1, plan.publishers, 0),
+            _ => (1, plan.publishers, plan.topics.streams()),
+        };
+        let stream_at = |place| if of > 1 { share.global(place) } else { place };
         Publishing {
             schedule,
             span: pace.span,
             window,
-            templates: (0..if is_recorded { 0 } else { streams })
-                .map(|stream| template(generator, stream, plan.size))
-                .collect(),
-            waiting: (0..plan.publishers).map(|_| VecDeque::new()).collect(),
+            templates: (0..streams).map(|place| template(generator, stream_at(place), plan.size)).collect(),
+            waiting: (0..publishers).map(|_| VecDeque::new()).collect(),
             busy: Vec::new(),
-            written: generator.pushed.clone(),
+            of,
+            written: (0..plan.topics.streams()).map(|stream| generator.crew.pushed(stream)).collect(),
             audiences: plan.topics.audiences(subscribers),
             expected: 0,
             delivered_before: generator.deliveries(&generator.received()),
             scheduled: 0,
             pushed: 0,
             next_id: FIRST_PUBLISH_ID,
-            idle_ns: 0,
+            turn_ns: begin_ns,
             generator,
         }
     }
@@ -122,48 +137,97 @@ impl<'g, 'a> Publishing<'g, 'a> {
         each: &mut dyn FnMut(&mut Generator<'a>, u64) -> Result<(), Error>,
     ) -> Result<Measured, Error> {
         let mut start = None;
-        let mut last_delivery = (0, self.generator.now_ns());
-        let (mut end, is_interrupted) = loop {
+        let crew = self.generator.crew;
+        let mut last_step = ((0, 0), self.generator.now_ns());
+        let patience_ns = self.generator.plan.drain_ns.max(PATIENCE_MIN_NS);
+        let (mut end, mut is_interrupted) = loop {
             let now_ns = self.generator.now_ns();
             if start.is_none() && now_ns >= self.window.start_ns {
-                start = Some(Edge::now(self.generator, self.idle_ns)?);
-                sampler.begin(self.generator, self.pushed)?;
+                start = Some(Edge::now(self.generator)?);
+                sampler.begin(self.generator, self.pushed);
             }
-            let reads = self.generator.received().reads;
-            if reads != last_delivery.0 {
-                last_delivery = (reads, now_ns);
+            let steps = (self.pushed, self.generator.deliveries(&self.generator.received()));
+            if steps != last_step.0 {
+                last_step = (steps, now_ns);
             }
-            let is_closed = !matches!(self.schedule, Schedule::Rate(_) | Schedule::Recorded { .. });
-            let is_stalled = is_closed && now_ns - last_delivery.1 > self.generator.plan.drain_ns;
+            let is_stalled = now_ns - last_step.1 > patience_ns && self.is_waiting(now_ns);
             let is_interrupted = progress.is_interrupted();
             let is_finished = self.is_finished(now_ns);
             if is_finished || is_stalled || is_interrupted {
                 self.window.end_ns = self.window.end_ns.min(now_ns);
-                break (Edge::now(self.generator, self.idle_ns)?, is_interrupted && !is_finished);
+                break (Edge::now(self.generator)?, is_interrupted && !is_finished);
             }
             if start.is_some() && sampler.is_due(now_ns) {
-                sampler.sample(self.generator, self.pushed, progress)?;
+                sampler.sample(self.generator, self.pushed, progress);
             }
             self.step(now_ns)?;
             each(self.generator, now_ns)?;
+            if let Some(failure) = crew.failure() {
+                return Err(failure);
+            }
         };
+        let is_stalled = !is_interrupted && !self.is_finished(self.generator.now_ns());
         if let (Some(_), Span::Time(_)) = (&start, self.span) {
-            sampler.sample(self.generator, self.pushed, progress)?;
+            sampler.sample(self.generator, self.pushed, progress);
         }
-        self.generator.end_stall()?;
-        let drained_ns = self.drain()?;
+        if self.generator.stalled.is_some() {
+            crew.give(Order::Read);
+            self.generator.read_again()?;
+            self.generator.await_followers(&mut |_| Ok(()))?;
+        }
+        let (drained_ns, is_ended) = self.drain(progress)?;
+        is_interrupted |= is_ended;
         if let Span::Messages(_) = self.span {
-            end = Edge { time_ns: drained_ns, ..Edge::now(self.generator, self.idle_ns)? };
+            end = Edge { time_ns: drained_ns, ..Edge::now(self.generator)? };
             if start.is_some() {
-                sampler.sample(self.generator, self.pushed, progress)?;
+                sampler.sample(self.generator, self.pushed, progress);
             }
         }
-        Ok(Measured { edges: start.map(|start| [start, end]), written: self.written.clone(), is_interrupted })
+        let unpublished = match (&self.schedule, self.span) {
+            _ if !self.has_publisher() => 0,
+            (Schedule::Rate(_), Span::Time(_)) => self.allowed(self.window.end_ns),
+            (_, Span::Messages(messages)) if !is_interrupted => messages.saturating_sub(self.scheduled),
+            _ => 0,
+        };
+        let edges = start.map(|start| [start, end]);
+        Ok(Measured { edges, written: self.written.clone(), unpublished, is_interrupted, is_stalled })
     }
 
-    /// Returns the deliveries of the messages that were published since this began.
-    fn delivered(&self) -> u64 {
-        self.generator.deliveries(&self.generator.received()) - self.delivered_before
+    /// Returns the deliveries of the messages that were published since this began; in an echo, those of this thread.
+    pub(crate) fn delivered(&self) -> u64 {
+        let received = if self.is_echo() { self.generator.received } else { self.generator.received() };
+        self.generator.deliveries(&received) - self.delivered_before
+    }
+
+    pub(crate) fn is_echo(&self) -> bool {
+        matches!(self.schedule, Schedule::Echo { .. })
+    }
+
+    /// Returns the messages that were pushed, and that open connections have not written.
+    pub(crate) fn unwritten(&self) -> u64 {
+        let open = self.busy.iter().filter(|&&place| self.connection_at(place).socket.is_some());
+        open.map(|&place| self.waiting[place].len() as u64).sum()
+    }
+
+    /// Returns whether the run cannot go on before something arrives or is taken. A schedule that has an end in time
+    /// always goes on.
+    fn is_waiting(&self, now_ns: u64) -> bool {
+        match (&self.schedule, self.span) {
+            (Schedule::Rate(_), Span::Time(_)) => false,
+            (Schedule::Rate(_) | Schedule::Recorded { .. }, _) => self.allowed(now_ns) > 0 || !self.busy.is_empty(),
+            (Schedule::InFlight(_) | Schedule::Unthrottled | Schedule::Echo { .. }, _) => true,
+        }
+    }
+
+    fn has_publisher(&self) -> bool {
+        let (opened, ended) = self.generator.crew.connections();
+        (0..self.waiting.len()).any(|place| self.connection_at(place).socket.is_some())
+            || (self.is_echo() && opened as u64 > ended)
+    }
+
+    /// Returns the connection of the publisher at a place among those of this thread.
+    fn connection_at(&self, place: usize) -> &Connection {
+        &self.generator.connections[self.generator.publisher_place(place)]
     }
 
     /// Returns the deliveries that have not arrived.
@@ -172,24 +236,23 @@ impl<'g, 'a> Publishing<'g, 'a> {
     }
 
     fn is_finished(&self, now_ns: u64) -> bool {
-        let has_publisher = (0..self.waiting.len())
-            .any(|publisher| self.generator.connections[self.generator.publisher_at(publisher)].socket.is_some());
-        !has_publisher
+        !self.has_publisher()
             || match self.span {
                 Span::Time(_) => now_ns >= self.window.end_ns,
                 Span::Messages(messages) => self.scheduled >= messages,
             }
     }
 
-    /// Publishes due messages and reads arrived ones. The time of the step counts as time to spare if the step
-    /// published nothing, and either nothing arrived or the generator could sleep (`--sleep`).
+    /// Publishes due messages and reads arrived ones. A spinning thread has time to spare in a step that publishes
+    /// nothing and finds nothing; a thread that sleeps has it while it sleeps.
     fn step(&mut self, now_ns: u64) -> Result<(), Error> {
-        let published = self.publish(now_ns);
+        let published = self.publish(now_ns)?;
+        self.turn_ns = now_ns;
         let patience = if self.generator.plan.sleep { self.nap(now_ns) } else { Duration::ZERO };
         let ready = self.generator.poll(patience)?;
-        self.note_written(now_ns);
-        if published == 0 && (ready == 0 || !patience.is_zero()) {
-            self.idle_ns += self.generator.now_ns() - now_ns;
+        self.note_what_is_written();
+        if published == 0 && ready == 0 {
+            self.generator.note_spare(patience, now_ns);
         }
         Ok(())
     }
@@ -208,13 +271,9 @@ impl<'g, 'a> Publishing<'g, 'a> {
     }
 
     /// Returns how many messages may be published now.
-    fn allowed(&self, now_ns: u64) -> u64 {
+    pub(crate) fn allowed(&self, now_ns: u64) -> u64 {
         let allowed = match &self.schedule {
-            &Schedule::InFlight(in_flight) => {
-                let mean_audience = self.expected.checked_div(self.pushed).unwrap_or(1);
-                let delivered = self.delivered();
-                permits(in_flight, self.pushed, delivered, mean_audience)
-            }
+            &Schedule::InFlight(in_flight) => permits(in_flight, self.pushed, self.expected, self.delivered()),
             Schedule::Rate(rate) => {
                 // What is due inside the window is published even if its publisher could not take it there.
                 let due = rate.due_count(now_ns.min(self.window.end_ns.saturating_sub(1)));
@@ -232,7 +291,13 @@ impl<'g, 'a> Publishing<'g, 'a> {
         }
     }
 
-    fn publish(&mut self, now_ns: u64) -> u64 {
+    /// Begins a turn of a thread that follows: publishes what may be published. Returns the number of messages.
+    pub(crate) fn publish_now(&mut self) -> Result<u64, Error> {
+        self.turn_ns = self.generator.now_ns();
+        self.publish(self.turn_ns)
+    }
+
+    pub(crate) fn publish(&mut self, now_ns: u64) -> Result<u64, Error> {
         let before = self.pushed;
         if let Schedule::Echo { .. } = self.schedule {
             self.send_back(now_ns);
@@ -261,26 +326,34 @@ impl<'g, 'a> Publishing<'g, 'a> {
         }
         if !self.busy.is_empty() {
             for at in 0..self.busy.len() {
-                self.generator.flush(self.generator.publisher_at(self.busy[at]));
+                self.generator.flush(self.generator.publisher_place(self.busy[at]))?;
             }
-            self.note_written(now_ns);
+            self.turn_ns = now_ns;
+            self.note_what_is_written();
         }
-        self.pushed - before
+        Ok(self.pushed - before)
     }
 
     /// In an echo, sends as many messages on each connection as have come back.
     fn send_back(&mut self, now_ns: u64) {
         let Schedule::Echo { depth, begun } = &mut self.schedule else { return };
         let depth = *depth;
-        let connections = self.generator.plan.subscribers;
+        let connections = self.generator.first_subscribers;
         let first = std::mem::replace(begun, connections)..connections;
         let mut due: Vec<(usize, u64)> = first.map(|index| (index, depth)).collect();
         if let Some(echoed) = &mut self.generator.echoed {
             due.append(echoed);
         }
         for (index, count) in due {
-            for _ in 0..count {
-                self.send(index, now_ns, now_ns, None);
+            // A server that sends a message twice gets no more for it.
+            let share = self.generator.share;
+            let pushed = self.generator.crew.pushed(share.global(index));
+            let seen = match &self.generator.connections[index].state {
+                State::Reading(reading) => reading.checkers.first().map_or(0, SequenceChecker::next),
+                _ => 0,
+            };
+            for _ in 0..count.min(depth.saturating_sub(pushed.saturating_sub(seen))) {
+                self.send(self.generator.share.global(index), now_ns, now_ns, None);
                 self.scheduled += 1;
             }
         }
@@ -295,14 +368,18 @@ impl<'g, 'a> Publishing<'g, 'a> {
         if connection.socket.is_none() {
             return Sent::Never;
         }
-        let is_answer_due = matches!(&connection.state, State::Posting(posting) if posting.under_way > 0);
+        let is_answer_due = match &connection.state {
+            State::Posting(posting) => posting.under_way > 0,
+            state => matches!(state, State::Connecting),
+        };
         if is_answer_due || (connection.unsent() > UNSENT_MAX && !matches!(self.schedule, Schedule::Echo { .. })) {
             return Sent::Later;
         }
-        let sequence = self.generator.pushed[stream];
+        let crew = self.generator.crew;
+        let sequence = crew.pushed(stream);
         let stamp = Stamp { run: self.generator.judge.run, publisher: stream as u16, sequence, due_ns: Some(due_ns) };
         let mut own = size.map(|size| template(self.generator, stream, size));
-        let template = own.as_mut().unwrap_or_else(|| &mut self.templates[stream]);
+        let template = own.as_mut().unwrap_or_else(|| &mut self.templates[stream / self.of]);
         template.set_id(self.next_id);
         self.next_id = self.next_id.wrapping_add(1) % ID_MAX;
         let bytes = template.stamped(&stamp);
@@ -315,13 +392,18 @@ impl<'g, 'a> Publishing<'g, 'a> {
         if let State::Posting(posting) = &mut connection.state {
             posting.under_way = 1;
         }
-        let waiting = &mut self.waiting[publisher];
+        let place = publisher / self.of;
+        let waiting = &mut self.waiting[place];
         if waiting.is_empty() {
-            self.busy.push(publisher);
+            self.busy.push(place);
         }
         waiting.push_back(Waiting { stream, sequence, end: connection.pushed() });
-        self.generator.judge.clocks.note_written(stream, sequence, now_ns);
-        self.generator.pushed[stream] += 1;
+        self.generator.judge.writes.note(stream, sequence, now_ns);
+        // A subscriber that joins must know of each message that the server may have.
+        crew.note_pushed(stream, sequence + 1);
+        if !self.is_echo() {
+            crew.note_published();
+        }
         self.pushed += 1;
         self.expected += self.audiences[plan.topics.topic_of(stream)];
         Sent::Pushed
@@ -329,18 +411,19 @@ impl<'g, 'a> Publishing<'g, 'a> {
 
     /// Notes which messages the sockets have taken. A message that had to wait for its socket was written now, and not
     /// when it was pushed.
-    fn note_written(&mut self, turn_ns: u64) {
+    pub(crate) fn note_what_is_written(&mut self) {
+        let turn_ns = self.turn_ns;
         let now_ns = if self.busy.is_empty() { turn_ns } else { self.generator.now_ns() };
         let mut busy = std::mem::take(&mut self.busy);
-        busy.retain(|&publisher| {
-            let at = self.generator.publisher_at(publisher);
+        busy.retain(|&place| {
+            let at = self.generator.publisher_place(place);
             let connection = &mut self.generator.connections[at];
             let accepted = match &mut connection.state {
                 State::Posting(posting) => Some(std::mem::take(&mut posting.accepted)),
                 _ => None,
             };
             let (is_open, flushed) = (connection.socket.is_some(), connection.flushed());
-            let waiting = &mut self.waiting[publisher];
+            let waiting = &mut self.waiting[place];
             let mut is_late = false;
             while let Some(first) = waiting.front() {
                 let is_written = match accepted {
@@ -352,7 +435,7 @@ impl<'g, 'a> Publishing<'g, 'a> {
                     break;
                 }
                 if accepted.is_none() && now_ns - turn_ns > WRITE_DELAY_NS {
-                    self.generator.judge.clocks.note_written(first.stream, first.sequence, now_ns);
+                    self.generator.judge.writes.note(first.stream, first.sequence, now_ns);
                 }
                 self.written[first.stream] = first.sequence + 1;
                 waiting.pop_front();
@@ -360,60 +443,6 @@ impl<'g, 'a> Publishing<'g, 'a> {
             is_late
         });
         self.busy = busy;
-    }
-
-    /// Publishes what was due inside the window and is not published yet, and waits until everything is delivered, at
-    /// most for the plan's drain time. Returns the time of the end.
-    fn drain(&mut self) -> Result<u64, Error> {
-        let plan = self.generator.plan;
-        let begin_ns = self.generator.now_ns();
-        let mut checked_ns = begin_ns;
-        loop {
-            let now_ns = self.generator.now_ns();
-            let is_overdue = matches!(self.schedule, Schedule::Rate(_)) && self.allowed(now_ns) > 0;
-            if is_overdue {
-                self.publish(now_ns);
-            }
-            let mut is_delivered = !is_overdue && self.busy.is_empty() && self.delivered() >= self.expected;
-            if !is_delivered && now_ns - checked_ns > CHECK_EVERY_NS {
-                checked_ns = now_ns;
-                is_delivered =
-                    !is_overdue && plan.threads == 1 && self.busy.is_empty() && self.generator.owes_nothing();
-            }
-            if is_delivered || now_ns - begin_ns > plan.drain_ns {
-                return Ok(now_ns);
-            }
-            let patience = if plan.sleep { NAP_MAX.min(Duration::from_millis(5)) } else { Duration::ZERO };
-            if self.generator.poll(patience)? == 0 {
-                self.idle_ns += self.generator.now_ns() - now_ns;
-            }
-            self.note_written(now_ns);
-        }
-    }
-}
-
-impl Generator<'_> {
-    /// Reads a little longer, for messages that must not come.
-    pub(crate) fn settle(&mut self) -> Result<(), Error> {
-        let end_ns = self.now_ns() + SETTLE_NS;
-        while self.now_ns() < end_ns {
-            self.poll(Duration::from_millis(1))?;
-        }
-        Ok(())
-    }
-
-    /// Returns whether every open subscriber of this thread has seen the last message of each of its streams.
-    fn owes_nothing(&self) -> bool {
-        self.connections.iter().filter(|connection| connection.socket.is_some()).all(|connection| {
-            match &connection.state {
-                State::Reading(reading) => reading.checkers.iter().enumerate().all(|(slot, checker)| {
-                    let stream = self.plan.topics.stream_of_slot(reading.first_topic as usize, slot);
-                    self.pushed.get(stream).is_none_or(|&pushed| checker.next() >= pushed)
-                }),
-                State::Dropping { .. } => false,
-                State::Connecting | State::Opening(_) | State::Posting(_) => true,
-            }
-        })
     }
 }
 
@@ -447,7 +476,10 @@ fn template(generator: &Generator<'_>, stream: usize, size: usize) -> Template {
 /// The longest sleep of a generator with `--sleep` or `--hold`.
 pub(crate) const NAP_MAX: Duration = Duration::from_millis(100);
 
-/// The most messages that are published between two looks at the sockets.
+/// The shortest time without a delivery after which a closed loop is given up.
+const PATIENCE_MIN_NS: u64 = 100_000_000;
+
+/// The largest number of messages that are published before the sockets are read again.
 const PUBLISH_MAX: u64 = 1_024;
 
 /// If more bytes than this wait for the socket of the publisher whose turn it is, nothing is published until the socket
@@ -457,14 +489,8 @@ const UNSENT_MAX: usize = 1 << 20;
 /// A message that is written later than this after its turn began is noted with the later time.
 const WRITE_DELAY_NS: u64 = 100_000;
 
-/// How long the generator waits for duplicates and foreign messages after it has waited for the last deliveries.
-const SETTLE_NS: u64 = 100_000_000;
-
-/// The time between two looks at what each subscriber has yet to see.
-const CHECK_EVERY_NS: u64 = 20_000_000;
-
-/// The first number of a published message, above those of subscriptions.
+/// The first `{id}` of a published message, above those of subscriptions.
 const FIRST_PUBLISH_ID: u32 = 1 << 20;
 
-/// Numbers stay below this, so that they have ten digits and fit into 32 bits.
+/// Every `{id}` stays below this, so that it has ten digits and fits into 32 bits.
 const ID_MAX: u32 = 3_000_000_000;

@@ -52,7 +52,7 @@ fn parse(text: &str, speed: f64, topics: usize) -> Result<Vec<Recorded>, String>
         let wrong = |why: &str| format!("line {}: {why}", number + 1);
         let Line { at_ms, size, topic } = serde_json::from_str(line).map_err(|error| wrong(&error.to_string()))?;
         if !at_ms.is_finite() {
-            return Err(wrong("at_ms is no time"));
+            return Err(wrong("at_ms is no number"));
         }
         let since_ms = at_ms - *first_ms.get_or_insert(at_ms);
         let at_ns = (since_ms * 1e6 / speed) as u64;
@@ -60,14 +60,15 @@ fn parse(text: &str, speed: f64, topics: usize) -> Result<Vec<Recorded>, String>
             return Err(wrong("at_ms is before the line above"));
         }
         if !(STAMP_LENGTH..=PAYLOAD_MAX).contains(&size) {
-            return Err(wrong(&format!("size is {STAMP_LENGTH} to {PAYLOAD_MAX}")));
+            return Err(wrong(&format!("size is {STAMP_LENGTH} to {PAYLOAD_MAX} bytes")));
         }
-        if topic.is_some_and(|topic| topic >= topics) {
-            return Err(wrong("topic is at least the number of --topics"));
+        if let Some(topic) = topic.filter(|&topic| topic >= topics) {
+            let needed = topic.saturating_add(1);
+            return Err(wrong(&format!("topic {topic} needs --topics {needed} or more (topics count from 0)")));
         }
         messages.push(Recorded { at_ns, size, topic });
     }
-    if messages.is_empty() { Err("no messages".to_owned()) } else { Ok(messages) }
+    if messages.is_empty() { Err("the file has no messages".to_owned()) } else { Ok(messages) }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// The verdict, its reasons, and the figures if they can be trusted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
-    /// The version of this schema, [`SCHEMA_VERSION`]; 0 in a report that is older than the version.
+    /// The version of this schema, [`SCHEMA_VERSION`]; 0 in reports from before the field existed.
     #[serde(default)]
     pub schema_version: u32,
     /// The name and version of the generator.
@@ -23,7 +23,7 @@ pub struct Report {
     /// The assertions, and whether each holds.
     #[serde(default)]
     pub assertions: Vec<CheckedAssertion>,
-    /// The time at which the run began, in milliseconds since 1970 (UTC).
+    /// The time at which the run started, in milliseconds since 1970 (UTC).
     #[serde(default)]
     pub started_unix_ms: Option<u64>,
     /// The machine of the generator.
@@ -35,7 +35,13 @@ pub struct Report {
     /// Whether the user ended the run early.
     #[serde(default)]
     pub interrupted: bool,
-    /// The opening of all connections.
+    /// Why the window ended early, if nobody ended it.
+    #[serde(default)]
+    pub early_end: Option<String>,
+    /// Whether foreign messages are no mistake.
+    #[serde(default)]
+    pub ignore_foreign: bool,
+    /// The opening of all connections, each to the end of its subscription.
     #[serde(default)]
     pub opening: Option<Opening>,
     /// The first few foreign messages, as text; bytes that are no text are escaped.
@@ -53,7 +59,10 @@ pub struct Report {
     pub void: bool,
     /// The first few reasons for which the run is void.
     pub void_reasons: Vec<String>,
-    /// The first few connections that the server ended, each with the way in which it ended.
+    /// The disturbances of the run. They make it void unless the flags allow them.
+    #[serde(default)]
+    pub disturbances: Vec<String>,
+    /// The first few disconnected connections, each with the reason.
     pub disconnections: Vec<String>,
     /// Connections that received.
     pub subscribers: usize,
@@ -61,7 +70,8 @@ pub struct Report {
     pub publishers: usize,
     /// Payload bytes of each message.
     pub size: usize,
-    /// `rate N`, `in-flight N`, `unthrottled` or `none`.
+    /// `rate N` (in a ramp by rate: of the first step), `in-flight N` (in an echo: on each connection), `unthrottled`,
+    /// `recorded` or `none`.
     pub load: String,
     /// Subscribers that read every frame; of the others only bytes were counted.
     pub verified_subscribers: usize,
@@ -75,42 +85,53 @@ pub struct Report {
     pub memory_after: Option<Memory>,
 }
 
-/// The verdict about a run.
+/// The verdict about a run, without its assertions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// Everything arrived once and in order.
+    /// What was checked arrived once and in order, and no connection ended.
     Exact,
-    /// A message was lost, repeated, reordered or corrupted, or a connection ended.
+    /// One of the counts of mistakes is above 0.
     Broken,
-    /// A subscriber whose bytes were only counted got a wrong number of bytes.
+    /// The run has a reason in [`Report::void_reasons`].
     Void,
 }
 
-/// Exact counts over all subscribers that read their frames. All counts but the first two are 0 in a good run.
+/// Exact counts. `expected` and `disconnected` are over all connections. The others are over the subscribers that read
+/// every frame, in a stall without the stalled ones. All counts but the first two are 0 in a good run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Messages published.
     pub published: u64,
     /// Expected deliveries of these messages to all subscribers.
     pub expected: u64,
-    /// Deliveries that never arrived.
+    /// Deliveries that did not arrive although a later one of the same stream did, or the connection ended.
     pub lost: u64,
-    /// Deliveries of a connection that was still open and had not yet got them when the wait for them ended.
+    /// Deliveries that had not arrived at an open connection, and no later ones either, when the wait for them ended.
     #[serde(default)]
     pub outstanding: u64,
     /// Deliveries that arrived again.
     pub duplicated: u64,
     /// Deliveries that arrived after a later one.
     pub reordered: u64,
-    /// Messages that were not published in this run, or were not for the connection that received them.
+    /// Messages without a stamp of this run.
     pub foreign: u64,
-    /// Messages that arrived changed.
+    /// Messages whose padding, length or type (text or binary) changed. Each also counts as lost.
     pub corrupt: u64,
-    /// Connections that the server ended.
+    /// Connections that ended before the run did: closed by the server, or given up after a refusal or an error in the
+    /// protocol.
     pub disconnected: u64,
     /// Orders of arrival besides the first, if `total_order` is checked.
     pub other_orders: u64,
+    /// Messages of this run that were not for the connection that received them, or that were never published.
+    #[serde(default)]
+    pub misrouted: u64,
+    /// Subscribers whose bytes were only counted, and that got a wrong number of bytes.
+    #[serde(default)]
+    pub miscounted: u64,
+    /// Messages that were due, and that the server did not take before the wait for it ended.
+    #[serde(default)]
+    pub unpublished: u64,
 }
 
 /// The measurements inside the window.
@@ -127,7 +148,8 @@ pub struct Figures {
     /// The latency of messages that were due inside the window, at subscribers that read their frames. `None` if there
     /// was no such message, or if messages are too small for a time.
     pub latency: Option<Latency>,
-    /// The latency from the time at which a message was written instead of from its due time. It is too low when the
+    /// The latency from the time at which a message was written instead of from its due time; `None` in a closed loop,
+    /// where a message is due when it can be written. It is too low when the
     /// generator was late or the server did not read (coordinated omission).
     #[serde(default)]
     pub latency_uncorrected: Option<Latency>,
@@ -146,7 +168,8 @@ pub struct Figures {
     pub server: Option<ServerFigures>,
 }
 
-/// The time from a message's due time to the subscriber's read, in nanoseconds.
+/// Percentiles of a time, in nanoseconds. The latency of a delivery is the time from the message's due time to the
+/// subscriber's read.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "percentiles")]
 pub struct Latency {
@@ -233,9 +256,9 @@ impl Distribution {
 pub struct Opening {
     /// The opened connections.
     pub connections: usize,
-    /// The time from the first connection to the last handshake.
+    /// The time from the first connection to the last subscription, hello and acknowledgement included.
     pub seconds: f64,
-    /// The handshakes per second.
+    /// Opened connections per second.
     pub per_second: f64,
 }
 
@@ -250,7 +273,7 @@ impl Opening {
 /// What went wrong at one subscriber.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubscriberCounts {
-    /// The index of the subscriber, in the order of connecting.
+    /// The index of the subscriber, from 0.
     pub subscriber: usize,
     /// As in [`Counts`].
     pub lost: u64,
@@ -264,6 +287,9 @@ pub struct SubscriberCounts {
     pub foreign: u64,
     /// As in [`Counts`].
     pub corrupt: u64,
+    /// As in [`Counts`].
+    #[serde(default)]
+    pub misrouted: u64,
 }
 
 /// Figures that show whether the generator could have been the bottleneck.
@@ -271,6 +297,12 @@ pub struct SubscriberCounts {
 pub struct GeneratorFigures {
     /// CPU time inside the window; a spinning generator uses the whole window.
     pub cpu_ns: u64,
+    /// This CPU time as a number of CPUs.
+    #[serde(default)]
+    pub cores: f64,
+    /// This CPU time per delivery.
+    #[serde(default)]
+    pub cpu_ns_per_delivery: f64,
     /// Fraction of the window in which there was nothing to read and nothing to publish.
     pub spare: f64,
 }

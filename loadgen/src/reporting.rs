@@ -1,8 +1,11 @@
 //! Makes the report of a run: what went wrong, and whether the figures can be trusted.
 
 use crate::connection::{Reading, Role, State};
+use crate::ending::REASONS_MAX;
 use crate::frame;
-use crate::generator::{Generator, REASONS_MAX, is_in_share};
+use crate::generator::{Generator, is_in_share};
+use crate::judge::histogram;
+use crate::moment::Moment;
 use crate::options::{Activity, Load, Plan, Span, Verify};
 use crate::process::{Memory, memory_of};
 use crate::report::{
@@ -10,28 +13,43 @@ use crate::report::{
     SubscriberCounts,
 };
 use crate::sampling::Edge;
-use crate::scenario::Run;
+use crate::scenario::{Run, churn, stall};
 use crate::sequence::Tally;
+use hdrhistogram::Histogram;
 
-/// Makes the report of a run from what all threads have at its end.
-pub(crate) fn report(
-    mut leader: Generator<'_>,
-    followers: Vec<Generator<'_>>,
-    mut run: Run,
-    memory_before: Option<Memory>,
-) -> Report {
-    for follower in &followers {
-        leader.judge.latency += &follower.judge.latency;
-        leader.judge.uncorrected += &follower.judge.uncorrected;
+/// Makes the report of a run from what all threads have at its end, the leading one first.
+pub(crate) fn report(mut generators: Vec<Generator<'_>>, mut run: Run, memory_before: Option<Memory>) -> Report {
+    let plan = generators[0].plan;
+    let stall = stall::figures(&mut generators);
+    let (mut latency, mut uncorrected) = (histogram(), histogram());
+    for Generator { judge, .. } in &generators {
+        latency += &judge.latency;
+        uncorrected += &judge.uncorrected;
     }
-    let generators: Vec<&Generator<'_>> = std::iter::once(&leader).chain(&followers).collect();
-    let plan = leader.plan;
+    let generators: Vec<&Generator<'_>> = generators.iter().collect();
     let mut counting = Counting::of(&generators, &run);
     let window = run.edges.take();
-    let reasons = window.as_ref().map_or_else(Vec::new, |edges| disturbances(plan, edges));
-    counting.void_reasons.extend(reasons.into_iter().filter(|_| !plan.allow_disturbance));
+    // The steps of a ramp were judged one by one.
+    let disturbances = match (&plan.activity, &window) {
+        (Activity::Ramp { .. }, _) => run.disturbed,
+        (_, Some(edges)) => disturbances(plan, edges),
+        (_, None) => Vec::new(),
+    };
+    if !plan.allow_disturbance {
+        counting.void_reasons.extend(disturbances.iter().take(REASONS_MAX).cloned());
+    }
+    let has_published = counting.counts.published > 0 || counting.counts.unpublished > 0;
+    if plan.publishers > 0 && !has_published && !run.is_interrupted && counting.counts.disconnected == 0 {
+        counting.void_reasons.push("no message was published".to_owned());
+    }
     let outcome = counting.outcome(plan);
     let sampled = generators.iter().flat_map(|generator| generator.judge.foreign_sample.iter().cloned());
+    let scenario_figures = match plan.activity {
+        _ if outcome == Outcome::Void => None,
+        Activity::Churn { .. } => Some(churn::figures(&generators)),
+        _ => stall.or(run.figures.take()),
+    };
+    let latencies = [latency, uncorrected];
     Report {
         schema_version: SCHEMA_VERSION,
         program: Some(concat!("ringhub-loadgen ", env!("CARGO_PKG_VERSION")).to_owned()),
@@ -41,16 +59,22 @@ pub(crate) fn report(
         machine: None,
         scenario: plan.activity.name().to_owned(),
         interrupted: run.is_interrupted,
+        early_end: run
+            .is_stalled
+            .then(|| format!("nothing arrived and nothing could be published for {} s", plan.drain_ns as f64 / 1e9)),
+        ignore_foreign: plan.ignore_foreign,
         opening: run.opening,
         foreign_sample: sampled.take(REASONS_MAX).collect(),
         affected_subscribers: counting.affected,
-        scenario_figures: run.figures.take(),
+        scenario_figures,
         outcome,
         void: outcome == Outcome::Void,
         void_reasons: counting.void_reasons,
+        disturbances,
         disconnections: generators
             .iter()
             .flat_map(|generator| generator.disconnections.iter().cloned())
+            .chain(counting.miscounts)
             .take(REASONS_MAX)
             .collect(),
         subscribers: plan.subscribers,
@@ -62,7 +86,9 @@ pub(crate) fn report(
             Verify::Sample(sample) => sample,
         },
         counts: counting.counts,
-        figures: window.filter(|_| outcome != Outcome::Void).map(|edges| figures(&leader, edges, run.series)),
+        figures: window
+            .filter(|_| outcome != Outcome::Void)
+            .map(|edges| figures(generators[0], &latencies, edges, run.series)),
         memory_before,
         memory_after: plan.server_pid.map(memory_of),
     }
@@ -82,24 +108,29 @@ fn load(plan: &Plan) -> String {
 struct Counting {
     counts: Counts,
     void_reasons: Vec<String>,
+    /// The subscribers whose number of bytes is wrong.
+    miscounts: Vec<String>,
     affected: Vec<SubscriberCounts>,
 }
 
 impl Counting {
     /// Counts the deliveries that went wrong, such as lost and repeated ones.
     fn of(generators: &[&Generator<'_>], run: &Run) -> Counting {
-        let leader = generators[0];
-        let plan = leader.plan;
+        let plan = generators[0].plan;
         let published = published(generators, &run.written);
         let mut counting = Counting::default();
         let mut orders = Vec::new();
         let counts = &mut counting.counts;
         counts.published = published.iter().sum();
-        counts.disconnected = generators.iter().map(|generator| generator.disconnected).sum();
-        [counts.foreign, counts.corrupt] = leader.departed_foreign;
-        counts.expected = leader.departed.1;
-        counting.add(leader.departed.0);
+        counts.unpublished = run.unpublished + unwritten(generators, &published);
         for generator in generators {
+            let [foreign, corrupt, misrouted] = generator.departed_foreign;
+            let counts = &mut counting.counts;
+            counts.disconnected += generator.disconnected;
+            (counts.foreign, counts.corrupt) = (counts.foreign + foreign, counts.corrupt + corrupt);
+            counts.misrouted += misrouted;
+            counts.expected += generator.departed.1;
+            counting.add(generator.departed.0);
             for (index, connection) in generator.connections.iter().enumerate() {
                 let role = generator.role(index);
                 match &connection.state {
@@ -127,6 +158,7 @@ impl Counting {
     fn subscriber(&mut self, plan: &Plan, role: Role, reading: &Reading, published: &[u64], has_ended: bool) {
         self.counts.foreign += reading.foreign;
         self.counts.corrupt += reading.corrupt;
+        self.counts.misrouted += reading.misrouted;
         let Role::Subscriber(number) = role else { return };
         if matches!(plan.activity, Activity::Stall { share, .. } if is_in_share(share, number)) {
             // The stall's own figures have what these missed.
@@ -149,7 +181,8 @@ impl Counting {
             outstanding: own.outstanding,
             duplicated: own.duplicated,
             reordered: own.reordered,
-            foreign: reading.foreign + own.invented,
+            foreign: reading.foreign,
+            misrouted: reading.misrouted + own.invented,
             corrupt: reading.corrupt,
         };
         let is_right = affected == SubscriberCounts { subscriber: number, ..SubscriberCounts::default() };
@@ -173,8 +206,9 @@ impl Counting {
         } else {
             return;
         };
-        if self.void_reasons.len() < REASONS_MAX {
-            self.void_reasons.push(reason);
+        self.counts.miscounted += 1;
+        if self.miscounts.len() < REASONS_MAX {
+            self.miscounts.push(reason);
         }
     }
 
@@ -184,7 +218,7 @@ impl Counting {
         counts.outstanding += tally.outstanding;
         counts.duplicated += tally.duplicated;
         counts.reordered += tally.reordered;
-        counts.foreign += tally.invented;
+        counts.misrouted += tally.invented;
     }
 
     fn outcome(&self, plan: &Plan) -> Outcome {
@@ -202,8 +236,7 @@ impl Counting {
 /// Returns the number of messages of each stream that were really published. If a publisher's connection has ended, a
 /// message that its socket took may never have reached the server, so only what a subscriber has seen counts.
 fn published(generators: &[&Generator<'_>], written: &[u64]) -> Vec<u64> {
-    let leader = generators[0];
-    let plan = leader.plan;
+    let plan = generators[0].plan;
     let mut seen = vec![0; written.len()];
     for connection in generators.iter().flat_map(|generator| &generator.connections) {
         let State::Reading(reading) = &connection.state else { continue };
@@ -215,32 +248,48 @@ fn published(generators: &[&Generator<'_>], written: &[u64]) -> Vec<u64> {
         }
     }
     let of_stream = |(stream, (&written, seen)): (usize, (&u64, u64))| {
-        let at = leader.publisher_at(plan.topics.publisher_of(stream));
-        let is_open = leader.connections.get(at).is_some_and(|connection| connection.socket.is_some());
-        let seen = seen.min(leader.pushed[stream]);
-        if is_open { written.max(seen) } else { seen }
+        let by_others = generators.iter().filter_map(|generator| generator.written.get(stream));
+        let written = by_others.fold(written, |most, own| most.max(*own));
+        let seen = seen.min(generators[0].crew.pushed(stream));
+        if has_open_publisher(generators, stream) { written.max(seen) } else { seen }
     };
     written.iter().zip(seen).enumerate().map(of_stream).collect()
 }
 
+/// Returns the number of messages that wait for connections that are still open, and that the server did not take.
+fn unwritten(generators: &[&Generator<'_>], published: &[u64]) -> u64 {
+    let open = published.iter().enumerate().filter(|&(stream, _)| has_open_publisher(generators, stream));
+    open.map(|(stream, published)| generators[0].crew.pushed(stream).saturating_sub(*published)).sum()
+}
+
+fn has_open_publisher(generators: &[&Generator<'_>], stream: usize) -> bool {
+    let publisher = generators[0].plan.topics.publisher_of(stream);
+    let own = generators.iter().find(|generator| generator.has_publisher(publisher));
+    let connection = own.and_then(|generator| generator.connections.get(generator.publisher_at(publisher)));
+    connection.is_some_and(|connection| connection.socket.is_some())
+}
+
 /// Returns the reasons for which the figures say more about this machine than about the server. Neither a short window
 /// is judged, since the kernel counts CPU time in ticks, nor a number of messages, which are counted rather than timed.
-fn disturbances(plan: &Plan, [start, end]: &[Edge; 2]) -> Vec<String> {
+pub(crate) fn disturbances(plan: &Plan, [start, end]: &[Edge; 2]) -> Vec<String> {
     let window_ns = end.time_ns - start.time_ns;
     let mut reasons = Vec::new();
-    let is_timed = plan.activity.pace().is_some_and(|pace| matches!(pace.span, Span::Time(_)));
-    if !is_timed || window_ns < JUDGED_WINDOW_MIN_NS {
+    let is_counted = plan.activity.pace().is_some_and(|pace| matches!(pace.span, Span::Messages(_)));
+    if is_counted || window_ns < JUDGED_WINDOW_MIN_NS {
         return reasons;
     }
     let percent = |part_ns: u64| part_ns as f64 * 100.0 / window_ns as f64;
-    let is_unthrottled = plan.activity.pace().is_none_or(|pace| pace.load == Load::Unthrottled);
+    let is_unthrottled = plan.activity.pace().is_some_and(|pace| pace.load == Load::Unthrottled);
     let spare = spare(start, end);
-    if spare < SPARE_MIN && !is_unthrottled {
+    if spare < SPARE_VOID && !is_unthrottled {
         reasons.push(format!("the generator was the bottleneck: it had {:.1} % of its time to spare", spare * 100.0));
     }
-    let waited = end.waited_ns.zip(start.waited_ns).map(|(end, start)| percent(end.saturating_sub(start)));
+    let waited = end.waited_ns.iter().flatten().zip(start.waited_ns.iter().flatten());
+    let waited = waited.map(|(end, start)| percent(end.saturating_sub(*start))).reduce(f64::max);
     if let Some(waited) = waited.filter(|&waited| waited > WAITED_MAX_PERCENT) {
-        reasons.push(format!("other programs kept the generator from its CPU for {waited:.1} % of the window"));
+        reasons.push(format!(
+            "other programs, or threads of the generator, kept a thread from its CPU for {waited:.1} % of the window"
+        ));
     }
     let stolen = percent(end.machine.stolen_ns.saturating_sub(start.machine.stolen_ns));
     if stolen > STOLEN_MAX_PERCENT {
@@ -261,11 +310,16 @@ fn disturbances(plan: &Plan, [start, end]: &[Edge; 2]) -> Vec<String> {
 fn spare(start: &Edge, end: &Edge) -> f64 {
     let window_ns = (end.time_ns - start.time_ns).max(1) as f64;
     let spare =
-        end.idle_ns.iter().zip(&start.idle_ns).map(|(end, start)| end.saturating_sub(*start) as f64 / window_ns);
+        end.spare_ns.iter().zip(&start.spare_ns).map(|(end, start)| end.saturating_sub(*start) as f64 / window_ns);
     spare.fold(1.0, f64::min)
 }
 
-fn figures(leader: &Generator<'_>, [start, end]: [Edge; 2], series: Vec<crate::moment::Moment>) -> Figures {
+fn figures(
+    leader: &Generator<'_>,
+    [latency, uncorrected]: &[Histogram<u64>; 2],
+    [start, end]: [Edge; 2],
+    series: Vec<Moment>,
+) -> Figures {
     let window_ns = end.time_ns - start.time_ns;
     let seconds = window_ns as f64 / 1e9;
     let deliveries = leader.deliveries(&end.received) - leader.deliveries(&start.received);
@@ -282,27 +336,34 @@ fn figures(leader: &Generator<'_>, [start, end]: [Edge; 2], series: Vec<crate::m
             cpu_ns_per_delivery: per(cpu.total_ns() as f64, deliveries),
         }
     });
-    let judge = &leader.judge;
+    let plan = leader.plan;
+    let has_schedule = plan.activity.pace().is_none_or(|pace| matches!(pace.load, Load::Rate(_)));
     Figures {
         seconds,
         deliveries,
         deliveries_per_second: if seconds > 0.0 { deliveries as f64 / seconds } else { 0.0 },
         messages_per_read: per(deliveries as f64, reads),
-        latency: Latency::from_histogram(&judge.latency),
-        latency_uncorrected: Latency::from_histogram(&judge.uncorrected),
-        distribution: Distribution::from_histogram(&judge.latency),
-        distribution_uncorrected: Distribution::from_histogram(&judge.uncorrected),
+        latency: Latency::from_histogram(latency),
+        // Without a schedule both count from the write.
+        latency_uncorrected: Latency::from_histogram(uncorrected).filter(|_| has_schedule),
+        distribution: Distribution::from_histogram(latency),
+        distribution_uncorrected: Distribution::from_histogram(uncorrected).filter(|_| has_schedule),
         series,
-        generator: GeneratorFigures { cpu_ns: own_cpu_ns, spare: spare(&start, &end) },
+        generator: GeneratorFigures {
+            cpu_ns: own_cpu_ns,
+            cores: per(own_cpu_ns as f64, window_ns),
+            cpu_ns_per_delivery: per(own_cpu_ns as f64, deliveries),
+            spare: spare(&start, &end),
+        },
         server,
     }
 }
 
-/// A window that is shorter is not judged.
-const JUDGED_WINDOW_MIN_NS: u64 = 1_000_000_000;
+/// A window that is shorter is not judged. A window of a second begins a little late.
+const JUDGED_WINDOW_MIN_NS: u64 = 950_000_000;
 
 /// A generator with less time to spare counts as the bottleneck.
-const SPARE_MIN: f64 = 0.02;
+const SPARE_VOID: f64 = 0.02;
 
 /// The share of the window for which the generator may be ready to run without a CPU.
 const WAITED_MAX_PERCENT: f64 = 5.0;
@@ -329,9 +390,9 @@ mod tests {
             received: crate::generator::Received::default(),
             server: Some(Cpu { user_ns: SECOND, system_ns: 0 }),
             own_cpu_ns: 2 * SECOND,
-            waited_ns: Some(0),
+            waited_ns: Some(vec![0, 0]),
             machine: MachineTime { busy_ns: 3 * SECOND, stolen_ns: 0 },
-            idle_ns: vec![SECOND, SECOND],
+            spare_ns: vec![SECOND, SECOND],
         }
     }
 
@@ -343,10 +404,10 @@ mod tests {
             server: Some(Cpu::default()),
             own_cpu_ns: 0,
             machine: MachineTime::default(),
-            idle_ns: vec![0, 0],
+            spare_ns: vec![0, 0],
             ..end.clone()
         };
-        disturbances(&plan, &[Edge { waited_ns: Some(0), ..start }, end])
+        disturbances(&plan, &[Edge { waited_ns: Some(vec![0, 0]), ..start }, end])
     }
 
     #[test]
@@ -356,10 +417,10 @@ mod tests {
             assert!(found.len() == 1 && found[0] == reason, "{found:?}");
         };
         assert_eq!(reasons("--rate 1", end()), [""; 0]);
-        let idle_ns = vec![SECOND, SECOND / 50];
-        check(Edge { idle_ns, ..end() }, "the generator was the bottleneck: it had 1.0 % of its time to spare");
-        let waited_ns = Some(SECOND / 4);
-        let reason = "other programs kept the generator from its CPU for 12.5 % of the window";
+        let spare_ns = vec![SECOND, SECOND / 50];
+        check(Edge { spare_ns, ..end() }, "the generator was the bottleneck: it had 1.0 % of its time to spare");
+        let waited_ns = Some(vec![0, SECOND / 4]);
+        let reason = "other programs, or threads of the generator, kept a thread from its CPU for 12.5 % of the window";
         check(Edge { waited_ns, ..end() }, reason);
         let machine = MachineTime { busy_ns: 3 * SECOND, stolen_ns: SECOND };
         check(Edge { machine, ..end() }, "the hypervisor took 50 % of a CPU away");
@@ -369,7 +430,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_judged_is_no_reason() {
-        let busy = || Edge { idle_ns: vec![0, 0], ..end() };
+        let busy = || Edge { spare_ns: vec![0, 0], ..end() };
         assert_eq!(reasons("--unthrottled", busy()), [""; 0]);
         assert_eq!(reasons("--rate 1 --messages 5", busy()), [""; 0]);
         assert_eq!(reasons("--rate 1", Edge { time_ns: SECOND / 2, ..busy() }), [""; 0]);

@@ -14,25 +14,69 @@ pub(crate) struct Edge {
     pub(crate) received: Received,
     pub(crate) server: Option<Cpu>,
     pub(crate) own_cpu_ns: u64,
-    /// The time for which this thread was ready to run and had no CPU, if the kernel counts it.
-    pub(crate) waited_ns: Option<u64>,
+    /// The time for which each thread was ready to run and had no CPU, if the kernel counts it.
+    pub(crate) waited_ns: Option<Vec<u64>>,
     pub(crate) machine: MachineTime,
     /// The time to spare of each thread so far, the leading one first.
-    pub(crate) idle_ns: Vec<u64>,
+    pub(crate) spare_ns: Vec<u64>,
 }
 
 impl Edge {
-    pub(crate) fn now(generator: &Generator<'_>, idle_ns: u64) -> Result<Edge, Error> {
-        let server = generator.plan.server_pid.map(cpu_of).transpose();
+    pub(crate) fn now(generator: &Generator<'_>) -> Result<Edge, Error> {
         Ok(Edge {
             time_ns: generator.now_ns(),
             received: generator.received(),
-            server: server.map_err(Error::system("read the server's CPU time"))?,
+            server: server_cpu(generator),
             own_cpu_ns: own_cpu_ns(),
-            waited_ns: waited_ns(),
+            waited_ns: waited_ns().map(|own| [vec![own], generator.crew.waited_ns()].concat()),
             machine: machine_time().map_err(Error::system("read the machine's CPU time"))?,
-            idle_ns: [vec![idle_ns], generator.crew.idle_ns()].concat(),
+            spare_ns: [vec![generator.spare_ns], generator.crew.spare_ns()].concat(),
         })
+    }
+}
+
+impl Edge {
+    /// Returns this edge with the counts and the time from `end` to `start` added, so that they are not part of the
+    /// window.
+    fn later_by(&self, end: &Edge, start: &Edge) -> Edge {
+        let add = |own: u64, end: u64, start: u64| own + start.saturating_sub(end);
+        let add_all = |own: &[u64], end: &[u64], start: &[u64]| {
+            own.iter().zip(end).zip(start).map(|((own, end), start)| add(*own, *end, *start)).collect::<Vec<_>>()
+        };
+        let both = |of: fn(&Edge) -> u64| add(of(self), of(end), of(start));
+        let server = self.server.zip(end.server).zip(start.server).map(|((own, end), start)| Cpu {
+            user_ns: add(own.user_ns, end.user_ns, start.user_ns),
+            system_ns: add(own.system_ns, end.system_ns, start.system_ns),
+        });
+        let waited_ns = match (&self.waited_ns, &end.waited_ns, &start.waited_ns) {
+            (Some(own), Some(end), Some(start)) => Some(add_all(own, end, start)),
+            _ => None,
+        };
+        Edge {
+            time_ns: both(|edge| edge.time_ns),
+            received: Received {
+                messages: both(|edge| edge.received.messages),
+                dropped_bytes: both(|edge| edge.received.dropped_bytes),
+                reads: both(|edge| edge.received.reads),
+            },
+            server,
+            own_cpu_ns: both(|edge| edge.own_cpu_ns),
+            waited_ns,
+            machine: MachineTime {
+                busy_ns: both(|edge| edge.machine.busy_ns),
+                stolen_ns: both(|edge| edge.machine.stolen_ns),
+            },
+            spare_ns: add_all(&self.spare_ns, &end.spare_ns, &start.spare_ns),
+        }
+    }
+}
+
+/// Returns the edges of a window with the length and the counts of all steps so far. What lies between two steps is
+/// left out.
+pub(crate) fn joined(all: Option<[Edge; 2]>, start: &Edge, end: &Edge) -> [Edge; 2] {
+    match all {
+        None => [start.clone(), end.clone()],
+        Some([first, last]) => [first.later_by(&last, start), end.clone()],
     }
 }
 
@@ -54,15 +98,14 @@ struct Sample {
 }
 
 impl Sample {
-    fn now(generator: &Generator<'_>, published: u64) -> Result<Sample, Error> {
-        let server = generator.plan.server_pid.map(cpu_of).transpose();
-        Ok(Sample {
+    fn now(generator: &Generator<'_>, published: u64) -> Sample {
+        Sample {
             time_ns: generator.now_ns(),
             deliveries: generator.deliveries(&generator.received()),
-            published,
-            server_cpu_ns: server.map_err(Error::system("read the server's CPU time"))?.map(|cpu| cpu.total_ns()),
+            published: published + generator.crew.published_by_followers(),
+            server_cpu_ns: server_cpu(generator).map(|cpu| cpu.total_ns()),
             own_cpu_ns: own_cpu_ns(),
-        })
+        }
     }
 }
 
@@ -72,11 +115,10 @@ impl Sampler {
     }
 
     /// Begins at the start of a window, when `published` messages were published.
-    pub(crate) fn begin(&mut self, generator: &mut Generator<'_>, published: u64) -> Result<(), Error> {
-        self.last = Sample::now(generator, published)?;
+    pub(crate) fn begin(&mut self, generator: &mut Generator<'_>, published: u64) {
+        self.last = Sample::now(generator, published);
         self.start_ns.get_or_insert(self.last.time_ns);
         generator.take_row();
-        Ok(())
     }
 
     /// Returns whether the current moment is over at `now_ns`.
@@ -84,14 +126,9 @@ impl Sampler {
         now_ns.saturating_sub(self.last.time_ns) >= MOMENT_NS
     }
 
-    /// Ends the current moment, and shows it.
-    pub(crate) fn sample(
-        &mut self,
-        generator: &mut Generator<'_>,
-        published: u64,
-        progress: &mut dyn Progress,
-    ) -> Result<(), Error> {
-        let now = Sample::now(generator, published)?;
+    /// Ends the current moment, and shows the moment to the user.
+    pub(crate) fn sample(&mut self, generator: &mut Generator<'_>, published: u64, progress: &mut dyn Progress) {
+        let now = Sample::now(generator, published);
         let last = std::mem::replace(&mut self.last, now);
         let (opened, disconnected) = generator.crew.connections();
         let connections = (generator.opened + opened) as u64;
@@ -108,7 +145,6 @@ impl Sampler {
         };
         progress.running(&moment);
         self.series.push(moment);
-        Ok(())
     }
 
     /// Returns all moments.
@@ -127,6 +163,11 @@ impl Generator<'_> {
     }
 }
 
+/// Returns the server's CPU time; `None` if its process is not known, or has ended meanwhile.
+fn server_cpu(generator: &Generator<'_>) -> Option<Cpu> {
+    cpu_of(generator.plan.server_pid?).ok()
+}
+
 /// Returns the CPU time of the generator since its start.
 fn own_cpu_ns() -> u64 {
     let own = clock_gettime(ClockId::ProcessCPUTime);
@@ -135,3 +176,28 @@ fn own_cpu_ns() -> u64 {
 
 /// The shortest moment.
 const MOMENT_NS: u64 = 100_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_between_two_windows_is_left_out() {
+        let edge = |at: u64| Edge {
+            time_ns: at * 10,
+            received: Received { messages: at, dropped_bytes: 0, reads: at },
+            server: Some(Cpu { user_ns: at * 3, system_ns: 0 }),
+            own_cpu_ns: at * 5,
+            waited_ns: Some(vec![at]),
+            machine: MachineTime::default(),
+            spare_ns: vec![at * 2],
+        };
+        let first = joined(None, &edge(1), &edge(3));
+        let [start, end] = joined(Some(first), &edge(100), &edge(104));
+        // Windows of 2 and of 4.
+        assert_eq!((end.time_ns - start.time_ns, end.own_cpu_ns - start.own_cpu_ns), (60, 30));
+        assert_eq!(end.received.messages - start.received.messages, 6);
+        assert_eq!(end.spare_ns[0] - start.spare_ns[0], 12);
+        assert_eq!(end.server.unwrap().since(start.server.unwrap()).user_ns, 18);
+    }
+}

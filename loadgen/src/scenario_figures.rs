@@ -1,5 +1,6 @@
 //! The figures that only one scenario has.
 
+use crate::output::units;
 use crate::process::Memory;
 use crate::report::Latency;
 use serde::{Deserialize, Serialize};
@@ -8,22 +9,22 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ScenarioFigures {
-    /// Every connection sent messages and got them back.
+    /// Every connection sent messages, and the server sent them back.
     Echo {
-        /// Messages under way on each connection.
+        /// Messages in flight on each connection.
         depth: u64,
         /// Round trips per second, over all connections.
         round_trips_per_second: f64,
     },
-    /// Connections were opened in steps and held.
+    /// Connections opened in steps and stayed open.
     Idle {
-        /// The server's memory after each step; empty if its process is not known.
+        /// The server's memory after each step; empty without `--server-pid`.
         steps: Vec<MemoryStep>,
         /// The slope of the anonymous memory over the steps, or of all resident memory if the kernel does not tell them
         /// apart.
         bytes_per_connection: Option<f64>,
     },
-    /// All connections opened anew at once.
+    /// All connections closed at once, and came back at once.
     Storm {
         /// Connections that came back in each round.
         connections: usize,
@@ -38,7 +39,7 @@ pub enum ScenarioFigures {
         joined: u64,
         /// Attempts to join that the server refused; each was repeated.
         refused: u64,
-        /// The time from the first attempt to the end of the subscription.
+        /// The time from a subscriber's first attempt to its subscription.
         join: Option<Latency>,
     },
     /// A share of the subscribers stopped reading. The counts of the report are those of the others.
@@ -47,7 +48,8 @@ pub enum ScenarioFigures {
         stalled: u64,
         /// Those of them whose connections the server ended.
         ended: u64,
-        /// Deliveries that these subscribers never got, not even when they read again.
+        /// Deliveries that were lost or outstanding at these subscribers when the wait for them ended, after they read
+        /// again.
         missed: u64,
         /// The latency of the others before the stall.
         before: Option<Latency>,
@@ -60,8 +62,12 @@ pub enum ScenarioFigures {
         by: String,
         /// The steps in order.
         steps: Vec<RampStep>,
-        /// The last level whose latency kept the bound and whose deliveries were complete.
+        /// The highest level whose latency was within the bound and whose deliveries were complete; `None` if there is
+        /// none. If every step was so, the server's limit is above this level.
         knee: Option<u64>,
+        /// Why no further step followed.
+        #[serde(default)]
+        end: Option<String>,
     },
     /// Recorded messages were published at their times.
     Replay {
@@ -101,11 +107,14 @@ pub struct RampStep {
     pub level: u64,
     /// Deliveries per second.
     pub deliveries_per_second: f64,
-    /// Deliveries that had not arrived when the wait for them ended.
+    /// Deliveries that were lost or outstanding when the wait for them ended.
     pub missing: u64,
+    /// Messages that were due, and that the server did not take.
+    #[serde(default)]
+    pub unpublished: u64,
     /// The latency.
     pub latency: Option<Latency>,
-    /// Whether the latency kept the bound and everything arrived.
+    /// Whether the latency was within the bound and everything arrived.
     pub is_kept: bool,
 }
 
@@ -116,12 +125,12 @@ impl ScenarioFigures {
         match self {
             ScenarioFigures::Echo { depth, round_trips_per_second } => vec![
                 row("round trips", format!("{round_trips_per_second:.0}/s")),
-                row("under way", format!("{depth} on each connection")),
+                row("in flight", format!("{depth} on each connection")),
             ],
             ScenarioFigures::Idle { steps, bytes_per_connection } => {
                 let mut rows: Vec<_> = steps.iter().map(MemoryStep::row).collect();
                 if let Some(bytes) = bytes_per_connection {
-                    rows.push(row("slope", format!("{bytes:.0} B per connection")));
+                    rows.push(row("memory", format!("{bytes:.0} B for each connection (slope over the steps)")));
                 }
                 rows
             }
@@ -141,17 +150,22 @@ impl ScenarioFigures {
                 row("time to join", shown(join.as_ref())),
             ],
             ScenarioFigures::Stall { stalled, ended, missed, before, during } => vec![
-                row(
-                    "stalled",
-                    format!("{stalled}, of which the server ended {ended}; they missed {missed} deliveries"),
-                ),
-                row("before", shown(before.as_ref())),
-                row("during", shown(during.as_ref())),
+                row("stalled", format!("{stalled} subscribers, {ended} of them disconnected")),
+                row("they missed", format!("{missed} deliveries, lost or outstanding")),
+                row("before stall", format!("others: {}", shown(before.as_ref()))),
+                row("during stall", format!("others: {}", shown(during.as_ref()))),
             ],
-            ScenarioFigures::Ramp { by, steps, knee } => {
+            ScenarioFigures::Ramp { by, steps, knee, end } => {
                 let mut rows: Vec<_> = steps.iter().map(|step| step.row(by)).collect();
-                let knee = knee.map_or_else(|| "below the first step".to_owned(), |level| format!("{level} {by}"));
+                let knee = match (knee, steps.last()) {
+                    (None, _) => "below the first step".to_owned(),
+                    (Some(level), Some(last)) if last.is_kept => {
+                        format!("at least {level} {by}: no step exceeded the bound")
+                    }
+                    (Some(level), _) => format!("{level} {by}"),
+                };
                 rows.push(row("knee", knee));
+                rows.extend(end.iter().map(|end| row("end", end.clone())));
                 rows
             }
             ScenarioFigures::Replay { messages, seconds } => {
@@ -171,11 +185,18 @@ impl MemoryStep {
 
 impl RampStep {
     fn row(&self, by: &str) -> (String, String) {
-        let kept = if self.is_kept { "kept" } else { "passed" };
-        let RampStep { level, deliveries_per_second, missing, .. } = self;
-        let missing = if *missing == 0 { String::new() } else { format!(", {missing} missing") };
+        let RampStep { level, deliveries_per_second, missing, unpublished, .. } = self;
+        let mut wrong = if *missing == 0 { String::new() } else { format!(", {missing} lost or outstanding") };
+        if *unpublished > 0 {
+            wrong += &format!(", {unpublished} not published");
+        }
+        let judged = match (self.is_kept, wrong.is_empty()) {
+            (true, _) => "within the bound",
+            (false, true) => "over the bound",
+            (false, false) => "incomplete",
+        };
         let latency = shown(self.latency.as_ref());
-        (format!("{level} {by}"), format!("{deliveries_per_second:.0} deliveries/s, {latency}{missing}: {kept}"))
+        (format!("{level} {by}"), format!("{deliveries_per_second:.0} deliveries/s, {latency}{wrong}: {judged}"))
     }
 }
 
@@ -195,13 +216,34 @@ pub(crate) fn slope(steps: &[MemoryStep]) -> Option<f64> {
 fn shown(latency: Option<&Latency>) -> String {
     latency.map_or_else(
         || "no latency".to_owned(),
-        |latency| format!("p50 {:.1} µs, p99 {:.1} µs", latency.p50_ns as f64 / 1e3, latency.p99_ns as f64 / 1e3),
+        |latency| format!("p50 {}, p99 {}", units::time(latency.p50_ns as f64), units::time(latency.p99_ns as f64)),
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_knee_is_a_limit_only_if_a_step_exceeded_the_bound() {
+        let step = |level, is_kept| RampStep {
+            level,
+            deliveries_per_second: 1.0,
+            missing: 0,
+            unpublished: 0,
+            latency: None,
+            is_kept,
+        };
+        let knee = |steps: &[RampStep], knee| {
+            let figures = ScenarioFigures::Ramp { by: "messages/s".to_owned(), steps: steps.to_vec(), knee, end: None };
+            figures.rows().into_iter().find(|(name, _)| name == "knee").unwrap().1
+        };
+        let over = knee(&[step(100, true), step(200, false)], Some(100));
+        assert_eq!(over, "100 messages/s");
+        let within = knee(&[step(100, true), step(200, true)], Some(200));
+        assert_eq!(within, "at least 200 messages/s: no step exceeded the bound");
+        assert_eq!(knee(&[step(100, false)], None), "below the first step");
+    }
 
     #[test]
     fn memory_rises_by_the_slope() {

@@ -1,13 +1,13 @@
-//! Checks whether one subscriber saw every message of one publisher once and in order.
+//! Checks whether one subscriber saw every message of one stream once and in order.
 
 use std::ops::Range;
 
-/// Counts of what went wrong with a publisher's messages at a subscriber.
+/// Counts of what went wrong with a stream's messages at a subscriber.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Messages that were published and never seen, although a later one was.
     pub lost: u64,
-    /// Messages that were published and not seen, and no later one either.
+    /// Messages that were published and not seen, where no later message was seen either.
     pub outstanding: u64,
     /// Messages that were seen again.
     pub duplicated: u64,
@@ -18,17 +18,17 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Adds another subscriber's or publisher's counts.
+    /// Adds the counts of another subscriber or stream.
     pub fn add(&mut self, other: Tally) {
-        self.lost += other.lost;
-        self.outstanding += other.outstanding;
+        self.lost = self.lost.saturating_add(other.lost);
+        self.outstanding = self.outstanding.saturating_add(other.outstanding);
         self.duplicated += other.duplicated;
         self.reordered += other.reordered;
-        self.invented += other.invented;
+        self.invented = self.invented.saturating_add(other.invented);
     }
 }
 
-/// Follows the sequence numbers of one publisher. A gap is provisional: a number that arrives late counts as reordered,
+/// Follows the sequence numbers of one stream. A gap is provisional: a number that arrives late counts as reordered,
 /// not as lost. Without trouble a checker takes 24 bytes.
 #[derive(Clone, Debug, Default)]
 pub struct SequenceChecker {
@@ -99,11 +99,8 @@ impl SequenceChecker {
 
     fn open_gap(&mut self, gap: Range<u64>) {
         let Trouble { gaps, tally } = &mut **self.trouble.get_or_insert_default();
-        if gaps.len() == GAPS_MAX {
-            let oldest = gaps.remove(0);
-            tally.lost += oldest.end - oldest.start;
-        }
         gaps.push(gap);
+        bound(gaps, tally);
     }
 
     fn see_late(&mut self, sequence: u64) -> i64 {
@@ -119,12 +116,21 @@ impl SequenceChecker {
                 gaps.insert(index, rest);
             }
         }
+        bound(gaps, tally);
         -1
     }
 }
 
-/// The most gaps that are remembered. Beyond this number the oldest gap counts as lost, and messages that arrive for it
-/// count as duplicated.
+/// Gives up the oldest gap if there are too many.
+fn bound(gaps: &mut Vec<Range<u64>>, tally: &mut Tally) {
+    if gaps.len() > GAPS_MAX {
+        let oldest = gaps.remove(0);
+        tally.lost = tally.lost.saturating_add(oldest.end - oldest.start);
+    }
+}
+
+/// The largest number of gaps that are remembered. Beyond this number the oldest gap counts as lost, and messages that
+/// arrive for it count as duplicated.
 pub const GAPS_MAX: usize = 1_024;
 
 #[cfg(test)]
@@ -170,6 +176,15 @@ mod tests {
     fn gaps_are_bounded_and_still_counted() {
         let every_second = (1..10_000).step_by(2);
         assert_eq!(check(every_second, 10_000), Tally { lost: 5_000, ..Tally::default() });
+    }
+
+    #[test]
+    fn messages_that_come_late_into_one_gap_make_no_more_gaps_than_are_remembered() {
+        let mut checker = SequenceChecker::default();
+        checker.see(1 << 39);
+        (1..20_000).step_by(2).for_each(|sequence| assert!(checker.see(sequence) <= 0));
+        assert!(checker.trouble.as_ref().is_some_and(|trouble| trouble.gaps.len() <= GAPS_MAX));
+        assert_eq!(check([4, 1, 3, 0, 2], 5), Tally { reordered: 4, ..Tally::default() });
     }
 
     #[test]

@@ -30,8 +30,8 @@ impl Settings {
     /// # Errors
     /// An error is returned if the name is neither a name nor an address, or if the system trusts no authority.
     pub(crate) fn new(host: &str, trust: Trust) -> Result<Settings, Error> {
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|error| Error::Options(format!("--url: {host} for TLS: {error}")))?;
+        let name =
+            ServerName::try_from(host.to_owned()).map_err(|error| Error::Options(format!("TLS to {host}: {error}")))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let algorithms = provider.signature_verification_algorithms;
         let builder = ClientConfig::builder_with_provider(provider)
@@ -80,11 +80,15 @@ impl Tls {
     /// The error is the reason for which the connection must end.
     pub(crate) fn open(&mut self, mut records: &[u8], plain: &mut Vec<u8>) -> Result<(), String> {
         while !records.is_empty() {
-            self.0.read_tls(&mut records).map_err(|error| error.to_string())?;
+            let taken = self.0.read_tls(&mut records).map_err(|error| error.to_string())?;
             let state = self.0.process_new_packets().map_err(|error| format!("TLS: {error}"))?;
             let start = plain.len();
             plain.resize(start + state.plaintext_bytes_to_read(), 0);
             self.0.reader().read_exact(&mut plain[start..]).map_err(|error| format!("TLS: {error}"))?;
+            // Nothing is taken after the server's close_notify.
+            if taken == 0 || state.peer_has_closed() {
+                return Err("closed by the server: TLS close_notify".to_owned());
+            }
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! topics or publishers, whichever is more: stream `s` has topic `s % topics` and publisher `s % publishers`. So one
 //! topic has a stream of each publisher, and many topics are shared out among the publishers.
 
-/// How evenly things fall on topics.
+/// How evenly subscribers or messages are distributed over topics.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Spread {
     /// Every topic gets the same share.

@@ -29,14 +29,18 @@ impl Url {
     /// # Errors
     /// The error says what is wrong with the URL.
     pub(crate) fn parse(flag: &str, url: &str, [plain, tls]: [&str; 2]) -> Result<Url, Error> {
+        let shown = match url.split_once('@') {
+            Some((_, host)) => format!("***@{host}"),
+            None => url.to_owned(),
+        };
         let wrong = |why: &str| {
-            Error::Options(format!("{flag} {url}: {why}; expected {plain}://HOST[:PORT]/PATH or {tls}://…"))
+            Error::Options(format!("{flag} {shown}: {why}; expected {plain}://HOST[:PORT][/PATH] or {tls}://…"))
         };
         let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong("a scheme is missing"))?;
         let scheme = match scheme {
             name if name.eq_ignore_ascii_case(plain) => Scheme::Plain,
             name if name.eq_ignore_ascii_case(tls) => Scheme::Tls,
-            _ => return Err(wrong("another scheme")),
+            other => return Err(wrong(&format!("the scheme is {other}"))),
         };
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let (host, port) = match authority.strip_prefix('[') {
@@ -56,13 +60,16 @@ impl Url {
                     80
                 }
             }
-            None => return Err(wrong("something between the host and the path")),
+            None => return Err(wrong("something stands between the host and the path")),
         };
         if host.is_empty() {
             return Err(wrong("the host is missing"));
         }
-        if rest.bytes().any(|byte| byte <= b' ' || byte == 0x7f) || authority.contains('@') {
-            return Err(wrong("a space, a control character or a user name"));
+        if authority.contains('@') {
+            return Err(wrong("a user name stands in it, which belongs into --header 'Authorization: …'"));
+        }
+        if rest.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'#') {
+            return Err(wrong("a space, a control character or a # stands in it"));
         }
         let path = if path.starts_with('?') { format!("/{path}") } else { path.to_owned() };
         Ok(Url { scheme, authority: authority.to_owned(), host: host.to_owned(), port, path })
@@ -79,7 +86,7 @@ impl Url {
         if let Ok(ip) = self.host.parse::<IpAddr>() {
             return Ok(SocketAddr::from((ip, self.port)));
         }
-        let failed = |why: String| Error::Connect(format!("no address of {}: {why}", self.host));
+        let failed = |why: String| Error::Connect(format!("the host {} has no address: {why}", self.host));
         let found = (&*self.host, self.port).to_socket_addrs().map_err(|error| failed(error.to_string()))?;
         let addresses: Vec<SocketAddr> = found.collect();
         let first = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
@@ -123,7 +130,8 @@ mod tests {
             "ws://a/b c",
             "ws://user@a/",
         ] {
-            assert!(parse(url).is_err_and(|why| why.contains(url)), "{url}");
+            let shown = url.replace("user@", "***@").replace("ws://***", "***");
+            assert!(parse(url).is_err_and(|why| why.contains(&shown)), "{url}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Computes when to publish, and which part of the run is measured, in nanoseconds of the run's clock.
+//! Computes when to publish, and the part of the run that is measured, in nanoseconds of the run's clock.
 
 /// An open loop: message `k` is due at `start + k / rate`, independently of the server.
 #[derive(Clone, Copy, Debug)]
@@ -24,19 +24,20 @@ impl Rate {
     }
 }
 
-/// Returns how many messages a closed loop may publish now, so that `published − ⌊deliveries / subscribers⌋` becomes
-/// `in_flight`.
-pub fn permits(in_flight: u64, published: u64, deliveries: u64, subscribers: u64) -> u64 {
-    let delivered_to_all = deliveries / subscribers.max(1);
-    in_flight.saturating_sub(published.saturating_sub(delivered_to_all))
+/// Returns how many messages a closed loop may publish now, so that `in_flight` are under way. As many are under way as
+/// the missing deliveries are, if `published` messages have `expected` deliveries.
+pub fn permits(in_flight: u64, published: u64, expected: u64, delivered: u64) -> u64 {
+    let missing = u128::from(expected.saturating_sub(delivered));
+    let under_way = (missing * u128::from(published)).div_ceil(u128::from(expected.max(1)));
+    in_flight.saturating_sub(u64::try_from(under_way).unwrap_or(u64::MAX))
 }
 
 /// The measured part of a run, including `start_ns` and excluding `end_ns`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// The first measured moment.
+    /// The first measured time.
     pub start_ns: u64,
-    /// The first moment after the window.
+    /// The first time after the window.
     pub end_ns: u64,
 }
 
@@ -47,9 +48,9 @@ impl Window {
         Window { start_ns, end_ns: start_ns.saturating_add(duration_ns) }
     }
 
-    /// Returns whether `moment_ns` is in the window.
-    pub fn contains(&self, moment_ns: u64) -> bool {
-        (self.start_ns..self.end_ns).contains(&moment_ns)
+    /// Returns whether `time_ns` is in the window.
+    pub fn contains(&self, time_ns: u64) -> bool {
+        (self.start_ns..self.end_ns).contains(&time_ns)
     }
 }
 
@@ -82,13 +83,26 @@ mod tests {
     }
 
     #[test]
-    fn permits_follow_the_slowest_complete_round() {
-        assert_eq!(permits(16, 0, 0, 1_000), 16);
-        assert_eq!(permits(16, 16, 999, 1_000), 0);
-        assert_eq!(permits(16, 16, 1_000, 1_000), 1);
-        assert_eq!(permits(16, 16, 15_999, 1_000), 15);
-        assert_eq!(permits(16, 16, 16_000, 1_000), 16);
-        assert_eq!(permits(4, 10, 0, 1_000), 0);
+    fn permits_follow_the_mean_of_the_deliveries() {
+        assert_eq!(permits(16, 0, 0, 0), 16);
+        assert_eq!(permits(16, 16, 16_000, 999), 0);
+        assert_eq!(permits(16, 16, 16_000, 1_000), 1);
+        assert_eq!(permits(16, 16, 16_000, 15_999), 15);
+        assert_eq!(permits(16, 16, 16_000, 16_000), 16);
+        assert_eq!(permits(4, 10, 10_000, 0), 0);
+    }
+
+    /// Four topics of ten subscribers have 3, 3, 2 and 2 of them, which is 2.5 on average.
+    #[test]
+    fn permits_do_not_drift_with_a_mean_that_is_no_whole_number() {
+        for rounds in [100, 1_000, 1_000_000] {
+            let (published, expected) = (4 * rounds, 10 * rounds);
+            assert_eq!(permits(16, published, expected, expected), 16);
+            assert_eq!(permits(16, published, expected, expected - 40), 0);
+            assert_eq!(permits(16, published, expected, expected - 30), 4);
+        }
+        // Messages to nobody are not under way.
+        assert_eq!(permits(16, 100, 0, 0), 16);
     }
 
     #[test]

@@ -120,11 +120,13 @@ fn the_package_has_files_that_are_there() {
     assert!(assets.len() >= 10, "{assets:?}");
     for asset in assets {
         if let Some(made) = asset.strip_prefix("target/deb/") {
-            let file = made.replace("*.1", "ringhub.1").replace("**/*", "$crate");
+            let file = made.replace("*.1", "$name.1").replace("_*", "_$name").replace("*.fish", "$name.fish");
+            let file = file.replace("**/*", "$crate").replace("ringhub-loadgen", "ringhub");
+            let file = file.replace("ringhub.bash", "$name.bash");
             assert!(script.contains(&format!("\"$made/{file}")), "{asset}");
         } else if let Some(folder) = asset.strip_suffix("/*.md") {
             assert!(root().join(folder).is_dir(), "{asset}");
-        } else if asset != "target/release/ringhub" {
+        } else if !["target/release/ringhub", "target/release/ringhub-loadgen"].contains(&asset) {
             assert!(root().join(asset).is_file(), "{asset}");
         }
     }

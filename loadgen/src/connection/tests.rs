@@ -1,6 +1,6 @@
 use super::*;
 use crate::cli::Cli;
-use crate::judge::Clocks;
+use crate::judge::{Clock, Writes};
 use crate::payload::{Form, Stamp};
 use crate::window::Window;
 use clap::Parser as _;
@@ -38,10 +38,9 @@ struct Bench {
 impl Bench {
     fn new(flags: &str, role: Role) -> Bench {
         let plan = plan(flags);
-        let clocks = Arc::new(Clocks::new(plan.topics.streams()));
-        clocks.set_window(Window { start_ns: 0, end_ns: 1_000 });
-        let mut judge = Judge::new(&plan, clocks);
-        judge.run = 1;
+        let clock = Arc::new(Clock::default());
+        clock.set_window(Window { start_ns: 0, end_ns: 1_000 });
+        let judge = Judge::new(&plan, 1, clock, Arc::new(Writes::new(plan.topics.streams())));
         let state = State::Reading(Box::new(Reading::new(&plan, role)));
         let connection = Connection { socket: None, state, tls: None, outgoing: Vec::new(), written: 0, flushed: 0 };
         Bench { plan, judge, connection, role }
@@ -74,7 +73,9 @@ fn payload(run: u16, publisher: u16, sequence: u64, padding: &[u8]) -> Vec<u8> {
     let stamp = Stamp { run, publisher, sequence, due_ns: Some(100) };
     let mut bytes = vec![0; Form::Timed.length()];
     stamp.encode(Form::Timed, &mut bytes);
-    bytes.extend(padding);
+    // A payload of 40 bytes has check digits and no padding.
+    let check_digits = stamp.check_digits();
+    bytes.extend(if padding.is_empty() { &check_digits } else { padding });
     bytes
 }
 
@@ -93,33 +94,34 @@ fn messages(count: u64) -> Taken {
 
 #[test]
 fn right_foreign_and_corrupt_messages() {
-    let padding = crate::payload::padding(40);
-    for (bytes, foreign, corrupt) in [
-        (message(opcode::TEXT, 1, 0, &padding), 0, 0),
-        (message(opcode::TEXT, 2, 0, &padding), 1, 0),
-        (message(opcode::TEXT, 1, 1, &padding), 1, 0),
-        (message(opcode::BINARY, 1, 0, &padding), 0, 1),
-        (message(opcode::TEXT, 1, 0, b"abcdefgX"), 0, 1),
-        (message(opcode::TEXT, 1, 0, b"abc"), 0, 1),
-        (b"\x81\x02hi".to_vec(), 1, 0),
+    let torn = [&payload(1, 0, 0, b"")[..32], &payload(1, 0, 1, b"")[32..]].concat();
+    for (bytes, foreign, corrupt, misrouted) in [
+        (message(opcode::TEXT, 1, 0, b""), 0, 0, 0),
+        (message(opcode::TEXT, 2, 0, b""), 1, 0, 0),
+        (message(opcode::TEXT, 1, 1, b""), 0, 0, 1),
+        (message(opcode::BINARY, 1, 0, b""), 0, 1, 0),
+        (message(opcode::TEXT, 1, 0, b"abcdefgX"), 0, 1, 0),
+        (message(opcode::TEXT, 1, 0, b"abc"), 0, 1, 0),
+        // The end of the next message.
+        (framed(opcode::TEXT, &torn), 0, 1, 0),
+        (b"\x81\x02hi".to_vec(), 1, 0, 0),
     ] {
         let mut bench = Bench::new("", Role::Subscriber(0));
-        assert_eq!(bench.take(&bytes), messages(1 - foreign));
+        assert_eq!(bench.take(&bytes), messages(1 - foreign - misrouted));
         let reading = bench.reading();
-        assert_eq!((reading.foreign, reading.corrupt), (foreign, corrupt));
-        assert_eq!(reading.checkers[0].finish(1).outstanding, u64::from(foreign + corrupt > 0));
+        assert_eq!((reading.foreign, reading.corrupt, reading.misrouted), (foreign, corrupt, misrouted));
+        assert_eq!(reading.checkers[0].finish(1).outstanding, foreign + corrupt + misrouted);
         assert!(bench.judge.latency.is_empty() || bench.judge.latency.max() == 150);
-        assert_eq!(bench.judge.foreign_sample.len(), foreign as usize);
+        assert_eq!(bench.judge.foreign_sample.len(), (foreign + misrouted) as usize);
     }
 }
 
 #[test]
 fn the_order_among_publishers_leaves_a_trace() {
-    let padding = crate::payload::padding(40);
     let order_of = |publishers: [u16; 2]| {
         let mut bench = Bench::new("--publishers 2", Role::Subscriber(0));
         for publisher in publishers {
-            assert_eq!(bench.take(&message(opcode::TEXT, 1, publisher, &padding)), messages(1));
+            assert_eq!(bench.take(&message(opcode::TEXT, 1, publisher, b"")), messages(1));
         }
         bench.reading().order
     };
@@ -133,15 +135,14 @@ fn pings_are_answered_and_a_close_ends_it() {
     assert_eq!(bench.take(b"\x89\x01x"), messages(0));
     assert_eq!((bench.connection.outgoing[0], bench.sent()), (0x8a, vec!["x".to_owned()]));
     let ended = bench.take(b"\x88\x06\x03\xf0slow").ended;
-    assert_eq!(ended.as_deref(), Some("closed by the server with 1008: slow"));
+    assert_eq!(ended.as_deref(), Some("the server closed it with code 1008 (slow)"));
 }
 
 #[test]
 fn publishers_may_receive_only_if_the_preset_says_so() {
-    let padding = crate::payload::padding(40);
     for (flags, foreign) in [("", 1), ("--publishers-receive", 0), ("--url=ws://127.0.0.1:1/x", 0)] {
         let mut bench = Bench::new(flags, Role::Publisher(0));
-        assert_eq!(bench.take(&message(opcode::TEXT, 1, 0, &padding)), messages(0));
+        assert_eq!(bench.take(&message(opcode::TEXT, 1, 0, b"")), messages(0));
         assert_eq!(bench.reading().foreign, foreign, "{flags}");
     }
 }
@@ -176,7 +177,7 @@ fn an_answer_decides_whether_a_post_was_accepted() {
     check("HTTP/1.1 202 Accepted\r\n", 1, 0, None);
     let refusal = "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno";
     check(refusal, 1, 0, Some("the server answered a publish with HTTP/1.1 403 Forbidden: no"));
-    check(refusal, 0, 0, Some("an answer without a request: HTTP/1.1 403 Forbidden: no"));
+    check(refusal, 0, 0, Some("the server answered without a request: HTTP/1.1 403 Forbidden: no"));
 }
 
 /// 400 bytes of user memory for an idle connection are the bar; the allocator's overhead and the socket of TLS are

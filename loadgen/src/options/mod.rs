@@ -4,6 +4,9 @@ mod plan;
 mod scenarios;
 mod target;
 
+#[cfg(test)]
+mod guide_test;
+
 pub(crate) use plan::{Activity, Pace, Share};
 pub use plan::{Load, Plan, Span, Verify};
 pub use scenarios::{
@@ -27,7 +30,7 @@ pub struct Options {
     /// Connections and messages.
     #[command(flatten)]
     pub load: LoadFlags,
-    /// Only connect the subscribers, and stay idle for this time; pings are answered.
+    /// Publish nothing: open the subscribers' connections and hold them for this time. Pings are answered.
     #[arg(long, value_parser = parse_duration, conflicts_with_all = ["rate", "in_flight", "unthrottled", "messages"])]
     pub hold: Option<Duration>,
     /// How the generator itself runs.
@@ -45,7 +48,7 @@ pub struct LoadFlags {
     /// Connections that receive.
     #[arg(long, default_value_t = 1_000)]
     pub subscribers: usize,
-    /// Connections that publish, in turn: one message each.
+    /// Connections that publish. They take turns: one message each.
     #[arg(long, default_value_t = 1)]
     pub publishers: usize,
     /// Payload bytes of each message, at least 17. Below 32 there is no room for a time, so no latency is measured.
@@ -54,38 +57,48 @@ pub struct LoadFlags {
     /// Send binary messages instead of text.
     #[arg(long)]
     pub binary: bool,
-    /// Open loop: messages per second over all publishers; latency counts from the time at which a message was due.
+    /// Open loop: publish this many messages per second, over all publishers, whatever the server does. Latency
+    /// counts from the time at which a message was due.
     #[arg(long, conflicts_with = "in_flight")]
     pub rate: Option<u64>,
-    /// Closed loop: the number of messages that are published and not yet delivered to all subscribers.
+    /// Closed loop: publish so that this many messages are in flight.
+    ///
+    /// The messages in flight are the outstanding deliveries divided by the mean number of subscribers of a message.
+    /// A single slow subscriber hardly holds the loop back. Latency counts from the push, so the waits of a server
+    /// that stops are not in it.
     #[arg(long)]
     pub in_flight: Option<u64>,
-    /// Publish as fast as the server reads.
+    /// Publish as fast as the server reads. Latency counts from the push, as with --in-flight.
     #[arg(long, conflicts_with_all = ["rate", "in_flight"])]
     pub unthrottled: bool,
-    /// Length of the measured window, such as 4, 4s, 500ms or 2m.
+    /// Length of the measured window, such as 4s, 500ms or 2m; a number alone is seconds. In ramp: of each step.
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     pub duration: Duration,
-    /// Time of publishing before the measured window; by default 1s, none with --messages.
+    /// Time of publishing before the measured window; by default 1s, none with --messages. In ramp: of each step.
     #[arg(long, value_parser = parse_duration)]
     pub warmup: Option<Duration>,
     /// Publish this many messages instead of for a duration; the window ends when all are delivered.
     #[arg(long, conflicts_with = "duration")]
     pub messages: Option<u64>,
-    /// How long to wait for the last deliveries, and for the next delivery with --in-flight or --unthrottled.
+    /// How long to wait for the last deliveries.
+    ///
+    /// With --in-flight, --unthrottled or --messages the window also ends when nothing was delivered for this time.
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     pub drain: Duration,
-    /// Which subscribers read every frame. With `sample` the kernel drops the bytes of the other subscribers, and only
-    /// the number of bytes is checked.
+    /// Which subscribers read every frame.
+    ///
+    /// With `sample` the kernel drops the bytes of the other subscribers, and only the number of bytes is checked.
+    /// This needs ws://, a server that sends no pings, and one whole message for each delivery.
     #[arg(long, value_enum, default_value_t = VerifyFlag::All)]
     pub verify: VerifyFlag,
-    /// Subscribers that read every frame with --verify sample, spread evenly over the connection order.
+    /// Subscribers that read every frame with --verify sample. They are spread evenly over all subscribers.
     #[arg(long, default_value_t = 16)]
     pub sample: usize,
-    /// Also check that all subscribers get the messages of different publishers in the same order.
+    /// Also check that all subscribers get the messages of all publishers in one order. Needs one topic, and
+    /// subscribers that stay.
     #[arg(long)]
     pub total_order: bool,
-    /// Messages that are not of this run are counted, but are no mistake.
+    /// Count messages without a stamp of this run as foreign, but not as a mistake.
     #[arg(long)]
     pub ignore_foreign: bool,
 }
@@ -94,25 +107,35 @@ pub struct LoadFlags {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Generator")]
 pub struct MachineFlags {
-    /// New connections per second; 0 for no limit.
+    /// New connections per second, also in storm, but not in churn; 0 for no limit.
+    ///
+    /// Each thread has at most 100 handshakes in progress at the same time, but in storm.
     #[arg(long, default_value_t = 0)]
     pub connect_rate: u64,
     /// Process id of the server, to report its CPU time and memory.
+    ///
+    /// A server with worker processes has the CPU time of one process in the report only.
     #[arg(long)]
     pub server_pid: Option<u32>,
-    /// Spread the connections over this many source addresses 127.0.0.x; by default one for each 25 000.
+    /// Spread the connections over this many source addresses, 127.0.0.1 and up to 253 more.
+    ///
+    /// Only for a server in 127.0.0.0/8. The default is one address for each 25 000 connections.
     #[arg(long)]
     pub source_addresses: Option<u8>,
-    /// Threads that share the subscribers.
+    /// Threads that share the subscribers evenly. The first one also publishes; in echo each thread sends on its own
+    /// connections.
     #[arg(long, default_value_t = 1)]
     pub threads: usize,
-    /// Pin the threads to these CPUs, one after the other, such as 1 or 1,2,3.
+    /// Pin the threads to these CPUs: one CPU for all threads, such as 1, or one for each, such as 1,2,3.
+    ///
+    /// Without this flag, several threads are pinned away from the CPUs of --server-pid if it does not use all.
     #[arg(long, value_delimiter = ',')]
     pub cpu: Vec<usize>,
-    /// Sleep in epoll instead of spinning. The server then pays for waking the generator.
+    /// Sleep in epoll instead of spinning. The server then pays for waking the generator up.
     #[arg(long)]
     pub sleep: bool,
-    /// Report figures even if the generator was the bottleneck or other programs disturbed the run.
+    /// Report the figures of a disturbed run, which would be void: the generator was the bottleneck, or it had too
+    /// little CPU.
     #[arg(long)]
     pub allow_disturbance: bool,
 }
@@ -122,7 +145,7 @@ pub struct MachineFlags {
 pub enum VerifyFlag {
     /// Every subscriber reads every frame.
     All,
-    /// Some subscribers read every frame, the others count bytes.
+    /// Some subscribers read every frame; of the others the bytes are counted.
     Sample,
 }
 
@@ -130,10 +153,13 @@ pub enum VerifyFlag {
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let scale = match &text[digits.len()..] {
+        "us" => 0.000_001,
         "ms" => 0.001,
         "" | "s" => 1.0,
         "m" => 60.0,
-        unit => return Err(format!("unknown unit `{unit}`")),
+        unit => {
+            return Err(format!("unknown unit `{unit}`; there are us, ms, s and m, and a number alone is in seconds"));
+        }
     };
     let number: f64 = digits.parse().map_err(|_| "expected a number, such as 4, 4s, 500ms or 2m".to_owned())?;
     Duration::try_from_secs_f64(number * scale).map_err(|error| error.to_string())
@@ -152,6 +178,7 @@ mod tests {
         assert_eq!(parse_duration("4"), Ok(Duration::from_secs(4)));
         assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1_500)));
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("500us"), Ok(Duration::from_micros(500)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
         assert!(parse_duration("-1").is_err() && parse_duration("x").is_err() && parse_duration("1h").is_err());
     }

@@ -3,11 +3,12 @@
 use super::{MachineFlags, Options, RampBy, Scenario, VerifyFlag, nanos};
 use crate::error::Error;
 use crate::frame::{PAYLOAD_MAX, opcode};
-use crate::payload::SHORT_STAMP_LENGTH;
-use crate::process::cpus_of;
+use crate::generator::is_in_share;
+use crate::payload::{SHORT_STAMP_LENGTH, STAMP_LENGTH};
+use crate::process::{cpu_of, cpus_of};
 use crate::protocol::{Endpoint, Protocol, Publishing, Request};
 use crate::replay::{Recorded, recorded};
-use crate::topics::Topics;
+use crate::topics::{Spread, Topics};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ pub struct Plan {
     pub(crate) allow_disturbance: bool,
 }
 
-/// What happens when the first connections are open.
+/// A scenario after the check of its flags: what happens when the first connections are open.
 #[derive(Clone, Debug)]
 pub(crate) enum Activity {
     /// Subscribers are opened in steps, and held.
@@ -87,7 +88,8 @@ pub(crate) struct Pace {
 pub enum Load {
     /// Messages per second, on a fixed schedule.
     Rate(u64),
-    /// At most this many messages that have not reached all subscribers.
+    /// At most this many messages in flight: the outstanding deliveries divided by the mean number of subscribers of a
+    /// message.
     InFlight(u64),
     /// As many messages as the publishers' sockets take.
     Unthrottled,
@@ -107,7 +109,7 @@ pub enum Span {
 pub enum Verify {
     /// Every subscriber reads every frame.
     All,
-    /// This many subscribers read every frame, the others count bytes.
+    /// This many subscribers read every frame; of the others the bytes are counted.
     Sample(usize),
 }
 
@@ -142,6 +144,7 @@ impl Verify {
 }
 
 impl Activity {
+    /// Returns the pace; `None` if nothing is published, or a file has the times.
     pub(crate) fn pace(&self) -> Option<Pace> {
         match *self {
             Activity::Publish(pace)
@@ -186,6 +189,10 @@ impl Options {
         let (load, machine) = (&self.load, &self.machine);
         let target = self.target.target()?;
         let activity = self.activity()?;
+        if let Some(pid) = machine.server_pid {
+            let why = |error| Error::Options(format!("--server-pid {pid}: {error}"));
+            cpu_of(pid).map_err(why)?;
+        }
         let is_silent = activity.is_silent();
         let is_echo = matches!(activity, Activity::Echo(_));
         let publishers = match activity {
@@ -202,18 +209,22 @@ impl Options {
         {
             return wrong("each publisher's path has one topic: --publishers must be a multiple of --topics");
         }
+        if is_echo {
+            self.check_echo(&target.publishing)?;
+        }
+        self.check_fit(&activity)?;
         let verify = self.verify(&activity, &target.protocol)?;
         let mut topics_flags = self.target.clone();
         if is_echo {
             (topics_flags.topics, topics_flags.topics_per_connection) = (load.subscribers, 1);
         }
-        let threads = machine.threads.max(1);
-        if threads > 1 && !activity.has_steady_subscribers() {
-            return wrong("--threads above 1 is for fanout and --hold; the other scenarios run on one thread");
+        let threads = machine.threads;
+        if threads == 0 || threads > load.subscribers.min(THREADS_MAX) {
+            return wrong("--threads is 1 to 256, and at most the number of subscribers or connections");
         }
         let is_raw = target.protocol.is_raw();
         let binary = load.binary || (target.is_binary && !is_raw);
-        let sockets = load.subscribers + if is_echo { 0 } else { publishers };
+        let sockets = self.sockets(&activity, load.subscribers + if is_echo { 0 } else { publishers });
         Ok(Plan {
             source_addresses: source_addresses(machine, &target.endpoint, sockets)?,
             cpus: cpus(machine, threads)?,
@@ -265,7 +276,9 @@ impl Options {
             }
             (&Scenario::Ramp { by, from, factor, steps, p99 }, None) => {
                 if from == 0 || steps == 0 || factor <= 1.0 || !factor.is_finite() {
-                    return wrong("--from and --steps must be above 0, and --factor above 1");
+                    return wrong(
+                        "--from and --steps must be above 0, --factor above 1; the first rate is --from, not --rate",
+                    );
                 }
                 Activity::Ramp { pace: self.steady_pace("ramp")?, by, factor, steps, p99_ns: nanos(p99) }
             }
@@ -280,6 +293,7 @@ impl Options {
         })
     }
 
+    /// Returns the pace that the flags ask for.
     fn pace(&self) -> Result<Pace, Error> {
         let flags = &self.load;
         let load = match (flags.rate, flags.in_flight) {
@@ -288,7 +302,8 @@ impl Options {
             (_, Some(in_flight)) => Load::InFlight(in_flight),
             (None, None) if flags.unthrottled => Load::Unthrottled,
             (None, None) => {
-                return wrong("say how to publish: --rate, --in-flight, --unthrottled or, to stay idle, --hold");
+                let ways = "--rate 100, --in-flight 16, --unthrottled or, to stay idle, --hold 10s";
+                return Err(Error::Options(format!("say how to publish: {ways}")));
             }
         };
         let span = flags.messages.map_or(Span::Time(nanos(flags.duration)), Span::Messages);
@@ -298,20 +313,98 @@ impl Options {
 
     /// Returns a pace that does not depend on the deliveries, for a time.
     fn steady_pace(&self, scenario: &str) -> Result<Pace, Error> {
-        let pace = self.pace()?;
-        match (pace.load, pace.span) {
-            (Load::Rate(_), Span::Time(_)) => Ok(pace),
-            _ => Err(Error::Options(format!("{scenario} needs --rate and --duration"))),
+        if self.load.messages.is_some() {
+            return Err(Error::Options(format!("{scenario} takes no --messages: the run lasts for --duration")));
         }
+        if self.load.rate.is_none() {
+            return Err(Error::Options(format!("{scenario} needs --rate, such as --rate 100")));
+        }
+        self.pace()
+    }
+
+    /// Returns the most sockets that have a port at the same time: those that were closed keep theirs for a minute.
+    fn sockets(&self, activity: &Activity, first: usize) -> usize {
+        let closed = match activity {
+            Activity::Storm { rounds, .. } => first.saturating_mul(*rounds),
+            Activity::Churn { per_second, pace } => {
+                let seconds = pace.warmup_ns.saturating_add(nanos(self.load.duration)).div_ceil(1_000_000_000);
+                usize::try_from(per_second.saturating_mul(seconds.min(60))).unwrap_or(usize::MAX)
+            }
+            &Activity::Ramp { by: RampBy::Connections, factor, steps, .. } => {
+                (first as f64 * factor.powi(steps as i32 - 1)) as usize
+            }
+            _ => 0,
+        };
+        match activity {
+            // A ramp ends where there are no more ports.
+            Activity::Ramp { .. } => first.max(closed).min(SOCKETS_PER_ADDRESS * usize::from(u8::MAX - 1)),
+            _ => first.saturating_add(closed),
+        }
+    }
+
+    /// Refuses an echo that would not come back.
+    fn check_echo(&self, publishing: &Publishing) -> Result<(), Error> {
+        let flags = &self.target;
+        if matches!(publishing, Publishing::Post(_)) {
+            return wrong("echo sends messages, and this server is published to by HTTP");
+        }
+        if flags.topics != 1 || flags.topics_per_connection != 1 || flags.spread != Spread::Uniform {
+            return wrong(
+                "in echo each connection has its own topic: leave out --topics, --topics-per-connection, --spread",
+            );
+        }
+        Ok(())
+    }
+
+    /// Refuses flags that would be wrong or useless in this scenario.
+    fn check_fit(&self, activity: &Activity) -> Result<(), Error> {
+        let (load, flags) = (&self.load, &self.target);
+        let has_one_topic = flags.topics == flags.topics_per_connection;
+        if load.total_order && !(has_one_topic && activity.has_steady_subscribers()) {
+            return wrong("--total-order is for fanout whose subscribers all get the same messages");
+        }
+        if !load.total_order && self.output.assertions.iter().any(|assertion| assertion.is_about("other_orders")) {
+            return wrong("--assert: other_orders is counted with --total-order only");
+        }
+        if let Activity::Ramp { .. } = activity {
+            if load.size < STAMP_LENGTH {
+                return wrong("ramp needs a latency: --size of at least 32");
+            }
+            if load.in_flight.is_some() || load.unthrottled {
+                return wrong("ramp has a rate: leave out --in-flight and --unthrottled");
+            }
+        }
+        if let &Activity::Stall { share, .. } = activity
+            && !(0..load.subscribers).any(|number| is_in_share(share, number))
+        {
+            return wrong("--share of these --subscribers is nobody");
+        }
+        let silent_hgrm = self.output.hgrm.is_some() && (activity.is_silent() || load.size < STAMP_LENGTH);
+        if silent_hgrm {
+            return wrong("--hgrm needs a latency: messages with a --size of at least 32");
+        }
+        if load.messages == Some(0) {
+            return wrong("--messages must be above 0");
+        }
+        let longest =
+            [load.duration, load.warmup.unwrap_or_default(), load.drain].into_iter().max().unwrap_or_default();
+        if longest > Duration::from_secs(24 * 3_600) {
+            return wrong("--duration, --warmup and --drain are at most a day, which a stamp has room for");
+        }
+        Ok(())
     }
 
     fn check_numbers(&self, activity: &Activity, publishers: usize) -> Result<(), Error> {
         let flags = &self.load;
-        if flags.subscribers == 0 || (!activity.is_silent() && publishers == 0) {
-            return wrong("at least one subscriber and one publisher are needed");
+        if flags.subscribers == 0 {
+            return Err(Error::Options(format!("{} must be above 0", self.scenario.connections_flag())));
+        }
+        if !activity.is_silent() && publishers == 0 {
+            return wrong("--publishers must be above 0");
         }
         if publishers > usize::from(u16::MAX) {
-            return wrong("--publishers, and the connections of echo, are at most 65535");
+            let flag = if let Activity::Echo(_) = activity { "--connections of echo" } else { "--publishers" };
+            return Err(Error::Options(format!("{flag}: at most {}", u16::MAX)));
         }
         if !(SHORT_STAMP_LENGTH..=PAYLOAD_MAX).contains(&flags.size) {
             return Err(Error::Options(format!("--size is {SHORT_STAMP_LENGTH} to {PAYLOAD_MAX} bytes")));
@@ -332,10 +425,12 @@ impl Options {
             );
         }
         if !activity.has_steady_subscribers() {
-            return wrong("--verify sample is for fanout");
+            return wrong("--verify sample is for fanout only");
         }
         if !protocol.is_raw() || self.target.url.to_ascii_lowercase().starts_with("wss:") {
-            return wrong("--verify sample counts bytes, which needs plain connections and whole messages as payloads");
+            let without =
+                "leave it out with wss://, with --delivery, --packing or --reply, and with a preset that has these";
+            return Err(Error::Options(format!("--verify sample counts bytes: {without}")));
         }
         Ok(verify)
     }
@@ -344,6 +439,12 @@ impl Options {
 /// Returns the CPUs to pin threads to. Several threads keep away from the CPUs of a server that does not have all.
 fn cpus(machine: &MachineFlags, threads: usize) -> Result<Vec<usize>, Error> {
     if !machine.cpu.is_empty() {
+        let own = cpus_of(std::process::id()).map_err(Error::system("read the generator's CPUs"))?;
+        if let Some(foreign) = machine.cpu.iter().find(|cpu| !own.contains(cpu)) {
+            let own: Vec<String> = own.iter().map(ToString::to_string).collect();
+            let why = format!("--cpu {foreign}: this process may use the CPUs {}", own.join(", "));
+            return Err(Error::Options(why));
+        }
         if machine.cpu.len() != 1 && machine.cpu.len() != threads {
             return wrong("--cpu names one CPU, or one for each of the --threads");
         }
@@ -366,7 +467,10 @@ fn source_addresses(machine: &MachineFlags, endpoint: &Endpoint, sockets: usize)
         None => 1,
     };
     if count > usize::from(u8::MAX) - 1 {
-        return wrong("more connections than 254 source addresses can carry");
+        return Err(Error::Options(match machine.source_addresses {
+            Some(_) => format!("--source-addresses is at most {}", u8::MAX - 1),
+            None => format!("{sockets} connections need more than 254 source addresses, of {SOCKETS_PER_ADDRESS} each"),
+        }));
     }
     Ok(if count <= 1 { Vec::new() } else { (1..=count).map(|host| Ipv4Addr::new(127, 0, 0, host as u8)).collect() })
 }
@@ -374,6 +478,9 @@ fn source_addresses(machine: &MachineFlags, endpoint: &Endpoint, sockets: usize)
 fn wrong<T>(why: &str) -> Result<T, Error> {
     Err(Error::Options(why.to_owned()))
 }
+
+/// The most threads.
+const THREADS_MAX: usize = 256;
 
 /// The sockets of one source address, fewer than its usual 28 232 ephemeral ports.
 const SOCKETS_PER_ADDRESS: usize = 25_000;

@@ -9,26 +9,26 @@ use std::time::Duration;
 /// What a run does, beside the flags that all runs share.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Scenario {
-    /// Publishers send messages to topics, and each subscriber must receive every message of its topics.
+    /// Publishers send messages to topics. Each subscriber must receive every message of its topics.
     #[default]
     Fanout,
     /// Every connection sends messages, and the server sends each back.
     Echo {
-        /// Messages that each connection has under way.
+        /// Messages in flight on each connection.
         depth: u64,
     },
-    /// Connections are opened in steps and held.
+    /// Connections open in steps and stay open.
     Idle {
         /// The number of steps.
         steps: usize,
-        /// The time of each step.
+        /// The time between the last connection of a step and the reading of the memory.
         settle: Duration,
     },
-    /// All connections are closed at once and come back at once.
+    /// All connections close at once and come back at once.
     Storm {
-        /// How often.
+        /// The number of times.
         rounds: usize,
-        /// The most handshakes under way.
+        /// The largest number of handshakes in progress at the same time.
         at_once: usize,
     },
     /// Subscribers leave, and others join, while messages are published.
@@ -41,7 +41,7 @@ pub enum Scenario {
         /// The share, above 0 and below 1.
         share: f64,
     },
-    /// The load rises until the latency passes a bound.
+    /// The load rises until the latency exceeds a bound.
     Ramp {
         /// What rises.
         by: RampBy,
@@ -49,18 +49,29 @@ pub enum Scenario {
         from: u64,
         /// The factor from one step to the next.
         factor: f64,
-        /// The most steps.
+        /// The largest number of steps.
         steps: usize,
         /// The bound of the 99th percentile.
         p99: Duration,
     },
-    /// The messages of a file are published at their times.
+    /// Publishers send messages of the sizes and at the times that a file gives.
     Replay {
         /// The file.
         file: PathBuf,
-        /// How many times faster than recorded.
+        /// The factor of the speed: with 2, in half of the recorded time.
         speed: f64,
     },
+}
+
+impl Scenario {
+    /// Returns the flag of the number of connections that receive.
+    pub(crate) fn connections_flag(&self) -> &'static str {
+        match self {
+            Scenario::Echo { .. } | Scenario::Idle { .. } | Scenario::Storm { .. } => "--connections",
+            Scenario::Ramp { by: RampBy::Connections, .. } => "--from",
+            _ => "--subscribers",
+        }
+    }
 }
 
 /// What rises in a `ramp`.
@@ -68,19 +79,18 @@ pub enum Scenario {
 pub enum RampBy {
     /// Messages per second.
     Rate,
-    /// Subscribers, at the rate of --rate.
+    /// Subscribers; --rate is the rate of all steps.
     Connections,
 }
 
 /// The flags of `echo`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Scenario")]
 pub struct EchoOptions {
-    #[command(flatten)]
-    target: TargetFlags,
-    /// Connections.
+    /// Connections, each of which sends and receives.
     #[arg(long, default_value_t = 100)]
     connections: usize,
-    /// Messages that each connection has under way.
+    /// Messages in flight on each connection.
     #[arg(long, default_value_t = 1)]
     depth: u64,
     /// Payload bytes of each message, at least 17. Below 32 there is no room for a time, so no latency is measured.
@@ -89,15 +99,19 @@ pub struct EchoOptions {
     /// Send binary messages instead of text.
     #[arg(long)]
     binary: bool,
-    /// Length of the measured window.
+    /// Length of the measured window, such as 4s, 500ms or 2m; a number alone is seconds.
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     duration: Duration,
-    /// Time before the measured window.
+    /// Time of sending before the measured window.
     #[arg(long, default_value = "1s", value_parser = parse_duration)]
     warmup: Duration,
     /// How long to wait for the last messages.
+    ///
+    /// The window also ends when no message came back for this time.
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     drain: Duration,
+    #[command(flatten)]
+    target: TargetFlags,
     #[command(flatten)]
     machine: MachineFlags,
     #[command(flatten)]
@@ -106,21 +120,23 @@ pub struct EchoOptions {
 
 /// The flags of `idle`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Scenario")]
 pub struct IdleOptions {
-    #[command(flatten)]
-    target: TargetFlags,
-    /// Connections.
+    /// Connections to hold.
     #[arg(long, default_value_t = 1_000)]
     connections: usize,
-    /// Steps in which they are opened; with --server-pid the memory per connection is the slope over the steps.
+    /// Steps in which the connections open; with --server-pid the memory for each connection is the slope over the
+    /// steps.
     #[arg(long, default_value_t = 4)]
     steps: usize,
-    /// Time after each step, before the memory is read.
+    /// Time after each step, before the server's memory is read.
     #[arg(long, default_value = "1s", value_parser = parse_duration)]
     settle: Duration,
-    /// How long all connections are held.
+    /// How long all connections are held after the last step.
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     hold: Duration,
+    #[command(flatten)]
+    target: TargetFlags,
     #[command(flatten)]
     machine: MachineFlags,
     #[command(flatten)]
@@ -129,21 +145,22 @@ pub struct IdleOptions {
 
 /// The flags of `storm`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Scenario")]
 pub struct StormOptions {
-    #[command(flatten)]
-    target: TargetFlags,
-    /// Connections.
+    /// Connections to close and to open again.
     #[arg(long, default_value_t = 1_000)]
     connections: usize,
     /// How often all connections are closed and opened again.
     #[arg(long, default_value_t = 1)]
     rounds: usize,
-    /// The most handshakes under way.
+    /// Largest number of handshakes in progress at the same time; --connect-rate bounds their rate.
     #[arg(long, default_value_t = 1_000_000)]
     at_once: usize,
     /// Time for which the connections are held before each round.
     #[arg(long, default_value = "1s", value_parser = parse_duration)]
     hold: Duration,
+    #[command(flatten)]
+    target: TargetFlags,
     #[command(flatten)]
     machine: MachineFlags,
     #[command(flatten)]
@@ -152,12 +169,13 @@ pub struct StormOptions {
 
 /// The flags of `churn`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Scenario")]
 pub struct ChurnOptions {
-    #[command(flatten)]
-    target: TargetFlags,
     /// Subscribers that leave per second; as many join.
     #[arg(long, default_value_t = 100)]
     churn: u64,
+    #[command(flatten)]
+    target: TargetFlags,
     #[command(flatten)]
     load: LoadFlags,
     #[command(flatten)]
@@ -168,12 +186,16 @@ pub struct ChurnOptions {
 
 /// The flags of `stall`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Scenario")]
 pub struct StallOptions {
-    #[command(flatten)]
-    target: TargetFlags,
-    /// The share of the subscribers that stops reading in the middle of the window.
+    /// The share of the subscribers that stops reading in the middle of the window, above 0 and below 1.
+    ///
+    /// The stall lasts for half of the window. The server notices it only when the socket buffers of a stalled
+    /// subscriber are full: give enough --rate, --size and --duration.
     #[arg(long, default_value_t = 0.1)]
     share: f64,
+    #[command(flatten)]
+    target: TargetFlags,
     #[command(flatten)]
     load: LoadFlags,
     #[command(flatten)]
@@ -182,26 +204,29 @@ pub struct StallOptions {
     output: OutputOptions,
 }
 
-/// The flags of `ramp`. The duration and the warm-up are those of each step.
+/// The flags of `ramp`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Scenario")]
 pub struct RampOptions {
-    #[command(flatten)]
-    target: TargetFlags,
-    /// What rises.
+    /// What rises. With rate, --from is the rate; with connections, --from is the number of subscribers, and --rate is
+    /// needed.
     #[arg(long, value_enum, default_value_t = RampBy::Rate)]
     by: RampBy,
-    /// The first step: messages per second, or subscribers.
+    /// The first step: messages per second, or subscribers with --by connections. It takes the place of --rate or
+    /// --subscribers.
     #[arg(long, default_value_t = 100)]
     from: u64,
     /// The factor from one step to the next.
     #[arg(long, default_value_t = 1.5)]
     factor: f64,
-    /// The most steps.
+    /// Largest number of steps, each of --warmup and --duration.
     #[arg(long, default_value_t = 20)]
     steps: usize,
-    /// The latency that the 99th percentile must not pass.
+    /// The bound that the 99th percentile of the latency must not exceed, such as 10ms; a number alone is seconds.
     #[arg(long, default_value = "10ms", value_parser = parse_duration)]
     p99: Duration,
+    #[command(flatten)]
+    target: TargetFlags,
     #[command(flatten)]
     load: LoadFlags,
     #[command(flatten)]
@@ -212,12 +237,14 @@ pub struct RampOptions {
 
 /// The flags of `replay`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Scenario")]
 pub struct ReplayOptions {
-    /// The file: a JSON object on each line, with at_ms, size and, if there are several, the number of a topic.
+    /// Lines such as {"at_ms": 12.5, "size": 200, "topic": 0}.
+    ///
+    /// at_ms: milliseconds, in ascending order. size: bytes of the payload, from 32. topic: from 0 and below --topics;
+    /// without it the topics take turns. The payloads are the generator's own.
     file: PathBuf,
-    #[command(flatten)]
-    target: TargetFlags,
-    /// How many times faster than recorded.
+    /// How many times faster than recorded to publish.
     #[arg(long, default_value_t = 1.0)]
     speed: f64,
     /// Connections that receive.
@@ -229,9 +256,11 @@ pub struct ReplayOptions {
     /// How long to wait for the last deliveries.
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     drain: Duration,
-    /// Messages that are not of this run are counted, but are no mistake.
+    /// Count messages without a stamp of this run as foreign, but not as a mistake.
     #[arg(long)]
     ignore_foreign: bool,
+    #[command(flatten)]
+    target: TargetFlags,
     #[command(flatten)]
     machine: MachineFlags,
     #[command(flatten)]
@@ -263,7 +292,12 @@ impl Default for LoadFlags {
 
 impl From<EchoOptions> for Options {
     fn from(flags: EchoOptions) -> Options {
-        let EchoOptions { target, connections, depth, size, binary, duration, warmup, drain, machine, output } = flags;
+        let EchoOptions { mut target, connections, depth, size, binary, duration, warmup, drain, machine, output } =
+            flags;
+        // The hub sends a message back only to those who ask for it.
+        if target.is_for_ringhub() {
+            target.sub_query.get_or_insert_with(|| "echo=true".to_owned());
+        }
         let load = LoadFlags { subscribers: connections, size, binary, duration, drain, ..LoadFlags::default() };
         let load = LoadFlags { warmup: Some(warmup), in_flight: Some(depth), ..load };
         Options { scenario: Scenario::Echo { depth }, target, load, hold: None, machine, output }
@@ -303,10 +337,13 @@ impl From<StallOptions> for Options {
 impl From<RampOptions> for Options {
     fn from(flags: RampOptions) -> Options {
         let RampOptions { target, by, from, factor, steps, p99, mut load, machine, output } = flags;
+        let has_own_rate = by == RampBy::Rate && load.rate.is_some();
         match by {
             RampBy::Rate => load.rate = Some(from),
             RampBy::Connections => load.subscribers = usize::try_from(from).unwrap_or(usize::MAX),
         }
+        // The plan refuses the first step of 0, and says why.
+        let from = if has_own_rate { 0 } else { from };
         let scenario = Scenario::Ramp { by, from, factor, steps, p99 };
         Options { scenario, target, load, hold: None, machine, output }
     }

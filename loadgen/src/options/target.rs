@@ -10,93 +10,110 @@ use crate::units::Packing;
 use crate::url::{Scheme, Url};
 use clap::{Args, ValueEnum};
 
-/// Which server, and what it expects. Texts and patterns may have placeholders: {topic}, {payload}, {size} of the
-/// payload, {id} and {connection} (numbers), and {any} in patterns; \r and \n are control characters.
+/// Which server, and what it expects.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Server")]
+#[command(next_help_heading = "Server", after_long_help = PLACEHOLDERS)]
 pub struct TargetFlags {
-    /// Where to connect: ws:// or wss://, a name or an address, a port and a path. {topic} may stand in the path.
+    /// Where to connect: ws:// or wss://, and HOST[:PORT][/PATH]. {topic} may stand in the path.
+    ///
+    /// `localhost` is 127.0.0.1. Of a name with several addresses, the first IPv4 address is used.
     #[arg(long, default_value = DEFAULT_URL)]
     pub url: String,
-    /// The kind of server; by default `ringhub` for the default URL, and `ws` for others.
+    /// The kind of server; by default `ringhub` for the default URL, and `ws` for other URLs.
+    ///
+    /// For a ringhub at another address give --preset ringhub.
     #[arg(long, value_enum)]
     pub preset: Option<PresetName>,
-    /// A value for a name in braces in the preset's texts, such as key=1234.
+    /// A value for {NAME} in the preset's texts and in your own, such as key=1234. May be repeated.
     #[arg(long, value_name = "NAME=VALUE")]
     pub set: Vec<String>,
-    /// A header line of the opening requests.
+    /// A header line of the opening requests; not of the requests of --publish-http. May be repeated.
     #[arg(long, value_name = "NAME: VALUE")]
     pub header: Vec<String>,
-    /// A subprotocol that the opening requests offer.
+    /// A subprotocol that the opening requests offer. May be repeated.
     #[arg(long)]
     pub subprotocol: Vec<String>,
     /// With wss: and https:, accept every certificate.
     #[arg(long)]
     pub insecure: bool,
-    /// Query of the subscribers' request; empty for none.
+    /// Add this query to the URL of the subscribers, instead of the preset's query; empty for none.
     #[arg(long)]
     pub sub_query: Option<String>,
-    /// Query of the publishers' request; empty for none.
+    /// Add this query to the URL of the publishers, instead of the preset's query; empty for none.
     #[arg(long)]
     pub pub_query: Option<String>,
-    /// Whole path and query of the subscribers' request.
+    /// Path and query of the subscribers' requests, instead of those of the URL.
     #[arg(long)]
     pub subscribe_path: Option<String>,
-    /// Whole path and query of the publishers' request.
+    /// Path and query of the publishers' requests, instead of those of the URL.
     #[arg(long)]
     pub publish_path: Option<String>,
-    /// The publishers receive messages too; these are ignored instead of being reported as foreign.
+    /// The server sends messages to the publishers too: ignore them there, instead of counting them as foreign.
     #[arg(long)]
     pub publishers_receive: bool,
-    /// A step after the opening handshake, in order: send:TEXT, or await:PATTERN.
+    /// A step after the opening handshake: send:TEXT or await:PATTERN. May be repeated, in order.
+    ///
+    /// The steps replace those of the preset. Subscribers and WebSocket publishers take them. Example: --hello
+    /// 'send:LOGIN guest' --hello 'await:WELCOME{any}'.
     #[arg(long, value_name = "STEP")]
     pub hello: Vec<String>,
-    /// The message that subscribes to a topic.
+    /// The message by which a subscriber subscribes to a topic, with {topic} in it.
     #[arg(long, value_name = "TEXT")]
     pub subscribe_message: Option<String>,
-    /// The server's answer to that message.
+    /// The server's answer to --subscribe-message.
+    ///
+    /// Without it a subscriber counts as subscribed when its message is sent, and messages that are published before
+    /// the server has subscribed it count as lost.
     #[arg(long, value_name = "PATTERN")]
     pub acknowledgement: Option<String>,
-    /// A delivery, with {payload} in it. Without a pattern the whole message is the payload.
+    /// What a delivery looks like, with {payload} in it. Without this the whole message is the payload.
     #[arg(long, value_name = "PATTERN")]
     pub delivery: Option<String>,
-    /// How the server packs what it sends into messages.
+    /// How the server packs deliveries and answers into WebSocket messages.
     #[arg(long, value_enum)]
     pub packing: Option<PackingFlag>,
-    /// What the generator answers to some message, such as '2 => 3'.
+    /// Answer each message that matches PATTERN with TEXT. May be repeated, in addition to the preset's answers.
+    ///
+    /// '2 => 3' answers the pings of Socket.IO. Pings of the WebSocket protocol are answered in any case.
     #[arg(long, value_name = "PATTERN => TEXT")]
     pub reply: Vec<String>,
-    /// Messages of the server that mean nothing here.
+    /// Messages that are neither deliveries nor mistakes. May be repeated, in addition to those of the preset.
+    ///
+    /// A message that fits no pattern counts as foreign.
     #[arg(long, value_name = "PATTERN")]
     pub ignore: Vec<String>,
-    /// Messages by which the server refuses something; the connection then counts as ended.
+    /// Messages by which the server refuses. May be repeated, in addition to those of the preset.
+    ///
+    /// Before the connection is open a refusal ends the run, later the connection counts as disconnected.
     #[arg(long, value_name = "PATTERN")]
     pub refusal: Vec<String>,
-    /// The message that publishes, with {payload} in it.
+    /// The message that publishes, with {payload} in it. Without this and a preset the message is the payload.
     #[arg(long, value_name = "TEXT", conflicts_with = "publish_http")]
     pub publish_message: Option<String>,
-    /// Publish by HTTP instead: the method, and a path or a URL, such as 'POST /publish/{topic}'.
+    /// Publish by HTTP: the method, and a path or a URL, such as 'POST /publish/{topic}'.
+    ///
+    /// A path is one of the host of --url. Each publisher has one request in flight.
     #[arg(long, value_name = "METHOD PATH")]
     pub publish_http: Option<String>,
-    /// A header line of the requests that publish.
+    /// A header line of the requests of --publish-http. May be repeated.
     #[arg(long, value_name = "NAME: VALUE")]
     pub publish_header: Vec<String>,
-    /// The body of the requests that publish, with {payload} in it.
+    /// The body of the requests of --publish-http, with {payload} in it.
     #[arg(long, value_name = "TEXT")]
     pub publish_body: Option<String>,
-    /// The name of the topic; of several topics, the begin of their names.
+    /// The name of the topic; of several topics, the beginning of their names: bench-0, bench-1 and so on.
     #[arg(long, default_value = "bench")]
     pub topic: String,
-    /// The number of topics. The path or the texts need {topic} for several.
+    /// The number of topics. For several, {topic} must stand in the URL or in --subscribe-message.
     #[arg(long, default_value_t = 1)]
     pub topics: usize,
-    /// Topics of each subscriber, on one connection; for servers whose clients subscribe by messages.
+    /// Topics of each subscriber, on one connection. Above 1 the server's clients must subscribe by messages.
     #[arg(long, default_value_t = 1)]
     pub topics_per_connection: usize,
-    /// How subscribers fall on topics: uniform, zipf or zipf:EXPONENT.
+    /// How subscribers are distributed over topics: uniform, zipf or zipf:EXPONENT; zipf is zipf:1.
     #[arg(long, default_value = "uniform")]
     pub spread: Spread,
-    /// How messages fall on topics: uniform, zipf or zipf:EXPONENT.
+    /// How messages are distributed over topics: uniform, zipf or zipf:EXPONENT; zipf is zipf:1.
     #[arg(long, default_value = "uniform")]
     pub publish_spread: Spread,
 }
@@ -104,11 +121,11 @@ pub struct TargetFlags {
 /// How a server packs what it sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PackingFlag {
-    /// One thing in each message.
+    /// Each WebSocket message is one delivery or answer.
     Whole,
-    /// A message has one or more things, separated by line feeds.
+    /// A WebSocket message has one or more deliveries or answers, separated by line feeds.
     Lines,
-    /// The messages are the stream of the NATS protocol.
+    /// The WebSocket messages together are the stream of the NATS protocol.
     Nats,
 }
 
@@ -136,14 +153,22 @@ impl TargetFlags {
     /// The first contradiction is returned.
     pub(crate) fn target(&self) -> Result<Target, Error> {
         let url = Url::parse("--url", &self.url, ["ws", "wss"])?;
-        let usual = if self.url == DEFAULT_URL { PresetName::Ringhub } else { PresetName::Ws };
-        let preset = self.preset.unwrap_or(usual).preset();
+        let preset = self.preset_name().preset();
         let values = self.set.iter().map(|pair| match pair.split_once('=') {
             Some((name, value)) => Ok((format!("{{{name}}}"), value.to_owned())),
             None => Err(Error::Options(format!("--set {pair}: expected NAME=VALUE"))),
         });
         let reader = Reader { flags: self, preset, url, values: values.collect::<Result<_, _>>()? };
         reader.target()
+    }
+
+    fn preset_name(&self) -> PresetName {
+        self.preset.unwrap_or(if self.url == DEFAULT_URL { PresetName::Ringhub } else { PresetName::Ws })
+    }
+
+    /// Returns whether the server is one of ringhub's preset.
+    pub(crate) fn is_for_ringhub(&self) -> bool {
+        self.preset_name() == PresetName::Ringhub
     }
 
     /// Returns the topics for this number of publishers.
@@ -173,16 +198,41 @@ impl Reader<'_> {
         let subscribe = self.request("--subscribe-path", self.path(&flags.subscribe_path, "", &sub_query)?)?;
         let protocol = self.protocol()?;
         let publishing = self.publishing(&endpoint, trust)?;
+        self.check_use(&protocol, &publishing)?;
         let has_topic = subscribe.path.has_topic() || protocol.subscribe.as_ref().is_some_and(Text::has_topic);
         if flags.topics > 1 && !has_topic {
             return Err(Error::Options("--topics: {topic} must stand in the URL or in --subscribe-message".to_owned()));
         }
         if flags.topics_per_connection > 1 && protocol.subscribe.is_none() {
             let why =
-                "--topics-per-connection needs a server whose clients subscribe by messages, or --subscribe-message";
+                "--topics-per-connection above 1 needs --subscribe-message, or a preset that subscribes by messages";
             return Err(Error::Options(why.to_owned()));
         }
         Ok(Target { endpoint, subscribe, publishing, protocol, is_binary: preset.is_binary })
+    }
+
+    /// Refuses flags that would change nothing.
+    fn check_use(&self, protocol: &Protocol, publishing: &Publishing) -> Result<(), Error> {
+        let flags = self.flags;
+        let is_posting = matches!(publishing, Publishing::Post(_));
+        let wrong = [
+            (!is_posting && !flags.publish_header.is_empty(), "--publish-header is for publishing by HTTP"),
+            (!is_posting && flags.publish_body.is_some(), "--publish-body is for publishing by HTTP"),
+            (is_posting && flags.pub_query.is_some(), "--pub-query is for publishing by messages"),
+            (
+                flags.publish_http.is_some() && flags.publish_path.is_some(),
+                "--publish-path is not used beside --publish-http, which has a path",
+            ),
+            (
+                flags.acknowledgement.is_some() && protocol.subscribe.is_none(),
+                "--acknowledgement needs --subscribe-message, which it answers",
+            ),
+            (flags.insecure && !flags.url.contains("wss:") && !is_posting, "--insecure is for wss: and https:"),
+        ];
+        match wrong.into_iter().find(|(is_wrong, _)| *is_wrong) {
+            Some((_, why)) => Err(Error::Options(why.to_owned())),
+            None => Ok(()),
+        }
     }
 
     /// Puts the values of `--set` into a text.
@@ -206,7 +256,7 @@ impl Reader<'_> {
         let unknown = ["{key}", "{app}"].into_iter().find(|name| path.contains(name));
         if let Some(unknown) = unknown {
             let name = unknown.trim_matches(['{', '}']);
-            return Err(Error::Options(format!("this preset needs --set {name}=VALUE")));
+            return Err(Error::Options(format!("the path has {{{name}}}: give --set {name}=VALUE")));
         }
         let joint = if path.contains('?') { '&' } else { '?' };
         Ok(if query.is_empty() { path } else { format!("{path}{joint}{query}") })
@@ -219,7 +269,7 @@ impl Reader<'_> {
         if !subprotocols.is_empty() {
             lines += &header_lines("--subprotocol", &[format!("Sec-WebSocket-Protocol: {subprotocols}")])?;
         }
-        let path = Text::parse(&path).for_sending(flag)?;
+        let path = Text::parse(&path).for_path(flag, &self.flags.topic)?;
         Ok(Request { host: self.url.authority.clone(), path, lines })
     }
 
@@ -229,21 +279,23 @@ impl Reader<'_> {
             let text = flag.clone().unwrap_or_else(|| usual.to_owned());
             (!text.is_empty()).then(|| self.with_values(&text))
         };
-        let listed = |flag: &[String], usual: &[&str]| -> Result<Vec<Pattern>, Error> {
-            let patterns = flag.iter().map(String::as_str).chain(usual.iter().copied());
-            patterns.map(|text| Pattern::parse(&self.with_values(text), None)).collect()
+        let listed = |flag: &str, own: &[String], usual: &[&str]| -> Result<Vec<Pattern>, Error> {
+            let patterns = own.iter().map(String::as_str).chain(usual.iter().copied());
+            patterns.map(|text| Pattern::of_flag(flag, &self.with_values(text))).collect()
         };
         let usual_hello = preset.hello.iter().map(|&step| step.to_owned()).collect();
         let hello: Vec<String> = if flags.hello.is_empty() { usual_hello } else { flags.hello.clone() };
         let subscribe = own(&flags.subscribe_message, preset.subscribe);
         let delivery = own(&flags.delivery, preset.delivery);
-        let delivery = delivery.map(|text| Pattern::parse(&text, None)).transpose()?;
+        let delivery = delivery.map(|text| Pattern::of_flag("--delivery", &text)).transpose()?;
         if delivery.as_ref().is_some_and(|pattern| !pattern.has_payload()) {
             return Err(Error::Options("--delivery: {payload} must stand in it".to_owned()));
         }
         let acknowledgement = own(&flags.acknowledgement, preset.acknowledgement);
         if let Some(text) = &acknowledgement {
-            Pattern::parse(text, Some(""))?;
+            // Where the pattern is used, `{topic}` is a name.
+            let checked = Pattern::parse(text, Some("bench"));
+            checked.map_err(|error| Error::Options(format!("--acknowledgement: {error}")))?;
         }
         Ok(Protocol {
             packing: match flags.packing {
@@ -257,8 +309,8 @@ impl Reader<'_> {
             acknowledgement,
             delivery,
             replies: self.replies()?,
-            ignored: listed(&flags.ignore, preset.ignored)?,
-            refusals: listed(&flags.refusal, preset.refusals)?,
+            ignored: listed("--ignore", &flags.ignore, preset.ignored)?,
+            refusals: listed("--refusal", &flags.refusal, preset.refusals)?,
             publishers: if flags.publishers_receive { Publishers::ReceiveMessages } else { preset.publishers },
         })
     }
@@ -272,7 +324,7 @@ impl Reader<'_> {
         let replies = own.chain(usual).map(|reply| {
             let (pattern, text) = reply?;
             let text = Text::parse(&self.with_values(text)).for_sending("--reply")?;
-            Ok((Pattern::parse(&self.with_values(pattern), None)?, text))
+            Ok((Pattern::of_flag("--reply", &self.with_values(pattern))?, text))
         });
         replies.collect()
     }
@@ -303,7 +355,9 @@ impl Reader<'_> {
             Some(path) if path.starts_with('/') => {
                 (endpoint.clone(), self.url.authority.clone(), self.with_values(path))
             }
-            Some(other) => return Err(Error::Options(format!("--publish-http: {other} is no path and no URL"))),
+            Some(other) => {
+                return Err(Error::Options(format!("--publish-http: {other} must begin with /, http:// or https://")));
+            }
             None => {
                 let path = self.path(&flags.publish_path, preset.publish_path, "")?;
                 (endpoint.clone(), self.url.authority.clone(), path)
@@ -322,7 +376,7 @@ impl Reader<'_> {
             endpoint,
             host,
             method: method.to_owned(),
-            path: Text::parse(&path).for_sending("--publish-http")?,
+            path: Text::parse(&path).for_path("--publish-http", &flags.topic)?,
             lines,
             body: Text::parse(&body).for_publishing("--publish-body")?,
             signing: match signing {
@@ -363,11 +417,26 @@ fn header_lines(flag: &str, lines: &[String]) -> Result<String, Error> {
             Some((name, value)) if is_name(name) && !value.contains(['\r', '\n']) => {
                 text += &format!("{name}: {}\r\n", value.trim());
             }
-            _ => return Err(Error::Options(format!("{flag} {line}: expected NAME: VALUE"))),
+            // The line may hold a secret.
+            _ => return Err(Error::Options(format!("{flag}: expected NAME: VALUE"))),
         }
     }
     Ok(text)
 }
+
+/// The end of each scenario's `--help`.
+const PLACEHOLDERS: &str = r"Placeholders:
+  In TEXT, PATTERN, paths and bodies these names stand for:
+    {topic}       the topic's name
+    {payload}     the generator's payload, --size bytes
+    {size}        its length in bytes
+    {id}          a number of ten digits that no other message of the connection has
+    {connection}  the connection's index from 0
+    {NAME}        the VALUE of --set NAME=VALUE
+    {any}         in a PATTERN only: any bytes, or none
+  A PATTERN must match the whole message. \r and \n stand for CR and LF.
+
+Manual: docs/loadgen.md in the repository of ringhub";
 
 /// The hub's own address and a topic. The preset of this URL alone is `ringhub`.
 const DEFAULT_URL: &str = "ws://127.0.0.1:6455/t/bench";

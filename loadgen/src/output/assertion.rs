@@ -64,6 +64,11 @@ impl PartialEq for Name {
 }
 
 impl Assertion {
+    /// Returns whether the assertion is about the count or figure with this name.
+    pub(crate) fn is_about(&self, name: &str) -> bool {
+        self.name.text == name
+    }
+
     /// Compares the report with the bound.
     pub fn check(&self, report: &Report) -> CheckedAssertion {
         let found = (self.name.value)(report);
@@ -91,7 +96,8 @@ pub fn verdict(report: &Report, assertions: &[Assertion]) -> Verdict {
         return Verdict::Void;
     }
     let is_asserted = |name: &Name| assertions.iter().any(|assertion| assertion.name == name);
-    let mistakes = NAMES.iter().filter(|name| name.kind == Kind::Mistakes);
+    let is_ignored = |name: &Name| report.ignore_foreign && name.text == "foreign";
+    let mistakes = NAMES.iter().filter(|name| name.kind == Kind::Mistakes && !is_ignored(name));
     let mut wrong = mistakes.filter(|name| (name.value)(report).is_some_and(|number| number > 0.0)).peekable();
     let is_explained = wrong.peek().is_some() && wrong.all(is_asserted);
     if report.outcome == Outcome::Broken && !is_explained {
@@ -103,7 +109,7 @@ pub fn verdict(report: &Report, assertions: &[Assertion]) -> Verdict {
     }
 }
 
-/// The verdict about a run and its assertions, which becomes the exit status.
+/// The verdict that becomes the exit status: that of the report, and of its assertions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The run is exact, or what went wrong is within the assertions.
@@ -175,6 +181,7 @@ fn parse_bound(text: &str, name: &Name) -> Result<f64, String> {
     };
     match digits.trim().parse::<f64>() {
         Ok(bound) if bound.is_finite() => Ok(bound * scale),
+        _ if digits.trim().is_empty() => Err("the bound has no number".to_owned()),
         _ => Err(format!("`{}` is no number", digits.trim())),
     }
 }
@@ -195,6 +202,9 @@ const NAMES: &[Name] = &[
     name("corrupt", Kind::Mistakes, |report| count(report, |counts| counts.corrupt)),
     name("disconnected", Kind::Mistakes, |report| count(report, |counts| counts.disconnected)),
     name("other_orders", Kind::Mistakes, |report| count(report, |counts| counts.other_orders)),
+    name("misrouted", Kind::Mistakes, |report| count(report, |counts| counts.misrouted)),
+    name("miscounted", Kind::Mistakes, |report| count(report, |counts| counts.miscounted)),
+    name("unpublished", Kind::Mistakes, |report| count(report, |counts| counts.unpublished)),
     name("published", Kind::Number, |report| count(report, |counts| counts.published)),
     name("expected", Kind::Number, |report| count(report, |counts| counts.expected)),
     name("deliveries", Kind::Number, |report| figure(report, |figures| figures.deliveries as f64)),
@@ -204,6 +214,10 @@ const NAMES: &[Name] = &[
     name("cpu_ns_per_delivery", Kind::Number, |report| server(report, |server| server.cpu_ns_per_delivery)),
     name("server_cores", Kind::Number, |report| server(report, |server| server.cores)),
     name("other_cores", Kind::Number, |report| server(report, |server| server.other_cores)),
+    name("own_cores", Kind::Number, |report| figure(report, |figures| figures.generator.cores)),
+    name("own_cpu_ns_per_delivery", Kind::Number, |report| {
+        figure(report, |figures| figures.generator.cpu_ns_per_delivery)
+    }),
     name("spare", Kind::Number, |report| figure(report, |figures| figures.generator.spare)),
     name("connections_per_second", Kind::Number, |report| report.opening.map(|opening| opening.per_second)),
 ];
@@ -288,7 +302,7 @@ mod tests {
             ("p99=<5ms", "`=<` is no comparison; there are < <= > >= == !="),
             ("p99<5", "p99 is a time: write its unit, ns, us, ms or s"),
             ("p99<5m", "`m` is no unit of time; there are ns, us, ms and s"),
-            ("p99<ms", "`` is no number"),
+            ("p99<ms", "the bound has no number"),
             ("p99<NaN", "`NaN` is no unit of time; there are ns, us, ms and s"),
             ("lost==0ms", "lost has no unit, but `ms` was given"),
             ("lost==none", "lost has no unit, but `none` was given"),

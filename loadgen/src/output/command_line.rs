@@ -45,7 +45,14 @@ fn masked(flag: &str, value: &str) -> String {
     if is_secret(flag) || is_long_subprotocol {
         return MASK.to_owned();
     }
-    if value.contains('{') {
+    // Texts for a server may say anything; what is JSON is shown without its secrets, and else only their placeholders.
+    if let ("set", Some((name, _))) = (flag, value.split_once('=')) {
+        return if is_secret(name) { format!("{name}={MASK}") } else { value.to_owned() };
+    }
+    if TEXT_FLAGS.contains(&flag) && !value.contains('"') {
+        return placeholders(value);
+    }
+    if value.contains('"') {
         return masked_json(value);
     }
     let value = match value.split_once("://") {
@@ -68,6 +75,31 @@ fn masked(flag: &str, value: &str) -> String {
     format!("{}{}", &value[..query], parameters.collect::<Vec<_>>().join("&"))
 }
 
+/// Returns a text for a server with `***` for all that is no placeholder, if it has more than a few bytes of that.
+fn placeholders(text: &str) -> String {
+    let (step, text) = ["send:", "await:"]
+        .into_iter()
+        .find_map(|step| text.strip_prefix(step).map(|rest| (step, rest)))
+        .unwrap_or(("", text));
+    let mut shown = step.to_owned();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (word, after) = rest.split_at(rest.find([' ', ';', ',', '&']).unwrap_or(rest.len()));
+        let is_plain =
+            word.len() < SECRET_MIN || word.contains('{') || !word.chars().any(|letter| letter.is_ascii_digit());
+        shown += if is_plain { word } else { MASK };
+        let separator = after.chars().next().map_or(0, char::len_utf8);
+        shown += &after[..separator];
+        rest = &after[separator..];
+        // What follows a word such as AUTH is the secret.
+        if is_secret(word) && !rest.is_empty() {
+            shown += MASK;
+            break;
+        }
+    }
+    shown
+}
+
 /// Returns a text with JSON in it without the secrets among its strings.
 fn masked_json(text: &str) -> String {
     let mut shown = String::new();
@@ -88,10 +120,18 @@ fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let has_word = |part: &&str| name.split(['-', '_', '.']).any(|word| word == *part);
     ["token", "password", "secret", "signature"].iter().any(|part| name.contains(part))
+        || ["apikey", "accesskey", "credential", "bearer"].iter().any(|part| name.contains(part))
         || ["authorization", "auth", "cookie", "key", "user", "pass", "pwd", "jwt"].iter().any(has_word)
+        || ["sig", "sid", "session", "ticket", "code"].iter().any(has_word)
 }
 
 const MASK: &str = "***";
+
+/// The flags whose values are texts for a server.
+const TEXT_FLAGS: [&str; 4] = ["hello", "subscribe-message", "publish-body", "publish-message"];
+
+/// A word with digits that is shorter is no secret.
+const SECRET_MIN: usize = 8;
 
 /// A longer subprotocol is taken for a token.
 const SUBPROTOCOL_SHOWN_MAX: usize = 32;
@@ -115,6 +155,11 @@ mod tests {
             ("x --url=ws://host/a@b?token=b", "x --url=ws://host/a@b?token=***"),
             ("x --sub-query token=a&mode=sub", "x --sub-query token=***&mode=sub"),
             ("x --subscribe-path /t?api_key=1", "x --subscribe-path /t?api_key=***"),
+            ("x --url wss://h/live/{topic}?access_token=S", "x --url wss://h/live/{topic}?access_token=***"),
+            ("x --sub-query token=S&room={topic}", "x --sub-query token=***&room={topic}"),
+            ("x --publish-http https://h/p/{topic}?apikey=S", "x --publish-http https://h/p/{topic}?apikey=***"),
+            ("x --set secret=a{b", "x --set secret=***"),
+            ("x --publish-body {payload}", "x --publish-body {payload}"),
             (
                 r#"x --hello {"connect":{"accessToken":"a.b","name":"js"}}"#,
                 r#"x --hello {"connect":{"accessToken":"***","name":"js"}}"#,
@@ -127,6 +172,14 @@ mod tests {
         ] {
             assert_eq!(shown(line), expected);
         }
+    }
+
+    #[test]
+    fn texts_for_a_server_show_no_secret() {
+        let shown = |text: &str| without_secrets(&["--hello".to_owned(), text.to_owned()]).remove(1);
+        assert_eq!(shown("send:AUTH s3cret"), "send:AUTH ***");
+        assert_eq!(shown("send:LOGIN me 8f3a9c2b17de"), "send:LOGIN me ***");
+        assert_eq!(shown("await:INFO {any}"), "await:INFO {any}");
     }
 
     #[test]

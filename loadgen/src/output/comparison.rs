@@ -13,8 +13,8 @@ pub struct Comparison {
     first: PathBuf,
     /// The second report.
     second: PathBuf,
-    /// Write both runs as one page.
-    #[arg(short, long, value_name = "FILE")]
+    /// Write both runs as one page of HTML.
+    #[arg(short, long, visible_alias = "report", value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
@@ -22,13 +22,13 @@ impl Comparison {
     /// Reads both reports, writes the page, and returns the table as text.
     ///
     /// # Errors
-    /// A file that cannot be read or written, or that is no report.
+    /// An error is returned if a file cannot be read or written, or is no report.
     pub fn run(&self) -> Result<String, Box<dyn std::error::Error>> {
         let (first, second) = (read(&self.first)?, read(&self.second)?);
         let [one, other] = [&self.first, &self.second].map(|path| path.display().to_string());
         if let Some(path) = &self.output {
             let page = super::page::comparison_page((&one, &first), (&other, &second));
-            super::files::Pending::open(path)?.write(&page)?;
+            super::files::Pending::open("--output", path)?.write(&page)?;
         }
         Ok(text((&one, &first), (&other, &second)))
     }
@@ -76,7 +76,7 @@ pub(crate) fn differences(first: &Report, second: &Report) -> Vec<String> {
             ("scenario", report.scenario.clone()),
             ("subscribers", report.subscribers.to_string()),
             ("publishers", report.publishers.to_string()),
-            ("size", report.size.to_string()),
+            ("size of a message", format!("{} B", report.size)),
             ("load", report.load.clone()),
             ("CPU model", cpu),
             ("kernel", machine.map(|machine| machine.kernel.clone()).unwrap_or_default()),
@@ -135,8 +135,8 @@ const FIGURES: &[(&str, Value, Show)] = &[
     ("max", |report| latency(report, |latency| latency.max_ns), units::time),
     ("server CPU per delivery", |report| server(report, |server| server.cpu_ns_per_delivery), units::time),
     ("server CPUs", |report| server(report, |server| server.cores), units::significant),
-    ("other programs' CPUs", |report| server(report, |server| server.other_cores), units::significant),
-    ("generator's spare time", |report| figure(report, |figures| figures.generator.spare * 100.0), percent),
+    ("CPUs of other programs", |report| server(report, |server| server.other_cores), units::significant),
+    ("generator's time to spare", |report| figure(report, |figures| figures.generator.spare * 100.0), percent),
     ("published", |report| count(report, |counts| counts.published), whole),
     ("lost", |report| count(report, |counts| counts.lost), whole),
     ("outstanding", |report| count(report, |counts| counts.outstanding), whole),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// A file that waits for its text.
 #[derive(Debug)]
 pub(crate) struct Pending {
+    flag: &'static str,
     path: PathBuf,
     file: File,
 }
@@ -15,24 +16,29 @@ pub(crate) struct Pending {
 /// A file that could not be opened or written.
 #[derive(Debug)]
 pub struct FileError {
+    /// The flag that names the file.
+    flag: &'static str,
+    /// What was attempted: `open` or `write`.
+    attempt: &'static str,
     path: PathBuf,
     error: io::Error,
 }
 
 impl fmt::Display for FileError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}: {}", self.path.display(), self.error)
+        let FileError { flag, attempt, path, error } = self;
+        write!(out, "{flag} {}: cannot {attempt} the file: {error}", path.display())
     }
 }
 
 impl std::error::Error for FileError {}
 
 impl Pending {
-    /// Opens a file, whose earlier content stays until [`Self::write`].
-    pub(crate) fn open(path: &Path) -> Result<Pending, FileError> {
+    /// Opens the file of a flag. The file's earlier content stays until [`Self::write`].
+    pub(crate) fn open(flag: &'static str, path: &Path) -> Result<Pending, FileError> {
         match OpenOptions::new().create(true).write(true).truncate(false).open(path) {
-            Ok(file) => Ok(Pending { path: path.to_owned(), file }),
-            Err(error) => Err(FileError { path: path.to_owned(), error }),
+            Ok(file) => Ok(Pending { flag, path: path.to_owned(), file }),
+            Err(error) => Err(FileError { flag, attempt: "open", path: path.to_owned(), error }),
         }
     }
 
@@ -49,6 +55,6 @@ impl Pending {
             _ => self.file.set_len(0),
         };
         let written = truncated.and_then(|()| self.file.write_all(text.as_bytes())).and_then(|()| self.file.flush());
-        written.map_err(|error| FileError { path: self.path, error })
+        written.map_err(|error| FileError { flag: self.flag, attempt: "write", path: self.path, error })
     }
 }

@@ -34,7 +34,7 @@ impl Live {
     /// to the CPU of the generator.
     ///
     /// # Errors
-    /// The error of starting the thread.
+    /// An error is returned if the thread cannot start.
     pub fn drawing(
         interrupt: Interrupt,
         terminal: impl Write + Send + 'static,
@@ -139,7 +139,7 @@ impl Recent {
         for (name, quantile) in [("p50", 0.5), ("p99", 0.99)] {
             parts.extend(row.quantile_ns(quantile).map(|ns| format!("{name} {}", units::time(ns as f64))));
         }
-        parts.extend(last.lost.map(|lost| format!("lost {}", units::grouped(lost))));
+        parts.extend(last.lost.map(|lost| format!("gaps {}", units::grouped(lost))));
         parts.join("  ")
     }
 }
@@ -198,7 +198,7 @@ mod tests {
         let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
         let lines: Vec<&str> = text.split("\r\x1b[2K").collect();
         assert_eq!(lines[1], "connecting [############------------] 500 of 1 000");
-        assert_eq!(lines[2], "0.5 s  1 001 connections  20/s  p50 1.57 ms  p99 1.57 ms  l");
+        assert_eq!(lines[2], "0.5 s  1 001 connections  20/s  p50 1.57 ms  p99 1.57 ms  g");
         assert_eq!((lines.len(), lines[3]), (4, ""));
     }
 
@@ -218,7 +218,7 @@ mod tests {
         assert!(recent.take(moment(500_000_000, 1_000)).contains("  2 000/s  "));
         assert!(recent.take(moment(1_000_000_000, 10)).contains("  1 010/s  "));
         let line = recent.take(moment(1_500_000_000, 10));
-        assert_eq!(line, "1.5 s  1 001 connections  20/s  p50 1.57 ms  p99 1.57 ms  lost 3");
+        assert_eq!(line, "1.5 s  1 001 connections  20/s  p50 1.57 ms  p99 1.57 ms  gaps 3");
         assert_eq!(Recent::default().take(Moment::default()), "0.0 s  0 connections  0/s");
     }
 

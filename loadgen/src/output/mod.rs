@@ -10,7 +10,7 @@ mod live;
 mod options;
 mod page;
 mod text;
-mod units;
+pub(crate) mod units;
 
 #[cfg(test)]
 mod schema_test;
@@ -43,17 +43,17 @@ impl Output {
     /// Opens the files that the report will be written to.
     ///
     /// # Errors
-    /// The first file that cannot be opened.
+    /// An error is returned for the first file that cannot be opened.
     pub fn open(options: OutputOptions) -> Result<Output, FileError> {
-        let hgrm = options.hgrm.as_deref().map(Pending::open).transpose()?;
-        let page = options.report.as_deref().map(Pending::open).transpose()?;
+        let hgrm = options.hgrm.as_deref().map(|path| Pending::open("--hgrm", path)).transpose()?;
+        let page = options.report.as_deref().map(|path| Pending::open("--report", path)).transpose()?;
         Ok(Output { options, hgrm, page })
     }
 
-    /// Returns who watches the run: it draws on standard error if that is a terminal, unless the flags forbid it.
+    /// Returns the watcher of the run, which draws on standard error if that is a terminal and the flags allow it.
     ///
     /// # Errors
-    /// The error of the system call.
+    /// An error is returned if the thread that draws cannot start.
     pub fn watcher(&self, interrupt: Interrupt) -> io::Result<Live> {
         let is_dumb = std::env::var_os("TERM").is_some_and(|name| name == "dumb");
         if self.options.json || self.options.quiet || is_dumb || !io::stderr().is_terminal() {
@@ -68,7 +68,7 @@ impl Output {
     /// Checks the assertions, and writes the report to standard output and to all files.
     ///
     /// # Errors
-    /// The error of standard output or of a file.
+    /// An error is returned if standard output or a file cannot be written.
     pub fn finish(self, report: &mut Report) -> Result<Verdict, Box<dyn std::error::Error>> {
         report.assertions = self.options.assertions.iter().map(|assertion| assertion.check(report)).collect();
         let verdict = verdict(report, &self.options.assertions);
@@ -76,7 +76,7 @@ impl Output {
         match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
             // A reader such as `head` may have closed the pipe. The exit status has the verdict even then.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                return Err(format!("the report: {error}").into());
+                return Err(format!("cannot write the report to standard output: {error}").into());
             }
             _ => {}
         }
@@ -87,15 +87,19 @@ impl Output {
             match report.figures.as_ref().and_then(|figures| figures.distribution.as_ref()) {
                 Some(distribution) => file.write(&hgrm(distribution))?,
                 None => {
-                    let why = format!("{}: no latency was measured", file.path().display());
+                    let why = format!("--hgrm {}: no latency was measured", file.path().display());
                     // An earlier content would be taken for that of this run.
                     file.write("")?;
-                    // The verdict of a void run says more than this error.
-                    if verdict != Verdict::Void {
+                    // Another verdict says more than this error.
+                    if verdict == Verdict::Passed {
                         return Err(why.into());
                     }
                 }
             }
+        }
+        // A run that ended before its window measured nothing.
+        if report.interrupted && report.figures.is_none() && verdict == Verdict::Passed {
+            return Err("interrupted before anything was measured".into());
         }
         Ok(verdict)
     }

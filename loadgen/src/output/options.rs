@@ -8,10 +8,10 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputOptions {
-    /// Report one JSON object, whose fields docs/loadgen-report.md explains.
+    /// Print the report as one JSON object instead of text. docs/loadgen-report.md explains its fields.
     #[arg(long)]
     pub json: bool,
-    /// Show no progress. There is none either with --json, or if standard error is no terminal.
+    /// Show no progress line. There is none either with --json, or if standard error is no terminal.
     #[arg(long)]
     pub quiet: bool,
     /// Write the percentiles of the latency in microseconds, in the text format of HdrHistogram.

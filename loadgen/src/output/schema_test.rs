@@ -4,7 +4,10 @@
 mod schema;
 
 use super::testing::{bare, report};
+use crate::process::Memory;
 use crate::report::SCHEMA_VERSION;
+use crate::scenario_figures::{MemoryStep, RampStep, ScenarioFigures, StormRound};
+use std::collections::BTreeSet;
 
 #[test]
 fn every_field_is_documented_and_every_documented_field_is_there() {
@@ -35,4 +38,43 @@ fn a_report_before_the_schema_had_a_version_is_read() {
         "memory_before":null,"memory_after":null}"#;
     let report: crate::Report = serde_json::from_str(old).unwrap();
     assert_eq!((report.schema_version, report.counts.expected), (0, 1));
+}
+
+#[test]
+fn every_figure_of_a_scenario_is_documented_and_every_documented_one_is_there() {
+    let memory = MemoryStep { connections: 1, memory: Memory::default() };
+    let round = StormRound { seconds: 1.0, per_second: 1.0, refused: 0, back: None };
+    let step =
+        RampStep { level: 1, deliveries_per_second: 1.0, missing: 0, unpublished: 0, latency: None, is_kept: true };
+    let mut found = BTreeSet::new();
+    for figures in [
+        ScenarioFigures::Echo { depth: 1, round_trips_per_second: 1.0 },
+        ScenarioFigures::Idle { steps: vec![memory], bytes_per_connection: None },
+        ScenarioFigures::Storm { connections: 1, rounds: vec![round] },
+        ScenarioFigures::Churn { left: 0, joined: 0, refused: 0, join: None },
+        ScenarioFigures::Stall { stalled: 0, ended: 0, missed: 0, before: None, during: None },
+        ScenarioFigures::Ramp { by: String::new(), steps: vec![step], knee: None, end: None },
+        ScenarioFigures::Replay { messages: 0, seconds: 0.0 },
+    ] {
+        let value = serde_json::to_value(figures).unwrap();
+        let kind = value["kind"].as_str().unwrap();
+        for (name, field) in value.as_object().unwrap().iter().filter(|(name, _)| *name != "kind") {
+            match field.get(0).and_then(serde_json::Value::as_object) {
+                Some(entry) => found.extend(entry.keys().map(|key| format!("{kind} {name}[].{key}"))),
+                None => {
+                    found.insert(format!("{kind} {name}"));
+                }
+            }
+        }
+    }
+    let page = include_str!("../../../docs/loadgen-report.md");
+    let table = page.split_once("| `kind` | field | type | meaning |").unwrap().1;
+    let mut kind = "";
+    let mut documented = BTreeSet::new();
+    for line in table.lines().skip(2).take_while(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        kind = if cells[1].is_empty() { kind } else { cells[1].trim_matches('`') };
+        documented.extend(cells[2].split(", ").map(|field| format!("{kind} {}", field.trim_matches('`'))));
+    }
+    assert_eq!(found, documented);
 }

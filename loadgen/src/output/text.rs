@@ -1,36 +1,46 @@
 //! The report as text for people.
 
+use super::assertion::{Assertion, Verdict, verdict};
+use super::units;
 use crate::process::Memory;
-use crate::report::{Counts, Figures, GeneratorFigures, Latency, Outcome, Report, ServerFigures, SubscriberCounts};
+use crate::report::{
+    Counts, Figures, GeneratorFigures, Latency, Opening, Outcome, Report, ServerFigures, SubscriberCounts,
+};
+use crate::scenario_figures::ScenarioFigures;
 use std::fmt;
 
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { subscribers, publishers, size, load, .. } = self;
         writeln!(out, "{subscribers} subscribers, {publishers} publishers, {size} B, load {load}")?;
-        writeln!(out, "{}", outcome(self.outcome))?;
+        writeln!(out, "{}", outcome(self))?;
         if self.interrupted {
             writeln!(out, "interrupted: the run was ended early")?;
         }
-        for reason in self.void_reasons.iter().chain(&self.disconnections) {
+        if let Some(why) = &self.early_end {
+            writeln!(out, "the window ended early: {why}")?;
+        }
+        let allowed = self.disturbances.iter().filter(|reason| !self.void_reasons.contains(reason));
+        for reason in self.void_reasons.iter().chain(allowed).chain(&self.disconnections) {
             writeln!(out, "  {reason}")?;
         }
         counted(self, out)?;
         for text in &self.foreign_sample {
             writeln!(out, "  foreign     {text}")?;
         }
-        for subscriber in &self.affected_subscribers {
-            let SubscriberCounts { subscriber, lost, outstanding, duplicated, reordered, foreign, corrupt } =
-                subscriber;
+        for counts in &self.affected_subscribers {
+            let SubscriberCounts { subscriber, lost, outstanding, duplicated, reordered, .. } = counts;
+            let SubscriberCounts { foreign, corrupt, misrouted, .. } = counts;
             writeln!(
                 out,
                 "  subscriber {subscriber}: lost {lost}, outstanding {outstanding}, duplicated {duplicated}, \
-                 reordered {reordered}, foreign {foreign}, corrupt {corrupt}"
+                 reordered {reordered}, foreign {foreign}, corrupt {corrupt}, misrouted {misrouted}"
             )?;
         }
         if let Some(opening) = self.opening {
             let seconds = opening.seconds;
-            writeln!(out, "connecting    {:.0}/s ({} in {seconds:.3} s)", opening.per_second, opening.connections)?;
+            let Opening { connections, per_second, .. } = opening;
+            writeln!(out, "connecting    {per_second:.0} connections/s ({connections} in {seconds:.3} s)")?;
         }
         for (name, value) in self.scenario_figures.iter().flat_map(|figures| figures.rows()) {
             writeln!(out, "{name:13} {value}")?;
@@ -38,12 +48,13 @@ impl fmt::Display for Report {
         if let Some(figures) = &self.figures {
             figures.fmt(out)?;
         }
-        for (name, memory) in [("memory before", self.memory_before), ("memory after", self.memory_after)] {
+        for (name, memory) in [("before the first connection", self.memory_before), ("at the end", self.memory_after)] {
             let Some(memory) = memory else { continue };
             let kib =
                 |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), |bytes| format!("{} KiB", bytes / 1_024));
             let Memory { rss, rss_anon, pss, .. } = memory;
-            writeln!(out, "{name:13} RSS {}, anonymous {}, PSS {}", kib(rss), kib(rss_anon), kib(pss))?;
+            let (rss, rss_anon, pss) = (kib(rss), kib(rss_anon), kib(pss));
+            writeln!(out, "server memory {name}: RSS {rss}, anonymous {rss_anon}, PSS {pss}")?;
         }
         for assertion in &self.assertions {
             writeln!(out, "{assertion}")?;
@@ -56,11 +67,13 @@ impl fmt::Display for Figures {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Figures { seconds, deliveries, deliveries_per_second, messages_per_read, .. } = self;
         writeln!(out, "deliveries    {deliveries_per_second:.0}/s ({deliveries} in {seconds:.3} s)")?;
-        writeln!(out, "per read      {messages_per_read:.2} messages")?;
-        for (name, latency) in [("latency", self.latency), ("uncorrected", self.latency_uncorrected)] {
+        writeln!(out, "per read      {messages_per_read:.2} messages in one read of the generator")?;
+        let latency = format!("latency       {}", since(self));
+        for (name, latency) in [(&*latency, self.latency), ("uncorrected   since written", self.latency_uncorrected)] {
             let Some(Latency { p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns, .. }) = latency else { continue };
-            let [p50, p90, p99, p99_9, max] = [p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns].map(|ns| ns as f64 / 1e3);
-            writeln!(out, "{name:13} p50 {p50:.1} µs, p90 {p90:.1}, p99 {p99:.1}, p99.9 {p99_9:.1}, max {max:.1}")?;
+            let times = [p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns].map(|ns| units::time(ns as f64));
+            let [p50, p90, p99, p99_9, max] = times;
+            writeln!(out, "{name}: p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p99_9}, max {max}")?;
         }
         if let Some(ServerFigures { cpu, cores, cpu_ns_per_delivery, other_cores }) = self.server {
             let (user, system) = (cpu.user_ns as f64 / 1e9, cpu.system_ns as f64 / 1e9);
@@ -70,44 +83,94 @@ impl fmt::Display for Figures {
                 "server        {cpu_ns_per_delivery:.0} ns CPU per delivery \
                  ({total:.2} s: user {user:.2}, system {system:.2}; {cores:.2} CPUs)"
             )?;
-            writeln!(out, "others        {other_cores:.2} CPUs busy with something else")?;
+            writeln!(out, "others        {other_cores:.2} CPUs busy with other programs")?;
         }
-        let GeneratorFigures { cpu_ns, spare } = self.generator;
-        let warning = if spare < SPARE_MIN { " (it may have been the bottleneck)" } else { "" };
-        let cpu_seconds = cpu_ns as f64 / 1e9;
-        writeln!(out, "generator     {:.0} % of its time to spare{warning}, {cpu_seconds:.2} s CPU", spare * 100.0)
+        let GeneratorFigures { cores, cpu_ns_per_delivery, spare, .. } = self.generator;
+        let warning = if spare < SPARE_WARNED { " (it may have been the bottleneck)" } else { "" };
+        writeln!(
+            out,
+            "generator     {:.0} % of its time to spare{warning}, {cpu_ns_per_delivery:.0} ns CPU per delivery \
+             ({cores:.2} CPUs)",
+            spare * 100.0
+        )
     }
 }
 
+/// Returns the start of the latency: a closed loop has no schedule, and no uncorrected latency.
+pub(crate) fn since(figures: &Figures) -> &'static str {
+    if figures.latency_uncorrected.is_some() { "since due" } else { "since pushed" }
+}
+
 /// Returns the verdict in words.
-pub(crate) fn outcome(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Exact => "exact: every message arrived once and in order",
-        Outcome::Broken => "BROKEN: deliveries or connections went wrong, see the counts",
-        Outcome::Void => "VOID: the figures would mean nothing",
+pub(crate) fn outcome(report: &Report) -> String {
+    match report.outcome {
+        Outcome::Exact => format!("exact: {}", checked(report)),
+        Outcome::Broken if is_within_assertions(report) => {
+            "BROKEN, within the assertions: deliveries or connections went wrong, see the counts".to_owned()
+        }
+        Outcome::Broken => "BROKEN: deliveries or connections went wrong, see the counts".to_owned(),
+        Outcome::Void => "VOID: the figures would mean nothing".to_owned(),
     }
+}
+
+/// Returns what was checked in an exact run.
+fn checked(report: &Report) -> String {
+    let Report { subscribers, verified_subscribers: verified, counts, scenario_figures, .. } = report;
+    let Counts { published, expected, foreign, .. } = *counts;
+    let grouped = |number: usize| units::grouped(number as u64);
+    let ignored =
+        if foreign > 0 { format!("; ignored {} foreign messages", units::grouped(foreign)) } else { String::new() };
+    let what = if published == 0 {
+        "no connection ended, and no message was published".to_owned()
+    } else if let Some(ScenarioFigures::Stall { stalled, .. }) = scenario_figures {
+        let reading = grouped(subscribers.saturating_sub(*stalled as usize));
+        format!(
+            "{} deliveries to {reading} subscribers that kept reading, each once and in order",
+            units::grouped(expected)
+        )
+    } else if verified < subscribers {
+        let (verified, others) = (grouped(*verified), grouped(subscribers - verified));
+        format!("{verified} subscribers got each message once and in order, {others} the right number of bytes")
+    } else {
+        let subscribers = grouped(*subscribers);
+        format!("{} deliveries to {subscribers} subscribers, each once and in order", units::grouped(expected))
+    };
+    what + &ignored
+}
+
+/// Returns whether the assertions of a report forgive everything that went wrong.
+fn is_within_assertions(report: &Report) -> bool {
+    let assertions: Vec<Assertion> =
+        report.assertions.iter().filter_map(|checked| checked.assertion.parse().ok()).collect();
+    verdict(report, &assertions) == Verdict::Passed
 }
 
 /// Writes the counts.
 fn counted(report: &Report, out: &mut fmt::Formatter<'_>) -> fmt::Result {
     let Counts { published, expected, lost, outstanding, duplicated, reordered, foreign, corrupt, .. } = report.counts;
-    let Counts { disconnected, other_orders, .. } = report.counts;
+    let Counts { disconnected, other_orders, unpublished, misrouted, miscounted, .. } = report.counts;
+    if unpublished > 0 {
+        writeln!(out, "unpublished   {unpublished} messages were due, and the server did not take them")?;
+    }
     writeln!(out, "published     {published}, expected deliveries {expected}")?;
+    let others = if other_orders > 0 { format!(", other orders {other_orders}") } else { String::new() };
+    let miscounted = if miscounted > 0 { format!(", miscounted {miscounted}") } else { String::new() };
     let waiting = if outstanding > 0 { format!(", outstanding {outstanding}") } else { String::new() };
     writeln!(
         out,
         "counted       lost {lost}{waiting}, duplicated {duplicated}, reordered {reordered}, foreign {foreign}, \
-         corrupt {corrupt}, disconnected {disconnected}, other orders {other_orders} \
+         corrupt {corrupt}, misrouted {misrouted}, disconnected {disconnected}{others}{miscounted} \
          ({} of {} subscribers read every frame)",
         report.verified_subscribers, report.subscribers
     )
 }
 
 /// Below this fraction of time to spare a report says that the generator may have been the bottleneck.
-pub(crate) const SPARE_MIN: f64 = 0.05;
+pub(crate) const SPARE_WARNED: f64 = 0.05;
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::output::testing::{bare, report, scenario_figures};
 
     #[test]
@@ -118,14 +181,14 @@ mod tests {
         for line in [
             "BROKEN: deliveries or connections went wrong, see the counts",
             "interrupted: the run was ended early",
-            "  subscriber, connection 3: closed by the server with 1008",
+            "  subscriber 3: closed by the server with 1008",
             "  foreign     <script>document.title='bad'</script>",
-            "  subscriber 7: lost 2, outstanding 0, duplicated 1, reordered 0, foreign 0, corrupt 0",
-            "connecting    4004/s (1001 in 0.250 s)",
+            "  subscriber 7: lost 2, outstanding 0, duplicated 1, reordered 0, foreign 0, corrupt 0, misrouted 0",
+            "connecting    4004 connections/s (1001 in 0.250 s)",
             "deliveries    1000000/s (6000000 in 6.000 s)",
             "server        700 ns CPU per delivery (4.20 s: user 1.20, system 3.00; 0.70 CPUs)",
-            "generator     40 % of its time to spare, 5.40 s CPU",
-            "memory after  RSS 9216 KiB, anonymous 3072 KiB, PSS 8192 KiB",
+            "generator     40 % of its time to spare, 900 ns CPU per delivery (0.90 CPUs)",
+            "server memory at the end: RSS 9216 KiB, anonymous 3072 KiB, PSS 8192 KiB",
             "FAILS         p99<5ms (found: not measured)",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
@@ -134,10 +197,52 @@ mod tests {
             let line = format!("{name:13} {value}");
             assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
         }
-        for start in ["counted       lost 2, outstanding 4, duplicated 1, ", "latency       p50 ", "uncorrected   p50 "]
-        {
+        for start in [
+            "counted       lost 2, outstanding 4, duplicated 1, ",
+            "latency       since due: p50 ",
+            "uncorrected   since written: p50 ",
+        ] {
             assert!(text.lines().any(|shown| shown.starts_with(start)), "{start}\n{text}");
         }
+    }
+
+    #[test]
+    fn the_verdict_says_what_was_checked() {
+        let mut run = Report { outcome: Outcome::Exact, ..bare() };
+        run.counts = Counts { published: 6, expected: 6_000, ..Counts::default() };
+        assert_eq!(outcome(&run), "exact: 6 000 deliveries to 1 000 subscribers, each once and in order");
+        run.counts.foreign = 2;
+        assert!(outcome(&run).ends_with("; ignored 2 foreign messages"));
+        let (before, during) = (None, None);
+        run.scenario_figures = Some(ScenarioFigures::Stall { stalled: 100, ended: 0, missed: 9, before, during });
+        assert!(outcome(&run).contains(" to 900 subscribers that kept reading, "), "{}", outcome(&run));
+        let sampled = Report { verified_subscribers: 16, scenario_figures: None, ..run.clone() };
+        assert!(outcome(&sampled).contains("16 subscribers got each message"), "{}", outcome(&sampled));
+        let silent = Report { counts: Counts::default(), ..run };
+        assert_eq!(outcome(&silent), "exact: no connection ended, and no message was published");
+    }
+
+    #[test]
+    fn a_closed_loop_has_no_due_time() {
+        let mut closed = report();
+        let figures = closed.figures.as_mut().unwrap();
+        figures.latency_uncorrected = None;
+        let text = closed.to_string();
+        assert!(text.contains("latency       since pushed: p50 ") && !text.contains("since due"), "{text}");
+    }
+
+    #[test]
+    fn a_broken_run_may_be_within_its_assertions() {
+        let asserted = |bounds: &[&str]| {
+            let mut broken = bare();
+            let check = |bound: &&str| bound.parse::<Assertion>().unwrap().check(&broken);
+            broken.assertions = bounds.iter().map(check).collect();
+            outcome(&broken)
+        };
+        assert!(asserted(&[]).starts_with("BROKEN: "));
+        assert!(asserted(&["lost<10", "duplicated<10"]).starts_with("BROKEN, within the assertions: "));
+        assert!(asserted(&["lost<10"]).starts_with("BROKEN: "));
+        assert!(asserted(&["lost<2", "duplicated<10"]).starts_with("BROKEN: "));
     }
 
     #[test]

@@ -18,57 +18,57 @@ pub(super) fn run(
     progress: &mut dyn Progress,
 ) -> Result<Run, Error> {
     let plan = generator.plan;
-    let (mut measured, mut opening_ns) = (Vec::new(), 0);
+    let (mut measured, mut opening_ns, mut is_interrupted) = (Vec::new(), 0, false);
     for step in 1..=steps {
         let begin_ns = generator.now_ns();
         let connections = plan.subscribers * step / steps;
         generator.open_all(connections, progress)?;
         opening_ns += generator.now_ns() - begin_ns;
         let mut sampler = Sampler::new();
-        hold(generator, settle_ns, &mut sampler, progress)?;
+        is_interrupted = hold(generator, settle_ns, &mut sampler, progress)?;
         if let Some(pid) = plan.server_pid
             && steps > 1
         {
             measured.push(MemoryStep { connections, memory: memory_of(pid) });
         }
+        if is_interrupted {
+            break;
+        }
     }
     let mut sampler = Sampler::new();
-    let start = Edge::now(generator, 0)?;
-    sampler.begin(generator, 0)?;
-    let (idle_ns, is_interrupted) = hold(generator, hold_ns, &mut sampler, progress)?;
-    let end = Edge::now(generator, idle_ns)?;
-    sampler.sample(generator, 0, progress)?;
+    let start = Edge::now(generator)?;
+    sampler.begin(generator, 0);
+    let is_interrupted = hold(generator, hold_ns, &mut sampler, progress)? || is_interrupted;
+    let end = Edge::now(generator)?;
+    sampler.sample(generator, 0, progress);
     let bytes_per_connection = slope(&measured);
     Ok(Run {
         edges: Some([start, end]),
         is_interrupted,
         series: sampler.into_moments(),
-        opening: Some(Opening::of(plan.subscribers, opening_ns)),
+        opening: Some(Opening::of(generator.opened + generator.crew.connections().0, opening_ns)),
         figures: (steps > 1).then_some(ScenarioFigures::Idle { steps: measured, bytes_per_connection }),
         ..Run::default()
     })
 }
 
-/// Stays idle for a time, answering pings. Returns the time for which there was nothing to do, and whether the user has
-/// ended the run.
+/// Stays idle for a time, answering pings. Returns whether the user has ended the run.
 pub(super) fn hold(
     generator: &mut Generator<'_>,
     hold_ns: u64,
     sampler: &mut Sampler,
     progress: &mut dyn Progress,
-) -> Result<(u64, bool), Error> {
+) -> Result<bool, Error> {
     let end_ns = generator.now_ns().saturating_add(hold_ns);
-    let mut idle_ns = 0;
     loop {
         let now_ns = generator.now_ns();
         let is_interrupted = progress.is_interrupted();
         if now_ns >= end_ns || is_interrupted {
-            return Ok((idle_ns, is_interrupted));
+            return Ok(is_interrupted);
         }
         if sampler.is_due(now_ns) {
-            sampler.sample(generator, 0, progress)?;
+            sampler.sample(generator, 0, progress);
         }
         generator.poll(Duration::from_nanos(end_ns - now_ns).min(NAP_MAX))?;
-        idle_ns += generator.now_ns() - now_ns;
     }
 }

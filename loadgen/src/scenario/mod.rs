@@ -1,11 +1,12 @@
 //! The scenarios: each opens its connections, does what its name says, and returns what was measured.
 
-mod churn;
+pub(crate) mod churn;
 mod idle;
 mod ramp;
-mod stall;
-mod storm;
+pub(crate) mod stall;
+pub(crate) mod storm;
 
+use crate::crew::Order;
 use crate::error::Error;
 use crate::generator::Generator;
 use crate::moment::Moment;
@@ -23,8 +24,14 @@ pub(crate) struct Run {
     pub(crate) edges: Option<[Edge; 2]>,
     /// The messages of each stream that were written.
     pub(crate) written: Vec<u64>,
+    /// Messages that were due and that the server did not take.
+    pub(crate) unpublished: u64,
+    /// Why parts of the run cannot be trusted, if they were judged apart.
+    pub(crate) disturbed: Vec<String>,
     /// Whether the user ended the run early.
     pub(crate) is_interrupted: bool,
+    /// Whether the window ended early because nothing arrived.
+    pub(crate) is_stalled: bool,
     pub(crate) series: Vec<Moment>,
     pub(crate) opening: Option<Opening>,
     pub(crate) figures: Option<ScenarioFigures>,
@@ -32,9 +39,9 @@ pub(crate) struct Run {
 
 impl Run {
     fn of(measured: Measured, sampler: Sampler, opening: Opening) -> Run {
-        let Measured { edges, written, is_interrupted } = measured;
+        let Measured { edges, written, unpublished, is_interrupted, is_stalled } = measured;
         let (series, opening) = (sampler.into_moments(), Some(opening));
-        Run { edges, written, is_interrupted, series, opening, figures: None }
+        Run { edges, written, unpublished, is_interrupted, is_stalled, series, opening, ..Run::default() }
     }
 }
 
@@ -49,8 +56,8 @@ pub(crate) fn carry_out(generator: &mut Generator<'_>, progress: &mut dyn Progre
         &Activity::Publish(pace) => fanout(generator, pace, progress),
         &Activity::Echo(pace) => echo(generator, pace, progress),
         &Activity::Storm { hold_ns, rounds, at_once } => storm::run(generator, hold_ns, rounds, at_once, progress),
-        &Activity::Churn { pace, per_second } => churn::run(generator, pace, per_second, progress),
-        &Activity::Stall { pace, share } => stall::run(generator, pace, share, progress),
+        &Activity::Churn { pace, .. } => churn::run(generator, pace, progress),
+        &Activity::Stall { pace, .. } => stall::run(generator, pace, progress),
         Activity::Ramp { .. } => ramp::run(generator, progress),
         Activity::Replay { messages } => {
             let span = Span::Messages(messages.len() as u64);
@@ -66,6 +73,9 @@ fn fanout(generator: &mut Generator<'_>, pace: Pace, progress: &mut dyn Progress
     let opening = open(generator, progress)?;
     let mut sampler = Sampler::new();
     let subscribers = generator.plan.subscribers;
+    if let Activity::Echo(_) = generator.plan.activity {
+        generator.crew.give(Order::Echo);
+    }
     let measured = Publishing::new(generator, pace, subscribers).run(&mut sampler, progress, &mut |_, _| Ok(()))?;
     generator.settle()?;
     Ok(Run::of(measured, sampler, opening))

@@ -1,78 +1,101 @@
-//! A share of the subscribers stops reading; what the others notice of it.
+//! A share of the subscribers stops reading, and the latency of the others is measured.
 
 use super::{Run, open};
 use crate::connection::State;
+use crate::crew::Order;
 use crate::error::Error;
 use crate::generator::{Generator, is_in_share};
 use crate::judge::histogram;
-use crate::options::Pace;
+use crate::options::{Activity, Pace};
 use crate::progress::Progress;
 use crate::publishing::Publishing;
 use crate::report::Latency;
 use crate::sampling::Sampler;
 use crate::scenario_figures::ScenarioFigures;
 
-pub(super) fn run(
-    generator: &mut Generator<'_>,
-    pace: Pace,
-    share: f64,
-    progress: &mut dyn Progress,
-) -> Result<Run, Error> {
+pub(super) fn run(generator: &mut Generator<'_>, pace: Pace, progress: &mut dyn Progress) -> Result<Run, Error> {
     let opening = open(generator, progress)?;
     let mut sampler = Sampler::new();
     let subscribers = generator.plan.subscribers;
-    let mut before = None;
+    let mut has_begun = false;
     let mut publishing = Publishing::new(generator, pace, subscribers);
     let middle_ns = publishing.window.start_ns + (publishing.window.end_ns - publishing.window.start_ns) / 2;
     let measured = publishing.run(&mut sampler, progress, &mut |generator, now_ns| {
-        if before.is_none() && now_ns >= middle_ns {
-            before = Some(std::mem::replace(&mut generator.judge.latency, histogram()));
-            generator.stalled = Some(share);
+        if !has_begun && now_ns >= middle_ns {
+            has_begun = true;
+            generator.crew.give(Order::Stall);
+            generator.stop_reading();
         }
         Ok(())
     })?;
     generator.settle()?;
-    let during = Latency::from_histogram(&generator.judge.latency);
-    let (stalled, ended) = (0..subscribers).filter(|&number| is_in_share(share, number)).fold((0, 0), |sum, index| {
-        let is_ended = generator.connections[index].socket.is_none();
-        (sum.0 + 1, sum.1 + u64::from(is_ended))
-    });
-    let before_latency = before.as_ref().and_then(Latency::from_histogram);
-    if let Some(before) = before {
-        generator.judge.latency += before;
-    }
-    let missed = missed(generator, share);
-    let mut run = Run::of(measured, sampler, opening);
-    run.figures = Some(ScenarioFigures::Stall { stalled, ended, missed, before: before_latency, during });
-    Ok(run)
+    Ok(Run::of(measured, sampler, opening))
 }
 
-/// Returns the deliveries that the stalled subscribers never got.
-fn missed(generator: &Generator<'_>, share: f64) -> u64 {
-    let stalled = (0..generator.first_subscribers).filter(|&index| is_in_share(share, index));
-    let missed = stalled.map(|index| {
-        let State::Reading(reading) = &generator.connections[index].state else { return 0 };
-        let checkers = reading.checkers.iter().enumerate();
-        let tallies = checkers.map(|(slot, checker)| {
-            let stream = generator.plan.topics.stream_of_slot(reading.first_topic as usize, slot);
-            let tally = checker.finish(generator.pushed.get(stream).copied().unwrap_or_default());
-            tally.lost + tally.outstanding
-        });
-        tallies.sum()
+/// Returns the figures of a stall, and joins the latencies before the stall and during it.
+pub(crate) fn figures(generators: &mut [Generator<'_>]) -> Option<ScenarioFigures> {
+    let Activity::Stall { share, .. } = generators.first()?.plan.activity else { return None };
+    let (mut before, mut during, mut has_begun) = (histogram(), histogram(), false);
+    for Generator { judge, .. } in &mut *generators {
+        match judge.before.take() {
+            Some(own) => {
+                has_begun = true;
+                during += &judge.latency;
+                judge.latency += &own;
+                before += own;
+            }
+            // The run ended before the stall.
+            None => before += &judge.latency,
+        }
+    }
+    let (mut stalled, mut ended, mut missed) = (0, 0, 0);
+    for generator in generators.iter().filter(|_| has_begun) {
+        for index in generator.stalling(share) {
+            stalled += 1;
+            ended += u64::from(generator.connections[index].socket.is_none());
+            missed += missed_by(generator, index);
+        }
+    }
+    let [before, during] = [before, during].map(|latency| Latency::from_histogram(&latency));
+    Some(ScenarioFigures::Stall { stalled, ended, missed, before, during })
+}
+
+/// Returns the deliveries that were lost or outstanding at a subscriber.
+fn missed_by(generator: &Generator<'_>, index: usize) -> u64 {
+    let State::Reading(reading) = &generator.connections[index].state else { return 0 };
+    let checkers = reading.checkers.iter().enumerate();
+    let missed = checkers.map(|(slot, checker)| {
+        let stream = generator.plan.topics.stream_of_slot(reading.first_topic as usize, slot);
+        let tally = checker.finish(generator.crew.pushed(stream));
+        tally.lost + tally.outstanding
     });
     missed.sum()
 }
 
 impl Generator<'_> {
-    /// Ends a stall: what the stalled subscribers read now is late by their own fault, so it is not measured.
-    pub(crate) fn end_stall(&mut self) -> Result<(), Error> {
-        if self.stalled.is_none() {
-            return Ok(());
+    /// Returns the connections of this thread's subscribers that belong to a share of all.
+    pub(crate) fn stalling(&self, share: f64) -> impl Iterator<Item = usize> {
+        let own = self.share;
+        (0..self.first_subscribers).filter(move |&index| is_in_share(share, own.global(index)))
+    }
+
+    /// Begins a stall. The latencies from now on are those during the stall.
+    pub(crate) fn stop_reading(&mut self) {
+        let Activity::Stall { share, .. } = self.plan.activity else { return };
+        self.judge.before = Some(std::mem::replace(&mut self.judge.latency, histogram()));
+        self.stalled = Some(share);
+        let stalled: Vec<usize> = self.stalling(share).collect();
+        for index in stalled {
+            if let State::Reading(reading) = &mut self.connections[index].state {
+                reading.is_late = true;
+            }
         }
-        let nowhere = crate::window::Window { start_ns: u64::MAX, end_ns: u64::MAX };
-        self.judge.clocks.set_window(nowhere);
-        let stalled: Vec<usize> = (0..self.connections.len()).filter(|&index| self.is_stalled(index)).collect();
-        self.stalled = None;
+    }
+
+    /// Ends a stall, if there is one.
+    pub(crate) fn read_again(&mut self) -> Result<(), Error> {
+        let Some(share) = self.stalled.take() else { return Ok(()) };
+        let stalled: Vec<usize> = self.stalling(share).collect();
         stalled.into_iter().try_for_each(|index| self.receive(index, true))
     }
 }

@@ -2,13 +2,14 @@
 
 use super::{Run, idle, open};
 use crate::connection::State;
+use crate::crew::{Handed, Order};
 use crate::error::Error;
 use crate::generator::Generator;
 use crate::judge::histogram;
-use crate::open::PROGRESS_DEADLINE_NS;
+use crate::open::OPENING_SILENCE_MAX_NS;
 use crate::progress::Progress;
 use crate::report::Latency;
-use crate::sampling::{Edge, Sampler};
+use crate::sampling::{Edge, Sampler, joined};
 use crate::scenario_figures::{ScenarioFigures, StormRound};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -22,62 +23,111 @@ pub(super) fn run(
 ) -> Result<Run, Error> {
     let opening = open(generator, progress)?;
     let mut sampler = Sampler::new();
-    sampler.begin(generator, 0)?;
-    let start = Edge::now(generator, 0)?;
-    let (mut idle_ns, mut is_interrupted, mut done) = (0, false, Vec::new());
+    sampler.begin(generator, 0);
+    let (mut edges, mut is_interrupted, mut done) = (None, false, Vec::new());
     for _ in 0..rounds {
-        let (idle_now_ns, is_ended) = idle::hold(generator, hold_ns, &mut sampler, progress)?;
-        idle_ns += idle_now_ns;
-        if is_ended {
-            is_interrupted = true;
+        is_interrupted = idle::hold(generator, hold_ns, &mut sampler, progress)?;
+        if is_interrupted {
             break;
         }
-        match round(generator, at_once, &mut sampler, progress)? {
-            Some(round) => done.push(round),
-            None => {
-                is_interrupted = true;
-                break;
-            }
-        }
+        let start = Edge::now(generator)?;
+        let Some(round) = round(generator, at_once, &mut sampler, progress)? else {
+            is_interrupted = true;
+            break;
+        };
+        done.push(round);
+        edges = Some(joined(edges, &start, &Edge::now(generator)?));
     }
-    let end = Edge::now(generator, idle_ns)?;
-    sampler.sample(generator, 0, progress)?;
+    sampler.sample(generator, 0, progress);
+    let connections = generator.plan.subscribers;
     Ok(Run {
-        edges: Some([start, end]),
+        edges,
         is_interrupted,
         series: sampler.into_moments(),
         opening: Some(opening),
-        figures: Some(ScenarioFigures::Storm { connections: generator.connections.len(), rounds: done }),
+        figures: Some(ScenarioFigures::Storm { connections, rounds: done }),
         ..Run::default()
     })
 }
 
-/// Closes all connections, and opens them again. A connection that is refused tries again a little later. Returns
-/// `None` if the user ends the run before all are back.
+/// Closes all connections of all threads, and opens them again. Returns `None` if the user ends the run before all are
+/// back.
 fn round(
     generator: &mut Generator<'_>,
     at_once: usize,
     sampler: &mut Sampler,
     progress: &mut dyn Progress,
 ) -> Result<Option<StormRound>, Error> {
-    let count = generator.connections.len();
-    close_all(generator);
     let begin_ns = generator.now_ns();
+    generator.crew.give(Order::Reopen { begin_ns });
+    let mut watch = |generator: &mut Generator<'_>| {
+        if sampler.is_due(generator.now_ns()) {
+            sampler.sample(generator, 0, progress);
+        }
+        Ok(progress.is_interrupted())
+    };
+    let mut all = reopen(generator, begin_ns, at_once, &mut watch)?;
+    let mut is_interrupted = false;
+    let outcome = generator.await_followers(&mut |generator| {
+        is_interrupted |= watch(generator)?;
+        if is_interrupted { Err(Error::Interrupted { opened: 0, connections: 0 }) } else { Ok(()) }
+    });
+    if !is_interrupted {
+        outcome?;
+    }
+    for back in generator.crew.take_handed() {
+        all.latency += back.latency;
+        all.refused += back.refused;
+        all.last_ns = all.last_ns.max(back.last_ns);
+    }
+    let count = generator.plan.subscribers;
+    if all.latency.len() < count as u64 {
+        return Ok(None);
+    }
+    let seconds = (all.last_ns - begin_ns) as f64 / 1e9;
+    let per_second = count as f64 / seconds.max(1e-9);
+    let back = Latency::from_histogram(&all.latency);
+    Ok(Some(StormRound { seconds, per_second, refused: all.refused, back }))
+}
+
+/// Closes all connections of this thread, and opens them again. A connection that is refused tries again a little
+/// later. It ends early if `is_over` says so.
+///
+/// # Errors
+/// An error is returned if no connection comes back for [`OPENING_SILENCE_MAX_NS`].
+pub(crate) fn reopen(
+    generator: &mut Generator<'_>,
+    begin_ns: u64,
+    at_once: usize,
+    is_over: &mut dyn FnMut(&mut Generator<'_>) -> Result<bool, Error>,
+) -> Result<Handed, Error> {
+    let count = generator.connections.len();
+    // Each thread has its part of the handshakes under way.
+    let at_once = at_once.div_ceil(generator.share.of);
+    close_all(generator);
     let (mut due, mut later) = ((0..count).collect::<VecDeque<usize>>(), VecDeque::new());
     let (mut under_way, mut refused, mut started) = (Vec::new(), 0, 0);
     let mut times = histogram();
     let mut last_back = (0, begin_ns);
-    while times.len() < count as u64 {
+    while times.len() < count as u64 && !is_over(generator)? {
         let now_ns = generator.now_ns();
         while later.front().is_some_and(|&(at_ns, _)| at_ns <= now_ns) {
             due.extend(later.pop_front().map(|(_, index): (u64, usize)| index));
         }
         while under_way.len() < at_once && started < generator.allowed(now_ns - begin_ns) {
             let Some(index) = due.pop_front() else { break };
-            let socket = generator.socket(index)?;
-            generator.replace(index, socket)?;
-            under_way.push(index);
             started += 1;
+            match generator.socket(index) {
+                Ok(socket) => {
+                    generator.replace(index, socket)?;
+                    under_way.push(index);
+                }
+                // The server may be starting anew, or the machine has no port left for a moment.
+                Err(_) => {
+                    later.push_back((now_ns + RETRY_NS, index));
+                    refused += 1;
+                }
+            }
         }
         generator.poll(Duration::from_millis(1))?;
         let now_ns = generator.now_ns();
@@ -95,20 +145,12 @@ fn round(
         });
         if times.len() != last_back.0 {
             last_back = (times.len(), now_ns);
-        } else if now_ns - last_back.1 > PROGRESS_DEADLINE_NS {
+        } else if now_ns - last_back.1 > OPENING_SILENCE_MAX_NS {
             return Err(Error::Connect(generator.stuck(count)));
-        }
-        if sampler.is_due(now_ns) {
-            sampler.sample(generator, 0, progress)?;
-        }
-        if progress.is_interrupted() {
-            return Ok(None);
         }
     }
     generator.refused = None;
-    let seconds = (last_back.1 - begin_ns) as f64 / 1e9;
-    let per_second = count as f64 / seconds.max(1e-9);
-    Ok(Some(StormRound { seconds, per_second, refused, back: Latency::from_histogram(&times) }))
+    Ok(Handed { latency: times, uncorrected: histogram(), refused, last_ns: last_back.1 })
 }
 
 /// Closes all connections without a closing handshake, as a lost network does.

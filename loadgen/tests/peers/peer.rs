@@ -41,6 +41,16 @@ pub(crate) enum Fault {
     Refuse,
     /// Hangs up on connections from this number on, five times.
     HangUpFrom(usize),
+    /// Hangs up on every connection from this number on.
+    HangUpSince(usize),
+    /// Ends the connection after each answer to a request that publishes.
+    OneRequest,
+    /// Does not answer a request that publishes, from message [`AT`] on.
+    AnswerNoMore,
+    /// Cuts the last byte of a message off.
+    Truncate,
+    /// Sends empty pongs to the first subscriber without end.
+    Flood,
     /// Does nothing for a while.
     Pause(Duration),
     /// Refuses a message that publishes.
@@ -128,6 +138,9 @@ fn converse(mut stream: TcpStream, speech: Speech, fault: Fault, shared: &Mutex<
     if matches!(fault, Fault::HangUpFrom(first) if (first..first + 5).contains(&number)) {
         return Ok(());
     }
+    if matches!(fault, Fault::HangUpSince(first) if number >= first) {
+        return Ok(());
+    }
     loop {
         let head = read_head(&mut stream)?;
         shared.lock().unwrap().heads.push(head.clone());
@@ -149,7 +162,14 @@ fn converse(mut stream: TcpStream, speech: Speech, fault: Fault, shared: &Mutex<
             stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 10\r\n\r\nno rights\n")?;
             continue;
         }
+        if fault == Fault::AnswerNoMore && shared.lock().unwrap().messages == AT {
+            // Until the generator leaves.
+            return stream.read_exact(&mut [0]);
+        }
         publish(shared, speech, fault, &topic, &payload, source)?;
+        if fault == Fault::OneRequest {
+            return stream.write_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
         stream.write_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")?;
     }
 }
@@ -239,6 +259,13 @@ fn publish(
                 Vec::new()
             }
             (Fault::Corrupt, AT) => frame(speech, &delivery(speech, topic, &changed)),
+            (Fault::Truncate, AT) => frame(speech, &delivery(speech, topic, &payload[..last])),
+            (Fault::Flood, 0) => {
+                let mut flooded = subscriber.try_clone()?;
+                thread::spawn(move || while flooded.write_all(&b"\x8a\x00".repeat(1 << 16)).is_ok() {});
+                whole
+            }
+            (Fault::Flood, _) => Vec::new(),
             (Fault::Invent, AT) => [foreign, whole].concat(),
             (Fault::Stall, AT..) => Vec::new(),
             (Fault::CloseEarly, AT..) => {

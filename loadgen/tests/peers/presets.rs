@@ -104,6 +104,17 @@ fn messages_are_published_by_http_with_headers_and_a_body() {
     assert!(posts.iter().all(|head| header(head, "X-Key") == Some("k")));
 }
 
+/// nginx, for example, takes a thousand requests on a connection.
+#[test]
+fn a_connection_that_takes_no_more_requests_is_opened_anew() {
+    let peer = Peer::start(Speech::Nchan, Fault::OneRequest);
+    let words = format!("--url {} --preset nchan --subscribers 2 --publishers 2", peer.url());
+    let done = generator(&format!("{words} --in-flight 4 --messages 40"), &[]);
+    let expected = Counts { published: 40, expected: 80, ..Counts::default() };
+    assert_eq!((done.status, done.report().counts), (0, expected), "{}", done.report());
+    assert!(peer.sources().len() >= 42);
+}
+
 #[test]
 fn own_texts_describe_a_server_without_a_preset() {
     let peer = Peer::start(Speech::Socketio, Fault::None);

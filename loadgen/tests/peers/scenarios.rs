@@ -7,80 +7,127 @@ use std::collections::BTreeSet;
 
 #[test]
 fn echo_sends_as_much_as_comes_back() {
-    let peer = Peer::start(Speech::Echo, Fault::None);
-    let words = format!("echo --url {}/x --connections 5 --depth 3 --warmup 50ms --duration 300ms", peer.url());
-    let done = generator(&words, &[]);
-    let report = done.report();
-    assert_eq!((done.status, &*report.scenario), (0, "echo"), "{report}");
-    assert!(report.counts.published > 15 && report.counts.expected == report.counts.published, "{report}");
-    assert!(matches!(report.scenario_figures, Some(ScenarioFigures::Echo { depth: 3, .. })));
-    assert_eq!(peer.heads().len(), 5);
-    let peer = Peer::start(Speech::Echo, Fault::Lose);
-    let words = format!("echo --url {}/x --connections 2 --depth 4 --warmup 0 --duration 200ms", peer.url());
-    let done = generator(&format!("{words} --drain 300ms"), &[]);
-    assert_eq!((done.status, done.report().counts.lost), (2, 1), "{}", done.report());
+    for threads in [1, 2] {
+        let peer = Peer::start(Speech::Echo, Fault::None);
+        let words = format!("echo --url {}/x --connections 5 --depth 3 --threads {threads}", peer.url());
+        let done = generator(&format!("{words} --warmup 50ms --duration 300ms"), &[]);
+        let report = done.report();
+        assert_eq!((done.status, &*report.scenario), (0, "echo"), "{report}");
+        assert!(report.counts.published > 15 && report.counts.expected == report.counts.published, "{report}");
+        assert!(matches!(report.scenario_figures, Some(ScenarioFigures::Echo { depth: 3, .. })));
+        let latency = report.figures.as_ref().unwrap().latency.unwrap();
+        assert!(latency.count > 5 && latency.p50_ns > 0, "{report}");
+        assert_eq!(peer.heads().len(), 5);
+        let peer = Peer::start(Speech::Echo, Fault::Lose);
+        let words = format!("echo --url {}/x --connections 2 --depth 4 --threads {threads}", peer.url());
+        let done = generator(&format!("{words} --warmup 0 --duration 200ms --drain 300ms"), &[]);
+        assert_eq!((done.status, done.report().counts.lost), (2, 1), "{}", done.report());
+    }
 }
 
 #[test]
 fn idle_measures_the_memory_in_steps() {
-    let peer = Peer::start(Speech::Raw, Fault::None);
-    let words = format!("idle --url {}/x --connections 9 --steps 3 --settle 20ms --hold 50ms", peer.url());
-    let done = generator(&format!("{words} --server-pid {}", std::process::id()), &[]);
-    let Some(ScenarioFigures::Idle { steps, bytes_per_connection }) = &done.report().scenario_figures else {
-        panic!("{}", done.report());
-    };
-    assert_eq!(steps.iter().map(|step| step.connections).collect::<Vec<_>>(), [3, 6, 9]);
-    assert!(done.status == 0 && bytes_per_connection.is_some());
+    for threads in [1, 2] {
+        let peer = Peer::start(Speech::Raw, Fault::None);
+        let words = format!("idle --url {}/x --connections 9 --steps 3 --settle 20ms --hold 50ms", peer.url());
+        let done = generator(&format!("{words} --threads {threads} --server-pid {}", std::process::id()), &[]);
+        let Some(ScenarioFigures::Idle { steps, bytes_per_connection }) = &done.report().scenario_figures else {
+            panic!("{}", done.report());
+        };
+        assert_eq!(steps.iter().map(|step| step.connections).collect::<Vec<_>>(), [3, 6, 9]);
+        assert!(done.status == 0 && bytes_per_connection.is_some());
+        assert_eq!((done.report().opening.unwrap().connections, peer.heads().len()), (9, 9));
+    }
 }
 
 #[test]
 fn a_storm_comes_back_in_spite_of_refusals() {
-    // The first ten connections are the opening, the next five are hung up on.
-    let peer = Peer::start(Speech::Raw, Fault::HangUpFrom(11));
-    let done = generator(&format!("storm --url {}/x --connections 10 --rounds 2 --hold 10ms", peer.url()), &[]);
-    let Some(ScenarioFigures::Storm { connections, rounds }) = &done.report().scenario_figures else {
-        panic!("{}", done.report());
-    };
-    assert_eq!((done.status, *connections, rounds.len()), (0, 10, 2));
-    assert_eq!(rounds.iter().map(|round| round.refused).collect::<Vec<_>>(), [5, 0]);
-    assert!(rounds.iter().all(|round| round.back.is_some_and(|back| back.count == 10)));
-    assert_eq!(peer.heads().len(), 30);
+    for threads in [1, 2] {
+        // The first ten connections are the opening, the next five are hung up on.
+        let peer = Peer::start(Speech::Raw, Fault::HangUpFrom(11));
+        let words = format!("storm --url {}/x --connections 10 --rounds 2 --hold 10ms", peer.url());
+        let done = generator(&format!("{words} --threads {threads}"), &[]);
+        let report = done.report();
+        let Some(ScenarioFigures::Storm { connections: 10, rounds }) = &report.scenario_figures else {
+            panic!("{report}");
+        };
+        assert_eq!((done.status, rounds.len(), rounds[0].refused, rounds[1].refused), (0, 2, 5, 0), "{report}");
+        assert!(rounds.iter().all(|round| round.back.is_some_and(|back| back.count == 10)), "{report}");
+        assert_eq!(peer.heads().len(), 30);
+    }
 }
 
 #[test]
-fn churn_counts_what_each_subscriber_had_to_get() {
-    let run = |fault, flags: &str| {
+fn churn_counts_what_each_subscriber_owes() {
+    let run = |fault: Fault, flags: &str| {
         let peer = Peer::start(Speech::Raw, fault);
         let words = format!("churn --url {}/x --subscribers 6 --rate 500 --warmup 0 --drain 1s {flags}", peer.url());
         generator(&words, &[])
     };
-    let done = run(Fault::None, "--churn 100 --duration 600ms");
-    let report = done.report();
-    assert_eq!((done.status, report.outcome), (0, Outcome::Exact), "{report}");
-    let Some(ScenarioFigures::Churn { left, joined, refused, join }) = report.scenario_figures.clone() else {
-        panic!("{report}");
-    };
-    assert!(left > 10 && joined == left && refused == 0 && join.is_some_and(|join| join.count == joined), "{report}");
-    assert!(report.counts.expected <= report.counts.published * 6, "{report}");
-    // The victim is the first subscriber. Message 5 is due half a second before the victim leaves.
-    let done = run(Fault::Lose, "--churn 2 --duration 800ms");
-    assert_eq!((done.status, done.report().counts.lost), (2, 1), "{}", done.report());
+    for threads in [1, 2] {
+        let done = run(Fault::None, &format!("--churn 100 --duration 600ms --threads {threads}"));
+        let report = done.report();
+        assert_eq!((done.status, report.outcome), (0, Outcome::Exact), "{report}");
+        let Some(ScenarioFigures::Churn { left, joined, refused, join }) = report.scenario_figures.clone() else {
+            panic!("{report}");
+        };
+        assert!(left > 10 && joined == left && refused == 0, "{report}");
+        assert!(join.is_some_and(|join| join.count == joined), "{report}");
+        assert!(report.counts.expected <= report.counts.published * 6, "{report}");
+        // The victim is the first subscriber. Message 5 is due half a second before the victim leaves.
+        let done = run(Fault::Lose, &format!("--churn 2 --duration 800ms --threads {threads}"));
+        assert_eq!((done.status, done.report().counts.lost), (2, 1), "{}", done.report());
+    }
+}
+
+#[test]
+fn a_subscriber_that_is_not_let_in_again_is_a_mistake() {
+    for threads in [1, 2] {
+        // Six subscribers and a publisher come in, and nobody later.
+        let peer = Peer::start(Speech::Raw, Fault::HangUpSince(8));
+        let words = format!("churn --url {}/x --subscribers 6 --rate 100 --churn 100", peer.url());
+        let done = generator(&format!("{words} --warmup 0 --drain 300ms --duration 300ms --threads {threads}"), &[]);
+        let report = done.report();
+        assert_eq!((done.status, report.outcome, report.counts.disconnected), (2, Outcome::Broken, 6), "{report}");
+        assert!(report.disconnections[0].ends_with("the server did not let a new subscriber in"), "{report}");
+    }
 }
 
 #[test]
 fn a_stall_shows_the_others() {
-    let peer = Peer::start(Speech::Raw, Fault::None);
-    let words = format!("stall --url {}/x --subscribers 10 --share 0.2 --rate 500", peer.url());
-    let done = generator(&format!("{words} --warmup 0 --duration 400ms"), &[]);
-    let report = done.report();
-    let Some(ScenarioFigures::Stall { stalled, ended, missed, before, during }) = report.scenario_figures.clone()
-    else {
-        panic!("{report}");
-    };
-    assert_eq!((done.status, stalled, ended, missed), (0, 2, 0, 0), "{report}");
-    let (before, during) = (before.unwrap(), during.unwrap());
-    assert!(before.count > 0 && during.count > 0, "{report}");
-    assert_eq!(report.counts.expected, report.counts.published * 8, "{report}");
+    for threads in [1, 2] {
+        let peer = Peer::start(Speech::Raw, Fault::None);
+        let words = format!("stall --url {}/x --subscribers 10 --share 0.2 --rate 500", peer.url());
+        let done = generator(&format!("{words} --warmup 0 --duration 400ms --threads {threads}"), &[]);
+        let report = done.report();
+        let Some(ScenarioFigures::Stall { stalled, ended, missed, before, during }) = report.scenario_figures.clone()
+        else {
+            panic!("{report}");
+        };
+        assert_eq!((done.status, stalled, ended, missed), (0, 2, 0, 0), "{report}");
+        let (before, during) = (before.unwrap(), during.unwrap());
+        assert!(before.count > 0 && during.count > 0, "{report}");
+        assert_eq!(report.counts.expected, report.counts.published * 8, "{report}");
+    }
+}
+
+/// The peer writes to one subscriber after the other, and waits for one that does not read. So the others have their
+/// messages when the stalled ones read again, after the window. Each of these deliveries counts.
+#[test]
+fn a_stall_that_holds_the_others_up_is_in_their_latency() {
+    for threads in [1, 2] {
+        let peer = Peer::start(Speech::Raw, Fault::None);
+        let words = format!("stall --url {}/x --subscribers 4 --share 0.25 --rate 100 --size 200000", peer.url());
+        let words = format!("{words} --warmup 0 --duration 1s --drain 20s --threads {threads}");
+        let done = generator(&words, &[]);
+        let report = done.report();
+        let Some(ScenarioFigures::Stall { before, during, .. }) = report.scenario_figures.clone() else {
+            panic!("{report}");
+        };
+        let measured = before.map_or(0, |latency| latency.count) + during.map_or(0, |latency| latency.count);
+        // Those of the fourth before its stall count, too, which alone are no more than a half.
+        assert!(done.status == 0 && measured >= report.counts.published * 3, "{measured} {report}");
+    }
 }
 
 #[test]
@@ -89,15 +136,37 @@ fn a_ramp_finds_the_knee() {
         let peer = Peer::start(Speech::Raw, Fault::None);
         let words = format!("ramp --url {}/x --warmup 0 --duration 200ms --factor 2 --steps 3", peer.url());
         let done = generator(&format!("{words} {flags}"), &[]);
-        let Some(ScenarioFigures::Ramp { steps, knee, .. }) = done.report().scenario_figures.clone() else {
+        let Some(ScenarioFigures::Ramp { steps, knee, end, .. }) = done.report().scenario_figures.clone() else {
             panic!("{}", done.report());
         };
         assert_eq!(done.status, 0, "{}", done.report());
-        (steps.iter().map(|step| step.level).collect::<Vec<_>>(), knee)
+        (steps.iter().map(|step| step.level).collect::<Vec<_>>(), knee, end.unwrap())
     };
-    assert_eq!(ramp("--from 100 --p99 1m --subscribers 2"), (vec![100, 200, 400], Some(400)));
-    assert_eq!(ramp("--from 100 --p99 0 --subscribers 2"), (vec![100], None));
-    assert_eq!(ramp("--by connections --rate 100 --from 2 --p99 1m"), (vec![2, 4, 8], Some(8)));
+    let (done, passed) = ("all steps were done".to_owned(), "p99 exceeded the bound".to_owned());
+    for threads in [1, 2] {
+        let ramp = |flags: &str| ramp(&format!("{flags} --threads {threads}"));
+        let found = ramp("--from 100 --p99 1m --subscribers 2");
+        assert_eq!(found, (vec![100, 200, 400], Some(400), done.clone()));
+        assert_eq!(ramp("--from 100 --p99 0 --subscribers 2"), (vec![100], None, passed.clone()));
+        let found = ramp("--by connections --rate 100 --from 2 --p99 1m");
+        assert_eq!(found, (vec![2, 4, 8], Some(8), done.clone()));
+    }
+}
+
+#[test]
+fn a_server_that_lets_no_more_in_ends_a_ramp() {
+    for threads in [1, 2] {
+        // Two subscribers, a publisher, and two more subscribers.
+        let peer = Peer::start(Speech::Raw, Fault::HangUpSince(6));
+        let words = format!("ramp --url {}/x --by connections --rate 100 --from 2 --factor 2", peer.url());
+        let done = generator(&format!("{words} --p99 1m --warmup 0 --duration 100ms --threads {threads}"), &[]);
+        let report = done.report();
+        let Some(ScenarioFigures::Ramp { steps, knee, end, .. }) = report.scenario_figures.clone() else {
+            panic!("{report}");
+        };
+        assert_eq!((done.status, steps.len(), knee), (0, 2, Some(4)), "{report}");
+        assert!(end.unwrap().starts_with("8 subscribers could not be opened: "), "{report}");
+    }
 }
 
 #[test]
@@ -105,15 +174,17 @@ fn a_recorded_file_is_published_at_its_times() {
     let file = std::env::temp_dir().join(format!("loadgen-replay-{}", std::process::id()));
     std::fs::write(&file, "{\"at_ms\":5,\"size\":40}\n{\"at_ms\":105,\"size\":300}\n{\"at_ms\":205,\"size\":32}\n")
         .unwrap();
-    let peer = Peer::start(Speech::Raw, Fault::None);
-    let words = format!("replay --url {}/x --subscribers 3 --speed 2", peer.url());
-    let done = generator(&words, &[file.to_str().unwrap()]);
+    for threads in [1, 2] {
+        let peer = Peer::start(Speech::Raw, Fault::None);
+        let words = format!("replay --url {}/x --subscribers 3 --speed 2 --threads {threads}", peer.url());
+        let done = generator(&words, &[file.to_str().unwrap()]);
+        let report = done.report();
+        assert_eq!(report.counts, Counts { published: 3, expected: 9, ..Counts::default() }, "{report}");
+        assert_eq!((done.status, peer.sizes()), (0, vec![40, 300, 32]));
+        // The last message is due 200 ms after the first, at twice the speed 100 ms.
+        assert!(report.figures.as_ref().unwrap().seconds >= 0.1, "{report}");
+    }
     std::fs::remove_file(&file).unwrap();
-    let report = done.report();
-    assert_eq!(report.counts, Counts { published: 3, expected: 9, ..Counts::default() }, "{report}");
-    assert_eq!((done.status, peer.sizes()), (0, vec![40, 300, 32]));
-    // The last message is due 200 ms after the first, at twice the speed 100 ms.
-    assert!(report.figures.as_ref().unwrap().seconds >= 0.1, "{report}");
 }
 
 #[test]

@@ -11,6 +11,17 @@ use std::thread;
 
 /// Starts a server that sends each message back over TLS.
 fn start() -> SocketAddr {
+    start_with(|stream| {
+        let payload = read_message(stream)?;
+        let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
+        stream.write_all(&[&[0x81, 126], &length[..], &payload].concat())
+    })
+}
+
+type Answer = fn(&mut StreamOwned<ServerConnection, TcpStream>) -> Result<()>;
+
+/// Starts a server that does this again and again after the handshake.
+fn start_with(answer: Answer) -> SocketAddr {
     let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -26,20 +37,18 @@ fn start() -> SocketAddr {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let (stream, config) = (stream.unwrap(), Arc::clone(&config));
-            thread::spawn(move || drop(echo(stream, config)));
+            thread::spawn(move || drop(converse(stream, config, answer)));
         }
     });
     address
 }
 
-fn echo(stream: TcpStream, config: Arc<ServerConfig>) -> Result<()> {
+fn converse(stream: TcpStream, config: Arc<ServerConfig>, answer: Answer) -> Result<()> {
     let mut stream = StreamOwned::new(ServerConnection::new(config).unwrap(), stream);
     read_head(&mut stream)?;
     stream.write_all(ACCEPTED)?;
     loop {
-        let payload = read_message(&mut stream)?;
-        let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
-        stream.write_all(&[&[0x81, 126], &length[..], &payload].concat())?;
+        answer(&mut stream)?;
     }
 }
 
@@ -50,6 +59,24 @@ fn messages_go_through_tls() {
     let done = generator(&format!("{words} --duration 300ms --size 20000 --insecure"), &[]);
     let report = done.report();
     assert!(done.status == 0 && report.counts.published > 6, "{report} {}", done.stderr);
+}
+
+/// The server ends TLS, but not the connection, and goes on to send.
+#[test]
+fn bytes_behind_the_end_of_tls_do_not_hang_the_generator() {
+    let address = start_with(|stream: &mut StreamOwned<ServerConnection, TcpStream>| {
+        read_message(stream)?;
+        stream.conn.send_close_notify();
+        stream.flush()?;
+        loop {
+            stream.sock.write_all(&[23, 3, 3, 0, 1, 0])?;
+            thread::sleep(std::time::Duration::from_millis(1));
+        }
+    });
+    let words = format!("echo --url wss://localhost:{}/x --connections 1 --warmup 0", address.port());
+    let done = generator(&format!("{words} --duration 300ms --drain 100ms --insecure"), &[]);
+    assert_eq!(done.status, 2, "{} {}", done.report(), done.stderr);
+    assert!(done.report().disconnections[0].ends_with("TLS close_notify"), "{}", done.report());
 }
 
 #[test]

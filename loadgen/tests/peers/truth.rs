@@ -1,8 +1,9 @@
 //! What a report says about faults, and about the generator itself.
 
-use crate::generator;
 use crate::peer::{AT, Fault, Peer, Speech};
+use crate::{generator, judged_generator};
 use ringhub_loadgen::{Counts, Outcome};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 const PUBLISHED: u64 = 20;
@@ -28,6 +29,69 @@ fn every_fault_is_named() {
     check(Fault::Invent, |counts| counts.foreign = 1);
     check(Fault::Stall, |counts| counts.outstanding = PUBLISHED - AT as u64);
     check(Fault::CloseEarly, |counts| (counts.lost, counts.disconnected) = (PUBLISHED - AT as u64, 1));
+}
+
+/// A recorded message has its own size.
+#[test]
+fn a_message_that_is_cut_off_is_corrupt() {
+    let file = std::env::temp_dir().join(format!("loadgen-cut-{}", std::process::id()));
+    std::fs::write(&file, "{\"at_ms\":0,\"size\":100}\n".repeat(10)).unwrap();
+    let peer = Peer::start(Speech::Raw, Fault::Truncate);
+    let words = format!("replay --url {}/x --subscribers 2 --drain 300ms", peer.url());
+    let done = generator(&words, &[file.to_str().unwrap()]);
+    std::fs::remove_file(&file).unwrap();
+    let Counts { lost, corrupt, .. } = done.report().counts;
+    assert_eq!((done.status, lost, corrupt), (2, 1, 1), "{}", done.report());
+    assert_eq!((counts(Fault::Truncate, "").1.corrupt, counts(Fault::Truncate, "").1.lost), (1, 1));
+}
+
+#[test]
+fn a_flood_on_one_connection_does_not_hold_the_run() {
+    let peer = Peer::start(Speech::Raw, Fault::Flood);
+    let words = format!("--url {}/x --subscribers 2 --rate 100 --warmup 0 --duration 300ms", peer.url());
+    let done = generator(&format!("{words} --drain 300ms"), &[]);
+    let report = done.report();
+    // The flooded subscriber gets one message and no more, and the other one all.
+    let Counts { published, outstanding, lost, .. } = report.counts;
+    assert_eq!((done.status, published, outstanding, lost), (2, 30, 29, 0), "{report}");
+    assert_eq!(report.affected_subscribers.len(), 1, "{report}");
+}
+
+#[test]
+fn the_end_of_the_servers_process_costs_no_report() {
+    let mut server = std::process::Command::new("sleep").arg("0.3").spawn().unwrap();
+    let pid = server.id();
+    std::thread::spawn(move || server.wait().unwrap());
+    let peer = Peer::start(Speech::Raw, Fault::None);
+    let words = format!("--url {}/x --subscribers 2 --rate 100 --warmup 0 --duration 900ms", peer.url());
+    let done = generator(&format!("{words} --server-pid {pid}"), &[]);
+    assert_eq!((done.status, done.report().outcome), (0, Outcome::Exact), "{} {}", done.report(), done.stderr);
+    let done = generator(&format!("{words} --server-pid {pid}"), &[]);
+    assert_eq!((done.status, done.stderr.lines().count()), (1, 1), "{}", done.stderr);
+    assert!(done.stderr.starts_with("ringhub-loadgen: --server-pid "), "{}", done.stderr);
+}
+
+#[test]
+fn a_server_that_cannot_be_used_is_told_in_one_line() {
+    // A socket that keeps its port from the other tests, and does not listen.
+    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let free = silent.local_addr().unwrap().as_socket().unwrap();
+    let closes = Peer::start(Speech::Raw, Fault::HangUpSince(1));
+    let refuses = Peer::start(Speech::Raw, Fault::Refuse);
+    for (words, why) in [
+        (format!("--url ws://{free}/x --rate 1"), "does a server listen there (--url)?"),
+        (format!("--url {}/x --rate 1", closes.url()), "before the handshake was done"),
+        (format!("--url {}/x --rate 1", refuses.url()), "403 Forbidden"),
+        (format!("storm --url {}/x", refuses.url()), "403 Forbidden"),
+        (format!("--url {}/x", refuses.url()), "say how to publish"),
+        (format!("--url {}/x --rate 1 --threads 0", refuses.url()), "--threads"),
+        ("--url ws://name.invalid/ --rate 1".to_owned(), "name.invalid"),
+    ] {
+        let done = generator(&words, &[]);
+        assert_eq!((done.status, done.stderr.lines().count()), (1, 1), "{words}: {}", done.stderr);
+        assert!(done.stderr.starts_with("ringhub-loadgen: ") && done.stderr.contains(why), "{words}: {}", done.stderr);
+    }
 }
 
 #[test]
@@ -77,6 +141,17 @@ fn a_refused_publish_is_shown_and_not_counted() {
 }
 
 #[test]
+fn what_a_server_does_not_take_is_unpublished() {
+    for flags in ["--rate 100 --warmup 0 --duration 300ms", "--in-flight 1 --messages 30"] {
+        let peer = Peer::start(Speech::Nchan, Fault::AnswerNoMore);
+        let words = format!("--url {} --preset nchan --subscribers 2 --drain 300ms {flags}", peer.url());
+        let done = generator(&words, &[]);
+        let counts = done.report().counts;
+        assert_eq!((done.status, counts.published, counts.unpublished), (2, 5, 25), "{flags}: {}", done.report());
+    }
+}
+
+#[test]
 fn the_body_of_a_refusal_is_shown() {
     let peer = Peer::start(Speech::Raw, Fault::Refuse);
     let done = generator(&format!("--url {}/x --rate 1", peer.url()), &[]);
@@ -106,12 +181,12 @@ fn a_generator_that_is_kept_from_its_cpu_makes_the_run_void() {
     let peer = Peer::start(Speech::Raw, Fault::None);
     let url = peer.url();
     let words = format!("--url {url}/x --subscribers 8 --rate 100 --warmup 0 --duration 1200ms --threads 4 --cpu 0");
-    let done = generator(&words, &[]);
+    let done = judged_generator(&words, &[]);
     let report = done.report();
     assert_eq!((done.status, report.outcome), (3, Outcome::Void), "{report}");
     assert!(report.figures.is_none(), "{report}");
-    let reason = "other programs kept the generator from its CPU for ";
+    let reason = "other programs, or threads of the generator, kept a thread from its CPU for ";
     assert!(report.void_reasons.iter().any(|why| why.starts_with(reason)), "{report}");
-    let done = generator(&format!("{words} --allow-disturbance"), &[]);
+    let done = generator(&words, &[]);
     assert_eq!((done.status, done.report().outcome), (0, Outcome::Exact), "{}", done.report());
 }

@@ -79,10 +79,30 @@ fn contradictions_are_refused() {
         "--rate 1 --verify sample --url wss://127.0.0.1:1/ --insecure",
         "--rate 1 --cpu 0,1",
         "churn --in-flight 1",
-        "churn --rate 1 --threads 2",
+        "--rate 1 --threads 0",
+        "--rate 1 --subscribers 3 --threads 4",
         "churn --rate 1 --churn 0",
         "stall --rate 1 --share 1",
         "ramp --from 0",
+        "ramp --size 20",
+        "ramp --in-flight 1",
+        "ramp --rate 5",
+        "stall --rate 1 --subscribers 5",
+        "echo --preset nchan --url ws://127.0.0.1:1",
+        "echo --topics 2 --url ws://127.0.0.1:1/{topic}",
+        "--rate 1 --cpu 5000",
+        "--rate 1 --server-pid 4000000000",
+        "--rate 1 --messages 0",
+        "--rate 1 --duration 1500m",
+        "--rate 1 --total-order --topics 2 --url ws://127.0.0.1:1/{topic}",
+        "churn --rate 1 --total-order",
+        "--rate 1 --assert other_orders==0",
+        "--rate 1 --size 20 --hgrm x",
+        "idle --hgrm x",
+        "--rate 1 --insecure",
+        "--rate 1 --publish-body {payload}",
+        "--rate 1 --acknowledgement x",
+        r"--rate 1 --url ws://127.0.0.1:1/x\r\nX-Evil:1",
         "ramp --by connections",
         "idle --steps 0",
         "storm --rounds 0",
@@ -138,4 +158,30 @@ fn shares_are_all_subscribers_once() {
 fn many_sockets_spread_over_source_addresses() {
     assert!(plan("--rate 1").unwrap().source_addresses.is_empty());
     assert_eq!(plan("--hold 1 --subscribers 50001").unwrap().source_addresses.len(), 3);
+}
+
+#[test]
+fn errors_name_the_flag() {
+    for (flags, why) in [
+        ("fanout", "--rate 100, --in-flight 16"),
+        ("churn", "churn needs --rate"),
+        ("stall --rate 1 --messages 5", "stall takes no --messages"),
+        ("ramp --by connections", "ramp needs --rate"),
+        ("storm --connections 0", "--connections must be above 0"),
+        ("ramp --by connections --rate 1 --from 0", "--from"),
+        ("--rate 1 --subscribers 0", "--subscribers must be above 0"),
+        ("--rate 1 --publishers 0", "--publishers must be above 0"),
+        ("echo --connections 70000", "--connections of echo: at most 65535"),
+        ("--rate 1 --publishers 70000", "--publishers: at most 65535"),
+        ("--rate 1 --source-addresses 255", "--source-addresses is at most 254"),
+        ("--rate 1 --duration 1h", "unknown unit `h`; there are us, ms, s and m"),
+        ("--rate 1 --url http://h/", "the scheme is http"),
+        ("--rate 1 --url ws://me@h/", "a user name stands in it"),
+        ("--rate 1 --preset pusher", "give --set key=VALUE"),
+        ("--rate 1 --delivery {any}{payload}", "--delivery: the pattern `{any}{payload}`: "),
+        ("--rate 1 --ignore {any}{any}", "--ignore: the pattern"),
+        ("--rate 1 --hello await:{any}{any}", "--hello: the pattern"),
+    ] {
+        assert!(plan(flags).is_err_and(|found| found.contains(why)), "{flags}: {:?}", plan(flags).map(drop));
+    }
 }

@@ -4,7 +4,7 @@ use super::chart::{Chart, Colour, Tick};
 use super::scale::Scale;
 use super::{Run, time_ticks};
 use crate::moment::{LatencyRow, Moment, bucket_start_ns};
-use crate::output::units;
+use crate::output::{text, units};
 use crate::report::{Distribution, Figures, Latency};
 
 /// Returns the chart of latency by percentile; `None` without a latency. One run is shown beside its uncorrected
@@ -71,7 +71,7 @@ pub(crate) fn over_time(figures: &Figures, of_all: &Bounds) -> Option<String> {
                 &format!("{from:.1} to {to:.1} s: {total} deliveries, p50 {p50}, p99 {p99}, max {max}"),
             );
         }
-        chart.svg("Latency over time. The darker a cell in light colours, the more deliveries")
+        chart.svg("Latency over time. The stronger a cell's shade, the more deliveries")
     })
 }
 
@@ -171,9 +171,10 @@ fn lines<'a>(runs: &[Run<'a>]) -> Vec<Line<'a>> {
     let [run] = runs else { return runs.iter().filter_map(|run| corrected(run, run.name.clone())).collect() };
     let uncorrected = run.report.figures.as_ref().and_then(|figures| {
         let (distribution, latency) = (figures.distribution_uncorrected.as_ref()?, figures.latency_uncorrected?);
-        Some(Line { name: "since written".to_owned(), colour: Colour::Second, distribution, latency })
+        Some(Line { name: "since written (uncorrected)".to_owned(), colour: Colour::Second, distribution, latency })
     });
-    corrected(run, "since due".to_owned()).into_iter().chain(uncorrected).collect()
+    let name = run.report.figures.as_ref().map_or("", text::since);
+    corrected(run, name.to_owned()).into_iter().chain(uncorrected).collect()
 }
 
 /// The percentiles that have a dot, as the table has them.

@@ -36,16 +36,16 @@ pub(crate) fn cpu(runs: &[Run<'_>]) -> Drawn {
     draw(lines, "CPUs in use over time", units::short)
 }
 
-/// Returns the chart of lost deliveries; `None` if nothing is known to be lost at any time.
+/// Returns the chart of the gaps so far; `None` if no subscriber had a gap at any time.
 pub(crate) fn loss(runs: &[Run<'_>]) -> Drawn {
     let lost = |moment: &Moment| moment.lost.map(|lost| lost as f64);
     let lines: Vec<Line> =
-        runs.iter().map(|run| Line::of(run, run.head("lost").to_owned(), run.colour, 1, lost)).collect();
+        runs.iter().map(|run| Line::of(run, run.head("gaps").to_owned(), run.colour, 1, lost)).collect();
     let is_lossy = lines.iter().flat_map(|line| &line.points).any(|(_, lost)| *lost > 0.0);
-    if is_lossy { draw(lines, "Lost deliveries so far, over time", units::short) } else { None }
+    if is_lossy { draw(lines, "Gaps so far, over time", units::short) } else { None }
 }
 
-/// Returns the rows of the table of moments.
+/// Returns the rows of the table with the parts of the window.
 pub(crate) fn rows(figures: &Figures) -> Vec<Vec<String>> {
     let cores = |cpu_ns: u64, moment: &Moment| format!("{:.2}", cpu_ns as f64 / moment.span_ns.max(1) as f64);
     let rows = figures.series.iter().map(|moment| {
@@ -67,7 +67,7 @@ pub(crate) fn rows(figures: &Figures) -> Vec<Vec<String>> {
 
 /// The head of this table.
 pub(crate) const HEAD: [&str; 8] =
-    ["second", "deliveries/s", "p50", "p99", "server CPUs", "generator CPUs", "connections", "lost so far"];
+    ["second", "deliveries/s", "p50", "p99", "server CPUs", "generator CPUs", "connections", "gaps so far"];
 
 /// What stands in a table for a value that was not measured.
 pub(crate) fn absent() -> String {

@@ -86,12 +86,16 @@ fn heading(run: &Run<'_>, level: &str) -> String {
         Outcome::Broken => "broken",
         Outcome::Void => "void",
     };
-    let (title, verdict) = (escape(&title(report)), text::outcome(report.outcome));
+    let (title, verdict) = (escape(&title(report)), text::outcome(report));
     let mut out = format!("<{level}>{title}</{level}><p class=\"verdict {class}\">{verdict}</p>");
     if report.interrupted {
         out += "<p class=\"void\">Interrupted: the run was ended early.</p>";
     }
-    let reasons = report.void_reasons.iter().chain(&report.disconnections);
+    if let Some(why) = &report.early_end {
+        _ = write!(out, "<p class=\"void\">The window ended early: {}.</p>", escape(why));
+    }
+    let allowed = report.disturbances.iter().filter(|reason| !report.void_reasons.contains(reason));
+    let reasons = report.void_reasons.iter().chain(allowed).chain(&report.disconnections);
     let reasons: String = reasons.map(|reason| format!("<li>{}</li>", escape(reason))).collect();
     if !reasons.is_empty() {
         _ = write!(out, "<ul>{reasons}</ul>");
@@ -107,7 +111,8 @@ fn cards(runs: &[Run<'_>]) -> String {
         None => String::new(),
     };
     let percentiles = tables::percentiles(runs);
-    out += &chart("Latency by percentile", "Both axes are logarithmic.", latency::by_percentile(runs), percentiles);
+    let note = "Both axes are logarithmic. Since due counts the wait of messages that the server was too slow to take.";
+    out += &chart("Latency by percentile", note, latency::by_percentile(runs), percentiles);
     let throughput = chart(
         "Throughput",
         "Deliveries to all subscribers, per second.",
@@ -121,13 +126,16 @@ fn cards(runs: &[Run<'_>]) -> String {
     };
     out = out + &second + &third;
     let note = match runs {
-        [_] => "CPUs that the server and the generator used. A generator that spins uses one whole CPU.",
-        _ => "CPUs that each server used.",
+        [run] if run.report.figures.as_ref().is_some_and(|figures| figures.server.is_none()) => {
+            "CPU use. Give --server-pid to see the server's. A spinning generator uses one CPU for each thread."
+        }
+        [_] => "CPU use of the server and of the generator. A spinning generator uses one CPU for each thread.",
+        _ => "CPU use of each server.",
     };
     out += &chart("CPU", note, load::cpu(runs), tables::cpu(runs));
     let loss = load::loss(runs).map_or_else(String::new, |(svg, legend)| format!("{}{svg}", key(&legend)));
     let counts = tables::counts(runs);
-    out += &card("Loss", "Deliveries that went wrong, over all subscribers.", &format!("{loss}{counts}"), false);
+    out += &card("Loss", "What went wrong, over the whole run.", &format!("{loss}{counts}"), false);
     for run in runs {
         let named = |title: &str| if runs.len() > 1 { format!("{title}, {}", run.name) } else { title.to_owned() };
         if let Some(figures) = &run.report.scenario_figures {
@@ -140,9 +148,10 @@ fn cards(runs: &[Run<'_>]) -> String {
         out += &card(&named("Command and machine"), "", &tables::circumstances(run.report), false);
         if let Some(figures) = run.report.figures.as_ref().filter(|figures| !figures.series.is_empty()) {
             let table = html::table(&load::HEAD, &load::rows(figures));
-            let note = "Percentiles of a moment are rounded up by at most an eighth.";
-            let table = format!("<details><summary>Show all {}</summary>{table}</details>", figures.series.len());
-            out += &card(&named("Moments"), note, &table, true);
+            let note = "One row for each part of the window. Percentiles are rounded up by an eighth at most, below \
+                        1 µs to 1.02 µs.";
+            let table = format!("<details><summary>Show all {} parts</summary>{table}</details>", figures.series.len());
+            out += &card(&named("Parts of the window"), note, &table, true);
         }
     }
     out + "</div>"
@@ -158,12 +167,13 @@ fn heat_maps(runs: &[Run<'_>]) -> String {
         let (shade, start) = (first + place, super::units::short(*start as f64));
         format!("<span><i class=\"swatch shade{shade}\"></i> {start}</span>")
     });
-    let key = format!("<div class=\"key\"><span>deliveries from</span>{}</div>", swatches.collect::<String>());
+    let key =
+        format!("<div class=\"key\"><span>deliveries in a cell, from</span>{}</div>", swatches.collect::<String>());
     let maps = runs.iter().filter_map(|run| {
         let map = latency::over_time(run.report.figures.as_ref()?, &bounds)?;
         let title =
             if runs.len() > 1 { format!("Latency over time, {}", run.name) } else { "Latency over time".to_owned() };
-        Some(card(&title, "Latency is logarithmic.", &format!("{key}{map}"), false))
+        Some(card(&title, "The latency axis is logarithmic.", &format!("{key}{map}"), false))
     });
     maps.collect()
 }
@@ -220,7 +230,7 @@ mod tests {
             "<h2>Scenario</h2>",
             "<h2>Assertions</h2>",
             "<h2>Command and machine</h2>",
-            "<h2>Moments</h2>",
+            "<h2>Parts of the window</h2>",
             "A CPU &amp; more",
             "&lt;script&gt;document.title=&#39;bad&#39;&lt;/script&gt;",
             "Interrupted: the run was ended early.",
@@ -251,7 +261,7 @@ mod tests {
         (figures.deliveries, figures.latency, figures.distribution) = (0, None, None);
         let page = page(&idle);
         assert!(page.contains("<b>1 000</b><span>connections</span>") && page.contains("connections per second"));
-        for absent in ["<h2>Throughput</h2>", "deliveries per second", "lost deliveries", "CPU per delivery"] {
+        for absent in ["<h2>Throughput</h2>", "deliveries per second", "lost or outstanding", "CPU per delivery"] {
             assert!(!page.contains(absent), "{absent}");
         }
     }
@@ -263,7 +273,7 @@ mod tests {
         let page = comparison_page(("a<.json", &one), ("b.json", &other));
         assert_eq!(page.matches("<svg ").count(), 6);
         assert!(page.contains("A: a&lt;.json") && page.contains("B: b.json"));
-        assert!(page.contains("The runs differ in their size: 128 and 64"), "{page}");
+        assert!(page.contains("The runs differ in their size of a message: 128 B and 64 B"), "{page}");
         let ticks = |title: &str| {
             let map = page.split_once(title).unwrap().1.split_once("</svg>").unwrap().0;
             map.matches("class=\"tick y\"").count()

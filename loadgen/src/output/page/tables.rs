@@ -3,7 +3,7 @@
 use super::Run;
 use super::html::{escape, facts, table};
 use super::load::absent;
-use crate::output::units;
+use crate::output::{text, units};
 use crate::report::{Counts, Figures, Latency, Report, ServerFigures};
 use std::fmt::Write as _;
 
@@ -25,7 +25,7 @@ pub(crate) fn tiles(report: &Report) -> String {
         ("p50 latency", latency.map(|latency| time(latency.p50_ns))),
         ("p99 latency", latency.map(|latency| time(latency.p99_ns))),
         ("p99.9 latency", latency.map(|latency| time(latency.p99_9_ns))),
-        ("lost deliveries", Some(units::grouped(wrong)).filter(|_| has_deliveries)),
+        ("lost or outstanding", Some(units::grouped(wrong)).filter(|_| has_deliveries)),
         (
             "server CPU per delivery",
             figures
@@ -40,13 +40,13 @@ pub(crate) fn tiles(report: &Report) -> String {
     format!("<div class=\"tiles\">{}</div>", tiles.collect::<String>())
 }
 
-/// Returns the percentiles of all runs, corrected and uncorrected.
+/// Returns the percentiles of all runs, since due and since written.
 pub(crate) fn percentiles(runs: &[Run<'_>]) -> String {
     let rows = runs.iter().flat_map(|run| {
         let of = |latency: fn(&Figures) -> Option<Latency>| run.report.figures.as_ref().and_then(latency);
         let rows = [
-            ("since due", of(|figures| figures.latency)),
-            ("since written", of(|figures| figures.latency_uncorrected)),
+            (run.report.figures.as_ref().map_or("", text::since), of(|figures| figures.latency)),
+            ("since written (uncorrected)", of(|figures| figures.latency_uncorrected)),
         ];
         rows.into_iter().filter_map(|(name, latency)| {
             let Latency { p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns, .. } = latency?;
@@ -66,7 +66,7 @@ pub(crate) fn throughput(runs: &[Run<'_>]) -> String {
         let (rate, deliveries) = (whole(figures.deliveries_per_second), units::grouped(figures.deliveries));
         Some(vec![run.head("this run").to_owned(), rate, deliveries, format!("{:.2} s", figures.seconds), per_read])
     });
-    table(&["", "per second", "deliveries", "window", "per read"], &rows.collect::<Vec<_>>())
+    table(&["", "per second", "deliveries", "window", "messages per read"], &rows.collect::<Vec<_>>())
 }
 
 /// Returns the CPU time of all runs.
@@ -99,8 +99,8 @@ pub(crate) fn counts(runs: &[Run<'_>]) -> String {
         let counts = runs.iter().map(|run| units::grouped(count(&run.report.counts)));
         [(*name).to_owned()].into_iter().chain(counts).collect()
     });
-    let heads = runs.iter().map(|run| if run.name.is_empty() { "count" } else { &run.name });
-    let head: Vec<&str> = ["deliveries"].into_iter().chain(heads).collect();
+    let heads = runs.iter().map(|run| if run.name.is_empty() { "number" } else { &run.name });
+    let head: Vec<&str> = ["what"].into_iter().chain(heads).collect();
     let mut out = table(&head, &rows.collect::<Vec<_>>());
     for run in runs {
         out += &affected(run);
@@ -118,11 +118,11 @@ fn affected(run: &Run<'_>) -> String {
     if !report.affected_subscribers.is_empty() {
         let rows = report.affected_subscribers.iter().map(|counts| {
             let numbers = [counts.subscriber as u64, counts.lost, counts.outstanding, counts.duplicated];
-            let others = [counts.reordered, counts.foreign, counts.corrupt];
+            let others = [counts.reordered, counts.foreign, counts.corrupt, counts.misrouted];
             numbers.iter().chain(&others).map(ToString::to_string).collect()
         });
         let name = run.labelled("subscriber");
-        let head = [&*name, "lost", "outstanding", "duplicated", "reordered", "foreign", "corrupt"];
+        let head = [&*name, "lost", "outstanding", "duplicated", "reordered", "foreign", "corrupt", "misrouted"];
         out += &table(&head, &rows.collect::<Vec<_>>());
     }
     if !report.foreign_sample.is_empty() {
@@ -137,16 +137,19 @@ type Count = fn(&Counts) -> u64;
 
 /// The counts in the order of the table.
 const COUNTS: &[(&str, Count)] = &[
-    ("published", |counts| counts.published),
+    ("published messages", |counts| counts.published),
     ("expected deliveries", |counts| counts.expected),
     ("lost", |counts| counts.lost),
-    ("outstanding at the end", |counts| counts.outstanding),
+    ("outstanding", |counts| counts.outstanding),
     ("duplicated", |counts| counts.duplicated),
     ("reordered", |counts| counts.reordered),
     ("foreign", |counts| counts.foreign),
     ("corrupt", |counts| counts.corrupt),
-    ("connections ended by the server", |counts| counts.disconnected),
+    ("misrouted", |counts| counts.misrouted),
+    ("subscribers with a wrong number of bytes", |counts| counts.miscounted),
+    ("disconnected connections", |counts| counts.disconnected),
     ("other orders", |counts| counts.other_orders),
+    ("due, but not taken by the server", |counts| counts.unpublished),
 ];
 
 /// Returns the assertions; empty without one.
@@ -163,20 +166,23 @@ pub(crate) fn circumstances(report: &Report) -> String {
     let mut pairs = Vec::new();
     let mut add = |name: &str, value: Option<String>| pairs.extend(value.map(|value| (name.to_owned(), value)));
     add("program", report.program.clone());
-    add("began", report.started_unix_ms.map(utc));
+    add("started", report.started_unix_ms.map(utc));
     if let Some(machine) = &report.machine {
         add("CPU", machine.cpu_model.clone());
-        add("CPUs", Some(machine.cpus.to_string()));
+        add("CPUs for the generator", Some(machine.cpus.to_string()));
         add("kernel", Some(format!("{}, {}", machine.kernel, machine.architecture)));
     }
     add(
         "connecting",
         report.opening.map(|opening| {
             let (connections, rate) = (units::grouped(opening.connections as u64), opening.per_second.round() as u64);
-            format!("{connections} in {:.3} s, {}/s", opening.seconds, units::grouped(rate))
+            format!("{connections} in {:.3} s, {} connections/s", opening.seconds, units::grouped(rate))
         }),
     );
-    for (name, memory) in [("memory before", report.memory_before), ("memory after", report.memory_after)] {
+    for (name, memory) in [
+        ("server's memory before the first connection", report.memory_before),
+        ("server's memory at the end", report.memory_after),
+    ] {
         let Some(memory) = memory else { continue };
         let mebibytes = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
         let parts = [("resident", memory.rss), ("anonymous", memory.rss_anon), ("proportional", memory.pss)];
