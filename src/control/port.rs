@@ -240,8 +240,8 @@ async fn converse(
     Some((connection, reason))
 }
 
-/// Polls a future only once for as long as `is_pending` holds: it is polled together with another future, which is ready
-/// far more often. `is_pending` must not hold any more once the future is ready.
+/// Polls a future only once for each waker for as long as `is_pending` holds: the caller waits for another future too,
+/// which is ready far more often. `is_pending` must not hold any more once the future is ready.
 async fn seldom<F: Future>(future: F, is_pending: impl Fn() -> bool) -> F::Output {
     let mut future = pin!(future);
     let mut waker: Option<Waker> = None;

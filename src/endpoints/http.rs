@@ -128,7 +128,7 @@ pub(crate) trait Commands: Send + Sync {
     /// Returns the answer that refuses a request which the judge has not admitted.
     fn refusal(&self, denied: Denied) -> Refusal;
 
-    /// Checks that none of the sender's identities has expired or been revoked since the judge has admitted the request.
+    /// Checks that none of the sender's identities has expired or been revoked since the judge admitted the request.
     ///
     /// # Errors
     ///
