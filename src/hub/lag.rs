@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::{overflow::Overflow, topic_name::TopicName};
+use super::{slow::Overflow, topic_name::TopicName};
 
 /// Messages of a topic that a slow subscriber does not get, because the topic's policy has dropped them.
 ///
