@@ -246,6 +246,16 @@ const EXAMPLE_ROUTES: &str = r#"
 #publish = "granted"
 #presence = "nobody"
 #history = "granted"
+# What becomes of subscribers that do not keep up: slow is "close", "drop_oldest", "drop_newest", or
+# "latest", the newest message of each key; key is a JSON pointer to the key of a message that has
+# none. backlog_bytes, backlog_messages and backlog_age are what may wait for a subscriber.
+#[[topics]]
+#match = "prices/*"
+#slow = "latest"
+#key = "/symbol"
+#backlog_bytes = "1MiB"
+#backlog_messages = 1000
+#backlog_age = "10s"
 "#;
 
 const EXAMPLE_ISSUERS: &str = r##"

@@ -69,6 +69,7 @@ impl<T: Attachment> ShardHub<T> {
             membership: Membership::Pending,
             format,
             echo: options.has_echo,
+            has_silent_lags: options.has_silent_lags,
             is_taken: false,
         });
         let is_held = connection.is_held;

@@ -15,6 +15,7 @@ use super::{
     entry::{Delivery, Request, Unplaced},
     hub::ShardHub,
     publication::{Place, Posted, Publication, Scope},
+    slow::Overflow,
     tag::Tag,
     topic_id::TopicId,
     topic_name::TopicName,
@@ -68,6 +69,7 @@ impl<T: Attachment> ShardHub<T> {
         let entry = &self.topics[topic];
         match (scope, &entry.role) {
             (Scope::Shard, _) => {
+                self.find_key(topic, &mut publication);
                 self.gather(topic, source, &publication, None);
                 None
             }
@@ -85,6 +87,7 @@ impl<T: Attachment> ShardHub<T> {
             (Scope::Server, TopicRole::Home(home)) => {
                 // Only lanes and dear parts need the publication in an `Arc`.
                 if home.interested.is_empty() && entry.audiences.dear(&self.encodings).is_empty() {
+                    self.find_key(topic, &mut publication);
                     let place = self.sequence(topic, source, publication.payload(), publication.time());
                     self.gather(topic, source, &publication, Some(place));
                     return Some(place);
@@ -113,22 +116,24 @@ impl<T: Attachment> ShardHub<T> {
         mut message: Message<'_>,
         scope: Scope,
     ) -> Option<Place> {
+        self.topics.renew_rules(topic);
         if scope == Scope::Shard || !self.gathers_raw_alone(topic) || !message.is_small() {
             return self.publish(topic, Some(source), message.into(), scope);
         }
         let place = self.sequence(topic, Some(source), message.payload(), self.now());
-        let tag = Tag { place: Some(place), time: self.now() };
+        let tag = Tag { place: Some(place), time: self.now(), key: None };
         self.gather_copy(topic, source, message.frame(), tag);
         Some(place)
     }
 
-    /// Returns whether this shard gives the topic's publications their places, and gathers them for the audience of
-    /// raw frames alone.
+    /// Returns whether this shard gives the topic's publications their places, gathers them for the audience of raw
+    /// frames alone, and needs no keys.
     #[inline]
     fn gathers_raw_alone(&self, topic: TopicId) -> bool {
         let entry = &self.topics[topic];
         let TopicRole::Home(home) = &entry.role else { return false };
-        home.engine.is_none() && home.interested.is_empty() && !entry.audiences.has_others()
+        let has_keys = entry.rules.slow.overflow == Overflow::Latest;
+        home.engine.is_none() && home.interested.is_empty() && !entry.audiences.has_others() && !has_keys
     }
 
     /// Sequences a publication whose topic has its home here, distributes it, and returns its place. If an engine
@@ -164,7 +169,7 @@ impl<T: Attachment> ShardHub<T> {
         #[cfg(test)]
         if let Some(journal) = &mut self.journal {
             let Posted { source, publication, .. } = &**posted;
-            let tag = Tag { place: Some(place), time: publication.time() };
+            let tag = Tag { place: Some(place), time: publication.time(), key: None };
             journal.note_ordered(&entry.name, *source, publication.payload(), tag);
         }
         self.distribute(topic, posted, place);
@@ -180,13 +185,15 @@ impl<T: Attachment> ShardHub<T> {
         let place = Place { epoch: home.epoch, offset: home.offset, previous };
         #[cfg(test)]
         if let Some(journal) = &mut self.journal {
-            journal.note_ordered(&entry.name, _source, _payload, Tag { place: Some(place), time: _time });
+            journal.note_ordered(&entry.name, _source, _payload, Tag { place: Some(place), time: _time, key: None });
         }
         place
     }
 
     /// Hands a publication that has a place to every shard with subscribers, this one included.
     fn distribute(&mut self, topic: TopicId, posted: &Arc<Posted>, place: Place) {
+        let keyed = self.keyed(topic, posted);
+        let posted = keyed.as_ref().unwrap_or(posted);
         let TopicRole::Home(home) = &self.topics[topic].role else { unreachable!("only a topic's home distributes") };
         let own = self.topics[topic].audiences.dear(&self.encodings);
         let dear = home.interested.iter().fold(own, |dear, (_, of_shard)| dear.union(*of_shard));
@@ -196,6 +203,29 @@ impl<T: Attachment> ShardHub<T> {
             self.mesh.deliver(shard, Delivery::Publication { posted: Arc::clone(posted), place });
         }
         self.gather(topic, posted.source, &posted.publication, Some(place));
+    }
+
+    /// Gives a publication the key that the topic's rules find in it, if its publisher has given none.
+    #[inline]
+    fn find_key(&mut self, topic: TopicId, publication: &mut Publication) {
+        self.topics.renew_rules(topic);
+        if let Some(pointer) = &self.topics[topic].rules.key
+            && publication.key_name().is_none()
+            && let Some(key) = pointer.find(publication)
+        {
+            *publication = publication.clone().key(&key);
+        }
+    }
+
+    /// Returns the publication with the key that the topic's rules find in it; `None` if it keeps the key that it has.
+    fn keyed(&mut self, topic: TopicId, posted: &Arc<Posted>) -> Option<Arc<Posted>> {
+        self.topics.renew_rules(topic);
+        if self.topics[topic].rules.key.is_none() || posted.publication.key_name().is_some() {
+            return None;
+        }
+        let mut publication = posted.publication.clone();
+        self.find_key(topic, &mut publication);
+        Some(Arc::new(Posted { topic: posted.topic.clone(), source: posted.source, publication }))
     }
 
     /// Returns the publication with the parts that its dear formats need.

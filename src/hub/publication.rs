@@ -58,7 +58,7 @@ pub struct Publication {
 #[derive(Debug, Clone, Default)]
 struct Names {
     event: Option<Box<str>>,
-    key: Option<Box<str>>,
+    key: Option<Arc<str>>,
     id: Option<Box<str>>,
 }
 
@@ -130,6 +130,11 @@ impl Publication {
         self.names.as_ref()?.key.as_deref()
     }
 
+    /// Returns another handle to the key.
+    pub(super) fn shared_key(&self) -> Option<Arc<str>> {
+        self.names.as_ref()?.key.clone()
+    }
+
     /// Returns the publisher's id; `None` if [`Publication::id`] has not been called.
     #[must_use]
     pub fn id_name(&self) -> Option<&str> {
@@ -169,8 +174,8 @@ impl Publication {
     /// Returns the bytes of the names.
     pub(super) fn names_bytes(&self) -> usize {
         let Some(names) = &self.names else { return 0 };
-        let length = |name: &Option<Box<str>>| name.as_ref().map_or(0, |name| name.len());
-        size_of::<Names>() + length(&names.event) + length(&names.key) + length(&names.id)
+        let length = |name: Option<&str>| name.map_or(0, str::len);
+        size_of::<Names>() + length(names.event.as_deref()) + length(names.key.as_deref()) + length(names.id.as_deref())
     }
 
     fn names_mut(&mut self) -> &mut Names {

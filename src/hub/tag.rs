@@ -15,17 +15,19 @@ pub enum Tags {
     On,
 }
 
-/// The place of a message in the order of its topic, and its time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The place of a message in the order of its topic, its time and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tag {
     /// The place; `None` for a message without a place, such as a message for the publisher's shard only.
     pub place: Option<Place>,
     /// The time at which the server has taken the message.
     pub time: Millis,
+    /// The key, if the topic's policy keeps the newest message of each key.
+    pub key: Option<Arc<str>>,
 }
 
 /// A tag, and the end of its message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaggedMessage {
     /// How many bytes of the piece come before the end of the message.
     pub end: usize,
@@ -55,9 +57,27 @@ impl PieceTags {
         if messages == (0..self.0.len()) {
             return Arc::clone(self);
         }
-        let begin = messages.start.checked_sub(1).map_or(0, |before| self.0[before].end);
-        let part = self.0[messages].iter().map(|&TaggedMessage { end, tag }| TaggedMessage { end: end - begin, tag });
-        PieceTags::new(part.collect())
+        let begin = self.begin(messages.start);
+        let part = self.0[messages].iter();
+        PieceTags::new(part.map(|message| TaggedMessage { end: message.end - begin, ..message.clone() }).collect())
+    }
+
+    /// Returns the tags of the parts that are left of the messages, for a piece with the bytes of these parts alone.
+    pub(super) fn left(self: &Arc<Self>, parts: &[Range<usize>]) -> Arc<Self> {
+        if let [part] = parts {
+            return self.part(part.clone());
+        }
+        let (mut all, mut end) = (Vec::new(), 0);
+        for index in parts.iter().cloned().flatten() {
+            end += self.0[index].end - self.begin(index);
+            all.push(TaggedMessage { end, ..self.0[index].clone() });
+        }
+        PieceTags::new(all)
+    }
+
+    /// Returns how many bytes of the piece come before a message.
+    pub(super) fn begin(&self, index: usize) -> usize {
+        index.checked_sub(1).map_or(0, |before| self.0[before].end)
     }
 
     /// Returns the tags of a piece that is made of several pieces, each given by its length in bytes and its tags;
@@ -65,7 +85,8 @@ impl PieceTags {
     pub(super) fn joined<'a>(parts: impl IntoIterator<Item = (usize, Option<&'a PieceTags>)>) -> Option<Arc<Self>> {
         let (mut all, mut begin) = (Vec::new(), 0);
         for (length, tags) in parts {
-            all.extend(tags?.0.iter().map(|&TaggedMessage { end, tag }| TaggedMessage { end: begin + end, tag }));
+            let moved = |message: &TaggedMessage| TaggedMessage { end: begin + message.end, ..message.clone() };
+            all.extend(tags?.0.iter().map(moved));
             begin += length;
         }
         Some(PieceTags::new(all))
@@ -73,19 +94,23 @@ impl PieceTags {
 
     /// Returns the memory that the tags take.
     pub(super) fn memory(&self) -> usize {
-        SHARED + size_of::<TaggedMessage>() * self.0.len()
+        let key = |message: &TaggedMessage| message.tag.key.as_ref().map_or(0, |key| KEY + key.len());
+        SHARED + size_of::<TaggedMessage>() * self.0.len() + self.0.iter().map(key).sum::<usize>()
     }
 }
 
 /// Bytes of the two allocations of a piece's tags, in addition to the tags: counters, address and length.
 const SHARED: usize = 2 * ALLOCATION + 4 * size_of::<usize>();
 
+/// Bytes of the allocation of a key, in addition to its characters: two counters.
+const KEY: usize = ALLOCATION + 2 * size_of::<usize>();
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn tags(ends: &[usize]) -> Arc<PieceTags> {
-        let tag = |end: usize| Tag { place: None, time: Millis(end as u64) };
+        let tag = |end: usize| Tag { place: None, time: Millis(end as u64), key: None };
         PieceTags::new(ends.iter().map(|&end| TaggedMessage { end, tag: tag(end) }).collect())
     }
 

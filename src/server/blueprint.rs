@@ -105,7 +105,11 @@ impl Blueprint {
         // The application that is asked at connect is asked about topics too, unless the embedder has another source.
         let application = || config.callback.clone().map(|callback| Arc::new(callback) as _);
         let source = self.source.clone().or_else(application);
-        let topics = Arc::new(topic_table(self.topic_rules.iter().chain(&config.topics), source.is_some())?);
+        let topics = Arc::new(topic_table(
+            self.topic_rules.iter().chain(&config.topics),
+            source.is_some(),
+            config.limits.message.message_bytes_max,
+        )?);
         let permissions = Permissions::new(Arc::clone(&topics), source);
         let guesses = self.guesses.with_rate(config.limits.arrival_rates.guesses, config.trusted_proxies.clone());
         let endpoints = endpoints.with_wait_max(config.handshake_timeout).with_permissions(permissions);
@@ -122,7 +126,8 @@ impl Blueprint {
 /// [`BuildError::TopicRules`], or [`BuildError::NoPermissionSource`] if a rule asks the application and the settings do
 /// not say where it is.
 pub fn check_topics(config: &Config) -> Result<(), BuildError> {
-    Ok(topic_table(config.topics.iter(), config.callback.is_some()).map(drop)?)
+    let message_bytes_max = config.limits.message.message_bytes_max;
+    Ok(topic_table(config.topics.iter(), config.callback.is_some(), message_bytes_max).map(drop)?)
 }
 
 /// Returns the rules of an embedder's route, or the error that names all their faults.

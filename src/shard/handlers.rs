@@ -93,6 +93,17 @@ impl<I: Io> Shard<I> {
         }
     }
 
+    /// Tells the handlers of the lags whose notices have been sent.
+    pub(super) fn report_lags(&mut self) {
+        for (id, lag) in mem::take(&mut self.flush.told) {
+            self.count(Counter::LagsTold, 1);
+            if self.hub.connections.get(id).is_some_and(|connection| connection.is_open()) {
+                self.call(id, |handler, shard, seat| handler.on_lag(shard, seat, &lag));
+                self.report_joined();
+            }
+        }
+    }
+
     /// Ends the waits for connections that are owed nothing more after a flush.
     pub(super) fn report_drained(&mut self) {
         for id in mem::take(&mut self.handlers.emptied) {

@@ -222,6 +222,7 @@ impl<I: Io> Shard<I> {
         set(Counter::LaneWaitingBytes, self.hub.waiting_bytes());
         self.counters.set(Counter::BacklogBytes, self.backlogs.bytes);
         self.counters.set(Counter::BacklogMessages, self.backlogs.messages);
+        self.counters.set(Counter::Lagging, self.backlogs.lagging);
     }
 
     /// Returns when the next turn is due even if nothing happens.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::{
     endpoints::{BodyLimit, HttpEndpoint, Judge, NewPath, Openings, RouteValues, ServedRoute},
     handler::{Factory, Pattern, PatternError, Route, Rules, TopicSpace},
-    hub::Encode,
+    hub::NewEncoding,
 };
 
 /// What clients speak at a route: its paths with their openings and HTTP endpoints, its handler, its keys in the
@@ -31,8 +31,8 @@ pub(crate) struct Surface {
     /// Makes the handler of a route from the values of its keys. The handler asks the judge about every topic that a
     /// message names.
     pub(crate) handler: fn(&Arc<RouteValues>, &Judge) -> Arc<dyn Factory>,
-    /// The encodings of its formats, in addition to raw frames, by their names.
-    pub(crate) encodings: &'static [(&'static str, Encode)],
+    /// The encodings of its formats, in addition to raw frames.
+    pub(crate) encodings: &'static [NewEncoding],
 }
 
 /// The topics that a surface leads to.

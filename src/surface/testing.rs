@@ -18,7 +18,10 @@ use crate::{
     auth::Identity,
     endpoints::{BodyLimit, HttpEndpoint, HttpRequest, Intent, Judge, Openings, RouteValues},
     handler::{Accept, Connection, Handler, OpeningRequest, Response, Typed},
-    hub::{Publication, Scope, SubscribeOptions, TopicName, testing::reverse},
+    hub::{
+        NewEncoding, Publication, Scope, SubscribeOptions, TopicName,
+        testing::{reverse, tell_of_lag},
+    },
     proto::{Message, Refusal},
 };
 
@@ -75,7 +78,7 @@ pub(crate) const LINES: Surface = Surface {
         PathRow { below: "/facts/{kind}/{name}", openings: None, endpoints: &[FACTS, DELETE] },
     ],
     handler: |values, judge| Arc::new(Typed(Arc::new(Lines { values: Arc::clone(values), judge: judge.clone() }))),
-    encodings: &[("reversed", reverse)],
+    encodings: &[NewEncoding { name: "reversed", encode: reverse, encode_lag: Some(tell_of_lag) }],
 };
 
 /// `POST publish` with `{"topic": ..., "payload": ...}`.

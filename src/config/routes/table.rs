@@ -329,7 +329,7 @@ impl Reader<'_> {
         self.checked("routes.allowed_origins", value, || Origins::new(origins))
     }
 
-    fn size(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<u64> {
+    pub(in crate::config) fn size(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<u64> {
         let size: Size = self.keep(self.file.value(key, value))?;
         Some(size.0)
     }

@@ -1,6 +1,7 @@
 //! Tests of backlogs.
 
 mod model;
+mod shed;
 
 use bytes::Bytes;
 use proptest::prelude::*;
