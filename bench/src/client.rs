@@ -19,20 +19,38 @@ pub(crate) const ACCEPTED: &[u8] = b"HTTP/1.1 101 ";
 
 /// Opens a WebSocket. Nothing after the answer has been read.
 pub(crate) fn open(address: SocketAddr, target: &str) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    stream.write_all(&opening_request(address, target))?;
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte)?;
-        head.push(byte[0]);
+    Opening::begin(address, target)?.finish()
+}
+
+/// A WebSocket whose opening request has been sent.
+pub(crate) struct Opening<'a> {
+    stream: TcpStream,
+    target: &'a str,
+}
+
+impl<'a> Opening<'a> {
+    /// Connects, and sends the opening request.
+    pub(crate) fn begin(address: SocketAddr, target: &'a str) -> io::Result<Opening<'a>> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.write_all(&opening_request(address, target))?;
+        Ok(Opening { stream, target })
     }
-    if head.starts_with(ACCEPTED) {
-        return Ok(stream);
+
+    /// Reads the answer, and nothing after it.
+    pub(crate) fn finish(mut self) -> io::Result<TcpStream> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.stream.read_exact(&mut byte)?;
+            head.push(byte[0]);
+        }
+        if head.starts_with(ACCEPTED) {
+            return Ok(self.stream);
+        }
+        let status = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+        Err(io::Error::other(format!("{} was answered {}", self.target, String::from_utf8_lossy(status))))
     }
-    let status = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
-    Err(io::Error::other(format!("{target} was answered {}", String::from_utf8_lossy(status))))
 }
 
 /// Returns the answer of a server to a request for its metrics.

@@ -4,17 +4,20 @@
 //! Unlike times, instructions hardly differ between two runs, so the file [`KEPT`] can record them. They depend on the
 //! compiler and the architecture, which the file names too; with others nothing is compared. A system call counts as
 //! the few instructions that enter it.
+//!
+//! How much a server does in one turn depends on what has arrived by then. So the server is stopped while clients send,
+//! and clients send only to a server whose threads all sleep: a busy machine does not change the figures.
 
-use crate::client::{DROP_BYTES, Received, binary_frame, drop_received, open};
+use crate::client::{DROP_BYTES, Opening, Received, binary_frame, drop_received, open};
 use crate::peers::Running;
 use crate::post::{Load as PostLoad, Plan};
 use crate::tools::{Flags, OUTPUT, Tools};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use socket2::SockRef;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -113,7 +116,7 @@ fn count(tools: &Tools, work: Work, times: usize) -> Result<f64, Box<dyn Error>>
         let output = Command::new("callgrind_control").args([what, &server.pid().to_string()]).output()?;
         if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into()) }
     };
-    let mut clients = Clients::open(server.address, work)?;
+    let mut clients = Clients::open(&server, work)?;
     // After this, tables have grown and buffers have been allocated.
     clients.cause(work, times)?;
     control("-z")?;
@@ -135,6 +138,8 @@ fn count(tools: &Tools, work: Work, times: usize) -> Result<f64, Box<dyn Error>>
 
 struct Clients {
     address: SocketAddr,
+    /// The process of the server.
+    pid: u32,
     /// The publisher, which receives its own messages.
     publisher: TcpStream,
     subscribers: Vec<TcpStream>,
@@ -144,23 +149,26 @@ struct Clients {
 }
 
 impl Clients {
-    fn open(address: SocketAddr, work: Work) -> Result<Clients, Box<dyn Error>> {
+    fn open(server: &Running, work: Work) -> Result<Clients, Box<dyn Error>> {
         raise_descriptors()?;
+        let (address, pid) = (server.address, server.pid());
         let subscribers = if let Work::Publish { subscribers } = work { subscribers } else { 0 };
         let plan = Plan { connections: 16, subscribers: 0, size: PAYLOAD_BYTES, seconds: 0 };
         let posts = matches!(work, Work::Post).then(|| PostLoad::open(address, plan)).transpose()?;
         let publisher = open(address, "/t/bench?echo=true")?;
         publisher.set_read_timeout(Some(DELIVERY_DEADLINE))?;
         let subscribers = (0..subscribers).map(|_| open(address, "/t/bench?mode=sub")).collect::<Result<_, _>>()?;
-        Ok(Clients { address, publisher, subscribers, frame: binary_frame(PAYLOAD_BYTES as u8), posts })
+        Ok(Clients { address, pid, publisher, subscribers, frame: binary_frame(PAYLOAD_BYTES as u8), posts })
     }
 
     /// Causes this number of pieces of work, one after the other; POSTs are in flight on all their connections.
     fn cause(&mut self, work: Work, times: usize) -> Result<(), Box<dyn Error>> {
+        let pid = self.pid;
         match (work, &mut self.posts) {
-            (Work::Post, Some(posts)) => posts.repeat(times),
+            (Work::Post, Some(posts)) => posts.repeat(times, |send| at_once(pid, send)),
             (Work::Handshake, _) => (0..times).try_for_each(|_| {
-                let stream = open(self.address, "/t/bench?mode=sub")?;
+                let stream = at_once(pid, || Opening::begin(self.address, "/t/bench?mode=sub"))?.finish()?;
+                until_asleep(pid)?;
                 // A reset leaves no socket behind that waits for late segments.
                 SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
                 Ok(())
@@ -173,8 +181,8 @@ impl Clients {
     fn publish(&mut self, messages: usize) -> Result<(), Box<dyn Error>> {
         let mut nothing = vec![0; DROP_BYTES];
         for _ in 0..messages {
-            // After the pause the server's threads sleep again, so each message wakes them.
-            thread::sleep(PAUSE);
+            // Each message wakes the server.
+            until_asleep(self.pid)?;
             self.publisher.write_all(&self.frame)?;
             self.publisher.read_exact(&mut [0; FRAME_BYTES])?;
             let deadline = Instant::now() + DELIVERY_DEADLINE;
@@ -191,6 +199,40 @@ impl Clients {
         }
         Ok(())
     }
+}
+
+/// Lets clients send while the server does not run, and before that waits until it has nothing to do.
+fn at_once<T>(pid: u32, send: impl FnOnce() -> io::Result<T>) -> Result<T, Box<dyn Error>> {
+    until_asleep(pid)?;
+    let signal = |signal| {
+        let process = Pid::from_raw(pid as i32).ok_or("a process has no number")?;
+        kill_process(process, signal).map_err(Box::<dyn Error>::from)
+    };
+    signal(Signal::STOP)?;
+    let sent = send();
+    signal(Signal::CONT)?;
+    Ok(sent?)
+}
+
+/// Waits until all threads of a process sleep. A thread that runs, or waits for a CPU, does not.
+fn until_asleep(pid: u32) -> Result<(), Box<dyn Error>> {
+    let deadline = Instant::now() + DELIVERY_DEADLINE;
+    let mut looks = 0;
+    // Between two system calls of a thread another one may be about to wake.
+    while looks < LOOKS {
+        if Instant::now() > deadline {
+            return Err("the server does not come to rest".into());
+        }
+        let mut is_asleep = true;
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let stat = fs::read_to_string(thread?.path().join("stat"))?;
+            // The state follows the name, which is in parentheses (proc_pid_stat(5)).
+            is_asleep &= stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'));
+        }
+        looks = if is_asleep { looks + 1 } else { 0 };
+        thread::sleep(LOOK_PAUSE);
+    }
+    Ok(())
 }
 
 /// Raises the limit of descriptors, so that each subscriber can have one.
@@ -244,8 +286,9 @@ const SUBSCRIBERS: usize = 1_000;
 const MESSAGES: usize = 40;
 const ALONE_MESSAGES: usize = 2_000;
 
-/// The pause between two messages.
-const PAUSE: Duration = Duration::from_millis(2);
+/// The number of looks in a row that find every thread asleep.
+const LOOKS: usize = 3;
+const LOOK_PAUSE: Duration = Duration::from_micros(100);
 
 const PAYLOAD_BYTES: usize = 128;
 

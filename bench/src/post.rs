@@ -244,10 +244,15 @@ impl Load {
         })
     }
 
-    /// Sends this number of requests, at least one on each connection, and waits for their answers.
-    pub(crate) fn repeat(&mut self, times: usize) -> Result<(), Box<dyn Error>> {
+    /// Sends this number of requests, one on each connection at once by `at_once`, and waits for their answers.
+    pub(crate) fn repeat(
+        &mut self,
+        times: usize,
+        at_once: impl Fn(&mut dyn FnMut() -> io::Result<()>) -> Result<(), Box<dyn Error>>,
+    ) -> Result<(), Box<dyn Error>> {
         for _ in 0..times.div_ceil(self.publishers.len()) {
-            self.run(Duration::ZERO)?;
+            at_once(&mut || self.send())?;
+            self.answers(Instant::now())?;
         }
         Ok(())
     }
@@ -256,10 +261,21 @@ impl Load {
     /// number of accepted requests.
     pub(crate) fn run(&mut self, time: Duration) -> Result<u64, Box<dyn Error>> {
         let (accepted, ends) = (self.accepted, Instant::now() + time);
-        for (stream, sent, _) in &mut self.publishers {
+        self.send()?;
+        self.answers(ends)?;
+        Ok(self.accepted - accepted)
+    }
+
+    /// Sends a request on each connection.
+    fn send(&mut self) -> io::Result<()> {
+        self.publishers.iter_mut().try_for_each(|(stream, sent, _)| {
             *sent = Instant::now();
-            stream.write_all(&self.request)?;
-        }
+            stream.write_all(&self.request)
+        })
+    }
+
+    /// Takes the answers, each followed by another request until `ends`.
+    fn answers(&mut self, ends: Instant) -> Result<(), Box<dyn Error>> {
         let mut waiting = self.publishers.len();
         while waiting > 0 {
             for (stream, sent, answer) in &mut self.publishers {
@@ -289,7 +305,7 @@ impl Load {
             }
             self.drop_deliveries(SUBSCRIBERS_PER_ROUND)?;
         }
-        Ok(self.accepted - accepted)
+        Ok(())
     }
 
     /// Lets the kernel drop what some of the subscribers have received.
