@@ -1,7 +1,5 @@
 //! The judge of topics that clients name in their messages, for the handlers of surfaces.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "only the surface of the tests uses all of it so far"))]
-
 use std::{
     cell::Cell,
     future::pending,

@@ -369,6 +369,24 @@ impl<S: 'static> Connection<'_, S> {
         self.shard.publish(Some(self.id), topic, publication.into(), scope)
     }
 
+    /// Publishes to a topic's subscribers on all shards, as [`Connection::publish`] does. Returns the place of the
+    /// publication, or calls `on_placed` with the place when the topic's home has given it, unless the connection has
+    /// ended by then.
+    pub(crate) fn publish_asking(
+        &mut self,
+        topic: &TopicName,
+        publication: Publication,
+        on_placed: impl FnOnce(&mut Connection<'_, S>, Place) + 'static,
+    ) -> Option<Place> {
+        let (id, key, states) = (self.id, self.key, Rc::clone(self.states));
+        let on_placed = Box::new(move |shard: &mut dyn ShardApi, place| {
+            let is_there = shard.facts(id).is_some();
+            _ = is_there
+                .then(|| call_with(&states, shard, Seat { id, key }, |connection| on_placed(connection, place)));
+        });
+        self.shard.publish_asking(self.id, topic, publication, on_placed)
+    }
+
     /// Sends to all connections of the server, or of this shard, except `source`, and except connections of routes
     /// without broadcasts ([`RouteOptions::no_broadcast`](super::RouteOptions::no_broadcast)). Each connection gets the
     /// message once, in one order with all other broadcasts of [`Scope::Server`].

@@ -49,7 +49,7 @@ mod typed;
 use std::future::{Future, ready};
 
 pub use crate::hub::{
-    ConnectionId, ConnectionIdError, NotAMessage, Place, Publication, Refused, Scope, Sent, SubscribeOptions,
+    ConnectionId, ConnectionIdError, NotAMessage, NotJson, Place, Publication, Refused, Scope, Sent, SubscribeOptions,
     TopicName, TopicNameError,
 };
 pub use crate::proto::truncate_reason;
@@ -69,7 +69,7 @@ pub use route::{Parameters, Pattern, PatternError};
 pub(crate) use route::{Route, TOPIC, TopicSpace};
 pub(crate) use rules::ANY_PROTOCOL;
 pub use rules::{RouteOptions, Rules};
-pub(crate) use shard_api::{Call, Facts, ShardApi, Tasks, WORK_MAX};
+pub(crate) use shard_api::{Call, Facts, OnPlaced, ShardApi, Tasks, WORK_MAX};
 pub(crate) use states::Seat;
 pub(crate) use typed::{Factory, Opened, ShardRoute, Typed};
 

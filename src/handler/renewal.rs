@@ -224,6 +224,18 @@ impl<S: 'static> Connection<'_, S> {
         Ok(())
     }
 
+    /// Forgets the identities that the gates of other routes have found by an earlier token. The surface must then ask
+    /// the judge about each topic of the connection again, which finds these identities by the new token.
+    pub(crate) fn forget_others(&mut self) {
+        let Some(profile) = self.profile.as_mut() else { return };
+        profile.identities.forget_others();
+        let identities = profile.identities.clone();
+        // No identity is new, so none is refused.
+        _ = self.shard.note_identities(self.id, &identities);
+        self.shard.set_lifetime(self.id, identities.ends().map(lifetime));
+        self.note_kept();
+    }
+
     /// Notes that the judge has permitted this use of a topic.
     pub(crate) fn note_permitted(&mut self, table: u32, right: TopicRight, topic: &TopicName) {
         self.profile.get_or_insert_default().permitted.get_or_insert_default().add(table, right, topic);

@@ -62,6 +62,16 @@ pub(crate) trait ShardApi {
         scope: Scope,
     ) -> Option<Place>;
 
+    /// Publishes to a topic for a connection that wants the place. Returns the place, or calls `on_placed` with it
+    /// later.
+    fn publish_asking(
+        &mut self,
+        source: ConnectionId,
+        topic: &TopicName,
+        publication: Publication,
+        on_placed: OnPlaced,
+    ) -> Option<Place>;
+
     /// Sets the limits of the client's messages, from the next message on.
     fn set_limits(&mut self, id: ConnectionId, limits: MessageLimits);
 
@@ -133,6 +143,9 @@ struct Queues {
 
 /// A call in a turn, for a connection. A panic in it counts as a panic of the connection's handler.
 pub(crate) type Call = Box<dyn FnOnce(&mut dyn ShardApi)>;
+
+/// A call with the place of a publication, when the topic's home has given it. A panic in it counts as in a [`Call`].
+pub(crate) type OnPlaced = Box<dyn FnOnce(&mut dyn ShardApi, Place)>;
 
 /// A future that runs between the turns, for a connection.
 pub(crate) type SpawnedFuture = Pin<Box<dyn Future<Output = ()>>>;

@@ -16,7 +16,8 @@ use super::{
 pub enum Request {
     /// The topic's home gives this publication the next place and sends it to each interested shard.
     Publish(Arc<Posted>),
-    /// The same as [`Request::Publish`], from an external end: the home answers with the publication's place.
+    /// The same as [`Request::Publish`], from an end that wants the place: the home answers with the publication's
+    /// place.
     Submit {
         /// The publication.
         posted: Arc<Posted>,

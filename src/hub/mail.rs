@@ -39,8 +39,7 @@ impl<T: Attachment> ShardHub<T> {
                     self.gather(id, posted.source, &posted.publication, Some(place));
                 }
             }
-            // Replies go to external ends only.
-            Delivery::Reply { .. } => {}
+            Delivery::Reply { ticket, reply } => self.note_reply(ticket, &reply),
             Delivery::Acknowledged { topic, number } => {
                 if let Some(id) = self.topics.find(&topic) {
                     self.go_live(id, number, joined);
@@ -95,8 +94,17 @@ impl<T: Attachment> ShardHub<T> {
         mem::take(&mut self.marks)
     }
 
-    /// Answers a command.
+    /// Takes the places of publications that were published by [`ShardHub::publish_asking`] since the last call, each
+    /// with the ticket of its publication.
+    pub fn take_placed(&mut self) -> Vec<(u64, Place)> {
+        mem::take(&mut self.placed)
+    }
+
+    /// Answers a command, or a publication whose publisher has asked for its place.
     pub fn reply(&mut self, end: u16, ticket: u64, reply: Reply) {
+        if end == self.mesh.number() {
+            return self.note_reply(ticket, &reply);
+        }
         self.mesh.deliver(end, Delivery::Reply { ticket, reply });
     }
 
@@ -167,6 +175,13 @@ impl<T: Attachment> ShardHub<T> {
             Some(engine) => self.mesh.request(engine.end, Request::Mark { id }),
             None if id.shard() == self.mesh.number() => self.marks.push(id),
             None => self.mesh.deliver(id.shard(), Delivery::Mark { id }),
+        }
+    }
+
+    /// Notes an answer to this shard, which asks for nothing but places.
+    fn note_reply(&mut self, ticket: u64, reply: &Reply) {
+        if let Reply::Published(place) = reply {
+            self.placed.push((ticket, *place));
         }
     }
 

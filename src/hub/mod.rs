@@ -3,8 +3,8 @@
 //!
 //! The files are listed from the lowest floor to the highest. A file imports only files that stand before it:
 //!
-//! - values: `atomic`, `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `publication`, `encoding`,
-//!   `subscribe_options`, `listing`, `command`, `barrier`, `end_role`;
+//! - values: `atomic`, `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `not_json`, `publication`,
+//!   `encoding`, `subscribe_options`, `listing`, `command`, `barrier`, `end_role`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `feeds`, `external`;
 //! - tables: `tag`, `topic_rules`, `piece`, `run`, `walk`, `label`, `backlog`, `overflow`, `audience`, `topics`, `due`,
 //!   `subscriptions`, `connections`;
@@ -39,6 +39,7 @@ mod membership;
 mod memory;
 mod mesh;
 mod mesh_limits;
+mod not_json;
 mod order;
 mod overflow;
 mod piece;
@@ -84,6 +85,7 @@ pub use memory::LARGE_PIECE_PINS;
 pub(crate) use memory::pinned;
 pub use mesh::{MeshEnd, Wake};
 pub use mesh_limits::MeshLimits;
+pub use not_json::NotJson;
 pub use overflow::{Decision, OutputLimits, Overflow, OwedOutput};
 pub use piece::{Owed, Piece, bounded};
 pub use publication::{NotAMessage, Place, Posted, Publication, Scope};

@@ -51,6 +51,37 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
+    /// Publishes for all shards, as [`ShardHub::publish_by_name`] does, for a publisher that wants the place of its
+    /// publication. Returns the place if this shard orders the topic. Otherwise [`ShardHub::take_placed`] returns the
+    /// place with this ticket, once the topic's home or an engine has given it.
+    pub fn publish_asking(
+        &mut self,
+        name: &TopicName,
+        source: ConnectionId,
+        mut publication: Publication,
+        ticket: u64,
+    ) -> Option<Place> {
+        publication.stamp(self.now());
+        let (home, own) = (self.home(name), self.mesh.number());
+        let posted = Arc::new(Posted { topic: name.clone(), source: Some(source), publication });
+        let place = if home == own {
+            self.with_topic(name, |hub, topic| hub.publish_at_home(topic, &posted, Some((own, ticket))))
+        } else {
+            self.mesh.request(home, Request::Submit { posted, ticket });
+            None
+        };
+        if place.is_none() {
+            if let Some(connection) = self.connections.get_mut(source) {
+                connection.has_published_elsewhere = true;
+            }
+            #[cfg(test)]
+            if let Some(journal) = &mut self.journal {
+                journal.note_sent(name);
+            }
+        }
+        place
+    }
+
     /// Publishes to a topic that this shard knows. `source` does not receive the publication unless it has subscribed
     /// with [`SubscribeOptions::echo`](super::SubscribeOptions::echo).
     ///

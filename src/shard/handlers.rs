@@ -17,7 +17,9 @@ use tracing::field::display;
 use super::{io_state::ShardConnection, seats::LocalRoute, slow::GivenUp, state::Shard};
 use crate::{
     auth::{Authenticator, Identities},
-    handler::{Call, Closed, Facts, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks, WORK_MAX},
+    handler::{
+        Call, Closed, Facts, OnPlaced, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks, WORK_MAX,
+    },
     hub::{
         Command, Commanded, ConnectionId, Joined, Place, Publication, Refused, Reply, Scope, Sent, SubscribeOptions,
         SubscribeOutcome, Subscribed, TopicName, TopicRules,
@@ -90,6 +92,17 @@ impl<I: Io> Shard<I> {
             if !topic.is_everyone() && connection.is_open() {
                 self.call(id, |handler, shard, seat| handler.on_subscribed(shard, seat, &topic));
             }
+        }
+    }
+
+    /// Calls those that wait for the places of their publications, and whose places have come.
+    pub(super) fn report_placed(&mut self) {
+        for (ticket, place) in self.hub.take_placed() {
+            let Some((id, on_placed)) = self.handlers.askers.remove(&ticket) else { continue };
+            if let Err(panicked) = Panicked::catch(|| on_placed(self, place)) {
+                self.fail(id, &panicked);
+            }
+            self.report_joined();
         }
     }
 
@@ -290,6 +303,21 @@ impl<I: Io> ShardApi for Shard<I> {
         scope: Scope,
     ) -> Option<Place> {
         self.hub.publish_by_name(topic, source, publication, scope)
+    }
+
+    fn publish_asking(
+        &mut self,
+        source: ConnectionId,
+        topic: &TopicName,
+        publication: Publication,
+        on_placed: OnPlaced,
+    ) -> Option<Place> {
+        let ticket = self.handlers.next_ticket();
+        let place = self.hub.publish_asking(topic, source, publication, ticket);
+        if place.is_none() {
+            self.handlers.askers.insert(ticket, (source, on_placed));
+        }
+        place
     }
 
     fn set_limits(&mut self, id: ConnectionId, limits: MessageLimits) {

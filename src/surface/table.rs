@@ -1,7 +1,7 @@
 //! The table of surfaces. The names of handlers in the settings' file, the reader of routes, docs/routes.md and the
 //! control thread follow from it.
 
-use super::{echo::ECHO, raw::RAW, surface::Surface};
+use super::{echo::ECHO, raw::RAW, surface::Surface, v1::V1};
 use crate::hub::Encodings;
 
 /// Every surface, in the order in which the settings' file and the documentation name them.
@@ -10,6 +10,7 @@ pub(crate) const SURFACES: &[&Surface] = &[
     &ECHO,
     #[cfg(test)]
     &super::testing::LINES,
+    &V1,
 ];
 
 /// Returns the encodings of all surfaces.

@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::surface::{KeyFault, KeyKind, PathRow, Surface, SurfaceKey, TopicUse};
+use super::surface::{HandlerParts, KeyFault, KeyKind, PathRow, Surface, SurfaceKey, TopicUse};
 use crate::{
     auth::Identity,
     endpoints::{BodyLimit, HttpEndpoint, HttpRequest, Intent, Judge, Openings, RouteValues},
@@ -74,7 +74,12 @@ pub(crate) const LINES: Surface = Surface {
         PathRow { below: "/topics/{topic...}", openings: None, endpoints: &[PUT] },
         PathRow { below: "/facts/{kind}/{name}", openings: None, endpoints: &[FACTS, DELETE] },
     ],
-    handler: |values, judge| Arc::new(Typed(Arc::new(Lines { values: Arc::clone(values), judge: judge.clone() }))),
+    protocol: None,
+    beside: None,
+    handler: |parts| {
+        let HandlerParts { values, judge, .. } = parts;
+        Arc::new(Typed(Arc::new(Lines { values: Arc::clone(values), judge: judge.clone() })))
+    },
     encodings: &[("reversed", reverse)],
 };
 

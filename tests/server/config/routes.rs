@@ -27,7 +27,10 @@ fn a_route_says_what_is_wrong_and_where() {
     check("routes = [\n  1]", "2: routes: a table is expected, not this integer");
     check("[[route]]", "1: unknown key \"route\"; did you mean \"routes\"?");
     check("\n[[routes]]", "2: routes.match: a route needs a path");
-    check("[[routes]]\nmatch = \"/\"", "1: routes.handler: a route needs a handler: \"hub\", \"echo\", \"files\" or");
+    check(
+        "[[routes]]\nmatch = \"/\"",
+        "1: routes.handler: a route needs a handler: \"hub\", \"echo\", \"ringhub.v1\",",
+    );
     check(
         "[[routes]]\nmatch = 1",
         "2: routes.match: a path in quotes, such as \"/chat/{room}\", is expected, not this",
@@ -40,7 +43,7 @@ fn a_route_says_what_is_wrong_and_where() {
     }
     check(
         "[[routes]]\nhandler = \"ech\"\nmatch = \"/\"",
-        "2: routes.handler: \"ech\" is none of hub, echo, files, page",
+        "2: routes.handler: \"ech\" is none of hub, echo, ringhub.v1, files, page",
     );
     check("[[routes]]\nhandler = \"hub\"\nmatch = \"/t/topic\"", "3: routes.match: \"/t/topic\" has no {topic}");
     check("[[routes]]\nhandler = \"files\"\nmatch = \"/\"", "2: routes.documents: a route of files needs a folder");

@@ -1,0 +1,316 @@
+//! The handler of `ringhub.v1`: acts on the commands of clients.
+//!
+//! Commands take effect in the order in which they come. If the judge has to wait before it decides about a command,
+//! the later commands wait behind it; only pings are answered at once. Answers may come in another order: a message has
+//! its place, and a subscription is live, when the home of the topic says so.
+
+use std::future::{Future, ready};
+
+use super::{
+    AS_BINARY, AS_JSON, Names, TalkOptions,
+    command::{Command, Fault, Request, parse},
+    encode::{Answer, OfId, Subscribed, Unsubscribed},
+    error::ErrorCode,
+    talk::{Stage, Talk},
+};
+use crate::{
+    endpoints::{Judge, PublishGrant},
+    handler::{Accept, Connection, Handler, OpeningRequest, RenewError, Renewed, Response, SubscribeError},
+    hub::{Encodings, Format, Place, Publication, Scope, SubscribeOptions, TopicName},
+    proto::{Message, Refusal},
+};
+
+/// Speaks `ringhub.v1` with clients.
+#[derive(Debug, Clone)]
+pub(super) struct Speaker {
+    judge: Judge,
+    as_json: Format,
+    as_binary: Format,
+}
+
+type Client<'a> = Connection<'a, Talk>;
+
+impl Handler for Speaker {
+    type State = Talk;
+
+    fn opening(&self, request: &OpeningRequest) -> impl Future<Output = Result<Accept<Talk>, Response>> {
+        ready(self.accept(request).map_err(Response::from))
+    }
+
+    fn on_message(&self, connection: &mut Client<'_>, message: Message<'_>) {
+        let Some(text) = message.as_text() else {
+            let reason = "commands are text, not binary".into();
+            return send(connection, &Answer::from(&Fault { id: None, code: ErrorCode::NotText, reason }));
+        };
+        let begun = parse(text).and_then(|request| match request.command {
+            Command::Ping => Ok(request),
+            _ => connection.state_mut().begin(&request).map(|()| request),
+        });
+        match begun {
+            Ok(Request { id, command: Command::Ping }) => send(connection, &Answer::Pong(OfId { id })),
+            Ok(Request { id, .. }) if connection.state().has_to_wait => self.keep(connection, id, text),
+            Ok(request) => self.act(connection, request),
+            Err(fault) => send(connection, &Answer::from(&fault)),
+        }
+    }
+
+    /// Answers the command that has subscribed. A connection is also subscribed by the path of its opening request, and
+    /// by the server's own code.
+    fn on_subscribed(&self, connection: &mut Client<'_>, topic: &TopicName) {
+        let stage = connection.state_mut().topics.get_mut(topic).map(|stage| std::mem::replace(stage, Stage::Live));
+        let id = match stage {
+            Some(Stage::Joining(id)) => {
+                connection.state_mut().end(id);
+                id
+            }
+            Some(Stage::Live) | None => None,
+        };
+        send(connection, &Answer::Subscribed(Subscribed { id, topic: topic.as_str() }));
+    }
+}
+
+impl Speaker {
+    /// Returns the handler of a route. `encodings` are those of the server.
+    pub(super) fn new(judge: Judge, encodings: &Encodings) -> Speaker {
+        let format = |name| encodings.format(name).expect("the surface has registered it");
+        Speaker { judge, as_json: format(AS_JSON), as_binary: format(AS_BINARY) }
+    }
+
+    fn accept(&self, request: &OpeningRequest) -> Result<Accept<Talk>, Refusal> {
+        let names = if request.topic().is_some() { Names::Topic } else { Names::NoTopic };
+        let TalkOptions { is_binary, has_echo } = TalkOptions::read(request.raw_query(), names)?;
+        let format = if is_binary { self.as_binary } else { self.as_json };
+        let Some(topic) = request.topic() else { return Ok(Accept::default().format(format)) };
+        let accept = Accept::with(Talk::at(topic.clone())).format(format);
+        Ok(accept.subscribe(topic.clone(), SubscribeOptions { has_echo }))
+    }
+
+    /// Keeps a command that waits behind another.
+    fn keep(&self, connection: &mut Client<'_>, id: Option<u64>, text: &str) {
+        if !connection.state_mut().wait(text) {
+            let reason = "the commands of this connection that wait for a decision have no room left".into();
+            self.fail(connection, Fault { id, code: ErrorCode::TooManyCommands, reason });
+        }
+    }
+
+    /// Carries out the commands that have waited behind another.
+    fn catch_up(&self, connection: &mut Client<'_>) {
+        if std::mem::replace(&mut connection.state_mut().is_catching_up, true) {
+            return;
+        }
+        while let Some(text) = connection.state_mut().next() {
+            self.act(connection, parse(&text).expect("the command has been read before"));
+        }
+        connection.state_mut().is_catching_up = false;
+    }
+
+    fn act(&self, connection: &mut Client<'_>, Request { id, command }: Request<'_>) {
+        let done = match command {
+            Command::Subscribe { topic, has_echo } => self.subscribe(connection, id, &topic, has_echo),
+            Command::Unsubscribe { topic } => self.unsubscribe(connection, id, &topic),
+            Command::Publish { topic, publication } => self.publish(connection, id, &topic, publication),
+            Command::Refresh { token } => {
+                self.refresh(connection, id, &token);
+                Ok(())
+            }
+            Command::Ping => unreachable!("pings are answered before"),
+        };
+        if let Err(fault) = done {
+            self.fail(connection, fault);
+        }
+    }
+
+    /// Answers a command that has failed.
+    fn fail(&self, connection: &mut Client<'_>, fault: Fault) {
+        connection.state_mut().end(fault.id);
+        send(connection, &Answer::from(&fault));
+    }
+
+    fn topic(&self, connection: &Client<'_>, id: Option<u64>, name: &str) -> Result<TopicName, Fault> {
+        self.judge.topic(connection, name).map_err(|refusal| refused(id, &refusal))
+    }
+
+    fn subscribe(&self, connection: &mut Client<'_>, id: Option<u64>, name: &str, has_echo: bool) -> Result<(), Fault> {
+        let topic = self.topic(connection, id, name)?;
+        if connection.state().topics.contains_key(&topic) {
+            return Err(not_subscribed(id, SubscribeError::Already));
+        }
+        let (speaker, name) = (self.clone(), topic.clone());
+        connection.state_mut().has_to_wait = true;
+        self.judge.may_subscribe(connection, &topic, move |connection, decided| {
+            let subscribed = decided.map_err(|refusal| refused(id, &refusal)).and_then(|()| {
+                let subscribed = connection.subscribe(&name, SubscribeOptions { has_echo });
+                subscribed.map_err(|error| not_subscribed(id, error))
+            });
+            match subscribed {
+                // The answer follows when the subscription is live.
+                Ok(()) => _ = connection.state_mut().topics.insert(name, Stage::Joining(id)),
+                Err(fault) => speaker.fail(connection, fault),
+            }
+            speaker.go_on(connection);
+        });
+        Ok(())
+    }
+
+    /// Ends the wait for a decision.
+    fn go_on(&self, connection: &mut Client<'_>) {
+        connection.state_mut().has_to_wait = false;
+        self.catch_up(connection);
+    }
+
+    fn unsubscribe(&self, connection: &mut Client<'_>, id: Option<u64>, name: &str) -> Result<(), Fault> {
+        let topic = self.topic(connection, id, name)?;
+        if let Some(Stage::Joining(id)) = connection.state_mut().topics.remove(&topic) {
+            let reason = "the subscription was cancelled before it was live".into();
+            self.fail(connection, Fault { id, code: ErrorCode::Cancelled, reason });
+        }
+        if !connection.unsubscribe(&topic) {
+            let reason = format!("the connection is no subscriber of {topic}");
+            return Err(Fault { id, code: ErrorCode::NotSubscribed, reason });
+        }
+        connection.state_mut().end(id);
+        send(connection, &Answer::Unsubscribed(Unsubscribed { id, topic: topic.as_str(), because: None }));
+        Ok(())
+    }
+
+    fn publish(
+        &self,
+        connection: &mut Client<'_>,
+        id: Option<u64>,
+        name: &str,
+        publication: Publication,
+    ) -> Result<(), Fault> {
+        let topic = self.topic(connection, id, name)?;
+        let (speaker, name) = (self.clone(), topic.clone());
+        connection.state_mut().has_to_wait = true;
+        self.judge.may_publish(connection, &topic, move |connection, decided| {
+            let granted = decided.and_then(|grant: PublishGrant| grant.check(&publication));
+            match granted {
+                Ok(()) => speaker.publish_granted(connection, id, &name, publication),
+                Err(refusal) => speaker.fail(connection, refused(id, &refusal)),
+            }
+            speaker.go_on(connection);
+        });
+        Ok(())
+    }
+
+    /// Publishes a message that the judge has permitted.
+    fn publish_granted(
+        &self,
+        connection: &mut Client<'_>,
+        id: Option<u64>,
+        topic: &TopicName,
+        publication: Publication,
+    ) {
+        let Some(number) = id else {
+            connection.publish(topic, publication, Scope::Server);
+            return connection.state_mut().end(None);
+        };
+        let name = topic.clone();
+        let answer = move |connection: &mut Client<'_>, place: Place| {
+            connection.state_mut().end(id);
+            send(connection, &Answer::published(number, name.as_str(), place));
+        };
+        if let Some(place) = connection.publish_asking(topic, publication, answer.clone()) {
+            answer(connection, place);
+        }
+    }
+
+    fn refresh(&self, connection: &mut Client<'_>, id: Option<u64>, token: &str) {
+        let speaker = self.clone();
+        match connection.renew_token(token) {
+            Err(RenewError::MustWait) => {
+                let token = token.to_owned();
+                connection.state_mut().has_to_wait = true;
+                let is_begun = connection.spawn(async move |handle| {
+                    let renewed = handle.renew_token(token).await;
+                    let told = handle.with(move |connection| {
+                        speaker.refreshed(connection, id, renewed);
+                        speaker.go_on(connection);
+                    });
+                    // The connection may have ended.
+                    _ = told.await;
+                });
+                if !is_begun {
+                    let reason = "too much work of this connection waits for decisions".into();
+                    self.fail(connection, Fault { id, code: ErrorCode::TooManyCommands, reason });
+                    self.go_on(connection);
+                }
+            }
+            renewed => self.refreshed(connection, id, renewed),
+        }
+    }
+
+    /// Answers a token, and judges the topics of the connection again.
+    fn refreshed(&self, connection: &mut Client<'_>, id: Option<u64>, renewed: Result<Renewed, RenewError>) {
+        let Renewed { unsubscribed } = match renewed {
+            Ok(renewed) => renewed,
+            Err(error) => return self.fail(connection, not_renewed(id, &error)),
+        };
+        connection.state_mut().end(id);
+        if id.is_some() {
+            send(connection, &Answer::Refreshed(OfId { id }));
+        }
+        for topic in unsubscribed {
+            let reason = format!("the new token does not permit {topic}");
+            self.end_subscription(connection, &topic, &Fault { id: None, code: ErrorCode::Forbidden, reason });
+        }
+        // The gates of other routes have found identities by the old token.
+        connection.forget_others();
+        let topics: Vec<TopicName> = connection.state().topics.keys().cloned().collect();
+        for topic in topics {
+            let (speaker, name) = (self.clone(), topic.clone());
+            self.judge.may_subscribe(connection, &topic, move |connection, decided| {
+                if let Err(refusal) = decided {
+                    speaker.end_subscription(connection, &name, &refused(None, &refusal));
+                }
+            });
+        }
+    }
+
+    /// Ends a subscription that the client may not have any more, and tells the client.
+    fn end_subscription(&self, connection: &mut Client<'_>, topic: &TopicName, fault: &Fault) {
+        let Some(stage) = connection.state_mut().topics.remove(topic) else { return };
+        connection.unsubscribe(topic);
+        match stage {
+            Stage::Joining(id) => self.fail(connection, Fault { id, ..fault.clone() }),
+            Stage::Live => {
+                let because = Some(fault.into());
+                send(connection, &Answer::Unsubscribed(Unsubscribed { id: None, topic: topic.as_str(), because }));
+            }
+        }
+    }
+}
+
+/// Sends an answer. A client that does not take its answers is a slow consumer, which the server closes.
+fn send(connection: &mut Client<'_>, answer: &Answer<'_>) {
+    _ = connection.send_text(answer.text());
+}
+
+/// Returns the error for a refusal of the judge.
+fn refused(id: Option<u64>, refusal: &Refusal) -> Fault {
+    Fault { id, code: ErrorCode::of_refusal(refusal), reason: refusal.error.clone() }
+}
+
+fn not_subscribed(id: Option<u64>, error: SubscribeError) -> Fault {
+    let code = match error {
+        SubscribeError::Already => ErrorCode::AlreadySubscribed,
+        SubscribeError::TooMany => ErrorCode::TooManyTopics,
+        // The client does not get this answer any more.
+        SubscribeError::NotOpen => ErrorCode::Cancelled,
+    };
+    Fault { id, code, reason: error.to_string() }
+}
+
+fn not_renewed(id: Option<u64>, error: &RenewError) -> Fault {
+    let code = match error {
+        RenewError::Refused(refusal) => match ErrorCode::of_refusal(refusal) {
+            ErrorCode::BadTopic | ErrorCode::TooLarge => ErrorCode::Unauthorized,
+            code => code,
+        },
+        RenewError::OtherIdentity => ErrorCode::OtherIdentity,
+        RenewError::NoAuthenticator | RenewError::RequestForgotten => ErrorCode::NoAuthenticator,
+        RenewError::NotOpen | RenewError::MustWait | RenewError::Undecided => ErrorCode::Unavailable,
+    };
+    Fault { id, code, reason: error.to_string() }
+}
