@@ -92,9 +92,9 @@ pub use auth::{Authenticator, Identity};
 #[doc(inline)]
 pub use handler::{Accept, Closed, Connection, Handle, Handler, OpeningRequest, Response, RouteOptions};
 pub use hub::{
-    ConnectionFilter, ConnectionId, ConnectionIdError, ConnectionPage, ConnectionSummary, NotAMessage, NotJson,
-    Permission, Place, Publication, Refused, Scope, Sent, SubscribeOptions, TopicCursor, TopicName, TopicNameError,
-    TopicPage, TopicPattern, TopicPatternError, TopicRule, TopicRules, TopicSummary, TopicTable, Who,
+    ConnectionFilter, ConnectionId, ConnectionIdError, ConnectionPage, ConnectionSummary, Lag, NotAMessage, NotJson,
+    Overflow, Permission, Place, Publication, Refused, Scope, Sent, SubscribeOptions, TopicCursor, TopicName,
+    TopicNameError, TopicPage, TopicPattern, TopicPatternError, TopicRule, TopicRules, TopicSummary, TopicTable, Who,
 };
 #[doc(inline)]
 pub use proto::{CloseCode, KeepAlive, Message, MessageType, OpCode, PreparedMessage};

@@ -31,6 +31,7 @@ mod format;
 mod hub;
 mod interest;
 mod label;
+mod lag;
 mod lane;
 mod link;
 mod listing;
@@ -68,7 +69,7 @@ pub use backlog::Backlog;
 pub use command::{Command, Commanded, Refused, Reply, Sent, SubscribeOutcome};
 pub use connection_id::{ConnectionId, ConnectionIdError};
 pub use connections::{Attachment, Connections, HubConnection, Publishing};
-pub use encoding::{DearFormats, Encodable, Encode, Encodings, Prepare};
+pub use encoding::{DearFormats, Encodable, Encode, Encodings, NewEncoding, Prepare};
 pub use end_role::{EndRole, EngineTopics};
 pub use entry::{Delivery, Interest, Placed, Request, Unplaced};
 pub use external::{Arrival, ExternalEnd, Order};
@@ -76,6 +77,7 @@ pub use fanout::{SPARE_RUN_BYTES_MAX, Walked};
 pub use format::Format;
 pub use hub::{Homes, HubLimits, ShardHub};
 pub use label::{Label, messages_by_topic};
+pub use lag::{EncodeLag, Lag};
 pub use listing::{
     ConnectionFilter, ConnectionPage, ConnectionSummary, LOOKS_MAX, PagePart, ROWS_MAX, TOPICS_PER_STEP, TopicCursor,
     TopicPage, TopicPart, TopicSummary, Who,

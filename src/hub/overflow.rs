@@ -3,12 +3,35 @@
 use super::backlog::Backlog;
 use crate::proto::Millis;
 
-/// A policy for slow consumers: it decides what becomes of a connection whose output is beyond its limits.
+/// A policy for slow consumers: it decides what becomes of a subscriber whose output is beyond its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Overflow {
     /// The connection is closed.
     #[default]
     Close,
+    /// The topic's oldest messages that wait for the subscriber are dropped.
+    DropOldest,
+    /// The topic's newest messages that wait for the subscriber are dropped.
+    DropNewest,
+    /// Of the topic's messages that wait for the subscriber, only the newest of each key is kept.
+    Latest,
+}
+
+impl Overflow {
+    /// Returns the name of the policy, as the settings and notices of lags have it.
+    ///
+    /// ```
+    /// assert_eq!(ringhub::Overflow::DropOldest.name(), "drop_oldest");
+    /// ```
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Overflow::Close => "close",
+            Overflow::DropOldest => "drop_oldest",
+            Overflow::DropNewest => "drop_newest",
+            Overflow::Latest => "latest",
+        }
+    }
 }
 
 /// The limits of a connection's output.
@@ -50,9 +73,7 @@ impl Overflow {
         if output.is_within(limits, now) || !output.is_slow() {
             return Decision::Keep;
         }
-        match self {
-            Overflow::Close => Decision::Close,
-        }
+        Decision::Close
     }
 }
 

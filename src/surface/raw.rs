@@ -106,7 +106,7 @@ impl RawOptions {
         let RawOptions { subscribes, publishes, has_echo, scope } = self;
         let mut accept = Accept::default();
         if subscribes {
-            accept = accept.subscribe(topic.clone(), SubscribeOptions { has_echo });
+            accept = accept.subscribe(topic.clone(), SubscribeOptions { has_echo, ..SubscribeOptions::default() });
         }
         if publishes { accept.forward(topic, scope) } else { accept }
     }

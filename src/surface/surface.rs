@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::{
     endpoints::{BodyLimit, HttpEndpoint, Judge, NewPath, Openings, RouteBeside, RouteValues, ServedRoute},
     handler::{Factory, Pattern, PatternError, Route, Rules, TopicSpace},
-    hub::{Encode, Encodings},
+    hub::{Encodings, NewEncoding},
 };
 
 /// What clients speak at a route: its paths with their openings and HTTP endpoints, its handler, its keys in the
@@ -34,8 +34,8 @@ pub(crate) struct Surface {
     pub(crate) beside: Option<Beside>,
     /// Makes the handler of a route.
     pub(crate) handler: fn(&HandlerParts<'_>) -> Arc<dyn Factory>,
-    /// The encodings of its formats, in addition to raw frames, by their names.
-    pub(crate) encodings: &'static [(&'static str, Encode)],
+    /// The encodings of its formats, in addition to raw frames.
+    pub(crate) encodings: &'static [NewEncoding],
 }
 
 /// A surface with a subprotocol of its own, at the paths of another surface.

@@ -16,8 +16,8 @@ pub(crate) const SURFACES: &[&Surface] = &[
 /// Returns the encodings of all surfaces.
 pub(crate) fn encodings() -> Encodings {
     let mut encodings = Encodings::default();
-    for (name, encode) in SURFACES.iter().flat_map(|surface| surface.encodings) {
-        encodings.add(name, *encode);
+    for new in SURFACES.iter().flat_map(|surface| surface.encodings) {
+        encodings.add_new(new);
     }
     encodings
 }

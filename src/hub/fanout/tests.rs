@@ -49,7 +49,10 @@ fn connect_for(hub: &mut ShardHub<Wants>, format: Format) -> ConnectionId {
 
 fn join(hub: &mut ShardHub<Wants>, topic: &str, echo: bool) -> ConnectionId {
     let id = connect(hub);
-    assert_eq!(hub.subscribe(id, &name(topic), SubscribeOptions { has_echo: echo }), Subscribed::Live);
+    assert_eq!(
+        hub.subscribe(id, &name(topic), SubscribeOptions { has_echo: echo, ..SubscribeOptions::default() }),
+        Subscribed::Live
+    );
     id
 }
 
@@ -314,7 +317,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..160)
 }
 
-const ECHO: SubscribeOptions = SubscribeOptions { has_echo: true };
+const ECHO: SubscribeOptions = SubscribeOptions { has_echo: true, has_silent_lags: false };
 
 const TOPICS: [&str; 3] = ["a", "b", "c"];
 
@@ -391,8 +394,11 @@ impl Model {
             Step::Connect(format) => self.live.push(connect_for(hub, FORMATS[format])),
             Step::Subscribe(which, topic, echo) => {
                 let Some(id) = some(which) else { return };
-                let is_new =
-                    hub.subscribe(id, &name(TOPICS[topic]), SubscribeOptions { has_echo: echo }) == Subscribed::Live;
+                let is_new = hub.subscribe(
+                    id,
+                    &name(TOPICS[topic]),
+                    SubscribeOptions { has_echo: echo, ..SubscribeOptions::default() },
+                ) == Subscribed::Live;
                 assert_eq!(is_new, !self.owed.contains_key(&(id.slot(), topic)));
                 if is_new {
                     self.owed.insert((id.slot(), topic), Vec::new());

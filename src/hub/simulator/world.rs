@@ -199,8 +199,11 @@ impl World {
 
     pub(super) fn subscribe(&mut self, id: ConnectionId, number: usize, echo: bool) -> Subscribed {
         self.rouse(usize::from(id.shard()));
-        let outcome =
-            self.hubs[usize::from(id.shard())].subscribe(id, &topic(number), SubscribeOptions { has_echo: echo });
+        let outcome = self.hubs[usize::from(id.shard())].subscribe(
+            id,
+            &topic(number),
+            SubscribeOptions { has_echo: echo, ..SubscribeOptions::default() },
+        );
         assert_eq!(outcome == Subscribed::Already, self.members.contains_key(&(id, number)));
         if outcome != Subscribed::Already {
             let told_at = (outcome == Subscribed::Live).then(|| self.ordered(number));

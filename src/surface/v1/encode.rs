@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::command::{Fault, SHORT_BYTES_MAX};
 use crate::{
-    hub::{Encodable, Place, Publication},
+    hub::{Encodable, Lag, Place, Publication},
     proto::{Fin, FrameHeader, MessageType, OpCode, truncate_reason},
 };
 
@@ -18,7 +18,7 @@ pub(super) fn message_as_json(Encodable { topic, publication, place, .. }: &Enco
         out.put_slice(b"{\"message\":{\"topic\":");
         put_string(topic.as_str(), out);
         if let Some(Place { epoch, offset, .. }) = place {
-            write!(out.writer(), ",\"epoch\":\"{epoch}\",\"offset\":{offset}").expect("memory takes all bytes");
+            write!(out.writer(), ",\"epoch\":\"{epoch}\",\"offset\":{offset}").expect(MEMORY);
         }
         if let Some(event) = publication.event_name() {
             out.put_slice(b",\"event\":");
@@ -86,6 +86,23 @@ pub(crate) const KIND_TEXT: u8 = 0;
 pub(crate) const KIND_JSON: u8 = 1;
 pub(crate) const KIND_BINARY: u8 = 2;
 
+/// Encodes the notice that messages of a topic are missing.
+pub(super) fn lag(lag: &Lag, out: &mut BytesMut) {
+    let Lag { topic, epoch, from, to, count, policy, .. } = lag;
+    in_frame(OpCode::Text, out, |out| {
+        out.put_slice(b"{\"lagged\":{\"topic\":");
+        put_string(topic.as_str(), out);
+        let mut out = out.writer();
+        // Offsets begin at 1: these messages have none.
+        if *from != 0 {
+            write!(out, ",\"epoch\":\"{epoch}\",\"from\":{from},\"to\":{to}").expect(MEMORY);
+        }
+        write!(out, ",\"count\":{count},\"policy\":\"{}\"}}}}", policy.name()).expect(MEMORY);
+    });
+}
+
+const MEMORY: &str = "memory takes all bytes";
+
 /// Lets `put` append a payload, and puts the header of a frame in front of it.
 fn in_frame(opcode: OpCode, out: &mut BytesMut, put: impl FnOnce(&mut BytesMut)) {
     debug_assert!(out.is_empty(), "a frame begins the buffer");
@@ -102,7 +119,7 @@ const HEADER_BYTES_MAX: usize = FrameHeader::LEN_MAX - 4;
 
 /// Appends a string of JSON.
 fn put_string(text: &str, out: &mut BytesMut) {
-    serde_json::to_writer(out.writer(), text).expect("memory takes all bytes");
+    serde_json::to_writer(out.writer(), text).expect(MEMORY);
 }
 
 /// An answer of the server, or a frame that it sends without being asked.

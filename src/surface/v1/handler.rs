@@ -82,7 +82,7 @@ impl Speaker {
         let format = if is_binary { self.as_binary } else { self.as_json };
         let Some(topic) = request.topic() else { return Ok(Accept::default().format(format)) };
         let accept = Accept::with(Talk::at(topic.clone())).format(format);
-        Ok(accept.subscribe(topic.clone(), SubscribeOptions { has_echo }))
+        Ok(accept.subscribe(topic.clone(), options(has_echo)))
     }
 
     /// Keeps a command that waits behind another.
@@ -139,7 +139,7 @@ impl Speaker {
         connection.state_mut().has_to_wait = true;
         self.judge.may_subscribe(connection, &topic, move |connection, decided| {
             let subscribed = decided.map_err(|refusal| refused(id, &refusal)).and_then(|()| {
-                let subscribed = connection.subscribe(&name, SubscribeOptions { has_echo });
+                let subscribed = connection.subscribe(&name, options(has_echo));
                 subscribed.map_err(|error| not_subscribed(id, error))
             });
             match subscribed {
@@ -285,6 +285,11 @@ impl Speaker {
 /// Sends an answer. A client that does not take its answers is a slow consumer, which the server closes.
 fn send(connection: &mut Client<'_>, answer: &Answer<'_>) {
     _ = connection.send_text(answer.text());
+}
+
+/// Returns the options of a subscription.
+fn options(has_echo: bool) -> SubscribeOptions {
+    SubscribeOptions { has_echo, ..SubscribeOptions::default() }
 }
 
 /// Returns the error for a refusal of the judge.

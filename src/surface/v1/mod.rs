@@ -22,6 +22,7 @@ use crate::{
     auth::TOKEN_KEY,
     endpoints::{Intent, Openings},
     handler::Typed,
+    hub::NewEncoding,
     proto::{Refusal, query_pairs},
 };
 
@@ -44,7 +45,10 @@ pub(crate) const V1: Surface = Surface {
     protocol: Some(PROTOCOL),
     beside: None,
     handler: |parts| Arc::new(Typed(Arc::new(Speaker::new(parts.judge.clone(), parts.encodings)))),
-    encodings: &[(AS_JSON, encode::message_as_json), (AS_BINARY, encode::message_as_binary)],
+    encodings: &[
+        NewEncoding { name: AS_JSON, encode: encode::message_as_json, encode_lag: Some(encode::lag) },
+        NewEncoding { name: AS_BINARY, encode: encode::message_as_binary, encode_lag: Some(encode::lag) },
+    ],
 };
 
 /// The encodings of messages.

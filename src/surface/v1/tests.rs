@@ -5,12 +5,12 @@ use bytes::BytesMut;
 use super::{
     Names, TalkOptions,
     command::{Command, Request, parse},
-    encode::{message_as_binary, message_as_json},
+    encode::{lag, message_as_binary, message_as_json},
     error::{ERRORS, ErrorCode},
     talk::{BEHIND_BYTES_MAX, COMMANDS_MAX, Talk},
 };
 use crate::{
-    hub::{Encodable, Place, Publication, TopicName},
+    hub::{Encodable, Lag, Overflow, Place, Publication, TopicName},
     proto::{FrameHeader, MessageType, OpCode},
 };
 
@@ -172,6 +172,22 @@ fn messages_as_binary_frames() {
     check(&Publication::binary(&[0xff]), None, [&header(2, 0, [0, 0])[..], &[0xff]].concat());
     let long = Publication::text("").event(&"é".repeat(40_000));
     assert!(encoded(&long, PLACE, true).1.len() < 300);
+}
+
+#[test]
+fn lags_are_told_in_json() {
+    let check = |place: [u64; 3], expected: &str| {
+        let [epoch, from, to] = place;
+        let topic = TopicName::new("a\"b").unwrap();
+        let mut out = BytesMut::new();
+        lag(&Lag { topic, epoch, from, to, count: 4, policy: Overflow::DropOldest }, &mut out);
+        let (header, length) = FrameHeader::decode(&out).unwrap().unwrap();
+        assert_eq!((header.opcode, header.payload_len as usize), (OpCode::Text, out.len() - length));
+        assert_eq!(std::str::from_utf8(&out[length..]).unwrap(), expected);
+    };
+    let end = r#""count":4,"policy":"drop_oldest"}}"#;
+    check([7, 3, 9], &format!(r#"{{"lagged":{{"topic":"a\"b","epoch":"7","from":3,"to":9,{end}"#));
+    check([0, 0, 0], &format!(r#"{{"lagged":{{"topic":"a\"b",{end}"#));
 }
 
 #[test]
