@@ -9,7 +9,7 @@ use std::future::{Future, ready};
 use super::{
     AS_BINARY, AS_JSON, Names, TalkOptions,
     command::{Command, Fault, Request, parse},
-    encode::{Answer, OfId, Subscribed, Unsubscribed},
+    encode::{Answer, OfId, Unsubscribed},
     error::ErrorCode,
     talk::{Stage, Talk},
 };
@@ -65,7 +65,8 @@ impl Handler for Speaker {
             }
             Some(Stage::Live) | None => None,
         };
-        send(connection, &Answer::Subscribed(Subscribed { id, topic: topic.as_str() }));
+        let end = connection.order_end();
+        send(connection, &Answer::subscribed(id, topic.as_str(), end));
     }
 }
 
