@@ -177,8 +177,8 @@ pub struct Limits {
     /// Ticks for which a connection may be over its rates without a break; 0 for any number. Beyond it the connection
     /// is closed with 1008.
     pub rate_ticks_max: u32,
-    /// Topics that one connection may subscribe to at the same time. Beyond it a subscription is refused. Each topic costs
-    /// some 300 bytes, and each subscription some hundred.
+    /// Topics that one connection may subscribe to at the same time. Beyond it a subscription is refused. Each topic
+    /// costs some 300 bytes, and each subscription some hundred.
     pub subscriptions_max: usize,
     /// Topics that no connection subscribes or publishes to, but whose offsets each shard remembers. Beyond it the
     /// topic at the front of the queue of idle topics is forgotten; when it is used again it has a new epoch. Each

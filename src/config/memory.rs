@@ -26,7 +26,8 @@ pub struct MemoryPart {
 
 impl Config {
     /// Returns the worst case of the server's memory, part by part, without the kernel's socket buffers and without
-    /// what an embedder's code allocates: states of handlers, spawned work, messages that a `Hub` publishes, and the queues of its subscriptions.
+    /// what an embedder's code allocates: states of handlers, spawned work, messages that a `Hub` publishes, and the
+    /// queues of its subscriptions.
     ///
     /// ```
     /// use ringhub::config::{Config, Settings};

@@ -1,6 +1,7 @@
-//! `ringhub.v1` over real sockets: its test vectors, one order for all clients, and random conversations beside a model.
+//! `ringhub.v1` over real sockets: its test vectors, one order for all clients, rights, and conversations with a model.
 
 mod model;
+mod rights;
 mod vectors;
 
 use std::thread;

@@ -12,6 +12,10 @@ use crate::{
     proto::{Fin, FrameHeader, MessageType, OpCode, truncate_reason},
 };
 
+/// The names of the encodings.
+pub(super) const AS_JSON: &str = "ringhub.v1";
+pub(super) const AS_BINARY: &str = "ringhub.v1.binary";
+
 /// Encodes a message of a topic as JSON.
 pub(super) fn message_as_json(Encodable { topic, publication, place, .. }: &Encodable<'_>, out: &mut BytesMut) {
     in_frame(OpCode::Text, out, |out| {

@@ -7,10 +7,10 @@
 use std::future::{Future, ready};
 
 use super::{
-    AS_BINARY, AS_JSON, Names, TalkOptions,
     command::{Command, Fault, Request, parse},
-    encode::{Answer, OfId, Unsubscribed},
+    encode::{AS_BINARY, AS_JSON, Answer, OfId, Unsubscribed},
     error::ErrorCode,
+    options::{Names, TalkOptions},
     talk::{Stage, Talk},
 };
 use crate::{
@@ -111,7 +111,7 @@ impl Speaker {
             Command::Unsubscribe { topic } => self.unsubscribe(connection, id, &topic),
             Command::Publish { topic, publication } => self.publish(connection, id, &topic, publication),
             Command::Refresh { token } => {
-                self.refresh(connection, id, &token);
+                self.refresh(connection, id, &token.0);
                 Ok(())
             }
             Command::Ping => unreachable!("pings are answered before"),

@@ -1,8 +1,8 @@
 //! Random conversations of a client, compared with a plain model of `ringhub.v1`.
 //!
 //! On one shard the model knows every answer and their order. With several shards a subscription, or the place of a
-//! message, may come later than the next command. Then the model knows every answer, what each subscription begins with,
-//! and, unless it ends early, all that it brings.
+//! message, may come later than the next command. Then the model knows every answer, what each subscription begins
+//! with, and, unless it ends early, all that it brings.
 //!
 //! `RINGHUB_SEED=n` replays one conversation.
 
