@@ -195,6 +195,8 @@ const EXAMPLE_ROUTES: &str = r#"
 #[[routes]]
 #match = "/ws"
 #handler = "ringhub.v1"
+#topic_prefix = "app/"
+#jwt = ["app"]
 
 #[[routes]]
 #match = "/echo"
