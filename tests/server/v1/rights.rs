@@ -84,8 +84,8 @@ fn a_fresh_token_counts_for_all_topics() {
     }
 }
 
-/// While the application takes its time, later commands wait behind the one that it is asked about, in order; only pings
-/// are answered. A bounded number of commands waits.
+/// While the application takes its time, later commands wait behind the one that it is asked about, in order; only
+/// pings are answered. A bounded number of commands waits.
 #[test]
 fn commands_wait_behind_a_decision() {
     let application = Application::start();
