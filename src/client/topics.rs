@@ -19,6 +19,7 @@ use super::{
     opened::Opened,
     topic_event::{CommandError, Frame, Payload, TopicEvent, TopicPlace},
 };
+use crate::proto::MessageLimits;
 
 /// A client that speaks the subprotocol `ringhub.v1` (docs/protocol.md): it subscribes to any number of topics on one
 /// connection, and publishes to them. Clones are handles to the same client, and the drop of the last one closes the
@@ -132,13 +133,14 @@ enum Data<'a> {
 
 impl TopicClient {
     /// Builds a client that speaks `ringhub.v1`. The URL is that of a route that speaks it, such as
-    /// `ws://127.0.0.1:6455/ws`, without `binary=true`.
+    /// `ws://127.0.0.1:6455/ws`, without `binary=true`. Unless the builder has other limits of messages than the
+    /// default, the client takes each message of a server with the default `max_message`: frames of 6 MiB and 4 KiB.
     ///
     /// # Errors
     ///
     /// The first setting that is not valid.
     pub fn new(builder: ClientBuilder) -> Result<(TopicClient, TopicEvents), ClientBuildError> {
-        let (client, events) = builder.subprotocol(PROTOCOL).build()?;
+        let (client, events) = builder.subprotocol(PROTOCOL).preset_message_bytes(MESSAGE_BYTES_MAX).build()?;
         let wiring = Arc::new(Wiring { client, waiting: Mutex::default() });
         let events = TopicEvents { events, wiring: Arc::downgrade(&wiring) };
         Ok((TopicClient(wiring), events))
@@ -290,7 +292,7 @@ impl TopicEvents {
                         // A frame of a later version of the server.
                         Err(_) => return Some(TopicEvent::Unknown(text)),
                     };
-                    if let Some(event) = take(frame, wiring.as_deref()) {
+                    if let Some(event) = take(frame, text, wiring.as_deref()) {
                         return Some(event);
                     }
                 }
@@ -334,11 +336,11 @@ fn subscribe_again(wiring: &Wiring) {
     }
 }
 
-/// Hands an answer to those who wait for it. Returns any other frame as an event.
-fn take(frame: Frame, wiring: Option<&Wiring>) -> Option<TopicEvent> {
+/// Hands an answer to those who wait for it. Returns any other frame as an event. `text` is the frame itself.
+fn take(frame: Frame, text: String, wiring: Option<&Wiring>) -> Option<TopicEvent> {
     let answer = |id, answer| wiring.is_some_and(|wiring| wiring.waiting().answer(id, answer));
     match frame {
-        Frame::Message(message) => message.read().map(TopicEvent::Message),
+        Frame::Message(message) => Some(message.read().map_or(TopicEvent::Unknown(text), TopicEvent::Message)),
         Frame::Lagged(lagged) => Some(TopicEvent::Lagged(lagged)),
         Frame::Subscribed(subscribed) => {
             let place = subscribed.place();
@@ -378,3 +380,6 @@ fn text(command: &Command<'_>) -> String {
 
 /// The name of the subprotocol.
 const PROTOCOL: &str = "ringhub.v1";
+
+/// The largest frame of a server with the default `max_message`: a character may have six bytes in JSON.
+const MESSAGE_BYTES_MAX: u32 = 6 * MessageLimits::DEFAULT.message_bytes_max + 4 * 1_024;

@@ -12,6 +12,8 @@ pub enum NotJson {
     Syntax(String),
     /// Arrays and objects are nested deeper than [`NotJson::DEPTH_MAX`].
     TooDeep,
+    /// A string has half of a surrogate pair, such as `\ud800` alone, which many readers of JSON refuse (RFC 8259 8.2).
+    LoneSurrogate,
 }
 
 impl NotJson {
@@ -25,20 +27,28 @@ impl NotJson {
     /// See [`NotJson`].
     pub(crate) fn check(text: &str) -> Result<(), NotJson> {
         serde_json::from_str::<IgnoredAny>(text).map_err(|error| NotJson::Syntax(error.to_string()))?;
-        NotJson::check_depth(text)
+        NotJson::check_value(text)
     }
 
-    /// Checks the nesting of a text that is JSON.
+    /// Checks the nesting of a text that is JSON, and the escapes of its strings.
     ///
     /// # Errors
     ///
-    /// [`NotJson::TooDeep`].
-    pub(crate) fn check_depth(json: &str) -> Result<(), NotJson> {
-        let (mut depth, mut is_in_string, mut is_escaped) = (0_usize, false, false);
-        for byte in json.bytes() {
+    /// [`NotJson::TooDeep`] and [`NotJson::LoneSurrogate`].
+    fn check_value(json: &str) -> Result<(), NotJson> {
+        let bytes = json.as_bytes();
+        let (mut depth, mut is_in_string, mut at) = (0_usize, false, 0);
+        while let Some(byte) = bytes.get(at) {
             match byte {
-                _ if is_escaped => is_escaped = false,
-                b'\\' => is_escaped = true,
+                b'\\' => {
+                    at += match (utf16_escape(bytes, at), utf16_escape(bytes, at + 6)) {
+                        (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => 12,
+                        (Some(0xD800..=0xDFFF), _) => return Err(NotJson::LoneSurrogate),
+                        (Some(_), _) => 6,
+                        (None, _) => 2,
+                    };
+                    continue;
+                }
                 b'"' => is_in_string = !is_in_string,
                 _ if is_in_string => {}
                 b'[' | b'{' => depth += 1,
@@ -48,9 +58,16 @@ impl NotJson {
             if depth > NotJson::DEPTH_MAX {
                 return Err(NotJson::TooDeep);
             }
+            at += 1;
         }
         Ok(())
     }
+}
+
+/// Returns the UTF-16 code unit of the escape `\uXXXX` that stands at a place of a text, if one does.
+fn utf16_escape(text: &[u8], at: usize) -> Option<u16> {
+    let digits = text.get(at..at + 6)?.strip_prefix(b"\\u")?;
+    u16::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()
 }
 
 impl fmt::Display for NotJson {
@@ -58,6 +75,7 @@ impl fmt::Display for NotJson {
         match self {
             NotJson::Syntax(error) => write!(f, "the text is not JSON: {error}"),
             NotJson::TooDeep => write!(f, "the JSON is nested deeper than {}", NotJson::DEPTH_MAX),
+            NotJson::LoneSurrogate => f.write_str("a string of the JSON has half of a surrogate pair"),
         }
     }
 }
@@ -75,6 +93,17 @@ mod tests {
         }
         for text in ["", "{", "{}x", "'a'", "01", "[1,]", "\"\n\"", "NaN"] {
             assert!(matches!(NotJson::check(text), Err(NotJson::Syntax(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn surrogates_stand_in_pairs() {
+        for text in [r#""\ud83d\ude00""#, r#"{"\uD83D\uDE00":"\u00e9\\ud800"}"#, r#"["\\\\ud800"]"#] {
+            assert_eq!(NotJson::check(text), Ok(()), "{text}");
+        }
+        for text in [r#""\ud800""#, r#"["\ud800x"]"#, r#"{"\uDC00":1}"#, r#"["\ud800\u0041"]"#, r#"["\\\ud800\ud800"]"#]
+        {
+            assert_eq!(NotJson::check(text), Err(NotJson::LoneSurrogate), "{text}");
         }
     }
 

@@ -37,6 +37,19 @@ async fn message(events: &mut mpsc::UnboundedReceiver<TopicEvent>) -> TopicMessa
     }
 }
 
+/// The client takes the largest message of a server with the default settings in its largest form.
+#[test]
+fn a_message_may_grow_on_its_way() {
+    let server = Server::start(&[]);
+    on_tokio(async {
+        let (reader, mut events) = connect(&server, "/ws").await;
+        reader.subscribe("news").await.unwrap();
+        let body = "\u{1}".repeat(1 << 20);
+        assert_eq!(exchange(server.address(), &post("/t/news", "text/plain", &body)).status(), 202);
+        assert!(matches!(message(&mut events).await.payload, Payload::Text(text) if text == body));
+    });
+}
+
 #[test]
 fn a_client_has_many_topics() {
     let server = Server::start(&[]);
