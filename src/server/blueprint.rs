@@ -125,13 +125,15 @@ impl Blueprint {
 }
 
 impl Blueprint {
-    /// Returns whether the program or the settings have an endpoint of their own at a path.
+    /// Returns whether the program or the settings have an endpoint of their own at a path without parameters. Files
+    /// count only if their folder is at this path.
     fn has_own_at(&self, pattern: &Pattern, config: &Config) -> bool {
         let of_routes = self.routes.iter().map(|(path, ..)| path);
         let of_services = self.services.iter().map(|(path, ..)| path);
-        let of_documents = self.documents.iter().map(|(path, ..)| path);
-        let mut own = of_routes.chain(of_services).chain(of_documents);
-        own.any(|path| Pattern::new(path).is_ok_and(|own| own.clashes_with(pattern)))
+        let mut own = of_routes.chain(of_services);
+        let mut folders = self.documents.iter().map(|(path, ..)| path);
+        own.any(|path| Pattern::new(path).is_ok_and(|own| own.parameters(pattern.as_str()).is_some()))
+            || folders.any(|path| Pattern::new(path).is_ok_and(|own| own.clashes_with(pattern)))
             || config.routes.iter().any(|route| route.pattern.clashes_with(pattern))
     }
 }
