@@ -17,6 +17,7 @@ use crate::{
     outbound::Outbound,
     proto::{KeepAlive, MessageLimits},
     rates::{ArrivalRates, InputRates, PublishRates},
+    surface::largest_form,
     sys,
 };
 
@@ -316,7 +317,9 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
     // The limits below depend on `message`.
     let message = faults.keep(size_within("max_message", settings.max_message, 1, Limits::MESSAGE_BYTES_MAX))?;
     let frame = faults.keep(frame_bytes_max(settings, message));
-    let backlog = settings.max_backlog.map_or((2 * message).max(4 << 20), |size| size.0);
+    // Two messages have room in any form.
+    let preset = (2 * largest_form(message)).next_multiple_of(1 << 20).max(4 << 20);
+    let backlog = settings.max_backlog.map_or(preset, |size| size.0);
     let backlog = faults.keep(match backlog {
         _ if backlog >= 2 * message => size_within("max_backlog", Size(backlog), 2 * message, Limits::SIZE_MAX),
         _ => {

@@ -11,6 +11,7 @@ use crate::{
     hub::{MeshLimits, SPARE_RUN_BYTES_MAX},
     outbound::OutboundLimits,
     rates::{KEY_BYTES, KEYS_MAX},
+    surface::{all_forms, largest_form},
 };
 
 /// The memory that one of a server's limits allows.
@@ -45,7 +46,8 @@ impl Config {
         let message = u64::from(of_routes.fold(limits.message.message_bytes_max, u32::max));
         let gathered = limits.gathered_bytes_max as u64;
         // A single run may become the backlog of a subscriber whose backlog was empty.
-        let backlog = gathered.max(limits.backlog_bytes_max as u64);
+        let (largest, forms) = (largest_form(message), all_forms(message));
+        let backlog = gathered.max(limits.backlog_bytes_max as u64).max(largest);
         let unfinished = limits.unfinished_bytes_max as u64;
         // Connections that have given way exist for a while longer, and connections that ask a full server for the
         // metrics are served beyond `max_connections`.
@@ -76,7 +78,7 @@ impl Config {
             (
                 "backlogs",
                 connections.saturating_mul(backlog),
-                format!("{connections} (max_connections) × {} (max_backlog, max_gathered)", Size(backlog)),
+                format!("{connections} (max_connections) × {} (max_backlog, max_gathered, one message)", Size(backlog)),
             ),
             (
                 "connections",
@@ -96,11 +98,11 @@ impl Config {
             ),
             (
                 "runs",
-                shards * (gathered + message + SPARE_RUN_BYTES_MAX as u64),
+                shards * (gathered + forms + SPARE_RUN_BYTES_MAX as u64),
                 format!(
-                    "{shards} (shards) × ({} (max_gathered) + {} (max_message) + {})",
+                    "{shards} (shards) × ({} (max_gathered) + {} (a message of max_message in all forms) + {})",
                     Size(gathered),
-                    Size(message),
+                    Size(forms),
                     Size(SPARE_RUN_BYTES_MAX as u64)
                 ),
             ),
@@ -240,7 +242,12 @@ mod tests {
             change(&mut settings);
             settings
         };
-        assert_eq!(part(&settings(|_| {}), "backlogs"), 10 * (4 << 20));
+        let largest = 6 * (1 << 20) + 3_210;
+        assert!(2 * largest <= 13 << 20);
+        assert_eq!(part(&settings(|_| {}), "backlogs"), 10 * (13 << 20), "two messages as JSON");
+        assert_eq!(part(&settings(|s| s.max_message = Size(1 << 10)), "backlogs"), 10 * (4 << 20));
+        // A subscriber whose backlog is empty may be owed one message of any form.
+        assert_eq!(part(&settings(|s| s.max_backlog = Some(Size(2 << 20))), "backlogs"), 10 * largest);
         assert_eq!(part(&settings(|s| s.max_backlog = Some(Size(8 << 20))), "backlogs"), 10 * (8 << 20));
         assert_eq!(part(&settings(|s| s.max_unfinished = Some(Size(9 << 20))), "unfinished messages"), 9 << 20);
         assert_eq!(part(&settings(|s| s.max_bodies = Some(Size(9 << 20))), "bodies"), 10 << 20);

@@ -69,7 +69,7 @@ pub use backlog::Backlog;
 pub use command::{Command, Commanded, Refused, Reply, Sent, SubscribeOutcome};
 pub use connection_id::{ConnectionId, ConnectionIdError};
 pub use connections::{Attachment, Connections, HubConnection, Publishing};
-pub use encoding::{DearFormats, Encodable, Encode, Encodings, NewEncoding, Prepare};
+pub use encoding::{DearFormats, Encodable, Encode, Encodings, Growth, NewEncoding, Prepare};
 pub use end_role::{EndRole, EngineTopics};
 pub use entry::{Delivery, Interest, OrderEnd, Placed, Request, Unplaced};
 pub use external::{Arrival, ExternalEnd, Order};

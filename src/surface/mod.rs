@@ -13,4 +13,4 @@ mod testing;
 pub mod v1;
 
 pub(crate) use surface::{HandlerParts, KeyFault, KeyKind, Surface, SurfaceKey, TopicUse};
-pub(crate) use table::{SURFACES, encodings};
+pub(crate) use table::{SURFACES, all_forms, encodings, largest_form};

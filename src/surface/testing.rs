@@ -18,7 +18,7 @@ use crate::{
     auth::Identity,
     endpoints::{BodyLimit, HttpEndpoint, HttpRequest, Intent, Judge, Openings, RouteValues},
     handler::{Accept, Connection, Handler, OpeningRequest, Response, Typed},
-    hub::{NewEncoding, Publication, Scope, SubscribeOptions, TopicName, testing::reverse},
+    hub::{Growth, NewEncoding, Publication, Scope, SubscribeOptions, TopicName, testing::reverse},
     proto::{Message, Refusal},
 };
 
@@ -80,7 +80,7 @@ pub(crate) const LINES: Surface = Surface {
         let HandlerParts { values, judge, .. } = parts;
         Arc::new(Typed(Arc::new(Lines { values: Arc::clone(values), judge: judge.clone() })))
     },
-    encodings: &[NewEncoding { name: "reversed", encode: reverse, encode_lag: None }],
+    encodings: &[NewEncoding { name: "reversed", encode: reverse, encode_lag: None, growth: Growth::RAW }],
 };
 
 /// `POST publish` with `{"topic": ..., "payload": ...}`.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::command::{Fault, SHORT_BYTES_MAX};
 use crate::{
-    hub::{Encodable, Lag, OrderEnd, Place, Publication},
+    hub::{Encodable, Growth, Lag, OrderEnd, Place, Publication},
     proto::{Fin, FrameHeader, MessageType, OpCode, truncate_reason},
 };
 
@@ -24,7 +24,7 @@ pub(super) fn message_as_json(Encodable { topic, publication, place, .. }: &Enco
         if let Some(Place { epoch, offset, .. }) = place {
             write!(out.writer(), ",\"epoch\":\"{epoch}\",\"offset\":{offset}").expect(MEMORY);
         }
-        if let Some(event) = publication.event_name() {
+        if let Some(event) = publication.event_name().map(short) {
             out.put_slice(b",\"event\":");
             put_string(event, out);
         }
@@ -32,6 +32,18 @@ pub(super) fn message_as_json(Encodable { topic, publication, place, .. }: &Enco
         out.put_slice(b"}}");
     });
 }
+
+/// Returns the name of an event with no more bytes than a client can give it. A handler may give a longer one.
+fn short(event: &str) -> &str {
+    if event.len() > SHORT_BYTES_MAX { truncate_reason(event) } else { event }
+}
+
+/// The largest growth of a message as JSON: a control character has six bytes (`\u0001`). Besides, there are the names of
+/// the topic and of the event, whose bytes grow in the same way, and less than 150 bytes of numbers and members.
+pub(super) const GROWTH_AS_JSON: Growth = Growth { factor: 6, besides: 2 * 6 * SHORT_BYTES_MAX as u64 + 150 };
+
+/// The largest growth of a message in a binary frame: its headers, and the names of the topic and of the event.
+pub(super) const GROWTH_AS_BINARY: Growth = Growth { factor: 1, besides: 2 * SHORT_BYTES_MAX as u64 + 24 + 10 };
 
 /// Appends the payload of a publication as the last member of a message.
 fn put_payload(publication: &Publication, out: &mut BytesMut) {
@@ -59,9 +71,7 @@ fn put_payload(publication: &Publication, out: &mut BytesMut) {
 
 /// Encodes a message of a topic with a fixed header in front of its payload, which stays as it is.
 pub(super) fn message_as_binary(Encodable { topic, publication, place, .. }: &Encodable<'_>, out: &mut BytesMut) {
-    let event = publication.event_name().unwrap_or_default();
-    // A handler may give an event a longer name than a client can.
-    let event = if event.len() > SHORT_BYTES_MAX { truncate_reason(event) } else { event };
+    let event = publication.event_name().map(short).unwrap_or_default();
     let (epoch, offset) = place.map_or((0, 0), |place| (place.epoch, place.offset));
     let kind = match publication.kind() {
         MessageType::Text if publication.is_json() => KIND_JSON,

@@ -47,8 +47,18 @@ pub(crate) const V1: Surface = Surface {
     beside: None,
     handler: |parts| Arc::new(Typed(Arc::new(Speaker::new(parts.judge.clone(), parts.encodings)))),
     encodings: &[
-        NewEncoding { name: AS_JSON, encode: encode::message_as_json, encode_lag: Some(encode::lag) },
-        NewEncoding { name: AS_BINARY, encode: encode::message_as_binary, encode_lag: Some(encode::lag) },
+        NewEncoding {
+            name: AS_JSON,
+            encode: encode::message_as_json,
+            encode_lag: Some(encode::lag),
+            growth: encode::GROWTH_AS_JSON,
+        },
+        NewEncoding {
+            name: AS_BINARY,
+            encode: encode::message_as_binary,
+            encode_lag: Some(encode::lag),
+            growth: encode::GROWTH_AS_BINARY,
+        },
     ],
 };
 

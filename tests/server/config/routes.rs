@@ -88,7 +88,7 @@ fn a_route_says_what_is_wrong_and_where() {
     hub("allowed_origins = [\"example.org\"]", "4: routes.allowed_origins: \"example.org\" is no origin");
     hub("max_message = 0", "4: routes.max_message: 0 is not between 1 and 1GiB");
     hub("max_message = \"much\"", "4: routes.max_message: \"much\" is no size");
-    hub("max_message = \"4MiB\"", "4: routes.max_message: 4MiB needs a max_backlog of 8MiB, which is 4MiB");
+    hub("max_message = \"8MiB\"", "4: routes.max_message: 8MiB needs a max_backlog of 16MiB, which is 13MiB");
     hub("max_frame = \"2MiB\"", "4: routes.max_frame: 2MiB is more than the route's largest message, 1MiB");
     hub("max_message = 10\nmax_frame = 11", "5: routes.max_frame: 11 is more than the route's largest message, 10");
     hub("max_frame = true", "4: routes.max_frame: a size, such as 65536 or \"64KiB\" is expected, not this boolean");
