@@ -63,6 +63,7 @@ pub(crate) use http_service::{BodyRoom, HttpService, OfTower, ServiceBody, Servi
 pub use http_service::{HttpBody, RequestSender};
 pub(crate) use panicked::Panicked;
 pub(crate) use profile::Profile;
+pub(crate) use renewal::AcceptedToken;
 pub use renewal::{RenewError, Renewed, TOKEN_EXPIRED};
 pub use request::OpeningRequest;
 pub use route::{Parameters, Pattern, PatternError};

@@ -172,13 +172,54 @@ fn offers_decide_what_is_spoken() {
     raw.expect(text(r#"{"a":1}"#));
 }
 
+/// A path that names a topic is a boundary: a proxy that admits clients to this path admits them to this topic alone.
+#[test]
+fn a_path_opens_its_topic_alone() {
+    let server = Server::start(&["--shards", "1"]);
+    let mut client = open(&server, "/t/public/x?echo=true");
+    expect_subscribed(&mut client, None, "public/x");
+    for command in [
+        r#"{"subscribe":{"id":1,"topic":"private/y"}}"#,
+        r#"{"unsubscribe":{"id":1,"topic":"private/y"}}"#,
+        r#"{"publish":{"id":1,"topic":"private/y","data":1}}"#,
+    ] {
+        client.send_text(command);
+        let error = json(&mut client)["error"].clone();
+        assert_eq!((error["id"].as_u64(), error["name"].as_str()), (Some(1), Some("forbidden")), "{command}");
+        assert!(error["reason"].as_str().unwrap().contains("/ws"), "{error}");
+    }
+    client.send_text(r#"{"publish":{"topic":"public/x","data":1}}"#);
+    assert_eq!(json(&mut client)["message"]["data"], 1);
+    client.send_text(r#"{"unsubscribe":{"id":2,"topic":"public/x"}}"#);
+    client.expect(text(r#"{"unsubscribed":{"id":2,"topic":"public/x"}}"#));
+    client.send_text(r#"{"subscribe":{"id":3,"topic":"public/x"}}"#);
+    expect_subscribed(&mut client, Some(3), "public/x");
+}
+
+/// Two of the largest messages have room in the backlog of a subscriber in any form.
+#[test]
+fn two_messages_of_control_characters_have_room() {
+    let server = Server::start(&["--shards", "1", "--send-buffer", "4096", "--close-timeout", "60s"]);
+    let mut publisher = server.connect("/t/news?mode=pub");
+    let mut client = open(&server, "/ws");
+    client.send_text(r#"{"subscribe":{"id":1,"topic":"news"}}"#);
+    expect_subscribed(&mut client, Some(1), "news");
+    let payload = "\u{1}".repeat((1 << 20) - 14);
+    publisher.send_text(&payload);
+    publisher.send_text(&payload);
+    // The client reads only when both have come.
+    thread::sleep(std::time::Duration::from_secs(1));
+    for _ in 0..2 {
+        assert_eq!(json(&mut client)["message"]["data"].as_str().map(str::len), Some(payload.len()));
+    }
+}
+
 /// A reload changes how many topics a connection may have.
 #[test]
 fn a_connection_has_so_many_topics() {
     let server = Server::start(&["--max-subscriptions", "3"]);
-    let mut client = open(&server, "/t/0");
-    expect_subscribed(&mut client, None, "0");
-    for topic in 1..3 {
+    let mut client = open(&server, "/ws");
+    for topic in 0..3 {
         client.send_text(&format!(r#"{{"subscribe":{{"id":{topic},"topic":"{topic}"}}}}"#));
         expect_subscribed(&mut client, Some(topic), &topic.to_string());
     }

@@ -4,31 +4,36 @@
 //! the later commands wait behind it; only pings are answered at once. Answers may come in another order: a message has
 //! its place, and a subscription is live, when the home of the topic says so.
 
-use std::future::{Future, ready};
+use std::{
+    future::{Future, ready},
+    time::Instant,
+};
 
 use super::{
+    PATTERN,
     command::{Command, Fault, Request, parse},
     encode::{AS_BINARY, AS_JSON, Answer, OfId, Unsubscribed},
     error::ErrorCode,
     options::{Names, TalkOptions},
-    talk::{Stage, Talk},
+    refresh::Refresh,
+    talk::{REFRESH_INTERVAL, Stage, Talk},
 };
 use crate::{
     endpoints::{Judge, PublishGrant},
-    handler::{Accept, Connection, Handler, OpeningRequest, RenewError, Renewed, Response, SubscribeError},
+    handler::{Accept, Connection, Handler, OpeningRequest, RenewError, Response, SubscribeError},
     hub::{Encodings, Format, Place, Publication, Scope, SubscribeOptions, TopicName},
-    proto::{Message, Refusal},
+    proto::{Message, MessageType, Refusal, State},
 };
 
 /// Speaks `ringhub.v1` with clients.
 #[derive(Debug, Clone)]
 pub(super) struct Speaker {
-    judge: Judge,
+    pub(super) judge: Judge,
     as_json: Format,
     as_binary: Format,
 }
 
-type Client<'a> = Connection<'a, Talk>;
+pub(super) type Client<'a> = Connection<'a, Talk>;
 
 impl Handler for Speaker {
     type State = Talk;
@@ -39,8 +44,12 @@ impl Handler for Speaker {
 
     fn on_message(&self, connection: &mut Client<'_>, message: Message<'_>) {
         let Some(text) = message.as_text() else {
-            let reason = "commands are text, not binary".into();
-            return send(connection, &Answer::from(&Fault { id: None, code: ErrorCode::NotText, reason }));
+            let (code, reason) = match message.message_type() {
+                MessageType::Binary => (ErrorCode::NotText, "commands are text, not binary"),
+                // The route does not check the UTF-8 of messages.
+                MessageType::Text => (ErrorCode::NotJson, "the message is not UTF-8"),
+            };
+            return send(connection, &Answer::from(&Fault { id: None, code, reason: reason.into() }));
         };
         let begun = parse(text).and_then(|request| match request.command {
             Command::Ping => Ok(request),
@@ -92,17 +101,21 @@ impl Speaker {
             let reason = "the commands of this connection that wait for a decision have no room left".into();
             self.fail(connection, Fault { id, code: ErrorCode::TooManyCommands, reason });
         }
+        note_waiting(connection);
     }
 
-    /// Carries out the commands that have waited behind another.
+    /// Carries out the commands that have waited behind another, while the connection is open.
     fn catch_up(&self, connection: &mut Client<'_>) {
         if std::mem::replace(&mut connection.state_mut().is_catching_up, true) {
             return;
         }
-        while let Some(text) = connection.state_mut().next() {
+        while connection.websocket_state() == State::Open
+            && let Some(text) = connection.state_mut().next()
+        {
             self.act(connection, parse(&text).expect("the command has been read before"));
         }
         connection.state_mut().is_catching_up = false;
+        note_waiting(connection);
     }
 
     fn act(&self, connection: &mut Client<'_>, Request { id, command }: Request<'_>) {
@@ -110,10 +123,7 @@ impl Speaker {
             Command::Subscribe { topic, has_echo } => self.subscribe(connection, id, &topic, has_echo),
             Command::Unsubscribe { topic } => self.unsubscribe(connection, id, &topic),
             Command::Publish { topic, publication } => self.publish(connection, id, &topic, publication),
-            Command::Refresh { token } => {
-                self.refresh(connection, id, &token.0);
-                Ok(())
-            }
+            Command::Refresh { token } => self.refresh(connection, id, &token.0),
             Command::Ping => unreachable!("pings are answered before"),
         };
         if let Err(fault) = done {
@@ -122,19 +132,35 @@ impl Speaker {
     }
 
     /// Answers a command that has failed.
-    fn fail(&self, connection: &mut Client<'_>, fault: Fault) {
+    pub(super) fn fail(&self, connection: &mut Client<'_>, fault: Fault) {
         connection.state_mut().end(fault.id);
         send(connection, &Answer::from(&fault));
     }
 
+    /// Returns the topic that a command names. Where the path names a topic, the client may use this topic alone, so
+    /// that a proxy which admits by the path knows which topics it admits to.
     fn topic(&self, connection: &Client<'_>, id: Option<u64>, name: &str) -> Result<TopicName, Fault> {
-        self.judge.topic(connection, name).map_err(|refusal| refused(id, &refusal))
+        let topic = self.judge.topic(connection, name).map_err(|refusal| refused(id, &refusal))?;
+        match &connection.state().of_path {
+            Some(own) if *own != topic => {
+                let reason = format!(
+                    "this connection may use {own} alone, the topic of its path; connections at {PATTERN} may use \
+                     other topics"
+                );
+                Err(Fault { id, code: ErrorCode::Forbidden, reason })
+            }
+            _ => Ok(topic),
+        }
     }
 
     fn subscribe(&self, connection: &mut Client<'_>, id: Option<u64>, name: &str, has_echo: bool) -> Result<(), Fault> {
         let topic = self.topic(connection, id, name)?;
-        if connection.state().topics.contains_key(&topic) {
-            return Err(not_subscribed(id, SubscribeError::Already));
+        if let Some(&stage) = connection.state().topics.get(&topic) {
+            if stage != Stage::Live || connection.topics().contains(&topic) {
+                return Err(not_subscribed(id, SubscribeError::Already));
+            }
+            // The program that embeds the server has ended the subscription.
+            connection.state_mut().topics.remove(&topic);
         }
         let (speaker, name) = (self.clone(), topic.clone());
         connection.state_mut().has_to_wait = true;
@@ -154,8 +180,9 @@ impl Speaker {
     }
 
     /// Ends the wait for a decision.
-    fn go_on(&self, connection: &mut Client<'_>) {
+    pub(super) fn go_on(&self, connection: &mut Client<'_>) {
         connection.state_mut().has_to_wait = false;
+        connection.state_mut().held_bytes = 0;
         self.catch_up(connection);
     }
 
@@ -184,6 +211,7 @@ impl Speaker {
         let topic = self.topic(connection, id, name)?;
         let (speaker, name) = (self.clone(), topic.clone());
         connection.state_mut().has_to_wait = true;
+        connection.state_mut().held_bytes = publication.payload().len();
         self.judge.may_publish(connection, &topic, move |connection, decided| {
             let granted = decided.and_then(|grant: PublishGrant| grant.check(&publication));
             match granted {
@@ -192,6 +220,7 @@ impl Speaker {
             }
             speaker.go_on(connection);
         });
+        note_waiting(connection);
         Ok(())
     }
 
@@ -217,20 +246,24 @@ impl Speaker {
         }
     }
 
-    fn refresh(&self, connection: &mut Client<'_>, id: Option<u64>, token: &str) {
+    fn refresh(&self, connection: &mut Client<'_>, id: Option<u64>, token: &str) -> Result<(), Fault> {
+        if connection.renewed_token() == Some(token) {
+            self.refreshed(connection, id);
+            return Ok(());
+        }
+        if !connection.state_mut().may_refresh(Instant::now()) {
+            let reason = format!("a connection may refresh its token once in {} s", REFRESH_INTERVAL.as_secs());
+            return Err(Fault { id, code: ErrorCode::TooManyCommands, reason });
+        }
+        connection.state_mut().has_to_wait = true;
         let speaker = self.clone();
-        match connection.renew_token(token) {
+        match connection.accept_token(token) {
             Err(RenewError::MustWait) => {
                 let token = token.to_owned();
-                connection.state_mut().has_to_wait = true;
                 let is_begun = connection.spawn(async move |handle| {
-                    let renewed = handle.renew_token(token).await;
-                    let told = handle.with(move |connection| {
-                        speaker.refreshed(connection, id, renewed);
-                        speaker.go_on(connection);
-                    });
+                    let accepted = handle.accept_token(token).await;
                     // The connection may have ended.
-                    _ = told.await;
+                    _ = handle.with(move |connection| Refresh::begin(&speaker, connection, id, accepted)).await;
                 });
                 if !is_begun {
                     let reason = "too much work of this connection waits for decisions".into();
@@ -238,44 +271,32 @@ impl Speaker {
                     self.go_on(connection);
                 }
             }
-            renewed => self.refreshed(connection, id, renewed),
+            accepted => {
+                if matches!(accepted, Err(RenewError::NoAuthenticator)) {
+                    connection.state_mut().note_unasked();
+                }
+                Refresh::begin(&speaker, connection, id, accepted);
+            }
         }
+        Ok(())
     }
 
-    /// Answers a token, and judges the topics of the connection again.
-    fn refreshed(&self, connection: &mut Client<'_>, id: Option<u64>, renewed: Result<Renewed, RenewError>) {
-        let Renewed { unsubscribed } = match renewed {
-            Ok(renewed) => renewed,
-            Err(error) => return self.fail(connection, not_renewed(id, &error)),
-        };
+    /// Answers a token that has taken the place of the earlier one.
+    pub(super) fn refreshed(&self, connection: &mut Client<'_>, id: Option<u64>) {
         connection.state_mut().end(id);
         if id.is_some() {
             send(connection, &Answer::Refreshed(OfId { id }));
         }
-        for topic in unsubscribed {
-            let reason = format!("the new token does not permit {topic}");
-            self.end_subscription(connection, &topic, &Fault { id: None, code: ErrorCode::Forbidden, reason });
-        }
-        // The gates of other routes have found identities by the old token.
-        connection.forget_others();
-        let topics: Vec<TopicName> = connection.state().topics.keys().cloned().collect();
-        for topic in topics {
-            let (speaker, name) = (self.clone(), topic.clone());
-            self.judge.may_subscribe(connection, &topic, move |connection, decided| {
-                if let Err(refusal) = decided {
-                    speaker.end_subscription(connection, &name, &refused(None, &refusal));
-                }
-            });
-        }
     }
 
-    /// Ends a subscription that the client may not have any more, and tells the client.
-    fn end_subscription(&self, connection: &mut Client<'_>, topic: &TopicName, fault: &Fault) {
-        let Some(stage) = connection.state_mut().topics.remove(topic) else { return };
+    /// Ends a subscription that the client may not have any more, and tells the client. The program that embeds the
+    /// server may have subscribed the client.
+    pub(super) fn end_subscription(&self, connection: &mut Client<'_>, topic: &TopicName, fault: &Fault) {
+        let stage = connection.state_mut().topics.remove(topic);
         connection.unsubscribe(topic);
         match stage {
-            Stage::Joining(id) => self.fail(connection, Fault { id, ..fault.clone() }),
-            Stage::Live => {
+            Some(Stage::Joining(id)) => self.fail(connection, Fault { id, ..fault.clone() }),
+            Some(Stage::Live) | None => {
                 let because = Some(fault.into());
                 send(connection, &Answer::Unsubscribed(Unsubscribed { id: None, topic: topic.as_str(), because }));
             }
@@ -288,13 +309,19 @@ fn send(connection: &mut Client<'_>, answer: &Answer<'_>) {
     _ = connection.send_text(answer.text());
 }
 
+/// Notes the memory of the commands that wait.
+fn note_waiting(connection: &mut Client<'_>) {
+    let bytes = connection.state().waiting_bytes();
+    connection.note_waiting(bytes);
+}
+
 /// Returns the options of a subscription.
 fn options(has_echo: bool) -> SubscribeOptions {
     SubscribeOptions { has_echo, ..SubscribeOptions::default() }
 }
 
 /// Returns the error for a refusal of the judge.
-fn refused(id: Option<u64>, refusal: &Refusal) -> Fault {
+pub(super) fn refused(id: Option<u64>, refusal: &Refusal) -> Fault {
     Fault { id, code: ErrorCode::of_refusal(refusal), reason: refusal.error.clone() }
 }
 
@@ -308,7 +335,8 @@ fn not_subscribed(id: Option<u64>, error: SubscribeError) -> Fault {
     Fault { id, code, reason: error.to_string() }
 }
 
-fn not_renewed(id: Option<u64>, error: &RenewError) -> Fault {
+/// Returns the error for a token that has not taken the place of the earlier one.
+pub(super) fn not_renewed(id: Option<u64>, error: &RenewError) -> Fault {
     let code = match error {
         RenewError::Refused(refusal) => match ErrorCode::of_refusal(refusal) {
             ErrorCode::BadTopic | ErrorCode::TooLarge => ErrorCode::Unauthorized,

@@ -2,7 +2,8 @@
 //! docs/protocol.md.
 //!
 //! The files: `command` reads commands, `error` has the table of errors, `encode` makes the frames of the server,
-//! `talk` is the state of a connection, `options` reads the query of an opening request, `handler` acts on commands.
+//! `talk` is the state of a connection, `options` reads the query of an opening request, `handler` acts on commands,
+//! `refresh` judges the topics of a connection by a new token.
 
 mod command;
 mod encode;
@@ -11,6 +12,7 @@ mod error;
 pub mod fuzz;
 mod handler;
 mod options;
+mod refresh;
 mod talk;
 #[cfg(test)]
 mod tests;

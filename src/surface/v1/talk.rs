@@ -1,6 +1,10 @@
 //! The state of a connection: its topics, and its commands that have not been answered.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    fmt,
+    time::{Duration, Instant},
+};
 
 use super::{
     command::{Fault, Request},
@@ -9,8 +13,10 @@ use super::{
 use crate::hub::TopicName;
 
 /// The state of a connection.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Talk {
+    /// The topic of the path, if the path names one. The client may use no other topic.
+    pub(super) of_path: Option<TopicName>,
     /// The topics that the client has subscribed to.
     pub(super) topics: HashMap<TopicName, Stage>,
     /// Whether a command has to wait for a decision. All later commands wait behind it.
@@ -18,6 +24,10 @@ pub(super) struct Talk {
     /// The commands that wait behind another, as they came.
     behind: VecDeque<Box<str>>,
     behind_bytes: usize,
+    /// The bytes of the payload of a command that waits for a decision.
+    pub(super) held_bytes: usize,
+    /// The time of the last `refresh` that the judge was asked about.
+    refreshed: Option<Instant>,
     /// Whether the commands that have waited are carried out now.
     pub(super) is_catching_up: bool,
     /// The ids of the commands that have not been answered.
@@ -37,7 +47,8 @@ pub(super) enum Stage {
 impl Talk {
     /// Returns the state of a connection whose path names a topic.
     pub(super) fn at(topic: TopicName) -> Talk {
-        Talk { topics: HashMap::from([(topic, Stage::Joining(None))]), under_way: 1, ..Talk::default() }
+        let of_path = Some(topic.clone());
+        Talk { of_path, topics: HashMap::from([(topic, Stage::Joining(None))]), under_way: 1, ..Talk::default() }
     }
 
     /// Counts a command that has come.
@@ -69,8 +80,9 @@ impl Talk {
 
     /// Keeps a command that waits behind another. Returns whether there was room.
     pub(super) fn wait(&mut self, text: &str) -> bool {
-        // One command of any size has room.
-        let has_room = self.behind.is_empty() || self.behind_bytes + text.len() <= BEHIND_BYTES_MAX;
+        // One command of any size has room, and is not counted.
+        let first = self.behind.front().map_or(text.len(), |first| first.len());
+        let has_room = self.behind_bytes + text.len() - first <= BEHIND_BYTES_MAX;
         if has_room {
             self.behind_bytes += text.len();
             self.behind.push_back(text.into());
@@ -87,6 +99,35 @@ impl Talk {
         self.behind_bytes -= text.len();
         Some(text)
     }
+
+    /// Returns the bytes of the commands that wait, roughly.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.held_bytes + self.behind_bytes
+    }
+
+    /// Returns whether the judge may be asked about another token now, and notes that it is.
+    pub(super) fn may_refresh(&mut self, now: Instant) -> bool {
+        let may = self.refreshed.is_none_or(|last| now.saturating_duration_since(last) >= REFRESH_INTERVAL);
+        if may {
+            self.refreshed = Some(now);
+        }
+        may
+    }
+
+    /// Notes that the judge was not asked about a token, since the route has no authenticator.
+    pub(super) fn note_unasked(&mut self) {
+        self.refreshed = None;
+    }
+}
+
+/// Never shows the commands that wait: one may have a token.
+impl fmt::Debug for Talk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Talk { topics, under_way, behind, .. } = self;
+        let mut shown = f.debug_struct("Talk");
+        shown.field("topics", topics).field("under_way", under_way).field("behind", &behind.len());
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// The most commands of a connection that are not answered.
@@ -94,3 +135,6 @@ pub(crate) const COMMANDS_MAX: usize = 256;
 
 /// The most bytes of commands that wait behind another, beyond the first.
 pub(crate) const BEHIND_BYTES_MAX: usize = 64 * 1_024;
+
+/// The least time between two tokens of a connection about which the judge is asked.
+pub(crate) const REFRESH_INTERVAL: Duration = Duration::from_secs(1);

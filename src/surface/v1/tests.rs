@@ -1,13 +1,15 @@
 //! Tests the reader of commands, and the forms of messages.
 
+use std::time::Instant;
+
 use bytes::BytesMut;
 
 use super::{
     command::{Command, Request, parse},
-    encode::{lag, message_as_binary, message_as_json},
+    encode::{GROWTH_AS_BINARY, GROWTH_AS_JSON, lag, message_as_binary, message_as_json},
     error::{ERRORS, ErrorCode},
     options::{Names, TalkOptions},
-    talk::{BEHIND_BYTES_MAX, COMMANDS_MAX, Talk},
+    talk::{BEHIND_BYTES_MAX, COMMANDS_MAX, REFRESH_INTERVAL, Talk},
 };
 use crate::{
     hub::{Encodable, Lag, Overflow, Place, Publication, TopicName},
@@ -224,14 +226,54 @@ fn commands_under_way_are_bounded() {
 fn commands_behind_another_are_bounded() {
     let mut talk = Talk::default();
     let large = "x".repeat(BEHIND_BYTES_MAX + 1);
-    assert!(talk.wait(&large) && !talk.wait("y"), "one of any size has room");
+    let half = &large[..BEHIND_BYTES_MAX / 2];
+    assert!(talk.wait(&large), "one of any size has room");
+    assert!(talk.wait(half) && talk.wait(half) && !talk.wait("y"));
+    assert_eq!(talk.waiting_bytes(), 2 * BEHIND_BYTES_MAX + 1);
     talk.has_to_wait = true;
     assert_eq!(talk.next(), None);
     talk.has_to_wait = false;
     assert_eq!(talk.next().as_deref(), Some(&*large));
-    let half = &large[..BEHIND_BYTES_MAX / 2];
-    assert!(talk.wait(half) && talk.wait(half) && !talk.wait("y"));
+    assert!(talk.wait(half) && !talk.wait("y"));
     assert!(talk.next().is_some() && talk.wait("y"));
+}
+
+#[test]
+fn refreshes_have_an_interval() {
+    let (mut talk, begin) = (Talk::default(), Instant::now());
+    assert!(talk.may_refresh(begin) && !talk.may_refresh(begin + REFRESH_INTERVAL / 2));
+    assert!(talk.may_refresh(begin + REFRESH_INTERVAL) && !talk.may_refresh(begin + REFRESH_INTERVAL));
+}
+
+/// The limits of a server count with the largest form of a message.
+#[test]
+fn no_form_grows_beyond_its_growth() {
+    let topic = TopicName::new(&"\"".repeat(255)).unwrap();
+    let place = Some(Place { epoch: u64::MAX, offset: u64::MAX, ..PLACE.unwrap() });
+    for size in [0, 1, 125, 126, 70_000] {
+        let publications = [
+            Publication::text(&"\u{1}".repeat(size)),
+            Publication::text(&"\"".repeat(size)),
+            Publication::binary(&vec![255; size]),
+        ];
+        for publication in publications {
+            let publication = publication.event(&"\u{1}".repeat(400));
+            let encodable = Encodable { topic: &topic, publication: &publication, place, prepared: None };
+            let (mut as_json, mut as_binary) = (BytesMut::new(), BytesMut::new());
+            message_as_json(&encodable, &mut as_json);
+            message_as_binary(&encodable, &mut as_binary);
+            assert!(as_json.len() as u64 <= GROWTH_AS_JSON.largest(size as u64), "{size}: {}", as_json.len());
+            assert!(as_binary.len() as u64 <= GROWTH_AS_BINARY.largest(size as u64), "{size}: {}", as_binary.len());
+        }
+    }
+}
+
+/// A command that waits may be a token.
+#[test]
+fn no_debug_shows_what_waits() {
+    let mut talk = Talk::default();
+    assert!(talk.wait(r#"{"refresh":{"token":"s3cret"}}"#));
+    assert!(!format!("{talk:?}").contains("s3cret"));
 }
 
 /// docs/protocol.md has the table of errors.
