@@ -4,7 +4,14 @@ mod model;
 mod rights;
 mod vectors;
 
-use std::thread;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -106,18 +113,31 @@ fn all_clients_agree_on_one_order() {
     }
 }
 
-/// A subscription begins with its answer, and ends with its answer, while others publish. Some shards have subscribers of
-/// the topic before.
+/// A subscription begins with its answer, and ends with its answer, while others publish. Some shards have subscribers
+/// of the topic before.
 #[test]
 fn answers_stand_where_subscriptions_begin_and_end() {
     let server = Server::start(&["--shards", "3"]);
     let mut publisher = server.connect("/t/busy?mode=pub");
     let others: Vec<Client> = (0..8).map(|_| server.connect("/t/busy?mode=sub")).collect();
-    let publishing = thread::spawn(move || (0..3_000).for_each(|number| publisher.send_text(&number.to_string())));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let publishing = {
+        let is_over = Arc::clone(&is_over);
+        thread::spawn(move || {
+            for number in 0.. {
+                if is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+                publisher.send_text(&format!("{number}"));
+                thread::sleep(Duration::from_micros(100));
+            }
+        })
+    };
     let talking: Vec<_> = (0..4).map(|_| open(&server, "/ws")).collect();
     let talking: Vec<_> = talking.into_iter().map(|client| thread::spawn(move || come_and_go(client, 30))).collect();
-    publishing.join().unwrap();
     talking.into_iter().for_each(|thread| thread.join().unwrap());
+    is_over.store(true, Ordering::Relaxed);
+    publishing.join().unwrap();
     drop(others);
 }
 
