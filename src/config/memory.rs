@@ -249,7 +249,7 @@ mod tests {
         // A subscriber whose backlog is empty may be owed one message of any form.
         assert_eq!(part(&settings(|s| s.max_backlog = Some(Size(2 << 20))), "backlogs"), 10 * largest);
         assert_eq!(part(&settings(|s| s.max_backlog = Some(Size(8 << 20))), "backlogs"), 10 * (8 << 20));
-        assert_eq!(part(&settings(|s| s.max_unfinished = Some(Size(9 << 20))), "unfinished messages"), 9 << 20);
+        assert_eq!(part(&settings(|s| s.max_unfinished = Some(Size(27 << 20))), "unfinished messages"), 27 << 20);
         assert_eq!(part(&settings(|s| s.max_bodies = Some(Size(9 << 20))), "bodies"), 10 << 20);
         assert_eq!(part(&settings(|_| {}), "input that waits"), 10 * (64 << 10));
         let requests = |size| {

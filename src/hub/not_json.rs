@@ -64,7 +64,7 @@ impl NotJson {
     }
 }
 
-/// Returns the UTF-16 code unit of the escape `\uXXXX` that stands at a place of a text, if one does.
+/// Returns the UTF-16 code unit of the escape (`\u0061`) that stands at a place of a text, if one does.
 fn utf16_escape(text: &[u8], at: usize) -> Option<u16> {
     let digits = text.get(at..at + 6)?.strip_prefix(b"\\u")?;
     u16::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()

@@ -38,8 +38,8 @@ fn short(event: &str) -> &str {
     if event.len() > SHORT_BYTES_MAX { truncate_reason(event) } else { event }
 }
 
-/// The largest growth of a message as JSON: a control character has six bytes (`\u0001`). Besides, there are the names of
-/// the topic and of the event, whose bytes grow in the same way, and less than 150 bytes of numbers and members.
+/// The largest growth of a message as JSON: a control character has six bytes (`\u0001`). Besides, there are the names
+/// of the topic and of the event, whose bytes grow in the same way, and less than 150 bytes of numbers and members.
 pub(super) const GROWTH_AS_JSON: Growth = Growth { factor: 6, besides: 2 * 6 * SHORT_BYTES_MAX as u64 + 150 };
 
 /// The largest growth of a message in a binary frame: its headers, and the names of the topic and of the event.

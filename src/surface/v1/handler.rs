@@ -10,12 +10,10 @@ use std::{
 };
 
 use super::{
-    PATTERN,
     command::{Command, Fault, Request, parse},
     encode::{AS_BINARY, AS_JSON, Answer, OfId, Unsubscribed},
     error::ErrorCode,
-    options::{Names, TalkOptions},
-    refresh::Refresh,
+    options::{Names, PATTERN, TalkOptions},
     talk::{REFRESH_INTERVAL, Stage, Talk},
 };
 use crate::{
@@ -263,7 +261,7 @@ impl Speaker {
                 let is_begun = connection.spawn(async move |handle| {
                     let accepted = handle.accept_token(token).await;
                     // The connection may have ended.
-                    _ = handle.with(move |connection| Refresh::begin(&speaker, connection, id, accepted)).await;
+                    _ = handle.with(move |connection| speaker.begin_refresh(connection, id, accepted)).await;
                 });
                 if !is_begun {
                     let reason = "too much work of this connection waits for decisions".into();
@@ -275,7 +273,7 @@ impl Speaker {
                 if matches!(accepted, Err(RenewError::NoAuthenticator)) {
                     connection.state_mut().note_unasked();
                 }
-                Refresh::begin(&speaker, connection, id, accepted);
+                self.begin_refresh(connection, id, accepted);
             }
         }
         Ok(())

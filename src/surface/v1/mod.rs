@@ -19,7 +19,7 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use self::options::PROTOCOL;
+pub use self::options::{PATTERN, PROTOCOL};
 use self::{
     encode::{AS_BINARY, AS_JSON},
     handler::Speaker,
@@ -31,9 +31,6 @@ use crate::{
     handler::Typed,
     hub::NewEncoding,
 };
-
-/// The path at which a server without routes of its own speaks the subprotocol.
-pub const PATTERN: &str = "/ws";
 
 /// The surface of the subprotocol.
 pub(crate) const V1: Surface = Surface {

@@ -10,6 +10,9 @@ use crate::{
 /// The name of the subprotocol.
 pub const PROTOCOL: &str = "ringhub.v1";
 
+/// The path at which a server without routes of its own speaks the subprotocol.
+pub const PATTERN: &str = "/ws";
+
 /// Whether the path of an opening request names a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Names {

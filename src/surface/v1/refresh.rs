@@ -1,5 +1,5 @@
-//! A `refresh` under way: judges the topics of its connection by the new token, some in each turn, before the token takes
-//! the place of the earlier one.
+//! A `refresh` under way: judges the topics of its connection by the new token, some in each turn, before the token
+//! takes the place of the earlier one.
 
 use std::{cell::RefCell, rc::Rc};
 
@@ -32,10 +32,10 @@ pub(super) struct Refresh {
 /// A refresh that the decisions about several topics share.
 type Shared = Rc<RefCell<Option<Refresh>>>;
 
-impl Refresh {
+impl Speaker {
     /// Takes the decision about a token, and begins to judge the topics of the connection by an accepted one.
-    pub(super) fn begin(
-        speaker: &Speaker,
+    pub(super) fn begin_refresh(
+        &self,
         connection: &mut Client<'_>,
         id: Option<u64>,
         accepted: Result<AcceptedToken, RenewError>,
@@ -43,17 +43,19 @@ impl Refresh {
         let mut token = match accepted {
             Ok(token) => token,
             Err(error) => {
-                speaker.fail(connection, not_renewed(id, &error));
-                return speaker.go_on(connection);
+                self.fail(connection, not_renewed(id, &error));
+                return self.go_on(connection);
             }
         };
         // The gates of other routes have found identities by the old token.
         token.identities.forget_others();
         let topics = connection.state().topics.keys().cloned().collect();
         let refresh = Refresh { id, token, topics, judging: 0, refused: Vec::new(), undecided: None };
-        refresh.judge_some(speaker, connection);
+        refresh.judge_some(self, connection);
     }
+}
 
+impl Refresh {
     /// Judges the next topics.
     fn judge_some(mut self, speaker: &Speaker, connection: &mut Client<'_>) {
         // A connection that is closing carries out nothing more.
