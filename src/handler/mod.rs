@@ -49,7 +49,7 @@ mod typed;
 use std::future::{Future, ready};
 
 pub use crate::hub::{
-    ConnectionId, ConnectionIdError, Lag, NotAMessage, Overflow, Place, Publication, Refused, Scope, Sent,
+    ConnectionId, ConnectionIdError, Lag, NotAMessage, NotJson, Overflow, Place, Publication, Refused, Scope, Sent,
     SubscribeOptions, TopicName, TopicNameError,
 };
 pub use crate::proto::truncate_reason;
@@ -63,13 +63,14 @@ pub(crate) use http_service::{BodyRoom, HttpService, OfTower, ServiceBody, Servi
 pub use http_service::{HttpBody, RequestSender};
 pub(crate) use panicked::Panicked;
 pub(crate) use profile::Profile;
+pub(crate) use renewal::AcceptedToken;
 pub use renewal::{RenewError, Renewed, TOKEN_EXPIRED};
 pub use request::OpeningRequest;
 pub use route::{Parameters, Pattern, PatternError};
 pub(crate) use route::{Route, TOPIC, TopicSpace};
 pub(crate) use rules::ANY_PROTOCOL;
 pub use rules::{RouteOptions, Rules};
-pub(crate) use shard_api::{Call, Facts, ShardApi, Tasks, WORK_MAX};
+pub(crate) use shard_api::{Call, Facts, OnPlaced, ShardApi, Tasks, WORK_MAX};
 pub(crate) use states::Seat;
 pub(crate) use typed::{Factory, Opened, ShardRoute, Typed};
 

@@ -46,6 +46,28 @@ pub struct NewEncoding {
     /// Makes the frames that tell a subscriber of a lag. With `None` the format has no such frames: a subscriber that
     /// is too slow is closed unless it has [`SubscribeOptions::has_silent_lags`](super::SubscribeOptions).
     pub encode_lag: Option<EncodeLag>,
+    /// How much larger than its payload the form of a publication may be.
+    pub growth: Growth,
+}
+
+/// How much larger than its payload the form of a publication may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Growth {
+    /// The most bytes for a byte of the payload.
+    pub factor: u64,
+    /// The most bytes beside those of the payload.
+    pub besides: u64,
+}
+
+impl Growth {
+    /// The growth of raw frames: a header.
+    pub const RAW: Growth = Growth { factor: 1, besides: 14 };
+
+    /// Returns the most bytes that the form of a publication with a payload of so many bytes has.
+    #[must_use]
+    pub const fn largest(self, payload: u64) -> u64 {
+        payload.saturating_mul(self.factor).saturating_add(self.besides)
+    }
 }
 
 /// Makes the part of a publication's form that is dear to make.
@@ -105,7 +127,7 @@ impl Encodings {
     ///
     /// As [`Encodings::add`] does.
     pub fn add_new(&mut self, new: &NewEncoding) -> Format {
-        let &NewEncoding { name, encode, encode_lag } = new;
+        let &NewEncoding { name, encode, encode_lag, growth: _ } = new;
         self.add_row(Row { name, encode, prepare: None, encode_lag })
     }
 
@@ -201,7 +223,7 @@ mod tests {
     #[test]
     fn a_format_may_tell_of_lags() {
         let mut encodings = Encodings::default();
-        let new = |name, encode_lag| NewEncoding { name, encode: nothing, encode_lag };
+        let new = |name, encode_lag| NewEncoding { name, encode: nothing, encode_lag, growth: Growth::RAW };
         let tells = encodings.add_new(&new("tells", Some(|_, out| out.extend_from_slice(b"lag"))));
         let silent = encodings.add_new(&new("silent", None));
         assert!(encodings.lag(tells).is_some());

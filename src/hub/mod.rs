@@ -3,8 +3,8 @@
 //!
 //! The files are listed from the lowest floor to the highest. A file imports only files that stand before it:
 //!
-//! - values: `atomic`, `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `publication`, `encoding`,
-//!   `subscribe_options`, `listing`, `command`, `barrier`, `end_role`;
+//! - values: `atomic`, `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `not_json`, `publication`,
+//!   `encoding`, `subscribe_options`, `listing`, `command`, `barrier`, `end_role`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `feeds`, `external`;
 //! - tables: `tag`, `topic_rules`, `piece`, `run`, `walk`, `label`, `backlog`, `overflow`, `audience`, `topics`, `due`,
 //!   `subscriptions`, `connections`;
@@ -42,6 +42,7 @@ mod membership;
 mod memory;
 mod mesh;
 mod mesh_limits;
+mod not_json;
 mod order;
 mod overflow;
 mod piece;
@@ -73,9 +74,9 @@ pub use backlog::Backlog;
 pub use command::{Command, Commanded, Refused, Reply, Sent, SubscribeOutcome};
 pub use connection_id::{ConnectionId, ConnectionIdError};
 pub use connections::{Attachment, Connections, HubConnection, Publishing};
-pub use encoding::{DearFormats, Encodable, Encode, Encodings, NewEncoding, Prepare};
+pub use encoding::{DearFormats, Encodable, Encode, Encodings, Growth, NewEncoding, Prepare};
 pub use end_role::{EndRole, EngineTopics};
-pub use entry::{Delivery, Interest, Placed, Request, Unplaced};
+pub use entry::{Delivery, Interest, OrderEnd, Placed, Request, Unplaced};
 pub use external::{Arrival, ExternalEnd, Order};
 pub use fanout::{SPARE_RUN_BYTES_MAX, Walked};
 pub use format::Format;
@@ -92,6 +93,7 @@ pub use memory::LARGE_PIECE_PINS;
 pub(crate) use memory::pinned;
 pub use mesh::{MeshEnd, Wake};
 pub use mesh_limits::MeshLimits;
+pub use not_json::NotJson;
 pub use overflow::{Decision, OutputLimits, OwedOutput};
 pub use piece::{Owed, Piece, bounded};
 pub use publication::{NotAMessage, Place, Posted, Publication, Scope};

@@ -52,6 +52,38 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
+    /// Publishes for all shards, as [`ShardHub::publish_by_name`] does, for a publisher that wants the place of its
+    /// publication. Returns the place if this shard orders the topic. Otherwise [`ShardHub::take_placed`] returns the
+    /// place with this ticket, once the topic's home or an engine has given it.
+    pub fn publish_asking(
+        &mut self,
+        name: &TopicName,
+        source: ConnectionId,
+        mut publication: Publication,
+        ticket: u64,
+    ) -> Option<Place> {
+        publication.stamp(self.now());
+        let (home, own) = (self.home(name), self.mesh.number());
+        let posted = Arc::new(Posted { topic: name.clone(), source: Some(source), publication });
+        let place = if home == own {
+            self.with_topic(name, |hub, topic| hub.publish_at_home(topic, &posted, Some((own, ticket))))
+        } else {
+            self.mesh.request(home, Request::Submit { posted, ticket });
+            None
+        };
+        if place.is_some() {
+            return place;
+        }
+        if let Some(connection) = self.connections.get_mut(source) {
+            connection.has_published_elsewhere = true;
+        }
+        #[cfg(test)]
+        if let Some(journal) = &mut self.journal {
+            journal.note_sent(name);
+        }
+        None
+    }
+
     /// Publishes to a topic that this shard knows. `source` does not receive the publication unless it has subscribed
     /// with [`SubscribeOptions::echo`](super::SubscribeOptions::echo).
     ///
@@ -242,5 +274,55 @@ impl<T: Attachment> ShardHub<T> {
             journal.note_sent(&topic);
         }
         self.mesh.request(home, Request::Publish(Arc::new(Posted { topic, source, publication })));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::hub::{
+        EndRole, HubConnection, HubLimits, MeshEnd, MeshLimits, Wake, testing::TestEngine, topic_name::home,
+    };
+
+    /// The place comes at once if this shard orders the topic, and else when another shard or an engine has given it.
+    #[test]
+    fn publishers_get_the_places_that_they_ask_for() {
+        let roles = [EndRole::Shard, EndRole::Shard, EndRole::Engine];
+        let wake = roles.iter().map(|_| Arc::new(|| {}) as Wake).collect();
+        let mut ends = MeshEnd::connect_with(wake, &roles, &MeshLimits::default());
+        let mut engine = TestEngine::new(ends.pop().unwrap());
+        let hub =
+            |mesh| -> ShardHub { ShardHub::new(mesh, HubLimits::default(), 7).with_engine(TestEngine::topics(2)) };
+        let mut hubs: Vec<ShardHub> = ends.into_iter().map(hub).collect();
+        let source = hubs[0].connections.insert(HubConnection::new(())).unwrap();
+        let names: Vec<TopicName> = (0..8).map(|n| TopicName::new(&format!("topic {n}")).unwrap()).collect();
+        let kinds: BTreeMap<_, usize> = names.iter().map(|name| ((home(name, 2), TestEngine::has(name)), 1)).collect();
+        assert_eq!(kinds.len(), 4, "topics of both homes, with and without the engine");
+        let mut placed = BTreeMap::new();
+        for ticket in 0..24 {
+            let name = &names[ticket % 8];
+            let place = hubs[0].publish_asking(name, source, Publication::text("x"), ticket as u64);
+            assert_eq!(place.is_some(), home(name, 2) == 0 && !TestEngine::has(name));
+            placed.extend(place.map(|place| (ticket as u64, place)));
+        }
+        for _ in 0..1_000 {
+            for hub in &mut hubs {
+                while hub.take_request(&mut Vec::new()) || hub.take_delivery(&mut Vec::new()) {}
+                hub.send_out();
+            }
+            while engine.work(|_| 1) {}
+            engine.end.send_out();
+            placed.extend(hubs[0].take_placed());
+        }
+        assert_eq!(placed.len(), 24);
+        for (number, name) in names.iter().enumerate() {
+            let own: Vec<Place> = (0..3).map(|round| placed[&(number as u64 + 8 * round)]).collect();
+            match engine.places.get(name) {
+                Some(places) => assert_eq!(own, *places, "{name}"),
+                None => assert_eq!(own.iter().map(|place| place.offset).collect::<Vec<_>>(), [1, 2, 3], "{name}"),
+            }
+        }
     }
 }

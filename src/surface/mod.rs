@@ -10,6 +10,7 @@ mod surface;
 mod table;
 #[cfg(test)]
 mod testing;
+pub mod v1;
 
-pub(crate) use surface::{KeyFault, KeyKind, Surface, SurfaceKey, TopicUse};
-pub(crate) use table::{SURFACES, encodings};
+pub(crate) use surface::{HandlerParts, KeyFault, KeyKind, Surface, SurfaceKey, TopicUse};
+pub(crate) use table::{SURFACES, all_forms, encodings, largest_form};

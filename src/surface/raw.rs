@@ -8,7 +8,10 @@ use std::{borrow::Cow, mem, sync::Arc};
 
 use serde::Serialize;
 
-use super::surface::{PathRow, Surface, TopicUse, any_values};
+use super::{
+    surface::{Beside, PathRow, Surface, TopicUse, any_values},
+    v1::{OPENINGS_AT_A_TOPIC, V1},
+};
 use crate::{
     auth::TOKEN_KEY,
     endpoints::{BodyLimit, HttpEndpoint, HttpRequest, Intent, Openings},
@@ -28,7 +31,9 @@ pub(crate) const RAW: Surface = Surface {
     forgets_request: true,
     skips_broadcasts: true,
     paths: &[PathRow { below: "", openings: Some(OPENINGS), endpoints: &[PUBLISH] }],
-    handler: |_, _| Arc::new(Typed(Arc::new(RawTopics))),
+    protocol: None,
+    beside: Some(Beside { surface: &V1, openings: OPENINGS_AT_A_TOPIC }),
+    handler: |_| Arc::new(Typed(Arc::new(RawTopics))),
     encodings: &[],
 };
 
@@ -181,7 +186,9 @@ async fn publish(mut request: Box<HttpRequest>) -> Result<Response, Refusal> {
             let at = error.valid_up_to();
             bad(&format!("the body is text by its Content-Type and not UTF-8 at byte {at}"))
         })?;
-        Publication::text(text)
+        // A text that only claims to be JSON is text.
+        let json = is_json(request.head.headers()).then(|| Publication::json(text).ok()).flatten();
+        json.unwrap_or_else(|| Publication::text(text))
     } else {
         Publication::binary(&body)
     };
@@ -208,13 +215,24 @@ struct Published<'a> {
 
 /// Returns whether a body is text. Every other body is binary.
 fn is_text(headers: &Headers) -> bool {
+    let Some(media_type) = media_type(headers) else { return false };
+    let is_of_text = media_type.get(.."text/".len()).is_some_and(|kind| kind.eq_ignore_ascii_case("text/"));
+    is_of_text || media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") || is_json(headers)
+}
+
+/// Returns whether a body claims to be JSON.
+fn is_json(headers: &Headers) -> bool {
+    let Some(media_type) = media_type(headers) else { return false };
+    let suffix = media_type.len().checked_sub("+json".len()).and_then(|at| media_type.get(at..));
+    suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
+        || media_type.eq_ignore_ascii_case("application/json")
+}
+
+/// Returns the media type of a body without its parameters, if the request names one.
+fn media_type(headers: &Headers) -> Option<&str> {
     let content_type = headers.get("content-type").filter(|value| value.is_ascii());
-    let Some(content_type) = content_type.and_then(|value| str::from_utf8(value).ok()) else { return false };
-    let media_type = content_type.split(';').next().unwrap_or_default().trim();
-    let is = |other: &str, part: Option<&str>| part.is_some_and(|part| part.eq_ignore_ascii_case(other));
-    is("text/", media_type.get(.."text/".len()))
-        || is("+json", media_type.len().checked_sub("+json".len()).and_then(|at| media_type.get(at..)))
-        || ["application/json", "application/x-www-form-urlencoded"].iter().any(|other| is(other, Some(media_type)))
+    let content_type = content_type.and_then(|value| str::from_utf8(value).ok())?;
+    Some(content_type.split(';').next().unwrap_or_default().trim())
 }
 
 fn bad(what: &str) -> Refusal {
