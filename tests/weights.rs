@@ -245,7 +245,7 @@ fn entries_weigh_what_they_take() {
     }
     check("acknowledgements", 2, &|ends| {
         for number in 0..3_000 {
-            ends[0].deliver(1, Delivery::Acknowledged { topic: topic.clone(), number });
+            ends[0].deliver(1, Delivery::Acknowledged { topic: topic.clone(), number, end: None });
         }
     });
 }

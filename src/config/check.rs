@@ -344,6 +344,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
             guesses: settings.max_guess_rate.0,
         },
         rate_ticks_max: rate_ticks_max?,
+        subscriptions_max: settings.max_subscriptions,
         topics_idle_max: settings.max_idle_topics,
         revocations_max: settings.max_revocations,
     })

@@ -3,7 +3,9 @@
 use super::{
     checked::{Config, Limits},
     quantities::Size,
-    weights::{EXCHANGE, HTTP_CONNECTION, OPENING, QUESTION, REVOCATION, SERVER, SHARD, TOPIC, WAITING_INPUT},
+    weights::{
+        EXCHANGE, HTTP_CONNECTION, OPENING, QUESTION, REVOCATION, SERVER, SHARD, SUBSCRIPTION, TOPIC, WAITING_INPUT,
+    },
 };
 use crate::{
     hub::{MeshLimits, SPARE_RUN_BYTES_MAX},
@@ -24,8 +26,8 @@ pub struct MemoryPart {
 
 impl Config {
     /// Returns the worst case of the server's memory, part by part, without the kernel's socket buffers and without
-    /// what an embedder's code allocates: states of handlers, their subscriptions beyond one for each connection,
-    /// spawned work, messages that a `Hub` publishes, and the queues of its subscriptions.
+    /// what an embedder's code allocates: states of handlers, spawned work, messages that a `Hub` publishes, and the
+    /// queues of its subscriptions.
     ///
     /// ```
     /// use ringhub::config::{Config, Settings};
@@ -61,7 +63,9 @@ impl Config {
         // A lane takes one message of any size, and one more waits beside the lane.
         let between_shards = between_shards + 2 * shards * (shards - 1) * message;
         // `max_idle_topics` may be any number.
-        let topics = shards.saturating_mul(limits.topics_idle_max as u64).saturating_add(connections);
+        let idle = shards.saturating_mul(limits.topics_idle_max as u64);
+        let subscriptions = connections.saturating_mul(limits.subscriptions_max as u64);
+        let (idle, subscribed) = (idle.saturating_mul(TOPIC), subscriptions.saturating_mul(TOPIC + SUBSCRIPTION));
         let publish = &http.publish_rates;
         let arrivals = &limits.arrival_rates;
         let of_senders =
@@ -131,8 +135,15 @@ impl Config {
             ),
             (
                 "topics",
-                topics.saturating_mul(TOPIC),
-                format!("{topics} (max_idle_topics of each shard + max_connections) × {}", Size(TOPIC)),
+                idle.saturating_add(subscribed),
+                format!(
+                    "{shards} (shards) × {} (max_idle_topics) × {}, and {connections} (max_connections) × {} \
+                     (max_subscriptions) × {}",
+                    limits.topics_idle_max,
+                    Size(TOPIC),
+                    limits.subscriptions_max,
+                    Size(TOPIC + SUBSCRIPTION)
+                ),
             ),
             (
                 "requests to other servers",

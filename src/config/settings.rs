@@ -385,6 +385,10 @@ settings! {
             effective: |config| bytes(config.limits.unfinished_bytes_max),
         }, Yes;
 
+        /// Topics that one connection may subscribe to at the same time. Beyond it: a `subscribe` of `ringhub.v1` is
+        /// refused.
+        max_subscriptions: usize, COUNT ["1 to 65536"] (from 1 to Limits::SUBSCRIPTIONS_MAX), Is("1024"), Yes;
+
         /// Topics that no connection uses, but whose offsets each shard remembers.
         max_idle_topics: usize, COUNT ["0 or more"], Is("10000"), Yes;
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    hub::{ConnectionId, Place, Publication, Refused, Scope, Sent, SubscribeOptions, TopicName},
+    hub::{ConnectionId, OrderEnd, Place, Publication, Refused, Scope, Sent, SubscribeOptions, TopicName},
     proto::{
         CONTROL_PAYLOAD_MAX, CloseCode, CloseFrame, Fin, KeepAlive, MessageLimits, MessageType, OpCode, PrepareError,
         PreparedMessage, ProtocolError, State, encode_frame,
@@ -367,6 +367,12 @@ impl<S: 'static> Connection<'_, S> {
     /// ```
     pub fn publish(&mut self, topic: &TopicName, publication: impl Into<Publication>, scope: Scope) -> Option<Place> {
         self.shard.publish(Some(self.id), topic, publication.into(), scope)
+    }
+
+    /// Returns, in [`Handler::on_subscribed`](super::Handler::on_subscribed), the end of the topic's order at which the
+    /// subscription begins, if it is known: the connection gets every message after it.
+    pub(crate) fn order_end(&self) -> Option<OrderEnd> {
+        self.shard.order_end()
     }
 
     /// Publishes to a topic's subscribers on all shards, as [`Connection::publish`] does. Returns the place of the

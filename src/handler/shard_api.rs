@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use super::{errors::SubscribeError, panicked::Panicked};
 use crate::{
     auth::{Authenticator, Identities},
-    hub::{ConnectionId, Place, Publication, Scope, Sent, SubscribeOptions, TopicName, TopicRules},
+    hub::{ConnectionId, OrderEnd, Place, Publication, Scope, Sent, SubscribeOptions, TopicName, TopicRules},
     proto::{CloseCode, KeepAlive, MessageLimits, Refusal, State},
 };
 
@@ -61,6 +61,9 @@ pub(crate) trait ShardApi {
         publication: Publication,
         scope: Scope,
     ) -> Option<Place>;
+
+    /// Returns, in the call that reports a subscription, the end of the topic's order at which it begins.
+    fn order_end(&self) -> Option<OrderEnd>;
 
     /// Publishes to a topic for a connection that wants the place. Returns the place, or calls `on_placed` with it
     /// later.

@@ -231,9 +231,9 @@ impl<T: Attachment> ShardHub<T> {
 
     /// Sets the limits of gathered memory and of idle topics. What exceeds a smaller limit is sent, or forgotten, as it
     /// is at the limit.
-    pub fn set_limits(&mut self, gathered_bytes_max: usize, topics_idle_max: usize) {
-        self.limits = HubLimits { gathered_bytes_max, topics_idle_max, ..self.limits };
-        self.topics.idle_max = topics_idle_max;
+    pub fn set_limits(&mut self, limits: HubLimits) {
+        self.limits = limits;
+        self.topics.idle_max = limits.topics_idle_max;
     }
 
     /// Returns the name of a topic to which a connection is attached.

@@ -13,7 +13,7 @@ use super::{
     connection_id::ConnectionId,
     connections::Attachment,
     end_role::EndRole,
-    entry::{Delivery, Interest, Placed, Request, Unplaced},
+    entry::{Delivery, Interest, OrderEnd, Placed, Request, Unplaced},
     hub::ShardHub,
     membership::Joined,
     publication::{Place, Posted},
@@ -36,13 +36,16 @@ impl<T: Attachment> ShardHub<T> {
                 // A shard that does not know the topic has withdrawn its interest, and the home had not taken the
                 // withdrawal yet.
                 if let Some(id) = self.topics.find(&posted.topic) {
+                    if let TopicRole::Remote(remote) = &mut self.topics[id].role {
+                        remote.end = Some(OrderEnd { epoch: place.epoch, offset: place.offset });
+                    }
                     self.gather(id, posted.source, &posted.publication, Some(place));
                 }
             }
             Delivery::Reply { ticket, reply } => self.note_reply(ticket, &reply),
-            Delivery::Acknowledged { topic, number } => {
+            Delivery::Acknowledged { topic, number, end } => {
                 if let Some(id) = self.topics.find(&topic) {
-                    self.go_live(id, number, joined);
+                    self.go_live(id, number, end.map(|end| *end), joined);
                 }
             }
             Delivery::Barrier => self.barriers.deliveries += 1,
@@ -193,6 +196,7 @@ impl<T: Attachment> ShardHub<T> {
     /// Notes at a topic's home the interest of another shard.
     fn note_interest(&mut self, shard: u16, topic: TopicName, number: u64, interest: Interest) {
         self.with_topic(&topic.clone(), |hub, id| {
+            let end = hub.topics[id].end().map(Box::new);
             let TopicRole::Home(home) = &mut hub.topics[id].role else {
                 unreachable!("interests go to the topic's home")
             };
@@ -203,7 +207,7 @@ impl<T: Attachment> ShardHub<T> {
                 Interest::Offsets => home.remembering.push(shard),
                 Interest::Messages { dear } => {
                     home.interested.push((shard, dear));
-                    hub.mesh.deliver(shard, Delivery::Acknowledged { topic, number });
+                    hub.mesh.deliver(shard, Delivery::Acknowledged { topic, number, end });
                 }
             }
         });

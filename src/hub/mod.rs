@@ -71,7 +71,7 @@ pub use connection_id::{ConnectionId, ConnectionIdError};
 pub use connections::{Attachment, Connections, HubConnection, Publishing};
 pub use encoding::{DearFormats, Encodable, Encode, Encodings, NewEncoding, Prepare};
 pub use end_role::{EndRole, EngineTopics};
-pub use entry::{Delivery, Interest, Placed, Request, Unplaced};
+pub use entry::{Delivery, Interest, OrderEnd, Placed, Request, Unplaced};
 pub use external::{Arrival, ExternalEnd, Order};
 pub use fanout::{SPARE_RUN_BYTES_MAX, Walked};
 pub use format::Format;

@@ -245,3 +245,53 @@ impl<T: Attachment> ShardHub<T> {
         self.mesh.request(home, Request::Publish(Arc::new(Posted { topic, source, publication })));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::hub::{
+        EndRole, HubConnection, HubLimits, MeshEnd, MeshLimits, Wake, testing::TestEngine, topic_name::home,
+    };
+
+    /// The place comes at once if this shard orders the topic, and else when another shard or an engine has given it.
+    #[test]
+    fn publishers_get_the_places_that_they_ask_for() {
+        let roles = [EndRole::Shard, EndRole::Shard, EndRole::Engine];
+        let wake = roles.iter().map(|_| Arc::new(|| {}) as Wake).collect();
+        let mut ends = MeshEnd::connect_with(wake, &roles, &MeshLimits::default());
+        let mut engine = TestEngine::new(ends.pop().unwrap());
+        let hub =
+            |mesh| -> ShardHub { ShardHub::new(mesh, HubLimits::default(), 7).with_engine(TestEngine::topics(2)) };
+        let mut hubs: Vec<ShardHub> = ends.into_iter().map(hub).collect();
+        let source = hubs[0].connections.insert(HubConnection::new(())).unwrap();
+        let names: Vec<TopicName> = (0..8).map(|n| TopicName::new(&format!("topic {n}")).unwrap()).collect();
+        let kinds: BTreeMap<_, usize> = names.iter().map(|name| ((home(name, 2), TestEngine::has(name)), 1)).collect();
+        assert_eq!(kinds.len(), 4, "topics of both homes, with and without the engine");
+        let mut placed = BTreeMap::new();
+        for ticket in 0..24 {
+            let name = &names[ticket % 8];
+            let place = hubs[0].publish_asking(name, source, Publication::text("x"), ticket as u64);
+            assert_eq!(place.is_some(), home(name, 2) == 0 && !TestEngine::has(name));
+            placed.extend(place.map(|place| (ticket as u64, place)));
+        }
+        for _ in 0..1_000 {
+            for hub in &mut hubs {
+                while hub.take_request(&mut Vec::new()) || hub.take_delivery(&mut Vec::new()) {}
+                hub.send_out();
+            }
+            while engine.work(|_| 1) {}
+            engine.end.send_out();
+            placed.extend(hubs[0].take_placed());
+        }
+        assert_eq!(placed.len(), 24);
+        for (number, name) in names.iter().enumerate() {
+            let own: Vec<Place> = (0..3).map(|round| placed[&(number as u64 + 8 * round)]).collect();
+            match engine.places.get(name) {
+                Some(places) => assert_eq!(own, *places, "{name}"),
+                None => assert_eq!(own.iter().map(|place| place.offset).collect::<Vec<_>>(), [1, 2, 3], "{name}"),
+            }
+        }
+    }
+}

@@ -21,8 +21,8 @@ use crate::{
         Call, Closed, Facts, OnPlaced, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks, WORK_MAX,
     },
     hub::{
-        Command, Commanded, ConnectionId, Joined, Place, Publication, Refused, Reply, Scope, Sent, SubscribeOptions,
-        SubscribeOutcome, Subscribed, TopicName, TopicRules,
+        Command, Commanded, ConnectionId, Joined, OrderEnd, Place, Publication, Refused, Reply, Scope, Sent,
+        SubscribeOptions, SubscribeOutcome, Subscribed, TopicName, TopicRules,
     },
     metrics::Counter,
     proto::{CloseCode, Event, KeepAlive, MessageLimits, Millis, Refusal, State},
@@ -77,7 +77,7 @@ impl<I: Io> Shard<I> {
         // The order is reversed for `pop`: the first that went live is reported first. A handler may add subscriptions
         // meanwhile, or take some out.
         self.joined.reverse();
-        while let Some(Joined { id, topic }) = self.joined.pop() {
+        while let Some(Joined { id, topic, end }) = self.joined.pop() {
             tracing::trace!(%id, peer = self.peer(id), %topic, "subscribed");
             // The subscription may be the last for which the connection was held.
             self.note_opened(id);
@@ -90,6 +90,7 @@ impl<I: Io> Shard<I> {
             }
             let Some(connection) = self.hub.connections.get(id) else { continue };
             if !topic.is_everyone() && connection.is_open() {
+                self.handlers.order_end = end;
                 self.call(id, |handler, shard, seat| handler.on_subscribed(shard, seat, &topic));
             }
         }
@@ -273,7 +274,8 @@ impl<I: Io> ShardApi for Shard<I> {
     ) -> Result<(), SubscribeError> {
         match self.hub.subscribe(id, topic, options) {
             Subscribed::Live => {
-                self.joined.push(Joined { id, topic: topic.clone() });
+                let end = self.hub.order_end(topic);
+                self.joined.push(Joined { id, topic: topic.clone(), end });
                 Ok(())
             }
             Subscribed::Pending => Ok(()),
@@ -303,6 +305,10 @@ impl<I: Io> ShardApi for Shard<I> {
         scope: Scope,
     ) -> Option<Place> {
         self.hub.publish_by_name(topic, source, publication, scope)
+    }
+
+    fn order_end(&self) -> Option<OrderEnd> {
+        self.handlers.order_end
     }
 
     fn publish_asking(

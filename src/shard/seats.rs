@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::memory::HOLDER_BYTES_MIN;
 use crate::{
     handler::{OnPlaced, Profile, Route, Rules, ShardRoute, Tasks},
-    hub::ConnectionId,
+    hub::{ConnectionId, OrderEnd},
     proto::{KeepAlive, MessageLimits, Tick},
 };
 
@@ -45,6 +45,8 @@ pub(super) struct Handlers {
     pub(super) tasks: Tasks,
     /// Those that wait for the places of their publications, by the tickets of these.
     pub(super) askers: HashMap<u64, (ConnectionId, OnPlaced)>,
+    /// The end of the topic's order at which the subscription begins that is being reported.
+    pub(super) order_end: Option<OrderEnd>,
     /// The last ticket.
     ticket: u64,
     /// Connections that have ended, and whose spawned work has yet to be ended.

@@ -189,7 +189,7 @@ impl World {
     }
 
     fn tell(&mut self, joined: Vec<Joined>) {
-        for Joined { id, topic: name } in joined {
+        for Joined { id, topic: name, .. } in joined {
             let number = (0..TOPICS).find(|&number| topic(number) == name).unwrap();
             let ordered = self.ordered(number);
             let subscriber = self.members.get_mut(&(id, number)).expect("who is told has subscribed");

@@ -31,8 +31,17 @@ pub(crate) enum Command<'a> {
     Subscribe { topic: Cow<'a, str>, has_echo: bool },
     Unsubscribe { topic: Cow<'a, str> },
     Publish { topic: Cow<'a, str>, publication: Publication },
-    Refresh { token: Cow<'a, str> },
+    Refresh { token: Token<'a> },
     Ping,
+}
+
+/// A token, which is never shown.
+pub(crate) struct Token<'a>(pub(crate) Cow<'a, str>);
+
+impl fmt::Debug for Token<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
 }
 
 /// An error of a command, for its client.
@@ -134,7 +143,7 @@ fn read<'a>(name: &str, members: &Members<'a>) -> Result<Command<'a>, Fault> {
         }
         "unsubscribe" => Command::Unsubscribe { topic: text("topic", members.needed(name, "topic")?)? },
         "publish" => publish(members)?,
-        "refresh" => Command::Refresh { token: text("token", members.needed(name, "token")?)? },
+        "refresh" => Command::Refresh { token: Token(text("token", members.needed(name, "token")?)?) },
         _ => Command::Ping,
     })
 }

@@ -8,9 +8,13 @@ use serde::Serialize;
 
 use super::command::{Fault, SHORT_BYTES_MAX};
 use crate::{
-    hub::{Encodable, Lag, Place, Publication},
+    hub::{Encodable, Lag, OrderEnd, Place, Publication},
     proto::{Fin, FrameHeader, MessageType, OpCode, truncate_reason},
 };
+
+/// The names of the encodings.
+pub(super) const AS_JSON: &str = "ringhub.v1";
+pub(super) const AS_BINARY: &str = "ringhub.v1.binary";
 
 /// Encodes a message of a topic as JSON.
 pub(super) fn message_as_json(Encodable { topic, publication, place, .. }: &Encodable<'_>, out: &mut BytesMut) {
@@ -149,8 +153,17 @@ pub(super) struct OfId {
 #[derive(Debug, Serialize)]
 pub(super) struct Subscribed<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) id: Option<u64>,
-    pub(super) topic: &'a str,
+    id: Option<u64>,
+    topic: &'a str,
+    #[serde(flatten)]
+    end: Option<End>,
+}
+
+/// The end of a topic's order.
+#[derive(Debug, Serialize)]
+struct End {
+    epoch: String,
+    offset: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -205,6 +218,12 @@ impl Answer<'_> {
     /// Returns the answer to a message that has got its place.
     pub(super) fn published(id: u64, topic: &str, Place { epoch, offset, .. }: Place) -> Answer<'_> {
         Answer::Published(Placed { id: Some(id), topic, epoch: epoch.to_string(), offset })
+    }
+
+    /// Returns the answer to a subscription that is live, and begins at this end of the topic's order.
+    pub(super) fn subscribed(id: Option<u64>, topic: &str, end: Option<OrderEnd>) -> Answer<'_> {
+        let end = end.map(|OrderEnd { epoch, offset }| End { epoch: epoch.to_string(), offset });
+        Answer::Subscribed(Subscribed { id, topic, end })
     }
 
     /// Returns the text of the answer.

@@ -50,7 +50,7 @@ pub fn command(bytes: &[u8]) {
                         }
                     }
                 }
-                Command::Refresh { token } => assert_eq!((&**name, text_of("token")), ("refresh", Some(&*token))),
+                Command::Refresh { token } => assert_eq!((&**name, text_of("token")), ("refresh", Some(&*token.0))),
                 Command::Ping => assert_eq!(name, "ping"),
             }
         }

@@ -7,10 +7,10 @@
 use std::future::{Future, ready};
 
 use super::{
-    AS_BINARY, AS_JSON, Names, TalkOptions,
     command::{Command, Fault, Request, parse},
-    encode::{Answer, OfId, Subscribed, Unsubscribed},
+    encode::{AS_BINARY, AS_JSON, Answer, OfId, Unsubscribed},
     error::ErrorCode,
+    options::{Names, TalkOptions},
     talk::{Stage, Talk},
 };
 use crate::{
@@ -65,7 +65,8 @@ impl Handler for Speaker {
             }
             Some(Stage::Live) | None => None,
         };
-        send(connection, &Answer::Subscribed(Subscribed { id, topic: topic.as_str() }));
+        let end = connection.order_end();
+        send(connection, &Answer::subscribed(id, topic.as_str(), end));
     }
 }
 
@@ -110,7 +111,7 @@ impl Speaker {
             Command::Unsubscribe { topic } => self.unsubscribe(connection, id, &topic),
             Command::Publish { topic, publication } => self.publish(connection, id, &topic, publication),
             Command::Refresh { token } => {
-                self.refresh(connection, id, &token);
+                self.refresh(connection, id, &token.0);
                 Ok(())
             }
             Command::Ping => unreachable!("pings are answered before"),

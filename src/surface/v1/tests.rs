@@ -3,10 +3,10 @@
 use bytes::BytesMut;
 
 use super::{
-    Names, TalkOptions,
     command::{Command, Request, parse},
     encode::{lag, message_as_binary, message_as_json},
     error::{ERRORS, ErrorCode},
+    options::{Names, TalkOptions},
     talk::{BEHIND_BYTES_MAX, COMMANDS_MAX, Talk},
 };
 use crate::{

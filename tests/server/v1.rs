@@ -1,0 +1,186 @@
+//! `ringhub.v1` over real sockets: its test vectors, one order for all clients, rights, and conversations with a model.
+
+mod model;
+mod rights;
+mod vectors;
+
+use std::thread;
+
+use serde_json::Value;
+
+use crate::support::{Client, Received, Server, dial, post, text};
+
+/// The name of the subprotocol.
+const PROTOCOL: &str = "ringhub.v1";
+
+/// Opens a connection at a path.
+fn open(server: &Server, target: &str) -> Client {
+    let opened = Client::open_with(dial(server.address()), target, &[PROTOCOL], &[]);
+    opened.unwrap_or_else(|response| panic!("{target}: {response:?}"))
+}
+
+/// Returns the next frame of JSON.
+#[track_caller]
+fn json(client: &mut Client) -> Value {
+    match client.receive() {
+        Received::Text(text) => serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")),
+        other => panic!("{other:?} came instead of text"),
+    }
+}
+
+/// Expects that a subscription has gone live, and returns the offset after which it begins.
+#[track_caller]
+fn expect_subscribed(client: &mut Client, id: Option<u64>, topic: &str) -> u64 {
+    let frame = json(client);
+    let subscribed = &frame["subscribed"];
+    assert_eq!((subscribed["id"].as_u64(), subscribed["topic"].as_str()), (id, Some(topic)), "{frame}");
+    assert!(subscribed["epoch"].is_string(), "{frame}");
+    subscribed["offset"].as_u64().unwrap()
+}
+
+/// Publishers of all kinds, on several shards, and subscribers of all kinds agree on one order. The places in messages
+/// and in answers are those of this order.
+#[test]
+fn all_clients_agree_on_one_order() {
+    const EACH: usize = 100;
+    let server = Server::start(&["--shards", "3"]);
+    let address = server.address();
+    let mut raw: Vec<Client> = (0..3).map(|_| server.connect("/t/order?mode=sub")).collect();
+    let mut talking: Vec<Client> = (0..4).map(|_| open(&server, "/ws")).collect();
+    for client in &mut talking {
+        client.send_text(r#"{"subscribe":{"id":1,"topic":"order","echo":true}}"#);
+        assert_eq!(expect_subscribed(client, Some(1), "order"), 0);
+    }
+    let publishing = (0..3).map(|publisher| {
+        let mut client = open(&server, "/ws");
+        thread::spawn(move || {
+            let mut places = Vec::new();
+            for number in 0..EACH {
+                let payload = format!("{publisher} {number}");
+                client.send_text(&format!(r#"{{"publish":{{"id":{number},"topic":"order","data":"{payload}"}}}}"#));
+                // Some are under way at the same time.
+                if number % 10 == 9 {
+                    places.extend((0..10).map(|_| json(&mut client)["published"].clone()));
+                }
+            }
+            places
+                .into_iter()
+                .map(|place| {
+                    let payload = format!("{publisher} {}", place["id"]);
+                    (place["offset"].as_u64().unwrap(), place["epoch"].clone(), payload)
+                })
+                .collect::<Vec<_>>()
+        })
+    });
+    let mut publishing: Vec<_> = publishing.collect();
+    publishing.push(thread::spawn(move || {
+        let places = (0..EACH).map(|number| {
+            let payload = format!("post {number}");
+            let response = crate::support::exchange(address, &post("/t/order", "text/plain", &payload));
+            let answer: Value = serde_json::from_str(&response.body).unwrap();
+            (answer["offset"].as_u64().unwrap(), Value::String(answer["epoch"].to_string()), payload)
+        });
+        places.collect()
+    }));
+    let total = 4 * EACH;
+    let order: Vec<Received> = (0..total).map(|_| raw[0].receive()).collect();
+    for other in &mut raw[1..] {
+        order.iter().for_each(|message| other.expect(message.clone()));
+    }
+    for client in &mut talking {
+        let mut offsets = 0;
+        for message in &order {
+            let message = message.clone();
+            let found = &json(client)["message"];
+            assert_eq!(text(found["data"].as_str().unwrap()), message);
+            offsets += 1;
+            assert_eq!(found["offset"].as_u64(), Some(offsets));
+        }
+    }
+    for placed in publishing.into_iter().map(|thread| thread.join().unwrap()) {
+        assert_eq!(placed.len(), EACH);
+        for (offset, epoch, payload) in placed {
+            assert_eq!(order[offset as usize - 1], text(&payload));
+            assert!(epoch.as_str().is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_digit())));
+        }
+    }
+}
+
+/// A subscription begins with its answer, and ends with its answer, while others publish.
+#[test]
+fn answers_stand_where_subscriptions_begin_and_end() {
+    let server = Server::start(&["--shards", "2"]);
+    let mut publisher = server.connect("/t/busy?mode=pub");
+    let publishing = thread::spawn(move || (0..3_000).for_each(|number| publisher.send_text(&number.to_string())));
+    let mut client = open(&server, "/ws");
+    for round in 0..60 {
+        client.send_text(&format!(r#"{{"subscribe":{{"id":{round},"topic":"busy"}}}}"#));
+        let before = expect_subscribed(&mut client, Some(round), "busy");
+        client.send_text(&format!(r#"{{"unsubscribe":{{"id":{round},"topic":"busy"}}}}"#));
+        let mut last: Option<u64> = None;
+        loop {
+            let frame = json(&mut client);
+            if frame.get("unsubscribed").is_some() {
+                break;
+            }
+            let number = frame["message"]["data"].as_str().unwrap().parse().unwrap();
+            assert!(last.is_none_or(|last| number == last + 1), "{number} after {last:?}");
+            let offset = frame["message"]["offset"].as_u64().unwrap();
+            // Numbers begin at 0, and offsets at 1.
+            assert_eq!(offset, number + 1);
+            assert!(last.is_some() || offset == before + 1, "{offset} is the first after {before}");
+            last = Some(number);
+        }
+    }
+    publishing.join().unwrap();
+    client.expect_nothing();
+}
+
+/// Offers of subprotocols decide what a path opens.
+#[test]
+fn offers_decide_what_is_spoken() {
+    let server = Server::start(&[]);
+    let refused = |target: &str, protocols: &[&str]| {
+        let opened = Client::open_with(dial(server.address()), target, protocols, &[]);
+        opened.err().map(|response| (response.status(), response.error()))
+    };
+    assert_eq!(refused("/ws", &[]), Some((400, "this route needs one of the subprotocols ringhub.v1".into())));
+    assert_eq!(refused("/ws", &["ringhub.v2"]).unwrap().0, 400);
+    assert_eq!(refused("/ws", &["ringhub.v2", PROTOCOL]), None);
+    assert_eq!(
+        refused("/ws?echo=true", &[PROTOCOL]),
+        Some((400, "\"echo\" is not known for ringhub.v1; binary and access_token are".into()))
+    );
+    assert_eq!(refused("/ws?binary=1", &[PROTOCOL]).unwrap().1, "binary is \"1\", not true or false");
+    assert_eq!(refused("/t/x?mode=sub", &[PROTOCOL]).unwrap().0, 400);
+    assert_eq!(refused("/t/x?mode=sub", &["other"]), None);
+    let mut raw = server.connect("/t/x");
+    let mut talking = open(&server, "/t/x?echo=true");
+    assert_eq!(talking.protocol(), Some(PROTOCOL));
+    assert_eq!(raw.protocol(), None);
+    expect_subscribed(&mut talking, None, "x");
+    raw.send_text("hello");
+    assert_eq!(json(&mut talking)["message"]["data"], "hello");
+    // A raw client may offer what it likes, and its messages are no commands.
+    talking.send_text(r#"{"publish":{"topic":"x","data":{"a":1}}}"#);
+    raw.expect(text(r#"{"a":1}"#));
+}
+
+/// A reload changes how many topics a connection may have.
+#[test]
+fn a_connection_has_so_many_topics() {
+    let server = Server::start(&["--max-subscriptions", "3"]);
+    let mut client = open(&server, "/t/0");
+    expect_subscribed(&mut client, None, "0");
+    for topic in 1..3 {
+        client.send_text(&format!(r#"{{"subscribe":{{"id":{topic},"topic":"{topic}"}}}}"#));
+        expect_subscribed(&mut client, Some(topic), &topic.to_string());
+    }
+    client.send_text(r#"{"subscribe":{"id":3,"topic":"3"}}"#);
+    let error = &json(&mut client)["error"];
+    assert_eq!((error["id"].as_u64(), error["name"].as_str()), (Some(3), Some("too_many_topics")));
+    client.send_text(r#"{"unsubscribe":{"topic":"0"}}"#);
+    client.expect(text(r#"{"unsubscribed":{"topic":"0"}}"#));
+    client.send_text(r#"{"subscribe":{"id":3,"topic":"3"}}"#);
+    expect_subscribed(&mut client, Some(3), "3");
+}
