@@ -13,6 +13,7 @@
 
 mod authorize;
 mod client_file;
+mod client_paths;
 mod denied;
 #[doc(hidden)]
 pub mod fuzz;

@@ -78,6 +78,9 @@ export interface LaggedEvent extends Event {
 
 export interface SubscribedEvent extends Event {
   readonly topic: string;
+  /** The place of the last message before the subscription; `offset` is 0 if there was none. */
+  readonly epoch?: string;
+  readonly offset?: number;
   /** Whether an earlier connection had the subscription: what was published in between is missing. */
   readonly resubscribed: boolean;
 }
@@ -117,7 +120,7 @@ export class Ringhub extends EventTarget {
   /** Closes the connection for good, and fails all commands. Subscriptions that were live are kept for `connect`. */
   close(code?: number, reason?: string): void;
   /** Subscribes to a topic until `unsubscribe`, over all connections. */
-  subscribe(topic: string, options?: { echo?: boolean; wait?: boolean }): Promise<{ topic: string }>;
+  subscribe(topic: string, options?: { echo?: boolean; wait?: boolean }): Promise<{ topic: string } & Partial<Place>>;
   unsubscribe(topic: string): Promise<{ topic: string }>;
   /** Publishes a string as text, bytes as binary data, and any other value as JSON. */
   publish(

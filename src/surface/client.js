@@ -29,14 +29,14 @@ function payload(data) {
 }
 
 // Reads a binary frame.
-function unpack(buffer) {
-  const view = new DataView(buffer), topicEnd = 24 + view.getUint16(2), begin = topicEnd + view.getUint16(4);
+function unpack(packed) {
+  const view = new DataView(packed), topicEnd = 24 + view.getUint16(2), begin = topicEnd + view.getUint16(4);
   const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-  const text = (...range) => decoder.decode(buffer.slice(...range));
-  const kind = view.getUint8(1), offset = Number(view.getBigUint64(16)), bytes = new Uint8Array(buffer, begin);
+  const text = (...range) => decoder.decode(packed.slice(...range));
+  const kind = view.getUint8(1), offset = Number(view.getBigUint64(16)), bytes = new Uint8Array(packed, begin);
   const message = { topic: text(24, topicEnd), bytes, data: kind === 2 ? bytes : text(begin) };
   if (kind === 1) message.data = JSON.parse(message.data);
-  if (offset) Object.assign(message, { epoch: `${view.getBigUint64(8)}`, offset });
+  if (offset) Object.assign(message, { epoch: String(view.getBigUint64(8)), offset });
   if (begin > topicEnd) message.event = text(topicEnd, begin);
   return view.getUint8(0) === 1 ? { message } : {};
 }
@@ -237,7 +237,7 @@ export class Ringhub extends EventTarget {
       const resubscribed = !!entry && !entry.reject;
       entry?.resolve(answer);
       if (entry) Object.assign(entry, { name: topic, reject: null });
-      this.#emit("subscribed", { topic, resubscribed });
+      this.#emit("subscribed", { ...answer, resubscribed });
     } else if (unsubscribed) {
       if (!command) this.#topics.forEach(({ name }, key) => name === topic && this.#topics.delete(key));
       this.#emit("unsubscribed", { topic, error: answer.code && fault(answer) });

@@ -6,15 +6,47 @@
 //! this file uses are shortened: all private names, and [`NAMES`]. A string, a template and a regular expression are on
 //! one line. A line ends with a token that cannot end a statement, or the next begins with one, or the line end stays.
 
-use std::{collections::{BTreeMap, BTreeSet}, env, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+};
 
 use crate::files::root;
 
 /// Names of variables, parameters, and members of objects that no other code sees. No template names any of them.
 const NAMES: &[&str] = &[
-    "again", "answer", "begin", "buffer", "command", "commands", "decoder", "DEFAULTS", "entry", "failure", "fault",
-    "frame", "how", "isAsked", "isMeant", "isSilent", "members", "octet", "passing", "payload", "protocols", "range",
-    "reject", "resolve", "response", "since", "socket", "topicEnd", "turn", "unpack", "view", "wasSent",
+    "again",
+    "answer",
+    "begin",
+    "command",
+    "commands",
+    "decoder",
+    "DEFAULTS",
+    "entry",
+    "failure",
+    "fault",
+    "frame",
+    "how",
+    "isAsked",
+    "isMeant",
+    "isSilent",
+    "members",
+    "octet",
+    "packed",
+    "passing",
+    "payload",
+    "protocols",
+    "range",
+    "reject",
+    "resolve",
+    "response",
+    "since",
+    "socket",
+    "topicEnd",
+    "turn",
+    "unpack",
+    "view",
+    "wasSent",
 ];
 
 /// The most bytes of the module as it is served.
@@ -23,7 +55,7 @@ const BYTES_MAX: usize = 8_192;
 #[test]
 fn client_js_is_served_in_its_short_form() {
     let source = fs::read_to_string(root().join("src/surface/client.js")).unwrap();
-    let short = shortened(&source);
+    let short = shortened(&source, NAMES);
     assert!(short.len() <= BYTES_MAX, "{} bytes", short.len());
     let path = root().join("src/surface/client.min.js");
     if env::var_os("RINGHUB_WRITE").is_some() {
@@ -38,19 +70,20 @@ fn strings_stay_and_names_are_shortened() {
     let source = "// A comment.\nclass A {\n  #name = \"a  command\";\n\n  run(command, x) {\n    \
                   return /^[`'\" ]$/.test(command) ? `${x} ; ` : x in command.#name\n    x()\n  }\n}\n";
     let short = "class A{#a=\"a  command\";run(a,x){return/^[`'\" ]$/.test(a)?`${x} ; `:x in a.#a\nx()}}\n";
-    assert_eq!(shortened(source), short);
+    assert_eq!(shortened(source, &["command"]), short);
 }
 
 /// Returns the short form of a module.
-fn shortened(source: &str) -> String {
+fn shortened(source: &str, names: &[&str]) -> String {
     let lines = source.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//"));
     let lines: Vec<Vec<Token<'_>>> = lines.map(tokens).collect();
-    let words = lines.iter().flatten().filter_map(|token| if let Token::Word(word) = token { Some(*word) } else { None });
+    let words =
+        lines.iter().flatten().filter_map(|token| if let Token::Word(word) = token { Some(*word) } else { None });
     let words: BTreeSet<&str> = words.collect();
     let privates = words.iter().copied().filter(|word| word.starts_with('#'));
     let privates = privates.zip(LETTERS.chars().map(|letter| format!("#{letter}")));
     let free = LETTERS.chars().map(String::from).filter(|letter| !words.contains(letter.as_str()));
-    let short: BTreeMap<&str, String> = privates.chain(NAMES.iter().copied().zip(free)).collect();
+    let short: BTreeMap<&str, String> = privates.chain(names.iter().copied().zip(free)).collect();
     let mut out = String::new();
     for line in &lines {
         let mut text = String::new();
@@ -62,7 +95,13 @@ fn shortened(source: &str) -> String {
                     }
                     text.push_str(short.get(word).map_or(*word, String::as_str));
                 }
-                Token::Literal(literal) => text.push_str(literal),
+                Token::Literal(literal) => {
+                    let parts = literal.split("${").skip(1).filter_map(|part| part.split('}').next());
+                    let used =
+                        parts.flat_map(|part| part.split(|c| !is_of_word(c))).find(|word| short.contains_key(word));
+                    assert_eq!(used, None, "{literal}");
+                    text.push_str(literal);
+                }
                 Token::Sign(sign) => text.push(*sign),
             }
         }
