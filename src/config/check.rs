@@ -303,6 +303,13 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         0 => Err(ConfigError::of("max_fragments", "a message has at least one frame".into())),
         count => Ok(count),
     });
+    let subscriptions_max = faults.keep(match settings.max_subscriptions {
+        count @ 1..=Limits::SUBSCRIPTIONS_MAX => Ok(count),
+        count => {
+            let what = format!("{count} is not between 1 and {}", Limits::SUBSCRIPTIONS_MAX);
+            Err(ConfigError::of("max_subscriptions", what))
+        }
+    });
     let message_ticks_max = faults.keep(ticks("message_timeout", settings.message_timeout));
     let memory = faults.keep(memory_bytes_max(settings));
     let rate_ticks_max = faults.keep(ticks("rate_timeout", settings.rate_timeout));
@@ -344,7 +351,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
             guesses: settings.max_guess_rate.0,
         },
         rate_ticks_max: rate_ticks_max?,
-        subscriptions_max: settings.max_subscriptions,
+        subscriptions_max: subscriptions_max?,
         topics_idle_max: settings.max_idle_topics,
         revocations_max: settings.max_revocations,
     })

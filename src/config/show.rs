@@ -159,9 +159,9 @@ const EXAMPLE_ROUTES: &str = r#"
 # ---- Routes ----
 
 # The paths of the server. Routes stand at the end of the file, and have no flags and no variables.
-# Without routes, the hub is at /t/{topic...}, ringhub.v1 at /ws, and the page at /. With routes, the
-# server has only their paths, /healthz, /readyz and /metrics. If a hub is at /t/{topic...}, and no
-# route has the page or is at /, the page is still at /.
+# Without routes, the hub is at /t/{topic...}, ringhub.v1 at /ws, and the page at /. With routes,
+# the server has only their paths, /healthz, /readyz and /metrics. If a hub is at /t/{topic...}, and
+# no route has the page or is at /, the page is still at /.
 #
 # match is a path: {name} stands for one segment of it, {name...} for the rest. handler is "hub"
 # (the topic is {topic} or {topic...}, after topic_prefix if there is one), "ringhub.v1" (one
@@ -195,6 +195,8 @@ const EXAMPLE_ROUTES: &str = r#"
 #[[routes]]
 #match = "/ws"
 #handler = "ringhub.v1"
+#topic_prefix = "app/"
+#jwt = ["app"]
 
 #[[routes]]
 #match = "/echo"

@@ -196,8 +196,8 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Is called when the policy of a topic has dropped messages for the connection, whose client was too slow. Where
     /// the format of the connection has frames about lags, such a frame tells the client too. The frame stands where
-    /// the first message is missing, and the call follows when the socket has taken the frame. What the handler sends in
-    /// this call comes after all that the connection is owed.
+    /// the first message is missing, and the call follows when the socket has taken the frame. What the handler sends
+    /// in this call comes after all that the connection is owed.
     fn on_lag(&self, connection: &mut Connection<'_, Self::State>, lag: &Lag) {
         _ = (connection, lag);
     }

@@ -70,16 +70,17 @@ impl<T: Attachment> ShardHub<T> {
             self.mesh.request(home, Request::Submit { posted, ticket });
             None
         };
-        if place.is_none() {
-            if let Some(connection) = self.connections.get_mut(source) {
-                connection.has_published_elsewhere = true;
-            }
-            #[cfg(test)]
-            if let Some(journal) = &mut self.journal {
-                journal.note_sent(name);
-            }
+        if place.is_some() {
+            return place;
         }
-        place
+        if let Some(connection) = self.connections.get_mut(source) {
+            connection.has_published_elsewhere = true;
+        }
+        #[cfg(test)]
+        if let Some(journal) = &mut self.journal {
+            journal.note_sent(name);
+        }
+        None
     }
 
     /// Publishes to a topic that this shard knows. `source` does not receive the publication unless it has subscribed

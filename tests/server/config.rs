@@ -150,7 +150,9 @@ fn a_file_says_what_is_wrong_and_where() {
     check("shards = \"abc\"", "1: shards: \"abc\" is no whole number from 1 to 256");
     check("max_connections = \"\"", "1: max_connections: \"\" is no whole number from 1 to 16777216");
     check("max_http_connections = -1", "1: max_http_connections: \"-1\" is no whole number from 1 to");
-    check("max_subscriptions = 0", "1: max_subscriptions: \"0\" is no whole number from 1 to 65536");
+    check("max_subscriptions = 0", "1: max_subscriptions: 0 is not between 1 and 65536");
+    check("max_subscriptions = 65537", "1: max_subscriptions: 65537 is not between 1 and 65536");
+    check("max_subscriptions = -1", "1: max_subscriptions: \"-1\" is no whole number from 1 to 65536");
     check("max_idle_topics = -1", "1: max_idle_topics: \"-1\" is no whole number from 0 to");
     check("ping_interval = \"5sec\"", "1: ping_interval: \"5sec\": \"sec\" is no unit of time: ms, s, m or h");
     check("ping_interval = \"1.5s\"", "1: ping_interval: \"1.5s\" is no whole number of a unit of time");

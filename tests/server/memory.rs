@@ -23,6 +23,7 @@ const LIMITS: &[&str] = &[
     "--max-unfinished=64MiB",
     "--max-bodies=16MiB",
     "--max-idle-topics=100",
+    "--max-subscriptions=1",
 ];
 
 /// How many subscribers read nothing.

@@ -4,7 +4,14 @@ mod model;
 mod rights;
 mod vectors;
 
-use std::thread;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -106,33 +113,52 @@ fn all_clients_agree_on_one_order() {
     }
 }
 
-/// A subscription begins with its answer, and ends with its answer, while others publish.
+/// A subscription begins with its answer, and ends with its answer, while others publish. Some shards have subscribers of
+/// the topic before.
 #[test]
 fn answers_stand_where_subscriptions_begin_and_end() {
-    let server = Server::start(&["--shards", "2"]);
+    let server = Server::start(&["--shards", "3"]);
     let mut publisher = server.connect("/t/busy?mode=pub");
-    let publishing = thread::spawn(move || (0..3_000).for_each(|number| publisher.send_text(&number.to_string())));
-    let mut client = open(&server, "/ws");
-    for round in 0..60 {
+    let others: Vec<Client> = (0..8).map(|_| server.connect("/t/busy?mode=sub")).collect();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let publishing = {
+        let is_over = Arc::clone(&is_over);
+        thread::spawn(move || {
+            for number in 0.. {
+                if is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+                publisher.send_text(&format!("{number}"));
+                thread::sleep(Duration::from_micros(100));
+            }
+        })
+    };
+    let talking: Vec<_> = (0..4).map(|_| open(&server, "/ws")).collect();
+    let talking: Vec<_> = talking.into_iter().map(|client| thread::spawn(move || come_and_go(client, 30))).collect();
+    talking.into_iter().for_each(|thread| thread.join().unwrap());
+    is_over.store(true, Ordering::Relaxed);
+    publishing.join().unwrap();
+    drop(others);
+}
+
+/// Subscribes to the topic `busy` and unsubscribes again and again. Its messages are numbers from 0.
+fn come_and_go(mut client: Client, rounds: u64) {
+    for round in 0..rounds {
         client.send_text(&format!(r#"{{"subscribe":{{"id":{round},"topic":"busy"}}}}"#));
         let before = expect_subscribed(&mut client, Some(round), "busy");
         client.send_text(&format!(r#"{{"unsubscribe":{{"id":{round},"topic":"busy"}}}}"#));
-        let mut last: Option<u64> = None;
+        let mut next = before;
         loop {
             let frame = json(&mut client);
             if frame.get("unsubscribed").is_some() {
                 break;
             }
-            let number = frame["message"]["data"].as_str().unwrap().parse().unwrap();
-            assert!(last.is_none_or(|last| number == last + 1), "{number} after {last:?}");
-            let offset = frame["message"]["offset"].as_u64().unwrap();
-            // Numbers begin at 0, and offsets at 1.
-            assert_eq!(offset, number + 1);
-            assert!(last.is_some() || offset == before + 1, "{offset} is the first after {before}");
-            last = Some(number);
+            // The first message has the number 0 and the offset 1.
+            assert_eq!(frame["message"]["data"].as_str().unwrap().parse(), Ok(next), "after {before}");
+            next += 1;
+            assert_eq!(frame["message"]["offset"].as_u64(), Some(next));
         }
     }
-    publishing.join().unwrap();
     client.expect_nothing();
 }
 

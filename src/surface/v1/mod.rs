@@ -2,7 +2,7 @@
 //! docs/protocol.md.
 //!
 //! The files: `command` reads commands, `error` has the table of errors, `encode` makes the frames of the server,
-//! `talk` is the state of a connection, `options` reads the query of an opening request, and `handler` acts on commands.
+//! `talk` is the state of a connection, `options` reads the query of an opening request, `handler` acts on commands.
 
 mod command;
 mod encode;

@@ -47,9 +47,8 @@ fn a_fresh_token_counts_for_all_topics() {
     });
     let mut talks: Vec<_> = talks.collect();
     for (_, target, client) in &mut talks {
-        match *target {
-            "/ws" => client.send_text(r#"{"subscribe":{"topic":"one"}}"#),
-            _ => {}
+        if *target == "/ws" {
+            client.send_text(r#"{"subscribe":{"topic":"one"}}"#);
         }
         expect_subscribed(client, None, "one");
         client.send_text(r#"{"subscribe":{"id":1,"topic":"two"}}"#);
@@ -84,8 +83,8 @@ fn a_fresh_token_counts_for_all_topics() {
     }
 }
 
-/// While the application takes its time, later commands wait behind the one that it is asked about, in order; only pings
-/// are answered. A bounded number of commands waits.
+/// While the application takes its time, later commands wait behind the one that it is asked about, in order; only
+/// pings are answered. A bounded number of commands waits.
 #[test]
 fn commands_wait_behind_a_decision() {
     let application = Application::start();
