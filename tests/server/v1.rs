@@ -113,8 +113,8 @@ fn all_clients_agree_on_one_order() {
     }
 }
 
-/// A subscription begins with its answer, and ends with its answer, while others publish. Some shards have subscribers of
-/// the topic before.
+/// A subscription begins with its answer, and ends with its answer, while others publish. Some shards have subscribers
+/// of the topic before.
 #[test]
 fn answers_stand_where_subscriptions_begin_and_end() {
     let server = Server::start(&["--shards", "3"]);
