@@ -36,7 +36,7 @@ pub(crate) fn in_node(_: &mut Browser) {
 /// WebSockets that follow a script: the test vectors, close codes, delays.
 pub(crate) fn scripted(_: &mut Browser) {
     let mut command = clean(Command::new("node"));
-    let output = command.args(["--test", "tests/page/client/scripted.mjs"]).output().unwrap();
+    let output = command.args(["--test", "--test-timeout=60000", "tests/page/client/scripted.mjs"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
@@ -179,8 +179,8 @@ fn errors_disturb_nothing(engine: &mut dyn Engine) {
 }
 
 fn refused_tokens(engine: &mut dyn Engine) {
-    let routes = "[[routes]]\nmatch = \"/ws\"\nhandler = \"ringhub.v1\"\n[routes.bearer.tokens]\nann = [\"first\", \"se/cond=\"]\n\
-                  [[routes]]\nmatch = \"/t/{topic...}\"\nhandler = \"hub\"\n";
+    let routes = "[[routes]]\nmatch = \"/ws\"\nhandler = \"ringhub.v1\"\n\
+                  [routes.bearer.tokens]\nann = [\"first\", \"se/cond=\"]\n[[routes]]\nmatch = \"/t/{topic...}\"\nhandler = \"hub\"\n";
     let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("client-{}.toml", std::process::id()));
     fs::write(&file, routes).unwrap();
     let server = Server::start(&["--config", file.to_str().unwrap()]);
@@ -318,8 +318,8 @@ pub(crate) fn files_give_way(_: &mut Browser) {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("site-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     let settings = folder.join("settings.toml");
-    let file = "[[routes]]\nmatch = \"/\"\ndocuments = \".\"\n[[routes]]\nmatch = \"/t/{topic...}\"\nhandler = \"hub\"\n\
-                [[routes]]\nmatch = \"/client.d.ts\"\nhandler = \"echo\"\n";
+    let file = "[[routes]]\nmatch = \"/\"\ndocuments = \".\"\n\
+                [[routes]]\nmatch = \"/t/{topic...}\"\nhandler = \"hub\"\n[[routes]]\nmatch = \"/client.d.ts\"\nhandler = \"echo\"\n";
     fs::write(&settings, file).unwrap();
     let server = Server::start(&["--config", settings.to_str().unwrap()]);
     let get = |path: &str| exchange(server.address(), &request("GET", path));

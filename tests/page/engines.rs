@@ -63,7 +63,8 @@ impl Engine for Worker {
     fn eval(&mut self, expression: &str) -> Value {
         self.0.eval(&format!(
             "new Promise((resolve, reject) => {{
-                worker.onmessage = ({{ data }}) => 'thrown' in data ? reject(new Error(data.thrown)) : resolve(data.value);
+                worker.onmessage = ({{ data }}) =>
+                    'thrown' in data ? reject(new Error(data.thrown)) : resolve(data.value);
                 worker.postMessage({});
             }})",
             json!(expression)

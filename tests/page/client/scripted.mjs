@@ -196,7 +196,14 @@ test("http addresses and queries are taken", async () => {
   const hub = new Ringhub("https://hub.test/ws?binary=true", { WebSocket: Scripted, token: "a b" });
   await opened(hub);
   assert.equal(sockets[0].url, "wss://hub.test/ws?binary=true&access_token=a%20b");
+  // A path of topics would refuse this key of the query without the upgrade.
+  const asked = [];
+  answerToFetch = url => asked.push(url) && new Response("", { status: 404 });
   hub.close();
+  const other = new Ringhub("https://hub.test/t/x?binary=true&echo=true", { WebSocket: script(it => it.end()).Scripted });
+  await until(() => other.state === "closed");
+  answerToFetch = null;
+  assert.deepEqual(asked, ["https://hub.test/t/x?echo=true"]);
   assert.throws(() => new Ringhub(URL_OF_HUB, { WebSocket: undefined }), TypeError);
 });
 
@@ -482,9 +489,16 @@ test("frames and members that are not known are ignored, and broken ones are tol
   sockets[0].say(new Uint8Array([2, ...Array(40).fill(0)]).buffer);
   sockets[0].say({ message: { topic: "x", data: 1, type: "y", target: 3, later: 4 } });
   sockets[0].say({ lagged: { topic: "x", epoch: EPOCH, from: 1, to: 3, count: 2, policy: "drop_oldest" } });
+  // A message without a place, in a binary frame.
+  const packed = new Uint8Array(26);
+  packed.set([1, 0, 0, 1]);
+  packed.set([120, 121], 24);
+  sockets[0].say(packed.buffer);
+  const { bytes, ...local } = of("message").at(-1);
+  assert.deepEqual(local, { type: "message", topic: "x", data: "y" });
   sockets[0].say("{");
   sockets[0].say(new ArrayBuffer(3));
-  assert.deepEqual(events.slice(before).map(({ type }) => type), ["message", "lagged", "error", "error"]);
+  assert.deepEqual(events.slice(before).map(({ type }) => type), ["message", "lagged", "message", "error", "error"]);
   const { type: _, ...lagged } = of("lagged")[0];
   assert.deepEqual(lagged, { topic: "x", epoch: EPOCH, from: 1, to: 3, count: 2, policy: "drop_oldest" });
   assert.equal(hub.state, "open");
