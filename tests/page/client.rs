@@ -40,8 +40,11 @@ pub(crate) fn scripted(_: &mut Browser) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
+/// A use of a server by the client in an engine.
+type Scene = fn(&mut dyn Engine);
+
 fn all(engine: &mut dyn Engine) {
-    let scenes: [(&str, fn(&mut dyn Engine)); 7] = [
+    let scenes: [(&str, Scene); 7] = [
         ("messages_in_order", messages_in_order),
         ("a_storm", a_storm),
         ("errors_disturb_nothing", errors_disturb_nothing),
@@ -180,7 +183,8 @@ fn errors_disturb_nothing(engine: &mut dyn Engine) {
 
 fn refused_tokens(engine: &mut dyn Engine) {
     let routes = "[[routes]]\nmatch = \"/ws\"\nhandler = \"ringhub.v1\"\n\
-                  [routes.bearer.tokens]\nann = [\"first\", \"se/cond=\"]\n[[routes]]\nmatch = \"/t/{topic...}\"\nhandler = \"hub\"\n";
+                  [routes.bearer.tokens]\nann = [\"first\", \"se/cond=\"]\n\
+                  [[routes]]\nmatch = \"/t/{topic...}\"\nhandler = \"hub\"\n";
     let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("client-{}.toml", std::process::id()));
     fs::write(&file, routes).unwrap();
     let server = Server::start(&["--config", file.to_str().unwrap()]);
@@ -319,7 +323,8 @@ pub(crate) fn files_give_way(_: &mut Browser) {
     fs::create_dir_all(&folder).unwrap();
     let settings = folder.join("settings.toml");
     let file = "[[routes]]\nmatch = \"/\"\ndocuments = \".\"\n\
-                [[routes]]\nmatch = \"/t/{topic...}\"\nhandler = \"hub\"\n[[routes]]\nmatch = \"/client.d.ts\"\nhandler = \"echo\"\n";
+                [[routes]]\nmatch = \"/t/{topic...}\"\nhandler = \"hub\"\n\
+                [[routes]]\nmatch = \"/client.d.ts\"\nhandler = \"echo\"\n";
     fs::write(&settings, file).unwrap();
     let server = Server::start(&["--config", settings.to_str().unwrap()]);
     let get = |path: &str| exchange(server.address(), &request("GET", path));
