@@ -229,6 +229,7 @@ impl Endpoints {
             Endpoint::Page { page: Some(page) } => (&self.pages[*page], None),
             Endpoint::Service { service } => (&self.services[*service].gate, None),
             Endpoint::Page { page: None }
+            | Endpoint::ClientFile(_)
             | Endpoint::Health
             | Endpoint::Ready
             | Endpoint::Metrics

@@ -12,6 +12,8 @@
 #![forbid(unsafe_code)]
 
 mod authorize;
+mod client_file;
+mod client_paths;
 mod denied;
 #[doc(hidden)]
 pub mod fuzz;
@@ -26,6 +28,7 @@ mod served_service;
 mod values;
 mod waiting;
 
+pub(crate) use client_file::ClientFile;
 pub(crate) use denied::{Admittance, AdmittedSender, Denied};
 pub(crate) use guesses::Guesses;
 pub(crate) use http::{BodyLimit, Commands, HttpEndpoint, HttpRequest, PublishGrant, Publishing};
@@ -62,6 +65,8 @@ pub(crate) enum Endpoint {
     Files { mount: usize, below: Vec<String> },
     /// The page that watches topics: the number of a route's page, or `None` for the server's own.
     Page { page: Option<usize> },
+    /// A file of the client in JavaScript.
+    ClientFile(ClientFile),
     /// The HTTP service of an embedder, by its number.
     Service { service: usize },
     /// `/healthz`: whether the server is alive.

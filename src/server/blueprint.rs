@@ -123,6 +123,7 @@ impl Blueprint {
         let permissions = Permissions::new(Arc::clone(&topics), source);
         let guesses = self.guesses.with_rate(config.limits.arrival_rates.guesses, config.trusted_proxies.clone());
         let endpoints = endpoints.with_wait_max(config.handshake_timeout).with_permissions(permissions);
+        let endpoints = endpoints.with_client_files();
         let endpoints = endpoints.with_guesses(guesses);
         Ok((endpoints.with_revocations(self.revocations.clone()), topics))
     }

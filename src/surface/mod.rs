@@ -1,7 +1,8 @@
-//! Surfaces: what clients speak at a route, in one table; and the server's own page.
+//! Surfaces: what clients speak at a route, in one table; and the server's own page, and the client in JavaScript.
 
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod echo;
 pub mod page;
 pub mod raw;
