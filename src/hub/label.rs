@@ -224,10 +224,16 @@ impl Labels {
         if bytes > 0
             && let Some(cut) = others.front_mut()
         {
-            assert!(cut.tags.is_none(), "a label with tags is of one piece");
+            // A piece ends at the end of a message.
+            let ended = cut.tags.as_ref().map(|_| cut.tags().take_while(|(end, _)| *end <= bytes).count());
+            let messages = ended.unwrap_or(messages as usize) as u32;
+            let own = cut.first as usize..(cut.first + messages) as usize;
+            let tags = cut.tags.as_ref().map(|tags| tags.part(own));
+            let first = if tags.is_some() { 0 } else { cut.first };
+            self.labels.push_back(Label { bytes, messages, first, tags, topic: cut.topic.clone() });
             cut.bytes -= bytes;
-            cut.messages -= messages as u32;
-            self.labels.push_back(Label { bytes, messages: messages as u32, ..cut.clone() });
+            cut.messages -= messages;
+            cut.first += if ended.is_some() { messages } else { 0 };
         }
         others.retain(|label| !label.is_notice());
         // A notice may be the piece that stays. The others have no bytes.

@@ -61,6 +61,8 @@ enum Step {
     Epoch(u8),
     /// The topic has other rules from now on.
     Swap,
+    /// The backlog is given up, which ends the run.
+    Close,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -74,6 +76,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => Just(Step::Shed),
         1 => (0..TOPICS).prop_map(Step::Epoch),
         1 => Just(Step::Swap),
+        1 => prop::bool::weighted(0.2).prop_map(|closes| if closes { Step::Close } else { Step::Shed }),
     ]
 }
 
@@ -89,6 +92,7 @@ struct World {
     told: Vec<Lag>,
     dropped: u64,
     alone: usize,
+    is_closed: bool,
 }
 
 impl World {
@@ -151,6 +155,14 @@ impl World {
         self.check();
     }
 
+    /// Gives up the backlog.
+    fn close(&mut self) {
+        let given_up = self.backlog.truncate();
+        (self.mark, self.is_closed) = (0, true);
+        self.dropped += given_up.iter().map(|label| u64::from(label.messages())).sum::<u64>();
+        self.check();
+    }
+
     /// Checks that the parts of the backlog agree.
     fn check(&self) {
         let labelled: usize = self.backlog.labels().map(Label::bytes).sum();
@@ -161,6 +173,20 @@ impl World {
         assert!(self.backlog.bytes() >= unsent && self.mark <= unsent);
         let charged: usize = self.backlog.pieces.iter().map(|piece| piece.charge).sum();
         assert_eq!(charged, self.backlog.charged);
+        let mut end = 0;
+        let ends: BTreeSet<usize> = (self.backlog.unsent(usize::MAX, usize::MAX))
+            .map(|piece| {
+                end += piece.len();
+                end
+            })
+            .collect();
+        let mut begin = 0;
+        for label in self.backlog.labels() {
+            let end = begin + label.bytes();
+            let is_one = label.tags.is_none() || ends.iter().all(|of| !(begin + 1..end).contains(of));
+            assert!(is_one, "a label with tags is of one piece");
+            begin = end;
+        }
         let memory: usize = self.backlog.labels.labels.iter().map(Label::memory).sum();
         assert_eq!(memory, self.backlog.labels.memory);
         for (name, waiting) in self.backlog.labels.waiting.iter() {
@@ -196,7 +222,8 @@ impl World {
             at = body.end;
             assert!(self.received[body].iter().all(|&byte| byte == MARK), "no frame is torn");
         }
-        assert_eq!((at, alone), (self.received.len(), self.alone), "each frame for the connection alone has come");
+        assert_eq!(at, self.received.len(), "no frame is torn");
+        assert!(self.is_closed || alone == self.alone, "each frame for the connection alone has come");
         read
     }
 
@@ -253,6 +280,10 @@ proptest! {
                 Step::Shed => world.shed(if small { 12 } else { u64::MAX }),
                 Step::Epoch(topic) => world.epochs[usize::from(topic)] += 1,
                 Step::Swap => world.is_swapped = !world.is_swapped,
+                Step::Close => {
+                    world.close();
+                    break;
+                }
             }
             if world.mark == 0 {
                 world.mark = world.backlog.length();
@@ -264,14 +295,16 @@ proptest! {
         }
         prop_assert!(!world.backlog.has_lags() && !world.backlog.has_tagged());
         let read = world.read();
-        (0..TOPICS).for_each(|topic| world.check_topic(topic, &read));
+        (0..if world.is_closed { 0 } else { TOPICS }).for_each(|topic| world.check_topic(topic, &read));
         let messages = read.iter().filter(|item| matches!(item, Read::Message { .. })).count() as u64;
         let published: usize = world.published.values().map(Vec::len).sum();
         prop_assert_eq!(messages + world.dropped, published as u64);
         let told: Vec<u64> = world.told.iter().map(|lag| lag.count).collect();
         let count = |item: &Read| if let Read::Lag { count, .. } = item { Some(*count) } else { None };
         let notices: Vec<u64> = read.iter().filter_map(count).collect();
-        prop_assert_eq!(told, notices, "the handler hears of the notices that were sent");
+        if !world.is_closed {
+            prop_assert_eq!(told, notices, "the handler hears of the notices that were sent");
+        }
     }
 
     /// However the socket takes the bytes, the last message of each key is the last that is published.
@@ -329,6 +362,42 @@ fn outcome(slow: SlowRules, limits: OutputLimits) -> (Vec<u64>, Vec<(u64, u64, u
         }
     }
     (offsets, lags, is_beyond)
+}
+
+/// Owes a stalled client messages of the first topic with these keys, of 10 bytes each. Returns whether the output is
+/// beyond a limit.
+fn owe_keys(backlog: &mut Backlog, keys: impl IntoIterator<Item = u64>, slow: SlowRules) -> bool {
+    let (time, place) = (Millis(0), Some(Place { epoch: 1, offset: 1, previous: 0 }));
+    let tag = |key: u64| Tag { place, time, key: Some(key.to_string().into()) };
+    let tags = keys.into_iter().enumerate().map(|(at, key)| TaggedMessage { end: 10 * at + 10, tag: tag(key) });
+    let tags: Vec<TaggedMessage> = tags.collect();
+    let piece = Piece::new(vec![0; 10 * tags.len()].into(), tags.len() as u32);
+    backlog.owe(Piece { tags: Some(PieceTags::new(tags)), ..piece }, &topic(0), slow);
+    backlog.refuse();
+    backlog.shed(&mut Shedding { outbox_bytes: 0, limits: &WIDE, now: time, mark: &mut 0 }).is_beyond
+}
+
+/// A close keeps the first piece, also where a message between two others was dropped.
+#[test]
+fn a_close_parts_what_a_policy_has_left() {
+    let slow = SlowRules { overflow: Overflow::Latest, messages_max: Some(4), ..SlowRules::default() };
+    let mut backlog = Backlog::default();
+    for (keys, is_beyond) in [(&[1, 2, 3, 4][..], false), (&[1], false), (&[3], false), (&[5], true)] {
+        assert_eq!(owe_keys(&mut backlog, keys.iter().copied(), slow), is_beyond);
+    }
+    let given_up: u32 = backlog.truncate().iter().map(Label::messages).sum();
+    assert_eq!((backlog.length(), backlog.messages(), given_up), (10, 1, 4));
+}
+
+/// A label that goes on behind the first piece is parted at the end of a message.
+#[test]
+fn a_label_is_parted_at_the_end_of_a_piece() {
+    let mut backlog = Backlog::default();
+    owe_keys(&mut backlog, 1..=5, SlowRules { overflow: Overflow::DropOldest, ..SlowRules::default() });
+    backlog.advance(13);
+    let given_up: Vec<u32> = backlog.labels.truncate(17, 2).iter().map(Label::messages).collect();
+    let kept: Vec<Vec<usize>> = backlog.labels().map(|label| label.tags().map(|(end, _)| end).collect()).collect();
+    assert_eq!((kept, given_up), (vec![vec![7, 17]], vec![2]));
 }
 
 const WIDE: OutputLimits = OutputLimits { bytes_max: 1 << 20, messages_max: 1_000, age_max_ms: None };
