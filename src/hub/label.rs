@@ -211,8 +211,9 @@ impl Labels {
         }
     }
 
-    /// Keeps the labels of the next `bytes` bytes, which are one piece with `messages` messages. Returns the other
-    /// labels.
+    /// Keeps the labels of the next `bytes` bytes, which are one piece with `messages` messages, and the notices that
+    /// stand among them or have no bytes and stand right behind them. Returns the other labels of messages and of
+    /// frames for the connection alone.
     pub(super) fn truncate(&mut self, mut bytes: usize, mut messages: u64) -> Vec<Label> {
         let mut kept = 0;
         while let Some(label) = self.labels.get(kept).filter(|label| label.bytes <= bytes) {
@@ -236,15 +237,13 @@ impl Labels {
             cut.first += if ended.is_some() { messages } else { 0 };
         }
         others.retain(|label| !label.is_notice());
-        // A notice may be the piece that stays. The others have no bytes.
-        if let Some(first) = self.labels.front_mut().filter(|first| first.is_unsent_notice() && first.bytes > 0) {
-            first.first = BEGUN;
-            self.begun = first.topic.as_ref().and_then(|topic| self.waiting.take_gap(topic));
-        }
-        self.labels.retain(|label| !label.is_unsent_notice());
-        let waiting = std::mem::take(&mut self.waiting);
-        for label in self.labels.iter().filter(|label| label.tags.is_some()) {
-            if let Some((topic, was)) = label.topic.as_ref().and_then(|topic| Some((topic, waiting.get(topic)?))) {
+        // The notices among the labels that stay are told.
+        let mut before = std::mem::take(&mut self.waiting);
+        for label in &self.labels {
+            let Some(topic) = &label.topic else { continue };
+            if label.is_unsent_notice() {
+                self.waiting.move_gap(topic, &mut before);
+            } else if let (Some(was), Some(_)) = (before.get(topic), &label.tags) {
                 self.waiting.add(topic, was.slow, label.bytes, label.messages);
             }
         }

@@ -133,6 +133,17 @@ impl WaitingTopics {
         Some(gap.lag)
     }
 
+    /// Moves the first lag of a topic from another table to this one.
+    pub(super) fn move_gap(&mut self, topic: &TopicName, from: &mut WaitingTopics) {
+        let Some(was) = from.get_mut(topic) else { return };
+        let (slow, gap) = (was.slow, was.gaps.pop_front());
+        self.add(topic, slow, 0, 0);
+        if let (Some(waiting), Some(gap)) = (self.get_mut(topic), gap) {
+            waiting.gaps.push_back(gap);
+            self.gaps += 1;
+        }
+    }
+
     pub(super) fn get(&self, topic: &TopicName) -> Option<&Waiting> {
         self.topics.as_ref()?.get(topic)
     }
