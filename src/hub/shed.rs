@@ -11,6 +11,7 @@ use super::{
     piece::Piece,
     slow::Overflow,
     topic_name::TopicName,
+    waiting::Waiting,
 };
 use crate::proto::Millis;
 
@@ -144,6 +145,19 @@ impl Backlog {
         self.labels.waiting.iter().any(|(_, waiting)| waiting.may_drop())
     }
 
+    /// Returns how much of the output no policy may drop: the memory, in bytes, and the messages. The memory is shared
+    /// out by the bytes of frames.
+    #[must_use]
+    pub fn undroppable(&self) -> (usize, u64) {
+        let dropping = self.labels.waiting.iter().filter(|(_, waiting)| waiting.slow.overflow != Overflow::Close);
+        let add = |(bytes, messages): (usize, u64), (_, waiting): (_, &Waiting)| {
+            (bytes + waiting.bytes, messages + waiting.messages)
+        };
+        let (bytes, messages) = dropping.fold((0, 0), add);
+        let share = self.bytes() as u128 * (self.length - bytes) as u128 / self.length.max(1) as u128;
+        (share as usize, self.messages - messages)
+    }
+
     /// Returns the topic of the first message with a tag if this message has waited for longer than its topic allows.
     fn overdue(&self, now: Millis) -> Option<&TopicName> {
         if self.labels.waiting.is_empty() {
@@ -208,7 +222,7 @@ impl Backlog {
         let bytes = (excess as u128 * self.length as u128 / memory.max(1) as u128) as usize;
         let messages = self.messages.saturating_sub(limits.messages_max);
         let (bytes, messages) = (waiting.bytes.saturating_sub(bytes.max(1)), waiting.messages.saturating_sub(messages));
-        let mut judge = |waiting: &super::waiting::Waiting, _: &super::tag::Tag| {
+        let mut judge = |waiting: &Waiting, _: &super::tag::Tag| {
             let drops = waiting.messages > 1 && (waiting.bytes > bytes || waiting.messages > messages);
             if drops { Verdict::Drop } else { Verdict::Stop }
         };
