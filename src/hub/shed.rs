@@ -88,12 +88,11 @@ impl Backlog {
             return dropped;
         }
         if self.was_refused {
-            let acts = |overflow, has_age: bool| match overflow {
-                Overflow::Latest => true,
-                Overflow::DropOldest => has_age,
+            let topics = self.labels.waiting.names(|waiting| match waiting.slow.overflow {
+                Overflow::Latest => waiting.may_be_outdated(),
+                Overflow::DropOldest => waiting.slow.age_max_ms.is_some(),
                 Overflow::Close | Overflow::DropNewest => false,
-            };
-            let topics = self.labels.waiting.names(|w| acts(w.slow.overflow, w.slow.age_max_ms.is_some()));
+            });
             for topic in topics {
                 let is_latest = self.labels.waiting.get(&topic).is_some_and(|w| w.slow.overflow == Overflow::Latest);
                 if is_latest {
@@ -189,7 +188,8 @@ impl Backlog {
         let Some(waiting) = self.labels.waiting.get(topic) else { return };
         match waiting.slow.overflow {
             Overflow::Close => {}
-            Overflow::Latest => dropped.outdated += self.conflate(topic, mark),
+            Overflow::Latest if waiting.may_drop() => dropped.outdated += self.conflate(topic, mark),
+            Overflow::Latest => {}
             Overflow::DropOldest => {
                 let cuts = self.labels.cut_oldest(topic, &mut |waiting, tag| {
                     let is_over = !waiting.slow.allow(waiting.bytes, waiting.messages);
@@ -200,7 +200,8 @@ impl Backlog {
             }
             Overflow::DropNewest => {
                 // The messages that have come after the oldest had waited for too long.
-                let too_late = waiting.slow.age_max_ms.and_then(|most| Some(self.oldest_of(topic)?.0 + most));
+                let too_late =
+                    waiting.slow.age_max_ms.and_then(|most| Some(self.oldest_of(topic)?.0.saturating_add(most)));
                 let cuts = self.labels.cut_newest(topic, self.length, &mut |waiting, tag| {
                     let is_over = !waiting.slow.allow(waiting.bytes, waiting.messages);
                     let is_late = too_late.is_some_and(|time| tag.time.0 > time);
