@@ -1,5 +1,7 @@
 //! Shedding: a backlog drops messages by the policies of their topics, and gets the notices of lags.
 
+use std::collections::HashMap;
+
 use bytes::{Bytes, BytesMut};
 
 use super::{
@@ -370,13 +372,13 @@ impl Backlog {
     /// Encodes the notices before the first `window` bytes end.
     fn encode_notices(&mut self, encode: Option<EncodeLag>, window: usize, mark: &mut usize) {
         let Some(encode) = encode.filter(|_| self.has_lags()) else { return };
-        let mut passed: Vec<TopicName> = Vec::new();
+        let mut passed: HashMap<TopicName, usize> = HashMap::new();
         let (mut at, mut index) = (0, 0);
         while at <= window
             && let Some(label) = self.labels.labels.get(index)
         {
             if let Some(topic) = label.topic().filter(|_| label.is_unsent_notice()).cloned() {
-                let number = passed.iter().filter(|&other| *other == topic).count();
+                let number = passed.get(&topic).copied().unwrap_or_default();
                 let gap = self.labels.waiting.get_mut(&topic).and_then(|waiting| waiting.gaps.get_mut(number));
                 let gap = gap.expect("a notice is of a lag");
                 if std::mem::take(&mut gap.is_stale) {
@@ -384,7 +386,7 @@ impl Backlog {
                     encode(&gap.lag, &mut frame);
                     self.replace_notice(index, at, frame.freeze(), mark);
                 }
-                passed.push(topic);
+                passed.insert(topic, number + 1);
             }
             at += self.labels.labels[index].bytes;
             index += 1;
