@@ -131,7 +131,8 @@ impl Backlog {
     /// next start at a frame's boundary. If all output stands in the tail, nothing is dropped.
     ///
     /// The first piece stays even if nothing of it was sent: it may be the answer of the opening handshake, which no
-    /// frame may overtake.
+    /// frame may overtake. So do the notices that stand before the bytes of the first piece, among them, or right
+    /// behind them: nobody gets a message behind a gap without the notice of the gap.
     pub fn truncate(&mut self) -> Vec<Label> {
         let Some(first) = self.pieces.pop_front() else { return Vec::new() };
         let (sent, was_refused, messages) = (self.sent, self.was_refused, u64::from(first.messages));

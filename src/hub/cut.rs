@@ -282,7 +282,8 @@ impl Pass<'_> {
             return is_done;
         }
         self.freed += label.memory();
-        if !before.is_empty() && !has_notice {
+        // The backlog parts a piece at the first cut of a pass, and a label with tags is of one piece.
+        if !before.is_empty() && !has_notice && self.cuts_before > 0 {
             after.insert(0, before.clone());
             before.end = before.start;
         }

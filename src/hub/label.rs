@@ -211,8 +211,9 @@ impl Labels {
         }
     }
 
-    /// Keeps the labels of the next `bytes` bytes, which are one piece with `messages` messages. Returns the other
-    /// labels.
+    /// Keeps the labels of the next `bytes` bytes, which are one piece with `messages` messages, and the notices that
+    /// stand among them or have no bytes and stand right behind them. Returns the other labels of messages and of
+    /// frames for the connection alone.
     pub(super) fn truncate(&mut self, mut bytes: usize, mut messages: u64) -> Vec<Label> {
         let mut kept = 0;
         while let Some(label) = self.labels.get(kept).filter(|label| label.bytes <= bytes) {
@@ -224,21 +225,25 @@ impl Labels {
         if bytes > 0
             && let Some(cut) = others.front_mut()
         {
-            assert!(cut.tags.is_none(), "a label with tags is of one piece");
+            // A piece ends at the end of a message.
+            let ended = cut.tags.as_ref().map(|_| cut.tags().take_while(|(end, _)| *end <= bytes).count());
+            let messages = ended.unwrap_or(messages as usize) as u32;
+            let own = cut.first as usize..(cut.first + messages) as usize;
+            let tags = cut.tags.as_ref().map(|tags| tags.part(own));
+            let first = if tags.is_some() { 0 } else { cut.first };
+            self.labels.push_back(Label { bytes, messages, first, tags, topic: cut.topic.clone() });
             cut.bytes -= bytes;
-            cut.messages -= messages as u32;
-            self.labels.push_back(Label { bytes, messages: messages as u32, ..cut.clone() });
+            cut.messages -= messages;
+            cut.first += if ended.is_some() { messages } else { 0 };
         }
         others.retain(|label| !label.is_notice());
-        // A notice may be the piece that stays. The others have no bytes.
-        if let Some(first) = self.labels.front_mut().filter(|first| first.is_unsent_notice() && first.bytes > 0) {
-            first.first = BEGUN;
-            self.begun = first.topic.as_ref().and_then(|topic| self.waiting.take_gap(topic));
-        }
-        self.labels.retain(|label| !label.is_unsent_notice());
-        let waiting = std::mem::take(&mut self.waiting);
-        for label in self.labels.iter().filter(|label| label.tags.is_some()) {
-            if let Some((topic, was)) = label.topic.as_ref().and_then(|topic| Some((topic, waiting.get(topic)?))) {
+        // The notices among the labels that stay are told.
+        let mut before = std::mem::take(&mut self.waiting);
+        for label in &self.labels {
+            let Some(topic) = &label.topic else { continue };
+            if label.is_unsent_notice() {
+                self.waiting.move_gap(topic, &mut before);
+            } else if let (Some(was), Some(_)) = (before.get(topic), &label.tags) {
                 self.waiting.add(topic, was.slow, label.bytes, label.messages);
             }
         }

@@ -1,5 +1,7 @@
 //! Shedding: a backlog drops messages by the policies of their topics, and gets the notices of lags.
 
+use std::collections::HashMap;
+
 use bytes::{Bytes, BytesMut};
 
 use super::{
@@ -11,6 +13,7 @@ use super::{
     piece::Piece,
     slow::Overflow,
     topic_name::TopicName,
+    waiting::Waiting,
 };
 use crate::proto::Millis;
 
@@ -87,12 +90,11 @@ impl Backlog {
             return dropped;
         }
         if self.was_refused {
-            let acts = |overflow, has_age: bool| match overflow {
-                Overflow::Latest => true,
-                Overflow::DropOldest => has_age,
+            let topics = self.labels.waiting.names(|waiting| match waiting.slow.overflow {
+                Overflow::Latest => waiting.may_be_outdated(),
+                Overflow::DropOldest => waiting.slow.age_max_ms.is_some(),
                 Overflow::Close | Overflow::DropNewest => false,
-            };
-            let topics = self.labels.waiting.names(|w| acts(w.slow.overflow, w.slow.age_max_ms.is_some()));
+            });
             for topic in topics {
                 let is_latest = self.labels.waiting.get(&topic).is_some_and(|w| w.slow.overflow == Overflow::Latest);
                 if is_latest {
@@ -144,6 +146,19 @@ impl Backlog {
         self.labels.waiting.iter().any(|(_, waiting)| waiting.may_drop())
     }
 
+    /// Returns how much of the output no policy may drop: the memory, in bytes, and the messages. The memory is shared
+    /// out by the bytes of frames.
+    #[must_use]
+    pub fn undroppable(&self) -> (usize, u64) {
+        let dropping = self.labels.waiting.iter().filter(|(_, waiting)| waiting.slow.overflow != Overflow::Close);
+        let add = |(bytes, messages): (usize, u64), (_, waiting): (_, &Waiting)| {
+            (bytes + waiting.bytes, messages + waiting.messages)
+        };
+        let (bytes, messages) = dropping.fold((0, 0), add);
+        let share = self.bytes() as u128 * (self.length - bytes) as u128 / self.length.max(1) as u128;
+        (share as usize, self.messages - messages)
+    }
+
     /// Returns the topic of the first message with a tag if this message has waited for longer than its topic allows.
     fn overdue(&self, now: Millis) -> Option<&TopicName> {
         if self.labels.waiting.is_empty() {
@@ -175,7 +190,8 @@ impl Backlog {
         let Some(waiting) = self.labels.waiting.get(topic) else { return };
         match waiting.slow.overflow {
             Overflow::Close => {}
-            Overflow::Latest => dropped.outdated += self.conflate(topic, mark),
+            Overflow::Latest if waiting.may_drop() => dropped.outdated += self.conflate(topic, mark),
+            Overflow::Latest => {}
             Overflow::DropOldest => {
                 let cuts = self.labels.cut_oldest(topic, &mut |waiting, tag| {
                     let is_over = !waiting.slow.allow(waiting.bytes, waiting.messages);
@@ -186,7 +202,8 @@ impl Backlog {
             }
             Overflow::DropNewest => {
                 // The messages that have come after the oldest had waited for too long.
-                let too_late = waiting.slow.age_max_ms.and_then(|most| Some(self.oldest_of(topic)?.0 + most));
+                let too_late =
+                    waiting.slow.age_max_ms.and_then(|most| Some(self.oldest_of(topic)?.0.saturating_add(most)));
                 let cuts = self.labels.cut_newest(topic, self.length, &mut |waiting, tag| {
                     let is_over = !waiting.slow.allow(waiting.bytes, waiting.messages);
                     let is_late = too_late.is_some_and(|time| tag.time.0 > time);
@@ -208,7 +225,7 @@ impl Backlog {
         let bytes = (excess as u128 * self.length as u128 / memory.max(1) as u128) as usize;
         let messages = self.messages.saturating_sub(limits.messages_max);
         let (bytes, messages) = (waiting.bytes.saturating_sub(bytes.max(1)), waiting.messages.saturating_sub(messages));
-        let mut judge = |waiting: &super::waiting::Waiting, _: &super::tag::Tag| {
+        let mut judge = |waiting: &Waiting, _: &super::tag::Tag| {
             let drops = waiting.messages > 1 && (waiting.bytes > bytes || waiting.messages > messages);
             if drops { Verdict::Drop } else { Verdict::Stop }
         };
@@ -355,13 +372,13 @@ impl Backlog {
     /// Encodes the notices before the first `window` bytes end.
     fn encode_notices(&mut self, encode: Option<EncodeLag>, window: usize, mark: &mut usize) {
         let Some(encode) = encode.filter(|_| self.has_lags()) else { return };
-        let mut passed: Vec<TopicName> = Vec::new();
+        let mut passed: HashMap<TopicName, usize> = HashMap::new();
         let (mut at, mut index) = (0, 0);
         while at <= window
             && let Some(label) = self.labels.labels.get(index)
         {
             if let Some(topic) = label.topic().filter(|_| label.is_unsent_notice()).cloned() {
-                let number = passed.iter().filter(|&other| *other == topic).count();
+                let number = passed.get(&topic).copied().unwrap_or_default();
                 let gap = self.labels.waiting.get_mut(&topic).and_then(|waiting| waiting.gaps.get_mut(number));
                 let gap = gap.expect("a notice is of a lag");
                 if std::mem::take(&mut gap.is_stale) {
@@ -369,7 +386,7 @@ impl Backlog {
                     encode(&gap.lag, &mut frame);
                     self.replace_notice(index, at, frame.freeze(), mark);
                 }
-                passed.push(topic);
+                passed.insert(topic, number + 1);
             }
             at += self.labels.labels[index].bytes;
             index += 1;

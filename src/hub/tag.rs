@@ -38,27 +38,34 @@ pub struct TaggedMessage {
 /// The tags of the messages of one piece: one for each message, in order. All pieces with the same messages share one
 /// `PieceTags`.
 #[derive(Debug, PartialEq, Eq)]
-pub struct PieceTags(Box<[TaggedMessage]>);
+pub struct PieceTags {
+    messages: Box<[TaggedMessage]>,
+    /// The memory, in bytes, that the tags and their keys take.
+    memory: usize,
+}
 
 impl PieceTags {
     pub(super) fn new(messages: Vec<TaggedMessage>) -> Arc<Self> {
-        Arc::new(PieceTags(messages.into()))
+        let key = |message: &TaggedMessage| message.tag.key.as_ref().map_or(0, |key| KEY + key.len());
+        let keys = messages.iter().map(key).sum::<usize>();
+        let memory = SHARED + size_of::<TaggedMessage>() * messages.len() + keys;
+        Arc::new(PieceTags { messages: messages.into(), memory })
     }
 
     /// Returns the tags of the messages.
     #[must_use]
     pub fn messages(&self) -> &[TaggedMessage] {
-        &self.0
+        &self.messages
     }
 
     /// Returns the tags of a part of the messages, for a piece with the bytes of that part alone. A part with all
     /// messages shares the tags.
     pub(super) fn part(self: &Arc<Self>, messages: Range<usize>) -> Arc<Self> {
-        if messages == (0..self.0.len()) {
+        if messages == (0..self.messages.len()) {
             return Arc::clone(self);
         }
         let begin = self.begin(messages.start);
-        let part = self.0[messages].iter();
+        let part = self.messages[messages].iter();
         PieceTags::new(part.map(|message| TaggedMessage { end: message.end - begin, ..message.clone() }).collect())
     }
 
@@ -69,15 +76,15 @@ impl PieceTags {
         }
         let (mut all, mut end) = (Vec::new(), 0);
         for index in parts.iter().cloned().flatten() {
-            end += self.0[index].end - self.begin(index);
-            all.push(TaggedMessage { end, ..self.0[index].clone() });
+            end += self.messages[index].end - self.begin(index);
+            all.push(TaggedMessage { end, ..self.messages[index].clone() });
         }
         PieceTags::new(all)
     }
 
     /// Returns how many bytes of the piece come before a message.
     pub(super) fn begin(&self, index: usize) -> usize {
-        index.checked_sub(1).map_or(0, |before| self.0[before].end)
+        index.checked_sub(1).map_or(0, |before| self.messages[before].end)
     }
 
     /// Returns the tags of a piece that is made of several pieces, each given by its length in bytes and its tags;
@@ -86,7 +93,7 @@ impl PieceTags {
         let (mut all, mut begin) = (Vec::new(), 0);
         for (length, tags) in parts {
             let moved = |message: &TaggedMessage| TaggedMessage { end: begin + message.end, ..message.clone() };
-            all.extend(tags?.0.iter().map(moved));
+            all.extend(tags?.messages.iter().map(moved));
             begin += length;
         }
         Some(PieceTags::new(all))
@@ -94,13 +101,12 @@ impl PieceTags {
 
     /// Returns the memory that the tags take.
     pub(super) fn memory(&self) -> usize {
-        let key = |message: &TaggedMessage| message.tag.key.as_ref().map_or(0, |key| KEY + key.len());
-        SHARED + size_of::<TaggedMessage>() * self.0.len() + self.0.iter().map(key).sum::<usize>()
+        self.memory
     }
 }
 
-/// Bytes of the two allocations of a piece's tags, in addition to the tags: counters, address and length.
-const SHARED: usize = 2 * ALLOCATION + 4 * size_of::<usize>();
+/// Bytes of the two allocations of a piece's tags, in addition to the tags: counters, address, length and memory.
+const SHARED: usize = 2 * ALLOCATION + 5 * size_of::<usize>();
 
 /// Bytes of the allocation of a key, in addition to its characters: two counters.
 const KEY: usize = ALLOCATION + 2 * size_of::<usize>();

@@ -22,10 +22,8 @@ pub(super) struct Waiting {
     pub(super) messages: u64,
     /// The lags whose notices have not begun to be sent, in the order of their notices.
     pub(super) gaps: VecDeque<Gap>,
-    /// How many messages were left when only the newest of each key were kept.
+    /// How many messages are left of those that were the newest of their keys the last time that others were dropped.
     conflated: u64,
-    /// Whether no message has come since then.
-    is_conflated: bool,
 }
 
 /// A lag whose notice has not begun to be sent.
@@ -73,18 +71,33 @@ impl Waiting {
         self.slow.age_max_ms.is_some_and(|most| now.0.saturating_sub(time.0) > most)
     }
 
-    /// Returns whether the policy may drop a message.
+    /// Returns how many messages have come since only the newest of each key were kept.
+    fn unconflated(&self) -> u64 {
+        self.messages.saturating_sub(self.conflated)
+    }
+
+    /// Returns whether there may be messages that are not the newest of their keys.
+    pub(super) fn may_be_outdated(&self) -> bool {
+        self.messages > 1 && self.unconflated() > 0
+    }
+
+    /// Returns whether the policy may drop a message at a limit. The newest of each key are looked for only if the
+    /// messages that have come since the last time are a quarter of those that were kept, or these are few. So the work
+    /// for each message is bounded near a limit, too.
     pub(super) fn may_drop(&self) -> bool {
         match self.slow.overflow {
             Overflow::Close => false,
             Overflow::DropOldest | Overflow::DropNewest => self.messages > 1,
-            Overflow::Latest => !self.is_conflated && self.messages > 1,
+            Overflow::Latest => {
+                let is_due = self.conflated <= CONFLATES_FROM || self.unconflated() > self.conflated / 4;
+                self.may_be_outdated() && is_due
+            }
         }
     }
 
     /// Notes that only the newest messages of each key are left.
     pub(super) fn note_conflated(&mut self) {
-        (self.conflated, self.is_conflated) = (self.messages, true);
+        self.conflated = self.messages;
     }
 
     fn is_empty(&self) -> bool {
@@ -113,7 +126,9 @@ impl WaitingTopics {
         waiting.slow = slow;
         waiting.bytes += bytes;
         waiting.messages += u64::from(messages);
-        waiting.is_conflated = false;
+        if slow.overflow != Overflow::Latest {
+            waiting.conflated = 0;
+        }
         self.is_over |= waiting.is_over();
     }
 
@@ -122,6 +137,8 @@ impl WaitingTopics {
         let Some(waiting) = self.get_mut(topic) else { return };
         waiting.bytes -= bytes;
         waiting.messages -= u64::from(messages);
+        // The messages leave in their order, and those that were kept stand before those that have come since.
+        waiting.conflated = waiting.conflated.saturating_sub(u64::from(messages));
         self.forget_empty(topic);
     }
 
@@ -131,6 +148,17 @@ impl WaitingTopics {
         self.gaps -= 1;
         self.forget_empty(topic);
         Some(gap.lag)
+    }
+
+    /// Moves the first lag of a topic from another table to this one.
+    pub(super) fn move_gap(&mut self, topic: &TopicName, from: &mut WaitingTopics) {
+        let Some(was) = from.get_mut(topic) else { return };
+        let (slow, gap) = (was.slow, was.gaps.pop_front());
+        self.add(topic, slow, 0, 0);
+        if let (Some(waiting), Some(gap)) = (self.get_mut(topic), gap) {
+            waiting.gaps.push_back(gap);
+            self.gaps += 1;
+        }
     }
 
     pub(super) fn get(&self, topic: &TopicName) -> Option<&Waiting> {
@@ -194,5 +222,6 @@ impl WaitingTopics {
 const PLACE: usize = 2 * (size_of::<(TopicName, Waiting)>() + 1);
 
 /// A topic that keeps the newest messages drops others when twice as many messages as it kept wait, and so many more.
-/// So its work for each message is bounded.
+/// So its work for each message is bounded. A topic that has kept no more than these looks for the newest at every
+/// limit.
 const CONFLATES_FROM: u64 = 64;

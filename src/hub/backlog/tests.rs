@@ -2,6 +2,7 @@
 
 mod model;
 mod shed;
+mod shed_limits;
 
 use bytes::Bytes;
 use proptest::prelude::*;

@@ -8,7 +8,7 @@ use super::{
     random::Random,
     simulation::arrival,
     socket::SimulatedSocket,
-    world::{ANSWER, World, take_sent},
+    world::{ANSWER, EMPTY_MESSAGE, World, take_sent},
 };
 use crate::{
     handler::ShardApi,
@@ -268,6 +268,33 @@ fn slow_clients_know_what_they_have_lost() {
     let count = each_seed("shard::simulator::policies", SEEDS, run, add);
     if count.is_some_and(|count| count >= SEEDS) {
         assert!(all.iter().all(|&count| count > 0), "the runs have met everything: {all:?}");
+    }
+}
+
+/// A client that reads too slowly is heard all the same if policies may drop what it is owed.
+#[test]
+fn a_lagging_client_is_heard() {
+    for (topic, is_heard) in [("drop_oldest", true), ("drop_newest", true), ("latest", true), ("plain", false)] {
+        let change = |config: &mut crate::config::Config| config.limits.backlog_messages_max = 40;
+        let rules = RulesOfTopics::new(|topic| rules(topic, 1));
+        let mut world = World::with_shard(change, |shard| shard.with_topic_rules(rules));
+        let socket = SimulatedSocket::connect(&world.network, ANSWER, 1_000);
+        let target = TopicName::new("t").expect("a name");
+        let forwards = Some((target.clone(), Scope::Server));
+        let arrival = arrival(socket, Vec::new(), forwards, Bytes::from_static(ANSWER), BytesMut::new());
+        let topic = TopicName::new(topic).expect("a name");
+        let options = SubscribeOptions { has_silent_lags: true, ..SubscribeOptions::default() };
+        let arrival = Arrival { subscriptions: [(topic.clone(), options)].into_iter().collect(), ..arrival };
+        world.shard.adopt(Millis(0), arrival).expect("there is room");
+        for number in 0..35 {
+            let publication = Publication::text(&"x".repeat(300)).key(&number.to_string());
+            ShardApi::publish(&mut world.shard, None, &topic, publication, Scope::Server);
+            while world.shard.turn(Millis(0)) {}
+        }
+        world.arrive(0, EMPTY_MESSAGE, 1);
+        while world.shard.turn(Millis(0)) {}
+        let outcome = (world.shard.hub.offset(&target), world.counters.get(Counter::Parked));
+        assert_eq!(outcome, if is_heard { (1, 0) } else { (0, 1) }, "{topic:?}");
     }
 }
 
