@@ -73,7 +73,7 @@ fn part<'a>(value: &'a str, token: &str) -> Option<&'a str> {
         } else {
             wanted == Some(number)
         };
-        let (value, after) = rest.split_at_checked(value_length(rest))?;
+        let (value, after) = rest.split_at_checked(value_length(rest)).filter(|(value, _)| !value.is_empty())?;
         if is_wanted {
             found = Some(value);
         }
