@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     connection_id::ConnectionId,
     connections::Attachment,
-    encoding::{Encodable, Encodings, NewEncoding},
+    encoding::{Encodable, Encodings, Growth, NewEncoding},
     external::ExternalEnd,
     format::Format,
     hub::ShardHub,
@@ -74,7 +74,7 @@ pub(crate) fn encodings() -> Arc<Encodings> {
 /// Returns encodings of tests whose format [`REVERSED`] has notices of lags.
 pub(crate) fn telling_encodings() -> Arc<Encodings> {
     let mut encodings = Encodings::default();
-    let new = NewEncoding { name: "reversed", encode: reverse, encode_lag: Some(tell_of_lag) };
+    let new = NewEncoding { name: "reversed", encode: reverse, encode_lag: Some(tell_of_lag), growth: Growth::RAW };
     assert_eq!(encodings.add_new(&new), REVERSED);
     Arc::new(encodings)
 }
