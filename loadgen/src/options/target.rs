@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Server", after_long_help = PLACEHOLDERS)]
 pub struct TargetFlags {
-    /// Where to connect: ws:// or wss://, and HOST[:PORT][/PATH]. {topic} may stand in the path.
+    /// Where to connect: ws:// or wss://, a host, perhaps a port and a path. {topic} may stand in the path.
     ///
     /// `localhost` is 127.0.0.1. Of a name with several addresses, the first IPv4 address is used.
     #[arg(long, default_value = DEFAULT_URL)]
