@@ -66,7 +66,7 @@ pub use options::{
 };
 pub use output::{
     Assertion, CheckedAssertion, Comparison, FileError, Interrupt, Live, Output, OutputOptions, Verdict,
-    comparison_page, hgrm, page, verdict, without_secrets,
+    comparison_page, escape, hgrm, page, verdict, without_secrets,
 };
 pub use preset::PresetName;
 pub use process::{Cpu, Memory, cpu_of, machine_busy_ns, memory_of, reset_peak};

@@ -2,6 +2,7 @@
 
 use super::view::{Line, REAL_PRESETS, ROUNDS, Row, SCRIPTED_PRESETS, View};
 use crate::scenario::Verdict;
+use ringhub_loadgen::escape;
 use std::fmt::Write as _;
 
 /// Returns the page.
@@ -117,23 +118,6 @@ fn class(line: &Line) -> &'static str {
         Ok(Verdict::Missed) => "missed",
         Err(_) => "open",
     }
-}
-
-/// Returns text with the characters escaped that mean something in HTML.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            control if control.is_control() && control != '\n' => escaped.push('\u{fffd}'),
-            letter => escaped.push(letter),
-        }
-    }
-    escaped
 }
 
 const STYLE: &str = include_str!("style.css");

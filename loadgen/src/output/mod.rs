@@ -25,7 +25,7 @@ pub use hgrm::hgrm;
 pub use interrupt::Interrupt;
 pub use live::Live;
 pub use options::OutputOptions;
-pub use page::{comparison_page, page};
+pub use page::{comparison_page, escape, page};
 
 use crate::report::Report;
 use files::Pending;

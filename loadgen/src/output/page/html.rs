@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 /// Returns text with the characters escaped that mean something in HTML, in text and in quoted attributes.
-pub(crate) fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {

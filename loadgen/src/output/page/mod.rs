@@ -10,7 +10,7 @@ mod tables;
 use super::text;
 use crate::report::{Outcome, Report};
 use chart::{Colour, Tick};
-use html::escape;
+pub use html::escape;
 use latency::Bounds;
 use load::Drawn;
 use scale::Scale;
