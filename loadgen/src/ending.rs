@@ -105,7 +105,10 @@ impl Generator<'_> {
 pub(crate) fn hint(why: &str) -> &'static str {
     match why {
         why if why.starts_with("Connection refused") => "; does a server listen there (--url)?",
-        why if why.starts_with("Cannot assign requested address") => {
+        why if ["Cannot assign requested address", "Address already in use"]
+            .iter()
+            .any(|text| why.starts_with(text)) =>
+        {
             "; the local ports are used up (--source-addresses)"
         }
         _ => "",
@@ -123,7 +126,11 @@ mod tests {
 
     #[test]
     fn a_failed_connect_has_a_remedy() {
-        for (error, remedy) in [(Errno::CONNREFUSED, "--url"), (Errno::ADDRNOTAVAIL, "--source-addresses")] {
+        for (error, remedy) in [
+            (Errno::CONNREFUSED, "--url"),
+            (Errno::ADDRNOTAVAIL, "--source-addresses"),
+            (Errno::ADDRINUSE, "--source-addresses"),
+        ] {
             for why in [error.to_string(), io::Error::from(error).to_string()] {
                 assert!(hint(&why).contains(remedy), "{why}");
             }

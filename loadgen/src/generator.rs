@@ -12,6 +12,7 @@ use crate::http::Input;
 use crate::judge::{Judge, Writes};
 use crate::options::{Activity, Plan, Share};
 use crate::pattern::Values;
+use crate::ports::Ports;
 use crate::protocol::{Endpoint, Publishing};
 use crate::scenario::churn::Churned;
 use crate::sequence::{SequenceChecker, Tally};
@@ -63,6 +64,8 @@ pub(crate) struct Generator<'a> {
     frame_length: u64,
     buffer: Vec<u8>,
     plain: Vec<u8>,
+    /// The local ports of connections from the plan's source addresses.
+    pub(crate) ports: Ports,
     clock: Instant,
 }
 
@@ -108,6 +111,7 @@ impl<'a> Generator<'a> {
             echoed: matches!(plan.activity, Activity::Echo(_)).then(Vec::new),
             stalled: None,
             spare_ns: 0,
+            ports: Ports::local((std::process::id() as usize + share.index) * PORTS_APART),
             unfinished: Vec::new(),
             frame_length: frame::server_frame_length(plan.size) as u64,
             buffer: vec![0; READ_MAX],
@@ -448,3 +452,6 @@ const READ_MAX: usize = 1 << 20;
 
 /// The reads of one connection in a turn.
 const READS_MAX: usize = 4;
+
+/// How far apart the first local ports are of two threads, and of two processes that follow each other.
+const PORTS_APART: usize = 4_099;

@@ -39,6 +39,7 @@ mod open;
 mod options;
 mod output;
 mod pattern;
+mod ports;
 mod preset;
 mod process;
 mod progress;

@@ -6,8 +6,10 @@ use crate::error::Error;
 use crate::generator::Generator;
 use crate::options::{Activity, Plan};
 use crate::progress::Progress;
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -130,24 +132,49 @@ impl Generator<'_> {
     /// Returns a socket that is connecting to the server.
     pub(crate) fn socket(&self, index: usize) -> Result<OwnedFd, Error> {
         let target = self.endpoint(self.role(index)).address;
-        let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), Some(Protocol::TCP))
-            .map_err(Error::system("open a socket"))?;
-        socket.set_tcp_nodelay(true).map_err(Error::system("set TCP_NODELAY"))?;
         let sources = &self.plan.source_addresses;
-        if !sources.is_empty() && target.ip().is_loopback() && target.is_ipv4() {
-            let source = SockAddr::from(SocketAddr::from((sources[self.share.global(index) % sources.len()], 0)));
-            socket.bind(&source).map_err(Error::system("bind a source address"))?;
+        if sources.is_empty() || !target.ip().is_loopback() || !target.is_ipv4() {
+            return connecting(target, None)?.map_err(|error| unconnected(target, &error));
         }
-        match socket.connect(&target.into()) {
-            Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
-            Err(error) => {
-                let why = error.to_string();
-                return Err(Error::Connect(format!("cannot connect to {target}: {why}{}", crate::ending::hint(&why))));
+        let source = sources[self.share.global(index) % sources.len()];
+        let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+        for _ in 0..self.ports.count() {
+            match connecting(target, Some((source, self.ports.take()).into()))? {
+                Ok(socket) => return Ok(socket),
+                Err(error) if is_taken(&error) => last = error,
+                Err(error) => return Err(unconnected(target, &error)),
             }
         }
-        Ok(socket.into())
+        Err(unconnected(target, &last))
     }
+}
+
+/// Returns a socket that is connecting from a source address, or the error of `bind` or `connect`.
+fn connecting(target: SocketAddr, source: Option<SocketAddr>) -> Result<io::Result<OwnedFd>, Error> {
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), Some(Protocol::TCP))
+        .map_err(Error::system("open a socket"))?;
+    socket.set_tcp_nodelay(true).map_err(Error::system("set TCP_NODELAY"))?;
+    if let Some(source) = source {
+        // The port of a connection that has ended may be used again.
+        socket.set_reuse_address(true).map_err(Error::system("set SO_REUSEADDR"))?;
+        if let Err(error) = socket.bind(&source.into()) {
+            return Ok(Err(error));
+        }
+    }
+    Ok(match socket.connect(&target.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(error),
+        _ => Ok(socket.into()),
+    })
+}
+
+/// Returns whether a port cannot be used, because a socket has it.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
+}
+
+fn unconnected(target: SocketAddr, error: &io::Error) -> Error {
+    let why = error.to_string();
+    Error::Connect(format!("cannot connect to {target}: {why}{}", crate::ending::hint(&why)))
 }
 
 /// Raises the limit of descriptors for all connections of a run.

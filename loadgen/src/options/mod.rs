@@ -119,7 +119,8 @@ pub struct MachineFlags {
     pub server_pid: Option<u32>,
     /// Spread the connections over this many source addresses, 127.0.0.1 and up to 253 more.
     ///
-    /// Only for a server in 127.0.0.0/8. The default is one address for each 25 000 connections.
+    /// Only for a server in 127.0.0.0/8. The default is one address up to 25 000 connections, and one for each 14 000 of
+    /// more.
     #[arg(long)]
     pub source_addresses: Option<u8>,
     /// Threads that share the subscribers evenly. The first one also publishes; in echo each thread sends on its own

@@ -459,7 +459,7 @@ fn cpus(machine: &MachineFlags, threads: usize) -> Result<Vec<usize>, Error> {
 /// Returns the source addresses; none if the system may choose.
 fn source_addresses(machine: &MachineFlags, endpoint: &Endpoint, sockets: usize) -> Result<Vec<Ipv4Addr>, Error> {
     let loopback = endpoint.address.ip().is_loopback() && endpoint.address.is_ipv4();
-    let needed = sockets.div_ceil(SOCKETS_PER_ADDRESS);
+    let needed = if sockets <= SOCKETS_OF_ONE { 1 } else { sockets.div_ceil(SOCKETS_PER_ADDRESS) };
     let count = match machine.source_addresses {
         Some(_) if !loopback => return wrong("--source-addresses needs a target in 127.0.0.0/8"),
         Some(count) => usize::from(count),
@@ -483,7 +483,10 @@ fn wrong<T>(why: &str) -> Result<T, Error> {
 const THREADS_MAX: usize = 256;
 
 /// The sockets of one source address, fewer than its usual 28 232 ephemeral ports.
-const SOCKETS_PER_ADDRESS: usize = 25_000;
+const SOCKETS_OF_ONE: usize = 25_000;
+
+/// The sockets of each of several source addresses, which use half of the ports: see [`crate::ports::Ports`].
+const SOCKETS_PER_ADDRESS: usize = 14_000;
 
 #[cfg(test)]
 mod tests;

@@ -157,7 +157,7 @@ fn shares_are_all_subscribers_once() {
 #[test]
 fn many_sockets_spread_over_source_addresses() {
     assert!(plan("--rate 1").unwrap().source_addresses.is_empty());
-    assert_eq!(plan("--hold 1 --subscribers 50001").unwrap().source_addresses.len(), 3);
+    assert_eq!(plan("--hold 1 --subscribers 50001").unwrap().source_addresses.len(), 4);
 }
 
 #[test]
