@@ -15,7 +15,7 @@ use std::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Placement {
-    /// They share a core: a cache line crosses in about 25 ns.
+    /// They share a core: a cache line crosses in some 15 ns.
     Near,
     /// They share a chip's last-level cache.
     Apart,
@@ -83,15 +83,23 @@ fn await_ball(ball: &AtomicU32, value: u32) {
 const RALLIES: u32 = 61;
 const HITS: u32 = 500;
 
-/// The limit between the 20–30 ns of one core and the 40–60 ns of one chip.
-const NEAR_MAX_NS: f64 = 35.0;
+/// The limit between the 14 to 17 ns of one core and the 28 to 60 ns of one chip.
+const NEAR_MAX_NS: f64 = 22.0;
 
-/// The limit between the 40–60 ns of one chip and the 150–300 ns of two chips.
+/// The limit between the 28 to 60 ns of one chip and the 150 to 300 ns of two chips.
 const APART_MAX_NS: f64 = 100.0;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hops_of_one_placement_have_one_name() {
+        let of = |hops: &[f64]| hops.iter().map(|hop| Placement::of(*hop)).collect::<Vec<_>>();
+        assert_eq!(of(&[13.9, 16.8]), [Placement::Near; 2]);
+        assert_eq!(of(&[28.0, 34.1, 36.2, 43.0, 60.0]), [Placement::Apart; 5]);
+        assert_eq!(of(&[150.0, 173.0, 230.0]), [Placement::Far; 3]);
+    }
 
     #[test]
     fn a_hop_takes_time() {

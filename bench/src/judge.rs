@@ -58,6 +58,13 @@ impl<'a> Sample<'a> {
         Summary::of(self.runs_of(server).filter_map(|run| run.values.get(&metric).copied()))
     }
 
+    /// Returns whether the generator was the bottleneck in most of a server's runs, so that the server could have
+    /// done more.
+    pub(crate) fn is_limited(&self, server: &str) -> bool {
+        let runs = || self.runs_of(server);
+        2 * runs().filter(|run| run.is_limited).count() > runs().count()
+    }
+
     /// Returns the ratio of two servers' medians.
     pub(crate) fn ratio(&self, of: &str, metric: Metric, against: &str) -> Option<f64> {
         Some(self.summary(of, metric)?.median / self.summary(against, metric)?.median)

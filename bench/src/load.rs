@@ -7,7 +7,8 @@ use crate::post;
 use crate::run::Order;
 use crate::scenario::{Counting, Load, Scenario, Topics};
 use crate::tools::Tools;
-use ringhub_loadgen::{Outcome, Report, memory_of};
+use ringhub_loadgen::{Outcome, Report, ScenarioFigures, memory_of};
+use socket2::SockRef;
 use std::error::Error;
 use std::fs;
 use std::io;
@@ -22,6 +23,8 @@ pub(crate) struct Driven {
     pub(crate) command: String,
     /// The reason why the run was not exact, if so.
     pub(crate) failure: Option<String>,
+    /// What disturbed the run, by the generator's own judgement.
+    pub(crate) disturbance: Option<String>,
     pub(crate) values: Values,
     pub(crate) report: Option<Report>,
     pub(crate) requests: Option<post::Figures>,
@@ -55,24 +58,35 @@ pub(crate) fn drive(tools: &Tools, server: &Running, order: Order<'_>) -> Result
 /// Runs the generator against a server.
 fn generate(tools: &Tools, server: &Running, order: Order<'_>) -> Result<Driven, Box<dyn Error>> {
     let Order { scenario, seconds, rate, .. } = order;
-    let (word, flags) = words(order);
     let counts = order.server.is_hub();
+    // The load must last until perf, which needs a moment to start, has counted for the whole window.
+    let loaded = if scenario.counting == Counting::Calls { seconds + PERF_STARTS_WITHIN } else { seconds };
+    let (word, flags) = words(Order { seconds: loaded, ..order });
     let (done, calls) = match scenario.counting {
         Counting::Calls if counts => {
             let (done, calls) = thread::scope(|scope| {
-                let counted = scope.spawn(|| calls_per_delivery(server, seconds).map_err(|error| error.to_string()));
+                let counted = scope.spawn(|| {
+                    let calls = calls_per_delivery(server, seconds).map_err(|error| error.to_string());
+                    (calls, Instant::now())
+                });
                 let done = Generator::run_scenario(tools, server, word, &flags);
-                (done, counted.join())
+                let ended = Instant::now();
+                (done, counted.join().map(|(calls, counted)| calls.map(|calls| (calls, counted < ended))))
             });
-            (done?, Some(calls.map_err(|_| "the counting of system calls panicked")??))
+            let (calls, is_within) = calls.map_err(|_| "the counting of system calls panicked")??;
+            if !is_within {
+                return Err("the load ended before the system calls were counted".into());
+            }
+            (done?, Some(calls))
         }
         _ => (Generator::run_scenario(tools, server, word, &flags)?, None),
     };
-    let exact = scenario.load.exact_messages(WARMUP_SECONDS, seconds, rate);
+    let exact = scenario.load.exact_messages(WARMUP_SECONDS, loaded, rate);
     let (failure, report) = match done.report {
         Err(why) => (Some(why), None),
         Ok(report) => (failure_of(&report, scenario, exact), Some(short(report))),
     };
+    let disturbance = report.as_ref().and_then(|report| disturbance_of(report, scenario));
     let mut values = report.as_ref().map(of_report).unwrap_or_default();
     values.extend(calls.map(|calls| (Metric::CallsPerDelivery, calls)));
     if scenario.counting == Counting::Sends && counts {
@@ -82,7 +96,7 @@ fn generate(tools: &Tools, server: &Running, order: Order<'_>) -> Result<Driven,
         let deliveries = counted(server.address, "deliveries")?;
         values.extend([(Metric::SendsPerDelivery, sends / deliveries), (Metric::MessagesPerSend, deliveries / sends)]);
     }
-    Ok(Driven { command: done.command_line, failure, values, report, requests: None })
+    Ok(Driven { command: done.command_line, failure, disturbance, values, report, requests: None })
 }
 
 /// Returns the generator's command, such as `fanout`, and its flags.
@@ -122,21 +136,41 @@ fn words(order: Order<'_>) -> (&'static str, Vec<String>) {
     }
 }
 
+/// The beginning of the reason when messages were lost, repeated or invented.
+pub(crate) const NOT_EXACT: &str = "not exact";
+
+/// Returns what disturbed a run, by the generator's judgement. A generator without time to spare is no disturbance:
+/// [`crate::run::Run::is_limited`] says so. In a storm the kernel's own work on the connections takes time from the
+/// generator's CPU.
+fn disturbance_of(report: &Report, scenario: &Scenario) -> Option<String> {
+    let is_other = |reason: &&String| !reason.starts_with("the generator was the bottleneck");
+    report.disturbances.iter().find(is_other).filter(|_| scenario.load != Load::Storm).cloned()
+}
+
 /// Returns the reason for which a run does not count, if there is one.
 fn failure_of(report: &Report, scenario: &Scenario, exact_messages: Option<u64>) -> Option<String> {
     let published = report.counts.published;
     let is_silent = scenario.load == Load::Storm;
     match report.outcome {
         Outcome::Void => Some(format!("void: {}", report.void_reasons.join("; "))),
-        Outcome::Broken => Some(format!("not exact: {:?} {}", report.counts, report.disconnections.join("; "))),
+        Outcome::Broken => Some(format!("{NOT_EXACT}: {:?} {}", report.counts, report.disconnections.join("; "))),
         Outcome::Exact => match exact_messages {
             Some(exact) if published != exact => Some(format!("published {published} messages instead of {exact}")),
             _ if report.figures.is_none() => Some("the report has no figures".to_owned()),
+            _ if refused(report) > 0 => Some(format!("{} connections were refused", refused(report))),
             _ if !is_silent && report.figures.as_ref().is_none_or(|figures| figures.deliveries == 0) => {
                 Some("nothing was delivered inside the window".to_owned())
             }
             _ => None,
         },
+    }
+}
+
+/// Returns how many connections of a storm were refused before they came back.
+fn refused(report: &Report) -> u64 {
+    match &report.scenario_figures {
+        Some(ScenarioFigures::Storm { rounds, .. }) => rounds.iter().map(|round| round.refused).sum(),
+        _ => 0,
     }
 }
 
@@ -198,10 +232,14 @@ fn idle(server: &Running, many: usize) -> Result<Values, Box<dyn Error>> {
     let mut limit = rustix::process::getrlimit(resource);
     limit.current = limit.maximum;
     rustix::process::setrlimit(resource, limit)?;
+    await_ended_connections()?;
     let mut connections: Vec<TcpStream> = Vec::with_capacity(many);
     let mut grow = |count: usize| -> Result<[f64; 2], Box<dyn Error>> {
         while connections.len() < count {
-            connections.push(open(server.address, "/t/bench?mode=sub")?);
+            let connection = open(server.address, "/t/bench?mode=sub")?;
+            // A reset leaves nothing in the kernel whose end could fall between two readings of a later run.
+            SockRef::from(&connection).set_linger(Some(Duration::ZERO))?;
+            connections.push(connection);
         }
         thread::sleep(SETTLE);
         let user = memory_of(server.pid()).rss_anon.ok_or("the kernel does not show the server's memory")? as f64;
@@ -213,6 +251,25 @@ fn idle(server: &Running, many: usize) -> Result<Values, Box<dyn Error>> {
     let whole = memory_of(server.pid()).pss;
     values.extend(whole.map(|bytes| (Metric::ServerMebibytes, bytes as f64 / MEBIBYTE)));
     Ok(values)
+}
+
+/// Waits until the kernel has forgotten the connections that ended before. It keeps an ended connection for a minute,
+/// and the memory of some thousand of them would be missing from the second of two readings.
+fn await_ended_connections() -> io::Result<()> {
+    let begin = Instant::now();
+    while begin.elapsed() < FORGOTTEN_AFTER
+        && ended_connections(&fs::read_to_string("/proc/net/sockstat")?).is_some_and(|ended| ended > ENDED_MAX)
+    {
+        thread::sleep(SETTLE);
+    }
+    Ok(())
+}
+
+/// Returns the ended connections (TIME_WAIT) that the text of `/proc/net/sockstat` counts.
+fn ended_connections(sockstat: &str) -> Option<u64> {
+    let line = sockstat.lines().find_map(|line| line.strip_prefix("TCP:"))?;
+    let mut words = line.split(' ').skip_while(|word| *word != "tw");
+    words.nth(1)?.parse().ok()
 }
 
 /// Returns the kernel's memory: its objects, of the whole machine, and the page tables of the server.
@@ -230,8 +287,18 @@ fn kilobytes(text: &str, name: &str) -> Option<f64> {
 }
 
 const WARMUP_SECONDS: u64 = 1;
+
+/// The seconds within which perf must have started, and read the counters again.
+const PERF_STARTS_WITHIN: u64 = 2;
+
 const FEW: usize = 1_000;
 const MEBIBYTE: f64 = 1_048_576.0;
+
+/// The ended connections that a reading may have beside it, of 256 bytes each: 4 bytes for each idle connection.
+const ENDED_MAX: u64 = 200;
+
+/// The time after which the kernel has forgotten every ended connection: a minute.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(65);
 
 /// The time between the last handshake and the reading of memory.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -293,6 +360,13 @@ mod tests {
         assert_eq!(calls_of("<not counted>,,raw_syscalls:sys_enter,0,100.00,,\n"), None);
         assert_eq!(calls_of("event syntax error: 'raw_syscalls:sys_enter'\n"), None);
         assert_eq!(calls_of("Access to performance monitoring is limited.\n"), None);
+    }
+
+    #[test]
+    fn ended_connections_are_counted() {
+        let text = "sockets: used 90\nTCP: inuse 9 orphan 0 tw 1234 alloc 12 mem 1\nUDP: inuse 0 mem 0\n";
+        assert_eq!(ended_connections(text), Some(1_234));
+        assert_eq!(ended_connections("UDP: inuse 0 tw 5\n"), None);
     }
 
     #[test]

@@ -6,11 +6,8 @@
 //! instructions of a delivery, a publish, a POST and a handshake. `pairs` compares two commits in short slices in turn.
 //! `hostile` measures how a crowd affects other clients, and `empty` how it affects the server's memory. `k1`, `k2` and
 //! `k3` are peers that show the cost of system calls alone. `presets` checks the generator's presets against servers of
-//! others. Run it from the repository root; `bench/run` builds the programs.
-//! instructions of a fan-out, a publish, a POST and a handshake. `micro` measures parts of the path in memory. `pairs`
-//! compares two commits in short slices in turn. `hostile` measures how a crowd affects other clients, and `empty` how
-//! it affects the server's memory. `k2` is a peer that shows the cost of the hub's system calls alone. Run it from the
-//! repository root; `bench/run` builds the programs.
+//! others, `micro` measures parts of the path in memory, and `results` measures all that `bench/RESULTS.md` shows, and
+//! writes it. Run it from the repository root; `bench/run` builds the programs.
 
 mod bare;
 mod baseline;

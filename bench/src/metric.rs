@@ -69,6 +69,11 @@ impl Metric {
         !matches!(self, Metric::Spare | Metric::Others)
     }
 
+    /// Returns whether the figure is a speed that a slow generator bounds.
+    pub(crate) fn is_speed(self) -> bool {
+        matches!(self, Metric::DeliveriesPerSecond | Metric::RoundTripsPerSecond)
+    }
+
     /// Returns the name and unit, as the head of a column.
     pub(crate) fn title(self) -> &'static str {
         match self {

@@ -5,9 +5,10 @@
 //! of the rounds' ratios, since a round's sides run within seconds of each other. So it matters less that a machine is
 //! faster in one round than in the next.
 
+use crate::peers::SERVER_CPU;
 use crate::record::Circumstances;
 use crate::statistics::Summary;
-use crate::tools::{OUTPUT, cargo, succeed};
+use crate::tools::{OUTPUT, cargo, pinned, succeed};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -36,7 +37,7 @@ pub(crate) fn micro(options: &Options) -> Result<bool, Box<dyn Error>> {
         if criterion.exists() {
             fs::remove_dir_all(&criterion)?;
         }
-        let mut bench = cargo();
+        let mut bench = pinned(SERVER_CPU, Path::new(cargo().get_program()));
         bench.args(["bench", "--package", "ringhub-bench", "--bench", "micro", "--"]).env("CRITERION_HOME", &criterion);
         succeed(bench.args(options.quick.then_some("--quick")).args(&options.filter))?;
         rounds.push(figures(&criterion)?);

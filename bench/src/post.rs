@@ -9,7 +9,7 @@ use crate::peers::{LOAD_CPU, Peer, Running, SERVER_CPU, on_the_loads_cpu};
 use crate::record::{self, Circumstances};
 use crate::statistics::Summary;
 use crate::tools::{Flags, Tools};
-use ringhub_loadgen::machine_busy_ns;
+use ringhub_loadgen::{cpu_of, machine_busy_ns};
 use serde::Serialize;
 use std::error::Error;
 use std::fs;
@@ -151,14 +151,18 @@ fn publish(server: &Running, plan: Plan) -> Result<Figures, Box<dyn Error>> {
     let mut load = Load::open(server.address, plan)?;
     load.run(Duration::from_millis(500))?;
     load.latencies.clear();
-    let (begin, cpu, busy) = (Instant::now(), Threads::of(server.pid())?, machine_busy_ns()?);
+    let (whole, busy) = (cpu_of(server.pid())?, machine_busy_ns()?);
+    let (begin, cpu) = (Instant::now(), Threads::of(server.pid())?);
     let requests = load.run(Duration::from_secs(plan.seconds))?;
     let (elapsed, now) = (begin.elapsed().as_nanos() as f64, Threads::of(server.pid())?);
     let busy_ns = machine_busy_ns()?.saturating_sub(busy) as f64;
     load.check_deliveries()?;
     load.latencies.sort_unstable();
     let quantile = |q: f64| load.latencies[((load.latencies.len() - 1) as f64 * q) as usize] as f64 / 1_000.0;
-    let [shard_ns, control_ns] = [now.others - cpu.others, now.control - cpu.control].map(|ns| ns as f64);
+    let whole_ns = cpu_of(server.pid())?.since(whole).total_ns();
+    // Helper threads of a runtime may end, and then only the process has their time, in ticks.
+    let others_ns = if server.peer.is_hub() { now.others.saturating_sub(cpu.others) } else { whole_ns };
+    let [shard_ns, control_ns] = [others_ns, now.control.saturating_sub(cpu.control)].map(|ns| ns as f64);
     Ok(Figures {
         requests,
         requests_per_second: requests as f64 * 1e9 / elapsed,
@@ -189,8 +193,9 @@ impl Threads {
         let mut threads = Threads::default();
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             let task = task?.path();
-            let name = fs::read_to_string(task.join("comm"))?;
-            let schedstat = fs::read_to_string(task.join("schedstat"))?;
+            // A thread may end while it is looked at.
+            let read = |file: &str| fs::read_to_string(task.join(file));
+            let (Ok(name), Ok(schedstat)) = (read("comm"), read("schedstat")) else { continue };
             let ns: u64 = schedstat.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or_default();
             *(if name.trim() == "ringhub-control" { &mut threads.control } else { &mut threads.others }) += ns;
         }

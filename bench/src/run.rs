@@ -39,6 +39,9 @@ pub(crate) struct Run {
     pub(crate) failure: Option<String>,
     /// Whether other programs used the machine meanwhile. Such a run must still be exact, but its figures do not count.
     pub(crate) disturbed: bool,
+    /// Whether the generator had no time to spare, so that the server could have done more.
+    #[serde(default)]
+    pub(crate) is_limited: bool,
     /// The time of a hop from CPU to CPU, before and after the run.
     pub(crate) hops_ns: [f64; 2],
     pub(crate) placement: Placement,
@@ -82,9 +85,10 @@ impl Run {
         };
         let [before, after] = self.hops_ns;
         let disturbed = if self.disturbed { ", DISTURBED" } else { "" };
+        let limited = if self.is_limited { ", the generator was the bottleneck" } else { "" };
         let placement = self.placement.name();
         format!(
-            "{:20} {:18} {outcome}; CPUs {placement} ({before:.0}, {after:.0} ns){disturbed}",
+            "{:20} {:18} {outcome}; CPUs {placement} ({before:.0}, {after:.0} ns){disturbed}{limited}",
             self.scenario, self.server
         )
     }
@@ -112,7 +116,8 @@ pub(crate) fn run_once(tools: &Tools, order: Order<'_>) -> Run {
         server_command,
         load_command: driven.command,
         failure: driven.failure,
-        disturbed: placement != placement_after || others > others_max,
+        disturbed: placement != placement_after || others > others_max || driven.disturbance.is_some(),
+        is_limited: driven.values.get(&Metric::Spare).is_some_and(|percent| *percent < SPARE_MIN_PERCENT),
         hops_ns,
         placement,
         values: driven.values,
@@ -122,12 +127,20 @@ pub(crate) fn run_once(tools: &Tools, order: Order<'_>) -> Run {
     }
 }
 
-/// Returns the items, beginning with another one in each round, so that noise of other programs does not always hit the
-/// same item.
+/// Returns the items in the order of a round: every second round is the one before it backwards, and two rounds later
+/// another item is the first. So neither noise of other programs nor what an item leaves behind always hits the same
+/// item.
 pub(crate) fn rotated<T>(items: &[T], round: usize) -> impl Iterator<Item = &T> {
-    let (front, back) = items.split_at(if items.is_empty() { 0 } else { round % items.len() });
-    back.iter().chain(front)
+    let (front, back) = items.split_at(if items.is_empty() { 0 } else { (round / 2) % items.len() });
+    let mut order: Vec<&T> = back.iter().chain(front).collect();
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    order.into_iter()
 }
+
+/// The part of its time that the generator must have to spare. It calls a run with less void too.
+const SPARE_MIN_PERCENT: f64 = 2.0;
 
 #[cfg(test)]
 pub(crate) mod testing {
@@ -144,6 +157,7 @@ pub(crate) mod testing {
             load_command: "ringhub-loadgen fanout".to_owned(),
             failure: None,
             disturbed: false,
+            is_limited: false,
             hops_ns: [25.0; 2],
             placement: Placement::Near,
             values: Values::from([(metric, value)]),
@@ -159,10 +173,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everyone_begins_a_round_once() {
+    fn everyone_begins_rounds_and_follows_others() {
         let order = |round| rotated(&["a", "b", "c"], round).copied().collect::<String>();
-        assert_eq!([order(0), order(1), order(2), order(3)], ["abc", "bca", "cab", "abc"]);
+        assert_eq!([0, 1, 2, 3, 4, 5].map(order), ["abc", "cba", "bca", "acb", "cab", "bac"]);
         assert_eq!(rotated::<u8>(&[], 4).count(), 0);
+    }
+
+    #[test]
+    fn a_run_without_time_to_spare_is_marked() {
+        let limited = Run { is_limited: true, ..testing::run("rate-100", Peer::Hub, 0, Metric::Spare, 1.0) };
+        assert!(limited.counts() && limited.line().contains("the generator was the bottleneck"));
     }
 
     #[test]

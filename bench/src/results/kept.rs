@@ -53,7 +53,7 @@ pub(crate) struct Kept {
 }
 
 /// The version of records. It is raised when older records mean something else.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 impl Stamp {
     /// Returns the stamp of a new round.

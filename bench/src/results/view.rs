@@ -2,6 +2,7 @@
 
 use super::kept::{Described, Kept, Round};
 use crate::judge::{Found, Sample};
+use crate::load::NOT_EXACT;
 use crate::metric::{Metric, number};
 use crate::peers::Peer;
 use crate::run::Run;
@@ -119,9 +120,17 @@ impl Row {
         let last = kept.rounds_of(scenario.name).next_back();
         let line = |bar: &Bar| {
             let found = sample.as_ref().and_then(|sample| sample.judge(bar, best));
+            let limited = || sample.as_ref().and_then(|sample| limited(sample, bar, best));
+            let failed = failures(&runs, bar.of);
             let result = match found {
-                Some(found) if found.rounds >= ROUNDS => Ok(found.verdict),
-                Some(found) => Err(format!("not judged: {} of {ROUNDS} rounds", found.rounds)),
+                _ if failed > 0 => Err(format!("FAILED: {failed} runs of {} were not exact", bar.of.name())),
+                Some(found) if found.rounds < ROUNDS => Err(format!("not judged: {} of {ROUNDS} rounds", found.rounds)),
+                Some(found) => match limited() {
+                    // The hub could have done more, and the bar is met already.
+                    Some((server, _)) if server == bar.of && found.verdict != Verdict::Missed => Ok(found.verdict),
+                    Some((_, why)) => Err(why),
+                    None => Ok(found.verdict),
+                },
                 None => Err(format!("not run: {}", why_not(kept, scenario, bar, best, &runs))),
             };
             Line::of(bar, bar.against.name(best), found, result)
@@ -186,6 +195,22 @@ impl Line {
             result,
         }
     }
+}
+
+/// Returns how many runs of a server of this project were not exact. A lost message is no noise.
+fn failures(runs: &[Run], of: Peer) -> usize {
+    let is_inexact = |run: &Run| run.failure.as_deref().is_some_and(|failure| failure.starts_with(NOT_EXACT));
+    let own = |run: &&Run| run.server == of.name() && is_inexact(run);
+    if of.is_hub() { runs.iter().filter(own).count() } else { 0 }
+}
+
+/// Returns a side of a bar whose speed was that of the generator, with the reason for which the bar is not judged. The
+/// rival comes first: with a faster generator it might have been faster than the hub.
+fn limited(sample: &Sample<'_>, bar: &Bar, best: Option<Peer>) -> Option<(Peer, String)> {
+    let sides = [bar.against.peer(best), Some(bar.of)].into_iter().flatten();
+    let mut limited = sides.filter(|side| bar.metric.is_speed() && sample.is_limited(side.name()));
+    let side = limited.next()?;
+    Some((side, format!("not judged: the generator was the bottleneck with {}", side.name())))
 }
 
 /// Returns why a bar has no runs to be judged by.
@@ -391,6 +416,41 @@ mod tests {
         assert_eq!(result(9, 900.0), Ok(Verdict::Missed));
         assert_eq!(result(8, 1_000.0), Err("not judged: 8 of 9 rounds".to_owned()));
         assert_eq!(result(0, 1_000.0), Err("not run: no record of these programs".to_owned()));
+    }
+
+    #[test]
+    fn a_hub_that_loses_messages_meets_no_bar() {
+        let mut kept = kept(9, 1_000.0);
+        let mut lost = run("rate-100", Peer::Hub, 9, CPU, 900.0);
+        lost.failure = Some(format!("{NOT_EXACT}: 1 lost"));
+        kept.rounds.last_mut().unwrap().runs.push(lost);
+        let view = View::of(&kept, "abc", 4);
+        assert_eq!(line(&view, "rate-100", "bun").result, Err("FAILED: 1 runs of hub were not exact".to_owned()));
+        // A rival's mistakes are in no figure, and its other runs count.
+        kept.rounds.last_mut().unwrap().runs.last_mut().unwrap().server = "bun".to_owned();
+        assert_eq!(line(&View::of(&kept, "abc", 4), "rate-100", "bun").result, Ok(Verdict::Met));
+    }
+
+    #[test]
+    fn a_speed_of_the_generator_is_no_speed_of_a_server() {
+        let result = |hub: f64, limited: &[Peer]| {
+            let of_round = |number: usize| {
+                let runs = [(Peer::Hub, hub), (Peer::Bun, 10.0)].map(|(peer, speed)| Run {
+                    is_limited: limited.contains(&peer),
+                    ..run("echo-1", peer, number, Metric::RoundTripsPerSecond, speed)
+                });
+                round("echo-1", 1_796_000_000 + number as u64, runs.into())
+            };
+            let kept = Kept { rounds: (0..9).map(of_round).collect(), ..Kept::default() };
+            line(&View::of(&kept, "abc", 4), "echo-1", "bun").result.clone()
+        };
+        let not_judged = |server| Err(format!("not judged: the generator was the bottleneck with {server}"));
+        assert_eq!(result(10.0, &[]), Ok(Verdict::Met));
+        assert_eq!(result(10.0, &[Peer::Bun]), not_judged("bun"));
+        assert_eq!(result(10.0, &[Peer::Hub, Peer::Bun]), not_judged("bun"));
+        // The hub would be still faster with a faster generator.
+        assert_eq!(result(10.0, &[Peer::Hub]), Ok(Verdict::Met));
+        assert_eq!(result(5.0, &[Peer::Hub]), not_judged("hub"));
     }
 
     #[test]
