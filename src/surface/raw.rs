@@ -181,16 +181,17 @@ async fn publish(mut request: Box<HttpRequest>) -> Result<Response, Refusal> {
     let topic = request.topic.clone().ok_or_else(|| Refusal::new(404, "this path names no topic"))?;
     let grant = request.may_publish(&topic).await?;
     let body = mem::take(&mut request.body);
-    let message = if is_text(request.head.headers()) {
+    let kind = BodyKind::of(request.head.headers());
+    let message = if kind == BodyKind::Binary {
+        Publication::binary(&body)
+    } else {
         let text = simdutf8::compat::from_utf8(&body).map_err(|error| {
             let at = error.valid_up_to();
             bad(&format!("the body is text by its Content-Type and not UTF-8 at byte {at}"))
         })?;
         // A text that only claims to be JSON is text.
-        let json = is_json(request.head.headers()).then(|| Publication::json(text).ok()).flatten();
+        let json = (kind == BodyKind::Json).then(|| Publication::json(text).ok()).flatten();
         json.unwrap_or_else(|| Publication::text(text))
-    } else {
-        Publication::binary(&body)
     };
     let message = match key_of_post(request.head.query())? {
         Some(key) => message.key(&key),
@@ -213,26 +214,28 @@ struct Published<'a> {
     offset: u64,
 }
 
-/// Returns whether a body is text. Every other body is binary.
-fn is_text(headers: &Headers) -> bool {
-    let Some(media_type) = media_type(headers) else { return false };
-    let is_of_text = media_type.get(.."text/".len()).is_some_and(|kind| kind.eq_ignore_ascii_case("text/"));
-    is_of_text || media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") || is_json(headers)
+/// What a body is by its Content-Type. Every body that is not text is binary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BodyKind {
+    Binary,
+    Text,
+    Json,
 }
 
-/// Returns whether a body claims to be JSON.
-fn is_json(headers: &Headers) -> bool {
-    let Some(media_type) = media_type(headers) else { return false };
-    let suffix = media_type.len().checked_sub("+json".len()).and_then(|at| media_type.get(at..));
-    suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
-        || media_type.eq_ignore_ascii_case("application/json")
-}
-
-/// Returns the media type of a body without its parameters, if the request names one.
-fn media_type(headers: &Headers) -> Option<&str> {
-    let content_type = headers.get("content-type").filter(|value| value.is_ascii());
-    let content_type = content_type.and_then(|value| str::from_utf8(value).ok())?;
-    Some(content_type.split(';').next().unwrap_or_default().trim())
+impl BodyKind {
+    fn of(headers: &Headers) -> BodyKind {
+        let content_type = headers.get("content-type").filter(|value| value.is_ascii());
+        let Some(content_type) = content_type.and_then(|value| str::from_utf8(value).ok()) else {
+            return BodyKind::Binary;
+        };
+        let media_type = content_type.split(';').next().unwrap_or_default().trim();
+        let is = |other: &str, part: Option<&str>| part.is_some_and(|part| part.eq_ignore_ascii_case(other));
+        if is("text/", media_type.get(.."text/".len())) || is("application/x-www-form-urlencoded", Some(media_type)) {
+            return BodyKind::Text;
+        }
+        let suffix = media_type.len().checked_sub("+json".len()).and_then(|at| media_type.get(at..));
+        if is("+json", suffix) || is("application/json", Some(media_type)) { BodyKind::Json } else { BodyKind::Binary }
+    }
 }
 
 fn bad(what: &str) -> Refusal {
