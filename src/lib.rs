@@ -92,9 +92,10 @@ pub use auth::{Authenticator, Identity};
 #[doc(inline)]
 pub use handler::{Accept, Closed, Connection, Handle, Handler, OpeningRequest, Response, RouteOptions};
 pub use hub::{
-    ConnectionFilter, ConnectionId, ConnectionIdError, ConnectionPage, ConnectionSummary, NotAMessage, Permission,
-    Place, Publication, Refused, Scope, Sent, SubscribeOptions, TopicCursor, TopicName, TopicNameError, TopicPage,
-    TopicPattern, TopicPatternError, TopicRule, TopicRules, TopicSummary, TopicTable, Who,
+    ConnectionFilter, ConnectionId, ConnectionIdError, ConnectionPage, ConnectionSummary, KeyPointer, KeyPointerError,
+    Lag, NotAMessage, NotJson, Overflow, Permission, Place, Publication, Refused, Scope, Sent, SlowRules,
+    SubscribeOptions, TopicCursor, TopicName, TopicNameError, TopicPage, TopicPattern, TopicPatternError, TopicRule,
+    TopicRules, TopicSummary, TopicTable, Who,
 };
 #[doc(inline)]
 pub use proto::{CloseCode, KeepAlive, Message, MessageType, OpCode, PreparedMessage};

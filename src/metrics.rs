@@ -75,6 +75,7 @@ const FAMILIES: &[(&str, &str)] = &[
     ("throttled_total", "Times a connection was not received from because it was over a rate, by rate."),
     ("rate_refused_total", "Requests refused with 429 because their sender was over a rate, by rate."),
     ("memory_bytes", "Memory that the server holds, by kind: what backlogs share counts in each."),
+    ("lag_dropped_total", "Messages that policies of topics have dropped for slow subscribers, by policy."),
     ("rate_closed_total", "Connections closed with 1008 because they were over a rate for too long, by rate."),
 ];
 
@@ -207,6 +208,17 @@ counters! {
     SlowClosed "slow_closed_total" "connections" Counter Shard;
     /// Messages dropped when slow consumers were closed.
     SlowDropped "slow_dropped_total" "messages" Counter Shard;
+    /// Messages that a topic's policy has dropped because a subscriber was slow: its oldest waiting messages.
+    DroppedOldest "lag_dropped_total{policy=\"drop_oldest\"}" "messages" Counter Shard;
+    /// Messages that a topic's policy has dropped because a subscriber was slow: its newest waiting messages.
+    DroppedNewest "lag_dropped_total{policy=\"drop_newest\"}" "messages" Counter Shard;
+    /// Messages that a topic's policy has dropped because a subscriber was slow: those that a newer one of their key
+    /// has replaced.
+    DroppedOutdated "lag_dropped_total{policy=\"latest\"}" "messages" Counter Shard;
+    /// Lags that slow subscribers, or their handlers, were told of.
+    LagsTold "lags_told_total" "lags" Counter Shard;
+    /// Connections with a lag now that they have not been told of.
+    Lagging "lagging_connections" "connections" Gauge Shard;
     /// Connections closed with 1008 or 1013 because they held the most memory while the server was short of memory.
     MemoryClosed "memory_closed_total" "connections" Counter Shard;
     /// Opening handshakes answered 503, or closed, because they were the oldest while the server was short of memory.

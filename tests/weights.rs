@@ -180,8 +180,9 @@ fn a_run_weighs_what_it_takes() {
 
 fn with_tags(length: usize, count: u64) -> Run {
     let mut run = Run::new(BytesMut::new(), Tags::On);
-    (0..count)
-        .for_each(|time| run.append(received(length).frame(), None, Some(Tag { place: None, time: Millis(time) })));
+    (0..count).for_each(|time| {
+        run.append(received(length).frame(), None, Some(&Tag { place: None, time: Millis(time), key: None }))
+    });
     run
 }
 
@@ -245,7 +246,7 @@ fn entries_weigh_what_they_take() {
     }
     check("acknowledgements", 2, &|ends| {
         for number in 0..3_000 {
-            ends[0].deliver(1, Delivery::Acknowledged { topic: topic.clone(), number });
+            ends[0].deliver(1, Delivery::Acknowledged { topic: topic.clone(), number, end: None });
         }
     });
 }

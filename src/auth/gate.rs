@@ -28,6 +28,17 @@ impl Gate {
         self.origins.as_ref().unwrap_or(origins)
     }
 
+    /// Returns whether this gate decides about every request as the other one does, since both have the same
+    /// authenticator and the same origins.
+    pub(crate) fn is_same(&self, other: &Gate) -> bool {
+        let is_same_authenticator = match (&self.authenticator, &other.authenticator) {
+            (None, None) => true,
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        is_same_authenticator && self.origins == other.origins
+    }
+
     /// Returns whether a cookie alone may admit a request.
     pub(crate) fn takes_cookies(&self) -> bool {
         self.authenticator.as_ref().is_some_and(|authenticator| authenticator.takes_cookies())

@@ -95,6 +95,12 @@ impl Identities {
         is_same
     }
 
+    /// Forgets the identities that the gates of other routes have found. The judge has to ask these gates again about
+    /// each topic of the sender.
+    pub(crate) fn forget_others(&mut self) {
+        self.others.clear();
+    }
+
     /// Adds the identities that the gates of other routes have found for a further topic. Of two with the same name and
     /// the same token, the earlier expiry holds. Returns `None` if there would be more than [`OTHERS_MAX`].
     pub(crate) fn with_others(&self, found: &Identities) -> Option<Identities> {

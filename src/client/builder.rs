@@ -11,6 +11,7 @@ use super::{
     shared::{Delivery, Shared, Slow},
     stats::SlowOperation,
 };
+use crate::proto::MessageLimits;
 
 /// The settings of a client to be built. [`build`](Self::build) and [`build_with`](Self::build_with) check them; the
 /// other methods only store them.
@@ -158,6 +159,14 @@ impl ClientBuilder {
     /// Sets the limits of received messages and of both queues.
     pub fn limits(mut self, limits: ClientLimits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Sets the most bytes of received messages, unless the program has set other limits of messages than the default.
+    pub(super) fn preset_message_bytes(mut self, bytes: u32) -> Self {
+        if self.limits.message == MessageLimits::DEFAULT {
+            (self.limits.message.frame_bytes_max, self.limits.message.message_bytes_max) = (bytes, bytes);
+        }
         self
     }
 

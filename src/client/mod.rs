@@ -54,6 +54,8 @@ mod session;
 mod shared;
 mod stats;
 mod tls;
+mod topic_event;
+mod topics;
 mod url;
 
 pub use builder::ClientBuilder;
@@ -65,4 +67,6 @@ pub use opened::{Opened, Timings};
 pub use reconnect::Reconnect;
 pub use stats::{Operation, SlowOperation, Stats};
 pub use tls::TlsFacts;
+pub use topic_event::{CommandError, Lagged, Payload, TopicEvent, TopicMessage, TopicPlace};
+pub use topics::{TopicClient, TopicError, TopicEvents};
 pub use url::UrlError;

@@ -169,10 +169,15 @@ fn of_route(route: &RouteConfig) -> SettingChange {
 fn rules_in_words(rules: &[TopicRuleConfig]) -> String {
     let in_words = |TopicRuleConfig { rule, .. }: &TopicRuleConfig| {
         let patterns = rule.patterns().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let TopicRules { tags: _, subscribe, publish, presence, history } = rule.rules();
+        let TopicRules { tags: _, subscribe, publish, presence, history, slow, key } = rule.rules();
         let columns =
             format!("subscribe {subscribe:?}, publish {publish:?}, presence {presence:?}, history {history:?}");
-        format!("{patterns}: {}", columns.to_ascii_lowercase())
+        let key = key.as_ref().map_or(String::new(), |key| format!(", key {}", key.as_str()));
+        let limits = [("bytes", slow.bytes_max), ("messages", slow.messages_max), ("age", slow.age_max_ms)];
+        let limits = limits.iter().filter_map(|(of, most)| most.map(|most| format!(", backlog_{of} {most}")));
+        let ms = if slow.age_max_ms.is_some() { "ms" } else { "" };
+        let limits = limits.collect::<String>() + ms;
+        format!("{patterns}: {}, slow {}{limits}{key}", columns.to_ascii_lowercase(), slow.overflow.name())
     };
     if rules.is_empty() { "no rules".into() } else { rules.iter().map(in_words).collect::<Vec<_>>().join("; ") }
 }

@@ -17,6 +17,7 @@ use crate::{
     outbound::Outbound,
     proto::{KeepAlive, MessageLimits},
     rates::{ArrivalRates, InputRates, PublishRates},
+    surface::largest_form,
     sys,
 };
 
@@ -303,13 +304,22 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         0 => Err(ConfigError::of("max_fragments", "a message has at least one frame".into())),
         count => Ok(count),
     });
+    let subscriptions_max = faults.keep(match settings.max_subscriptions {
+        count @ 1..=Limits::SUBSCRIPTIONS_MAX => Ok(count),
+        count => {
+            let what = format!("{count} is not between 1 and {}", Limits::SUBSCRIPTIONS_MAX);
+            Err(ConfigError::of("max_subscriptions", what))
+        }
+    });
     let message_ticks_max = faults.keep(ticks("message_timeout", settings.message_timeout));
     let memory = faults.keep(memory_bytes_max(settings));
     let rate_ticks_max = faults.keep(ticks("rate_timeout", settings.rate_timeout));
     // The limits below depend on `message`.
     let message = faults.keep(size_within("max_message", settings.max_message, 1, Limits::MESSAGE_BYTES_MAX))?;
     let frame = faults.keep(frame_bytes_max(settings, message));
-    let backlog = settings.max_backlog.map_or((2 * message).max(4 << 20), |size| size.0);
+    // Two messages have room in any form.
+    let preset = (2 * largest_form(message)).next_multiple_of(1 << 20).max(4 << 20);
+    let backlog = settings.max_backlog.map_or(preset, |size| size.0);
     let backlog = faults.keep(match backlog {
         _ if backlog >= 2 * message => size_within("max_backlog", Size(backlog), 2 * message, Limits::SIZE_MAX),
         _ => {
@@ -344,6 +354,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
             guesses: settings.max_guess_rate.0,
         },
         rate_ticks_max: rate_ticks_max?,
+        subscriptions_max: subscriptions_max?,
         topics_idle_max: settings.max_idle_topics,
         revocations_max: settings.max_revocations,
     })

@@ -177,6 +177,9 @@ pub struct Limits {
     /// Ticks for which a connection may be over its rates without a break; 0 for any number. Beyond it the connection
     /// is closed with 1008.
     pub rate_ticks_max: u32,
+    /// Topics that one connection may subscribe to at the same time. Beyond it a subscription is refused. Each topic
+    /// costs some 300 bytes, and each subscription some hundred.
+    pub subscriptions_max: usize,
     /// Topics that no connection subscribes or publishes to, but whose offsets each shard remembers. Beyond it the
     /// topic at the front of the queue of idle topics is forgotten; when it is used again it has a new epoch. Each
     /// topic costs some 300 bytes.
@@ -187,6 +190,9 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// The most subscriptions that a connection may be allowed to have.
+    pub const SUBSCRIPTIONS_MAX: usize = 65_536;
+
     /// The most shards of a server. Their lanes share one limit, so more shards have shorter lanes.
     pub const SHARDS_MAX: usize = 256;
 

@@ -3,12 +3,15 @@
 use super::{
     checked::{Config, Limits},
     quantities::Size,
-    weights::{EXCHANGE, HTTP_CONNECTION, OPENING, QUESTION, REVOCATION, SERVER, SHARD, TOPIC, WAITING_INPUT},
+    weights::{
+        EXCHANGE, HTTP_CONNECTION, OPENING, QUESTION, REVOCATION, SERVER, SHARD, SUBSCRIPTION, TOPIC, WAITING_INPUT,
+    },
 };
 use crate::{
     hub::{MeshLimits, SPARE_RUN_BYTES_MAX},
     outbound::OutboundLimits,
     rates::{KEY_BYTES, KEYS_MAX},
+    surface::{all_forms, largest_form},
 };
 
 /// The memory that one of a server's limits allows.
@@ -24,8 +27,8 @@ pub struct MemoryPart {
 
 impl Config {
     /// Returns the worst case of the server's memory, part by part, without the kernel's socket buffers and without
-    /// what an embedder's code allocates: states of handlers, their subscriptions beyond one for each connection,
-    /// spawned work, messages that a `Hub` publishes, and the queues of its subscriptions.
+    /// what an embedder's code allocates: states of handlers, spawned work, messages that a `Hub` publishes, and the
+    /// queues of its subscriptions.
     ///
     /// ```
     /// use ringhub::config::{Config, Settings};
@@ -43,7 +46,8 @@ impl Config {
         let message = u64::from(of_routes.fold(limits.message.message_bytes_max, u32::max));
         let gathered = limits.gathered_bytes_max as u64;
         // A single run may become the backlog of a subscriber whose backlog was empty.
-        let backlog = gathered.max(limits.backlog_bytes_max as u64);
+        let (largest, forms) = (largest_form(message), all_forms(message));
+        let backlog = gathered.max(limits.backlog_bytes_max as u64).max(largest);
         let unfinished = limits.unfinished_bytes_max as u64;
         // Connections that have given way exist for a while longer, and connections that ask a full server for the
         // metrics are served beyond `max_connections`.
@@ -61,7 +65,9 @@ impl Config {
         // A lane takes one message of any size, and one more waits beside the lane.
         let between_shards = between_shards + 2 * shards * (shards - 1) * message;
         // `max_idle_topics` may be any number.
-        let topics = shards.saturating_mul(limits.topics_idle_max as u64).saturating_add(connections);
+        let idle = shards.saturating_mul(limits.topics_idle_max as u64);
+        let subscriptions = connections.saturating_mul(limits.subscriptions_max as u64);
+        let (idle, subscribed) = (idle.saturating_mul(TOPIC), subscriptions.saturating_mul(TOPIC + SUBSCRIPTION));
         let publish = &http.publish_rates;
         let arrivals = &limits.arrival_rates;
         let of_senders =
@@ -72,7 +78,7 @@ impl Config {
             (
                 "backlogs",
                 connections.saturating_mul(backlog),
-                format!("{connections} (max_connections) × {} (max_backlog, max_gathered)", Size(backlog)),
+                format!("{connections} (max_connections) × {} (max_backlog, max_gathered, one message)", Size(backlog)),
             ),
             (
                 "connections",
@@ -92,11 +98,11 @@ impl Config {
             ),
             (
                 "runs",
-                shards * (gathered + message + SPARE_RUN_BYTES_MAX as u64),
+                shards * (gathered + forms + SPARE_RUN_BYTES_MAX as u64),
                 format!(
-                    "{shards} (shards) × ({} (max_gathered) + {} (max_message) + {})",
+                    "{shards} (shards) × ({} (max_gathered) + {} (a message of max_message in all forms) + {})",
                     Size(gathered),
-                    Size(message),
+                    Size(forms),
                     Size(SPARE_RUN_BYTES_MAX as u64)
                 ),
             ),
@@ -131,8 +137,15 @@ impl Config {
             ),
             (
                 "topics",
-                topics.saturating_mul(TOPIC),
-                format!("{topics} (max_idle_topics of each shard + max_connections) × {}", Size(TOPIC)),
+                idle.saturating_add(subscribed),
+                format!(
+                    "{shards} (shards) × {} (max_idle_topics) × {}, and {connections} (max_connections) × {} \
+                     (max_subscriptions) × {}",
+                    limits.topics_idle_max,
+                    Size(TOPIC),
+                    limits.subscriptions_max,
+                    Size(TOPIC + SUBSCRIPTION)
+                ),
             ),
             (
                 "requests to other servers",
@@ -229,9 +242,14 @@ mod tests {
             change(&mut settings);
             settings
         };
-        assert_eq!(part(&settings(|_| {}), "backlogs"), 10 * (4 << 20));
+        let largest = 6 * (1 << 20) + 3_210;
+        assert!(2 * largest <= 13 << 20);
+        assert_eq!(part(&settings(|_| {}), "backlogs"), 10 * (13 << 20), "two messages as JSON");
+        assert_eq!(part(&settings(|s| s.max_message = Size(1 << 10)), "backlogs"), 10 * (4 << 20));
+        // A subscriber whose backlog is empty may be owed one message of any form.
+        assert_eq!(part(&settings(|s| s.max_backlog = Some(Size(2 << 20))), "backlogs"), 10 * largest);
         assert_eq!(part(&settings(|s| s.max_backlog = Some(Size(8 << 20))), "backlogs"), 10 * (8 << 20));
-        assert_eq!(part(&settings(|s| s.max_unfinished = Some(Size(9 << 20))), "unfinished messages"), 9 << 20);
+        assert_eq!(part(&settings(|s| s.max_unfinished = Some(Size(27 << 20))), "unfinished messages"), 27 << 20);
         assert_eq!(part(&settings(|s| s.max_bodies = Some(Size(9 << 20))), "bodies"), 10 << 20);
         assert_eq!(part(&settings(|_| {}), "input that waits"), 10 * (64 << 10));
         let requests = |size| {

@@ -355,11 +355,12 @@ settings! {
         max_fragments: u32, COUNT ["1 to 4294967295"] (from 1 to u32::MAX), Is("65537"), Yes;
 
         /// Memory of the backlog of a slow consumer, at least two of the largest messages; a message in several
-        /// backlogs counts in each. Beyond it: close 1008.
+        /// backlogs counts in each, as it is sent: one of `ringhub.v1` has up to six times the bytes of its payload.
+        /// Beyond it: close 1008.
         max_backlog: Option<Size>, SIZE ["2 × max_message or more"],
         Otherwise {
-            words: "4MiB, or two of the largest messages",
-            example: "4MiB",
+            words: "4MiB, or two of the largest messages in their largest form",
+            example: "13MiB",
             effective: |config| bytes(config.limits.backlog_bytes_max),
         }, Yes;
 
@@ -384,6 +385,10 @@ settings! {
             example: "256MiB",
             effective: |config| bytes(config.limits.unfinished_bytes_max),
         }, Yes;
+
+        /// Topics that one connection may subscribe to at the same time. Beyond it: a `subscribe` of `ringhub.v1` is
+        /// refused.
+        max_subscriptions: usize, COUNT ["1 to 65536"] (from 1 to Limits::SUBSCRIPTIONS_MAX), Is("1024"), Yes;
 
         /// Topics that no connection uses, but whose offsets each shard remembers.
         max_idle_topics: usize, COUNT ["0 or more"], Is("10000"), Yes;

@@ -159,14 +159,14 @@ const EXAMPLE_ROUTES: &str = r#"
 # ---- Routes ----
 
 # The paths of the server. Routes stand at the end of the file, and have no flags and no variables.
-# Without routes, the hub is at /t/{topic...} and its page at /. With routes, the server has only
-# their paths, /healthz, /readyz and /metrics. If a hub is at /t/{topic...}, and no route has the
-# page or is at /, the page is still at /.
+# Without routes, the hub is at /t/{topic...}, ringhub.v1 at /ws, and the page at /. With routes,
+# the server has only their paths, /healthz, /readyz and /metrics. If a hub is at /t/{topic...}, and
+# no route has the page or is at /, the page is still at /.
 #
 # match is a path: {name} stands for one segment of it, {name...} for the rest. handler is "hub"
-# (the topic is {topic} or {topic...}, after topic_prefix if there is one), "echo", "page" (which
-# watches the topics at /t/), or "files" with the folder that documents names, relative to this
-# file; files are served at the path and below it.
+# (the topic is {topic} or {topic...}, after topic_prefix if there is one), "ringhub.v1" (one
+# connection for many topics), "echo", "page" (which watches the topics at /t/), or "files" with the
+# folder that documents names, relative to this file; files are served at the path and below it.
 #
 # basic (users and passwords), bearer and jwt (tokens), network (addresses) and callback (the
 # application at callback_url decides) are authenticators. All that are given must admit a request;
@@ -189,6 +189,12 @@ const EXAMPLE_ROUTES: &str = r#"
 #[[routes]]
 #match = "/app/{topic...}"
 #handler = "hub"
+#topic_prefix = "app/"
+#jwt = ["app"]
+
+#[[routes]]
+#match = "/ws"
+#handler = "ringhub.v1"
 #topic_prefix = "app/"
 #jwt = ["app"]
 
@@ -246,6 +252,16 @@ const EXAMPLE_ROUTES: &str = r#"
 #publish = "granted"
 #presence = "nobody"
 #history = "granted"
+# What becomes of subscribers that do not keep up: slow is "close", "drop_oldest", "drop_newest", or
+# "latest", the newest message of each key; key is a JSON pointer to the key of a message that has
+# none. backlog_bytes, backlog_messages and backlog_age are what may wait for a subscriber.
+#[[topics]]
+#match = "prices/*"
+#slow = "latest"
+#key = "/symbol"
+#backlog_bytes = "1MiB"
+#backlog_messages = 1000
+#backlog_age = "10s"
 "#;
 
 const EXAMPLE_ISSUERS: &str = r##"

@@ -9,7 +9,10 @@ use super::{
         config::{RouteConfig, RouteHandler},
     },
 };
-use crate::auth::{Access, Jwt, OnError, Origins, Tokens};
+use crate::{
+    auth::{Access, Jwt, OnError, Origins, Tokens},
+    surface::largest_form,
+};
 
 impl Config {
     /// Returns the warnings about settings that are allowed, but are mostly a mistake.
@@ -23,7 +26,7 @@ impl Config {
             )
         });
         let few = self.few_descriptors.map(|limit| self.warn_of_descriptors(limit));
-        let memory = self.warn_of_memory();
+        let memory = self.warn_of_memory().into_iter().chain(self.warn_of_backlogs());
         let of_pages = self.routes.iter().filter_map(|route| route.warn_of_pages(&self.access.origins));
         let of_tokens = self.hubs().flat_map(|route| route.warn_of_tokens(&self.access));
         let everybody = self.trusted_proxies.include_everybody().then(|| {
@@ -110,6 +113,21 @@ impl Config {
                 Size(unfinished),
                 Size(bodies),
                 Size(memory)
+            )
+        })
+    }
+
+    /// Returns the warning about a backlog that has no room for two messages in their largest form.
+    fn warn_of_backlogs(&self) -> Option<String> {
+        let of_routes = self.routes.iter().map(|route| route.rules.limits.message_bytes_max);
+        let message = u64::from(of_routes.fold(self.limits.message.message_bytes_max, u32::max));
+        let (backlog, least) = (self.limits.backlog_bytes_max as u64, 2 * largest_form(message));
+        (backlog < least).then(|| {
+            format!(
+                "max_backlog is {}: a subscriber of ringhub.v1 may be closed with two messages, which have up to {} \
+                 as JSON if they are full of control characters; raise max_backlog, or lower max_message",
+                Size(backlog),
+                Size(least)
             )
         })
     }

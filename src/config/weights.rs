@@ -24,6 +24,10 @@ pub(crate) const HTTP_CONNECTION: u64 = 112 * 1_024;
 /// One topic: its name, twice, its place in the order, and its place in the table.
 pub(crate) const TOPIC: u64 = 1_024;
 
+/// One subscription beyond the first of its connection: its place among those of the connection and of the topic, and
+/// what a handler keeps of it.
+pub(crate) const SUBSCRIPTION: u64 = 128;
+
 /// One revocation: its name, and its place in the table.
 pub(crate) const REVOCATION: u64 = Revocation::NAME_BYTES_MAX as u64 + 256;
 

@@ -5,16 +5,17 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::{
-    Response, StatusCode,
+    Request, Response, StatusCode,
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 
 use super::shared::Shared;
 use crate::{
+    endpoints::ClientFile,
     handler::{self, ServiceBody},
     proto::{Refusal, RefusalCause},
     refusal_log::counter_of,
-    surface::page,
+    surface::{client, page},
 };
 
 /// The answer to a request.
@@ -28,6 +29,28 @@ pub(super) fn the_page() -> Answer {
     let mut answer = response(StatusCode::OK, "text/html; charset=utf-8", page::PAGE);
     let headers = page::HEADERS.iter().map(|&(name, value)| (name, HeaderValue::from_static(value)));
     answer.headers_mut().extend(headers.map(|(name, value)| (HeaderName::from_static(name), value)));
+    answer
+}
+
+/// Returns the answer that holds a file of the client in JavaScript, or 304 if the request's `If-None-Match` names it.
+pub(super) fn client_file<B>(request: &Request<B>, file: ClientFile) -> Answer {
+    let (text, media_type, tag) = match file {
+        ClientFile::Module => (client::MODULE, client::MODULE_TYPE, &*client::MODULE_TAG),
+        ClientFile::Types => (client::TYPES, client::TYPES_TYPE, &*client::TYPES_TAG),
+    };
+    // RFC 9110 13.1.2: a list of validators, or `*`. The comparison is weak.
+    let names = |value: &HeaderValue| {
+        let mut names = value.to_str().unwrap_or_default().split(',').map(str::trim);
+        names.any(|name| name == "*" || name.strip_prefix("W/").unwrap_or(name) == tag)
+    };
+    let is_known = request.headers().get_all(header::IF_NONE_MATCH).iter().any(names);
+    let mut answer = response(StatusCode::OK, media_type, if is_known { "" } else { text });
+    if is_known {
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
+        answer.headers_mut().remove(header::CONTENT_TYPE);
+    }
+    append(answer.headers_mut(), client::HEADERS);
+    append(answer.headers_mut(), &[("etag", tag)]);
     answer
 }
 

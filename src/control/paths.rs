@@ -67,9 +67,14 @@ pub(super) async fn begin(shared: &Shared, routed: &RoutedRequest) -> Result<AtP
         }
         return Ok(AtPath::Call(Admitted { number, row, intent, identities }));
     }
-    if head.method() == "OPTIONS" && !path.endpoints.is_empty() {
+    // A page may also ask why no WebSocket opens, see below.
+    let asks = path.openings.filter(|openings| openings.intent.is_some()).map_or(&[][..], |openings| openings.methods);
+    if head.method() == "OPTIONS" && !(path.endpoints.is_empty() && asks.is_empty()) {
         let rows = path.endpoints;
-        let methods: Vec<&str> = rows.iter().flat_map(|row| row.methods).copied().collect();
+        let mut methods: Vec<&str> = rows.iter().flat_map(|row| row.methods).copied().collect();
+        if methods.is_empty() {
+            methods.extend(asks);
+        }
         let mut page_headers: Vec<&str> = rows.iter().flat_map(|row| row.page_headers).copied().collect();
         page_headers.sort_unstable();
         page_headers.dedup();

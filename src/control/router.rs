@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::shared::Shared;
 use crate::{
     auth::{Answers, Credentials, Remote},
-    endpoints::{Denied, Endpoint, Endpoints},
+    endpoints::{Denied, Endpoint, Endpoints, OpeningAt},
     proto::{Refusal, RequestHead, Upgrade},
     surface::raw::is_opening_request,
     sys::net::is_reset,
@@ -103,8 +103,8 @@ impl RequestRouter {
         endpoint: &Result<Endpoint, Refusal>,
     ) -> Result<(), Refusal> {
         let endpoint = endpoint.as_ref().map_err(Clone::clone)?;
-        let openings = endpoints.openings(endpoint);
-        let (.., openings) = openings.ok_or_else(|| endpoints.no_websocket_at(head.path()))?;
+        let opening = endpoints.opening(endpoint, head);
+        let OpeningAt { openings, .. } = opening.ok_or_else(|| endpoints.no_websocket_at(head.path()))?;
         Upgrade::from_request(head).map_err(|error| error.refusal())?;
         if self.shared.is_leaving() {
             return Err(Refusal::leaving());

@@ -18,7 +18,7 @@ use tracing::field::display;
 
 use super::{
     admin::AdminCall,
-    answers::{Answer, Body, TEXT, append, preflight, refuse, response, the_page},
+    answers::{Answer, Body, TEXT, append, client_file, preflight, refuse, response, the_page},
     date,
     embedded::{self, AtService, ServiceCall},
     paths::{self, AtPath, EndpointCall},
@@ -30,7 +30,7 @@ use crate::{
     access_log::Access,
     auth::{Credentials, Identity, Remote},
     documents::Documents,
-    endpoints::{Endpoint, Intent},
+    endpoints::{ClientFile, Endpoint, Intent},
     handover::AddressPermit,
     metrics::{Counter, text::TextFormat},
     proto::Refusal,
@@ -173,10 +173,11 @@ enum Begun {
     Serve(Box<ServiceCall>),
     /// The administration answers when it has asked the shards.
     Admin(Box<AdminCall>),
-    /// A file is read.
+    /// A file is read. If the folder has no such file, the answer is `instead`.
     Read {
         documents: Documents,
         below: Vec<String>,
+        instead: Option<ClientFile>,
     },
 }
 
@@ -233,7 +234,13 @@ impl Service {
             }
             Ok(Begun::Top(format)) => Ok(top::answer(shared, format).await),
             Ok(Begun::Admin(call)) => call.answer(shared, request.into_body()).await,
-            Ok(Begun::Read { documents, below }) => read(shared, &request.map(drop), &documents, &below).await,
+            Ok(Begun::Read { documents, below, instead }) => {
+                let request = request.map(drop);
+                match (read(shared, &request, &documents, &below).await, instead) {
+                    (Err(Refusal { status: 404, .. }), Some(file)) => Ok(client_file(&request, file)),
+                    (read, _) => read,
+                }
+            }
             Err(refusal) => Err(refusal),
         };
         Ok(facts.finish(shared, answer))
@@ -316,6 +323,11 @@ impl Service {
                 }
                 Ok(Begun::Answered(the_page()))
             }
+            // The client is public too.
+            Endpoint::ClientFile(file) => {
+                only(request, &[Method::GET, Method::HEAD])?;
+                Ok(Begun::Answered(client_file(request, *file)))
+            }
             Endpoint::Service { service } => {
                 match embedded::begin(shared, endpoints, *service, credentials, endpoint, request).await? {
                     AtService::Preflight(answer) => Ok(Begun::Answered(answer)),
@@ -326,7 +338,8 @@ impl Service {
                 authorize(Intent::Use).await?;
                 only(request, &[Method::GET, Method::HEAD, Method::OPTIONS])?;
                 let documents = endpoints.mounts()[*mount].documents.clone();
-                Ok(Begun::Read { documents, below: below.clone() })
+                let instead = endpoints.client_file_beside(*mount, below);
+                Ok(Begun::Read { documents, below: below.clone(), instead })
             }
             Endpoint::Path { .. } | Endpoint::Health | Endpoint::Ready | Endpoint::Nothing => {
                 Err(endpoints.nothing_at(head.path()))

@@ -134,7 +134,13 @@ impl Endpoints {
         }
         let mut own: Option<Identity> = None;
         let mut others: Vec<Identity> = Vec::new();
+        let mut asked: Vec<&Gate> = Vec::new();
         for (gate, elsewhere) in gates {
+            // Two routes at the same paths have one gate, and so may have others.
+            if asked.iter().any(|other| other.is_same(gate)) {
+                continue;
+            }
+            asked.push(gate);
             let admitted = Panicked::catch(|| gate.admit(&self.access.origins, credentials));
             let admitted = admitted.map_err(|Panicked(panic)| {
                 tracing::error!(panic, "an authenticator has panicked over a request");
@@ -223,6 +229,7 @@ impl Endpoints {
             Endpoint::Page { page: Some(page) } => (&self.pages[*page], None),
             Endpoint::Service { service } => (&self.services[*service].gate, None),
             Endpoint::Page { page: None }
+            | Endpoint::ClientFile(_)
             | Endpoint::Health
             | Endpoint::Ready
             | Endpoint::Metrics

@@ -1,7 +1,5 @@
 //! The judge of topics that clients name in their messages, for the handlers of surfaces.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "only the surface of the tests uses all of it so far"))]
-
 use std::{
     cell::Cell,
     future::pending,
@@ -20,9 +18,9 @@ use super::{
 use crate::{
     auth::{Answers, Credentials, Identities, Later, TopicRight},
     current::{Current, WeakCurrent},
-    handler::{Connection, OpeningRequest},
+    handler::{AcceptedToken, Connection, OpeningRequest},
     hub::TopicName,
-    proto::{Refusal, RequestHead},
+    proto::{Refusal, RequestHead, State},
 };
 
 /// The judge of topics that clients name in their messages. A handler gets it before the table of endpoints exists. A
@@ -68,6 +66,28 @@ impl Judge {
         self.judge(connection, TopicRight::Subscribe, topic, act);
     }
 
+    /// Judges whether a client may receive from a topic by a token that has not taken the place of the earlier one, and
+    /// then calls `act` with the identities that the gates of other routes have found, or with the refusal. The
+    /// connection learns nothing of the decision.
+    ///
+    /// See [`Judge::may_subscribe`].
+    pub(crate) fn may_subscribe_by<S: 'static>(
+        &self,
+        connection: &mut Connection<'_, S>,
+        AcceptedToken { identities, token }: &AcceptedToken,
+        topic: &TopicName,
+        act: impl FnOnce(&mut Connection<'_, S>, Result<Identities, Refusal>) + 'static,
+    ) {
+        let endpoints = match self.endpoints() {
+            Ok(endpoints) => endpoints,
+            Err(refusal) => return act(connection, Err(refusal)),
+        };
+        let asker = Asker::of(connection, endpoints, TopicRight::Subscribe, topic.clone());
+        let (token, identities) = (Some(token.as_str().into()), identities.clone());
+        let asker = Asker { token, identities, by: TokenAsked::Accepted, ..asker };
+        asker.decide(connection, |connection, decided| act(connection, decided.map(|judged| judged.others)));
+    }
+
     /// Judges whether a client may publish to a topic, and then calls `act` with the permission or the refusal.
     ///
     /// See [`Judge::may_subscribe`].
@@ -79,7 +99,7 @@ impl Judge {
     ) {
         let name = topic.clone();
         let act = move |connection: &mut Connection<'_, S>, decided: Decided| {
-            act(connection, decided.map(|endpoints| endpoints.grant(&name)));
+            act(connection, decided.map(|judged| judged.endpoints.grant(&name)));
         };
         self.judge(connection, TopicRight::Publish, topic, act);
     }
@@ -97,7 +117,10 @@ impl Judge {
             Err(refusal) => return act(connection, Err(refusal)),
         };
         if connection.is_permitted(endpoints.number(), right, topic) {
-            return act(connection, Ok(endpoints));
+            // The identities that the judge has found then may have expired, or have been revoked.
+            let known = connection.identities();
+            let checked = known.map_or(Ok(()), |known| known.check_again(&endpoints.revocations));
+            return act(connection, checked.map(|()| Judged { endpoints, others: Identities::default() }));
         }
         Asker::of(connection, endpoints, right, topic.clone()).decide(connection, act);
     }
@@ -116,8 +139,24 @@ fn opening<'a, S: 'static>(connection: &'a Connection<'_, S>) -> &'a OpeningRequ
     connection.request().expect("the surface keeps the opening requests")
 }
 
-/// The table by which the judge has admitted a use of a topic, or the refusal.
-type Decided = Result<Arc<Endpoints>, Refusal>;
+/// What the judge has found when it has admitted a use of a topic, or the refusal.
+type Decided = Result<Judged, Refusal>;
+
+/// The table by which the judge has admitted a use of a topic, and the identities that the gates of other routes have
+/// found for it.
+struct Judged {
+    endpoints: Arc<Endpoints>,
+    others: Identities,
+}
+
+/// The token by which a question is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TokenAsked {
+    /// The token of the connection.
+    Own,
+    /// One that has not taken the place of that token.
+    Accepted,
+}
 
 /// A question about a topic in a message, with all that it takes to ask it again later.
 struct Asker {
@@ -129,6 +168,7 @@ struct Asker {
     route: usize,
     token: Option<String>,
     identities: Identities,
+    by: TokenAsked,
     /// The number of renewals of the connection when the question was made.
     renewals: u32,
     answers: Answers,
@@ -146,7 +186,8 @@ impl Asker {
         let token = connection.renewed_token().map(Into::into);
         let identities = connection.identities().cloned().unwrap_or_default();
         let (renewals, answers) = (connection.renewals(), Answers::default());
-        Asker { endpoints, right, topic, head, peer, route, token, identities, renewals, answers }
+        let by = TokenAsked::Own;
+        Asker { endpoints, right, topic, head, peer, route, token, identities, by, renewals, answers }
     }
 
     /// Asks the judge, and then calls `act` with the decision: at once, or when the judge need not wait any more.
@@ -194,7 +235,11 @@ impl Asker {
             let judged = until_decided(self.endpoints.wait_max(), pending(), ask).await;
             let acted = handle.with(move |connection| {
                 let Some(act) = of_work.take() else { return };
-                if connection.renewals() != self.renewals {
+                // A connection that is closing carries out nothing more.
+                if connection.websocket_state() != State::Open {
+                    return;
+                }
+                if self.by == TokenAsked::Own && connection.renewals() != self.renewals {
                     // The decision is about an identity that the connection does not have any more.
                     let Asker { endpoints, right, topic, .. } = self;
                     return Asker::of(connection, endpoints, right, topic).decide(connection, act);
@@ -214,10 +259,12 @@ impl Asker {
     fn note<S: 'static>(&self, connection: &mut Connection<'_, S>, judged: Result<Admittance, Denied>) -> Decided {
         assert!(!matches!(judged, Err(Denied::Panicked)), "an authenticator has panicked over a message");
         let Admittance { identities, is_lasting } = judged.map_err(Refusal::from)?;
-        connection.note_others(&identities)?;
-        if is_lasting {
-            connection.note_permitted(self.endpoints.number(), self.right, &self.topic);
+        if self.by == TokenAsked::Own {
+            connection.note_others(&identities)?;
+            if is_lasting {
+                connection.note_permitted(self.endpoints.number(), self.right, &self.topic);
+            }
         }
-        Ok(Arc::clone(&self.endpoints))
+        Ok(Judged { endpoints: Arc::clone(&self.endpoints), others: identities })
     }
 }

@@ -12,6 +12,8 @@
 #![forbid(unsafe_code)]
 
 mod authorize;
+mod client_file;
+mod client_paths;
 mod denied;
 #[doc(hidden)]
 pub mod fuzz;
@@ -26,6 +28,7 @@ mod served_service;
 mod values;
 mod waiting;
 
+pub(crate) use client_file::ClientFile;
 pub(crate) use denied::{Admittance, AdmittedSender, Denied};
 pub(crate) use guesses::Guesses;
 pub(crate) use http::{BodyLimit, Commands, HttpEndpoint, HttpRequest, PublishGrant, Publishing};
@@ -33,7 +36,7 @@ pub(crate) use intent::Intent;
 pub(crate) use judge::Judge;
 pub(crate) use permissions::{Permissions, asking};
 pub(crate) use readiness::Readiness;
-pub(crate) use served_path::{NewPath, Openings, ServedPath, ServedRoute};
+pub(crate) use served_path::{NewPath, OpeningAt, Openings, RouteBeside, ServedPath, ServedRoute};
 pub(crate) use served_service::ServedService;
 pub(crate) use values::{RouteValue, RouteValues};
 pub(crate) use waiting::until_decided;
@@ -62,6 +65,8 @@ pub(crate) enum Endpoint {
     Files { mount: usize, below: Vec<String> },
     /// The page that watches topics: the number of a route's page, or `None` for the server's own.
     Page { page: Option<usize> },
+    /// A file of the client in JavaScript.
+    ClientFile(ClientFile),
     /// The HTTP service of an embedder, by its number.
     Service { service: usize },
     /// `/healthz`: whether the server is alive.
@@ -237,9 +242,12 @@ impl Endpoints {
     ) -> Result<Endpoints, Conflict> {
         served.sort_by_key(|served| std::cmp::Reverse(served.route.pattern.precision()));
         let (mut routes, mut paths) = (Vec::new(), Vec::new());
-        for (number, ServedRoute { route, paths: unnumbered, values }) in served.into_iter().enumerate() {
-            paths.extend(unnumbered.into_iter().map(|path| path.numbered(number, &values)));
+        for ServedRoute { route, paths: unnumbered, values, beside } in served {
+            let number = routes.len();
             routes.push(route);
+            let numbered = beside.as_ref().map(|beside| beside.numbered(number + 1));
+            paths.extend(unnumbered.into_iter().map(|path| path.numbered(number, &values, numbered)));
+            routes.extend(beside.map(|beside| beside.route));
         }
         if let Some((path, method)) = paths.iter().find_map(|path| Some((path, path.ambiguous_method()?))) {
             return Err(Conflict::Method(path.pattern.clone(), method));
@@ -463,11 +471,10 @@ impl Endpoints {
         leading.map(|route| route.rules.limits.message_bytes_max).min().unwrap_or_default()
     }
 
-    /// Returns the path of an endpoint, and its number, if WebSockets are opened there.
-    pub(crate) fn openings(&self, endpoint: &Endpoint) -> Option<(usize, &ServedPath, Openings)> {
+    /// Returns what a request opens at its endpoint, if WebSockets are opened there.
+    pub(crate) fn opening(&self, endpoint: &Endpoint, head: &RequestHead) -> Option<OpeningAt> {
         let Endpoint::Path { path: number, .. } = endpoint else { return None };
-        let served = &self.paths[*number];
-        served.openings.map(|openings| (*number, served, openings))
+        self.paths[*number].opening(*number, head)
     }
 
     /// Returns the paths of all routes, by their numbers.

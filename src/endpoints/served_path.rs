@@ -44,12 +44,47 @@ pub(crate) struct ServedPath {
     pub(crate) route: usize,
     pub(crate) pattern: Pattern,
     pub(crate) openings: Option<Openings>,
+    /// The openings of clients that offer a subprotocol of another route.
+    pub(super) beside: Option<PathBeside>,
     pub(crate) endpoints: &'static [HttpEndpoint],
     /// The values of the route's own keys.
     pub(crate) values: Arc<RouteValues>,
 }
 
+/// The openings of clients that offer a subprotocol, at the path of another route.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PathBeside {
+    protocol: &'static str,
+    /// The number of the route that the clients belong to.
+    route: usize,
+    openings: Openings,
+}
+
+/// What a request for a WebSocket opens.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OpeningAt {
+    /// The number of the path.
+    pub(crate) path: usize,
+    /// The number of the route.
+    pub(crate) route: usize,
+    pub(crate) openings: Openings,
+}
+
 impl ServedPath {
+    /// Returns what a request opens here; `number` is that of this path. The subprotocols that the client offers may
+    /// lead to another route than the path's own.
+    pub(super) fn opening(&self, number: usize, head: &RequestHead) -> Option<OpeningAt> {
+        let openings = self.openings?;
+        let beside = self.beside.filter(|beside| {
+            let mut offered = head.headers().list("sec-websocket-protocol");
+            offered.any(|protocol| protocol == beside.protocol.as_bytes())
+        });
+        Some(match beside {
+            Some(PathBeside { route, openings, .. }) => OpeningAt { path: number, route, openings },
+            None => OpeningAt { path: number, route: self.route, openings },
+        })
+    }
+
     /// Returns the endpoint for a method. HEAD is answered as GET is (RFC 9110 9.3.2).
     pub(crate) fn endpoint(&self, method: &str) -> Option<&'static HttpEndpoint> {
         let of = |method: &str| self.endpoints.iter().find(|endpoint| endpoint.methods.contains(&method));
@@ -89,6 +124,23 @@ pub(crate) struct ServedRoute {
     pub(crate) paths: Vec<NewPath>,
     /// The values of the route's own keys.
     pub(crate) values: Arc<RouteValues>,
+    /// A further route at the same paths.
+    pub(crate) beside: Option<Box<RouteBeside>>,
+}
+
+/// A route for those clients of another route's paths that offer a subprotocol.
+#[derive(Debug, Clone)]
+pub(crate) struct RouteBeside {
+    pub(crate) protocol: &'static str,
+    pub(crate) route: Route,
+    pub(crate) openings: Openings,
+}
+
+impl RouteBeside {
+    /// Returns the openings of the route once it has this number.
+    pub(super) fn numbered(&self, route: usize) -> PathBeside {
+        PathBeside { protocol: self.protocol, route, openings: self.openings }
+    }
 }
 
 /// A path of a route, before the route has a number.
@@ -101,9 +153,9 @@ pub(crate) struct NewPath {
 
 impl NewPath {
     /// Returns the path of the route that has this number.
-    pub(super) fn numbered(self, route: usize, values: &Arc<RouteValues>) -> ServedPath {
+    pub(super) fn numbered(self, route: usize, values: &Arc<RouteValues>, beside: Option<PathBeside>) -> ServedPath {
         let NewPath { pattern, openings, endpoints } = self;
-        ServedPath { route, pattern, openings, endpoints, values: Arc::clone(values) }
+        ServedPath { route, pattern, openings, beside, endpoints, values: Arc::clone(values) }
     }
 }
 
@@ -112,6 +164,6 @@ impl From<Route> for ServedRoute {
     fn from(route: Route) -> Self {
         let openings = Some(Openings::OF_ANY_HANDLER);
         let paths = vec![NewPath { pattern: route.pattern.clone(), openings, endpoints: &[] }];
-        ServedRoute { route, paths, values: Arc::default() }
+        ServedRoute { route, paths, values: Arc::default(), beside: None }
     }
 }

@@ -107,7 +107,6 @@ impl<S> Accept<S> {
 
     /// Chooses the form in which the connection gets the publications of its topics.
     #[must_use]
-    #[cfg_attr(not(test), expect(dead_code, reason = "every surface so far wants raw frames"))]
     pub(crate) fn format(mut self, format: Format) -> Self {
         self.format = format;
         self

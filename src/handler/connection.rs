@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    hub::{ConnectionId, Place, Publication, Refused, Scope, Sent, SubscribeOptions, TopicName},
+    hub::{ConnectionId, OrderEnd, Place, Publication, Refused, Scope, Sent, SubscribeOptions, TopicName},
     proto::{
         CONTROL_PAYLOAD_MAX, CloseCode, CloseFrame, Fin, KeepAlive, MessageLimits, MessageType, OpCode, PrepareError,
         PreparedMessage, ProtocolError, State, encode_frame,
@@ -367,6 +367,30 @@ impl<S: 'static> Connection<'_, S> {
     /// ```
     pub fn publish(&mut self, topic: &TopicName, publication: impl Into<Publication>, scope: Scope) -> Option<Place> {
         self.shard.publish(Some(self.id), topic, publication.into(), scope)
+    }
+
+    /// Returns, in [`Handler::on_subscribed`](super::Handler::on_subscribed), the end of the topic's order at which the
+    /// subscription begins, if it is known: the connection gets every message after it.
+    pub(crate) fn order_end(&self) -> Option<OrderEnd> {
+        self.shard.order_end()
+    }
+
+    /// Publishes to a topic's subscribers on all shards, as [`Connection::publish`] does. Returns the place of the
+    /// publication, or calls `on_placed` with the place when the topic's home has given it, unless the connection has
+    /// ended by then.
+    pub(crate) fn publish_asking(
+        &mut self,
+        topic: &TopicName,
+        publication: Publication,
+        on_placed: impl FnOnce(&mut Connection<'_, S>, Place) + 'static,
+    ) -> Option<Place> {
+        let (id, key, states) = (self.id, self.key, Rc::clone(self.states));
+        let on_placed = Box::new(move |shard: &mut dyn ShardApi, place| {
+            let is_there = shard.facts(id).is_some();
+            _ = is_there
+                .then(|| call_with(&states, shard, Seat { id, key }, |connection| on_placed(connection, place)));
+        });
+        self.shard.publish_asking(self.id, topic, publication, on_placed)
     }
 
     /// Sends to all connections of the server, or of this shard, except `source`, and except connections of routes

@@ -49,8 +49,8 @@ mod typed;
 use std::future::{Future, ready};
 
 pub use crate::hub::{
-    ConnectionId, ConnectionIdError, NotAMessage, Place, Publication, Refused, Scope, Sent, SubscribeOptions,
-    TopicName, TopicNameError,
+    ConnectionId, ConnectionIdError, Lag, NotAMessage, NotJson, Overflow, Place, Publication, Refused, Scope, Sent,
+    SubscribeOptions, TopicName, TopicNameError,
 };
 pub use crate::proto::truncate_reason;
 pub use answer::{Accept, Response};
@@ -63,13 +63,14 @@ pub(crate) use http_service::{BodyRoom, HttpService, OfTower, ServiceBody, Servi
 pub use http_service::{HttpBody, RequestSender};
 pub(crate) use panicked::Panicked;
 pub(crate) use profile::Profile;
+pub(crate) use renewal::AcceptedToken;
 pub use renewal::{RenewError, Renewed, TOKEN_EXPIRED};
 pub use request::OpeningRequest;
 pub use route::{Parameters, Pattern, PatternError};
 pub(crate) use route::{Route, TOPIC, TopicSpace};
 pub(crate) use rules::ANY_PROTOCOL;
 pub use rules::{RouteOptions, Rules};
-pub(crate) use shard_api::{Call, Facts, ShardApi, Tasks, WORK_MAX};
+pub(crate) use shard_api::{Call, Facts, OnPlaced, ShardApi, Tasks, WORK_MAX};
 pub(crate) use states::Seat;
 pub(crate) use typed::{Factory, Opened, ShardRoute, Typed};
 
@@ -192,6 +193,14 @@ pub trait Handler: Send + Sync + 'static {
     /// after [`Handler::on_open`], for later subscriptions after the call that subscribed.
     fn on_subscribed(&self, connection: &mut Connection<'_, Self::State>, topic: &TopicName) {
         _ = (connection, topic);
+    }
+
+    /// Is called when the policy of a topic has dropped messages for the connection, whose client was too slow. Where
+    /// the format of the connection has frames about lags, such a frame tells the client too. The frame stands where
+    /// the first message is missing, and the call follows when the socket has taken the frame. Messages that the
+    /// handler sends in this call come after all that the connection is owed.
+    fn on_lag(&self, connection: &mut Connection<'_, Self::State>, lag: &Lag) {
+        _ = (connection, lag);
     }
 
     /// Is called when the client has broken the protocol or a limit. The close frame names the error; `on_close`

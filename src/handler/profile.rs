@@ -31,9 +31,12 @@ pub(crate) struct Profile {
     pub(crate) renewals: u32,
     /// The topics that the judge has permitted lately.
     pub(crate) permitted: Option<Box<PermittedTopics>>,
+    /// The bytes of the messages that wait in the state of the connection for decisions.
+    pub(crate) waiting_bytes: usize,
 }
 
 /// The token that has been renewed last on a connection.
+#[derive(Clone)]
 pub(crate) struct RenewedToken(Box<str>);
 
 impl RenewedToken {
@@ -80,13 +83,14 @@ impl Profile {
         let identities = self.identities.bytes();
         let texts = [self.protocol.as_deref(), self.token.as_ref().map(RenewedToken::as_str)];
         let texts: usize = texts.into_iter().flatten().map(str::len).sum();
-        size_of::<Profile>() + request + identities + texts + self.permitted.as_ref().map_or(0, |topics| topics.bytes())
+        let permitted = self.permitted.as_ref().map_or(0, |topics| topics.bytes());
+        size_of::<Profile>() + request + identities + texts + permitted + self.waiting_bytes
     }
 
     /// Returns whether the profile has no data, so that it can be dropped.
     pub(super) fn is_empty(&self) -> bool {
         let Profile { request, identities, protocol, error, closed, fragments, span, peer, .. } = self;
-        let Profile { token, renewals, permitted, .. } = self;
+        let Profile { token, renewals, permitted, waiting_bytes, .. } = self;
         request.is_none()
             && identities.is_empty()
             && protocol.is_none()
@@ -98,6 +102,7 @@ impl Profile {
             && token.is_none()
             && *renewals == 0
             && permitted.is_none()
+            && *waiting_bytes == 0
     }
 
     /// Returns the sender of the opening request, if an authenticator has found it.

@@ -75,6 +75,39 @@ enum NotRenewed {
     Waits(Later),
 }
 
+impl From<NotRenewed> for RenewError {
+    fn from(reason: NotRenewed) -> Self {
+        match reason {
+            NotRenewed::For(error) => error,
+            NotRenewed::Waits(_) => RenewError::MustWait,
+        }
+    }
+}
+
+/// A token that the authenticator of the route has accepted, and that has not taken the place of the earlier one.
+#[derive(Debug)]
+pub(crate) struct AcceptedToken {
+    /// The identities of the connection as they are with this token.
+    pub(crate) identities: Identities,
+    pub(crate) token: RenewedToken,
+}
+
+impl AcceptedToken {
+    /// Adds the identities that the gates of other routes have found for a topic by this token.
+    ///
+    /// # Errors
+    ///
+    /// 429 for more than [`OTHERS_MAX`] identities.
+    pub(crate) fn note_others(&mut self, found: &Identities) -> Result<(), Refusal> {
+        self.identities = self.identities.with_others(found).ok_or_else(too_many_others)?;
+        Ok(())
+    }
+}
+
+fn too_many_others() -> Refusal {
+    Refusal::new(429, format!("the topics of this connection have needed more than {OTHERS_MAX} identities"))
+}
+
 impl<S: 'static> Connection<'_, S> {
     /// Renews the token of the connection. The authenticator of the route judges the token as if it had come with the
     /// opening request. From then on the new grants hold, and the connection ends when the new token expires, or before
@@ -96,10 +129,7 @@ impl<S: 'static> Connection<'_, S> {
     /// # }
     /// ```
     pub fn renew_token(&mut self, token: &str) -> Result<Renewed, RenewError> {
-        self.try_renew(token, &Answers::default()).map_err(|reason| match reason {
-            NotRenewed::For(error) => error,
-            NotRenewed::Waits(_) => RenewError::MustWait,
-        })
+        self.try_renew(token, &Answers::default()).map_err(RenewError::from)
     }
 
     /// Replaces the identity of the connection by one of the same name, as a new token does: for handlers that
@@ -115,12 +145,17 @@ impl<S: 'static> Connection<'_, S> {
 
     /// Changes the identities of the connection. `change` returns whether the names of the identities stay the same.
     fn renew(&mut self, change: impl FnOnce(&mut Identities) -> bool) -> Result<Renewed, RenewError> {
-        if self.websocket_state() != State::Open {
-            return Err(RenewError::NotOpen);
-        }
         let mut identities = self.identities().cloned().unwrap_or_default();
         if !change(&mut identities) {
             return Err(RenewError::OtherIdentity);
+        }
+        self.take_identities(identities)
+    }
+
+    /// Lets identities take the place of the earlier ones.
+    fn take_identities(&mut self, identities: Identities) -> Result<Renewed, RenewError> {
+        if self.websocket_state() != State::Open {
+            return Err(RenewError::NotOpen);
         }
         self.shard.note_identities(self.id, &identities).map_err(RenewError::Refused)?;
         let ends = identities.ends();
@@ -135,6 +170,35 @@ impl<S: 'static> Connection<'_, S> {
 
     /// Judges a token, and lets it take the place of the earlier one.
     fn try_renew(&mut self, token: &str, answers: &Answers) -> Result<Renewed, NotRenewed> {
+        let accepted = self.try_accept(token, answers)?;
+        self.take_token(accepted).map_err(NotRenewed::For)
+    }
+
+    /// Judges a token as [`Connection::renew_token`] does, and changes nothing: the surface judges the topics of the
+    /// connection by the accepted token first.
+    ///
+    /// # Errors
+    ///
+    /// See [`RenewError`].
+    pub(crate) fn accept_token(&mut self, token: &str) -> Result<AcceptedToken, RenewError> {
+        self.try_accept(token, &Answers::default()).map_err(RenewError::from)
+    }
+
+    /// Lets an accepted token take the place of the earlier one.
+    ///
+    /// # Errors
+    ///
+    /// [`RenewError::NotOpen`], and [`RenewError::Refused`] if an identity has been revoked meanwhile.
+    pub(crate) fn take_token(&mut self, accepted: AcceptedToken) -> Result<Renewed, RenewError> {
+        let AcceptedToken { identities, token } = accepted;
+        let renewed = self.take_identities(identities)?;
+        self.profile.get_or_insert_default().token = Some(token);
+        self.note_kept();
+        Ok(renewed)
+    }
+
+    /// Judges a token.
+    fn try_accept(&mut self, token: &str, answers: &Answers) -> Result<AcceptedToken, NotRenewed> {
         let for_reason = |error| Err(NotRenewed::For(error));
         if self.websocket_state() != State::Open {
             return for_reason(RenewError::NotOpen);
@@ -156,10 +220,11 @@ impl<S: 'static> Connection<'_, S> {
         let refused = |refusal| NotRenewed::For(RenewError::Refused(refusal));
         let identity = authenticator.authenticate(&credentials).map_err(refused)?;
         identity.each().try_for_each(Identity::check_expiry).map_err(refused)?;
-        let renewed = self.renew(|identities| identities.renew_of_gate(identity)).map_err(NotRenewed::For)?;
-        self.profile.get_or_insert_default().token = Some(RenewedToken::new(token));
-        self.note_kept();
-        Ok(renewed)
+        let mut identities = self.identities().cloned().unwrap_or_default();
+        if !identities.renew_of_gate(identity) {
+            return for_reason(RenewError::OtherIdentity);
+        }
+        Ok(AcceptedToken { identities, token: RenewedToken::new(token) })
     }
 
     /// Leaves the topics that the connection might use by its earlier identities, and may not use by its present ones.
@@ -176,6 +241,14 @@ impl<S: 'static> Connection<'_, S> {
         });
         topics.iter().for_each(|topic| _ = self.unsubscribe(topic));
         topics
+    }
+
+    /// Notes how many bytes of messages wait in the state of the connection for decisions. They count as memory.
+    pub(crate) fn note_waiting(&mut self, bytes: usize) {
+        if self.profile.as_ref().map_or(0, |profile| profile.waiting_bytes) != bytes {
+            self.profile.get_or_insert_default().waiting_bytes = bytes;
+            self.note_kept();
+        }
     }
 
     /// Notes what the profile keeps now.
@@ -211,10 +284,7 @@ impl<S: 'static> Connection<'_, S> {
             Some(identities) => identities.with_others(found),
             None => Some(found.clone()),
         };
-        let identities = with_others.ok_or_else(|| {
-            let what = format!("the topics of this connection have needed more than {OTHERS_MAX} identities");
-            Refusal::new(429, what)
-        })?;
+        let identities = with_others.ok_or_else(too_many_others)?;
         self.shard.note_identities(self.id, &identities)?;
         self.profile.get_or_insert_default().identities = identities;
         self.note_kept();
@@ -249,15 +319,28 @@ impl<S: 'static> Handle<S> {
     ///
     /// See [`RenewError`]; the connection goes on as it was.
     pub async fn renew_token(&self, token: impl Into<String>) -> Result<Renewed, RenewError> {
-        let token = token.into();
+        self.in_rounds(token.into(), |connection, token, answers| connection.try_renew(token, answers)).await
+    }
+
+    /// Judges a token as [`Connection::accept_token`] does, and waits for the authenticator.
+    ///
+    /// # Errors
+    ///
+    /// See [`RenewError`].
+    pub(crate) async fn accept_token(&self, token: String) -> Result<AcceptedToken, RenewError> {
+        self.in_rounds(token, |connection, token, answers| connection.try_accept(token, answers)).await
+    }
+
+    /// Attempts something with a token, again after each wait of the authenticator.
+    async fn in_rounds<T: 'static>(&self, token: String, attempt: Attempt<S, T>) -> Result<T, RenewError> {
         let rounds = async {
             let answers = Answers::default();
             for _ in 0..=ROUNDS_MAX {
                 let (token, answers) = (token.clone(), answers.clone());
-                let outcome = self.with(move |connection| connection.try_renew(&token, &answers)).await;
+                let outcome = self.with(move |connection| attempt(connection, &token, &answers)).await;
                 match outcome {
                     None => return Err(RenewError::NotOpen),
-                    Some(Ok(renewed)) => return Ok(renewed),
+                    Some(Ok(done)) => return Ok(done),
                     Some(Err(NotRenewed::For(error))) => return Err(error),
                     Some(Err(NotRenewed::Waits(later))) => later.await,
                 }
@@ -267,6 +350,8 @@ impl<S: 'static> Handle<S> {
         tokio::time::timeout(WAIT_MAX, rounds).await.unwrap_or(Err(RenewError::Undecided))
     }
 }
+
+type Attempt<S, T> = fn(&mut Connection<'_, S>, &str, &Answers) -> Result<T, NotRenewed>;
 
 impl Profile {
     /// Returns the time until the first identity of the connection expires, if one expires.

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use super::{errors::SubscribeError, panicked::Panicked};
 use crate::{
     auth::{Authenticator, Identities},
-    hub::{ConnectionId, Place, Publication, Scope, Sent, SubscribeOptions, TopicName, TopicRules},
+    hub::{ConnectionId, OrderEnd, Place, Publication, Scope, Sent, SubscribeOptions, TopicName, TopicRules},
     proto::{CloseCode, KeepAlive, MessageLimits, Refusal, State},
 };
 
@@ -60,6 +60,19 @@ pub(crate) trait ShardApi {
         topic: &TopicName,
         publication: Publication,
         scope: Scope,
+    ) -> Option<Place>;
+
+    /// Returns, in the call that reports a subscription, the end of the topic's order at which it begins.
+    fn order_end(&self) -> Option<OrderEnd>;
+
+    /// Publishes to a topic for a connection that wants the place. Returns the place, or calls `on_placed` with it
+    /// later.
+    fn publish_asking(
+        &mut self,
+        source: ConnectionId,
+        topic: &TopicName,
+        publication: Publication,
+        on_placed: OnPlaced,
     ) -> Option<Place>;
 
     /// Sets the limits of the client's messages, from the next message on.
@@ -133,6 +146,9 @@ struct Queues {
 
 /// A call in a turn, for a connection. A panic in it counts as a panic of the connection's handler.
 pub(crate) type Call = Box<dyn FnOnce(&mut dyn ShardApi)>;
+
+/// A call with the place of a publication, when the topic's home has given it. A panic in it counts as in a [`Call`].
+pub(crate) type OnPlaced = Box<dyn FnOnce(&mut dyn ShardApi, Place)>;
 
 /// A future that runs between the turns, for a connection.
 pub(crate) type SpawnedFuture = Pin<Box<dyn Future<Output = ()>>>;

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    hub::{Format, Scope, SubscribeOptions, TopicName},
+    hub::{Format, Lag, Scope, SubscribeOptions, TopicName},
     proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict},
 };
 
@@ -49,6 +49,7 @@ pub(crate) trait ShardRoute {
     fn on_ping(&self, shard: &mut dyn ShardApi, seat: Seat, payload: &[u8]) -> Result<(), Panicked>;
     fn on_pong(&self, shard: &mut dyn ShardApi, seat: Seat, payload: &[u8]) -> Result<(), Panicked>;
     fn on_subscribed(&self, shard: &mut dyn ShardApi, seat: Seat, topic: &TopicName) -> Result<(), Panicked>;
+    fn on_lag(&self, shard: &mut dyn ShardApi, seat: Seat, lag: &Lag) -> Result<(), Panicked>;
     fn on_error(&self, shard: &mut dyn ShardApi, seat: Seat, error: &ProtocolError) -> Result<(), Panicked>;
     fn on_close(&self, shard: &mut dyn ShardApi, seat: Seat) -> Result<(), Panicked>;
 
@@ -173,6 +174,10 @@ impl<H: Handler> ShardRoute for TypedRoute<H> {
 
     fn on_subscribed(&self, shard: &mut dyn ShardApi, seat: Seat, topic: &TopicName) -> Result<(), Panicked> {
         self.call(shard, seat, |handler, connection| handler.on_subscribed(connection, topic))
+    }
+
+    fn on_lag(&self, shard: &mut dyn ShardApi, seat: Seat, lag: &Lag) -> Result<(), Panicked> {
+        self.call(shard, seat, |handler, connection| handler.on_lag(connection, lag))
     }
 
     fn on_error(&self, shard: &mut dyn ShardApi, seat: Seat, error: &ProtocolError) -> Result<(), Panicked> {

@@ -8,6 +8,7 @@ use super::{
     label::{Label, Labels},
     memory::BUFFER,
     piece::{COPIED_BELOW, Piece},
+    slow::SlowRules,
     topic_name::TopicName,
 };
 use crate::proto::Millis;
@@ -18,19 +19,19 @@ use crate::proto::Millis;
 /// Every piece is a sequence of whole frames; only the first may have been sent in part.
 #[derive(Debug, Default)]
 pub struct Backlog {
-    pieces: VecDeque<Piece>,
+    pub(super) pieces: VecDeque<Piece>,
     /// Little pieces, after all others.
-    tail: BytesMut,
+    pub(super) tail: BytesMut,
     tail_messages: u32,
     /// How many bytes of the first piece have been sent, or of the tail if there is no piece.
-    sent: usize,
+    pub(super) sent: usize,
     /// The bytes that the pieces keep alive.
-    charged: usize,
-    messages: u64,
+    pub(super) charged: usize,
+    pub(super) messages: u64,
     /// The bytes that have not been sent.
-    length: usize,
-    labels: Labels,
-    was_refused: bool,
+    pub(super) length: usize,
+    pub(super) labels: Labels,
+    pub(super) was_refused: bool,
 }
 
 impl Backlog {
@@ -39,7 +40,16 @@ impl Backlog {
     pub const BESIDES: usize = 4 * 1_024;
 
     /// Appends a piece: messages of `topic`, or frames for the connection alone.
-    pub fn push(&mut self, mut piece: Piece, topic: Option<&TopicName>) {
+    pub fn push(&mut self, piece: Piece, topic: Option<&TopicName>) {
+        self.push_by(piece, topic.map(|topic| (topic, SlowRules::default())));
+    }
+
+    /// Appends messages of a topic, which has these rules for the subscriber.
+    pub fn owe(&mut self, piece: Piece, topic: &TopicName, slow: SlowRules) {
+        self.push_by(piece, Some((topic, slow)));
+    }
+
+    fn push_by(&mut self, mut piece: Piece, topic: Option<(&TopicName, SlowRules)>) {
         let length = piece.bytes.len();
         if length == 0 {
             return;
@@ -65,7 +75,7 @@ impl Backlog {
     pub fn advance(&mut self, count: usize) {
         self.advance_pieces(count);
         self.length -= count;
-        self.labels.advance(count, self.messages);
+        self.labels.advance(count, (self.messages, self.length));
     }
 
     fn advance_pieces(&mut self, count: usize) {
@@ -121,7 +131,8 @@ impl Backlog {
     /// next start at a frame's boundary. If all output stands in the tail, nothing is dropped.
     ///
     /// The first piece stays even if nothing of it was sent: it may be the answer of the opening handshake, which no
-    /// frame may overtake.
+    /// frame may overtake. So do the notices that stand before the bytes of the first piece, among them, or right
+    /// behind them: nobody gets a message behind a gap without the notice of the gap.
     pub fn truncate(&mut self) -> Vec<Label> {
         let Some(first) = self.pieces.pop_front() else { return Vec::new() };
         let (sent, was_refused, messages) = (self.sent, self.was_refused, u64::from(first.messages));
@@ -170,10 +181,10 @@ impl Backlog {
     /// Returns the time of the first unsent message that has a tag.
     #[must_use]
     pub fn oldest(&self) -> Option<Millis> {
-        self.labels.iter().find_map(|label| label.tags().next()).map(|(_, tag)| tag.time)
+        self.labels.iter().find_map(|label| label.tags().next().map(|(_, tag)| tag.time))
     }
 
-    fn append(&mut self, piece: Piece) {
+    pub(super) fn append(&mut self, piece: Piece) {
         self.charged += piece.charge;
         if self.pieces.len() == self.pieces.capacity() {
             // The queue grows by a quarter and does not double, since empty places count against the limit.
@@ -182,7 +193,7 @@ impl Backlog {
         self.pieces.push_back(piece);
     }
 
-    fn give_back_places(&mut self) {
+    pub(super) fn give_back_places(&mut self) {
         let places = self.pieces.capacity();
         if self.pieces.is_empty() || self.pieces.len() < places / 4 {
             self.pieces.shrink_to(2 * self.pieces.len());
@@ -206,7 +217,7 @@ impl Backlog {
         self.tail.extend_from_slice(&outgrown);
     }
 
-    fn seal_tail(&mut self) {
+    pub(super) fn seal_tail(&mut self) {
         if self.tail.is_empty() {
             return;
         }
@@ -220,7 +231,7 @@ impl Backlog {
 
 /// The buffers of little pieces double, from the first of these sizes to the second, in bytes.
 const TAIL_MIN: usize = 64;
-const TAIL_MAX: usize = 32 * 1_024;
+pub(super) const TAIL_MAX: usize = 32 * 1_024;
 
 const _: () = assert!(TAIL_MIN < COPIED_BELOW && COPIED_BELOW <= TAIL_MAX, "every little piece fits into a buffer");
 

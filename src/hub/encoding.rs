@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     format::Format,
+    lag::EncodeLag,
     publication::{Place, Publication},
     topic_name::TopicName,
 };
@@ -34,6 +35,40 @@ pub struct Encodable<'a> {
 /// Appends the form of a publication to an empty buffer. The function is total: it has a form for every publication,
 /// and each form has at least one byte.
 pub type Encode = fn(&Encodable<'_>, &mut BytesMut);
+
+/// An encoding, before it is in a table.
+#[derive(Debug, Clone, Copy)]
+pub struct NewEncoding {
+    /// The name.
+    pub name: &'static str,
+    /// Makes the form of a publication.
+    pub encode: Encode,
+    /// Makes the frames that tell a subscriber of a lag. With `None` the format has no such frames: a subscriber that
+    /// is too slow is closed unless it has [`SubscribeOptions::has_silent_lags`](super::SubscribeOptions).
+    pub encode_lag: Option<EncodeLag>,
+    /// How much larger than its payload the form of a publication may be.
+    pub growth: Growth,
+}
+
+/// How much larger than its payload the form of a publication may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Growth {
+    /// The most bytes for a byte of the payload.
+    pub factor: u64,
+    /// The most bytes beside those of the payload.
+    pub besides: u64,
+}
+
+impl Growth {
+    /// The growth of raw frames: a header.
+    pub const RAW: Growth = Growth { factor: 1, besides: 14 };
+
+    /// Returns the most bytes that the form of a publication with a payload of so many bytes has.
+    #[must_use]
+    pub const fn largest(self, payload: u64) -> u64 {
+        payload.saturating_mul(self.factor).saturating_add(self.besides)
+    }
+}
 
 /// Makes the part of a publication's form that is dear to make.
 pub type Prepare = fn(&Publication) -> Bytes;
@@ -73,6 +108,7 @@ struct Row {
     encode: Encode,
     /// The function that makes the dear part; `None` if the encoding is not dear.
     prepare: Option<Prepare>,
+    encode_lag: Option<EncodeLag>,
 }
 
 impl Encodings {
@@ -82,7 +118,17 @@ impl Encodings {
     ///
     /// If the name is taken, or the table has 256 rows.
     pub fn add(&mut self, name: &'static str, encode: Encode) -> Format {
-        self.add_row(Row { name, encode, prepare: None })
+        self.add_row(Row { name, encode, prepare: None, encode_lag: None })
+    }
+
+    /// Adds an encoding with all that its surface says about it, as [`Encodings::add`] does.
+    ///
+    /// # Panics
+    ///
+    /// As [`Encodings::add`] does.
+    pub fn add_new(&mut self, new: &NewEncoding) -> Format {
+        let &NewEncoding { name, encode, encode_lag, growth: _ } = new;
+        self.add_row(Row { name, encode, prepare: None, encode_lag })
     }
 
     /// Adds a dear encoding, as [`Encodings::add`] does.
@@ -93,7 +139,7 @@ impl Encodings {
     pub fn add_dear(&mut self, name: &'static str, prepare: Prepare, encode: Encode) -> Format {
         let dear = self.others.iter().filter(|row| row.prepare.is_some()).count();
         assert!(dear < DearFormats::MAX, "a server has at most {} dear encodings", DearFormats::MAX);
-        self.add_row(Row { name, encode, prepare: Some(prepare) })
+        self.add_row(Row { name, encode, prepare: Some(prepare), encode_lag: None })
     }
 
     fn add_row(&mut self, row: Row) -> Format {
@@ -126,6 +172,17 @@ impl Encodings {
     pub(super) fn get(&self, format: Format) -> Option<Encode> {
         let index = usize::from(format.0).checked_sub(1)?;
         Some(self.others[index].encode)
+    }
+
+    /// Returns the function that makes the frames about lags in a format; `None` if the format has no such frames.
+    ///
+    /// # Panics
+    ///
+    /// If the format is of another table.
+    #[must_use]
+    pub fn lag(&self, format: Format) -> Option<EncodeLag> {
+        let index = usize::from(format.0).checked_sub(1)?;
+        self.others[index].encode_lag
     }
 
     /// Returns the format of the encoding of that name.
@@ -161,6 +218,16 @@ mod tests {
         assert_eq!(formats, [Some(Format::RAW), Some(second), None]);
         assert!(encodings.get(first).is_some() && encodings.get(second).is_some());
         assert_eq!(format!("{encodings:?}"), r#"["raw", "first", "second"]"#);
+    }
+
+    #[test]
+    fn a_format_may_tell_of_lags() {
+        let mut encodings = Encodings::default();
+        let new = |name, encode_lag| NewEncoding { name, encode: nothing, encode_lag, growth: Growth::RAW };
+        let tells = encodings.add_new(&new("tells", Some(|_, out| out.extend_from_slice(b"lag"))));
+        let silent = encodings.add_new(&new("silent", None));
+        assert!(encodings.lag(tells).is_some());
+        assert!(encodings.lag(silent).is_none() && encodings.lag(Format::RAW).is_none());
     }
 
     #[test]

@@ -16,7 +16,8 @@ use super::{
 pub enum Request {
     /// The topic's home gives this publication the next place and sends it to each interested shard.
     Publish(Arc<Posted>),
-    /// The same as [`Request::Publish`], from an external end: the home answers with the publication's place.
+    /// The same as [`Request::Publish`], from an end that wants the place: the home answers with the publication's
+    /// place.
     Submit {
         /// The publication.
         posted: Arc<Posted>,
@@ -110,6 +111,8 @@ pub enum Delivery {
         topic: TopicName,
         /// The number of the [`Request::Interest`] that is answered.
         number: u64,
+        /// The end of the topic's order so far, if the home knows it.
+        end: Option<Box<OrderEnd>>,
     },
     /// No message from before the drain follows.
     Barrier,
@@ -119,6 +122,15 @@ pub enum Delivery {
         /// The connection that waits.
         id: ConnectionId,
     },
+}
+
+/// The end of a topic's order, as far as it is known: the place of the last message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrderEnd {
+    /// The life of the topic.
+    pub epoch: u64,
+    /// The offset of the last message; 0 before the first.
+    pub offset: u64,
 }
 
 /// The memory that an entry of a lane takes and keeps alive: its own place, its allocations, its frame. Memory that
@@ -153,7 +165,8 @@ impl Weight for Delivery {
         match self {
             Delivery::Publication { posted, .. } => posted.kept(),
             Delivery::Reply { reply, .. } => reply.kept(),
-            Delivery::Acknowledged { .. } | Delivery::Barrier | Delivery::Mark { .. } => 0,
+            Delivery::Acknowledged { end, .. } => end.as_ref().map_or(0, |end| ALLOCATION + size_of_val(&**end)),
+            Delivery::Barrier | Delivery::Mark { .. } => 0,
         }
     }
 }

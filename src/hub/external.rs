@@ -151,7 +151,7 @@ impl ExternalEnd {
                 Delivery::Publication { posted, place } if !self.feeds.readers(&posted.topic).is_empty() => {
                     return Some(Arrival::Message { posted, place });
                 }
-                Delivery::Acknowledged { topic, number } if self.feeds.acknowledge(&topic, number) => {
+                Delivery::Acknowledged { topic, number, .. } if self.feeds.acknowledge(&topic, number) => {
                     return Some(Arrival::Live { topic });
                 }
                 Delivery::Publication { .. }

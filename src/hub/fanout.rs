@@ -12,9 +12,11 @@ use super::{
     encoding::{Encodable, Encode, Encodings},
     format::Format,
     hub::ShardHub,
+    lag::EncodeLag,
     piece::Owed,
     publication::{Place, Publication},
     run::{FrozenRun, Run},
+    slow::{Overflow, SlowRules},
     subscriptions::{Membership, Subscription},
     tag::{Tag, Tags},
     topic_id::TopicId,
@@ -50,7 +52,7 @@ impl<T: Attachment> ShardHub<T> {
     ) {
         let excluded = source.and_then(|id| self.excluded(topic, id));
         let except = |format| excluded.filter(|(own, _)| *own == format).map(|(_, slot)| slot);
-        let tag = Tag { place, time: publication.time() };
+        let tag = Tag { place, time: publication.time(), key: publication.shared_key() };
         let (entry, mut gathering) = self.gathering(topic, &tag);
         let raw = entry.audiences.raw_mut();
         if raw.has_members() {
@@ -155,7 +157,23 @@ impl<T: Attachment> ShardHub<T> {
     #[must_use]
     pub fn owed_by_walk(&mut self, audience: AudienceId, slot: u32) -> Owed {
         let pieces = self.topics[audience].walk.as_mut().expect(WALKING).run.owed(slot);
-        Owed { topic: self.topics[audience.topic].name.clone(), pieces }
+        let member = self.connections.at_mut(slot).and_then(|member| member.subscriptions.get(audience.topic).copied());
+        let slow = member.map(|own| self.slow_rules(&own)).unwrap_or_default();
+        Owed { topic: self.topics[audience.topic].name.clone(), pieces, slow }
+    }
+
+    /// Returns the rules of a topic for a subscriber that may be slow. No message of a subscriber is dropped that can
+    /// neither be told of it nor has agreed to that: its connection is closed instead.
+    fn slow_rules(&self, own: &Subscription) -> SlowRules {
+        let slow = self.topics[own.topic].rules.slow;
+        let is_told = own.has_silent_lags || self.encodings.lag(own.format).is_some();
+        SlowRules { overflow: if is_told { slow.overflow } else { Overflow::Close }, ..slow }
+    }
+
+    /// Returns the function that makes the frames about lags in a format; `None` if the format has no such frames.
+    #[must_use]
+    pub fn lag_encoding(&self, format: Format) -> Option<EncodeLag> {
+        self.encodings.lag(format)
     }
 
     /// Returns the slot of the next subscriber that the audience's walk visits.
@@ -294,15 +312,16 @@ impl<T: Attachment> ShardHub<T> {
         for subscription in subscriptions {
             let is_owed_by_walk = self.walk_owing(subscription).is_some();
             let topic = self.topics[subscription.topic].name.clone();
+            let slow = self.slow_rules(subscription);
             let audience = &mut self.topics[subscription.audience()];
             if is_owed_by_walk && let Some(walk) = &mut audience.walk {
-                owed.push(Owed { topic: topic.clone(), pieces: walk.run.owed(id.slot()) });
+                owed.push(Owed { topic: topic.clone(), pieces: walk.run.owed(id.slot()), slow });
             }
             if subscription.membership != Membership::Pending {
                 let begin = owed.len();
                 audience.for_each_run(|run| {
                     let pieces = change(&mut self.gathered_bytes, run, |run| run.owed(id.slot()));
-                    owed.insert(begin, Owed { topic: topic.clone(), pieces });
+                    owed.insert(begin, Owed { topic: topic.clone(), pieces, slow });
                 });
             }
         }
@@ -345,7 +364,7 @@ impl Gathering<'_> {
     /// Appends a frame to the run of an audience. The frame is not owed to the subscriber at slot `except`.
     #[inline]
     fn append(&mut self, format: Format, audience: &mut Audience, frame: &Bytes, except: Option<u32>) {
-        self.add(format, audience, |run, tag| run.append(frame, except, tag.copied()));
+        self.add(format, audience, |run, tag| run.append(frame, except, tag));
     }
 
     /// Lets `append` append a frame to the run of an audience.

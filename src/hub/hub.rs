@@ -18,7 +18,7 @@ use super::{
     end_role::{EndRole, EngineTopics},
     listing::{LOOKS_MAX, TOPICS_PER_STEP, TopicPart},
     mesh::MeshEnd,
-    publication::Scope,
+    publication::{Place, Scope},
     topic_id::TopicId,
     topic_name::TopicName,
     topic_rules::RulesOfTopics,
@@ -95,6 +95,9 @@ pub struct ShardHub<T: Attachment = ()> {
     pub(super) barriers: Barriers,
     /// The marks that have come back, and that [`ShardHub::take_marks`] has not taken.
     pub(super) marks: Vec<ConnectionId>,
+    /// The places that publications of [`ShardHub::publish_asking`] have got, and that [`ShardHub::take_placed`] has
+    /// not taken.
+    pub(super) placed: Vec<(u64, Place)>,
     /// The time of the turn.
     now: Millis,
     /// The time of the turn for measures, in microseconds.
@@ -129,6 +132,7 @@ impl<T: Attachment> ShardHub<T> {
             interest_number: 0,
             barriers: Barriers::default(),
             marks: Vec::new(),
+            placed: Vec::new(),
             now: Millis::default(),
             turn_us: 0,
             subscribed: 0,
@@ -227,9 +231,9 @@ impl<T: Attachment> ShardHub<T> {
 
     /// Sets the limits of gathered memory and of idle topics. What exceeds a smaller limit is sent, or forgotten, as it
     /// is at the limit.
-    pub fn set_limits(&mut self, gathered_bytes_max: usize, topics_idle_max: usize) {
-        self.limits = HubLimits { gathered_bytes_max, topics_idle_max, ..self.limits };
-        self.topics.idle_max = topics_idle_max;
+    pub fn set_limits(&mut self, limits: HubLimits) {
+        self.limits = limits;
+        self.topics.idle_max = limits.topics_idle_max;
     }
 
     /// Returns the name of a topic to which a connection is attached.

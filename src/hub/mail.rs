@@ -13,7 +13,7 @@ use super::{
     connection_id::ConnectionId,
     connections::Attachment,
     end_role::EndRole,
-    entry::{Delivery, Interest, Placed, Request, Unplaced},
+    entry::{Delivery, Interest, OrderEnd, Placed, Request, Unplaced},
     hub::ShardHub,
     membership::Joined,
     publication::{Place, Posted},
@@ -36,14 +36,16 @@ impl<T: Attachment> ShardHub<T> {
                 // A shard that does not know the topic has withdrawn its interest, and the home had not taken the
                 // withdrawal yet.
                 if let Some(id) = self.topics.find(&posted.topic) {
+                    if let TopicRole::Remote(remote) = &mut self.topics[id].role {
+                        remote.end = Some(OrderEnd { epoch: place.epoch, offset: place.offset });
+                    }
                     self.gather(id, posted.source, &posted.publication, Some(place));
                 }
             }
-            // Replies go to external ends only.
-            Delivery::Reply { .. } => {}
-            Delivery::Acknowledged { topic, number } => {
+            Delivery::Reply { ticket, reply } => self.note_reply(ticket, &reply),
+            Delivery::Acknowledged { topic, number, end } => {
                 if let Some(id) = self.topics.find(&topic) {
-                    self.go_live(id, number, joined);
+                    self.go_live(id, number, end.map(|end| *end), joined);
                 }
             }
             Delivery::Barrier => self.barriers.deliveries += 1,
@@ -95,8 +97,17 @@ impl<T: Attachment> ShardHub<T> {
         mem::take(&mut self.marks)
     }
 
-    /// Answers a command.
+    /// Takes the places of publications that were published by [`ShardHub::publish_asking`] since the last call, each
+    /// with the ticket of its publication.
+    pub fn take_placed(&mut self) -> Vec<(u64, Place)> {
+        mem::take(&mut self.placed)
+    }
+
+    /// Answers a command, or a publication whose publisher has asked for its place.
     pub fn reply(&mut self, end: u16, ticket: u64, reply: Reply) {
+        if end == self.mesh.number() {
+            return self.note_reply(ticket, &reply);
+        }
         self.mesh.deliver(end, Delivery::Reply { ticket, reply });
     }
 
@@ -170,6 +181,13 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
+    /// Notes an answer to this shard, which asks for nothing but places.
+    fn note_reply(&mut self, ticket: u64, reply: &Reply) {
+        if let Reply::Published(place) = reply {
+            self.placed.push((ticket, *place));
+        }
+    }
+
     /// Publishes a publication that has come by a lane.
     fn publish_posted(&mut self, posted: &Arc<Posted>, asker: Option<(u16, u64)>) -> Option<Place> {
         self.with_topic(&posted.topic, |hub, id| hub.publish_at_home(id, posted, asker))
@@ -178,6 +196,7 @@ impl<T: Attachment> ShardHub<T> {
     /// Notes at a topic's home the interest of another shard.
     fn note_interest(&mut self, shard: u16, topic: TopicName, number: u64, interest: Interest) {
         self.with_topic(&topic.clone(), |hub, id| {
+            let end = hub.topics[id].end().map(Box::new);
             let TopicRole::Home(home) = &mut hub.topics[id].role else {
                 unreachable!("interests go to the topic's home")
             };
@@ -188,7 +207,7 @@ impl<T: Attachment> ShardHub<T> {
                 Interest::Offsets => home.remembering.push(shard),
                 Interest::Messages { dear } => {
                     home.interested.push((shard, dear));
-                    hub.mesh.deliver(shard, Delivery::Acknowledged { topic, number });
+                    hub.mesh.deliver(shard, Delivery::Acknowledged { topic, number, end });
                 }
             }
         });

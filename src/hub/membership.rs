@@ -9,7 +9,7 @@ use super::{
     audience::AudienceId,
     connection_id::ConnectionId,
     connections::{Attachment, Connections, HubConnection, Publishing},
-    entry::Request,
+    entry::{OrderEnd, Request},
     hub::ShardHub,
     piece::Owed,
     publication::Scope,
@@ -17,7 +17,7 @@ use super::{
     subscriptions::{Membership, Subscription, Subscriptions},
     topic_id::TopicId,
     topic_name::TopicName,
-    topics::{Feed, TopicRole},
+    topics::{Feed, Topic, TopicRole},
 };
 
 /// The outcome of [`ShardHub::subscribe`].
@@ -45,6 +45,8 @@ pub struct Joined {
     pub id: ConnectionId,
     /// The topic.
     pub topic: TopicName,
+    /// The end of the topic's order at which the subscription begins, if it is known.
+    pub end: Option<OrderEnd>,
 }
 
 impl<T: Attachment> ShardHub<T> {
@@ -69,6 +71,7 @@ impl<T: Attachment> ShardHub<T> {
             membership: Membership::Pending,
             format,
             echo: options.has_echo,
+            has_silent_lags: options.has_silent_lags,
             is_taken: false,
         });
         let is_held = connection.is_held;
@@ -88,6 +91,12 @@ impl<T: Attachment> ShardHub<T> {
         }
         self.add_pending(id, topic_id);
         Subscribed::Pending
+    }
+
+    /// Returns the end of a topic's order, at which a subscription that is live at once begins.
+    #[must_use]
+    pub fn order_end(&self, name: &TopicName) -> Option<OrderEnd> {
+        self.topics.find(name).and_then(|topic| self.topics[topic].end())
     }
 
     /// Ends a subscription. Returns the messages that the connection is still owed of the topic: messages that were
@@ -234,14 +243,14 @@ impl<T: Attachment> ShardHub<T> {
 
     /// Takes the home's acknowledgement of an interest: pending subscriptions go live if the acknowledgement is for the
     /// latest announcement. An older acknowledgement is ignored.
-    pub(super) fn go_live(&mut self, topic_id: TopicId, number: u64, joined: &mut Vec<Joined>) {
+    pub(super) fn go_live(&mut self, topic_id: TopicId, number: u64, end: Option<OrderEnd>, joined: &mut Vec<Joined>) {
         let TopicRole::Remote(remote) = &mut self.topics[topic_id].role else {
             unreachable!("a home acknowledges to other shards")
         };
         if remote.feed != Feed::Requested || remote.number != number {
             return;
         }
-        remote.feed = Feed::Live;
+        (remote.feed, remote.end) = (Feed::Live, end);
         for id in mem::take(&mut remote.pending) {
             if !is_pending(&self.connections, id, topic_id) {
                 continue;
@@ -273,7 +282,8 @@ impl<T: Attachment> ShardHub<T> {
 
     fn join_pending(&mut self, id: ConnectionId, topic: TopicId, joined: &mut Vec<Joined>) {
         self.join(id, topic);
-        joined.push(Joined { id, topic: self.topics[topic].name.clone() });
+        let Topic { name, .. } = &self.topics[topic];
+        joined.push(Joined { id, topic: name.clone(), end: self.topics[topic].end() });
     }
 
     fn take_subscriptions(&mut self, id: ConnectionId) -> Subscriptions<T::Note> {

@@ -570,7 +570,7 @@ mod tests {
             },
         );
         for number in 0..4 {
-            ends[0].deliver(1, Delivery::Acknowledged { topic: name(), number });
+            ends[0].deliver(1, Delivery::Acknowledged { topic: name(), number, end: None });
         }
         assert!(ends[0].is_congested() && ends[0].next_request().is_none());
     }

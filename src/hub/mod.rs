@@ -3,8 +3,8 @@
 //!
 //! The files are listed from the lowest floor to the highest. A file imports only files that stand before it:
 //!
-//! - values: `atomic`, `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `publication`, `encoding`,
-//!   `subscribe_options`, `listing`, `command`, `barrier`, `end_role`;
+//! - values: `atomic`, `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `not_json`, `publication`,
+//!   `encoding`, `subscribe_options`, `listing`, `command`, `barrier`, `end_role`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `feeds`, `external`;
 //! - tables: `tag`, `topic_rules`, `piece`, `run`, `walk`, `label`, `backlog`, `overflow`, `audience`, `topics`, `due`,
 //!   `subscriptions`, `connections`;
@@ -19,6 +19,7 @@ mod barrier;
 mod command;
 mod connection_id;
 mod connections;
+mod cut;
 mod due;
 mod encoding;
 mod end_role;
@@ -30,7 +31,9 @@ mod format;
 #[expect(clippy::module_inception, reason = "the file is named after its struct")]
 mod hub;
 mod interest;
+mod key_pointer;
 mod label;
+mod lag;
 mod lane;
 mod link;
 mod listing;
@@ -39,6 +42,7 @@ mod membership;
 mod memory;
 mod mesh;
 mod mesh_limits;
+mod not_json;
 mod order;
 mod overflow;
 mod piece;
@@ -46,9 +50,11 @@ mod publication;
 mod run;
 #[cfg(test)]
 pub(crate) mod seeds;
+mod shed;
 mod signal;
 #[cfg(test)]
 mod simulator;
+mod slow;
 mod subscribe_options;
 mod subscriptions;
 mod tag;
@@ -60,6 +66,7 @@ mod topic_name;
 mod topic_pattern;
 mod topic_rules;
 mod topics;
+mod waiting;
 mod walk;
 
 pub use audience::AudienceId;
@@ -67,14 +74,16 @@ pub use backlog::Backlog;
 pub use command::{Command, Commanded, Refused, Reply, Sent, SubscribeOutcome};
 pub use connection_id::{ConnectionId, ConnectionIdError};
 pub use connections::{Attachment, Connections, HubConnection, Publishing};
-pub use encoding::{DearFormats, Encodable, Encode, Encodings, Prepare};
+pub use encoding::{DearFormats, Encodable, Encode, Encodings, Growth, NewEncoding, Prepare};
 pub use end_role::{EndRole, EngineTopics};
-pub use entry::{Delivery, Interest, Placed, Request, Unplaced};
+pub use entry::{Delivery, Interest, OrderEnd, Placed, Request, Unplaced};
 pub use external::{Arrival, ExternalEnd, Order};
 pub use fanout::{SPARE_RUN_BYTES_MAX, Walked};
 pub use format::Format;
 pub use hub::{Homes, HubLimits, ShardHub};
+pub use key_pointer::{KeyPointer, KeyPointerError};
 pub use label::{Label, messages_by_topic};
+pub use lag::{EncodeLag, Lag};
 pub use listing::{
     ConnectionFilter, ConnectionPage, ConnectionSummary, LOOKS_MAX, PagePart, ROWS_MAX, TOPICS_PER_STEP, TopicCursor,
     TopicPage, TopicPart, TopicSummary, Who,
@@ -84,10 +93,13 @@ pub use memory::LARGE_PIECE_PINS;
 pub(crate) use memory::pinned;
 pub use mesh::{MeshEnd, Wake};
 pub use mesh_limits::MeshLimits;
-pub use overflow::{Decision, OutputLimits, Overflow, OwedOutput};
+pub use not_json::NotJson;
+pub use overflow::{Decision, OutputLimits, OwedOutput};
 pub use piece::{Owed, Piece, bounded};
 pub use publication::{NotAMessage, Place, Posted, Publication, Scope};
 pub use run::{FrozenRun, Run, Share};
+pub use shed::{Dropped, Shed, Shedding};
+pub use slow::{Overflow, SlowRules};
 pub use subscribe_options::SubscribeOptions;
 pub use tag::{PieceTags, Tag, TaggedMessage, Tags};
 pub use top::{BusiestTopics, BusyTopic, HALF_LIFE_MS, LargeBacklog, TOP_MAX, Top, TopicWork};

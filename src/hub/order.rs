@@ -15,6 +15,7 @@ use super::{
     entry::{Delivery, Request, Unplaced},
     hub::ShardHub,
     publication::{Place, Posted, Publication, Scope},
+    slow::Overflow,
     tag::Tag,
     topic_id::TopicId,
     topic_name::TopicName,
@@ -51,6 +52,38 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
+    /// Publishes for all shards, as [`ShardHub::publish_by_name`] does, for a publisher that wants the place of its
+    /// publication. Returns the place if this shard orders the topic. Otherwise [`ShardHub::take_placed`] returns the
+    /// place with this ticket, once the topic's home or an engine has given it.
+    pub fn publish_asking(
+        &mut self,
+        name: &TopicName,
+        source: ConnectionId,
+        mut publication: Publication,
+        ticket: u64,
+    ) -> Option<Place> {
+        publication.stamp(self.now());
+        let (home, own) = (self.home(name), self.mesh.number());
+        let posted = Arc::new(Posted { topic: name.clone(), source: Some(source), publication });
+        let place = if home == own {
+            self.with_topic(name, |hub, topic| hub.publish_at_home(topic, &posted, Some((own, ticket))))
+        } else {
+            self.mesh.request(home, Request::Submit { posted, ticket });
+            None
+        };
+        if place.is_some() {
+            return place;
+        }
+        if let Some(connection) = self.connections.get_mut(source) {
+            connection.has_published_elsewhere = true;
+        }
+        #[cfg(test)]
+        if let Some(journal) = &mut self.journal {
+            journal.note_sent(name);
+        }
+        None
+    }
+
     /// Publishes to a topic that this shard knows. `source` does not receive the publication unless it has subscribed
     /// with [`SubscribeOptions::echo`](super::SubscribeOptions::echo).
     ///
@@ -68,6 +101,7 @@ impl<T: Attachment> ShardHub<T> {
         let entry = &self.topics[topic];
         match (scope, &entry.role) {
             (Scope::Shard, _) => {
+                self.find_key(topic, &mut publication);
                 self.gather(topic, source, &publication, None);
                 None
             }
@@ -85,6 +119,7 @@ impl<T: Attachment> ShardHub<T> {
             (Scope::Server, TopicRole::Home(home)) => {
                 // Only lanes and dear parts need the publication in an `Arc`.
                 if home.interested.is_empty() && entry.audiences.dear(&self.encodings).is_empty() {
+                    self.find_key(topic, &mut publication);
                     let place = self.sequence(topic, source, publication.payload(), publication.time());
                     self.gather(topic, source, &publication, Some(place));
                     return Some(place);
@@ -113,22 +148,24 @@ impl<T: Attachment> ShardHub<T> {
         mut message: Message<'_>,
         scope: Scope,
     ) -> Option<Place> {
+        self.topics.renew_rules(topic);
         if scope == Scope::Shard || !self.gathers_raw_alone(topic) || !message.is_small() {
             return self.publish(topic, Some(source), message.into(), scope);
         }
         let place = self.sequence(topic, Some(source), message.payload(), self.now());
-        let tag = Tag { place: Some(place), time: self.now() };
+        let tag = Tag { place: Some(place), time: self.now(), key: None };
         self.gather_copy(topic, source, message.frame(), tag);
         Some(place)
     }
 
-    /// Returns whether this shard gives the topic's publications their places, and gathers them for the audience of
-    /// raw frames alone.
+    /// Returns whether this shard gives the topic's publications their places, gathers them for the audience of raw
+    /// frames alone, and needs no keys.
     #[inline]
     fn gathers_raw_alone(&self, topic: TopicId) -> bool {
         let entry = &self.topics[topic];
         let TopicRole::Home(home) = &entry.role else { return false };
-        home.engine.is_none() && home.interested.is_empty() && !entry.audiences.has_others()
+        let has_keys = entry.rules.slow.overflow == Overflow::Latest;
+        home.engine.is_none() && home.interested.is_empty() && !entry.audiences.has_others() && !has_keys
     }
 
     /// Sequences a publication whose topic has its home here, distributes it, and returns its place. If an engine
@@ -164,7 +201,7 @@ impl<T: Attachment> ShardHub<T> {
         #[cfg(test)]
         if let Some(journal) = &mut self.journal {
             let Posted { source, publication, .. } = &**posted;
-            let tag = Tag { place: Some(place), time: publication.time() };
+            let tag = Tag { place: Some(place), time: publication.time(), key: None };
             journal.note_ordered(&entry.name, *source, publication.payload(), tag);
         }
         self.distribute(topic, posted, place);
@@ -180,13 +217,15 @@ impl<T: Attachment> ShardHub<T> {
         let place = Place { epoch: home.epoch, offset: home.offset, previous };
         #[cfg(test)]
         if let Some(journal) = &mut self.journal {
-            journal.note_ordered(&entry.name, _source, _payload, Tag { place: Some(place), time: _time });
+            journal.note_ordered(&entry.name, _source, _payload, Tag { place: Some(place), time: _time, key: None });
         }
         place
     }
 
     /// Hands a publication that has a place to every shard with subscribers, this one included.
     fn distribute(&mut self, topic: TopicId, posted: &Arc<Posted>, place: Place) {
+        let keyed = self.keyed(topic, posted);
+        let posted = keyed.as_ref().unwrap_or(posted);
         let TopicRole::Home(home) = &self.topics[topic].role else { unreachable!("only a topic's home distributes") };
         let own = self.topics[topic].audiences.dear(&self.encodings);
         let dear = home.interested.iter().fold(own, |dear, (_, of_shard)| dear.union(*of_shard));
@@ -196,6 +235,29 @@ impl<T: Attachment> ShardHub<T> {
             self.mesh.deliver(shard, Delivery::Publication { posted: Arc::clone(posted), place });
         }
         self.gather(topic, posted.source, &posted.publication, Some(place));
+    }
+
+    /// Gives a publication the key that the topic's rules find in it, if its publisher has given none.
+    #[inline]
+    fn find_key(&mut self, topic: TopicId, publication: &mut Publication) {
+        self.topics.renew_rules(topic);
+        if let Some(pointer) = &self.topics[topic].rules.key
+            && publication.key_name().is_none()
+            && let Some(key) = pointer.find(publication)
+        {
+            *publication = publication.clone().key(&key);
+        }
+    }
+
+    /// Returns the publication with the key that the topic's rules find in it; `None` if it keeps the key that it has.
+    fn keyed(&mut self, topic: TopicId, posted: &Arc<Posted>) -> Option<Arc<Posted>> {
+        self.topics.renew_rules(topic);
+        if self.topics[topic].rules.key.is_none() || posted.publication.key_name().is_some() {
+            return None;
+        }
+        let mut publication = posted.publication.clone();
+        self.find_key(topic, &mut publication);
+        Some(Arc::new(Posted { topic: posted.topic.clone(), source: posted.source, publication }))
     }
 
     /// Returns the publication with the parts that its dear formats need.
@@ -212,5 +274,55 @@ impl<T: Attachment> ShardHub<T> {
             journal.note_sent(&topic);
         }
         self.mesh.request(home, Request::Publish(Arc::new(Posted { topic, source, publication })));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::hub::{
+        EndRole, HubConnection, HubLimits, MeshEnd, MeshLimits, Wake, testing::TestEngine, topic_name::home,
+    };
+
+    /// The place comes at once if this shard orders the topic, and else when another shard or an engine has given it.
+    #[test]
+    fn publishers_get_the_places_that_they_ask_for() {
+        let roles = [EndRole::Shard, EndRole::Shard, EndRole::Engine];
+        let wake = roles.iter().map(|_| Arc::new(|| {}) as Wake).collect();
+        let mut ends = MeshEnd::connect_with(wake, &roles, &MeshLimits::default());
+        let mut engine = TestEngine::new(ends.pop().unwrap());
+        let hub =
+            |mesh| -> ShardHub { ShardHub::new(mesh, HubLimits::default(), 7).with_engine(TestEngine::topics(2)) };
+        let mut hubs: Vec<ShardHub> = ends.into_iter().map(hub).collect();
+        let source = hubs[0].connections.insert(HubConnection::new(())).unwrap();
+        let names: Vec<TopicName> = (0..8).map(|n| TopicName::new(&format!("topic {n}")).unwrap()).collect();
+        let kinds: BTreeMap<_, usize> = names.iter().map(|name| ((home(name, 2), TestEngine::has(name)), 1)).collect();
+        assert_eq!(kinds.len(), 4, "topics of both homes, with and without the engine");
+        let mut placed = BTreeMap::new();
+        for ticket in 0..24 {
+            let name = &names[ticket % 8];
+            let place = hubs[0].publish_asking(name, source, Publication::text("x"), ticket as u64);
+            assert_eq!(place.is_some(), home(name, 2) == 0 && !TestEngine::has(name));
+            placed.extend(place.map(|place| (ticket as u64, place)));
+        }
+        for _ in 0..1_000 {
+            for hub in &mut hubs {
+                while hub.take_request(&mut Vec::new()) || hub.take_delivery(&mut Vec::new()) {}
+                hub.send_out();
+            }
+            while engine.work(|_| 1) {}
+            engine.end.send_out();
+            placed.extend(hubs[0].take_placed());
+        }
+        assert_eq!(placed.len(), 24);
+        for (number, name) in names.iter().enumerate() {
+            let own: Vec<Place> = (0..3).map(|round| placed[&(number as u64 + 8 * round)]).collect();
+            match engine.places.get(name) {
+                Some(places) => assert_eq!(own, *places, "{name}"),
+                None => assert_eq!(own.iter().map(|place| place.offset).collect::<Vec<_>>(), [1, 2, 3], "{name}"),
+            }
+        }
     }
 }

@@ -1,15 +1,7 @@
-//! The policies for slow consumers, and their decision about a backlog that is beyond its limits.
+//! The decision about a connection whose output is beyond its limits.
 
 use super::backlog::Backlog;
 use crate::proto::Millis;
-
-/// A policy for slow consumers: it decides what becomes of a connection whose output is beyond its limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Overflow {
-    /// The connection is closed.
-    #[default]
-    Close,
-}
 
 /// The limits of a connection's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,26 +26,15 @@ pub struct OwedOutput<'a> {
     pub is_held: bool,
 }
 
-/// The decision of a policy.
+/// The decision about a connection's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     /// The connection keeps its output, and may be owed more.
     Keep,
+    /// Messages are to be dropped by the policies of their topics, see [`Backlog::shed`].
+    Shed,
     /// The connection is to be closed.
     Close,
-}
-
-impl Overflow {
-    /// Decides what becomes of a connection's output. `now` is a time of the clock that the tags' times come from.
-    #[must_use]
-    pub fn decide(self, output: &OwedOutput<'_>, limits: &OutputLimits, now: Millis) -> Decision {
-        if output.is_within(limits, now) || !output.is_slow() {
-            return Decision::Keep;
-        }
-        match self {
-            Overflow::Close => Decision::Close,
-        }
-    }
 }
 
 impl OutputLimits {
@@ -65,7 +46,18 @@ impl OutputLimits {
 }
 
 impl OwedOutput<'_> {
-    fn is_within(&self, limits: &OutputLimits, now: Millis) -> bool {
+    /// Decides what becomes of the output. `now` is a time of the clock that the tags' times come from.
+    #[must_use]
+    pub fn decide(&self, limits: &OutputLimits, now: Millis) -> Decision {
+        if !self.is_slow() || self.is_within(limits, now) && !self.backlog.is_over(now) {
+            return Decision::Keep;
+        }
+        if self.backlog.may_shed() || self.is_within(limits, now) { Decision::Shed } else { Decision::Close }
+    }
+
+    /// Returns whether the output is within the limits of the connection. The limits of its topics do not count.
+    #[must_use]
+    pub fn is_within(&self, limits: &OutputLimits, now: Millis) -> bool {
         let bytes = self.backlog.bytes().saturating_add(self.outbox_bytes);
         limits.allows_bytes(bytes)
             && self.backlog.messages() <= limits.messages_max
@@ -134,7 +126,7 @@ mod tests {
             let output = OwedOutput { backlog: &backlog, outbox_bytes, is_held };
             let limits = OutputLimits { bytes_max: MIB, messages_max: 10, age_max_ms: None };
             let row = (bytes, messages, was_refused, outbox_bytes, is_held);
-            assert_eq!(Overflow::Close.decide(&output, &limits, Millis(0)), decision, "{row:?}");
+            assert_eq!(output.decide(&limits, Millis(0)), decision, "{row:?}");
         }
     }
 
@@ -144,14 +136,14 @@ mod tests {
         let topic = TopicName::new("t").unwrap();
         let mut backlog = backlog(0, 1, true);
         for (times, topic) in [(&[][..], &topic), (&[2_000, 3_000], &topic)] {
-            let tag = |time| Tag { place: None, time: Millis(time) };
+            let tag = |time| Tag { place: None, time: Millis(time), key: None };
             let tags = times.iter().enumerate().map(|(at, &time)| TaggedMessage { end: 2 * at + 2, tag: tag(time) });
             let tags = Some(PieceTags::new(tags.collect())).filter(|_| !times.is_empty());
             backlog.push(Piece { tags, ..Piece::new(Bytes::from_static(&[0; 4]), 2) }, Some(topic));
         }
         let decide = |backlog: &Backlog, now, age_max_ms| {
             let limits = OutputLimits { bytes_max: MIB, messages_max: 10, age_max_ms };
-            Overflow::Close.decide(&OwedOutput { backlog, outbox_bytes: 0, is_held: false }, &limits, Millis(now))
+            OwedOutput { backlog, outbox_bytes: 0, is_held: false }.decide(&limits, Millis(now))
         };
         for (now, decision) in [(0, Keep), (2_000, Keep), (2_500, Keep), (2_501, Close)] {
             assert_eq!(decide(&backlog, now, Some(500)), decision, "{now}");
@@ -172,7 +164,7 @@ mod tests {
         for (outbox_bytes, decision) in [(Backlog::BESIDES, Keep), (Backlog::BESIDES + 1, Close)] {
             let output = OwedOutput { backlog: &backlog, outbox_bytes, is_held: true };
             let limits = OutputLimits { bytes_max: 0, messages_max: 0, age_max_ms: None };
-            assert_eq!(Overflow::Close.decide(&output, &limits, Millis(0)), decision, "{outbox_bytes}");
+            assert_eq!(output.decide(&limits, Millis(0)), decision, "{outbox_bytes}");
         }
     }
 
@@ -181,7 +173,7 @@ mod tests {
         let backlog = backlog(MIB, u32::MAX, true);
         let output = OwedOutput { backlog: &backlog, outbox_bytes: usize::MAX, is_held: true };
         let limits = OutputLimits { bytes_max: usize::MAX, messages_max: u64::MAX, age_max_ms: None };
-        assert_eq!(Overflow::Close.decide(&output, &limits, Millis(0)), Keep);
+        assert_eq!(output.decide(&limits, Millis(0)), Keep);
     }
 
     proptest! {
@@ -196,7 +188,7 @@ mod tests {
         ) {
             let decide = |charge, messages, outbox_bytes, limits| {
                 let backlog = backlog(charge, messages, was_refused);
-                Overflow::Close.decide(&OwedOutput { backlog: &backlog, outbox_bytes, is_held }, limits, Millis(0))
+                OwedOutput { backlog: &backlog, outbox_bytes, is_held }.decide(limits, Millis(0))
             };
             let limits = OutputLimits { bytes_max, messages_max, age_max_ms: None };
             let decision = decide(charge, messages, outbox_bytes, &limits);

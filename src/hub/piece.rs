@@ -4,7 +4,7 @@ use std::{mem, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{memory::BUFFER, tag::PieceTags, topic_name::TopicName};
+use super::{memory::BUFFER, slow::SlowRules, tag::PieceTags, topic_name::TopicName};
 
 /// Whole frames in one piece of memory.
 #[derive(Debug, Clone)]
@@ -26,6 +26,8 @@ pub struct Owed {
     pub topic: TopicName,
     /// The pieces, each with at least one message.
     pub pieces: Vec<Piece>,
+    /// The rules of the topic for this subscriber.
+    pub slow: SlowRules,
 }
 
 impl Piece {

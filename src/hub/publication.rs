@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{connection_id::ConnectionId, format::Format, topic_name::TopicName};
+use super::{connection_id::ConnectionId, format::Format, not_json::NotJson, topic_name::TopicName};
 use crate::proto::{Message, MessageType, Millis, PreparedMessage};
 
 /// The subscribers that a publication is for.
@@ -48,6 +48,8 @@ pub struct Publication {
     /// The length of the header.
     header: u8,
     kind: MessageType,
+    /// Whether the payload is JSON by the word of the publisher.
+    is_json: bool,
     time: Millis,
     names: Option<Arc<Names>>,
     /// The parts that the topic's home has made for dear formats.
@@ -58,7 +60,7 @@ pub struct Publication {
 #[derive(Debug, Clone, Default)]
 struct Names {
     event: Option<Box<str>>,
-    key: Option<Box<str>>,
+    key: Option<Arc<str>>,
     id: Option<Box<str>>,
 }
 
@@ -73,6 +75,25 @@ impl Publication {
     #[must_use]
     pub fn binary(payload: &[u8]) -> Self {
         Self::of_message(PreparedMessage::binary(payload), MessageType::Binary)
+    }
+
+    /// Makes a publication of JSON (RFC 8259), for clients that get JSON as a part of their frames. Raw subscribers get
+    /// the same text. The text is not changed.
+    ///
+    /// # Errors
+    ///
+    /// [`NotJson`] for a text that is not JSON, or is nested deeper than [`NotJson::DEPTH_MAX`].
+    ///
+    /// ```
+    /// use ringhub::Publication;
+    /// let price = Publication::json(r#"{"price": 17}"#)?;
+    /// assert!(price.is_json() && !Publication::text("17").is_json());
+    /// assert!(Publication::json("{").is_err());
+    /// # Ok::<(), ringhub::NotJson>(())
+    /// ```
+    pub fn json(payload: &str) -> Result<Self, NotJson> {
+        NotJson::check(payload)?;
+        Ok(Publication { is_json: true, ..Self::text(payload) })
     }
 
     /// Names the event that the publication tells of, for clients that tell events apart by name.
@@ -111,6 +132,12 @@ impl Publication {
         self.kind
     }
 
+    /// Returns whether the publisher has said that the payload is JSON, and it is.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.is_json
+    }
+
     /// Returns the time at which the server has taken the publication: milliseconds since the server's start, 0 before
     /// it is published.
     #[must_use]
@@ -128,6 +155,11 @@ impl Publication {
     #[must_use]
     pub fn key_name(&self) -> Option<&str> {
         self.names.as_ref()?.key.as_deref()
+    }
+
+    /// Returns another handle to the key.
+    pub(super) fn shared_key(&self) -> Option<Arc<str>> {
+        self.names.as_ref()?.key.clone()
     }
 
     /// Returns the publisher's id; `None` if [`Publication::id`] has not been called.
@@ -169,8 +201,8 @@ impl Publication {
     /// Returns the bytes of the names.
     pub(super) fn names_bytes(&self) -> usize {
         let Some(names) = &self.names else { return 0 };
-        let length = |name: &Option<Box<str>>| name.as_ref().map_or(0, |name| name.len());
-        size_of::<Names>() + length(&names.event) + length(&names.key) + length(&names.id)
+        let length = |name: Option<&str>| name.map_or(0, str::len);
+        size_of::<Names>() + length(names.event.as_deref()) + length(names.key.as_deref()) + length(names.id.as_deref())
     }
 
     fn names_mut(&mut self) -> &mut Names {
@@ -187,7 +219,7 @@ impl Publication {
     #[inline]
     fn of_frame(frame: Bytes, payload: usize, kind: MessageType) -> Self {
         let header = (frame.len() - payload) as u8;
-        Publication { frame, header, kind, time: Millis::default(), names: None, prepared: None }
+        Publication { frame, header, kind, is_json: false, time: Millis::default(), names: None, prepared: None }
     }
 }
 

@@ -86,17 +86,17 @@ impl Run {
     /// # Panics
     ///
     /// If the run has tags, and the message has none.
-    pub fn append(&mut self, frame: &Bytes, except: Option<u32>, tag: Option<Tag>) {
+    pub fn append(&mut self, frame: &Bytes, except: Option<u32>, tag: Option<&Tag>) {
         if frame.len() >= LARGE_FRAME && self.gathered.pieces.len() < PIECES_MAX {
             self.seal_tail();
             let charge = pinned(frame);
             self.large += charge;
-            self.tag(frame.len(), tag.as_ref());
+            self.tag(frame.len(), tag);
             let tags = self.seal_tags();
             self.gathered.pieces.push(Piece { bytes: frame.clone(), messages: 1, charge, tags });
             self.note_end(frame.len(), except);
         } else {
-            self.append_copy(frame, except, tag.as_ref());
+            self.append_copy(frame, except, tag);
         }
     }
 
@@ -272,7 +272,7 @@ impl Run {
     #[inline]
     fn tag(&mut self, end: usize, tag: Option<&Tag>) {
         if let Some(tags) = &mut self.tags {
-            let tag = *tag.expect("each message of a run with tags has one");
+            let tag = tag.expect("each message of a run with tags has one").clone();
             tags.tail.push(TaggedMessage { end, tag });
         }
     }

@@ -12,6 +12,9 @@
 pub struct SubscribeOptions {
     /// Whether the subscriber sees the messages that it publishes itself.
     pub has_echo: bool,
+    /// Whether the topic's policy may drop messages although no frame tells the client of it. Without this option, a
+    /// client whose format has no frames about lags is closed when it is too slow.
+    pub has_silent_lags: bool,
 }
 
 impl SubscribeOptions {
@@ -19,6 +22,14 @@ impl SubscribeOptions {
     #[must_use]
     pub fn echo(mut self) -> Self {
         self.has_echo = true;
+        self
+    }
+
+    /// Lets the topic's policy drop messages although no frame tells the client of it. The handler is told by
+    /// [`Handler::on_lag`](crate::Handler::on_lag).
+    #[must_use]
+    pub fn silent_lags(mut self) -> Self {
+        self.has_silent_lags = true;
         self
     }
 }

@@ -13,6 +13,8 @@ pub(super) struct Subscription {
     pub(super) format: Format,
     /// Whether the connection receives its own messages too.
     pub(super) echo: bool,
+    /// Whether the topic's policy may drop messages although no frame tells the client of it.
+    pub(super) has_silent_lags: bool,
     /// Whether the visit of another walk has handed out the connection's share of the topic's walk. When the topic's
     /// own walk comes to the connection, that walk passes the connection and clears the flag. So a flag that is set
     /// always belongs to the walk under way.
@@ -184,6 +186,7 @@ mod tests {
             membership: Membership::Member(10 * topic),
             format: Format::RAW,
             echo: topic.is_multiple_of(2),
+            has_silent_lags: false,
             is_taken: false,
         }
     }

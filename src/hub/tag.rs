@@ -15,17 +15,19 @@ pub enum Tags {
     On,
 }
 
-/// The place of a message in the order of its topic, and its time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The place of a message in the order of its topic, its time and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tag {
     /// The place; `None` for a message without a place, such as a message for the publisher's shard only.
     pub place: Option<Place>,
     /// The time at which the server has taken the message.
     pub time: Millis,
+    /// The key, if the topic's policy keeps the newest message of each key.
+    pub key: Option<Arc<str>>,
 }
 
 /// A tag, and the end of its message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaggedMessage {
     /// How many bytes of the piece come before the end of the message.
     pub end: usize,
@@ -36,28 +38,53 @@ pub struct TaggedMessage {
 /// The tags of the messages of one piece: one for each message, in order. All pieces with the same messages share one
 /// `PieceTags`.
 #[derive(Debug, PartialEq, Eq)]
-pub struct PieceTags(Box<[TaggedMessage]>);
+pub struct PieceTags {
+    messages: Box<[TaggedMessage]>,
+    /// The memory, in bytes, that the tags and their keys take.
+    memory: usize,
+}
 
 impl PieceTags {
     pub(super) fn new(messages: Vec<TaggedMessage>) -> Arc<Self> {
-        Arc::new(PieceTags(messages.into()))
+        let key = |message: &TaggedMessage| message.tag.key.as_ref().map_or(0, |key| KEY + key.len());
+        let keys = messages.iter().map(key).sum::<usize>();
+        let memory = SHARED + size_of::<TaggedMessage>() * messages.len() + keys;
+        Arc::new(PieceTags { messages: messages.into(), memory })
     }
 
     /// Returns the tags of the messages.
     #[must_use]
     pub fn messages(&self) -> &[TaggedMessage] {
-        &self.0
+        &self.messages
     }
 
     /// Returns the tags of a part of the messages, for a piece with the bytes of that part alone. A part with all
     /// messages shares the tags.
     pub(super) fn part(self: &Arc<Self>, messages: Range<usize>) -> Arc<Self> {
-        if messages == (0..self.0.len()) {
+        if messages == (0..self.messages.len()) {
             return Arc::clone(self);
         }
-        let begin = messages.start.checked_sub(1).map_or(0, |before| self.0[before].end);
-        let part = self.0[messages].iter().map(|&TaggedMessage { end, tag }| TaggedMessage { end: end - begin, tag });
-        PieceTags::new(part.collect())
+        let begin = self.begin(messages.start);
+        let part = self.messages[messages].iter();
+        PieceTags::new(part.map(|message| TaggedMessage { end: message.end - begin, ..message.clone() }).collect())
+    }
+
+    /// Returns the tags of the parts that are left of the messages, for a piece with the bytes of these parts alone.
+    pub(super) fn left(self: &Arc<Self>, parts: &[Range<usize>]) -> Arc<Self> {
+        if let [part] = parts {
+            return self.part(part.clone());
+        }
+        let (mut all, mut end) = (Vec::new(), 0);
+        for index in parts.iter().cloned().flatten() {
+            end += self.messages[index].end - self.begin(index);
+            all.push(TaggedMessage { end, ..self.messages[index].clone() });
+        }
+        PieceTags::new(all)
+    }
+
+    /// Returns how many bytes of the piece come before a message.
+    pub(super) fn begin(&self, index: usize) -> usize {
+        index.checked_sub(1).map_or(0, |before| self.messages[before].end)
     }
 
     /// Returns the tags of a piece that is made of several pieces, each given by its length in bytes and its tags;
@@ -65,7 +92,8 @@ impl PieceTags {
     pub(super) fn joined<'a>(parts: impl IntoIterator<Item = (usize, Option<&'a PieceTags>)>) -> Option<Arc<Self>> {
         let (mut all, mut begin) = (Vec::new(), 0);
         for (length, tags) in parts {
-            all.extend(tags?.0.iter().map(|&TaggedMessage { end, tag }| TaggedMessage { end: begin + end, tag }));
+            let moved = |message: &TaggedMessage| TaggedMessage { end: begin + message.end, ..message.clone() };
+            all.extend(tags?.messages.iter().map(moved));
             begin += length;
         }
         Some(PieceTags::new(all))
@@ -73,19 +101,22 @@ impl PieceTags {
 
     /// Returns the memory that the tags take.
     pub(super) fn memory(&self) -> usize {
-        SHARED + size_of::<TaggedMessage>() * self.0.len()
+        self.memory
     }
 }
 
-/// Bytes of the two allocations of a piece's tags, in addition to the tags: counters, address and length.
-const SHARED: usize = 2 * ALLOCATION + 4 * size_of::<usize>();
+/// Bytes of the two allocations of a piece's tags, in addition to the tags: counters, address, length and memory.
+const SHARED: usize = 2 * ALLOCATION + 5 * size_of::<usize>();
+
+/// Bytes of the allocation of a key, in addition to its characters: two counters.
+const KEY: usize = ALLOCATION + 2 * size_of::<usize>();
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn tags(ends: &[usize]) -> Arc<PieceTags> {
-        let tag = |end: usize| Tag { place: None, time: Millis(end as u64) };
+        let tag = |end: usize| Tag { place: None, time: Millis(end as u64), key: None };
         PieceTags::new(ends.iter().map(|&end| TaggedMessage { end, tag: tag(end) }).collect())
     }
 

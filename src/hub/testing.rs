@@ -9,10 +9,11 @@ use bytes::{Bytes, BytesMut};
 use super::{
     connection_id::ConnectionId,
     connections::Attachment,
-    encoding::{Encodable, Encodings},
+    encoding::{Encodable, Encodings, Growth, NewEncoding},
     external::ExternalEnd,
     format::Format,
     hub::ShardHub,
+    lag::Lag,
     mesh::MeshEnd,
     piece::{Owed, Piece},
     publication::{Place, Publication},
@@ -20,7 +21,7 @@ use super::{
     topic_name::TopicName,
     topics::{Feed, TopicRole},
 };
-use crate::proto::{Fin, FrameHeader, MessageType, encode_frame};
+use crate::proto::{Fin, FrameHeader, MessageType, OpCode, encode_frame};
 
 pub(crate) use engine::TestEngine;
 
@@ -70,6 +71,14 @@ pub(crate) fn encodings() -> Arc<Encodings> {
     Arc::new(encodings)
 }
 
+/// Returns encodings of tests whose format [`REVERSED`] has notices of lags.
+pub(crate) fn telling_encodings() -> Arc<Encodings> {
+    let mut encodings = Encodings::default();
+    let new = NewEncoding { name: "reversed", encode: reverse, encode_lag: Some(tell_of_lag), growth: Growth::RAW };
+    assert_eq!(encodings.add_new(&new), REVERSED);
+    Arc::new(encodings)
+}
+
 thread_local! {
     /// How often this thread has encoded a publication in another format than the raw one.
     static ENCODED: Cell<usize> = const { Cell::new(0) };
@@ -90,6 +99,15 @@ pub(super) fn take_encoded() -> usize {
 pub(crate) fn reverse(encodable: &Encodable<'_>, out: &mut BytesMut) {
     let Encodable { publication, .. } = encodable;
     put_frame(encodable, &reversed(publication.kind(), publication.payload()), out);
+}
+
+/// Appends a notice of a lag in the format [`REVERSED`].
+pub(crate) fn tell_of_lag(lag: &Lag, out: &mut BytesMut) {
+    let Lag { topic, epoch, from, to, count, policy } = lag;
+    let text = format!("lag {} {epoch} {from} {to} {count} {}", topic.as_str(), policy.name());
+    let mut frame = Vec::new();
+    encode_frame(OpCode::Text, Fin::Set, &reversed(MessageType::Text, text.as_bytes()), &mut frame);
+    out.extend_from_slice(&frame);
 }
 
 /// Returns a payload backwards: text by its characters.

@@ -9,14 +9,24 @@ use std::{
     },
 };
 
-use super::{tag::Tags, topic_name::TopicName, topic_pattern::TopicPattern};
+use super::{
+    key_pointer::KeyPointer,
+    slow::{Overflow, SlowRules},
+    tag::Tags,
+    topic_name::TopicName,
+    topic_pattern::TopicPattern,
+};
 
 /// The rules of a topic. A new column is one field here, one key in the settings' file, and one method of
 /// [`TopicRule`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TopicRules {
     /// Whether runs and backlogs keep the place and the time of each message of the topic.
     pub tags: Tags,
+    /// What becomes of subscribers that do not keep up.
+    pub slow: SlowRules,
+    /// The part of a message that is its key, if its publisher has not given one. Only [`Overflow::Latest`] needs keys.
+    pub key: Option<KeyPointer>,
     /// Who may subscribe to the topic.
     pub subscribe: Permission,
     /// Who may publish to the topic.
@@ -65,6 +75,53 @@ impl TopicRule {
         TopicRule { patterns: patterns.into_iter().collect(), rules: TopicRules::default() }
     }
 
+    /// Sets what becomes of subscribers that do not keep up.
+    ///
+    /// ```
+    /// use ringhub::{Overflow, TopicRule};
+    /// let rule = TopicRule::new(["prices/*".parse()?]).slow(Overflow::Latest).backlog_messages(1_000);
+    /// assert_eq!(rule.rules().slow.messages_max, Some(1_000));
+    /// # Ok::<(), ringhub::TopicPatternError>(())
+    /// ```
+    #[must_use]
+    pub fn slow(self, overflow: Overflow) -> TopicRule {
+        self.change_slow(|slow| slow.overflow = overflow)
+    }
+
+    /// Sets the most bytes of a topic's frames that may wait for a subscriber. The default is the limit of the whole
+    /// connection.
+    #[must_use]
+    pub fn backlog_bytes(self, bytes: u64) -> TopicRule {
+        self.change_slow(|slow| slow.bytes_max = Some(bytes))
+    }
+
+    /// Sets the most messages of a topic that may wait for a subscriber. The default is the limit of the whole
+    /// connection.
+    #[must_use]
+    pub fn backlog_messages(self, messages: u64) -> TopicRule {
+        self.change_slow(|slow| slow.messages_max = Some(messages))
+    }
+
+    /// Sets the longest time, in milliseconds, that the first waiting message of a topic may wait. The default is any
+    /// time.
+    #[must_use]
+    pub fn backlog_age_ms(self, ms: u64) -> TopicRule {
+        self.change_slow(|slow| slow.age_max_ms = Some(ms))
+    }
+
+    /// Sets the part of a message that is its key, for messages whose publishers give no key.
+    #[must_use]
+    pub fn key(mut self, key: KeyPointer) -> TopicRule {
+        self.rules.key = Some(key);
+        self
+    }
+
+    fn change_slow(mut self, change: impl FnOnce(&mut SlowRules)) -> TopicRule {
+        change(&mut self.rules.slow);
+        self.rules.tags = if self.rules.slow.needs_tags() { Tags::On } else { Tags::Off };
+        self
+    }
+
     /// Sets who may subscribe to the topics.
     #[must_use]
     pub fn subscribe(mut self, permission: Permission) -> TopicRule {
@@ -108,7 +165,7 @@ impl TopicRule {
     /// Returns whether the application is asked about the topics.
     #[must_use]
     pub fn asks(&self) -> bool {
-        let TopicRules { tags: _, subscribe, publish, presence, history } = self.rules;
+        let TopicRules { subscribe, publish, presence, history, .. } = self.rules;
         [subscribe, publish, presence, history].contains(&Permission::Callback)
     }
 }
@@ -143,10 +200,10 @@ impl TopicTable {
         for rule in rules {
             for pattern in &rule.patterns {
                 let is_there = match pattern.as_name() {
-                    Some(name) => table.names.insert(name.into(), rule.rules).is_some(),
+                    Some(name) => table.names.insert(name.into(), rule.rules.clone()).is_some(),
                     None => {
                         let is_there = table.others.iter().any(|(other, _)| other == pattern);
-                        table.others.push((pattern.clone(), rule.rules));
+                        table.others.push((pattern.clone(), rule.rules.clone()));
                         is_there
                     }
                 };
@@ -168,10 +225,10 @@ impl TopicTable {
     #[must_use]
     pub fn of(&self, name: &TopicName) -> TopicRules {
         if let Some(rules) = self.names.get(name.as_str()) {
-            return *rules;
+            return rules.clone();
         }
         let most_precise = self.others.iter().find(|(pattern, _)| pattern.matches(name));
-        most_precise.map_or_else(TopicRules::default, |(_, rules)| *rules)
+        most_precise.map_or_else(TopicRules::default, |(_, rules)| rules.clone())
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     connection_id::ConnectionId,
     encoding::DearFormats,
     end_role::EngineTopics,
-    entry::Interest,
+    entry::{Interest, OrderEnd},
     topic_id::TopicId,
     topic_name::{TopicName, home},
     topic_rules::{RulesOfTopics, TopicRules},
@@ -69,6 +69,9 @@ pub(super) struct Remote {
     /// The interest that was announced last, and the number of that announcement.
     pub(super) interest: Interest,
     pub(super) number: u64,
+    /// The end of the topic's order on this shard: after the messages that have come. It is known while the home sends
+    /// every message.
+    pub(super) end: Option<OrderEnd>,
     /// Whether the interest has not been sent yet, because the lane has no room.
     pub(super) is_due: bool,
     /// The connections whose subscriptions go live with the home's acknowledgement. Some of these connections may have
@@ -93,6 +96,16 @@ impl Topic {
     pub(super) fn forget_members(&mut self) {
         if self.attached == 0 && self.audiences.iter().all(|audience| audience.walk.is_none()) {
             self.audiences.forget_members();
+        }
+    }
+
+    /// Returns the end of the topic's order, after which a subscription begins that goes live now.
+    pub(super) fn end(&self) -> Option<OrderEnd> {
+        match &self.role {
+            // The engine has not told this home of any place.
+            TopicRole::Home(home) if home.engine.is_some() && home.offset == 0 => None,
+            TopicRole::Home(home) => Some(OrderEnd { epoch: home.epoch, offset: home.offset }),
+            TopicRole::Remote(remote) => remote.end,
         }
     }
 
@@ -321,6 +334,7 @@ impl Topics {
             feed: Feed::Off,
             interest: Interest::None,
             number: 0,
+            end: None,
             is_due: false,
             pending: Vec::new(),
         })

@@ -12,7 +12,11 @@ use crate::{
     endpoints::{Conflict, Endpoints, Guesses, Judge, Mount, Permissions, ServedRoute, ServedService},
     handler::{Factory, HttpService, Pattern, Route, RouteOptions, Rules, TopicSpace},
     hub::{RulesOfTopics, TopicTable},
-    surface::raw::{RAW, TOPIC_PATTERN},
+    surface::{
+        self, HandlerParts,
+        raw::{RAW, TOPIC_PATTERN},
+        v1::{PATTERN, V1},
+    },
 };
 
 /// The parts of a table of endpoints that are not in the settings, from which each reload makes its table.
@@ -59,14 +63,20 @@ impl Blueprint {
             table.routes.push(Route { pattern, rules, topics: None, factory: Arc::clone(factory) }.into());
         }
         if self.serves_topics {
-            let pattern = Pattern::new(TOPIC_PATTERN).map_err(BuildError::Pattern)?;
             let mut options = RouteOptions::new();
             if config.routes.is_empty() {
                 options.gate.authenticator = config.authenticator_of_topics();
             }
-            let rules = settle_surface(&RAW, &options, &config.base_of_routes());
-            let rules = settled(&pattern, rules)?;
-            table.add_surface(&SurfaceConfig::without_values(&RAW), pattern, rules, TopicSpace::default())?;
+            for (surface, path) in [(&RAW, TOPIC_PATTERN), (&V1, PATTERN)] {
+                let pattern = Pattern::new(path).map_err(BuildError::Pattern)?;
+                // A program that has its own endpoint there keeps it.
+                if path == PATTERN && self.has_own_at(&pattern, config) {
+                    continue;
+                }
+                let rules = settle_surface(surface, &options, &config.base_of_routes());
+                let rules = settled(&pattern, rules)?;
+                table.add_surface(&SurfaceConfig::without_values(surface), pattern, rules, TopicSpace::default())?;
+            }
         }
         for (path, documents, options) in &self.documents {
             table.mount(path, documents.clone(), options.gate.clone())?;
@@ -105,12 +115,31 @@ impl Blueprint {
         // The application that is asked at connect is asked about topics too, unless the embedder has another source.
         let application = || config.callback.clone().map(|callback| Arc::new(callback) as _);
         let source = self.source.clone().or_else(application);
-        let topics = Arc::new(topic_table(self.topic_rules.iter().chain(&config.topics), source.is_some())?);
+        let topics = Arc::new(topic_table(
+            self.topic_rules.iter().chain(&config.topics),
+            source.is_some(),
+            config.limits.message.message_bytes_max,
+        )?);
         let permissions = Permissions::new(Arc::clone(&topics), source);
         let guesses = self.guesses.with_rate(config.limits.arrival_rates.guesses, config.trusted_proxies.clone());
         let endpoints = endpoints.with_wait_max(config.handshake_timeout).with_permissions(permissions);
+        let endpoints = endpoints.with_client_files();
         let endpoints = endpoints.with_guesses(guesses);
         Ok((endpoints.with_revocations(self.revocations.clone()), topics))
+    }
+}
+
+impl Blueprint {
+    /// Returns whether the program or the settings have an endpoint of their own at a path without parameters. Files
+    /// count only if their folder is at this path.
+    fn has_own_at(&self, pattern: &Pattern, config: &Config) -> bool {
+        let of_routes = self.routes.iter().map(|(path, ..)| path);
+        let of_services = self.services.iter().map(|(path, ..)| path);
+        let mut own = of_routes.chain(of_services);
+        let mut folders = self.documents.iter().map(|(path, ..)| path);
+        own.any(|path| Pattern::new(path).is_ok_and(|own| own.parameters(pattern.as_str()).is_some()))
+            || folders.any(|path| Pattern::new(path).is_ok_and(|own| own.clashes_with(pattern)))
+            || config.routes.iter().any(|route| route.pattern.clashes_with(pattern))
     }
 }
 
@@ -122,7 +151,8 @@ impl Blueprint {
 /// [`BuildError::TopicRules`], or [`BuildError::NoPermissionSource`] if a rule asks the application and the settings do
 /// not say where it is.
 pub fn check_topics(config: &Config) -> Result<(), BuildError> {
-    Ok(topic_table(config.topics.iter(), config.callback.is_some()).map(drop)?)
+    let message_bytes_max = config.limits.message.message_bytes_max;
+    Ok(topic_table(config.topics.iter(), config.callback.is_some(), message_bytes_max).map(drop)?)
 }
 
 /// Returns the rules of an embedder's route, or the error that names all their faults.
@@ -165,7 +195,9 @@ impl Table {
         topics: TopicSpace,
     ) -> Result<(), BuildError> {
         let SurfaceConfig { surface, values } = config;
-        let route = surface.route(pattern, rules, topics, Arc::clone(values), &self.judge);
+        let (values, encodings) = (Arc::clone(values), &surface::encodings());
+        let parts = HandlerParts { values, judge: self.judge.clone(), encodings };
+        let route = surface.route(pattern, rules, topics, &parts);
         self.routes.push(route.map_err(BuildError::Pattern)?);
         Ok(())
     }

@@ -199,7 +199,8 @@ impl Builder {
         self
     }
 
-    /// Serves topics at `/t/{topic}`, by WebSocket and by POST. The server of the command line does the same if its
+    /// Serves topics at `/t/{topic}`, by WebSocket and by POST, and the subprotocol `ringhub.v1` at `/ws`, unless the
+    /// program or the settings have an endpoint of their own there. The server of the command line does the same if its
     /// settings have no routes.
     #[must_use]
     pub fn topics(mut self) -> Self {

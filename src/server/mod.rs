@@ -29,6 +29,8 @@ mod running;
 mod sandbox;
 #[cfg(test)]
 mod second_surface;
+#[cfg(test)]
+mod slow_policies;
 mod start;
 #[cfg(test)]
 mod testing;

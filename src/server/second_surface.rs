@@ -330,9 +330,12 @@ fn no_two_surfaces_have_one_path() {
         (vec![lines("/l", "documents = \"x\"")], "routes.documents"),
         (
             vec!["match = \"/l\"\nhandler = \"line\"".into()],
-            "routes.handler: \"line\" is none of hub, echo, lines, files",
+            "routes.handler: \"line\" is none of hub, echo, lines, ringhub.v1, files, page",
         ),
-        (vec!["match = \"/l\"".into()], "a route needs a handler: \"hub\", \"echo\", \"lines\", \"files\" or \"page\""),
+        (
+            vec!["match = \"/l\"".into()],
+            "a route needs a handler: \"hub\", \"echo\", \"lines\", \"ringhub.v1\", \"files\"",
+        ),
     ] {
         let routes: Vec<&str> = routes.iter().map(|route| &**route).collect();
         let error = config("", &routes).map(drop).expect_err(expected);

@@ -1,10 +1,10 @@
 //! Makes the table of the rules of topics from all its sources.
 
 use crate::{
-    config::TopicRuleConfig,
+    config::{Size, TopicRuleConfig},
     endpoints::asking,
     error::Origin,
-    hub::{TopicPattern, TopicTable},
+    hub::{Overflow, TopicPattern, TopicRules, TopicTable},
 };
 
 /// The reason for which rules of topics cannot hold together.
@@ -14,6 +14,8 @@ pub(super) enum TopicConflict {
     Clash(TopicPattern, Origin, Origin),
     /// The rule of this pattern, at this place, asks a source of permissions, and there is none.
     NoSource(TopicPattern, Origin),
+    /// The columns about slow subscribers of the rule of this pattern, at this place, cannot hold, for this reason.
+    Slow(TopicPattern, Origin, String),
 }
 
 /// Makes the table of these rules.
@@ -24,6 +26,7 @@ pub(super) enum TopicConflict {
 pub(super) fn topic_table<'a>(
     rules: impl Iterator<Item = &'a TopicRuleConfig> + Clone,
     has_source: bool,
+    message_bytes_max: u32,
 ) -> Result<TopicTable, TopicConflict> {
     let place = |pattern: &TopicPattern, number: usize| -> Origin {
         let patterns = rules.clone().flat_map(|given| given.rule.patterns().iter().map(|own| (own, &given.origin)));
@@ -34,8 +37,66 @@ pub(super) fn topic_table<'a>(
     if let Some(pattern) = asking(all()).filter(|_| !has_source) {
         return Err(TopicConflict::NoSource(pattern.clone(), place(pattern, 0)));
     }
+    for TopicRuleConfig { rule, origin } in rules.clone() {
+        if let (Some(fault), Some(pattern)) = (slow_fault(rule.rules(), message_bytes_max), rule.patterns().first()) {
+            return Err(TopicConflict::Slow(pattern.clone(), origin.clone(), fault));
+        }
+    }
     TopicTable::new(all()).map_err(|pattern| {
         let (first, second) = (place(&pattern, 0), place(&pattern, 1));
         TopicConflict::Clash(pattern, first, second)
     })
+}
+
+/// Returns what is wrong with the columns of a rule about slow subscribers.
+fn slow_fault(TopicRules { slow, key, .. }: &TopicRules, message_bytes_max: u32) -> Option<String> {
+    let message = u64::from(message_bytes_max);
+    if let Some(bytes) = slow.bytes_max.filter(|&bytes| bytes < message) {
+        let (bytes, message) = (Size(bytes), Size(message));
+        return Some(format!(
+            "backlog_bytes is {bytes}, less than one of the largest messages (max_message), {message}"
+        ));
+    }
+    if slow.messages_max == Some(0) {
+        return Some("backlog_messages is 0, less than one message".into());
+    }
+    if slow.age_max_ms == Some(0) {
+        return Some("backlog_age is less than a millisecond".into());
+    }
+    let is_unused = key.is_some() && slow.overflow != Overflow::Latest;
+    is_unused.then(|| format!("key has no effect with slow = {:?}, only with \"latest\"", slow.overflow.name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::TopicRule;
+
+    #[test]
+    fn wrong_slow_rules_are_named() {
+        let rule = || TopicRule::new(["a/*".parse().unwrap()]);
+        let pointer = || "/key".parse().unwrap();
+        for (rule, expected) in [
+            (rule().slow(Overflow::Latest).key(pointer()).backlog_bytes(1_024).backlog_messages(1), None),
+            (rule().backlog_age_ms(1), None),
+            (
+                rule().backlog_bytes(1_023),
+                Some("backlog_bytes is 1023, less than one of the largest messages (max_message), 1KiB"),
+            ),
+            (rule().backlog_messages(0), Some("backlog_messages is 0, less than one message")),
+            (rule().backlog_age_ms(0), Some("backlog_age is less than a millisecond")),
+            (rule().key(pointer()), Some("key has no effect with slow = \"close\", only with \"latest\"")),
+            (
+                rule().slow(Overflow::DropNewest).key(pointer()),
+                Some("key has no effect with slow = \"drop_newest\", only with \"latest\""),
+            ),
+        ] {
+            let rules = [TopicRuleConfig { rule, origin: Origin::Default }];
+            let fault = topic_table(rules.iter(), false, 1_024).err().map(|conflict| match conflict {
+                TopicConflict::Slow(pattern, _, what) => (pattern.to_string(), what),
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(fault, expected.map(|what| ("a/*".into(), what.into())));
+        }
+    }
 }

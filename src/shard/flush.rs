@@ -169,6 +169,13 @@ impl<I: Io> Shard<I> {
         if let Some(outbox) = outbox(output) {
             output.backlog.push(outbox, None);
         }
+        if !self.prepare_backlog(id) {
+            // Everything that waited was too old.
+            self.settle_emptied(id);
+            return 0;
+        }
+        let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
+        let Some(output) = &mut connection.io.output else { return 0 };
         let bytes = output.backlog.unsent(self.pace.backlog_pieces, self.pace.backlog_bytes).map(<[u8]>::len).sum();
         self.flush.plan.push(Planned { id, contents: Contents::Backlog, bytes });
         self.measure_backlog(id);
@@ -315,6 +322,16 @@ impl<I: Io> Shard<I> {
         }
     }
 
+    /// Settles a connection whose backlog has become empty.
+    fn settle_emptied(&mut self, id: ConnectionId) {
+        self.measure_backlog(id);
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        connection.io.drop_empty_output();
+        self.handlers.notice_emptied(id);
+        self.count_slow(true, false);
+        self.settle_all(id);
+    }
+
     /// Settles an entry with the front of a backlog; `None` means that the socket took all of it. Returns how many
     /// bytes it did not take.
     fn settle_backlog(&mut self, id: ConnectionId, offered: usize, sent: Option<io::Result<usize>>) -> usize {
@@ -326,13 +343,11 @@ impl<I: Io> Shard<I> {
         let sent = output.advance(offered);
         self.count_age(sent);
         self.measure_backlog(id);
+        self.note_told(id);
         let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
         let Some(output) = &mut connection.io.output else { return 0 };
         if output.backlog.is_empty() {
-            connection.io.drop_empty_output();
-            self.handlers.notice_emptied(id);
-            self.count_slow(true, false);
-            self.settle_all(id);
+            self.settle_emptied(id);
         } else {
             output.room = Room::Unknown;
             self.flush.mark_dirty(connection, id);
@@ -365,6 +380,7 @@ impl<I: Io> Shard<I> {
         }
         self.count_age(marked);
         self.measure_backlog(id);
+        self.note_told(id);
         self.unpark(id);
         offered - sent
     }

@@ -17,10 +17,12 @@ use tracing::field::display;
 use super::{io_state::ShardConnection, seats::LocalRoute, slow::GivenUp, state::Shard};
 use crate::{
     auth::{Authenticator, Identities},
-    handler::{Call, Closed, Facts, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks, WORK_MAX},
+    handler::{
+        Call, Closed, Facts, OnPlaced, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks, WORK_MAX,
+    },
     hub::{
-        Command, Commanded, ConnectionId, Joined, Place, Publication, Refused, Reply, Scope, Sent, SubscribeOptions,
-        SubscribeOutcome, Subscribed, TopicName, TopicRules,
+        Command, Commanded, ConnectionId, Joined, OrderEnd, Place, Publication, Refused, Reply, Scope, Sent,
+        SubscribeOptions, SubscribeOutcome, Subscribed, TopicName, TopicRules,
     },
     metrics::Counter,
     proto::{CloseCode, Event, KeepAlive, MessageLimits, Millis, Refusal, State},
@@ -75,7 +77,7 @@ impl<I: Io> Shard<I> {
         // The order is reversed for `pop`: the first that went live is reported first. A handler may add subscriptions
         // meanwhile, or take some out.
         self.joined.reverse();
-        while let Some(Joined { id, topic }) = self.joined.pop() {
+        while let Some(Joined { id, topic, end }) = self.joined.pop() {
             tracing::trace!(%id, peer = self.peer(id), %topic, "subscribed");
             // The subscription may be the last for which the connection was held.
             self.note_opened(id);
@@ -88,8 +90,31 @@ impl<I: Io> Shard<I> {
             }
             let Some(connection) = self.hub.connections.get(id) else { continue };
             if !topic.is_everyone() && connection.is_open() {
+                self.handlers.order_end = end;
                 self.call(id, |handler, shard, seat| handler.on_subscribed(shard, seat, &topic));
             }
+        }
+    }
+
+    /// Tells the handlers of the lags whose notices have been sent.
+    pub(super) fn report_lags(&mut self) {
+        for (id, lag) in mem::take(&mut self.flush.told) {
+            self.count(Counter::LagsTold, 1);
+            if self.hub.connections.get(id).is_some_and(|connection| connection.is_open()) {
+                self.call(id, |handler, shard, seat| handler.on_lag(shard, seat, &lag));
+                self.report_joined();
+            }
+        }
+    }
+
+    /// Calls those that wait for the places of their publications, and whose places have come.
+    pub(super) fn report_placed(&mut self) {
+        for (ticket, place) in self.hub.take_placed() {
+            let Some((id, on_placed)) = self.handlers.askers.remove(&ticket) else { continue };
+            if let Err(panicked) = Panicked::catch(|| on_placed(self, place)) {
+                self.fail(id, &panicked);
+            }
+            self.report_joined();
         }
     }
 
@@ -260,7 +285,8 @@ impl<I: Io> ShardApi for Shard<I> {
     ) -> Result<(), SubscribeError> {
         match self.hub.subscribe(id, topic, options) {
             Subscribed::Live => {
-                self.joined.push(Joined { id, topic: topic.clone() });
+                let end = self.hub.order_end(topic);
+                self.joined.push(Joined { id, topic: topic.clone(), end });
                 Ok(())
             }
             Subscribed::Pending => Ok(()),
@@ -290,6 +316,25 @@ impl<I: Io> ShardApi for Shard<I> {
         scope: Scope,
     ) -> Option<Place> {
         self.hub.publish_by_name(topic, source, publication, scope)
+    }
+
+    fn order_end(&self) -> Option<OrderEnd> {
+        self.handlers.order_end
+    }
+
+    fn publish_asking(
+        &mut self,
+        source: ConnectionId,
+        topic: &TopicName,
+        publication: Publication,
+        on_placed: OnPlaced,
+    ) -> Option<Place> {
+        let ticket = self.handlers.next_ticket();
+        let place = self.hub.publish_asking(topic, source, publication, ticket);
+        if place.is_none() {
+            self.handlers.askers.insert(ticket, (source, on_placed));
+        }
+        place
     }
 
     fn set_limits(&mut self, id: ConnectionId, limits: MessageLimits) {

@@ -10,6 +10,8 @@ pub(crate) struct BacklogSize {
     /// Bytes of memory, as [`Backlog::bytes`] counts them.
     pub(crate) bytes: u64,
     pub(crate) messages: u64,
+    /// The backlogs with a lag that its client has not been told of.
+    pub(crate) lagging: u64,
 }
 
 impl BacklogSize {
@@ -17,7 +19,8 @@ impl BacklogSize {
         if backlog.is_empty() {
             return BacklogSize::default();
         }
-        BacklogSize { bytes: backlog.bytes() as u64, messages: backlog.messages() }
+        let lagging = u64::from(backlog.has_lags());
+        BacklogSize { bytes: backlog.bytes() as u64, messages: backlog.messages(), lagging }
     }
 
     /// Replaces the size of one backlog in the size of all.
@@ -29,6 +32,7 @@ impl BacklogSize {
         let without = |all: u64, one: u64| all.checked_sub(one).expect("a backlog has been counted");
         self.bytes = without(self.bytes, before.bytes) + after.bytes;
         self.messages = without(self.messages, before.messages) + after.messages;
+        self.lagging = without(self.lagging, before.lagging) + after.lagging;
     }
 }
 
@@ -37,7 +41,7 @@ impl BacklogSize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MarkedByte {
     /// The bytes up to this one, itself included, that the socket has not taken.
-    ahead: usize,
+    pub(super) ahead: usize,
     /// The time of the mark.
     pub(super) since: Millis,
 }
@@ -68,11 +72,12 @@ mod tests {
     #[test]
     fn the_sum_has_each_backlog_once() {
         let mut all = BacklogSize::default();
-        let (small, large) = (BacklogSize { bytes: 10, messages: 1 }, BacklogSize { bytes: 500, messages: 7 });
+        let (small, large) =
+            (BacklogSize { bytes: 10, messages: 1, lagging: 0 }, BacklogSize { bytes: 500, messages: 7, lagging: 1 });
         all.replace(BacklogSize::default(), small);
         all.replace(BacklogSize::default(), large);
         all.replace(small, large);
-        assert_eq!(all, BacklogSize { bytes: 1_000, messages: 14 });
+        assert_eq!(all, BacklogSize { bytes: 1_000, messages: 14, lagging: 2 });
         all.replace(large, BacklogSize::default());
         all.replace(large, BacklogSize::default());
         assert_eq!(all, BacklogSize::default());
@@ -81,7 +86,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "a backlog has been counted")]
     fn a_backlog_that_was_not_counted_is_an_error() {
-        BacklogSize::default().replace(BacklogSize { bytes: 1, messages: 0 }, BacklogSize::default());
+        BacklogSize::default().replace(BacklogSize { bytes: 1, messages: 0, lagging: 0 }, BacklogSize::default());
     }
 
     /// The byte waits until the socket has taken it, however much is appended after it.

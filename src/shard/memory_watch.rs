@@ -56,6 +56,9 @@ impl<I: Io> Shard<I> {
     fn note_memory(&self) {
         let input = self.incoming.buffers_held() * RECEIVE_BUFFER + self.incoming.paused_bytes();
         let connections = self.hub.connections.len() * weights::OPEN_CONNECTION as usize + self.handlers.kept_bytes();
+        // The first subscription of a connection is a part of the connection.
+        let subscriptions = self.hub.subscribed().saturating_sub(self.hub.connections.len());
+        let topics = self.hub.topics() * weights::TOPIC as usize + subscriptions * weights::SUBSCRIPTION as usize;
         let kinds = [
             (Counter::MemoryBacklogs, self.memory.backlogs() as usize),
             (Counter::MemoryGathered, self.hub.gathered_bytes()),
@@ -63,7 +66,7 @@ impl<I: Io> Shard<I> {
             (Counter::MemoryInput, input),
             (Counter::MemoryLanes, self.hub.lane_bytes()),
             (Counter::MemoryConnections, connections),
-            (Counter::MemoryTopics, self.hub.topics() * weights::TOPIC as usize),
+            (Counter::MemoryTopics, topics),
         ];
         let mut all = 0;
         for (counter, bytes) in kinds {

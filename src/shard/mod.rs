@@ -46,6 +46,7 @@ mod schedule;
 mod seats;
 pub(crate) mod session;
 mod several;
+mod shedding;
 mod sides;
 #[cfg(test)]
 mod simulator;

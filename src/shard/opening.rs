@@ -18,7 +18,7 @@ use super::session::length_prefixed::LengthPrefixed;
 use super::{lobby::Lobby, session::Session};
 use crate::{
     auth::{Answers, Credentials, Identities, Remote},
-    endpoints::{Admittance, Denied, Endpoint, Endpoints, Intent, until_decided},
+    endpoints::{Admittance, Denied, Endpoint, Endpoints, Intent, OpeningAt, until_decided},
     handler::{ANY_PROTOCOL, Opened, OpeningRequest, Panicked, Profile, ProtocolChoice, Response, Route},
     hub::{SubscribeOptions, TopicName},
     metrics::Counter,
@@ -68,10 +68,10 @@ pub(super) async fn judge(
 ) -> Result<Accepted, NotOpened> {
     let endpoints = lobby.endpoints.get();
     let endpoint = endpoints.resolve(&head)?;
-    let Some((number, path, openings)) = endpoints.openings(&endpoint) else {
+    let Some(OpeningAt { path, route: at, openings }) = endpoints.opening(&endpoint, &head) else {
         return Err(endpoints.no_websocket_at(head.path()).into());
     };
-    let (at, parameters) = (path.route, endpoints.parameters(number, &head));
+    let parameters = endpoints.parameters(path, &head);
     let route = &endpoints.routes()[at];
     let upgrade = Upgrade::from_request(&head).map_err(|error| Response::from(error.refusal()))?;
     check_leaving(lobby)?;

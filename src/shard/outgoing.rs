@@ -4,7 +4,7 @@ use std::{collections::VecDeque, io, mem};
 
 use super::io_state::{BatchEntry, IoHub, Output, ShardConnection};
 use crate::{
-    hub::{AudienceId, ConnectionId, Piece, Share, bounded},
+    hub::{AudienceId, ConnectionId, Lag, Piece, Share, bounded},
     proto::Tick,
     sys::{SendEntry, Unsent},
 };
@@ -35,6 +35,8 @@ pub(super) struct Flush {
     pub(super) backlogs_first: bool,
     /// The number of the batch being planned; the first is 1.
     pub(super) batch: u64,
+    /// The lags whose notices sockets have taken in this turn, for the handlers.
+    pub(super) told: Vec<(ConnectionId, Lag)>,
     /// Scratch memory: this field and the next three are empty between batches.
     pub(super) ahead: Vec<AudienceId>,
     pub(super) plan: Vec<Planned>,

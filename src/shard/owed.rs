@@ -86,8 +86,8 @@ impl<I: Io> Shard<I> {
         let backlog = &mut connection.io.output.get_or_insert_default().backlog;
         let before = backlog.messages();
         outbox.into_iter().for_each(|outbox| backlog.push(outbox, None));
-        for Owed { topic, pieces } in owed {
-            pieces.into_iter().for_each(|piece| backlog.push(piece, Some(&topic)));
+        for Owed { topic, pieces, slow } in owed {
+            pieces.into_iter().for_each(|piece| backlog.owe(piece, &topic, slow));
         }
         let messages = backlog.messages() - before;
         let is_slow = !backlog.is_empty();

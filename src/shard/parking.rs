@@ -15,14 +15,24 @@ use crate::{
 
 impl<I: Io> Shard<I> {
     /// Returns whether the connection is owed so much that it is not received from: more than half of one of the
-    /// backlog's limits. A connection that is closing is always received from, since its client's goodbye or end is
-    /// awaited.
+    /// backlog's limits. Messages that a policy may drop do not count: while the connection lags, there are always many
+    /// of them, so a client that reads too slowly would never be heard. A connection that is closing is always received
+    /// from, since its client's goodbye or end is awaited.
     pub(super) fn owes_much(&self, id: ConnectionId) -> bool {
         let Some(connection) = self.hub.connections.get(id) else { return false };
         let Some(output) = &connection.io.output else { return false };
-        let is_much = output.bytes() > self.limits.backlog_bytes_max / 2
-            || output.backlog.messages() > self.limits.backlog_messages_max / 2;
-        is_much && connection.io.session.state() == State::Open && !self.handlers.has_manual_backpressure(id)
+        let limits = &self.limits;
+        let is_much = |bytes: usize, messages: u64| {
+            bytes > limits.backlog_bytes_max / 2 || messages > limits.backlog_messages_max / 2
+        };
+        let owes_much = || {
+            let (bytes, messages) = output.backlog.undroppable();
+            is_much(bytes.saturating_add(output.outbox.capacity()), messages)
+        };
+        is_much(output.bytes(), output.backlog.messages())
+            && owes_much()
+            && connection.io.session.state() == State::Open
+            && !self.handlers.has_manual_backpressure(id)
     }
 
     /// Lets a parked connection be received from again if it has taken enough of its backlog, or is closing.

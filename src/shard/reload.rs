@@ -7,10 +7,10 @@ use std::{rc::Rc, sync::Arc};
 
 use super::{seats::LocalRoute, state::Shard};
 use crate::{
-    config::Config,
+    config::{Config, Limits},
     endpoints::Endpoints,
     handler::{Route, Rules},
-    hub::{ConnectionId, Publishing},
+    hub::{ConnectionId, HubLimits, Publishing},
     proto::{MessageLimits, Millis},
     sys::Io,
 };
@@ -23,7 +23,8 @@ impl<I: Io> Shard<I> {
         let has_other_message_time = limits.message_ticks_max != self.limits.message_ticks_max;
         self.limits = limits.clone();
         self.unfinished_bytes_max = limits.unfinished_bytes_max / config.shards;
-        self.hub.set_limits(limits.gathered_bytes_max, limits.topics_idle_max);
+        let Limits { subscriptions_max, topics_idle_max, gathered_bytes_max, .. } = config.limits;
+        self.hub.set_limits(HubLimits { subscriptions_max, topics_idle_max, gathered_bytes_max });
         let under_way: Vec<(ConnectionId, MessageLimits)> =
             self.incoming.unfinished.ids().map(|id| (id, self.handlers.limits_in_force(id))).collect();
         let is_changed = |is: fn(&Rules, &Rules) -> bool| {

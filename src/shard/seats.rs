@@ -6,8 +6,8 @@ use tokio::sync::oneshot;
 
 use super::memory::HOLDER_BYTES_MIN;
 use crate::{
-    handler::{Profile, Route, Rules, ShardRoute, Tasks},
-    hub::ConnectionId,
+    handler::{OnPlaced, Profile, Route, Rules, ShardRoute, Tasks},
+    hub::{ConnectionId, OrderEnd},
     proto::{KeepAlive, MessageLimits, Tick},
 };
 
@@ -43,6 +43,12 @@ pub(super) struct Handlers {
     /// Connections that have ended and have not been reported to their handlers.
     pub(super) ended: Vec<(ConnectionId, u16, u32)>,
     pub(super) tasks: Tasks,
+    /// Those that wait for the places of their publications, by the tickets of these.
+    pub(super) askers: HashMap<u64, (ConnectionId, OnPlaced)>,
+    /// The end of the topic's order at which the subscription begins that is being reported.
+    pub(super) order_end: Option<OrderEnd>,
+    /// The last ticket.
+    ticket: u64,
     /// Connections that have ended, and whose spawned work has yet to be ended.
     pub(super) abandoned: Vec<ConnectionId>,
 }
@@ -83,6 +89,12 @@ impl Handlers {
             rules: route.rules.clone(),
         });
         Handlers { routes: routes.collect(), tasks, ..Handlers::default() }
+    }
+
+    /// Returns a ticket that no other publication of this shard has.
+    pub(super) fn next_ticket(&mut self) -> u64 {
+        self.ticket += 1;
+        self.ticket
     }
 
     pub(super) fn own(&self, id: ConnectionId) -> Own {

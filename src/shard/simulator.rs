@@ -57,6 +57,7 @@ mod notes;
 mod outcome;
 mod owed;
 mod plan;
+mod policies;
 mod promises;
 mod random;
 mod rates;

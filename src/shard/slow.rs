@@ -4,10 +4,7 @@ use std::time::Instant;
 
 use super::state::Shard;
 use crate::{
-    hub::{
-        ConnectionId, Decision, Label, OutputLimits, Overflow, OwedOutput, Reply, SubscribeOutcome, TopicName,
-        messages_by_topic,
-    },
+    hub::{ConnectionId, Decision, Label, OwedOutput, Reply, SubscribeOutcome, TopicName, messages_by_topic},
     metrics::Counter,
     proto::{CloseCode, State},
     sys::Io,
@@ -51,16 +48,25 @@ impl<I: Io> Shard<I> {
     /// Acts on the decision about a connection's backlog. A slow consumer whose goodbye waits for marks is closing
     /// already: its wait ends, and it leaves its topics.
     pub(super) fn check_backlog(&mut self, id: ConnectionId) {
-        match self.decide(id) {
-            Decision::Keep => {}
-            Decision::Close if self.marks.has(id) => self.end_marks(id),
-            Decision::Close => self.close_slow(id, GivenUp::BeyondLimit),
+        let is_beyond = match self.decide(id) {
+            Decision::Keep => false,
+            Decision::Shed => self.shed(id),
+            Decision::Close => true,
+        };
+        if !is_beyond {
+            return;
         }
+        if self.marks.has(id) {
+            return self.end_marks(id);
+        }
+        let is_within = self.owed_output(id).is_some_and(|owed| owed.is_within(&self.output_limits(), self.hub.now()));
+        self.close_slow(id, if is_within { GivenUp::BeyondTopic } else { GivenUp::BeyondLimit });
     }
 
-    /// Returns whether a subscriber is owed more than it may be, and has not kept up until now.
+    /// Returns whether a subscriber is owed more than it may be, has not kept up until now, and no policy may drop
+    /// messages instead of closing it.
     pub(super) fn is_too_slow(&self, id: ConnectionId) -> bool {
-        self.decide(id) != Decision::Keep
+        self.decide(id) == Decision::Close
     }
 
     /// Decides what becomes of a connection's output.
@@ -70,22 +76,16 @@ impl<I: Io> Shard<I> {
         if connection.io.session.state() != State::Open && !self.marks.has(id) {
             return Decision::Keep;
         }
-        let Some(output) = &connection.io.output else { return Decision::Keep };
-        let owed = OwedOutput {
-            backlog: &output.backlog,
-            outbox_bytes: output.outbox.capacity(),
-            is_held: connection.is_held,
-        };
-        Overflow::Close.decide(&owed, &self.output_limits(), self.now.begin())
+        let owed = self.owed_output(id);
+        owed.map_or(Decision::Keep, |owed| owed.decide(&self.output_limits(), self.hub.now()))
     }
 
-    /// Returns the limits of every connection's output.
-    pub(super) fn output_limits(&self) -> OutputLimits {
-        OutputLimits {
-            bytes_max: self.limits.backlog_bytes_max,
-            messages_max: self.limits.backlog_messages_max,
-            age_max_ms: None,
-        }
+    /// Returns the output that a connection is owed.
+    fn owed_output(&self, id: ConnectionId) -> Option<OwedOutput<'_>> {
+        let connection = self.hub.connections.get(id)?;
+        let output = connection.io.output.as_ref()?;
+        let (backlog, outbox_bytes) = (&output.backlog, output.outbox.capacity());
+        Some(OwedOutput { backlog, outbox_bytes, is_held: connection.is_held })
     }
 
     /// Closes an open connection that does not take its output, or gives up its backlog. The first piece of its backlog
@@ -110,6 +110,7 @@ impl<I: Io> Shard<I> {
             GivenUp::ForMemory => ("it was among the largest while memory was above max_memory", Counter::MemoryClosed),
             GivenUp::BeyondLimit if is_beyond_messages => ("it went beyond max_backlog_messages", Counter::SlowClosed),
             GivenUp::BeyondLimit => ("it went beyond max_backlog", Counter::SlowClosed),
+            GivenUp::BeyondTopic => ("it went beyond the backlog of a topic's rule", Counter::SlowClosed),
         };
         if let Some(suppressed) = self.warnings.slow_consumer.allow(Instant::now()) {
             tracing::info!(%id, peer, bytes, messages, suppressed, "slow consumer: its backlog is given up, {cause}");
@@ -128,6 +129,8 @@ impl<I: Io> Shard<I> {
 pub(super) enum GivenUp {
     /// It is beyond one of its own limits.
     BeyondLimit,
+    /// It is beyond a limit of one of its topics.
+    BeyondTopic,
     /// It is among the largest, and the server is short of memory.
     ForMemory,
 }
@@ -136,7 +139,7 @@ impl GivenUp {
     /// Returns the reason in the close frame.
     fn reason(self) -> &'static str {
         match self {
-            GivenUp::BeyondLimit => "slow consumer",
+            GivenUp::BeyondLimit | GivenUp::BeyondTopic => "slow consumer",
             GivenUp::ForMemory => "slow consumer, and the server is short of memory",
         }
     }

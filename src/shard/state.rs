@@ -119,8 +119,8 @@ impl<I: Io> Shard<I> {
         epoch_seed: u64,
         now: Millis,
     ) -> Self {
-        let Limits { topics_idle_max, gathered_bytes_max, .. } = config.limits;
-        let hub_limits = HubLimits { topics_idle_max, gathered_bytes_max, ..HubLimits::default() };
+        let Limits { subscriptions_max, topics_idle_max, gathered_bytes_max, .. } = config.limits;
+        let hub_limits = HubLimits { subscriptions_max, topics_idle_max, gathered_bytes_max };
         let mut hub = IoHub::new(mesh, hub_limits, epoch_seed);
         hub.note_time(now);
         let has_rates = handlers.routes.iter().any(|route| route.rules.rates.has_any());
@@ -222,6 +222,7 @@ impl<I: Io> Shard<I> {
         set(Counter::LaneWaitingBytes, self.hub.waiting_bytes());
         self.counters.set(Counter::BacklogBytes, self.backlogs.bytes);
         self.counters.set(Counter::BacklogMessages, self.backlogs.messages);
+        self.counters.set(Counter::Lagging, self.backlogs.lagging);
     }
 
     /// Returns when the next turn is due even if nothing happens.

@@ -22,6 +22,7 @@ impl<I: Io> Shard<I> {
         // The mesh sends before the flush, so that the other shards can begin while this shard sends.
         self.hub.send_out();
         self.flush();
+        self.report_lags();
         self.report_drained();
         self.report_ended();
         self.hub.send_out();

@@ -19,7 +19,9 @@ pub(crate) const ECHO: Surface = Surface {
     forgets_request: false,
     skips_broadcasts: false,
     paths: &[PathRow { below: "", openings: Some(Openings::OF_ANY_HANDLER), endpoints: &[] }],
-    handler: |_, _| Arc::new(Typed(Arc::new(Echo))),
+    protocol: None,
+    beside: None,
+    handler: |_| Arc::new(Typed(Arc::new(Echo))),
     encodings: &[],
 };
 

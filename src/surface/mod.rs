@@ -1,7 +1,8 @@
-//! Surfaces: what clients speak at a route, in one table; and the server's own page.
+//! Surfaces: what clients speak at a route, in one table; and the server's own page, and the client in JavaScript.
 
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod echo;
 pub mod page;
 pub mod raw;
@@ -10,6 +11,7 @@ mod surface;
 mod table;
 #[cfg(test)]
 mod testing;
+pub mod v1;
 
-pub(crate) use surface::{KeyFault, KeyKind, Surface, SurfaceKey, TopicUse};
-pub(crate) use table::{SURFACES, encodings};
+pub(crate) use surface::{HandlerParts, KeyFault, KeyKind, Surface, SurfaceKey, TopicUse};
+pub(crate) use table::{SURFACES, all_forms, encodings, largest_form};

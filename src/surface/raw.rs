@@ -2,13 +2,16 @@
 //!
 //! `GET /t/{topic}` with an upgrade subscribes, and the client's messages are published to the topic. The query has
 //! options: `echo=true` returns the client's own messages too; `mode=sub` only receives, `mode=pub` only publishes;
-//! `scope=local` stays within the shard.
+//! `scope=local` stays within the shard; `lag=silent` lets the topic's policy drop messages.
 
 use std::{borrow::Cow, mem, sync::Arc};
 
 use serde::Serialize;
 
-use super::surface::{PathRow, Surface, TopicUse, any_values};
+use super::{
+    surface::{Beside, PathRow, Surface, TopicUse, any_values},
+    v1::{OPENINGS_AT_A_TOPIC, V1},
+};
 use crate::{
     auth::TOKEN_KEY,
     endpoints::{BodyLimit, HttpEndpoint, HttpRequest, Intent, Openings},
@@ -28,7 +31,9 @@ pub(crate) const RAW: Surface = Surface {
     forgets_request: true,
     skips_broadcasts: true,
     paths: &[PathRow { below: "", openings: Some(OPENINGS), endpoints: &[PUBLISH] }],
-    handler: |_, _| Arc::new(Typed(Arc::new(RawTopics))),
+    protocol: None,
+    beside: Some(Beside { surface: &V1, openings: OPENINGS_AT_A_TOPIC }),
+    handler: |_| Arc::new(Typed(Arc::new(RawTopics))),
     encodings: &[],
 };
 
@@ -38,7 +43,7 @@ const OPENINGS: Openings =
 /// `POST /t/{topic}` publishes its body.
 const PUBLISH: HttpEndpoint = HttpEndpoint {
     methods: &["POST"],
-    intent: |head| check_query_of_post(head.query()).map(|()| Intent::Publish),
+    intent: |head| key_of_post(head.query()).map(|_| Intent::Publish),
     body: BodyLimit::Message,
     page_headers: &[],
     answer: |request| Box::pin(publish(request)),
@@ -55,6 +60,8 @@ struct RawOptions {
     has_echo: bool,
     /// The scope of the client's messages.
     scope: Scope,
+    /// Whether the topic's policy may drop messages, of which no frame tells the client.
+    has_silent_lags: bool,
 }
 
 impl RawOptions {
@@ -64,7 +71,13 @@ impl RawOptions {
     ///
     /// 400 for a query that is malformed, or has an unknown key or value, or a key twice.
     fn read(query: Option<&str>) -> Result<RawOptions, Refusal> {
-        let mut options = RawOptions { subscribes: true, publishes: true, has_echo: false, scope: Scope::Server };
+        let mut options = RawOptions {
+            subscribes: true,
+            publishes: true,
+            has_echo: false,
+            scope: Scope::Server,
+            has_silent_lags: false,
+        };
         let mut seen: Vec<Cow<'_, str>> = Vec::new();
         for pair in query_pairs(query) {
             let (Some(key), Some(value)) = pair else { return Err(bad("the query is not percent-encoded UTF-8")) };
@@ -79,12 +92,15 @@ impl RawOptions {
                 ("mode", "pub") => options.subscribes = false,
                 ("scope", "local") => options.scope = Scope::Shard,
                 ("scope", "global") => options.scope = Scope::Server,
+                ("lag", "silent") => options.has_silent_lags = true,
+                ("lag", "close") => options.has_silent_lags = false,
                 // Read with the credentials.
                 (TOKEN_KEY, _) => {}
                 ("echo", _) => return Err(bad(&format!("echo is {value:?}, not true or false"))),
                 ("mode", _) => return Err(bad(&format!("mode is {value:?}, not both, sub or pub"))),
                 ("scope", _) => return Err(bad(&format!("scope is {value:?}, not local or global"))),
-                _ => return Err(bad(&format!("{key:?} is not known; echo, mode, scope and access_token are"))),
+                ("lag", _) => return Err(bad(&format!("lag is {value:?}, not close or silent"))),
+                _ => return Err(bad(&format!("{key:?} is not known; echo, mode, scope, lag and access_token are"))),
             }
             seen.push(key);
         }
@@ -98,10 +114,10 @@ impl RawOptions {
 
     /// Accepts an opening request at a topic with its subscription and its forwarding.
     fn accept(self, topic: TopicName) -> Accept<()> {
-        let RawOptions { subscribes, publishes, has_echo, scope } = self;
+        let RawOptions { subscribes, publishes, has_echo, scope, has_silent_lags } = self;
         let mut accept = Accept::default();
         if subscribes {
-            accept = accept.subscribe(topic.clone(), SubscribeOptions { has_echo });
+            accept = accept.subscribe(topic.clone(), SubscribeOptions { has_echo, has_silent_lags });
         }
         if publishes { accept.forward(topic, scope) } else { accept }
     }
@@ -139,28 +155,47 @@ pub fn is_opening_request(head: &RequestHead) -> bool {
     head.headers().list_contains("upgrade", "websocket")
 }
 
-/// Checks that the query of a POST has no key but the token.
-fn check_query_of_post(query: Option<&str>) -> Result<(), Refusal> {
-    query_pairs(query).try_for_each(|pair| match pair {
-        (Some(key), Some(_)) if key == TOKEN_KEY => Ok(()),
-        (Some(key), Some(_)) => Err(bad(&format!("{key:?} is not known here; the only key is {TOKEN_KEY}"))),
-        _ => Err(bad("the query is not percent-encoded UTF-8")),
-    })
+/// Returns the key of the publication in the query of a POST. The query has no other option but the token.
+fn key_of_post(query: Option<&str>) -> Result<Option<Cow<'_, str>>, Refusal> {
+    let mut found = None;
+    for pair in query_pairs(query) {
+        let (Some(option), Some(value)) = pair else { return Err(bad("the query is not percent-encoded UTF-8")) };
+        match &*option {
+            TOKEN_KEY => {}
+            "key" if found.is_some() => return Err(bad("\"key\" is given twice")),
+            "key" if value.is_empty() || value.len() > KEY_BYTES_MAX => {
+                return Err(bad(&format!("key has {} bytes, not 1 to {KEY_BYTES_MAX}", value.len())));
+            }
+            "key" => found = Some(value),
+            _ => return Err(bad(&format!("{option:?} is not known here; key and {TOKEN_KEY} are"))),
+        }
+    }
+    Ok(found)
 }
+
+/// Bytes of the longest key of a publication.
+const KEY_BYTES_MAX: usize = 255;
 
 /// Publishes the body of a request to the topic of its path.
 async fn publish(mut request: Box<HttpRequest>) -> Result<Response, Refusal> {
     let topic = request.topic.clone().ok_or_else(|| Refusal::new(404, "this path names no topic"))?;
     let grant = request.may_publish(&topic).await?;
     let body = mem::take(&mut request.body);
-    let message = if is_text(request.head.headers()) {
+    let kind = BodyKind::of(request.head.headers());
+    let message = if kind == BodyKind::Binary {
+        Publication::binary(&body)
+    } else {
         let text = simdutf8::compat::from_utf8(&body).map_err(|error| {
             let at = error.valid_up_to();
             bad(&format!("the body is text by its Content-Type and not UTF-8 at byte {at}"))
         })?;
-        Publication::text(text)
-    } else {
-        Publication::binary(&body)
+        // A text that only claims to be JSON is text.
+        let json = (kind == BodyKind::Json).then(|| Publication::json(text).ok()).flatten();
+        json.unwrap_or_else(|| Publication::text(text))
+    };
+    let message = match key_of_post(request.head.query())? {
+        Some(key) => message.key(&key),
+        None => message,
     };
     // The message has a copy of the body, and may wait for its offset.
     drop(body);
@@ -179,15 +214,28 @@ struct Published<'a> {
     offset: u64,
 }
 
-/// Returns whether a body is text. Every other body is binary.
-fn is_text(headers: &Headers) -> bool {
-    let content_type = headers.get("content-type").filter(|value| value.is_ascii());
-    let Some(content_type) = content_type.and_then(|value| str::from_utf8(value).ok()) else { return false };
-    let media_type = content_type.split(';').next().unwrap_or_default().trim();
-    let is = |other: &str, part: Option<&str>| part.is_some_and(|part| part.eq_ignore_ascii_case(other));
-    is("text/", media_type.get(.."text/".len()))
-        || is("+json", media_type.len().checked_sub("+json".len()).and_then(|at| media_type.get(at..)))
-        || ["application/json", "application/x-www-form-urlencoded"].iter().any(|other| is(other, Some(media_type)))
+/// What a body is by its Content-Type. Every body that is not text is binary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BodyKind {
+    Binary,
+    Text,
+    Json,
+}
+
+impl BodyKind {
+    fn of(headers: &Headers) -> BodyKind {
+        let content_type = headers.get("content-type").filter(|value| value.is_ascii());
+        let Some(content_type) = content_type.and_then(|value| str::from_utf8(value).ok()) else {
+            return BodyKind::Binary;
+        };
+        let media_type = content_type.split(';').next().unwrap_or_default().trim();
+        let is = |other: &str, part: Option<&str>| part.is_some_and(|part| part.eq_ignore_ascii_case(other));
+        if is("text/", media_type.get(.."text/".len())) || is("application/x-www-form-urlencoded", Some(media_type)) {
+            return BodyKind::Text;
+        }
+        let suffix = media_type.len().checked_sub("+json".len()).and_then(|at| media_type.get(at..));
+        if is("+json", suffix) || is("application/json", Some(media_type)) { BodyKind::Json } else { BodyKind::Binary }
+    }
 }
 
 fn bad(what: &str) -> Refusal {
@@ -197,6 +245,31 @@ fn bad(what: &str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_may_lose_messages_silently() {
+        let of = |query| RawOptions::read(Some(query)).map(|options| options.has_silent_lags).map_err(|_| ());
+        assert_eq!([of(""), of("lag=close"), of("lag=silent"), of("lag=")], [Ok(false), Ok(false), Ok(true), Err(())]);
+    }
+
+    #[test]
+    fn keys_of_posts() {
+        let long = format!("key={}", "x".repeat(KEY_BYTES_MAX + 1));
+        for (query, expected) in [
+            ("", Ok(None)),
+            ("key=a%20b&access_token=x", Ok(Some("a b"))),
+            ("access_token=x", Ok(None)),
+            (&long[..long.len() - 1], Ok(Some(&long["key=".len()..long.len() - 1]))),
+            (&long, Err(400)),
+            ("key=", Err(400)),
+            ("key=a&key=a", Err(400)),
+            ("key=%", Err(400)),
+            ("echo=true", Err(400)),
+        ] {
+            let found = key_of_post(Some(query)).map_err(|refusal| refusal.status);
+            assert_eq!(found.as_ref().map(Option::as_deref), expected.as_ref().map(|key| *key), "{query}");
+        }
+    }
 
     #[test]
     fn queries() {

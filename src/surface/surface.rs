@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use crate::{
-    endpoints::{BodyLimit, HttpEndpoint, Judge, NewPath, Openings, RouteValues, ServedRoute},
+    endpoints::{BodyLimit, HttpEndpoint, Judge, NewPath, Openings, RouteBeside, RouteValues, ServedRoute},
     handler::{Factory, Pattern, PatternError, Route, Rules, TopicSpace},
-    hub::Encode,
+    hub::{Encodings, NewEncoding},
 };
 
 /// What clients speak at a route: its paths with their openings and HTTP endpoints, its handler, its keys in the
@@ -28,11 +28,33 @@ pub(crate) struct Surface {
     /// Whether its connections get no broadcasts.
     pub(crate) skips_broadcasts: bool,
     pub(crate) paths: &'static [PathRow],
-    /// Makes the handler of a route from the values of its keys. The handler asks the judge about every topic that a
-    /// message names.
-    pub(crate) handler: fn(&Arc<RouteValues>, &Judge) -> Arc<dyn Factory>,
-    /// The encodings of its formats, in addition to raw frames, by their names.
-    pub(crate) encodings: &'static [(&'static str, Encode)],
+    /// The subprotocol that its clients have to offer.
+    pub(crate) protocol: Option<&'static str>,
+    /// The surface of those clients at its paths that offer another subprotocol.
+    pub(crate) beside: Option<Beside>,
+    /// Makes the handler of a route.
+    pub(crate) handler: fn(&HandlerParts<'_>) -> Arc<dyn Factory>,
+    /// The encodings of its formats, in addition to raw frames.
+    pub(crate) encodings: &'static [NewEncoding],
+}
+
+/// A surface with a subprotocol of its own, at the paths of another surface.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Beside {
+    pub(crate) surface: &'static Surface,
+    /// The openings of its clients there.
+    pub(crate) openings: Openings,
+}
+
+/// What the handler of a route is made of.
+#[derive(Debug)]
+pub(crate) struct HandlerParts<'a> {
+    /// The values of the surface's keys.
+    pub(crate) values: Arc<RouteValues>,
+    /// The handler asks the judge about every topic that a message names.
+    pub(crate) judge: Judge,
+    /// The encodings of all surfaces.
+    pub(crate) encodings: &'a Encodings,
 }
 
 /// The topics that a surface leads to.
@@ -128,17 +150,31 @@ impl Surface {
         pattern: Pattern,
         rules: Rules,
         topics: TopicSpace,
-        values: Arc<RouteValues>,
-        judge: &Judge,
+        parts: &HandlerParts<'_>,
     ) -> Result<ServedRoute, PatternError> {
         let rows = self.paths.iter().zip(self.patterns(&pattern)?);
         let paths = rows.map(|(row, pattern)| NewPath { pattern, openings: row.openings, endpoints: row.endpoints });
         let paths = paths.collect();
+        let beside = self.beside.map(|Beside { surface, openings }| {
+            let protocol = surface.protocol.expect("its clients offer a subprotocol");
+            let values = Arc::default();
+            let parts = HandlerParts { values, judge: parts.judge.clone(), encodings: parts.encodings };
+            let route = surface.bare_route(pattern.clone(), rules.clone(), topics.clone(), &parts);
+            Box::new(RouteBeside { protocol, route, openings })
+        });
+        let route = self.bare_route(pattern, rules, topics, parts);
+        Ok(ServedRoute { route, paths, values: Arc::clone(&parts.values), beside })
+    }
+
+    /// Returns a route of this surface without its paths.
+    fn bare_route(&self, pattern: Pattern, rules: Rules, topics: TopicSpace, parts: &HandlerParts<'_>) -> Route {
         let (forgets_request, skips_broadcasts) = (self.forgets_request, self.skips_broadcasts);
-        let rules = Rules { forgets_request, skips_broadcasts, ..rules };
+        let mut rules = Rules { forgets_request, skips_broadcasts, ..rules };
+        if let Some(protocol) = self.protocol {
+            (rules.protocols, rules.requires_protocol) = (vec![protocol.into()], true);
+        }
         let topics = (self.topics != TopicUse::Nothing).then_some(topics);
-        let factory = (self.handler)(&values, judge);
-        Ok(ServedRoute { route: Route { pattern, rules, topics, factory }, paths, values })
+        Route { pattern, rules, topics, factory: (self.handler)(parts) }
     }
 
     fn endpoints(&self) -> impl Iterator<Item = &'static HttpEndpoint> {

@@ -1,8 +1,8 @@
 //! The table of surfaces. The names of handlers in the settings' file, the reader of routes, docs/routes.md and the
 //! control thread follow from it.
 
-use super::{echo::ECHO, raw::RAW, surface::Surface};
-use crate::hub::Encodings;
+use super::{echo::ECHO, raw::RAW, surface::Surface, v1::V1};
+use crate::hub::{Encodings, Growth};
 
 /// Every surface, in the order in which the settings' file and the documentation name them.
 pub(crate) const SURFACES: &[&Surface] = &[
@@ -10,15 +10,31 @@ pub(crate) const SURFACES: &[&Surface] = &[
     &ECHO,
     #[cfg(test)]
     &super::testing::LINES,
+    &V1,
 ];
 
 /// Returns the encodings of all surfaces.
 pub(crate) fn encodings() -> Encodings {
     let mut encodings = Encodings::default();
-    for (name, encode) in SURFACES.iter().flat_map(|surface| surface.encodings) {
-        encodings.add(name, *encode);
+    for new in SURFACES.iter().flat_map(|surface| surface.encodings) {
+        encodings.add_new(new);
     }
     encodings
+}
+
+/// Returns the most bytes that a publication with a payload of so many bytes has in any form.
+pub(crate) fn largest_form(payload: u64) -> u64 {
+    growths().map(|growth| growth.largest(payload)).fold(0, u64::max)
+}
+
+/// Returns the most bytes that a publication with a payload of so many bytes has in all forms together.
+pub(crate) fn all_forms(payload: u64) -> u64 {
+    growths().map(|growth| growth.largest(payload)).fold(0, u64::saturating_add)
+}
+
+fn growths() -> impl Iterator<Item = Growth> {
+    let of_surfaces = SURFACES.iter().flat_map(|surface| surface.encodings).map(|encoding| encoding.growth);
+    std::iter::once(Growth::RAW).chain(of_surfaces)
 }
 
 #[cfg(test)]

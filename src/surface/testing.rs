@@ -13,12 +13,15 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::surface::{KeyFault, KeyKind, PathRow, Surface, SurfaceKey, TopicUse};
+use super::surface::{HandlerParts, KeyFault, KeyKind, PathRow, Surface, SurfaceKey, TopicUse};
 use crate::{
     auth::Identity,
     endpoints::{BodyLimit, HttpEndpoint, HttpRequest, Intent, Judge, Openings, RouteValues},
     handler::{Accept, Connection, Handler, OpeningRequest, Response, Typed},
-    hub::{Publication, Scope, SubscribeOptions, TopicName, testing::reverse},
+    hub::{
+        Growth, NewEncoding, Publication, Scope, SubscribeOptions, TopicName,
+        testing::{reverse, tell_of_lag},
+    },
     proto::{Message, Refusal},
 };
 
@@ -74,8 +77,13 @@ pub(crate) const LINES: Surface = Surface {
         PathRow { below: "/topics/{topic...}", openings: None, endpoints: &[PUT] },
         PathRow { below: "/facts/{kind}/{name}", openings: None, endpoints: &[FACTS, DELETE] },
     ],
-    handler: |values, judge| Arc::new(Typed(Arc::new(Lines { values: Arc::clone(values), judge: judge.clone() }))),
-    encodings: &[("reversed", reverse)],
+    protocol: None,
+    beside: None,
+    handler: |parts| {
+        let HandlerParts { values, judge, .. } = parts;
+        Arc::new(Typed(Arc::new(Lines { values: Arc::clone(values), judge: judge.clone() })))
+    },
+    encodings: &[NewEncoding { name: "reversed", encode: reverse, encode_lag: Some(tell_of_lag), growth: Growth::RAW }],
 };
 
 /// `POST publish` with `{"topic": ..., "payload": ...}`.

@@ -14,6 +14,7 @@ mod settings;
 mod support;
 mod tail;
 mod tls;
+mod topics;
 
 use std::{future::Future, time::Duration};
 

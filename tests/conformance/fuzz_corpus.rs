@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, env, fs, panic, path::Path};
 
-use ringhub::{endpoints_fuzz, proto::fuzz};
+use ringhub::{endpoints_fuzz, proto::fuzz, surface::v1};
 
 use crate::{bodies, inputs, random::Random};
 
@@ -68,6 +68,12 @@ fn handshake() {
 fn client_address() {
     corpus("client_address", fuzz::client_address);
     seeds(4_000, inputs::client_address, fuzz::client_address);
+}
+
+#[test]
+fn command() {
+    corpus("command", v1::fuzz::command);
+    seeds(20_000, inputs::command, v1::fuzz::command);
 }
 
 #[test]

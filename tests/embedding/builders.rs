@@ -82,8 +82,8 @@ fn wrong_rules_of_a_route_are_typed_errors() {
     let options = RouteOptions::new;
     check(options().max_message(0), "max_message: 0 is not between 1 and 1GiB");
     check(options().max_message((1 << 30) + 1), "max_message: 1073741825 is not between 1 and 1GiB");
-    let room = "max_message: 4MiB needs a max_backlog of 8MiB, which is 4MiB";
-    check(options().max_message(4 << 20), room);
+    let room = "max_message: 8MiB needs a max_backlog of 16MiB, which is 13MiB";
+    check(options().max_message(8 << 20), room);
     check(options().max_frame(0), "max_frame: 0 is not between 1 and the route's largest message, 1MiB");
     check(options().max_message(5).max_frame(6), "max_frame: 6 is more than the route's largest message, 5");
     check(options().max_fragments(0), "max_fragments: a message has at least one frame");

@@ -10,8 +10,8 @@ use ringhub::{
 };
 
 use crate::{
-    Live, Script, serve,
-    support::{Client, text},
+    Live, Script, builder, serve,
+    support::{Client, Received, dial, text},
     topic,
 };
 
@@ -105,6 +105,35 @@ fn topics_have_counts_of_all_shards() {
         Hub::wait(hub.topics(None, 1_000)).unwrap().topics.is_empty()
             && Hub::wait(hub.subscribers(&topic("topic-2"))) == Ok(0)
     });
+}
+
+/// A subscription of `ringhub.v1` that the program has ended can be made again.
+#[test]
+fn a_client_makes_a_subscription_again_that_the_program_has_ended() {
+    let server = Live::start(builder(1).topics());
+    let hub = server.hub();
+    let mut client = Client::open_with(dial(server.address), "/ws", &["ringhub.v1"], &[]).unwrap();
+    let mut subscribe = || {
+        client.send_text(r#"{"subscribe":{"topic":"news"}}"#);
+        client.receive()
+    };
+    let is_subscribed =
+        |received: &Received| matches!(received, Received::Text(text) if text.contains("subscribed\":"));
+    assert!(is_subscribed(&subscribe()));
+    let id = page(&hub, ConnectionFilter::default()).connections[0].id;
+    assert_eq!(Hub::wait(hub.unsubscribe_connection(id, &topic("news"))), Ok(true));
+    let again = subscribe();
+    assert!(is_subscribed(&again), "{again:?}");
+}
+
+/// A program that serves `/ws` by a pattern keeps this path.
+#[test]
+fn a_pattern_of_the_program_keeps_the_path_of_many_topics() {
+    let (echo, _) = Script::<()>::by_message(|connection, text| _ = connection.send_text(text));
+    let server = serve(1, |builder| builder.topics().route("/{room}", echo));
+    let mut client = server.connect("/ws");
+    client.send_text("hello");
+    client.expect(text("hello"));
 }
 
 /// A topic with its home on any shard: when the call returns, the subscription is live.

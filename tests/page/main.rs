@@ -4,6 +4,8 @@
 //! output of libtest. Without a Chromium it reports the tests as ignored, with the reason.
 
 mod browser;
+mod client;
+mod engines;
 mod harness;
 mod login;
 #[path = "../support/mod.rs"]
@@ -32,6 +34,8 @@ const TESTS: &[Test] = &[
     ("publishing_by_post", publishing_by_post),
     ("a_close_is_shown_and_mended", a_close_is_shown_and_mended),
     ("a_close_code_in_words", a_close_code_in_words),
+    ("several_topics_on_one_socket", several_topics_on_one_socket),
+    ("a_hub_without_its_own_path", a_hub_without_its_own_path),
     ("a_close_for_a_size_is_clean", a_close_for_a_size_is_clean),
     ("a_refusal_is_explained", a_refusal_is_explained),
     ("tokens_for_one_way_only", tokens_for_one_way_only),
@@ -46,11 +50,24 @@ const TESTS: &[Test] = &[
     ("a_login_in_node", login::in_node),
     ("a_login_in_python", login::in_python),
     ("a_login_in_php", login::in_php),
+    ("client_files", client::files_are_served),
+    ("client_files_give_way", client::files_give_way),
+    ("client_scripted_in_node", client::scripted),
+    ("client_in_a_page", client::in_a_page),
+    ("client_in_a_worker", client::in_a_worker),
+    ("client_in_firefox", client::in_firefox),
+    ("client_in_node", client::in_node),
 ];
 
 /// The programs that tests need, beside a Chromium.
-const PROGRAMS: &[(&str, &str)] =
-    &[("a_login_in_node", "node"), ("a_login_in_python", "python3"), ("a_login_in_php", "php")];
+const PROGRAMS: &[(&str, &str)] = &[
+    ("a_login_in_node", "node"),
+    ("a_login_in_python", "python3"),
+    ("a_login_in_php", "php"),
+    ("client_scripted_in_node", "node"),
+    ("client_in_firefox", "firefox-esr"),
+    ("client_in_node", "node"),
+];
 
 fn messages_appear(browser: &mut Browser) {
     let server = Server::start(&[]);
@@ -155,7 +172,7 @@ fn publishing_by_the_websocket(browser: &mut Browser) {
     other.expect(text("from\nthe page"));
     assert_eq!(page.eval("ui.body.value"), "from\nthe page");
     page.until_says("list", "from\nthe page");
-    page.until_says("answer", "Sent");
+    page.until_says("answer", "Published: offset 1, epoch ");
     page.choose("kind", "json");
     page.click("#publish button");
     page.until_says("answer", "No JSON");
@@ -176,7 +193,7 @@ fn publishing_by_the_websocket(browser: &mut Browser) {
 }
 
 fn publishing_by_post(browser: &mut Browser) {
-    let server = Server::start(&["--max-message", "20"]);
+    let server = Server::start(&["--max-message", "200"]);
     let mut page = watch(browser, &server, "a b/c");
     let mut other = server.connect("/t/a%20b/c");
     page.choose("way", "post");
@@ -200,9 +217,9 @@ fn publishing_by_post(browser: &mut Browser) {
     page.until_says("answer", "Not connected");
     is_quiet(&mut page, &server);
     page.choose("way", "post");
-    page.type_into("body", r#"["more than 20 bytes"]"#);
+    page.type_into("body", &json!(["more than 200 bytes".repeat(11)]).to_string());
     page.click("#publish button");
-    page.until_says("answer", "Refused with 413: the body is larger than the largest message, 20 bytes");
+    page.until_says("answer", "Refused with 413: the body is larger than the largest message, 200 bytes");
 }
 
 fn a_close_is_shown_and_mended(browser: &mut Browser) {
@@ -226,14 +243,63 @@ fn a_close_is_shown_and_mended(browser: &mut Browser) {
 }
 
 fn a_close_code_in_words(browser: &mut Browser) {
-    let server = Server::start(&[]);
+    let server = Server::start(&["--admin-tokens", "admin"]);
     let mut page = watch(browser, &server, "x");
-    page.choose("mode", "sub");
-    page.until("link.socket?.readyState === WebSocket.OPEN");
-    page.eval("link.socket.send('what a receive-only client may not do')");
-    page.until_says("list", "Closed with 1008 (against the rules): ");
+    client::end_connection(&server, "");
+    page.until_says("list", "Closed with 1008 (against the rules): disconnected");
     page.until_says("state", "Watching x");
+    page.until_says("list", "Connected again");
     is_quiet(&mut page, &server);
+}
+
+fn several_topics_on_one_socket(browser: &mut Browser) {
+    let server = Server::start(&[]);
+    let mut page = watch(browser, &server, "a b");
+    page.type_into("topic", "c/d");
+    page.click("#add");
+    page.until_says("state", "Watching a b, c/d");
+    assert_eq!(page.eval("location.hash"), "#a%20b&c/d");
+    server.connect("/t/a%20b?mode=pub").send_text("one");
+    page.until_says("list", "a bone");
+    page.type_into("body", "two");
+    page.click("#publish button");
+    page.until_says("list", "c/dtwo");
+    page.until_says("answer", "Published: offset 1, epoch ");
+    let opened = |page: &mut Page| {
+        let seen = page.take_seen().requests;
+        seen.iter().filter(|request| request["url"].as_str().unwrap().starts_with("ws://")).count()
+    };
+    assert_eq!(opened(&mut page), 1);
+    // The address names both topics.
+    page.eval("location.reload()");
+    page.until_says("state", "Watching a b, c/d");
+    assert_eq!(opened(&mut page), 1);
+    page.click("#topics button");
+    page.until_says("state", "Watching c/d");
+    assert_eq!(page.eval("[location.hash, ui.topics.hidden]"), json!(["#c/d", true]));
+    server.connect("/t/a%20b?mode=pub").send_text("no more");
+    server.connect("/t/c/d?mode=pub").send_text("three");
+    page.until_says("list", "three");
+    assert_eq!(page.eval("ui.list.textContent.includes('no more')"), false);
+    assert_eq!(opened(&mut page), 0);
+}
+
+/// Routes of topics speak the protocol too: the page finds them where there is no `/ws`. A connection there has the
+/// topic of its path alone, and the page says so.
+fn a_hub_without_its_own_path(browser: &mut Browser) {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("page-{}.toml", std::process::id()));
+    fs::write(&file, "[[routes]]\nmatch = \"/t/{topic...}\"\nhandler = \"hub\"\n").unwrap();
+    let server = Server::start(&["--config", file.to_str().unwrap()]);
+    fs::remove_file(file).unwrap();
+    let mut page = watch(browser, &server, "x");
+    page.type_into("body", "echoed");
+    page.click("#publish button");
+    page.until_says("list", "echoed");
+    page.type_into("topic", "y");
+    page.click("#add");
+    page.until_says("state", "the topic of its path");
+    server.connect("/t/x?mode=pub").send_text("more");
+    page.until_says("list", "more");
 }
 
 /// For a browser a close is clean only if the server has read everything that the page had sent. So the server reads on
@@ -264,10 +330,10 @@ fn a_refusal_is_explained(browser: &mut Browser) {
     let right = "right,right/=";
     let server = Server::start(&["--subscribe-tokens", right, "--publish-tokens", right]);
     let mut page = open(browser, &server, "x");
-    page.until_says("state", "Refused with 401: subscribing needs a bearer token");
+    page.until_says("state", "Refused: subscribing needs a bearer token");
     page.type_into("token", "wrong");
     page.click("#watch button");
-    page.until_says("state", "Refused with 401: the bearer token is not valid; or http://");
+    page.until_says("state", "Refused: the bearer token is not valid");
     // Neither another try nor another mode would help.
     assert_eq!(page.eval("[ui.now.hidden, ui.instead.hidden, ui.again.textContent]"), json!([true, true, ""]));
     // The token was among the subprotocols of the request, and is in no address.
@@ -276,9 +342,8 @@ fn a_refusal_is_explained(browser: &mut Browser) {
         let mut urls = seen.requests.iter().map(|request| request["url"].as_str().unwrap());
         urls.any(|url| url.starts_with(begin) && url.ends_with(end))
     };
-    assert!(has_shown("ws://", "/t/x?echo=true"), "{:#?}", seen.requests);
+    assert!(has_shown("ws://", "/ws?binary=true"), "{:#?}", seen.requests);
     assert!(!has_shown("ws://", "wrong"), "{:#?}", seen.requests);
-    assert!(has_shown("http://", "/t/x?echo=true"), "{:#?}", seen.requests);
     assert!(!page.eval("location.href").as_str().unwrap().contains("wrong"));
     page.type_into("token", "right");
     page.click("#watch button");
@@ -299,31 +364,30 @@ fn tokens_for_one_way_only(browser: &mut Browser) {
     let mut page = open(browser, &server, "x");
     page.type_into("token", "s");
     page.click("#watch button");
-    page.until_says("state", "Refused with 403: this token is not for publishing");
-    page.until_says("instead", "Only receive");
-    page.click("#instead");
     page.until_says("state", "Watching x");
-    assert_eq!(page.eval("[ui.mode.value, ui.way.value, ui.instead.hidden]"), json!(["sub", "post", true]));
-    assert_eq!(page.eval("ui.other_token.hidden"), true);
+    assert_eq!(page.eval("[ui.other_token.hidden, ui.instead.hidden]"), json!([true, true]));
     page.type_into("body", "hello");
     page.click("#publish button");
-    page.until_says("answer", "Refused with 403: this token is not for publishing");
-    assert_eq!(page.eval("document.activeElement.id"), "publish_token");
+    page.until_says("answer", "Refused: this token is not for publishing");
+    assert_eq!(page.eval("[document.activeElement.id, ui.way.value]"), json!(["publish_token", "post"]));
     page.type_into("publish_token", "p");
     page.until_says("curl", "Bearer $PUBLISH_TOKEN");
     page.until_says("wscat", "Bearer $TOKEN");
     page.click("#publish button.main");
     page.until_says("list", "hello");
     page.until_says("answer", "Published: offset 1");
-    // Then the right to publish is missing, after that the right to subscribe.
+    // The token to publish is that of a connection that only publishes.
     page.choose("mode", "pub");
     page.until_says("state", "Connected, only to publish, to x");
+    page.choose("way", "socket");
+    page.click("#publish button.main");
+    page.until_says("answer", "Published: offset 2");
     page.type_into("publish_token", "");
     page.choose("mode", "both");
-    page.until_says("state", "Refused with 403");
+    page.until_says("state", "Watching x");
     page.type_into("token", "p");
     page.click("#watch button");
-    page.until_says("state", "Refused with 403: this token is not for subscribing");
+    page.until_says("state", "Refused: this token is not for subscribing");
     page.until_says("instead", "Only publish");
     page.click("#instead");
     page.until_says("state", "Connected, only to publish, to x");

@@ -60,6 +60,7 @@ const BUILDINGS: &[Building] = &[
             "schedule",
             "parking",
             "ending",
+            "shedding",
             "slow",
             "top",
             "census",

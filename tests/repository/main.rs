@@ -1,5 +1,6 @@
 //! Checks of the repository's files that the compiler does not make.
 
+mod client_js;
 mod code_map;
 mod deploy;
 mod documents;

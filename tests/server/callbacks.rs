@@ -52,11 +52,11 @@ impl Application {
         self.state.questions.lock().unwrap().clone()
     }
 
-    fn hold(&self) {
+    pub(crate) fn hold(&self) {
         *self.state.is_held.lock().unwrap() = true;
     }
 
-    fn let_go(&self) {
+    pub(crate) fn let_go(&self) {
         *self.state.is_held.lock().unwrap() = false;
         self.state.is_let_go.notify_all();
     }

@@ -34,6 +34,7 @@ fn flags_win_over_variables_and_these_over_the_file() {
         ("max_unfinished", "\"512MiB\"", "513MiB", "514MiB"),
         ("max_bodies", "\"65MiB\"", "66MiB", "67MiB"),
         ("message_timeout", "\"1s\"", "2s", "3s"),
+        ("max_subscriptions", "1", "2", "3"),
         ("max_idle_topics", "1", "2", "3"),
         ("ping_interval", "0", "2s", "3h"),
         ("log", "\"warn\"", "off", "ringhub=debug"),
@@ -149,6 +150,9 @@ fn a_file_says_what_is_wrong_and_where() {
     check("shards = \"abc\"", "1: shards: \"abc\" is no whole number from 1 to 256");
     check("max_connections = \"\"", "1: max_connections: \"\" is no whole number from 1 to 16777216");
     check("max_http_connections = -1", "1: max_http_connections: \"-1\" is no whole number from 1 to");
+    check("max_subscriptions = 0", "1: max_subscriptions: 0 is not between 1 and 65536");
+    check("max_subscriptions = 65537", "1: max_subscriptions: 65537 is not between 1 and 65536");
+    check("max_subscriptions = -1", "1: max_subscriptions: \"-1\" is no whole number from 1 to 65536");
     check("max_idle_topics = -1", "1: max_idle_topics: \"-1\" is no whole number from 0 to");
     check("ping_interval = \"5sec\"", "1: ping_interval: \"5sec\": \"sec\" is no unit of time: ms, s, m or h");
     check("ping_interval = \"1.5s\"", "1: ping_interval: \"1.5s\" is no whole number of a unit of time");

@@ -50,3 +50,4 @@ mod top;
 mod topics_table;
 mod trusted_proxies;
 mod urgent;
+mod v1;

@@ -17,12 +17,13 @@ const LIMITS: &[&str] = &[
     "--shards=1",
     "--max-connections=100",
     "--max-http-connections=20",
-    "--max-message=1MiB",
+    "--max-message=256KiB",
     "--max-backlog=2MiB",
     "--max-gathered=2MiB",
-    "--max-unfinished=64MiB",
-    "--max-bodies=16MiB",
+    "--max-unfinished=16MiB",
+    "--max-bodies=4MiB",
     "--max-idle-topics=100",
+    "--max-subscriptions=1",
 ];
 
 /// How many subscribers read nothing.
@@ -32,7 +33,7 @@ const MESSAGE: usize = 16_000;
 const MESSAGES: usize = 122;
 /// How many of the subscribers have begun a message of nearly the largest size.
 const BEGUN: usize = 60;
-const UNFINISHED: usize = 1_000_000;
+const UNFINISHED: usize = 250_000;
 const BODIES: usize = 15;
 
 #[test]
@@ -194,7 +195,7 @@ fn post(stream: &mut TcpStream, target: &str, body: &[u8]) {
 /// Sends all of a body but its last byte.
 fn begin_body(server: &Server) -> TcpStream {
     let mut stream = dial(server.address());
-    let body = pattern(1, 1 << 20);
+    let body = pattern(1, 256 << 10);
     let head = format!("POST /t/body HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(&body[..body.len() - 1]).unwrap();

@@ -107,7 +107,7 @@ fn a_server_in_the_sandbox_serves_publishes_and_drains() {
         // A slow consumer has a backlog. When the server closes this connection, it sends a reset.
         let slow = server.connect("/t/slow?mode=sub");
         let mut fast = server.connect("/t/slow?mode=pub");
-        (0..200).for_each(|_| fast.send_text(&"x".repeat(60_000)));
+        (0..300).for_each(|_| fast.send_text(&"x".repeat(60_000)));
         server.expect_counts(&[("slow_closed_total", 1)]);
         drop((slow, fast, stream));
         server.signal(Signal::TERM);

@@ -115,7 +115,7 @@ fn runs_under_the_minimal_profile(sandbox: &str) {
     // A slow consumer has a backlog, and its close sends a reset.
     let slow = server.connect("/t/slow?mode=sub");
     let mut fast = server.connect("/t/slow?mode=pub");
-    (0..200).for_each(|_| fast.send_text(&"x".repeat(60_000)));
+    (0..300).for_each(|_| fast.send_text(&"x".repeat(60_000)));
     server.expect_counts(&[("slow_closed_total", 1)]);
     drop((slow, fast, subscribers, stream));
     let log = server.end();

@@ -31,7 +31,7 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(config.limits.message.message_bytes_max, 1 << 20);
     assert_eq!(config.limits.message.frame_bytes_max, 1 << 20);
     assert_eq!(config.limits.message.fragments_max, 65_537);
-    assert_eq!(config.limits.backlog_bytes_max, 4 << 20);
+    assert_eq!(config.limits.backlog_bytes_max, 13 << 20);
     let KeepAlive { ping_interval, pong_timeout, .. } = config.keep_alive;
     assert_eq!((ping_interval, pong_timeout), (300, 100));
 }
@@ -173,7 +173,11 @@ fn sizes_are_at_most_a_tebibyte() {
 
 #[test]
 fn the_backlog_holds_two_of_the_largest_messages() {
-    assert_eq!(config(&["--max-message", "16MiB"]).unwrap().limits.backlog_bytes_max, 32 << 20);
+    // As JSON each may have six times its bytes.
+    assert_eq!(config(&["--max-message", "16MiB"]).unwrap().limits.backlog_bytes_max, 193 << 20);
+    assert_eq!(config(&["--max-message", "64KiB"]).unwrap().limits.backlog_bytes_max, 4 << 20);
+    let warns = |flags: &[&str]| config(flags).unwrap().warnings().iter().any(|text| text.contains("max_backlog is"));
+    assert!(warns(&["--max-backlog", "12MiB"]) && !warns(&["--max-backlog", "13MiB"]) && !warns(&[]));
 }
 
 /// Each shard has its part of the accepts, and no other rate is divided.

@@ -199,6 +199,11 @@ impl Reader<'_> {
 
     /// Returns a surface with the values of its keys, which it has checked.
     fn fit_surface(&mut self, surface: &'static Surface, parts: &mut Parts, origin: &Origin) -> Option<SurfaceConfig> {
+        if let (Some(protocol), Some(at)) = (surface.protocol, parts.origins.get("protocols").and_then(|at| at.first()))
+        {
+            let what = format!("{:?} has one subprotocol, {protocol}; leave the key out", surface.name);
+            return self.fail("routes.protocols", at.clone(), &what);
+        }
         let mut values = RouteValues::default();
         let mut origins = Vec::new();
         for (key, value, at) in mem::take(&mut parts.of_surfaces) {
@@ -329,7 +334,7 @@ impl Reader<'_> {
         self.checked("routes.allowed_origins", value, || Origins::new(origins))
     }
 
-    fn size(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<u64> {
+    pub(in crate::config) fn size(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<u64> {
         let size: Size = self.keep(self.file.value(key, value))?;
         Some(size.0)
     }

@@ -1,17 +1,21 @@
 //! The columns of the rules of topics, as the settings' file has them.
 
 use super::super::{
+    quantities::Time,
     routes::reader::{Reader, Value},
-    value::one_of,
+    value::{Shape, one_of},
 };
-use crate::hub::{Permission, TopicRule};
+use crate::hub::{KeyPointer, Overflow, Permission, TopicRule};
 
-/// A column of the rules of topics: a key of the table, and the field of a rule that it sets.
+/// A column of the rules of topics: a key of the table, and the reader of its value.
 pub(in crate::config) struct Column {
     /// The key after the prefix `topics.`, as errors name it.
     pub(in crate::config) qualified: &'static str,
-    pub(super) set: fn(TopicRule, Permission) -> TopicRule,
+    pub(super) read: fn(&mut Reader<'_>, &'static str, Value<'_, '_>) -> Option<Change>,
 }
+
+/// Sets a column of a rule to the value that was read.
+pub(super) type Change = Box<dyn FnOnce(TopicRule) -> TopicRule>;
 
 impl Column {
     /// Returns the key as it stands in the table of a rule.
@@ -22,10 +26,18 @@ impl Column {
 
 /// All columns, in the order in which errors name them.
 pub(in crate::config) const COLUMNS: &[Column] = &[
-    Column { qualified: "topics.subscribe", set: TopicRule::subscribe },
-    Column { qualified: "topics.publish", set: TopicRule::publish },
-    Column { qualified: "topics.presence", set: TopicRule::presence },
-    Column { qualified: "topics.history", set: TopicRule::history },
+    Column { qualified: "topics.subscribe", read: |r, key, value| r.permission(key, value, TopicRule::subscribe) },
+    Column { qualified: "topics.publish", read: |r, key, value| r.permission(key, value, TopicRule::publish) },
+    Column { qualified: "topics.presence", read: |r, key, value| r.permission(key, value, TopicRule::presence) },
+    Column { qualified: "topics.history", read: |r, key, value| r.permission(key, value, TopicRule::history) },
+    Column { qualified: "topics.slow", read: |r, key, value| r.overflow(key, value) },
+    Column { qualified: "topics.key", read: |r, key, value| r.key_pointer(key, value) },
+    Column {
+        qualified: "topics.backlog_bytes",
+        read: |r, key, value| r.size(key, value).map(|bytes| change(move |rule| rule.backlog_bytes(bytes))),
+    },
+    Column { qualified: "topics.backlog_messages", read: |r, key, value| r.backlog_messages(key, value) },
+    Column { qualified: "topics.backlog_age", read: |r, key, value| r.backlog_age(key, value) },
 ];
 
 /// Returns the keys of a rule.
@@ -42,10 +54,52 @@ const PERMISSIONS: [(&str, Permission); 5] = [
     ("nobody", Permission::Nobody),
 ];
 
+/// The policies for slow subscribers.
+const POLICIES: [Overflow; 4] = [Overflow::Close, Overflow::DropOldest, Overflow::DropNewest, Overflow::Latest];
+
+fn change(set: impl FnOnce(TopicRule) -> TopicRule + 'static) -> Change {
+    Box::new(set)
+}
+
 impl Reader<'_> {
-    pub(super) fn permission(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<Permission> {
+    fn permission(
+        &mut self,
+        key: &'static str,
+        value: Value<'_, '_>,
+        set: fn(TopicRule, Permission) -> TopicRule,
+    ) -> Option<Change> {
         let expected = "\"admitted\", \"granted\", \"anyone\", \"callback\" or \"nobody\"";
         let name = self.text(key, expected, value)?;
-        self.checked(key, value, || one_of(&name, &PERMISSIONS))
+        let permission = self.checked(key, value, || one_of(&name, &PERMISSIONS))?;
+        Some(change(move |rule| set(rule, permission)))
+    }
+
+    fn overflow(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<Change> {
+        let expected = "\"close\", \"drop_oldest\", \"drop_newest\" or \"latest\"";
+        let name = self.text(key, expected, value)?;
+        let overflow = self.checked(key, value, || one_of(&name, &POLICIES.map(|policy| (policy.name(), policy))))?;
+        Some(change(move |rule| rule.slow(overflow)))
+    }
+
+    fn key_pointer(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<Change> {
+        let text = self.text(key, "a JSON pointer in quotes, such as \"/symbol\"", value)?;
+        let pointer = text.parse::<KeyPointer>();
+        let pointer = self.checked(key, value, || pointer.map_err(|error| format!("{text:?} is no key: {error}")))?;
+        Some(change(move |rule| rule.key(pointer)))
+    }
+
+    fn backlog_messages(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<Change> {
+        let shape = Shape { key, is_list: false, takes_integers: true, expected: "a number" };
+        let items = self.keep(self.file.items(shape, value))?;
+        let text = items.into_iter().next().map(|(text, _)| text)?;
+        let count = self.checked(key, value, || text.parse::<u64>().map_err(|_| format!("{text:?} is no number")))?;
+        Some(change(move |rule| rule.backlog_messages(count)))
+    }
+
+    fn backlog_age(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<Change> {
+        let text = self.text(key, "a time in quotes, such as \"500ms\"", value)?;
+        let Time(age) = self.checked(key, value, || text.parse())?;
+        let ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        Some(change(move |rule| rule.backlog_age_ms(ms)))
     }
 }

@@ -72,7 +72,7 @@ impl Reader<'_> {
                 "match" => patterns = self.topic_patterns(value),
                 other => match COLUMNS.iter().find(|column| column.name() == other) {
                     Some(column) => {
-                        columns.extend(self.permission(column.qualified, value).map(|value| (column, value)));
+                        columns.extend((column.read)(&mut self, column.qualified, value));
                     }
                     None => {
                         self.unknown(self.file.origin(key.span().start), TOPICS, "a rule of topics", other, &names());
@@ -89,7 +89,7 @@ impl Reader<'_> {
             return self.fail("topics.match", origin, what);
         };
         let rule = TopicRule::new(patterns.iter().map(|(pattern, _)| pattern.clone()));
-        let rule = columns.into_iter().fold(rule, |rule, (column, permission)| (column.set)(rule, permission));
+        let rule = columns.into_iter().fold(rule, |rule, change| change(rule));
         Some((GivenTopicRule { rule, origin, shown }, patterns))
     }
 
@@ -124,7 +124,7 @@ mod tests {
 
     use crate::{
         config::{Config, Flags, Given, effective},
-        hub::{Permission, TopicName, TopicTable},
+        hub::{Overflow, Permission, SlowRules, Tags, TopicName, TopicTable},
     };
 
     /// Reads a file with this text, of which the first line is a setting. Returns the configuration and its printed
@@ -163,6 +163,29 @@ mod tests {
         assert!(config.topics[0].origin.to_string().ends_with(":2"));
     }
 
+    #[test]
+    fn policies_are_read() {
+        let text = "[[topics]]\nmatch = \"prices/*\"\nslow = \"latest\"\nkey = \"/symbol\"\nbacklog_bytes = \"2MiB\"\n\
+                    backlog_messages = 100\nbacklog_age = \"5s\"\n\
+                    [[topics]]\nmatch = \"log\"\nslow = \"drop_oldest\"\n\
+                    [[topics]]\nmatch = \"first\"\nslow = \"drop_newest\"\n\
+                    [[topics]]\nmatch = \"few\"\nslow = \"close\"\nbacklog_messages = 7\n";
+        let (config, shown) = read(text).unwrap();
+        assert!(shown.contains("slow = \"latest\"\nkey = \"/symbol\"\nbacklog_bytes = \"2MiB\""), "{shown}");
+        let table = TopicTable::new(config.topics.iter().map(|given| &given.rule)).unwrap();
+        let of = |name| table.of(&TopicName::new(name).unwrap());
+        let slow = |overflow| SlowRules { overflow, ..SlowRules::default() };
+        let limits = (Some(2 << 20), Some(100), Some(5_000));
+        let (bytes_max, messages_max, age_max_ms) = limits;
+        let prices = SlowRules { bytes_max, messages_max, age_max_ms, overflow: Overflow::Latest };
+        assert_eq!((of("prices/x").slow, of("prices/x").key), (prices, "/symbol".parse().ok()));
+        assert_eq!(of("log").slow, slow(Overflow::DropOldest));
+        assert_eq!(of("first").slow, slow(Overflow::DropNewest));
+        assert_eq!(of("few").slow, SlowRules { messages_max: Some(7), ..slow(Overflow::Close) });
+        let tags = ["prices/x", "few", "other"].map(|name| of(name).tags);
+        assert_eq!(tags, [Tags::On, Tags::On, Tags::Off], "a topic without such a rule has no tags");
+    }
+
     /// Each error has its place, and all errors of a file are found together.
     #[test]
     fn wrong_rules_are_named() {
@@ -182,6 +205,22 @@ mod tests {
             (rule("match = 7"), "FILE:3: topics.match: a topic's name or a pattern in quotes".into()),
             (rule("match = \"a\"\npublish = \"all\""), "FILE:4: topics.publish: \"all\" is none of admitted, ".into()),
             (rule("match = \"a\"\nsubscribe = true"), format!("FILE:4: topics.subscribe: {admitted} is expected")),
+            (
+                rule("match = \"a\"\nslow = \"drop\""),
+                "FILE:4: topics.slow: \"drop\" is none of close, drop_oldest, drop_newest, latest".into(),
+            ),
+            (rule("match = \"a\"\nslow = 7"), "FILE:4: topics.slow: \"close\", \"drop_oldest\", ".into()),
+            (
+                rule("match = \"a\"\nkey = \"symbol\""),
+                "FILE:4: topics.key: \"symbol\" is no key: a JSON pointer begins with a slash".into(),
+            ),
+            (rule("match = \"a\"\nbacklog_bytes = \"7 cows\""), "FILE:4: topics.backlog_bytes: ".into()),
+            (
+                rule("match = \"a\"\nbacklog_messages = \"many\""),
+                "FILE:4: topics.backlog_messages: \"many\" is no number".into(),
+            ),
+            (rule("match = \"a\"\nbacklog_messages = -1"), "FILE:4: topics.backlog_messages: ".into()),
+            (rule("match = \"a\"\nbacklog_age = \"soon\""), "FILE:4: topics.backlog_age: \"soon\" is no time".into()),
             (
                 rule("match = \"a\"\nsubscibe = \"anyone\""),
                 "FILE:4: unknown key \"subscibe\" of a rule of topics; did you mean \"subscribe\"?".into(),

@@ -1,6 +1,8 @@
 //! Tests of backlogs.
 
 mod model;
+mod shed;
+mod shed_limits;
 
 use bytes::Bytes;
 use proptest::prelude::*;

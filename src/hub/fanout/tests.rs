@@ -49,7 +49,10 @@ fn connect_for(hub: &mut ShardHub<Wants>, format: Format) -> ConnectionId {
 
 fn join(hub: &mut ShardHub<Wants>, topic: &str, echo: bool) -> ConnectionId {
     let id = connect(hub);
-    assert_eq!(hub.subscribe(id, &name(topic), SubscribeOptions { has_echo: echo }), Subscribed::Live);
+    assert_eq!(
+        hub.subscribe(id, &name(topic), SubscribeOptions { has_echo: echo, ..SubscribeOptions::default() }),
+        Subscribed::Live
+    );
     id
 }
 
@@ -314,7 +317,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..160)
 }
 
-const ECHO: SubscribeOptions = SubscribeOptions { has_echo: true };
+const ECHO: SubscribeOptions = SubscribeOptions { has_echo: true, has_silent_lags: false };
 
 const TOPICS: [&str; 3] = ["a", "b", "c"];
 
@@ -347,7 +350,7 @@ impl Model {
     }
 
     fn take(&mut self, slot: u32, format: Format, last: Vec<Owed>) {
-        for Owed { topic, pieces } in last {
+        for Owed { topic, pieces, .. } in last {
             let texts = self.tagged(&topic, format, &pieces);
             assert!(texts.iter().all(|text| text.starts_with(topic.as_str())), "{texts:?} of {topic}");
             assert_eq!(texts.len(), pieces.iter().map(|piece| piece.messages as usize).sum::<usize>());
@@ -359,8 +362,9 @@ impl Model {
     fn tagged(&self, topic: &TopicName, format: Format, pieces: &[Piece]) -> Vec<String> {
         for piece in pieces {
             let texts = plain(format, slice::from_ref(piece));
-            let tags = piece.tags.as_ref().map(|tags| tags.messages().iter().map(|message| message.tag));
-            let expected = has_tags(topic).then(|| texts.iter().map(|text| self.tags[text]).collect::<Vec<_>>());
+            let tags = piece.tags.as_ref().map(|tags| tags.messages().iter().map(|message| message.tag.clone()));
+            let expected =
+                has_tags(topic).then(|| texts.iter().map(|text| self.tags[text].clone()).collect::<Vec<_>>());
             assert_eq!(tags.map(Iterator::collect), expected, "{texts:?} of {topic}");
         }
         plain(format, pieces)
@@ -378,7 +382,7 @@ impl Model {
                 continue;
             };
             for walk in shares_of_visit(hub, walk, slot, &self.walks, further_max) {
-                let Owed { topic, pieces } = hub.owed_by_walk(walk, slot);
+                let Owed { topic, pieces, .. } = hub.owed_by_walk(walk, slot);
                 let texts = self.tagged(&topic, walk.format, &pieces);
                 self.see(slot, texts);
             }
@@ -391,8 +395,11 @@ impl Model {
             Step::Connect(format) => self.live.push(connect_for(hub, FORMATS[format])),
             Step::Subscribe(which, topic, echo) => {
                 let Some(id) = some(which) else { return };
-                let is_new =
-                    hub.subscribe(id, &name(TOPICS[topic]), SubscribeOptions { has_echo: echo }) == Subscribed::Live;
+                let is_new = hub.subscribe(
+                    id,
+                    &name(TOPICS[topic]),
+                    SubscribeOptions { has_echo: echo, ..SubscribeOptions::default() },
+                ) == Subscribed::Live;
                 assert_eq!(is_new, !self.owed.contains_key(&(id.slot(), topic)));
                 if is_new {
                     self.owed.insert((id.slot(), topic), Vec::new());
@@ -423,7 +430,7 @@ impl Model {
                 hub.note_time(Millis(self.count));
                 let place =
                     hub.publish_by_name(&name(TOPICS[topic]), Some(id), Publication::text(&text), Scope::Server);
-                self.tags.insert(text.clone(), Tag { place, time: Millis(self.count) });
+                self.tags.insert(text.clone(), Tag { place, time: Millis(self.count), key: None });
                 for (&(slot, of), owed) in &mut self.owed {
                     if of == topic && (slot != id.slot() || self.echoes[&(slot, of)]) {
                         owed.push(text.clone());

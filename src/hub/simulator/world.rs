@@ -189,7 +189,7 @@ impl World {
     }
 
     fn tell(&mut self, joined: Vec<Joined>) {
-        for Joined { id, topic: name } in joined {
+        for Joined { id, topic: name, .. } in joined {
             let number = (0..TOPICS).find(|&number| topic(number) == name).unwrap();
             let ordered = self.ordered(number);
             let subscriber = self.members.get_mut(&(id, number)).expect("who is told has subscribed");
@@ -199,8 +199,11 @@ impl World {
 
     pub(super) fn subscribe(&mut self, id: ConnectionId, number: usize, echo: bool) -> Subscribed {
         self.rouse(usize::from(id.shard()));
-        let outcome =
-            self.hubs[usize::from(id.shard())].subscribe(id, &topic(number), SubscribeOptions { has_echo: echo });
+        let outcome = self.hubs[usize::from(id.shard())].subscribe(
+            id,
+            &topic(number),
+            SubscribeOptions { has_echo: echo, ..SubscribeOptions::default() },
+        );
         assert_eq!(outcome == Subscribed::Already, self.members.contains_key(&(id, number)));
         if outcome != Subscribed::Already {
             let told_at = (outcome == Subscribed::Live).then(|| self.ordered(number));

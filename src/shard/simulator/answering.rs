@@ -169,7 +169,8 @@ impl Papers {
         let id = hands.id();
         match act {
             Act::Subscribe { topic, echo, then } => {
-                let outcome = hands.subscribe(&topic_name(topic), SubscribeOptions { has_echo: echo });
+                let outcome = hands
+                    .subscribe(&topic_name(topic), SubscribeOptions { has_echo: echo, ..SubscribeOptions::default() });
                 if outcome.is_ok() {
                     self.then.insert((id, topic), then);
                 }

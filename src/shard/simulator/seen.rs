@@ -25,7 +25,7 @@ impl Seen {
 
     pub(super) fn check(&self) {
         // These are not checked: counters of events before a connection is established, between shards or in the hot
-        // ring; rates, the budget and expiry, which have runs of their own; and gauges that are 0 at the end.
+        // ring; rates, the budget, policies and expiry, which have runs of their own; and gauges that are 0 at the end.
         let elsewhere = [
             Counter::ConnectionsOpen,
             Counter::SlowConsumers,
@@ -44,6 +44,11 @@ impl Seen {
             Counter::GatheredBytes,
             Counter::LaneEntries,
             Counter::LaneWaitingBytes,
+            Counter::DroppedOldest,
+            Counter::DroppedNewest,
+            Counter::DroppedOutdated,
+            Counter::LagsTold,
+            Counter::Lagging,
             Counter::MemoryClosed,
             Counter::MemoryOpeningsEnded,
             Counter::TokenExpired,

@@ -263,8 +263,10 @@ pub(super) fn arrival<S>(
     answer: Bytes,
     leftover: BytesMut,
 ) -> Arrival<S> {
-    let subscriptions =
-        subscriptions.into_iter().map(|(topic, echo)| (topic, SubscribeOptions { has_echo: echo })).collect();
+    let subscriptions = subscriptions
+        .into_iter()
+        .map(|(topic, echo)| (topic, SubscribeOptions { has_echo: echo, ..SubscribeOptions::default() }))
+        .collect();
     Arrival {
         begun: Instant::now(),
         access: None,

@@ -53,7 +53,7 @@ impl Simulation {
             let at = count_up_to(order, place);
             assert!(at > last, "{place:?} comes behind the tag of message {last} in topic {topic}");
             let ordered = &order[at as usize - 1];
-            assert_eq!(ordered.tag, tag, "the tag is that of message {at} in topic {topic}");
+            assert_eq!(&ordered.tag, tag, "the tag is that of message {at} in topic {topic}");
             if index > 0 || !may_be_cut {
                 let payload = payload(client, &bytes[begin..end]);
                 assert_eq!(read_name(&payload), read_name(&ordered.beginning), "message {at} of topic {topic}");

@@ -47,6 +47,14 @@ impl World {
 
     /// Returns a shard without clients, whose settings are the defaults after `change`.
     pub(super) fn without_clients(change: impl FnOnce(&mut Config)) -> Self {
+        Self::with_shard(change, |shard| shard)
+    }
+
+    /// Returns a shard without clients, whose settings are the defaults after `change`, and that `complete` completes.
+    pub(super) fn with_shard(
+        change: impl FnOnce(&mut Config),
+        complete: impl FnOnce(Shard<SimulatedIo>) -> Shard<SimulatedIo>,
+    ) -> Self {
         let mut config = Config::new(&Settings::default(), 20_000).expect("the defaults");
         change(&mut config);
         let network = Rc::new(RefCell::new(Network::new(Random::new(0), Weather::FAIR)));
@@ -54,7 +62,7 @@ impl World {
         let io = SimulatedIo::new(&network);
         let handlers = handlers(&config);
         let shard = Shard::new(MeshEnd::alone(), &config, io, handlers, Arc::clone(&counters), 1, Tick(0).begin());
-        World { shard, counters, network }
+        World { shard: complete(shard), counters, network }
     }
 
     /// Adds a client with so much room in its socket.

@@ -136,7 +136,7 @@ impl World {
     }
 
     fn join(&mut self, joined: Vec<Joined>) {
-        for Joined { id, topic: name } in joined {
+        for Joined { id, topic: name, .. } in joined {
             let number = (0..TOPICS).find(|&number| topic(number) == name).expect("a topic of these");
             let echo = self.pending.remove(&(id, number)).expect("a pending subscription joins, once");
             self.members[number].insert(id, Member { echo, owed: Vec::new(), seen: 0 });

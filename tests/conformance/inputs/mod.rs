@@ -1,6 +1,7 @@
 //! Inputs of the fuzz targets, made from seeds. Most inputs are valid, since random bytes rarely are.
 
 mod client_address;
+mod command;
 mod frames;
 mod hub;
 mod requests;
@@ -8,6 +9,7 @@ mod resolution;
 mod settings;
 
 pub(crate) use client_address::client_address;
+pub(crate) use command::command;
 pub(crate) use frames::frames;
 pub(crate) use hub::hub;
 pub(crate) use requests::requests;

@@ -37,7 +37,7 @@ fn ranges_are_those_that_hold() {
     const SHARDS: u64 = 2;
     let factor = |text: &str, is_time: bool| match text {
         "max_message" => Settings::default().max_message.0,
-        "max_backlog" => 4 << 20,
+        "max_backlog" => 13 << 20,
         "shards" => SHARDS,
         "handshake_timeout" => Settings::default().handshake_timeout.0.as_millis() as u64,
         text if is_time => text.parse::<Time>().unwrap().0.as_millis() as u64,

@@ -27,7 +27,10 @@ fn a_route_says_what_is_wrong_and_where() {
     check("routes = [\n  1]", "2: routes: a table is expected, not this integer");
     check("[[route]]", "1: unknown key \"route\"; did you mean \"routes\"?");
     check("\n[[routes]]", "2: routes.match: a route needs a path");
-    check("[[routes]]\nmatch = \"/\"", "1: routes.handler: a route needs a handler: \"hub\", \"echo\", \"files\" or");
+    check(
+        "[[routes]]\nmatch = \"/\"",
+        "1: routes.handler: a route needs a handler: \"hub\", \"echo\", \"ringhub.v1\",",
+    );
     check(
         "[[routes]]\nmatch = 1",
         "2: routes.match: a path in quotes, such as \"/chat/{room}\", is expected, not this",
@@ -40,7 +43,7 @@ fn a_route_says_what_is_wrong_and_where() {
     }
     check(
         "[[routes]]\nhandler = \"ech\"\nmatch = \"/\"",
-        "2: routes.handler: \"ech\" is none of hub, echo, files, page",
+        "2: routes.handler: \"ech\" is none of hub, echo, ringhub.v1, files, page",
     );
     check("[[routes]]\nhandler = \"hub\"\nmatch = \"/t/topic\"", "3: routes.match: \"/t/topic\" has no {topic}");
     check("[[routes]]\nhandler = \"files\"\nmatch = \"/\"", "2: routes.documents: a route of files needs a folder");
@@ -85,7 +88,7 @@ fn a_route_says_what_is_wrong_and_where() {
     hub("allowed_origins = [\"example.org\"]", "4: routes.allowed_origins: \"example.org\" is no origin");
     hub("max_message = 0", "4: routes.max_message: 0 is not between 1 and 1GiB");
     hub("max_message = \"much\"", "4: routes.max_message: \"much\" is no size");
-    hub("max_message = \"4MiB\"", "4: routes.max_message: 4MiB needs a max_backlog of 8MiB, which is 4MiB");
+    hub("max_message = \"8MiB\"", "4: routes.max_message: 8MiB needs a max_backlog of 16MiB, which is 13MiB");
     hub("max_frame = \"2MiB\"", "4: routes.max_frame: 2MiB is more than the route's largest message, 1MiB");
     hub("max_message = 10\nmax_frame = 11", "5: routes.max_frame: 11 is more than the route's largest message, 10");
     hub("max_frame = true", "4: routes.max_frame: a size, such as 65536 or \"64KiB\" is expected, not this boolean");
@@ -242,9 +245,9 @@ fn a_route_with_larger_messages_needs_room_for_them() {
         let memory = config(text).unwrap().memory();
         memory.into_iter().find(|part| part.name == name).unwrap().bytes
     };
-    // Two lanes lead from each shard to the other. Each lane has room for one of the largest messages; so have the runs
-    // of each shard, and the bodies.
-    for (name, count) in [("lanes between shards", 4), ("runs", 2), ("bodies", 1)] {
+    // Two lanes lead from each shard to the other. Each lane has room for one of the largest messages; so have the
+    // bodies. The runs of each shard have it in all forms: raw, as JSON with six times the bytes, and binary.
+    for (name, count) in [("lanes between shards", 4), ("runs", 2 * 8), ("bodies", 1)] {
         assert_eq!(bytes(&hub("3MiB"), name), bytes("", name) + count * (2 << 20), "{name}");
         assert_eq!(bytes(&hub("1KiB"), name), bytes("", name), "{name}");
     }

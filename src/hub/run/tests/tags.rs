@@ -20,7 +20,7 @@ fn message(number: u64, length: usize) -> Bytes {
 /// Returns the tag of a message; every third message has no place.
 fn tag(number: u64) -> Tag {
     let place = Place { previous: 0, epoch: 7, offset: 10 * number };
-    Tag { place: Some(place).filter(|_| !number.is_multiple_of(3)), time: Millis(number) }
+    Tag { place: Some(place).filter(|_| !number.is_multiple_of(3)), time: Millis(number), key: None }
 }
 
 /// Returns the numbers of the messages in these pieces, after a check of each piece's tags against its frames.
@@ -87,7 +87,7 @@ proptest! {
             match step {
                 Step::Append(length, except) => {
                     let number = list.len() as u64 + 1;
-                    run.append(&message(number, length), except, Some(tag(number)));
+                    run.append(&message(number, length), except, Some(&tag(number)));
                     list.push((number, except));
                 }
                 Step::Join(slot) => {
@@ -115,8 +115,8 @@ proptest! {
 fn joined_pieces_keep_their_tags() {
     let mut run = tagged(0);
     for number in 1..=2 * PIECES_MAX as u64 {
-        run.append(&message(number, LARGE_FRAME), Some(7).filter(|_| number.is_multiple_of(2)), Some(tag(number)));
-        run.append(&message(number, 0), None, Some(tag(number)));
+        run.append(&message(number, LARGE_FRAME), Some(7).filter(|_| number.is_multiple_of(2)), Some(&tag(number)));
+        run.append(&message(number, 0), None, Some(&tag(number)));
     }
     let mut run = run.freeze();
     assert!(run.pieces().len() < 2 * PIECES_MAX);
@@ -130,7 +130,7 @@ fn joined_pieces_keep_their_tags() {
 fn a_run_without_tags_ignores_them() {
     let fill = |mut run: Run, tag: &dyn Fn(u64) -> Option<Tag>| {
         for number in 0..100 {
-            run.append(&message(number, 300 * number as usize), Some(number as u32 % 2), tag(number));
+            run.append(&message(number, 300 * number as usize), Some(number as u32 % 2), tag(number).as_ref());
         }
         run
     };
@@ -152,7 +152,7 @@ fn tags_weigh() {
     let weigh = |tags, leavers: u32| {
         let mut run = Run::new(BytesMut::new(), tags);
         for number in 0..1_000 {
-            run.append(&message(number, 0), None, Some(tag(number)));
+            run.append(&message(number, 0), None, Some(&tag(number)));
             if number % 100 < u64::from(leavers) {
                 drop(run.owed(number as u32));
             }

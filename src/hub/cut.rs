@@ -1,0 +1,349 @@
+//! Cuts: whole messages are taken out of a backlog's labels, and lags take their places.
+//!
+//! A message of which a byte has been sent is never cut. The notice of a lag stands where the first message of the lag
+//! was. A message that is dropped later is added to a lag of the same topic and epoch that has not been told yet. So
+//! notices that wait are merged.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    mem,
+    ops::Range,
+};
+
+use super::{
+    label::{Label, Labels},
+    tag::{Tag, TaggedMessage},
+    topic_name::TopicName,
+    waiting::{Gap, Waiting},
+};
+
+/// A part of a backlog's unsent bytes that is taken out: whole messages of a label, or a notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// The unsent bytes before the part.
+    pub(super) at: usize,
+    pub(super) bytes: usize,
+    pub(super) messages: u32,
+}
+
+/// What becomes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Drop,
+    Keep,
+    /// The message is kept, and no other is looked at.
+    Stop,
+}
+
+/// Says what becomes of a message, by all that waits of its topic and by its tag.
+pub(super) type Judge<'a> = &'a mut dyn FnMut(&Waiting, &Tag) -> Verdict;
+
+impl Labels {
+    /// Cuts the messages of a topic that `judge` drops, the oldest first. Returns the cuts in their order.
+    pub(super) fn cut_oldest(&mut self, topic: &TopicName, judge: Judge<'_>) -> Vec<Cut> {
+        let Some(waiting) = self.waiting.take(topic) else { return Vec::new() };
+        let rest = mem::take(&mut self.labels);
+        let mut pass = Pass {
+            topic,
+            waiting,
+            front: Vec::new(),
+            cuts: Vec::new(),
+            cuts_before: 0,
+            at: 0,
+            notices: 0,
+            moved: None,
+            freed: 0,
+            taken: 0,
+        };
+        self.labels = pass.run(rest, judge);
+        let Pass { waiting, cuts, freed, taken, .. } = pass;
+        self.memory = self.memory + taken - freed;
+        self.finish(topic, waiting, &cuts);
+        cuts
+    }
+
+    /// Cuts the messages of a topic that `judge` drops, the newest first, until it keeps one. `bytes` is the length of
+    /// the backlog. Returns the cuts in their order.
+    pub(super) fn cut_newest(&mut self, topic: &TopicName, bytes: usize, judge: Judge<'_>) -> Vec<Cut> {
+        let Some(waiting) = self.waiting.take(topic) else { return Vec::new() };
+        let mut pass = BackwardPass { topic, waiting, back: Vec::new(), places: Vec::new(), notices: 0 };
+        let mut cuts = Vec::new();
+        let (mut at, mut is_done) = (bytes, false);
+        while !is_done && let Some(label) = self.labels.pop_back() {
+            at -= label.bytes;
+            pass.notices += usize::from(label.is_unsent_notice() && label.topic() == Some(topic));
+            let Some(tags) = label.tags.clone().filter(|_| label.topic() == Some(topic)) else {
+                pass.back.push(label);
+                continue;
+            };
+            let (first, count) = (label.first as usize, tags.messages().len());
+            let left = pass.drop_messages(&label, tags.messages(), judge);
+            is_done = left > first;
+            if left == count {
+                pass.back.push(label);
+                continue;
+            }
+            let bytes_left = tags.messages()[first..left].last().map_or(0, |last| last.end - label.sent());
+            cuts.push(Cut { at: at + bytes_left, bytes: label.bytes - bytes_left, messages: (count - left) as u32 });
+            if let Some(place) = pass.places.last_mut() {
+                *place = pass.back.len();
+            }
+            self.memory -= label.memory();
+            if left > first {
+                let tags = Some(tags.part(first..left));
+                let label = Label { bytes: bytes_left, messages: (left - first) as u32, first: 0, tags, ..label };
+                self.memory += label.memory();
+                pass.back.push(label);
+            }
+        }
+        let BackwardPass { waiting, mut back, places, .. } = pass;
+        for index in places.into_iter().rev() {
+            let notice = Label::notice(topic);
+            self.memory += notice.memory();
+            back.insert(index, notice);
+        }
+        self.labels.extend(back.into_iter().rev());
+        cuts.reverse();
+        self.finish(topic, waiting, &cuts);
+        cuts
+    }
+
+    /// Says for each message of a topic that may be dropped, the oldest first, whether it is the newest of its key.
+    pub(super) fn newest_of_keys(&self, topic: &TopicName) -> VecDeque<bool> {
+        let (mut keys, mut are_newest) = (HashSet::new(), VecDeque::new());
+        for label in self.labels.iter().rev().filter(|label| label.topic() == Some(topic)) {
+            let Some(tags) = &label.tags else { continue };
+            let sent = label.sent();
+            for index in (label.first as usize..tags.messages().len()).rev() {
+                if tags.begin(index) >= sent {
+                    are_newest.push_front(keys.insert(tags.messages()[index].tag.key.as_deref()));
+                }
+            }
+        }
+        are_newest
+    }
+
+    /// Returns how many messages of the labels end within the first `bytes` bytes, in which every message of a label
+    /// without tags ends.
+    pub(super) fn messages_within(&self, bytes: usize) -> u64 {
+        let (mut end, mut messages) = (0, 0);
+        for label in &self.labels {
+            if end + label.bytes > bytes {
+                return messages + label.tags().filter(|(of, _)| end + of <= bytes).count() as u64;
+            }
+            end += label.bytes;
+            messages += u64::from(label.messages);
+        }
+        messages
+    }
+
+    /// Puts a topic back, and counts the messages that are left.
+    fn finish(&mut self, topic: &TopicName, waiting: Waiting, cuts: &[Cut]) {
+        self.waiting.put(topic, waiting);
+        self.messages -= cuts.iter().map(|cut| u64::from(cut.messages)).sum::<u64>();
+    }
+}
+
+/// A pass over the labels of a backlog, from the back, that cuts the newest messages of one topic.
+struct BackwardPass<'a> {
+    topic: &'a TopicName,
+    waiting: Waiting,
+    /// The labels that the pass has come by, the last of the backlog first.
+    back: Vec<Label>,
+    /// Where new notices stand in `back`.
+    places: Vec<usize>,
+    /// The unsent notices of the topic that the pass has come by.
+    notices: usize,
+}
+
+impl BackwardPass<'_> {
+    /// Notes the messages of a label that `judge` drops, the newest first. Returns how many messages of the label's
+    /// tags are left.
+    fn drop_messages(&mut self, label: &Label, messages: &[TaggedMessage], judge: Judge<'_>) -> usize {
+        let (sent, first, policy) = (label.sent(), label.first as usize, self.waiting.slow.overflow);
+        let mut left = messages.len();
+        while left > first {
+            let TaggedMessage { end, tag } = &messages[left - 1];
+            let begin = left.checked_sub(2).map_or(0, |before| messages[before].end);
+            if begin < sent || judge(&self.waiting, tag) != Verdict::Drop {
+                break;
+            }
+            self.waiting.bytes -= end - begin;
+            self.waiting.messages -= 1;
+            let gaps = &mut self.waiting.gaps;
+            let told = gaps.iter().rposition(|gap| gap.takes(tag)).unwrap_or_else(|| {
+                let index = gaps.len() - self.notices - self.places.len();
+                gaps.insert(index, Gap::new(self.topic, policy));
+                self.places.push(self.back.len());
+                index
+            });
+            gaps[told].note(tag, policy);
+            left -= 1;
+        }
+        left
+    }
+}
+
+/// A pass over the labels of a backlog, from the front, that cuts messages of one topic.
+struct Pass<'a> {
+    topic: &'a TopicName,
+    waiting: Waiting,
+    /// The labels that the pass has come by.
+    front: Vec<Label>,
+    cuts: Vec<Cut>,
+    /// The cuts of the labels before this one. A cut is within a label, and so within a piece.
+    cuts_before: usize,
+    /// The unsent bytes before the next label.
+    at: usize,
+    /// The unsent notices of the topic that the pass has come by.
+    notices: usize,
+    /// The number, among the topic's unsent notices that are still ahead, of a notice that has moved to the front.
+    moved: Option<usize>,
+    /// The memory of the labels that are gone.
+    freed: usize,
+    /// The memory of the labels that are new.
+    taken: usize,
+}
+
+impl Pass<'_> {
+    /// Makes the pass, and returns the labels that are left.
+    fn run(&mut self, mut rest: VecDeque<Label>, judge: Judge<'_>) -> VecDeque<Label> {
+        let mut is_done = false;
+        while (!is_done || self.moved.is_some())
+            && let Some(label) = rest.pop_front()
+        {
+            let (at, is_own) = (self.at, label.topic() == Some(self.topic));
+            self.at += label.bytes;
+            if is_own && label.is_unsent_notice() {
+                self.pass_notice(at, label);
+            } else if is_own && label.tags.is_some() && !is_done {
+                is_done = self.pass_messages(at, label, judge);
+            } else {
+                self.front.push(label);
+            }
+        }
+        for label in self.front.drain(..).rev() {
+            rest.push_front(label);
+        }
+        rest
+    }
+
+    /// Keeps a notice, unless the notice has moved to the front.
+    fn pass_notice(&mut self, at: usize, label: Label) {
+        match self.moved {
+            Some(0) => {
+                self.moved = None;
+                self.freed += label.memory();
+                if label.bytes > 0 {
+                    self.cuts.push(Cut { at, bytes: label.bytes, messages: 0 });
+                }
+                return;
+            }
+            Some(ahead) => self.moved = Some(ahead - 1),
+            None => {}
+        }
+        self.notices += 1;
+        self.front.push(label);
+    }
+
+    /// Cuts the messages of a label that `judge` drops. Returns whether the pass is done.
+    fn pass_messages(&mut self, at: usize, mut label: Label, judge: Judge<'_>) -> bool {
+        let Some(tags) = label.tags.clone() else { return false };
+        let (sent, count) = (label.sent(), tags.messages().len());
+        // The messages that are kept before the first that is dropped, and after it.
+        let (mut before, mut after) = (label.first as usize..label.first as usize, Vec::<Range<usize>>::new());
+        self.cuts_before = self.cuts.len();
+        let (mut has_notice, mut is_cut, mut is_done) = (false, false, false);
+        for index in label.first as usize..count {
+            let (begin, message) = (tags.begin(index), &tags.messages()[index]);
+            let verdict = match begin < sent {
+                true => Verdict::Keep,
+                false => judge(&self.waiting, &message.tag),
+            };
+            is_done = verdict == Verdict::Stop;
+            let left = if is_done { index..count } else { index..index + 1 };
+            if verdict == Verdict::Drop {
+                has_notice |= self.note(&message.tag);
+                self.cut(at + begin - sent, message.end - begin);
+                is_cut = true;
+            } else if !is_cut {
+                before.end = left.end;
+            } else if let Some(last) = after.last_mut().filter(|last| last.end == left.start) {
+                last.end = left.end;
+            } else {
+                after.push(left);
+            }
+            if is_done {
+                break;
+            }
+        }
+        if !is_cut {
+            self.front.push(label);
+            return is_done;
+        }
+        self.freed += label.memory();
+        // The backlog parts a piece at the first cut of a pass, and a label with tags is of one piece.
+        if !before.is_empty() && !has_notice && self.cuts_before > 0 {
+            after.insert(0, before.clone());
+            before.end = before.start;
+        }
+        if !before.is_empty() {
+            let bytes = tags.messages()[before.end - 1].end - sent;
+            let (messages, tags) = (before.len() as u32, Some(tags.part(before)));
+            self.keep(Label { bytes, messages, first: 0, topic: label.topic.clone(), tags });
+        }
+        if has_notice {
+            self.keep(Label::notice(self.topic));
+        }
+        let bytes = |part: &Range<usize>| tags.messages()[part.end - 1].end - tags.begin(part.start).max(sent);
+        label.bytes = after.iter().map(bytes).sum();
+        label.messages = after.iter().map(|part| part.len() as u32).sum();
+        match &after[..] {
+            [] => return is_done,
+            // The rest of the tags is shared.
+            [rest] if rest.end == count => label.first = rest.start as u32,
+            _ => (label.first, label.tags) = (0, Some(tags.left(&after))),
+        }
+        self.keep(label);
+        is_done
+    }
+
+    /// Notes a message that is dropped in a lag of its topic. Returns whether the lag needs a new notice here.
+    fn note(&mut self, tag: &Tag) -> bool {
+        let Waiting { gaps, slow, .. } = &mut self.waiting;
+        let told = gaps.iter().position(|gap| gap.takes(tag));
+        let (index, is_new) = match told {
+            Some(index) if index < self.notices => (index, false),
+            // The notice stands after this message.
+            Some(index) if self.moved.is_none() => {
+                self.moved = Some(index - self.notices);
+                let gap = gaps.remove(index).expect("the lag was found");
+                gaps.insert(self.notices, gap);
+                (self.notices, true)
+            }
+            _ => {
+                gaps.insert(self.notices, Gap::new(self.topic, slow.overflow));
+                (self.notices, true)
+            }
+        };
+        gaps[index].note(tag, slow.overflow);
+        self.notices += usize::from(is_new);
+        is_new
+    }
+
+    /// Keeps a label that is new.
+    fn keep(&mut self, label: Label) {
+        self.taken += label.memory();
+        self.front.push(label);
+    }
+
+    fn cut(&mut self, at: usize, bytes: usize) {
+        self.waiting.bytes -= bytes;
+        self.waiting.messages -= 1;
+        let last = self.cuts[self.cuts_before..].last_mut();
+        match last.filter(|last| last.at + last.bytes == at) {
+            Some(last) => (last.bytes, last.messages) = (last.bytes + bytes, last.messages + 1),
+            None => self.cuts.push(Cut { at, bytes, messages: 1 }),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The rules of a topic for subscribers that do not keep up: a policy, and how much may wait for each subscriber.
+
+/// A policy for slow subscribers: it decides what becomes of a subscriber whose output is beyond its limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overflow {
+    /// The connection is closed.
+    #[default]
+    Close,
+    /// The topic's oldest messages that wait for the subscriber are dropped.
+    DropOldest,
+    /// The topic's newest messages that wait for the subscriber are dropped.
+    DropNewest,
+    /// Of the topic's messages that wait for the subscriber, only the newest of each key is kept. If these are still
+    /// too many, the connection is closed.
+    Latest,
+}
+
+impl Overflow {
+    /// Returns the name of the policy, as the settings and notices of lags have it.
+    ///
+    /// ```
+    /// assert_eq!(ringhub::Overflow::DropOldest.name(), "drop_oldest");
+    /// ```
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Overflow::Close => "close",
+            Overflow::DropOldest => "drop_oldest",
+            Overflow::DropNewest => "drop_newest",
+            Overflow::Latest => "latest",
+        }
+    }
+}
+
+/// The rules of a topic for slow subscribers. A limit that is `None` is only that of the whole connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SlowRules {
+    /// The policy.
+    pub overflow: Overflow,
+    /// The most bytes of the topic's frames that may wait for a subscriber.
+    pub bytes_max: Option<u64>,
+    /// The most messages of the topic that may wait for a subscriber.
+    pub messages_max: Option<u64>,
+    /// The most milliseconds that the first of these messages may wait.
+    pub age_max_ms: Option<u64>,
+}
+
+impl SlowRules {
+    /// Returns whether the hub must know single messages in order to keep to the rules.
+    #[must_use]
+    pub fn needs_tags(&self) -> bool {
+        *self != SlowRules::default()
+    }
+
+    /// Returns whether so many bytes and messages may wait.
+    #[must_use]
+    pub(super) fn allow(&self, bytes: usize, messages: u64) -> bool {
+        self.bytes_max.is_none_or(|most| bytes as u64 <= most) && self.messages_max.is_none_or(|most| messages <= most)
+    }
+}

@@ -1,0 +1,348 @@
+//! The handler of `ringhub.v1`: acts on the commands of clients.
+//!
+//! Commands take effect in the order in which they come. If the judge has to wait before it decides about a command,
+//! the later commands wait behind it; only pings are answered at once. Answers may come in another order: a message has
+//! its place, and a subscription is live, when the home of the topic says so.
+
+use std::{
+    future::{Future, ready},
+    time::Instant,
+};
+
+use super::{
+    command::{Command, Fault, Request, parse},
+    encode::{AS_BINARY, AS_JSON, Answer, OfId, Unsubscribed},
+    error::ErrorCode,
+    options::{Names, PATTERN, TalkOptions},
+    talk::{REFRESH_INTERVAL, Stage, Talk},
+};
+use crate::{
+    endpoints::{Judge, PublishGrant},
+    handler::{Accept, Connection, Handler, OpeningRequest, RenewError, Response, SubscribeError},
+    hub::{Encodings, Format, Place, Publication, Scope, SubscribeOptions, TopicName},
+    proto::{Message, MessageType, Refusal, State},
+};
+
+/// Speaks `ringhub.v1` with clients.
+#[derive(Debug, Clone)]
+pub(super) struct Speaker {
+    pub(super) judge: Judge,
+    as_json: Format,
+    as_binary: Format,
+}
+
+pub(super) type Client<'a> = Connection<'a, Talk>;
+
+impl Handler for Speaker {
+    type State = Talk;
+
+    fn opening(&self, request: &OpeningRequest) -> impl Future<Output = Result<Accept<Talk>, Response>> {
+        ready(self.accept(request).map_err(Response::from))
+    }
+
+    fn on_message(&self, connection: &mut Client<'_>, message: Message<'_>) {
+        let Some(text) = message.as_text() else {
+            let (code, reason) = match message.message_type() {
+                MessageType::Binary => (ErrorCode::NotText, "commands are text, not binary"),
+                // The route does not check the UTF-8 of messages.
+                MessageType::Text => (ErrorCode::NotJson, "the message is not UTF-8"),
+            };
+            return send(connection, &Answer::from(&Fault { id: None, code, reason: reason.into() }));
+        };
+        let begun = parse(text).and_then(|request| match request.command {
+            Command::Ping => Ok(request),
+            _ => connection.state_mut().begin(&request).map(|()| request),
+        });
+        match begun {
+            Ok(Request { id, command: Command::Ping }) => send(connection, &Answer::Pong(OfId { id })),
+            Ok(Request { id, .. }) if connection.state().has_to_wait => self.keep(connection, id, text),
+            Ok(request) => self.act(connection, request),
+            Err(fault) => send(connection, &Answer::from(&fault)),
+        }
+    }
+
+    /// Answers the command that has subscribed. A connection is also subscribed by the path of its opening request, and
+    /// by the server's own code.
+    fn on_subscribed(&self, connection: &mut Client<'_>, topic: &TopicName) {
+        let stage = connection.state_mut().topics.get_mut(topic).map(|stage| std::mem::replace(stage, Stage::Live));
+        let id = match stage {
+            Some(Stage::Joining(id)) => {
+                connection.state_mut().end(id);
+                id
+            }
+            Some(Stage::Live) | None => None,
+        };
+        let end = connection.order_end();
+        send(connection, &Answer::subscribed(id, topic.as_str(), end));
+    }
+}
+
+impl Speaker {
+    /// Returns the handler of a route. `encodings` are those of the server.
+    pub(super) fn new(judge: Judge, encodings: &Encodings) -> Speaker {
+        let format = |name| encodings.format(name).expect("the surface has registered it");
+        Speaker { judge, as_json: format(AS_JSON), as_binary: format(AS_BINARY) }
+    }
+
+    fn accept(&self, request: &OpeningRequest) -> Result<Accept<Talk>, Refusal> {
+        let names = if request.topic().is_some() { Names::Topic } else { Names::NoTopic };
+        let TalkOptions { is_binary, has_echo } = TalkOptions::read(request.raw_query(), names)?;
+        let format = if is_binary { self.as_binary } else { self.as_json };
+        let Some(topic) = request.topic() else { return Ok(Accept::default().format(format)) };
+        let accept = Accept::with(Talk::at(topic.clone())).format(format);
+        Ok(accept.subscribe(topic.clone(), options(has_echo)))
+    }
+
+    /// Keeps a command that waits behind another.
+    fn keep(&self, connection: &mut Client<'_>, id: Option<u64>, text: &str) {
+        if !connection.state_mut().wait(text) {
+            let reason = "the commands of this connection that wait for a decision have no room left".into();
+            self.fail(connection, Fault { id, code: ErrorCode::TooManyCommands, reason });
+        }
+        note_waiting(connection);
+    }
+
+    /// Carries out the commands that have waited behind another, while the connection is open.
+    fn catch_up(&self, connection: &mut Client<'_>) {
+        if std::mem::replace(&mut connection.state_mut().is_catching_up, true) {
+            return;
+        }
+        while connection.websocket_state() == State::Open
+            && let Some(text) = connection.state_mut().next()
+        {
+            self.act(connection, parse(&text).expect("the command has been read before"));
+        }
+        connection.state_mut().is_catching_up = false;
+        note_waiting(connection);
+    }
+
+    fn act(&self, connection: &mut Client<'_>, Request { id, command }: Request<'_>) {
+        let done = match command {
+            Command::Subscribe { topic, has_echo } => self.subscribe(connection, id, &topic, has_echo),
+            Command::Unsubscribe { topic } => self.unsubscribe(connection, id, &topic),
+            Command::Publish { topic, publication } => self.publish(connection, id, &topic, publication),
+            Command::Refresh { token } => self.refresh(connection, id, &token.0),
+            Command::Ping => unreachable!("pings are answered before"),
+        };
+        if let Err(fault) = done {
+            self.fail(connection, fault);
+        }
+    }
+
+    /// Answers a command that has failed.
+    pub(super) fn fail(&self, connection: &mut Client<'_>, fault: Fault) {
+        connection.state_mut().end(fault.id);
+        send(connection, &Answer::from(&fault));
+    }
+
+    /// Returns the topic that a command names. Where the path names a topic, the client may use this topic alone, so
+    /// that a proxy which admits by the path knows which topics it admits to.
+    fn topic(&self, connection: &Client<'_>, id: Option<u64>, name: &str) -> Result<TopicName, Fault> {
+        let topic = self.judge.topic(connection, name).map_err(|refusal| refused(id, &refusal))?;
+        match &connection.state().of_path {
+            Some(own) if *own != topic => {
+                let reason = format!(
+                    "this connection may use {own} alone, the topic of its path; connections at {PATTERN} may use \
+                     other topics"
+                );
+                Err(Fault { id, code: ErrorCode::Forbidden, reason })
+            }
+            _ => Ok(topic),
+        }
+    }
+
+    fn subscribe(&self, connection: &mut Client<'_>, id: Option<u64>, name: &str, has_echo: bool) -> Result<(), Fault> {
+        let topic = self.topic(connection, id, name)?;
+        if let Some(&stage) = connection.state().topics.get(&topic) {
+            if stage != Stage::Live || connection.topics().contains(&topic) {
+                return Err(not_subscribed(id, SubscribeError::Already));
+            }
+            // The program that embeds the server has ended the subscription.
+            connection.state_mut().topics.remove(&topic);
+        }
+        let (speaker, name) = (self.clone(), topic.clone());
+        connection.state_mut().has_to_wait = true;
+        self.judge.may_subscribe(connection, &topic, move |connection, decided| {
+            let subscribed = decided.map_err(|refusal| refused(id, &refusal)).and_then(|()| {
+                let subscribed = connection.subscribe(&name, options(has_echo));
+                subscribed.map_err(|error| not_subscribed(id, error))
+            });
+            match subscribed {
+                // The answer follows when the subscription is live.
+                Ok(()) => _ = connection.state_mut().topics.insert(name, Stage::Joining(id)),
+                Err(fault) => speaker.fail(connection, fault),
+            }
+            speaker.go_on(connection);
+        });
+        Ok(())
+    }
+
+    /// Ends the wait for a decision.
+    pub(super) fn go_on(&self, connection: &mut Client<'_>) {
+        connection.state_mut().has_to_wait = false;
+        connection.state_mut().held_bytes = 0;
+        self.catch_up(connection);
+    }
+
+    fn unsubscribe(&self, connection: &mut Client<'_>, id: Option<u64>, name: &str) -> Result<(), Fault> {
+        let topic = self.topic(connection, id, name)?;
+        if let Some(Stage::Joining(id)) = connection.state_mut().topics.remove(&topic) {
+            let reason = "the subscription was cancelled before it was live".into();
+            self.fail(connection, Fault { id, code: ErrorCode::Cancelled, reason });
+        }
+        if !connection.unsubscribe(&topic) {
+            let reason = format!("the connection is no subscriber of {topic}");
+            return Err(Fault { id, code: ErrorCode::NotSubscribed, reason });
+        }
+        connection.state_mut().end(id);
+        send(connection, &Answer::Unsubscribed(Unsubscribed { id, topic: topic.as_str(), because: None }));
+        Ok(())
+    }
+
+    fn publish(
+        &self,
+        connection: &mut Client<'_>,
+        id: Option<u64>,
+        name: &str,
+        publication: Publication,
+    ) -> Result<(), Fault> {
+        let topic = self.topic(connection, id, name)?;
+        let (speaker, name) = (self.clone(), topic.clone());
+        connection.state_mut().has_to_wait = true;
+        connection.state_mut().held_bytes = publication.payload().len();
+        self.judge.may_publish(connection, &topic, move |connection, decided| {
+            let granted = decided.and_then(|grant: PublishGrant| grant.check(&publication));
+            match granted {
+                Ok(()) => speaker.publish_granted(connection, id, &name, publication),
+                Err(refusal) => speaker.fail(connection, refused(id, &refusal)),
+            }
+            speaker.go_on(connection);
+        });
+        note_waiting(connection);
+        Ok(())
+    }
+
+    /// Publishes a message that the judge has permitted.
+    fn publish_granted(
+        &self,
+        connection: &mut Client<'_>,
+        id: Option<u64>,
+        topic: &TopicName,
+        publication: Publication,
+    ) {
+        let Some(number) = id else {
+            connection.publish(topic, publication, Scope::Server);
+            return connection.state_mut().end(None);
+        };
+        let name = topic.clone();
+        let answer = move |connection: &mut Client<'_>, place: Place| {
+            connection.state_mut().end(id);
+            send(connection, &Answer::published(number, name.as_str(), place));
+        };
+        if let Some(place) = connection.publish_asking(topic, publication, answer.clone()) {
+            answer(connection, place);
+        }
+    }
+
+    fn refresh(&self, connection: &mut Client<'_>, id: Option<u64>, token: &str) -> Result<(), Fault> {
+        if connection.renewed_token() == Some(token) {
+            self.refreshed(connection, id);
+            return Ok(());
+        }
+        if !connection.state_mut().may_refresh(Instant::now()) {
+            let reason = format!("a connection may refresh its token once in {} s", REFRESH_INTERVAL.as_secs());
+            return Err(Fault { id, code: ErrorCode::TooManyCommands, reason });
+        }
+        connection.state_mut().has_to_wait = true;
+        let speaker = self.clone();
+        match connection.accept_token(token) {
+            Err(RenewError::MustWait) => {
+                let token = token.to_owned();
+                let is_begun = connection.spawn(async move |handle| {
+                    let accepted = handle.accept_token(token).await;
+                    // The connection may have ended.
+                    _ = handle.with(move |connection| speaker.begin_refresh(connection, id, accepted)).await;
+                });
+                if !is_begun {
+                    let reason = "too much work of this connection waits for decisions".into();
+                    self.fail(connection, Fault { id, code: ErrorCode::TooManyCommands, reason });
+                    self.go_on(connection);
+                }
+            }
+            accepted => {
+                if matches!(accepted, Err(RenewError::NoAuthenticator)) {
+                    connection.state_mut().note_unasked();
+                }
+                self.begin_refresh(connection, id, accepted);
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers a token that has taken the place of the earlier one.
+    pub(super) fn refreshed(&self, connection: &mut Client<'_>, id: Option<u64>) {
+        connection.state_mut().end(id);
+        if id.is_some() {
+            send(connection, &Answer::Refreshed(OfId { id }));
+        }
+    }
+
+    /// Ends a subscription that the client may not have any more, and tells the client. The program that embeds the
+    /// server may have subscribed the client.
+    pub(super) fn end_subscription(&self, connection: &mut Client<'_>, topic: &TopicName, fault: &Fault) {
+        let stage = connection.state_mut().topics.remove(topic);
+        connection.unsubscribe(topic);
+        match stage {
+            Some(Stage::Joining(id)) => self.fail(connection, Fault { id, ..fault.clone() }),
+            Some(Stage::Live) | None => {
+                let because = Some(fault.into());
+                send(connection, &Answer::Unsubscribed(Unsubscribed { id: None, topic: topic.as_str(), because }));
+            }
+        }
+    }
+}
+
+/// Sends an answer. A client that does not take its answers is a slow consumer, which the server closes.
+fn send(connection: &mut Client<'_>, answer: &Answer<'_>) {
+    _ = connection.send_text(answer.text());
+}
+
+/// Notes the memory of the commands that wait.
+fn note_waiting(connection: &mut Client<'_>) {
+    let bytes = connection.state().waiting_bytes();
+    connection.note_waiting(bytes);
+}
+
+/// Returns the options of a subscription.
+fn options(has_echo: bool) -> SubscribeOptions {
+    SubscribeOptions { has_echo, ..SubscribeOptions::default() }
+}
+
+/// Returns the error for a refusal of the judge.
+pub(super) fn refused(id: Option<u64>, refusal: &Refusal) -> Fault {
+    Fault { id, code: ErrorCode::of_refusal(refusal), reason: refusal.error.clone() }
+}
+
+fn not_subscribed(id: Option<u64>, error: SubscribeError) -> Fault {
+    let code = match error {
+        SubscribeError::Already => ErrorCode::AlreadySubscribed,
+        SubscribeError::TooMany => ErrorCode::TooManyTopics,
+        // The client does not get this answer any more.
+        SubscribeError::NotOpen => ErrorCode::Cancelled,
+    };
+    Fault { id, code, reason: error.to_string() }
+}
+
+/// Returns the error for a token that has not taken the place of the earlier one.
+pub(super) fn not_renewed(id: Option<u64>, error: &RenewError) -> Fault {
+    let code = match error {
+        RenewError::Refused(refusal) => match ErrorCode::of_refusal(refusal) {
+            ErrorCode::BadTopic | ErrorCode::TooLarge => ErrorCode::Unauthorized,
+            code => code,
+        },
+        RenewError::OtherIdentity => ErrorCode::OtherIdentity,
+        RenewError::NoAuthenticator | RenewError::RequestForgotten => ErrorCode::NoAuthenticator,
+        RenewError::NotOpen | RenewError::MustWait | RenewError::Undecided => ErrorCode::Unavailable,
+    };
+    Fault { id, code, reason: error.to_string() }
+}
