@@ -36,7 +36,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = ROUNDS)]
     rounds: usize,
     /// Length of each measured window. Rounds with another window do not count.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=20))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=20))]
     seconds: u64,
     /// CPUs that may be busy with other programs during a run; with more the run is disturbed.
     #[arg(long, default_value_t = 0.1)]

@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn a_run_that_failed_or_was_disturbed_does_not_count() {
         let run = || testing::run("rate-100", Peer::Hub, 0, Metric::CpuPerDelivery, 900.0);
-        assert!(run().counts() && run().line().contains("CPU/delivery ns 900"));
+        assert!(run().counts() && run().line().contains("ns of CPU per delivery 900"));
         assert!(!Run { disturbed: true, ..run() }.counts());
         let failed = Run { failure: Some("void: no CPU".to_owned()), ..run() };
         assert!(!failed.counts() && failed.line().contains("FAILED: void: no CPU"));

@@ -154,7 +154,7 @@ mod tests {
             let line = page.lines().find(|line| line.starts_with(&format!("<div class=\"bar {class}\">"))).unwrap();
             assert!(line.contains(&format!("<div class=\"verdict\">{verdict}")), "{line}");
         }
-        assert!(page.contains("CPU/delivery ns <b>shards2 / hub</b>"));
+        assert!(page.contains("ns of CPU per delivery <b>shards2 / hub</b>"));
         assert!(page.contains("<td>900 (880–920)</td>") && page.contains("<td>–</td>"));
         assert!(page.contains("<th scope=\"row\">hub / bun</th><td>0.930×</td>"));
     }
