@@ -68,7 +68,8 @@ impl Tools {
             own.iter().filter(|(other, _)| other.is_none()).flat_map(|(_, package)| ["-p", package]).collect();
         if !flags.no_build && !packages.is_empty() {
             let mut build = cargo();
-            build.args(["build", "--release", "--bins", "--quiet"]).args(packages);
+            // With this program's package too, since without it cargo chooses other features and builds all anew.
+            build.args(["build", "--release", "--bins", "--quiet", "-p", env!("CARGO_PKG_NAME")]).args(packages);
             succeed(&mut build)?;
         }
         let mut tools = Tools::find(flags, servers)?;
