@@ -46,6 +46,7 @@ impl Mix {
             format!("--max-bodies={}", random.pick(&[4, 16]) * message_max),
             format!("--max-fragments={}", random.pick(&[100, 10_000])),
             format!("--max-idle-topics={IDLE_TOPICS}"),
+            "--max-subscriptions=32".to_owned(),
         ];
         for (name, times) in [
             ("handshake-timeout", [5, 8]),
