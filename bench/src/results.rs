@@ -39,7 +39,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=20))]
     seconds: u64,
     /// CPUs that may be busy with other programs during a run; with more the run is disturbed.
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.15)]
     others_max: f64,
     /// Measure nothing, and only write the pages from the records.
     #[arg(long)]
