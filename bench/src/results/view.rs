@@ -126,10 +126,11 @@ impl Row {
                 _ if failed > 0 => Err(format!("FAILED: {failed} runs of {} were not exact", bar.of.name())),
                 Some(found) if found.rounds < ROUNDS => Err(format!("not judged: {} of {ROUNDS} rounds", found.rounds)),
                 Some(found) => match limited() {
-                    // The hub could have done more, and the bar is met already.
-                    Some((server, _)) if server == bar.of && found.verdict != Verdict::Missed => Ok(found.verdict),
-                    Some((_, why)) => Err(why),
-                    None => Ok(found.verdict),
+                    Some(side) if side != bar.of || found.verdict == Verdict::Missed => {
+                        Err(format!("not judged: the generator was the bottleneck with {}", side.name()))
+                    }
+                    // If the judged server was limited, it could have done more, and the bar is met already.
+                    _ => Ok(found.verdict),
                 },
                 None => Err(format!("not run: {}", why_not(kept, scenario, bar, best, &runs))),
             };
@@ -204,13 +205,11 @@ fn failures(runs: &[Run], of: Peer) -> usize {
     if of.is_hub() { runs.iter().filter(own).count() } else { 0 }
 }
 
-/// Returns a side of a bar whose speed was that of the generator, with the reason for which the bar is not judged. The
-/// rival comes first: with a faster generator it might have been faster than the hub.
-fn limited(sample: &Sample<'_>, bar: &Bar, best: Option<Peer>) -> Option<(Peer, String)> {
-    let sides = [bar.against.peer(best), Some(bar.of)].into_iter().flatten();
-    let mut limited = sides.filter(|side| bar.metric.is_speed() && sample.is_limited(side.name()));
-    let side = limited.next()?;
-    Some((side, format!("not judged: the generator was the bottleneck with {}", side.name())))
+/// Returns a side of a bar whose speed was that of the generator. The rival comes first: with a faster generator it
+/// might have been faster than the judged server.
+fn limited(sample: &Sample<'_>, bar: &Bar, best: Option<Peer>) -> Option<Peer> {
+    let mut sides = [bar.against.peer(best), Some(bar.of)].into_iter().flatten();
+    sides.find(|side| bar.metric.is_speed() && sample.is_limited(side.name()))
 }
 
 /// Returns why a bar has no runs to be judged by.
