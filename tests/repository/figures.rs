@@ -1,10 +1,13 @@
-//! Checks that README.md quotes no figure that is not in `bench/RESULTS.md`, which is made from measurements.
+//! Checks that pages quote no figure that is not in `bench/RESULTS.md`, which is made from measurements.
 
 use std::{collections::BTreeSet, fs};
 
 use crate::{assert_none, files::root};
 
-/// The marks of README's part with figures.
+/// The pages that quote figures.
+const PAGES: [&str; 2] = ["README.md", "docs/performance.md"];
+
+/// The marks of a page's part with figures.
 const BEGIN: &str = "<!-- figures of bench/RESULTS.md -->";
 const END: &str = "<!-- end -->";
 
@@ -15,13 +18,17 @@ const WORDS: &[&str] = &[
 ];
 
 #[test]
-fn the_readme_quotes_only_figures_of_the_results() {
+fn pages_quote_only_figures_of_the_results() {
     let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
-    let (readme, results) = (read("README.md"), read("bench/RESULTS.md"));
-    let quoted = marked(&readme).expect("README.md marks its figures");
+    let results = read("bench/RESULTS.md");
     // A page on which nothing is judged yet has no figures to be quoted.
-    if has_figures(&results).expect("bench/RESULTS.md has a summary") {
-        assert_none(&unfounded(quoted, &results));
+    let is_measured = has_figures(&results).expect("bench/RESULTS.md has a summary");
+    for path in PAGES {
+        let page = read(path);
+        let quoted = marked(&page).unwrap_or_else(|| panic!("{path} marks its figures"));
+        if is_measured {
+            assert_none(&unfounded(quoted, &results));
+        }
     }
 }
 
