@@ -5,7 +5,7 @@ use crate::judge::Sample;
 use crate::metric::{Metric, number};
 use crate::peers::Peer;
 use crate::record::{self, Circumstances};
-use crate::run::{Order, Run, rotated, run_once};
+use crate::run::{OTHERS_MAX, Order, Run, rotated, run_once};
 use crate::scenario::{Bar, Load, Scenario, Topics, Verdict};
 use crate::statistics::Summary;
 use crate::table::{BESIDE_BASELINE, SCENARIOS, USUAL, scenario};
@@ -35,7 +35,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=20))]
     seconds: u64,
     /// CPUs that may be busy with other programs during a run; with more the run is disturbed.
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = OTHERS_MAX)]
     others_max: f64,
     /// How often a disturbed run is repeated.
     #[arg(long, default_value_t = 2)]

@@ -126,13 +126,18 @@ fn kore() -> Done {
     Ok(Installed { program, module: Some(fs::canonicalize(module)?), version })
 }
 
-/// Debian's package of nchan, which needs that of nginx.
-const NCHAN: &str = "libnginx-mod-nchan";
-
 /// nginx and nchan from Debian.
 fn nchan() -> Done {
     let module = Path::new("/usr/lib/nginx/modules/ngx_nchan_module.so");
-    let program = debian(NCHAN, &["nginx", "/usr/sbin/nginx"], module)?;
+    let programs = ["nginx", "/usr/sbin/nginx"];
+    let had_nginx = found(&programs).is_some();
+    let program = debian("libnginx-mod-nchan", &programs, module)?;
+    if !had_nginx {
+        // The package of nginx starts a server for everybody, now and at each boot. Nobody has asked for that here.
+        let disable = "systemctl disable --now nginx || { update-rc.d nginx disable; service nginx stop; }";
+        let done = succeed(as_root("sh").args(["-c", disable]));
+        done.unwrap_or_else(|why| eprintln!("the service nginx may be enabled: {why}"));
+    }
     let format = "--showformat=${Package} ${Version} ";
     let version = said(Command::new("dpkg-query").args(["--show", format, "libnginx-mod-nchan", "nginx"]))?;
     Ok(Installed { program, module: Some(module.into()), version })
@@ -177,27 +182,28 @@ fn npm(packages: &[&str]) -> Result<(), Box<dyn Error>> {
 
 /// Installs a package of Debian if `part`, one of its files, is missing. Returns the first of the programs that exists.
 fn debian(package: &str, programs: &[&str], part: &Path) -> Result<PathBuf, Box<dyn Error>> {
-    let is_new = found(programs).is_none();
-    if is_new || !part.exists() {
+    if found(programs).is_none() || !part.exists() {
         eprintln!("installing {package} with apt-get");
-        let words: &[&str] = if rustix::process::geteuid().is_root() { &["env"] } else { &["sudo", "-n", "env"] };
         let apt_get = |arguments: &[&str]| {
-            let mut command = Command::new(words[0]);
-            command.args(&words[1..]).args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"]);
+            let mut command = as_root("env");
+            command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"]);
             // Another installation may be under way.
             succeed(command.args(["-o", "DPkg::Lock::Timeout=300"]).args(arguments))
         };
         let install = ["install", "--no-install-recommends", package];
         apt_get(&install).or_else(|_| apt_get(&["update"]).and_then(|()| apt_get(&install)))?;
-        if package == NCHAN && is_new {
-            // Its package starts a server for everybody, now and at each boot. Nobody has asked for that here.
-            let disable = "systemctl disable --now nginx || { update-rc.d nginx disable; service nginx stop; }";
-            let mut command = Command::new(words[0]);
-            command.args(&words[1..]).args(["sh", "-c", disable]);
-            succeed(&mut command).unwrap_or_else(|why| eprintln!("the service nginx may be enabled: {why}"));
-        }
     }
     found(programs).ok_or_else(|| format!("{package} does not have {}", programs.join(" or ")).into())
+}
+
+/// Returns a command that runs a program as root, without asking for a password.
+fn as_root(program: &str) -> Command {
+    if rustix::process::geteuid().is_root() {
+        return Command::new(program);
+    }
+    let mut sudo = Command::new("sudo");
+    sudo.args(["-n", program]);
+    sudo
 }
 
 /// Returns the first of these programs that exists, in the search path or as a path.

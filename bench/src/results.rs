@@ -12,7 +12,7 @@ use crate::judge;
 use crate::micro_rows;
 use crate::peers::Peer;
 use crate::record::{self, Circumstances, measured_state};
-use crate::run::{Order, Run, rotated, run_once};
+use crate::run::{OTHERS_MAX, Order, Run, rotated, run_once};
 use crate::scenario::{Load, Rival, SATURATION, Scenario};
 use crate::table::rows;
 use crate::tools::{Flags, Tools};
@@ -39,7 +39,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=20))]
     seconds: u64,
     /// CPUs that may be busy with other programs during a run; with more the run is disturbed.
-    #[arg(long, default_value_t = 0.15)]
+    #[arg(long, default_value_t = OTHERS_MAX)]
     others_max: f64,
     /// Measure nothing, and only write the pages from the records.
     #[arg(long)]

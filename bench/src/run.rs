@@ -117,7 +117,7 @@ pub(crate) fn run_once(tools: &Tools, order: Order<'_>) -> Run {
         load_command: driven.command,
         failure: driven.failure,
         disturbed: placement != placement_after || others > others_max || driven.disturbance.is_some(),
-        is_limited: driven.values.get(&Metric::Spare).is_some_and(|percent| *percent < SPARE_MIN_PERCENT),
+        is_limited: driven.report.as_ref().is_some_and(|report| report.bottleneck.is_some()),
         hops_ns,
         placement,
         values: driven.values,
@@ -139,8 +139,9 @@ pub(crate) fn rotated<T>(items: &[T], round: usize) -> impl Iterator<Item = &T> 
     order.into_iter()
 }
 
-/// The part of its time that the generator must have to spare. It calls a run with less void too.
-const SPARE_MIN_PERCENT: f64 = 2.0;
+/// The CPUs that may be busy with other programs during a run, unless a flag says otherwise. The threads of the kernel
+/// that serve a run's own sockets count as other programs.
+pub(crate) const OTHERS_MAX: f64 = 0.15;
 
 #[cfg(test)]
 pub(crate) mod testing {

@@ -62,6 +62,9 @@ pub struct Report {
     /// The disturbances of the run. They make it void unless the flags allow them.
     #[serde(default)]
     pub disturbances: Vec<String>,
+    /// The disturbance that says that the generator was the bottleneck, if it was.
+    #[serde(default)]
+    pub bottleneck: Option<String>,
     /// The first few disconnected connections, each with the reason.
     pub disconnections: Vec<String>,
     /// Connections that received.

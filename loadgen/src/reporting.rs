@@ -71,6 +71,7 @@ pub(crate) fn report(mut generators: Vec<Generator<'_>>, mut run: Run, memory_be
         void: outcome == Outcome::Void,
         void_reasons: counting.void_reasons,
         disturbances,
+        bottleneck: window.as_ref().and_then(|edges| bottleneck(plan, edges)),
         disconnections: generators
             .iter()
             .flat_map(|generator| generator.disconnections.iter().cloned())
@@ -271,19 +272,15 @@ fn has_open_publisher(generators: &[&Generator<'_>], stream: usize) -> bool {
 
 /// Returns the reasons for which the figures say more about this machine than about the server. Neither a short window
 /// is judged, since the kernel counts CPU time in ticks, nor a number of messages, which are counted rather than timed.
-pub(crate) fn disturbances(plan: &Plan, [start, end]: &[Edge; 2]) -> Vec<String> {
+pub(crate) fn disturbances(plan: &Plan, edges: &[Edge; 2]) -> Vec<String> {
+    let [start, end] = edges;
     let window_ns = end.time_ns - start.time_ns;
     let mut reasons = Vec::new();
-    let is_counted = plan.activity.pace().is_some_and(|pace| matches!(pace.span, Span::Messages(_)));
-    if is_counted || window_ns < JUDGED_WINDOW_MIN_NS {
+    if !is_judged(plan, edges) {
         return reasons;
     }
     let percent = |part_ns: u64| part_ns as f64 * 100.0 / window_ns as f64;
-    let is_unthrottled = plan.activity.pace().is_some_and(|pace| pace.load == Load::Unthrottled);
-    let spare = spare(start, end);
-    if spare < SPARE_VOID && !is_unthrottled {
-        reasons.push(format!("the generator was the bottleneck: it had {:.1} % of its time to spare", spare * 100.0));
-    }
+    reasons.extend(bottleneck(plan, edges));
     let waited = end.waited_ns.iter().flatten().zip(start.waited_ns.iter().flatten());
     let waited = waited.map(|(end, start)| percent(end.saturating_sub(*start))).reduce(f64::max);
     if let Some(waited) = waited.filter(|&waited| waited > WAITED_MAX_PERCENT) {
@@ -304,6 +301,22 @@ pub(crate) fn disturbances(plan: &Plan, [start, end]: &[Edge; 2]) -> Vec<String>
         }
     }
     reasons
+}
+
+/// Returns the sentence that says that the generator was the bottleneck, if it was. A generator that publishes as fast
+/// as it can has no time to spare, whatever the server does.
+fn bottleneck(plan: &Plan, edges: &[Edge; 2]) -> Option<String> {
+    let [start, end] = edges;
+    let is_unthrottled = plan.activity.pace().is_some_and(|pace| pace.load == Load::Unthrottled);
+    let spare = spare(start, end);
+    (is_judged(plan, edges) && spare < SPARE_VOID && !is_unthrottled)
+        .then(|| format!("the generator was the bottleneck: it had {:.1} % of its time to spare", spare * 100.0))
+}
+
+/// Returns whether a window is judged.
+fn is_judged(plan: &Plan, [start, end]: &[Edge; 2]) -> bool {
+    let is_counted = plan.activity.pace().is_some_and(|pace| matches!(pace.span, Span::Messages(_)));
+    !is_counted && end.time_ns - start.time_ns >= JUDGED_WINDOW_MIN_NS
 }
 
 /// Returns the fraction of the window that the busiest thread had to spare.
@@ -407,7 +420,11 @@ mod tests {
             spare_ns: vec![0, 0],
             ..end.clone()
         };
-        disturbances(&plan, &[Edge { waited_ns: Some(vec![0, 0]), ..start }, end])
+        let edges = [Edge { waited_ns: Some(vec![0, 0]), ..start }, end];
+        let reasons = disturbances(&plan, &edges);
+        let is_first = |bottleneck| reasons.first() == Some(&bottleneck);
+        assert!(bottleneck(&plan, &edges).is_none_or(is_first), "{reasons:?}");
+        reasons
     }
 
     #[test]

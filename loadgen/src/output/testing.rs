@@ -66,6 +66,7 @@ pub(crate) fn bare() -> Report {
         void: false,
         void_reasons: vec!["the machine was busy with something else".to_owned()],
         disturbances: vec!["the machine was busy with something else".to_owned()],
+        bottleneck: None,
         disconnections: vec!["subscriber 3: closed by the server with 1008".to_owned()],
         subscribers: 1_000,
         publishers: 1,
