@@ -93,7 +93,7 @@ pub use auth::{Authenticator, Identity};
 pub use handler::{Accept, Closed, Connection, Handle, Handler, OpeningRequest, Response, RouteOptions};
 pub use hub::{
     ConnectionFilter, ConnectionId, ConnectionIdError, ConnectionPage, ConnectionSummary, KeyPointer, KeyPointerError,
-    Lag, NotAMessage, NotJson, Overflow, Permission, Place, Publication, Refused, Scope, Sent, SlowRules,
+    Lag, NotAMessage, NotJson, Overflow, Permission, Place, Publication, PublishError, Refused, Scope, Sent, SlowRules,
     SubscribeOptions, TopicCursor, TopicName, TopicNameError, TopicPage, TopicPattern, TopicPatternError, TopicRule,
     TopicRules, TopicSummary, TopicTable, Who,
 };

@@ -75,6 +75,7 @@ const FAMILIES: &[(&str, &str)] = &[
     ("throttled_total", "Times a connection was not received from because it was over a rate, by rate."),
     ("rate_refused_total", "Requests refused with 429 because their sender was over a rate, by rate."),
     ("memory_bytes", "Memory that the server holds, by kind: what backlogs share counts in each."),
+    ("idempotency_total", "Messages with an idempotency key that were not published, by outcome."),
     ("lag_dropped_total", "Messages that policies of topics have dropped for slow subscribers, by policy."),
     ("rate_closed_total", "Connections closed with 1008 because they were over a rate for too long, by rate."),
 ];
@@ -246,6 +247,8 @@ counters! {
     MemoryConnections "memory_bytes{kind=\"connections\"}" "bytes" Gauge Shard;
     /// Bytes of topics, roughly.
     MemoryTopics "memory_bytes{kind=\"topics\"}" "bytes" Gauge Shard;
+    /// Bytes of the idempotency keys that are remembered.
+    MemoryIds "memory_bytes{kind=\"idempotency\"}" "bytes" Gauge Shard;
     /// Bytes of bodies of requests.
     MemoryBodies "memory_bytes{kind=\"bodies\"}" "bytes" Gauge Control;
     /// Bytes of the tables of rates, of revocations, and of the callback's answers, roughly.
@@ -324,6 +327,12 @@ counters! {
     InputDeferred "input_deferred_total" "times" Counter Shard;
     /// Requests and deliveries between threads that found no room in their lane and waited beside it.
     LaneOverflow "lane_overflow_total" "entries" Counter ShardAndControl;
+    /// Messages with an idempotency key that were published before. Their publishers got the first answer.
+    IdsRepeated "idempotency_total{outcome=\"repeated\"}" "messages" Counter Shard;
+    /// Messages refused because another message with the same idempotency key was published before.
+    IdsOtherContents "idempotency_total{outcome=\"other_contents\"}" "messages" Counter Shard;
+    /// Messages refused because the idempotency keys that are remembered take as much memory as they may.
+    IdsFull "idempotency_total{outcome=\"full\"}" "messages" Counter Shard;
     /// Entries in the fullest lane to the thread.
     LaneEntries "lane_entries" "entries" Gauge Shard;
     /// The places of each lane.

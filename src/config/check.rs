@@ -314,6 +314,9 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
     let message_ticks_max = faults.keep(ticks("message_timeout", settings.message_timeout));
     let memory = faults.keep(memory_bytes_max(settings));
     let rate_ticks_max = faults.keep(ticks("rate_timeout", settings.rate_timeout));
+    let ids_window = faults.keep(at_least_a_tick("idempotency_window", settings.idempotency_window));
+    let ids = settings.max_idempotency.unwrap_or(Size(ids_bytes_preset(memory.flatten())));
+    let ids = faults.keep(size_within("max_idempotency", ids, 0, Limits::SIZE_MAX));
     // The limits below depend on `message`.
     let message = faults.keep(size_within("max_message", settings.max_message, 1, Limits::MESSAGE_BYTES_MAX))?;
     let frame = faults.keep(frame_bytes_max(settings, message));
@@ -356,6 +359,8 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         rate_ticks_max: rate_ticks_max?,
         subscriptions_max: subscriptions_max?,
         topics_idle_max: settings.max_idle_topics,
+        ids_window: ids_window?.0,
+        ids_bytes_max: ids? as usize,
         revocations_max: settings.max_revocations,
     })
 }
@@ -470,6 +475,11 @@ fn resident_bytes_max(memory: Option<u64>) -> u64 {
 /// do not depend on the number of connections leave half of the server's memory to others.
 fn within_a_quarter(default: u64, memory: Option<u64>) -> u64 {
     memory.map_or(default, |memory| default.min(memory / 4))
+}
+
+/// Returns the default of the memory for idempotency keys, which nothing but time gives up.
+fn ids_bytes_preset(memory: Option<u64>) -> u64 {
+    memory.map_or(64 << 20, |memory| (memory / 8).min(64 << 20))
 }
 
 /// Returns the limit of unfinished messages. A message is at most half as large as a backlog, and its buffer at most

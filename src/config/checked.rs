@@ -184,6 +184,11 @@ pub struct Limits {
     /// topic at the front of the queue of idle topics is forgotten; when it is used again it has a new epoch. Each
     /// topic costs some 300 bytes.
     pub topics_idle_max: usize,
+    /// The time for which the id of a publication, its idempotency key, is remembered.
+    pub ids_window: Duration,
+    /// Bytes of memory of the ids that are remembered. Each shard has an equal part, for the topics whose home it is.
+    /// Beyond it a publication with a further id is answered 503: none is forgotten before its end.
+    pub ids_bytes_max: usize,
     /// Revocations of identities and tokens in force. Beyond it a further one is answered 503: none is forgotten before
     /// its end. Each costs at most some 700 bytes.
     pub revocations_max: usize,

@@ -159,6 +159,11 @@ impl Config {
                 ),
             ),
             (
+                "idempotency keys",
+                limits.ids_bytes_max as u64,
+                format!("{} (max_idempotency)", Size(limits.ids_bytes_max as u64)),
+            ),
+            (
                 "revocations",
                 (limits.revocations_max as u64).saturating_mul(REVOCATION),
                 format!("{} (max_revocations) × {}", limits.revocations_max, Size(REVOCATION)),
@@ -264,6 +269,7 @@ mod tests {
         assert_eq!(requests(0), 64 * (512 << 10) + 1_024 * (32 << 10));
         assert_eq!(requests(9), requests(0) + 9);
         assert_eq!(part(&settings(|s| s.max_revocations = 3), "revocations"), 3 * 768);
+        assert_eq!(part(&settings(|s| s.max_idempotency = Some(Size(5 << 20))), "idempotency keys"), 5 << 20);
         let http = |change: fn(&mut Settings)| part(&settings(change), "HTTP connections") / HTTP_CONNECTION;
         assert_eq!(http(|_| {}), 10 + 16, "all connections may speak HTTP");
         assert_eq!(http(|s| s.max_connections = Some(5_000)), 1_024 + 64 + 16);

@@ -406,6 +406,15 @@ settings! {
             effective: |config| bytes(config.http.bodies_bytes_max),
         }, Yes;
 
+        /// Memory of the idempotency keys that are remembered; each shard has an equal part for the topics that it
+        /// orders. Beyond it: 503 for a message with a further key, since none is forgotten early.
+        max_idempotency: Option<Size>, SIZE ["0 or more"],
+        Otherwise {
+            words: "64MiB, at most an eighth of max_memory",
+            example: "64MiB",
+            effective: |config| bytes(config.limits.ids_bytes_max),
+        }, Yes;
+
         /// Connections that speak HTTP at the same time. Beyond it the connection that has been idle longest is ended;
         /// if none is idle: 503, and the new connection ends.
         max_http_connections: usize, COUNT ["1 or more"] (from 1 to usize::MAX), Is("1024"), Yes;
@@ -478,6 +487,10 @@ settings! {
 
         /// Longest time for a message, from its first byte on; 0 waits forever. Beyond it: close 1008.
         message_timeout: Time, TIME ["0 to 8784h"], Is("60s"), Yes;
+
+        /// Time for which an idempotency key is remembered: a message with the same key to the same topic is published
+        /// once in this time.
+        idempotency_window: Time, TIME ["100ms to 8784h"], Is("5m"), Yes;
 
         /// Longest time for the body of a request.
         body_timeout: Time, TIME ["100ms to 8784h"], Is("10s"), Yes;

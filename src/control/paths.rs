@@ -23,8 +23,8 @@ use crate::{
         PublishGrant, Publishing,
     },
     handler::Parameters,
-    hub::{Publication, TopicName},
-    proto::{HandshakeError, Refusal, RequestHead},
+    hub::{Publication, PublishError, TopicName},
+    proto::{HandshakeError, Refusal, RefusalCause, RequestHead},
 };
 
 /// The answer to the head of a request at a path.
@@ -218,6 +218,18 @@ impl Commands for RequestCommands {
     }
 }
 
+/// Returns the refusal of a message whose id does not let it be published.
+fn refused_for_id(error: PublishError) -> Refusal {
+    match error {
+        PublishError::OtherContents => Refusal::new(422, error.to_string()),
+        PublishError::IdsFull { free_in_ms } => {
+            let what = format!("{error} (max_idempotency); the message was not published");
+            let seconds = free_in_ms.div_ceil(1_000).to_string();
+            Refusal::new(503, what).header("Retry-After", &seconds).because(RefusalCause::Limit)
+        }
+    }
+}
+
 /// Returns the refusal of a message that was not published.
 fn refused(reason: NotPublished) -> Refusal {
     match reason {
@@ -225,5 +237,6 @@ fn refused(reason: NotPublished) -> Refusal {
         NotPublished::HomeIsBehind => Refusal::not_now(
             "the shard of this topic is behind, and as many requests wait for it as this server allows",
         ),
+        NotPublished::Refused(error) => refused_for_id(error),
     }
 }

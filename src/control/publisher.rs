@@ -22,8 +22,8 @@ use super::{
 use crate::{
     clock::Clock,
     hub::{
-        Arrival, Command, ConnectionId, ExternalEnd, Place, Posted, Publication, Reply, SubscribeOutcome, TopicName,
-        home,
+        Arrival, Command, ConnectionId, ExternalEnd, Place, Posted, Publication, PublishError, PublishOutcome, Reply,
+        SubscribeOutcome, TopicName, home,
     },
     metrics::{Counter, Counters},
 };
@@ -46,6 +46,8 @@ pub(super) enum NotPublished {
     Leaving,
     /// Too many bodies wait for the home of the topic.
     HomeIsBehind,
+    /// The home of the topic has refused the message.
+    Refused(PublishError),
 }
 
 /// The queues of the requests to each shard, which exist from the start of a server.
@@ -116,15 +118,16 @@ impl Publisher {
         self.departures.queued_bytes()
     }
 
-    /// Publishes and waits for the publication's place in the topic's order. Returns `None` if the server leaves and
-    /// has not published it.
+    /// Publishes and waits for the answer of the topic's home. Returns `None` if the server leaves and has not
+    /// published the publication.
     pub(crate) async fn publish(
         &self,
         topic: TopicName,
         source: Option<ConnectionId>,
         publication: Publication,
-    ) -> Option<Place> {
-        self.request(ShardRequest::Publish { topic, source, publication, body_bytes: None }).await.and_then(placed)
+    ) -> Option<PublishOutcome> {
+        let reply = self.request(ShardRequest::Publish { topic, source, publication, body_bytes: None }).await?;
+        reply.published()
     }
 
     /// Publishes a message that came as the body of a request to a server that has started. The body is counted when
@@ -141,7 +144,8 @@ impl Publisher {
         let begun = self.begin_body(topic, publication);
         async move {
             let (_wait, requested) = begun?;
-            requested.reply().await.and_then(placed).ok_or(NotPublished::Leaving)
+            let answer = requested.reply().await.and_then(|reply| reply.published());
+            answer.ok_or(NotPublished::Leaving)?.map_err(NotPublished::Refused)
         }
     }
 
@@ -238,11 +242,6 @@ impl Requested {
         }
         self.answered.await.ok()
     }
-}
-
-/// Returns the place in the reply to a publish.
-fn placed(reply: Reply) -> Option<Place> {
-    if let Reply::Published(place) = reply { Some(place) } else { None }
 }
 
 /// The other side of all [`Publisher`]s.
@@ -608,7 +607,7 @@ mod tests {
             woken.notify_one();
             task.await.unwrap();
             // A message that an embedder's code publishes was not received.
-            assert_eq!(other.await.unwrap().map(|published| published.offset), Some(2));
+            assert_eq!(other.await.unwrap().map(|published| published.unwrap().offset), Some(2));
             assert_eq!(counted(), (1, 3));
         });
     }
@@ -671,7 +670,7 @@ mod tests {
                 assert!(behind.await.unwrap().is_none());
                 let mut places = Vec::new();
                 for before in before {
-                    places.extend(before.await.unwrap().map(|published| published.offset));
+                    places.extend(before.await.unwrap().map(|published| published.unwrap().offset));
                 }
                 // Those that had no room were not submitted when the server began to leave.
                 assert_eq!(places, (1..=ordered).collect::<Vec<_>>(), "of {count}");
@@ -832,7 +831,7 @@ mod tests {
             for (before, requests) in [(5, waiting), (1, answered)] {
                 for (number, request) in requests.into_iter().enumerate() {
                     let place = request.await.unwrap().expect("the shard has given it a place");
-                    assert_eq!(place.offset, before + number as u64 + 1);
+                    assert_eq!(place.unwrap().offset, before + number as u64 + 1);
                 }
             }
             drop(finish);
@@ -871,7 +870,7 @@ mod tests {
                 }
                 drop(finish);
                 woken.notify_one();
-                assert_eq!(waiting.await.unwrap().map(|published| published.offset), is_taken.then_some(1));
+                assert_eq!(waiting.await.unwrap().map(|published| published.unwrap().offset), is_taken.then_some(1));
                 task.await.unwrap();
             });
         }

@@ -15,7 +15,9 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    hub::{ConnectionId, OrderEnd, Place, Publication, Refused, Scope, Sent, SubscribeOptions, TopicName},
+    hub::{
+        ConnectionId, OrderEnd, Place, Publication, PublishOutcome, Refused, Scope, Sent, SubscribeOptions, TopicName,
+    },
     proto::{
         CONTROL_PAYLOAD_MAX, CloseCode, CloseFrame, Fin, KeepAlive, MessageLimits, MessageType, OpCode, PrepareError,
         PreparedMessage, ProtocolError, State, encode_frame,
@@ -376,21 +378,21 @@ impl<S: 'static> Connection<'_, S> {
     }
 
     /// Publishes to a topic's subscribers on all shards, as [`Connection::publish`] does. Returns the place of the
-    /// publication, or calls `on_placed` with the place when the topic's home has given it, unless the connection has
-    /// ended by then.
+    /// publication or the reason for which it has none, or calls `on_answered` with that when the topic's home has
+    /// answered, unless the connection has ended by then.
     pub(crate) fn publish_asking(
         &mut self,
         topic: &TopicName,
         publication: Publication,
-        on_placed: impl FnOnce(&mut Connection<'_, S>, Place) + 'static,
-    ) -> Option<Place> {
+        on_answered: impl FnOnce(&mut Connection<'_, S>, PublishOutcome) + 'static,
+    ) -> Option<PublishOutcome> {
         let (id, key, states) = (self.id, self.key, Rc::clone(self.states));
-        let on_placed = Box::new(move |shard: &mut dyn ShardApi, place| {
+        let on_answered = Box::new(move |shard: &mut dyn ShardApi, answer| {
             let is_there = shard.facts(id).is_some();
             _ = is_there
-                .then(|| call_with(&states, shard, Seat { id, key }, |connection| on_placed(connection, place)));
+                .then(|| call_with(&states, shard, Seat { id, key }, |connection| on_answered(connection, answer)));
         });
-        self.shard.publish_asking(self.id, topic, publication, on_placed)
+        self.shard.publish_asking(self.id, topic, publication, on_answered)
     }
 
     /// Sends to all connections of the server, or of this shard, except `source`, and except connections of routes

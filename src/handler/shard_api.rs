@@ -18,7 +18,10 @@ use tokio::sync::Notify;
 use super::{errors::SubscribeError, panicked::Panicked};
 use crate::{
     auth::{Authenticator, Identities},
-    hub::{ConnectionId, OrderEnd, Place, Publication, Scope, Sent, SubscribeOptions, TopicName, TopicRules},
+    hub::{
+        ConnectionId, OrderEnd, Place, Publication, PublishOutcome, Scope, Sent, SubscribeOptions, TopicName,
+        TopicRules,
+    },
     proto::{CloseCode, KeepAlive, MessageLimits, Refusal, State},
 };
 
@@ -65,15 +68,15 @@ pub(crate) trait ShardApi {
     /// Returns, in the call that reports a subscription, the end of the topic's order at which it begins.
     fn order_end(&self) -> Option<OrderEnd>;
 
-    /// Publishes to a topic for a connection that wants the place. Returns the place, or calls `on_placed` with it
-    /// later.
+    /// Publishes to a topic for a connection that wants the answer of the topic's home. Returns the answer, or calls
+    /// `on_answered` with it later.
     fn publish_asking(
         &mut self,
         source: ConnectionId,
         topic: &TopicName,
         publication: Publication,
-        on_placed: OnPlaced,
-    ) -> Option<Place>;
+        on_answered: OnAnswered,
+    ) -> Option<PublishOutcome>;
 
     /// Sets the limits of the client's messages, from the next message on.
     fn set_limits(&mut self, id: ConnectionId, limits: MessageLimits);
@@ -148,7 +151,7 @@ struct Queues {
 pub(crate) type Call = Box<dyn FnOnce(&mut dyn ShardApi)>;
 
 /// A call with the place of a publication, when the topic's home has given it. A panic in it counts as in a [`Call`].
-pub(crate) type OnPlaced = Box<dyn FnOnce(&mut dyn ShardApi, Place)>;
+pub(crate) type OnAnswered = Box<dyn FnOnce(&mut dyn ShardApi, PublishOutcome)>;
 
 /// A future that runs between the turns, for a connection.
 pub(crate) type SpawnedFuture = Pin<Box<dyn Future<Output = ()>>>;

@@ -6,6 +6,7 @@ use super::{
     connection_id::ConnectionId,
     listing::{ConnectionFilter, PagePart, TopicPart, Who},
     publication::Place,
+    publish_error::{PublishError, PublishOutcome},
     subscribe_options::SubscribeOptions,
     top::Top,
     topic_name::TopicName,
@@ -148,6 +149,8 @@ pub enum Command {
 pub enum Reply {
     /// The place of the submitted publication in its topic's order.
     Published(Place),
+    /// The submitted publication is not published.
+    NotPublished(PublishError),
     /// The outcome of [`Command::Send`].
     Sent(Sent),
     /// The outcome of a [`Command::Close`]: whether the connection was open. Or the outcome of a
@@ -172,6 +175,24 @@ pub enum Reply {
     Counts(Box<[u32]>),
     /// The outcome of a [`Command::Subscribe`].
     Subscribed(SubscribeOutcome),
+}
+
+impl From<PublishOutcome> for Reply {
+    fn from(outcome: PublishOutcome) -> Self {
+        outcome.map_or_else(Reply::NotPublished, Reply::Published)
+    }
+}
+
+impl Reply {
+    /// Returns the outcome of a submitted publication, if the reply is one.
+    #[must_use]
+    pub fn published(&self) -> Option<PublishOutcome> {
+        match self {
+            Reply::Published(place) => Some(Ok(*place)),
+            Reply::NotPublished(error) => Some(Err(*error)),
+            _ => None,
+        }
+    }
 }
 
 /// The outcome of a subscription that an external end has asked for.

@@ -61,7 +61,7 @@ pub enum Request {
 pub struct Unplaced {
     /// The publication.
     pub posted: Arc<Posted>,
-    /// The external end that waits for the place, and its ticket.
+    /// The end that waits for the place, and its ticket.
     pub asker: Option<(u16, u64)>,
 }
 
@@ -183,7 +183,12 @@ impl Reply {
             // The names belong to the topics.
             Reply::Topics(part) => 2 * ALLOCATION + size_of_val(&**part) + size_of_val(&*part.topics),
             Reply::Counts(counts) => ALLOCATION + size_of_val(&**counts),
-            Reply::Published(_) | Reply::Sent(_) | Reply::Done(_) | Reply::Closed { .. } | Reply::Subscribed(_) => 0,
+            Reply::Published(_)
+            | Reply::NotPublished(_)
+            | Reply::Sent(_)
+            | Reply::Done(_)
+            | Reply::Closed { .. }
+            | Reply::Subscribed(_) => 0,
         }
     }
 }

@@ -16,9 +16,11 @@ use super::{
     due::Due,
     encoding::Encodings,
     end_role::{EndRole, EngineTopics},
+    ids::{IdCounts, IdLimits, Ids},
     listing::{LOOKS_MAX, TOPICS_PER_STEP, TopicPart},
     mesh::MeshEnd,
-    publication::{Place, Scope},
+    publication::Scope,
+    publish_error::PublishOutcome,
     topic_id::TopicId,
     topic_name::TopicName,
     topic_rules::RulesOfTopics,
@@ -37,11 +39,18 @@ pub struct HubLimits {
     /// Bytes of gathered messages. Three quarters are for messages that the shard's clients publish (see
     /// [`ShardHub::is_full`]), and a quarter is for messages that come by lanes (see [`ShardHub::has_room_for_mail`]).
     pub gathered_bytes_max: usize,
+    /// The ids of publications that the hub remembers.
+    pub ids: IdLimits,
 }
 
 impl Default for HubLimits {
     fn default() -> Self {
-        HubLimits { subscriptions_max: 1_024, topics_idle_max: 10_000, gathered_bytes_max: 4 << 20 }
+        HubLimits {
+            subscriptions_max: 1_024,
+            topics_idle_max: 10_000,
+            gathered_bytes_max: 4 << 20,
+            ids: IdLimits::default(),
+        }
     }
 }
 
@@ -95,9 +104,11 @@ pub struct ShardHub<T: Attachment = ()> {
     pub(super) barriers: Barriers,
     /// The marks that have come back, and that [`ShardHub::take_marks`] has not taken.
     pub(super) marks: Vec<ConnectionId>,
-    /// The places that publications of [`ShardHub::publish_asking`] have got, and that [`ShardHub::take_placed`] has
+    /// The answers that publications of [`ShardHub::publish_asking`] have got, and that [`ShardHub::take_answered`] has
     /// not taken.
-    pub(super) placed: Vec<(u64, Place)>,
+    pub(super) answered: Vec<(u64, PublishOutcome)>,
+    /// The ids of publications to topics whose home is this shard.
+    pub(super) ids: Ids,
     /// The time of the turn.
     now: Millis,
     /// The time of the turn for measures, in microseconds.
@@ -132,7 +143,8 @@ impl<T: Attachment> ShardHub<T> {
             interest_number: 0,
             barriers: Barriers::default(),
             marks: Vec::new(),
-            placed: Vec::new(),
+            answered: Vec::new(),
+            ids: Ids::new(limits.ids),
             now: Millis::default(),
             turn_us: 0,
             subscribed: 0,
@@ -234,6 +246,24 @@ impl<T: Attachment> ShardHub<T> {
     pub fn set_limits(&mut self, limits: HubLimits) {
         self.limits = limits;
         self.topics.idle_max = limits.topics_idle_max;
+        self.ids.set_limits(limits.ids);
+    }
+
+    /// Forgets ids of publications whose time has ended, a bounded number of them.
+    pub fn forget_ended_ids(&mut self) {
+        self.ids.forget_ended(self.now, IDS_FORGOTTEN_PER_TICK);
+    }
+
+    /// Returns the memory of the ids of publications, in bytes.
+    #[must_use]
+    pub fn id_bytes(&self) -> usize {
+        self.ids.bytes()
+    }
+
+    /// Returns how many publications with ids were not published so far.
+    #[must_use]
+    pub fn id_counts(&self) -> IdCounts {
+        self.ids.counts()
     }
 
     /// Returns the name of a topic to which a connection is attached.
@@ -438,6 +468,9 @@ impl<T: Attachment> ShardHub<T> {
         self.mesh.awake();
     }
 }
+
+/// The most ids that are forgotten in a tick, beside those that make room for others.
+const IDS_FORGOTTEN_PER_TICK: usize = 4_096;
 
 #[cfg(test)]
 mod tests {

@@ -15,8 +15,10 @@ use super::{
     end_role::EndRole,
     entry::{Delivery, Interest, OrderEnd, Placed, Request, Unplaced},
     hub::ShardHub,
+    ids::Asker,
     membership::Joined,
-    publication::{Place, Posted},
+    publication::Posted,
+    publish_error::PublishOutcome,
     topic_name::TopicName,
     topics::TopicRole,
 };
@@ -66,15 +68,15 @@ impl<T: Attachment> ShardHub<T> {
                 commands.push(Commanded { end, ticket, command: *command });
             }
             Request::Submit { posted, ticket } => {
-                if let Some(place) = self.publish_posted(&posted, Some((end, ticket))) {
-                    self.reply(end, ticket, Reply::Published(place));
+                if let Some(answer) = self.publish_posted(&posted, Some((end, ticket))) {
+                    self.reply(end, ticket, answer.into());
                 }
             }
             Request::Interest { topic, number, interest } => self.note_interest(end, topic, number, interest),
             Request::Distribute(placed) => {
                 let Placed { unplaced: Unplaced { posted, asker }, place } = *placed;
-                self.with_topic(&posted.topic, |hub, id| hub.distribute_given(id, &posted, place));
-                if let Some((end, ticket)) = asker {
+                let others = self.with_topic(&posted.topic, |hub, id| hub.distribute_given(id, &posted, place));
+                for (end, ticket) in asker.into_iter().chain(others) {
                     self.reply(end, ticket, Reply::Published(place));
                 }
             }
@@ -97,10 +99,10 @@ impl<T: Attachment> ShardHub<T> {
         mem::take(&mut self.marks)
     }
 
-    /// Takes the places of publications that were published by [`ShardHub::publish_asking`] since the last call, each
+    /// Takes the answers to publications that were published by [`ShardHub::publish_asking`] since the last call, each
     /// with the ticket of its publication.
-    pub fn take_placed(&mut self) -> Vec<(u64, Place)> {
-        mem::take(&mut self.placed)
+    pub fn take_answered(&mut self) -> Vec<(u64, PublishOutcome)> {
+        mem::take(&mut self.answered)
     }
 
     /// Answers a command, or a publication whose publisher has asked for its place.
@@ -181,15 +183,15 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Notes an answer to this shard, which asks for nothing but places.
+    /// Notes an answer to this shard, which asks for nothing but the places of publications.
     fn note_reply(&mut self, ticket: u64, reply: &Reply) {
-        if let Reply::Published(place) = reply {
-            self.placed.push((ticket, *place));
+        if let Some(answer) = reply.published() {
+            self.answered.push((ticket, answer));
         }
     }
 
     /// Publishes a publication that has come by a lane.
-    fn publish_posted(&mut self, posted: &Arc<Posted>, asker: Option<(u16, u64)>) -> Option<Place> {
+    fn publish_posted(&mut self, posted: &Arc<Posted>, asker: Option<Asker>) -> Option<PublishOutcome> {
         self.with_topic(&posted.topic, |hub, id| hub.publish_at_home(id, posted, asker))
     }
 

@@ -4,10 +4,10 @@
 //! The files are listed from the lowest floor to the highest. A file imports only files that stand before it:
 //!
 //! - values: `atomic`, `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `not_json`, `publication`,
-//!   `encoding`, `subscribe_options`, `listing`, `command`, `barrier`, `end_role`;
+//!   `publish_error`, `encoding`, `subscribe_options`, `listing`, `command`, `barrier`, `end_role`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `feeds`, `external`;
-//! - tables: `tag`, `topic_rules`, `piece`, `run`, `walk`, `label`, `backlog`, `overflow`, `audience`, `topics`, `due`,
-//!   `subscriptions`, `connections`;
+//! - tables: `ids`, `tag`, `topic_rules`, `piece`, `run`, `walk`, `label`, `backlog`, `overflow`, `audience`, `topics`,
+//!   `due`, `subscriptions`, `connections`;
 //! - the hub itself: `hub`, then `fanout`, `interest`, `order`, `membership`, `mail`.
 
 #![forbid(unsafe_code)]
@@ -30,6 +30,7 @@ mod feeds;
 mod format;
 #[expect(clippy::module_inception, reason = "the file is named after its struct")]
 mod hub;
+mod ids;
 mod interest;
 mod key_pointer;
 mod label;
@@ -47,6 +48,7 @@ mod order;
 mod overflow;
 mod piece;
 mod publication;
+mod publish_error;
 mod run;
 #[cfg(test)]
 pub(crate) mod seeds;
@@ -81,6 +83,7 @@ pub use external::{Arrival, ExternalEnd, Order};
 pub use fanout::{SPARE_RUN_BYTES_MAX, Walked};
 pub use format::Format;
 pub use hub::{Homes, HubLimits, ShardHub};
+pub use ids::{IdCounts, IdLimits};
 pub use key_pointer::{KeyPointer, KeyPointerError};
 pub use label::{Label, messages_by_topic};
 pub use lag::{EncodeLag, Lag};
@@ -97,6 +100,7 @@ pub use not_json::NotJson;
 pub use overflow::{Decision, OutputLimits, OwedOutput};
 pub use piece::{Owed, Piece, bounded};
 pub use publication::{NotAMessage, Place, Posted, Publication, Scope};
+pub use publish_error::{PublishError, PublishOutcome};
 pub use run::{FrozenRun, Run, Share};
 pub use shed::{Dropped, Shed, Shedding};
 pub use slow::{Overflow, SlowRules};

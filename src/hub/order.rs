@@ -14,7 +14,9 @@ use super::{
     encoding::DearFormats,
     entry::{Delivery, Request, Unplaced},
     hub::ShardHub,
+    ids::{Asker, Begun},
     publication::{Place, Posted, Publication, Scope},
+    publish_error::PublishOutcome,
     slow::Overflow,
     tag::Tag,
     topic_id::TopicId,
@@ -52,27 +54,27 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Publishes for all shards, as [`ShardHub::publish_by_name`] does, for a publisher that wants the place of its
-    /// publication. Returns the place if this shard orders the topic. Otherwise [`ShardHub::take_placed`] returns the
-    /// place with this ticket, once the topic's home or an engine has given it.
+    /// Publishes for all shards, as [`ShardHub::publish_by_name`] does, for a publisher that wants the answer of the
+    /// topic's home. Returns the answer if this shard orders the topic. Otherwise [`ShardHub::take_answered`] returns
+    /// the answer with this ticket, once the topic's home or an engine has given it.
     pub fn publish_asking(
         &mut self,
         name: &TopicName,
         source: ConnectionId,
         mut publication: Publication,
         ticket: u64,
-    ) -> Option<Place> {
+    ) -> Option<PublishOutcome> {
         publication.stamp(self.now());
         let (home, own) = (self.home(name), self.mesh.number());
         let posted = Arc::new(Posted { topic: name.clone(), source: Some(source), publication });
-        let place = if home == own {
+        let answer = if home == own {
             self.with_topic(name, |hub, topic| hub.publish_at_home(topic, &posted, Some((own, ticket))))
         } else {
             self.mesh.request(home, Request::Submit { posted, ticket });
             None
         };
-        if place.is_some() {
-            return place;
+        if answer.is_some() {
+            return answer;
         }
         if let Some(connection) = self.connections.get_mut(source) {
             connection.has_published_elsewhere = true;
@@ -87,9 +89,9 @@ impl<T: Attachment> ShardHub<T> {
     /// Publishes to a topic that this shard knows. `source` does not receive the publication unless it has subscribed
     /// with [`SubscribeOptions::echo`](super::SubscribeOptions::echo).
     ///
-    /// Returns the publication's place if this shard orders the topic. Otherwise the home or an engine orders the
-    /// publication. If this shard has subscribers, the publication comes back in its place. A publication of
-    /// [`Scope::Shard`] has no place.
+    /// Returns the publication's place if this shard orders the topic; `None` for a publication that is refused for its
+    /// id. Otherwise the home or an engine orders the publication. If this shard has subscribers, the publication comes
+    /// back in its place. A publication of [`Scope::Shard`] has no place.
     pub fn publish(
         &mut self,
         topic: TopicId,
@@ -114,18 +116,19 @@ impl<T: Attachment> ShardHub<T> {
                     journal.note_sent(&entry.name);
                 }
                 let posted = Arc::new(Posted { topic: entry.name.clone(), source, publication });
-                self.publish_at_home(topic, &posted, None)
+                self.publish_at_home(topic, &posted, None).and_then(Result::ok)
             }
             (Scope::Server, TopicRole::Home(home)) => {
-                // Only lanes and dear parts need the publication in an `Arc`.
-                if home.interested.is_empty() && entry.audiences.dear(&self.encodings).is_empty() {
+                // Only lanes, dear parts and ids need the publication in an `Arc`.
+                let has_id = publication.id_name().is_some();
+                if home.interested.is_empty() && !has_id && entry.audiences.dear(&self.encodings).is_empty() {
                     self.find_key(topic, &mut publication);
                     let place = self.sequence(topic, source, publication.payload(), publication.time());
                     self.gather(topic, source, &publication, Some(place));
                     return Some(place);
                 }
                 let posted = Arc::new(Posted { topic: entry.name.clone(), source, publication });
-                self.publish_at_home(topic, &posted, None)
+                self.publish_at_home(topic, &posted, None).and_then(Result::ok)
             }
             (Scope::Server, TopicRole::Remote(remote)) => {
                 let (home, name) = (remote.home, entry.name.clone());
@@ -170,13 +173,43 @@ impl<T: Attachment> ShardHub<T> {
 
     /// Sequences a publication whose topic has its home here, distributes it, and returns its place. If an engine
     /// orders the topic, sends the publication to the engine instead, and returns `None`;
-    /// [`ShardHub::distribute_given`] follows when the engine has given the place.
+    /// [`ShardHub::distribute_given`] follows when the engine has given the place. A publication with an id that is
+    /// remembered is not published again.
     pub(super) fn publish_at_home(
         &mut self,
         topic: TopicId,
         posted: &Arc<Posted>,
-        asker: Option<(u16, u64)>,
-    ) -> Option<Place> {
+        asker: Option<Asker>,
+    ) -> Option<PublishOutcome> {
+        if posted.publication.id_name().is_some() {
+            return self.publish_once(topic, posted, asker);
+        }
+        self.order(topic, posted, asker).map(Ok)
+    }
+
+    /// Publishes a publication with an id, unless its id is remembered.
+    #[cold]
+    fn publish_once(&mut self, topic: TopicId, posted: &Arc<Posted>, asker: Option<Asker>) -> Option<PublishOutcome> {
+        match self.ids.begin(posted, asker, self.now()) {
+            Ok(Begun::New) => {
+                let place = self.order(topic, posted, asker)?;
+                self.note_place_of_id(posted, place);
+                Some(Ok(place))
+            }
+            Ok(Begun::Repeated(place)) => Some(Ok(place)),
+            Ok(Begun::Awaited) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// Notes the place of a publication with an id. Returns the publishers of the same publication that wait for it.
+    fn note_place_of_id(&mut self, posted: &Posted, place: Place) -> Vec<Asker> {
+        let now = self.now();
+        self.ids.note_place(posted, place, now)
+    }
+
+    /// Sequences and distributes a publication, or sends it to the engine of its topic.
+    fn order(&mut self, topic: TopicId, posted: &Arc<Posted>, asker: Option<Asker>) -> Option<Place> {
         let TopicRole::Home(home) = &self.topics[topic].role else { unreachable!("only a topic's home orders it") };
         if let Some(engine) = home.engine {
             let unplaced = Unplaced { posted: Arc::clone(posted), asker };
@@ -188,12 +221,13 @@ impl<T: Attachment> ShardHub<T> {
         Some(place)
     }
 
-    /// Distributes a publication to which an engine has given this place.
+    /// Distributes a publication to which an engine has given this place. Returns the publishers of the same
+    /// publication that wait for the place too.
     ///
     /// # Panics
     ///
     /// If the topic's home is another shard, or no engine orders the topic.
-    pub(super) fn distribute_given(&mut self, topic: TopicId, posted: &Arc<Posted>, place: Place) {
+    pub(super) fn distribute_given(&mut self, topic: TopicId, posted: &Arc<Posted>, place: Place) -> Vec<Asker> {
         let entry = &mut self.topics[topic];
         let TopicRole::Home(home) = &mut entry.role else { unreachable!("an engine answers the topic's home") };
         assert!(home.engine.is_some(), "the home of {} gives places itself", entry.name);
@@ -205,6 +239,7 @@ impl<T: Attachment> ShardHub<T> {
             journal.note_ordered(&entry.name, *source, publication.payload(), tag);
         }
         self.distribute(topic, posted, place);
+        if posted.publication.id_name().is_some() { self.note_place_of_id(posted, place) } else { Vec::new() }
     }
 
     /// Gives a publication the next place in its topic's order.
@@ -305,7 +340,7 @@ mod tests {
             let name = &names[ticket % 8];
             let place = hubs[0].publish_asking(name, source, Publication::text("x"), ticket as u64);
             assert_eq!(place.is_some(), home(name, 2) == 0 && !TestEngine::has(name));
-            placed.extend(place.map(|place| (ticket as u64, place)));
+            placed.extend(place.map(|answer| (ticket as u64, answer.unwrap())));
         }
         for _ in 0..1_000 {
             for hub in &mut hubs {
@@ -314,7 +349,7 @@ mod tests {
             }
             while engine.work(|_| 1) {}
             engine.end.send_out();
-            placed.extend(hubs[0].take_placed());
+            placed.extend(hubs[0].take_answered().into_iter().map(|(ticket, answer)| (ticket, answer.unwrap())));
         }
         assert_eq!(placed.len(), 24);
         for (number, name) in names.iter().enumerate() {

@@ -61,7 +61,7 @@ pub struct Publication {
 struct Names {
     event: Option<Box<str>>,
     key: Option<Arc<str>>,
-    id: Option<Box<str>>,
+    id: Option<Arc<str>>,
 }
 
 impl Publication {
@@ -111,7 +111,9 @@ impl Publication {
         self
     }
 
-    /// Gives the publication an id of the publisher's own.
+    /// Gives the publication an id of the publisher's own: its idempotency key. The home of a topic publishes
+    /// publications with the same id and the same contents once within `idempotency_window`. A later one gets the
+    /// answer of the first, and one with other contents is refused. [`Scope::Shard`] knows no ids.
     #[must_use]
     pub fn id(mut self, id: &str) -> Self {
         self.names_mut().id = Some(id.into());
@@ -160,6 +162,11 @@ impl Publication {
     /// Returns another handle to the key.
     pub(super) fn shared_key(&self) -> Option<Arc<str>> {
         self.names.as_ref()?.key.clone()
+    }
+
+    /// Returns another handle to the id.
+    pub(super) fn shared_id(&self) -> Option<Arc<str>> {
+        self.names.as_ref()?.id.clone()
     }
 
     /// Returns the publisher's id; `None` if [`Publication::id`] has not been called.

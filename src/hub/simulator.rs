@@ -3,6 +3,7 @@
 
 mod barrier;
 mod feeds;
+mod ids;
 mod subscriber;
 mod world;
 

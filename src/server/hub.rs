@@ -14,7 +14,7 @@ use crate::{
     auth::{RevocationError, Revocations},
     control::publisher::{Publisher, Requests},
     handler::{CloseError, Sent, SubscribeError},
-    hub::{Command, ConnectionId, Place, Publication, Reply, TopicName},
+    hub::{Command, ConnectionId, Place, Publication, PublishError, Reply, TopicName},
     metrics::{Counter, Counters},
     proto::{CloseCode, CloseFrame, KeepAlive, PreparedMessage},
 };
@@ -69,9 +69,21 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// [`HubError::Ended`]; the publication may have reached subscribers nevertheless.
+    /// [`HubError::Publish`] for a publication with an id ([`Publication::id`]) that is not published for its id;
+    /// [`HubError::Ended`], after which the publication may have reached subscribers nevertheless.
+    ///
+    /// ```
+    /// # use ringhub::{Publication, TopicName, server::{Hub, HubError}};
+    /// # async fn example(hub: Hub, topic: &TopicName) -> Result<(), HubError> {
+    /// let first = hub.publish(topic, Publication::text("paid").id("order-17")).await?;
+    /// // A repetition, for example after a timeout, is not published again.
+    /// assert_eq!(hub.publish(topic, Publication::text("paid").id("order-17")).await?, first);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn publish(&self, topic: &TopicName, publication: impl Into<Publication>) -> Result<Place, HubError> {
-        self.publisher.publish(topic.clone(), None, publication.into()).await.ok_or(HubError::Ended)
+        let answer = self.publisher.publish(topic.clone(), None, publication.into()).await;
+        answer.ok_or(HubError::Ended)?.map_err(HubError::Publish)
     }
 
     /// Sends to all connections except `source` and the connections of routes without broadcasts. Each connection gets
@@ -79,21 +91,21 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// [`HubError::Ended`].
+    /// As of [`Hub::publish`].
     pub async fn broadcast(
         &self,
         source: Option<ConnectionId>,
         publication: impl Into<Publication>,
     ) -> Result<(), HubError> {
-        let place = self.publisher.publish(TopicName::everyone(), source, publication.into()).await;
-        place.map(drop).ok_or(HubError::Ended)
+        let answer = self.publisher.publish(TopicName::everyone(), source, publication.into()).await;
+        answer.ok_or(HubError::Ended)?.map(drop).map_err(HubError::Publish)
     }
 
     /// Sends to all connections, like [`Hub::broadcast`] without a source.
     ///
     /// # Errors
     ///
-    /// [`HubError::Ended`].
+    /// As of [`Hub::publish`].
     pub async fn send_all(&self, publication: impl Into<Publication>) -> Result<(), HubError> {
         self.broadcast(None, publication).await
     }
@@ -239,6 +251,8 @@ pub enum HubError {
     NoConnection(ConnectionId),
     /// The close code or the reason is not allowed.
     Close(CloseError),
+    /// The publication is refused for its id.
+    Publish(PublishError),
     /// The connection's subscription is refused.
     Subscribe(SubscribeError),
     /// The revocation is refused.
@@ -252,6 +266,7 @@ impl fmt::Display for HubError {
         match self {
             HubError::NoConnection(id) => write!(f, "there is no open connection {id}"),
             HubError::Close(error) => error.fmt(f),
+            HubError::Publish(error) => error.fmt(f),
             HubError::Subscribe(error) => error.fmt(f),
             HubError::Revocation(error) => error.fmt(f),
             HubError::Ended => f.write_str("the server has ended"),

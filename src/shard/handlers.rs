@@ -18,11 +18,11 @@ use super::{io_state::ShardConnection, seats::LocalRoute, slow::GivenUp, state::
 use crate::{
     auth::{Authenticator, Identities},
     handler::{
-        Call, Closed, Facts, OnPlaced, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks, WORK_MAX,
+        Call, Closed, Facts, OnAnswered, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks, WORK_MAX,
     },
     hub::{
-        Command, Commanded, ConnectionId, Joined, OrderEnd, Place, Publication, Refused, Reply, Scope, Sent,
-        SubscribeOptions, SubscribeOutcome, Subscribed, TopicName, TopicRules,
+        Command, Commanded, ConnectionId, Joined, OrderEnd, Place, Publication, PublishOutcome, Refused, Reply, Scope,
+        Sent, SubscribeOptions, SubscribeOutcome, Subscribed, TopicName, TopicRules,
     },
     metrics::Counter,
     proto::{CloseCode, Event, KeepAlive, MessageLimits, Millis, Refusal, State},
@@ -107,11 +107,11 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Calls those that wait for the places of their publications, and whose places have come.
-    pub(super) fn report_placed(&mut self) {
-        for (ticket, place) in self.hub.take_placed() {
-            let Some((id, on_placed)) = self.handlers.askers.remove(&ticket) else { continue };
-            if let Err(panicked) = Panicked::catch(|| on_placed(self, place)) {
+    /// Calls those that wait for the answers to their publications, and whose answers have come.
+    pub(super) fn report_answered(&mut self) {
+        for (ticket, answer) in self.hub.take_answered() {
+            let Some((id, on_answered)) = self.handlers.askers.remove(&ticket) else { continue };
+            if let Err(panicked) = Panicked::catch(|| on_answered(self, answer)) {
                 self.fail(id, &panicked);
             }
             self.report_joined();
@@ -327,14 +327,14 @@ impl<I: Io> ShardApi for Shard<I> {
         source: ConnectionId,
         topic: &TopicName,
         publication: Publication,
-        on_placed: OnPlaced,
-    ) -> Option<Place> {
+        on_answered: OnAnswered,
+    ) -> Option<PublishOutcome> {
         let ticket = self.handlers.next_ticket();
-        let place = self.hub.publish_asking(topic, source, publication, ticket);
-        if place.is_none() {
-            self.handlers.askers.insert(ticket, (source, on_placed));
+        let answer = self.hub.publish_asking(topic, source, publication, ticket);
+        if answer.is_none() {
+            self.handlers.askers.insert(ticket, (source, on_answered));
         }
-        place
+        answer
     }
 
     fn set_limits(&mut self, id: ConnectionId, limits: MessageLimits) {

@@ -47,7 +47,7 @@ impl<I: Io> Shard<I> {
             self.marks.note_left_mail(self.now);
         }
         self.report_joined();
-        self.report_placed();
+        self.report_answered();
     }
 
     /// Takes requests, and runs the commands among them.
@@ -63,7 +63,7 @@ impl<I: Io> Shard<I> {
         self.commands = commands;
         // A command may have made a subscription.
         self.report_joined();
-        self.report_placed();
+        self.report_answered();
     }
 
     /// Ends the waits for which the last mark has come: down a delivery lane from another home, or down a request lane

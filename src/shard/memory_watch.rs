@@ -41,6 +41,7 @@ impl<I: Io> Shard<I> {
             return;
         }
         self.memory.at = Some(self.now);
+        self.hub.forget_ended_ids();
         self.look_at_connections();
         self.note_memory();
     }
@@ -67,6 +68,7 @@ impl<I: Io> Shard<I> {
             (Counter::MemoryLanes, self.hub.lane_bytes()),
             (Counter::MemoryConnections, connections),
             (Counter::MemoryTopics, topics),
+            (Counter::MemoryIds, self.hub.id_bytes()),
         ];
         let mut all = 0;
         for (counter, bytes) in kinds {

@@ -5,12 +5,15 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use super::{seats::LocalRoute, state::Shard};
+use super::{
+    seats::LocalRoute,
+    state::{Shard, hub_limits},
+};
 use crate::{
-    config::{Config, Limits},
+    config::Config,
     endpoints::Endpoints,
     handler::{Route, Rules},
-    hub::{ConnectionId, HubLimits, Publishing},
+    hub::{ConnectionId, Publishing},
     proto::{MessageLimits, Millis},
     sys::Io,
 };
@@ -23,8 +26,7 @@ impl<I: Io> Shard<I> {
         let has_other_message_time = limits.message_ticks_max != self.limits.message_ticks_max;
         self.limits = limits.clone();
         self.unfinished_bytes_max = limits.unfinished_bytes_max / config.shards;
-        let Limits { subscriptions_max, topics_idle_max, gathered_bytes_max, .. } = config.limits;
-        self.hub.set_limits(HubLimits { subscriptions_max, topics_idle_max, gathered_bytes_max });
+        self.hub.set_limits(hub_limits(config));
         let under_way: Vec<(ConnectionId, MessageLimits)> =
             self.incoming.unfinished.ids().map(|id| (id, self.handlers.limits_in_force(id))).collect();
         let is_changed = |is: fn(&Rules, &Rules) -> bool| {

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::memory::HOLDER_BYTES_MIN;
 use crate::{
-    handler::{OnPlaced, Profile, Route, Rules, ShardRoute, Tasks},
+    handler::{OnAnswered, Profile, Route, Rules, ShardRoute, Tasks},
     hub::{ConnectionId, OrderEnd},
     proto::{KeepAlive, MessageLimits, Tick},
 };
@@ -44,7 +44,7 @@ pub(super) struct Handlers {
     pub(super) ended: Vec<(ConnectionId, u16, u32)>,
     pub(super) tasks: Tasks,
     /// Those that wait for the places of their publications, by the tickets of these.
-    pub(super) askers: HashMap<u64, (ConnectionId, OnPlaced)>,
+    pub(super) askers: HashMap<u64, (ConnectionId, OnAnswered)>,
     /// The end of the topic's order at which the subscription begins that is being reported.
     pub(super) order_end: Option<OrderEnd>,
     /// The last ticket.

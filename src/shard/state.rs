@@ -35,7 +35,9 @@ use crate::{
     config::{Config, Limits},
     handler::Seat,
     handover::AddressPermit,
-    hub::{Commanded, ConnectionId, Encodings, EngineTopics, Homes, HubLimits, Joined, MeshEnd, RulesOfTopics},
+    hub::{
+        Commanded, ConnectionId, Encodings, EngineTopics, Homes, HubLimits, IdLimits, Joined, MeshEnd, RulesOfTopics,
+    },
     metrics::{Counter, Counters},
     proto::{Millis, Tick},
     sys::{Io, Key, Readiness},
@@ -109,6 +111,14 @@ pub(crate) struct Shard<I: Io> {
     pub(super) seed: u64,
 }
 
+/// Returns the limits of a shard's hub.
+pub(super) fn hub_limits(config: &Config) -> HubLimits {
+    let Limits { subscriptions_max, topics_idle_max, gathered_bytes_max, ids_window, ids_bytes_max, .. } =
+        config.limits;
+    let ids = IdLimits { window_ms: ids_window.as_millis() as u64, bytes_max: ids_bytes_max / config.shards };
+    HubLimits { subscriptions_max, topics_idle_max, gathered_bytes_max, ids }
+}
+
 impl<I: Io> Shard<I> {
     pub(crate) fn new(
         mesh: MeshEnd,
@@ -119,9 +129,7 @@ impl<I: Io> Shard<I> {
         epoch_seed: u64,
         now: Millis,
     ) -> Self {
-        let Limits { subscriptions_max, topics_idle_max, gathered_bytes_max, .. } = config.limits;
-        let hub_limits = HubLimits { subscriptions_max, topics_idle_max, gathered_bytes_max };
-        let mut hub = IoHub::new(mesh, hub_limits, epoch_seed);
+        let mut hub = IoHub::new(mesh, hub_limits(config), epoch_seed);
         hub.note_time(now);
         let has_rates = handlers.routes.iter().any(|route| route.rules.rates.has_any());
         Shard {

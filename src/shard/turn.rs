@@ -3,7 +3,7 @@
 use std::mem;
 
 use super::{outgoing::Outcome, state::Shard};
-use crate::{metrics::Counter, proto::Millis, sys::Io};
+use crate::{hub::IdCounts, metrics::Counter, proto::Millis, sys::Io};
 
 impl<I: Io> Shard<I> {
     /// Runs one turn. Returns whether the next turn is due at once. If not, the next turn is due when the ring has
@@ -30,6 +30,10 @@ impl<I: Io> Shard<I> {
         self.count(Counter::Turns, 1);
         self.counters.set(Counter::LaneOverflow, self.hub.overflowed());
         self.counters.set(Counter::Topics, self.hub.topics() as u64);
+        let IdCounts { repeated, other_contents, full } = self.hub.id_counts();
+        self.counters.set(Counter::IdsRepeated, repeated);
+        self.counters.set(Counter::IdsOtherContents, other_contents);
+        self.counters.set(Counter::IdsFull, full);
         self.has_work()
     }
 

@@ -122,11 +122,14 @@ export class Ringhub extends EventTarget {
   /** Subscribes to a topic until `unsubscribe`, over all connections. */
   subscribe(topic: string, options?: { echo?: boolean; wait?: boolean }): Promise<{ topic: string } & Partial<Place>>;
   unsubscribe(topic: string): Promise<{ topic: string }>;
-  /** Publishes a string as text, bytes as binary data, and any other value as JSON. */
+  /**
+   * Publishes a string as text, bytes as binary data, and any other value as JSON. A message with an `id` is published
+   * once, however often it is sent.
+   */
   publish(
     topic: string,
     data: unknown,
-    options?: { event?: string; key?: string; wait?: boolean },
+    options?: { event?: string; key?: string; id?: string; wait?: boolean },
   ): Promise<Place & { topic: string }>;
   /** Shows the server a new token: this one, or that of the token function. */
   refresh(token?: string): Promise<{}>;

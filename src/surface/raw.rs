@@ -43,9 +43,13 @@ const OPENINGS: Openings =
 /// `POST /t/{topic}` publishes its body.
 const PUBLISH: HttpEndpoint = HttpEndpoint {
     methods: &["POST"],
-    intent: |head| key_of_post(head.query()).map(|_| Intent::Publish),
+    intent: |head| {
+        key_of_post(head.query())?;
+        id_of_post(head.headers())?;
+        Ok(Intent::Publish)
+    },
     body: BodyLimit::Message,
-    page_headers: &[],
+    page_headers: &[ID_HEADER],
     answer: |request| Box::pin(publish(request)),
 };
 
@@ -176,6 +180,45 @@ fn key_of_post(query: Option<&str>) -> Result<Option<Cow<'_, str>>, Refusal> {
 /// Bytes of the longest key of a publication.
 const KEY_BYTES_MAX: usize = 255;
 
+/// Returns the id of the publication in the head of a POST: the value of `Idempotency-Key`, which may stand in
+/// quotation marks (RFC 8941 3.3.3).
+fn id_of_post(headers: &Headers) -> Result<Option<Cow<'_, str>>, Refusal> {
+    let value = match headers.only(ID_HEADER) {
+        Ok(value) => value,
+        Err(0) => return Ok(None),
+        Err(_) => return Err(bad("Idempotency-Key is given twice")),
+    };
+    let is_text = value.iter().all(|octet| octet.is_ascii_graphic() || *octet == b' ');
+    let text = str::from_utf8(value).ok().filter(|_| is_text);
+    let id = text.and_then(|text| if text.starts_with('"') { quoted(text) } else { Some(text.into()) });
+    let id = id.ok_or_else(|| bad("Idempotency-Key is neither visible ASCII nor a string in quotation marks"))?;
+    if id.is_empty() || id.len() > KEY_BYTES_MAX {
+        return Err(bad(&format!("Idempotency-Key has {} bytes, not 1 to {KEY_BYTES_MAX}", id.len())));
+    }
+    Ok(Some(id))
+}
+
+/// Returns the contents of a string in quotation marks, in which a backslash stands before a quotation mark and before
+/// a backslash.
+fn quoted(text: &str) -> Option<Cow<'_, str>> {
+    let inner = text.strip_prefix('"')?.strip_suffix('"')?;
+    if !inner.contains(['"', '\\']) {
+        return Some(inner.into());
+    }
+    let (mut plain, mut characters) = (String::with_capacity(inner.len()), inner.chars());
+    while let Some(character) = characters.next() {
+        plain.push(match character {
+            '"' => return None,
+            '\\' => characters.next().filter(|escaped| matches!(escaped, '"' | '\\'))?,
+            other => other,
+        });
+    }
+    Some(plain.into())
+}
+
+/// The header line with the id of a publication.
+const ID_HEADER: &str = "idempotency-key";
+
 /// Publishes the body of a request to the topic of its path.
 async fn publish(mut request: Box<HttpRequest>) -> Result<Response, Refusal> {
     let topic = request.topic.clone().ok_or_else(|| Refusal::new(404, "this path names no topic"))?;
@@ -195,6 +238,10 @@ async fn publish(mut request: Box<HttpRequest>) -> Result<Response, Refusal> {
     };
     let message = match key_of_post(request.head.query())? {
         Some(key) => message.key(&key),
+        None => message,
+    };
+    let message = match id_of_post(request.head.headers())? {
+        Some(id) => message.id(&id),
         None => message,
     };
     // The message has a copy of the body, and may wait for its offset.
@@ -269,6 +316,39 @@ mod tests {
             let found = key_of_post(Some(query)).map_err(|refusal| refusal.status);
             assert_eq!(found.as_ref().map(Option::as_deref), expected.as_ref().map(|key| *key), "{query}");
         }
+    }
+
+    #[test]
+    fn ids_of_posts() {
+        let id_of = |lines: &str| {
+            let head = format!("POST /t/a HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+            let (head, _) = RequestHead::decode(head.as_bytes()).unwrap().unwrap();
+            id_of_post(head.headers())
+                .map(|id| id.map(Cow::into_owned))
+                .map_err(|refusal| (refusal.status, refusal.error))
+        };
+        let of = |value: &str| id_of(&format!("Idempotency-Key: {value}\r\n"));
+        assert_eq!(id_of(""), Ok(None));
+        for (value, expected) in [
+            ("8e03978e-40d5", "8e03978e-40d5"),
+            ("a b", "a b"),
+            (r#""8e03978e-40d5""#, "8e03978e-40d5"),
+            (r#""a\"b\\c""#, r#"a"b\c"#),
+            (r#"a"b"#, r#"a"b"#),
+        ] {
+            assert_eq!(of(value), Ok(Some(expected.to_owned())), "{value}");
+        }
+        let long = "x".repeat(KEY_BYTES_MAX);
+        assert_eq!(of(&long), Ok(Some(long.clone())));
+        let malformed = "Idempotency-Key is neither visible ASCII nor a string in quotation marks";
+        for value in ["\"a", "\"a\"b\"", r#""a\x""#, r#""a\""#, "\"", "\u{e4}", "a\tb"] {
+            assert_eq!(of(value), Err((400, malformed.to_owned())), "{value}");
+        }
+        assert_eq!(of(&format!("{long}x")).unwrap_err().1, "Idempotency-Key has 256 bytes, not 1 to 255");
+        assert_eq!(of("").unwrap_err().1, "Idempotency-Key has 0 bytes, not 1 to 255");
+        assert_eq!(of("\"\"").unwrap_err().1, "Idempotency-Key has 0 bytes, not 1 to 255");
+        let twice = id_of("Idempotency-Key: a\r\nIdempotency-Key: a\r\n");
+        assert_eq!(twice.unwrap_err().1, "Idempotency-Key is given twice");
     }
 
     #[test]

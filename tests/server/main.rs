@@ -18,6 +18,7 @@ mod handshake;
 mod health;
 mod hostile;
 mod http;
+mod idempotency;
 mod identities;
 mod last_messages;
 mod lifecycle;

@@ -88,7 +88,7 @@ pub(crate) fn parse(text: &str) -> Result<Request<'_>, Fault> {
 const COMMANDS: [(&str, &[&str]); 5] = [
     ("subscribe", &["topic", "echo"]),
     ("unsubscribe", &["topic"]),
-    ("publish", &["topic", "data", "base64", "event", "key"]),
+    ("publish", &["topic", "data", "base64", "event", "key", "idempotency_key"]),
     ("refresh", &["token"]),
     ("ping", &[]),
 ];
@@ -181,6 +181,9 @@ fn publish<'a>(members: &Members<'a>) -> Result<Command<'a>, Fault> {
     if let Some(key) = members.of("key").next() {
         publication = publication.key(&short_text("key", key)?);
     }
+    if let Some(id) = members.of("idempotency_key").next() {
+        publication = publication.id(&short_text("idempotency_key", id)?);
+    }
     Ok(Command::Publish { topic, publication })
 }
 
@@ -254,5 +257,5 @@ const ID: &str = "id";
 /// The largest id: the largest whole number that JavaScript counts with.
 pub(crate) const ID_MAX: u64 = (1 << 53) - 1;
 
-/// Bytes of the longest name of an event, and of the longest key.
+/// Bytes of the longest name of an event, of the longest key, and of the longest idempotency key.
 pub(crate) const SHORT_BYTES_MAX: usize = 255;

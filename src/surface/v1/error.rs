@@ -73,6 +73,8 @@ errors! {
     TooLarge = 113 "too_large" Always;
     /// The subscription was cancelled by an `unsubscribe` before it was live.
     Cancelled = 114 "cancelled" Always;
+    /// A message with the same idempotency key and other contents was published to the topic before.
+    OtherContents = 115 "other_contents" Always;
     /// A token is missing, wrong, expired or revoked.
     Unauthorized = 120 "unauthorized" Always;
     /// The client may not use the topic.
@@ -87,6 +89,8 @@ errors! {
     TooManyRequests = 131 "too_many_requests" ForAWhile;
     /// The server, or somebody whom it asks, cannot decide now.
     Unavailable = 132 "unavailable" ForAWhile;
+    /// As many idempotency keys are remembered as the server has memory for.
+    KeysFull = 133 "keys_full" ForAWhile;
 }
 
 impl ErrorCode {

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     endpoints::{Judge, PublishGrant},
     handler::{Accept, Connection, Handler, OpeningRequest, RenewError, Response, SubscribeError},
-    hub::{Encodings, Format, Place, Publication, Scope, SubscribeOptions, TopicName},
+    hub::{Encodings, Format, Publication, PublishError, PublishOutcome, Scope, SubscribeOptions, TopicName},
     proto::{Message, MessageType, Refusal, State},
 };
 
@@ -230,17 +230,22 @@ impl Speaker {
         topic: &TopicName,
         publication: Publication,
     ) {
-        let Some(number) = id else {
+        // A publication with an idempotency key may be refused, which its client is told even if it has no number.
+        if id.is_none() && publication.id_name().is_none() {
             connection.publish(topic, publication, Scope::Server);
             return connection.state_mut().end(None);
-        };
+        }
         let name = topic.clone();
-        let answer = move |connection: &mut Client<'_>, place: Place| {
+        let answer = move |connection: &mut Client<'_>, outcome: PublishOutcome| {
             connection.state_mut().end(id);
-            send(connection, &Answer::published(number, name.as_str(), place));
+            match (outcome, id) {
+                (Ok(place), Some(number)) => send(connection, &Answer::published(number, name.as_str(), place)),
+                (Ok(_), None) => {}
+                (Err(error), _) => send(connection, &Answer::from(&not_published(id, error))),
+            }
         };
-        if let Some(place) = connection.publish_asking(topic, publication, answer.clone()) {
-            answer(connection, place);
+        if let Some(outcome) = connection.publish_asking(topic, publication, answer.clone()) {
+            answer(connection, outcome);
         }
     }
 
@@ -321,6 +326,15 @@ fn options(has_echo: bool) -> SubscribeOptions {
 /// Returns the error for a refusal of the judge.
 pub(super) fn refused(id: Option<u64>, refusal: &Refusal) -> Fault {
     Fault { id, code: ErrorCode::of_refusal(refusal), reason: refusal.error.clone() }
+}
+
+/// Returns the error for a message that the home of its topic has refused.
+fn not_published(id: Option<u64>, error: PublishError) -> Fault {
+    let code = match error {
+        PublishError::OtherContents => ErrorCode::OtherContents,
+        PublishError::IdsFull { .. } => ErrorCode::KeysFull,
+    };
+    Fault { id, code, reason: error.to_string() }
 }
 
 fn not_subscribed(id: Option<u64>, error: SubscribeError) -> Fault {
