@@ -315,3 +315,29 @@ fn missing_bytes() {
         assert_eq!(websocket.missing(&front[..received]), missing, "{received} received");
     }
 }
+
+/// A short frame that has come whole is handled in one step, and in several steps if it comes in pieces.
+#[test]
+fn short_frames_at_their_limits() {
+    for length in [0, 1, 63, 125, 126, 127, front::BLOCK - 1, front::BLOCK, front::BLOCK + 1] {
+        let (ascii, bytes) = ("a".repeat(length), vec![0xFF; length]);
+        let limits = |frame: usize, message: usize| MessageLimits {
+            frame_bytes_max: frame as u32,
+            message_bytes_max: message as u32,
+            ..LIMITS
+        };
+        let stream = [masked(OpCode::Text, true, &ascii), masked(OpCode::Binary, true, &bytes)].concat();
+        let script = Script { limits: limits(length, length), ..SERVER };
+        check(script, &stream, &[text(&ascii), Seen::Binary(bytes.clone())], &[], State::Open);
+        let error = |limits, opcode| run(Script { limits, ..SERVER }, &masked(opcode, true, &bytes)).error;
+        if length > 0 {
+            assert_eq!(error(limits(length, length), OpCode::Text), Some(ProtocolError::InvalidUtf8));
+            assert_eq!(error(limits(length - 1, length), OpCode::Binary), Some(ProtocolError::FrameTooBig));
+            assert_eq!(error(limits(length, length - 1), OpCode::Binary), Some(ProtocolError::MessageTooBig));
+        }
+        let unchecked = MessageLimits { checks_utf8: false, ..limits(length, length) };
+        assert_eq!(error(unchecked, OpCode::Text), None);
+        let none = MessageLimits { fragments_max: 0, ..limits(length, length) };
+        assert_eq!(error(none, OpCode::Binary), Some(ProtocolError::TooManyFragments));
+    }
+}
