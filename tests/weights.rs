@@ -75,7 +75,7 @@ impl Shard {
             self.hub.publish_by_name(&self.topic, None, message.clone(), Scope::Server);
         }
         let mut walks: Vec<AudienceId> = Vec::new();
-        self.hub.begin_walks(&mut walks);
+        self.hub.take_due(&mut walks);
         for walk in walks {
             while let Some(slot) = self.hub.next_member(walk) {
                 let at = self.subscribers.iter().position(|id| id.slot() == slot).expect("a subscriber");

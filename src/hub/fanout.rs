@@ -110,20 +110,9 @@ impl<T: Attachment> ShardHub<T> {
         (entry, gathering)
     }
 
-    /// Begins a walk for every audience that has a run and no walk: freezes the run, and adds the audience to `walks`.
-    pub fn begin_walks(&mut self, walks: &mut impl Extend<AudienceId>) {
-        for &id in &self.dirty {
-            let audience = &mut self.topics[id];
-            assert!(audience.walk.is_none(), "an audience has one walk at a time");
-            let run = audience.take_run().expect("a dirty audience has a run");
-            let before = run.weight();
-            let run = run.freeze();
-            self.gathered_bytes = self.gathered_bytes - before + run.weight();
-            // The step shares no divisor with most numbers of members, so over many walks every subscriber is early and
-            // late.
-            audience.rotation = audience.rotation.wrapping_add(ROTATION_STEP);
-            audience.walk = Some(Box::new(Walk::new(run, audience.members.len() as u32, audience.rotation)));
-        }
+    /// Adds to `walks` every audience that has a run and no walk. Its walk begins at the first
+    /// [`ShardHub::next_member`], and gathers until then.
+    pub fn take_due(&mut self, walks: &mut impl Extend<AudienceId>) {
         walks.extend(self.dirty.drain(..));
     }
 
@@ -176,10 +165,15 @@ impl<T: Attachment> ShardHub<T> {
         self.encodings.lag(format)
     }
 
-    /// Returns the slot of the next subscriber that the audience's walk visits.
+    /// Returns the slot of the next subscriber that the audience's walk visits. Begins the walk if it has not begun.
+    ///
+    /// # Panics
+    ///
+    /// If the audience has neither a walk nor a run.
     pub fn next_member(&mut self, audience: AudienceId) -> Option<u32> {
-        let Audience { members, walk, .. } = &mut self.topics[audience];
-        walk.as_mut().expect(WALKING).next(members)
+        let audience = &mut self.topics[audience];
+        begin_walk(audience, &mut self.gathered_bytes);
+        audience.walk.as_mut().expect(WALKING).next(&audience.members)
     }
 
     /// Undoes the last [`ShardHub::next_member`]: the next call returns the same member once more.
@@ -188,17 +182,25 @@ impl<T: Attachment> ShardHub<T> {
     }
 
     /// Adds to `ahead` the audiences whose walks still owe the connection a share: such a walk has yet to come to the
-    /// connection, and no other visit has handed out the share. `walks` are the audiences of all walks under way.
-    /// Returns how many walks or subscriptions were looked at.
+    /// connection, and no other visit has handed out the share. `walks` are the audiences of [`ShardHub::take_due`]
+    /// whose walks have not ended. The walks of the connection's topics begin. Returns how many walks or subscriptions
+    /// were looked at.
     pub fn walks_ahead(
-        &self,
+        &mut self,
         id: ConnectionId,
         walks: impl ExactSizeIterator<Item = AudienceId>,
         ahead: &mut Vec<AudienceId>,
     ) -> usize {
-        let Some(connection) = self.connections.get(id) else { return 0 };
+        let ShardHub { connections, topics, gathered_bytes, .. } = self;
+        let Some(connection) = connections.get(id) else { return 0 };
         let subscriptions = &connection.subscriptions;
-        let is_owed = |own: &&Subscription| self.walk_owing(own).is_some();
+        let mut is_owed = |own: &&Subscription| {
+            let audience = &mut topics[own.audience()];
+            if matches!(own.membership, Membership::Member(_)) && audience.run.is_some() {
+                begin_walk(audience, gathered_bytes);
+            }
+            walk_owing(audience, own).is_some()
+        };
         // The shorter list is searched: either list may have two entries while the other has a thousand.
         if walks.len() < subscriptions.len() {
             let looked_at = walks.len();
@@ -206,7 +208,7 @@ impl<T: Attachment> ShardHub<T> {
             ahead.extend(walks.filter_map(own_of).filter(is_owed).map(Subscription::audience));
             return looked_at;
         }
-        ahead.extend(subscriptions.as_slice().iter().filter(is_owed).map(Subscription::audience));
+        ahead.extend(subscriptions.as_slice().iter().filter(&mut is_owed).map(Subscription::audience));
         subscriptions.len()
     }
 
@@ -233,8 +235,7 @@ impl<T: Attachment> ShardHub<T> {
 
     /// Returns the audience's walk if it still owes this subscription its share.
     fn walk_owing(&self, own: &Subscription) -> Option<&Walk> {
-        let Membership::Member(index) = own.membership else { return None };
-        self.topics[own.audience()].walk.as_deref().filter(|walk| walk.has_yet_to_visit(index) && !own.is_taken)
+        walk_owing(&self.topics[own.audience()], own)
     }
 
     /// Ends the audience's walk: vacant places of members are filled, joining subscribers become members, and the
@@ -393,6 +394,27 @@ impl Gathering<'_> {
             }
         }
     }
+}
+
+/// Begins a walk of the audience, unless it has one: freezes its earliest run.
+#[inline]
+fn begin_walk(audience: &mut Audience, gathered_bytes: &mut usize) {
+    if audience.walk.is_some() {
+        return;
+    }
+    let run = audience.take_run().expect("an audience whose walk is due has a run");
+    let before = run.weight();
+    let run = run.freeze();
+    *gathered_bytes = *gathered_bytes - before + run.weight();
+    // The step shares no divisor with most numbers of members, so over many walks every subscriber is early and late.
+    audience.rotation = audience.rotation.wrapping_add(ROTATION_STEP);
+    audience.walk = Some(Box::new(Walk::new(run, audience.members.len() as u32, audience.rotation)));
+}
+
+/// Returns the audience's walk if it still owes the subscription its share.
+fn walk_owing<'a>(audience: &'a Audience, own: &Subscription) -> Option<&'a Walk> {
+    let Membership::Member(index) = own.membership else { return None };
+    audience.walk.as_deref().filter(|walk| walk.has_yet_to_visit(index) && !own.is_taken)
 }
 
 /// Returns the form that `encode` gives to a publication. `buffer` keeps its memory unless the frame is large.

@@ -68,11 +68,11 @@ pub enum Homes {
 /// The connections and topics of one shard, and the messages that the connections are owed.
 ///
 /// In each turn the shard calls [`ShardHub::subscribe`], [`ShardHub::unsubscribe`], [`ShardHub::publish`] and
-/// [`ShardHub::remove`] as input demands; then [`ShardHub::begin_walks`] freezes the runs that have gathered messages,
-/// [`ShardHub::next_member`] is called until it returns `None`, and [`ShardHub::end_walk`] ends each walk. A walk may
-/// last several turns; messages that arrive meanwhile gather in the topic's next run. A connection with several
-/// subscriptions may get its shares of several walks ([`ShardHub::walks_ahead`]) in one visit; the other walks then
-/// pass the connection.
+/// [`ShardHub::remove`] as input demands; then [`ShardHub::take_due`] returns the audiences that have gathered
+/// messages, [`ShardHub::next_member`] is called until it returns `None`, and [`ShardHub::end_walk`] ends each walk. A
+/// walk may last several turns; messages that arrive after its begin gather in the topic's next run. A connection with
+/// several subscriptions may get its shares of several walks ([`ShardHub::walks_ahead`]) in one visit; the other walks
+/// then pass the connection.
 #[derive(Debug)]
 pub struct ShardHub<T: Attachment = ()> {
     /// The connections of the shard.
@@ -80,7 +80,7 @@ pub struct ShardHub<T: Attachment = ()> {
     /// The limits of this hub.
     pub limits: HubLimits,
     pub(super) topics: Topics,
-    /// The audiences that have a run and no walk, each once.
+    /// The audiences that have a run and no walk, and that [`ShardHub::take_due`] has not taken; each once.
     pub(super) dirty: Vec<AudienceId>,
     pub(super) encodings: Arc<Encodings>,
     /// The weight of all runs, filling and frozen.
@@ -235,7 +235,7 @@ impl<T: Attachment> ShardHub<T> {
         self.gathered_from_mail <= self.limits.gathered_bytes_max / 4
     }
 
-    /// Returns whether [`ShardHub::begin_walks`] has a walk to begin.
+    /// Returns whether [`ShardHub::take_due`] has an audience to add.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()

@@ -208,7 +208,7 @@ fn floods_both_ways_neither_deadlock_nor_grow() {
         }
         for shard in 0..world.hubs.len() {
             let walks = [Act::Walk; 4];
-            for act in [Act::SendOut, Act::TakeDelivery, Act::TakeRequest, Act::BeginWalks].into_iter().chain(walks) {
+            for act in [Act::SendOut, Act::TakeDelivery, Act::TakeRequest, Act::TakeDue].into_iter().chain(walks) {
                 world.step_shard((shard + round) % subscribers.len() % world.walks.len(), act);
             }
         }

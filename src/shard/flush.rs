@@ -35,7 +35,7 @@ use crate::{
 impl<I: Io> Shard<I> {
     /// Begins a flush, and returns its portion: [`Pace::flush_entries`] and [`Pace::flush_bytes`].
     pub(super) fn begin_flush(&mut self) -> Left {
-        self.hub.begin_walks(&mut self.flush.walks);
+        self.hub.take_due(&mut self.flush.walks);
         self.flush.began_with_dirty = self.flush.dirty_first;
         let Pace { flush_entries, flush_bytes, .. } = self.pace;
         Left { entries: flush_entries, bytes: flush_bytes, walked: 0 }
@@ -48,6 +48,7 @@ impl<I: Io> Shard<I> {
             return false;
         }
         assert!(self.flush.plan.is_empty(), "a batch is settled before the next is planned");
+        let bytes_before = left.bytes;
         let ended = self.plan_batch(left);
         self.send_batch();
         for audience in self.flush.walks.drain(..ended) {
@@ -55,8 +56,9 @@ impl<I: Io> Shard<I> {
             self.hub.end_walk(audience);
         }
         // Audiences take turns: a large one does not keep the others waiting for all of its subscribers.
-        if !self.flush.walks.is_empty() {
-            self.flush.walks.rotate_left(1);
+        let portion = self.pace.walk_portion(self.flush.walks.len());
+        if self.flush.visits + self.pace.send_batch > portion || bytes_before - left.bytes >= self.pace.batch_bytes {
+            self.flush.give_way();
         }
         true
     }
@@ -86,8 +88,10 @@ impl<I: Io> Shard<I> {
                 }
                 let Some(slot) = self.hub.next_member(audience) else {
                     ended += 1;
+                    self.flush.visits = 0;
                     continue;
                 };
+                self.flush.visits += 1;
                 if !self.plan_member(slot, audience, left) {
                     // The share will be the first of the next batch. The visit counts as an entry: its connection may
                     // have to be closed.

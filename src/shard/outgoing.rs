@@ -12,8 +12,10 @@ use crate::{
 /// The output of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Flush {
-    /// Audiences whose walk is under way.
+    /// Audiences whose walk is under way or due. The first walk is the one that a batch begins with.
     pub(super) walks: VecDeque<AudienceId>,
+    /// Visits of the first walk since it came to the front.
+    pub(super) visits: usize,
     /// Connections with something in their outbox.
     pub(super) outboxes: VecDeque<ConnectionId>,
     /// Connections with a backlog that may be offered to their sockets. They have a queue of their own, since some of
@@ -117,9 +119,17 @@ impl Flush {
         self.paused.push(id);
     }
 
-    /// Returns whether a walk is under way.
+    /// Returns whether a walk is under way or due.
     pub(super) fn has_walks(&self) -> bool {
         !self.walks.is_empty()
+    }
+
+    /// Lets the other walks come before the first one.
+    pub(super) fn give_way(&mut self) {
+        self.visits = 0;
+        if !self.walks.is_empty() {
+            self.walks.rotate_left(1);
+        }
     }
 
     /// Returns whether a connection has something to be sent to it alone.

@@ -60,6 +60,16 @@ impl Pace {
         mail: 1_024,
     };
 
+    /// Returns the visits after which a walk gives way to the others: those of one batch if few audiences have a walk
+    /// under way or due, of up to [`WALK_BATCHES_MAX`] batches if many have.
+    ///
+    /// A closed number of messages under way leaves by the fewest sends if all topics have their walks equally often:
+    /// then small topics have gathered more when their turn comes. With many audiences a round of all walks takes long
+    /// anyway. With few, a small topic waits for no more than a batch of a large one.
+    pub(super) fn walk_portion(&self, walks: usize) -> usize {
+        self.send_batch * (walks / AUDIENCES_PER_BATCH).clamp(1, WALK_BATCHES_MAX)
+    }
+
     /// Returns how much of a portion of frames or mail a turn takes: all of it if no walk is under way. Otherwise the
     /// turn takes `portion × last_walked / flush_entries`, but at least one frame or message for each connection of a
     /// receive batch. The last flush has handed out `last_walked` shares.
@@ -102,6 +112,12 @@ const _: () = {
     assert!(0 < pace.mail, "mail is taken");
 };
 
+/// The most batches of a walk before it gives way to others.
+const WALK_BATCHES_MAX: usize = 4;
+
+/// Audiences with a walk for each batch of a walk's portion.
+const AUDIENCES_PER_BATCH: usize = 8;
+
 /// Returns the number of frames that so many bytes count as, received or copied.
 pub(super) fn frames_of(bytes: usize) -> u32 {
     (bytes / BYTES_PER_FRAME) as u32
@@ -113,6 +129,12 @@ const BYTES_PER_FRAME: usize = 1_024;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_walk_gives_way_after_one_batch_or_after_several_among_many() {
+        let portion = |walks| Pace::DEFAULT.walk_portion(walks);
+        assert_eq!([0, 1, 15, 16, 31, 32, 1_000].map(portion), [256, 256, 256, 512, 768, 1_024, 1_024]);
+    }
 
     #[test]
     fn a_walk_gathers_no_more_by_taking_more_turns() {

@@ -65,7 +65,7 @@ fn publish(hub: &mut ShardHub<Wants>, source: ConnectionId, topic: &str, text: &
 fn flush(hub: &mut ShardHub<Wants>) -> BTreeMap<u32, Vec<String>> {
     let mut received = BTreeMap::new();
     let mut walks = Vec::new();
-    hub.begin_walks(&mut walks);
+    hub.take_due(&mut walks);
     for walk in walks {
         while let Some(slot) = hub.next_member(walk) {
             received.entry(slot).or_insert_with(Vec::new).extend(texts(hub, walk, slot));
@@ -190,8 +190,9 @@ fn a_large_encoded_frame_is_not_copied() {
         publish(&mut hub, source, "t", text);
     }
     let mut walks = Vec::new();
-    hub.begin_walks(&mut walks);
+    hub.take_due(&mut walks);
     let [walk] = walks[..] else { panic!("{walks:?}") };
+    assert_eq!(hub.next_member(walk), Some(other.slot()));
     let lengths: Vec<bool> = hub.run(walk).pieces().iter().map(|piece| piece.bytes.len() > LARGE_FRAME).collect();
     assert_eq!(lengths, [false, true, false]);
     assert_eq!(texts(&mut hub, walk, other.slot()), ["small", &large, "small again"]);
@@ -260,7 +261,8 @@ fn coming_and_going_during_a_walk_takes_no_room() {
     let (a, b) = (join(&mut hub, "t", true), join(&mut hub, "t", true));
     publish(&mut hub, a, "t", "1");
     let mut walks = Vec::new();
-    hub.begin_walks(&mut walks);
+    hub.take_due(&mut walks);
+    assert!(hub.next_member(walks[0]).is_some());
     for _ in 0..1_000 {
         hub.unsubscribe(b, &name("t"));
         hub.subscribe(b, &name("t"), ECHO);
@@ -271,6 +273,33 @@ fn coming_and_going_during_a_walk_takes_no_room() {
     assert_eq!(hub.subscribers(&name("t")), 2);
 }
 
+/// A walk that is due gathers until its first visit, and its members come and go as if it was not due.
+#[test]
+fn a_walk_gathers_until_its_first_visit() {
+    let mut hub = hub();
+    let (stays, leaves) = (join(&mut hub, "t", true), join(&mut hub, "t", true));
+    publish(&mut hub, stays, "t", "1");
+    let mut walks = Vec::new();
+    hub.take_due(&mut walks);
+    publish(&mut hub, stays, "t", "2");
+    assert_eq!(testing::texts(&testing::pieces(hub.leave(leaves))), ["1", "2"]);
+    let joins = join(&mut hub, "t", true);
+    publish(&mut hub, stays, "t", "3");
+    assert!(!hub.is_dirty(), "an audience is due once");
+    let walk = walks.pop().unwrap();
+    let mut received = BTreeMap::new();
+    while let Some(slot) = hub.next_member(walk) {
+        received.insert(slot, texts(&mut hub, walk, slot));
+        publish(&mut hub, stays, "t", "4");
+    }
+    assert_eq!(
+        received,
+        BTreeMap::from([(stays.slot(), vec!["1".into(), "2".into(), "3".into()]), (joins.slot(), vec!["3".into()])])
+    );
+    hub.end_walk(walk);
+    assert_eq!(flush(&mut hub)[&joins.slot()], ["4", "4"]);
+}
+
 #[test]
 fn walks_begin_at_different_members() {
     let mut hub = hub();
@@ -279,7 +308,7 @@ fn walks_begin_at_different_members() {
     for _ in 0..40 {
         publish(&mut hub, all[0], "t", "x");
         let mut walks = Vec::new();
-        hub.begin_walks(&mut walks);
+        hub.take_due(&mut walks);
         let walk = walks.pop().unwrap();
         let first = hub.next_member(walk).unwrap();
         hub.step_back(walk);
@@ -297,7 +326,7 @@ enum Step {
     Unsubscribe(usize, usize),
     Leave(usize),
     Publish(usize, usize),
-    BeginWalks,
+    TakeDue,
     /// The number of a walk, how many visits it makes, and how many further shares a visit hands out at most.
     Walk(usize, usize, usize),
     EndWalks,
@@ -310,7 +339,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0..64_usize, 0..TOPICS.len()).prop_map(|(a, b)| Step::Unsubscribe(a, b)),
         1 => (0..64_usize).prop_map(Step::Leave),
         5 => (0..64_usize, 0..TOPICS.len()).prop_map(|(a, b)| Step::Publish(a, b)),
-        2 => Just(Step::BeginWalks),
+        2 => Just(Step::TakeDue),
         4 => (0..4_usize, 1..4_usize, 0..3_usize).prop_map(|(a, b, c)| Step::Walk(a, b, c)),
         1 => Just(Step::EndWalks),
     ];
@@ -437,7 +466,7 @@ impl Model {
                     }
                 }
             }
-            Step::BeginWalks => hub.begin_walks(&mut self.walks),
+            Step::TakeDue => hub.take_due(&mut self.walks),
             Step::Walk(which, most, further_max) => self.visit(hub, which, most, further_max),
             Step::EndWalks => self.visit(hub, 0, 1_000, 0),
         }
@@ -462,7 +491,7 @@ proptest! {
             model.step(&mut hub, step);
         }
         while !model.walks.is_empty() || hub.is_dirty() {
-            hub.begin_walks(&mut model.walks);
+            hub.take_due(&mut model.walks);
             model.visit(&mut hub, 0, 1_000, 0);
         }
         prop_assert_eq!(&model.owed, &model.seen);

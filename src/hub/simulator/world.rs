@@ -295,7 +295,7 @@ impl World {
             Act::TakeDelivery => drop(hub.take_delivery(&mut joined)),
             Act::TakeRequest => drop(hub.take_request(&mut Vec::new())),
             Act::SendOut => hub.send_out(),
-            Act::BeginWalks => hub.begin_walks(&mut self.walks[shard]),
+            Act::TakeDue => hub.take_due(&mut self.walks[shard]),
             Act::EndTurn => self.end_turn(shard),
             Act::Walk => {
                 let at = next(&mut self.random, self.walks[shard].len());
@@ -438,7 +438,7 @@ pub(super) enum Act {
     TakeDelivery,
     TakeRequest,
     SendOut,
-    BeginWalks,
+    TakeDue,
     /// A walk under way hands out one share, or ends.
     Walk,
     /// The shard has nothing more to do for now.
@@ -446,7 +446,7 @@ pub(super) enum Act {
 }
 
 impl Act {
-    const ALL: [Act; 6] = [Act::TakeDelivery, Act::TakeRequest, Act::SendOut, Act::BeginWalks, Act::Walk, Act::EndTurn];
+    const ALL: [Act; 6] = [Act::TakeDelivery, Act::TakeRequest, Act::SendOut, Act::TakeDue, Act::Walk, Act::EndTurn];
 }
 
 pub(super) fn topic(number: usize) -> TopicName {

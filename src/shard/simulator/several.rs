@@ -1,5 +1,7 @@
 //! Connections with several topics, whose walks are under way at the same time.
 
+use std::{ops::Range, slice};
+
 use super::{
     plan::Plan,
     random::Random,
@@ -102,6 +104,36 @@ fn subscribers_of_the_same_topics_get_one_send() {
             }
         }
         assert_eq!(world.counters.get(Counter::Deliveries), (30 * CLIENTS * 2 * count) as u64);
+    }
+}
+
+/// A large topic gives way to the others after one batch, and after a few batches if many others wait.
+#[test]
+fn a_large_topic_gives_way() {
+    const BATCH: usize = 4;
+    for (others, batches) in [(1, 1), (7, 1), (16, 2), (40, 4)] {
+        let mut world = world(pace(BATCH, BATCH));
+        let topics = topics(1 + others);
+        for _ in 0..100 {
+            world.connect_to(&topics[..1], usize::MAX);
+        }
+        topics[1..].iter().for_each(|topic| _ = world.connect_to(slice::from_ref(topic), usize::MAX));
+        world.turns();
+        (0..100 + others).for_each(|client| drop(texts(&world, client)));
+        topics.iter().for_each(|topic| publish(&mut world, topic, "text"));
+        let sent =
+            |world: &World, clients: Range<usize>| clients.filter(|&client| !texts(world, client).is_empty()).count();
+        for _ in 0..batches {
+            assert!(one_turn(&mut world));
+            assert_eq!((sent(&world, 0..100), sent(&world, 100..100 + others)), (BATCH, 0), "{others} others");
+        }
+        let mut waited = 0;
+        while waited < others {
+            assert!(one_turn(&mut world));
+            let (large, small) = (sent(&world, 0..100), sent(&world, 100..100 + others));
+            assert!(large + small == BATCH && small == BATCH.min(others - waited), "{small} of {others} others");
+            waited += small;
+        }
     }
 }
 

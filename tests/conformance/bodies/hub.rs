@@ -89,7 +89,7 @@ impl World {
             (5, Some(id)) => self.unsubscribe(id, number),
             (6..=9, Some(id)) => self.publish(usize::from(id.shard()), Some(id), number, what),
             (10, _) => self.publish(hub, None, number, what),
-            (11, _) => self.hubs[hub].begin_walks(&mut self.walks[hub]),
+            (11, _) => self.hubs[hub].take_due(&mut self.walks[hub]),
             (12, _) => self.finish_walk(hub, what),
             _ => _ = self.visit(hub, what),
         }
@@ -290,7 +290,7 @@ impl World {
     fn drain(&mut self) {
         for hub in 0..self.hubs.len() {
             while self.hubs[hub].is_dirty() || !self.walks[hub].is_empty() {
-                self.hubs[hub].begin_walks(&mut self.walks[hub]);
+                self.hubs[hub].take_due(&mut self.walks[hub]);
                 self.finish_walk(hub, 0);
             }
             assert_eq!(self.hubs[hub].gathered_bytes(), 0);

@@ -37,7 +37,7 @@ fn ours(messages: usize) -> impl FnMut() -> u64 {
             hub.publish_by_name(&topic, None, Publication::binary(&PAYLOAD), Scope::Server);
         }
         let mut bytes = 0;
-        hub.begin_walks(&mut walks);
+        hub.take_due(&mut walks);
         for walk in walks.drain(..) {
             while let Some(slot) = hub.next_member(walk) {
                 let run = hub.run(walk);

@@ -9,7 +9,7 @@ use super::*;
 fn flush_in_turns(hub: &mut ShardHub<Wants>, visits: usize) -> (usize, BTreeMap<u32, Vec<String>>) {
     let (mut received, mut sends) = (BTreeMap::new(), 0);
     let mut walks = VecDeque::new();
-    hub.begin_walks(&mut walks);
+    hub.take_due(&mut walks);
     while let Some(&walk) = walks.front() {
         for _ in 0..visits {
             let Some(slot) = hub.next_member(walk) else {
@@ -96,10 +96,10 @@ fn a_share_that_was_taken_is_not_owed_again() {
         let publisher = connect(&mut hub);
         ["a", "b"].iter().for_each(|topic| _ = publish(&mut hub, publisher, topic, "walks"));
         let mut walks = Vec::new();
-        hub.begin_walks(&mut walks);
-        ["a", "b"].iter().for_each(|topic| _ = publish(&mut hub, publisher, topic, "gathers"));
+        hub.take_due(&mut walks);
         let slot = hub.next_member(walks[0]).unwrap();
         assert_eq!(shares_of_visit(&mut hub, walks[0], slot, &walks, 1), walks);
+        ["a", "b"].iter().for_each(|topic| _ = publish(&mut hub, publisher, topic, "gathers"));
         let messages = match what {
             "unsubscribe" => testing::texts(&testing::pieces(hub.unsubscribe(id, &b))).len() as u64,
             "leave" => testing::texts(&testing::pieces(hub.leave(id))).len() as u64,
@@ -128,6 +128,41 @@ fn a_share_that_was_taken_is_not_owed_again() {
     }
 }
 
+/// A visit begins the walks of the connection's topics, and leaves the other walks to gather.
+#[test]
+fn a_visit_begins_the_walks_of_its_connection() {
+    // The visit looks at the walks, or at the subscriptions, whichever are fewer.
+    for others in [1, 5] {
+        let mut hub = hub();
+        let id = join(&mut hub, "a", true);
+        hub.subscribe(id, &name("b"), ECHO);
+        let other: Vec<_> = (0..others).map(|number| join(&mut hub, &format!("other {number}"), true)).collect();
+        let b_alone = join(&mut hub, "b", true);
+        let publisher = connect(&mut hub);
+        let mut topics = vec!["a".to_owned(), "b".to_owned()];
+        topics.extend((0..others).map(|number| format!("other {number}")));
+        topics.iter().for_each(|topic| _ = publish(&mut hub, publisher, topic, "1"));
+        let mut walks = Vec::new();
+        hub.take_due(&mut walks);
+        let slot = hub.next_member(walks[0]).unwrap();
+        assert_eq!(shares_of_visit(&mut hub, walks[0], slot, &walks, 1), walks[..2]);
+        topics.iter().for_each(|topic| _ = publish(&mut hub, publisher, topic, "2"));
+        let mut received = BTreeMap::new();
+        for walk in walks {
+            while let Some(slot) = hub.next_member(walk) {
+                let id = hub.connections.id_at(slot).unwrap();
+                if !hub.passes(id, walk) {
+                    received.insert(slot, texts(&mut hub, walk, slot));
+                }
+            }
+            hub.end_walk(walk);
+        }
+        assert_eq!(received[&b_alone.slot()], ["1"], "the walk had begun");
+        assert!(other.iter().all(|id| received[&id.slot()] == ["1", "2"]), "{received:?}");
+        assert_nothing_is_taken(&hub);
+    }
+}
+
 /// A connection whose only remaining share was taken is in one walk, and this walk must pass it all the same.
 #[test]
 fn the_last_topic_of_a_connection_may_be_taken() {
@@ -138,7 +173,7 @@ fn the_last_topic_of_a_connection_may_be_taken() {
     for _ in 0..3 {
         ["a", "b"].iter().for_each(|topic| _ = publish(&mut hub, publisher, topic, "1"));
         let mut walks = Vec::new();
-        hub.begin_walks(&mut walks);
+        hub.take_due(&mut walks);
         let slot = hub.next_member(walks[0]).unwrap();
         assert_eq!(shares_of_visit(&mut hub, walks[0], slot, &walks, 1), walks);
         assert!(hub.unsubscribe(id, &name("a")).is_empty());
@@ -161,7 +196,7 @@ fn no_walk_is_mistaken_for_an_earlier_one() {
     for round in 0..70_000_u32 {
         ["a", "b"].iter().for_each(|topic| _ = publish(&mut hub, id, topic, ""));
         let mut walks = Vec::new();
-        hub.begin_walks(&mut walks);
+        hub.take_due(&mut walks);
         // In two of three rounds the first visit hands out both shares. The walks alternate in being the first.
         walks.rotate_left(round as usize % 2);
         let further_max = usize::from(!round.is_multiple_of(3));
