@@ -225,7 +225,7 @@ impl Backlog {
         let bytes = mem::take(&mut self.tail).freeze();
         let messages = mem::take(&mut self.tail_messages);
         // Nothing more is copied into this buffer, so the piece needs no free room in it.
-        self.append(Piece { bytes, messages, charge, tags: None }.kept());
+        self.append(Piece { bytes, messages, charge, tags: None }.compact());
     }
 }
 

@@ -8,11 +8,12 @@ use std::{
     collections::{HashSet, VecDeque},
     mem,
     ops::Range,
+    sync::Arc,
 };
 
 use super::{
     label::{Label, Labels},
-    tag::{Tag, TaggedMessage},
+    tag::{PieceTags, Tag},
     topic_name::TopicName,
     waiting::{Gap, Waiting},
 };
@@ -35,8 +36,17 @@ pub(super) enum Verdict {
     Stop,
 }
 
-/// Says what becomes of a message, by all that waits of its topic and by its tag.
-pub(super) type Judge<'a> = &'a mut dyn FnMut(&Waiting, &Tag) -> Verdict;
+/// A message that may be dropped.
+pub(super) struct Judged<'a> {
+    /// All that waits of the message's topic, the message included.
+    pub(super) waiting: &'a Waiting,
+    pub(super) tag: &'a Tag,
+    /// How many labels the pass has come by.
+    pub(super) passed: usize,
+}
+
+/// Says what becomes of a message.
+pub(super) type Judge<'a> = &'a mut dyn FnMut(Judged<'_>) -> Verdict;
 
 impl Labels {
     /// Cuts the messages of a topic that `judge` drops, the oldest first. Returns the cuts in their order.
@@ -56,7 +66,8 @@ impl Labels {
             taken: 0,
         };
         self.labels = pass.run(rest, judge);
-        let Pass { waiting, cuts, freed, taken, .. } = pass;
+        let Pass { mut waiting, cuts, freed, taken, .. } = pass;
+        waiting.note_gone();
         self.memory = self.memory + taken - freed;
         self.finish(topic, waiting, &cuts);
         cuts
@@ -76,27 +87,33 @@ impl Labels {
                 pass.back.push(label);
                 continue;
             };
-            let (first, count) = (label.first as usize, tags.messages().len());
-            let left = pass.drop_messages(&label, tags.messages(), judge);
+            let Range { start: first, end } = label.range();
+            let left = pass.drop_messages(&label, &tags, judge);
             is_done = left > first;
-            if left == count {
+            if left == end {
                 pass.back.push(label);
                 continue;
             }
             let bytes_left = tags.messages()[first..left].last().map_or(0, |last| last.end - label.sent());
-            cuts.push(Cut { at: at + bytes_left, bytes: label.bytes - bytes_left, messages: (count - left) as u32 });
+            cuts.push(Cut { at: at + bytes_left, bytes: label.bytes - bytes_left, messages: (end - left) as u32 });
             if let Some(place) = pass.places.last_mut() {
                 *place = pass.back.len();
             }
             self.memory -= label.memory();
             if left > first {
-                let tags = Some(tags.part(first..left));
-                let label = Label { bytes: bytes_left, messages: (left - first) as u32, first: 0, tags, ..label };
+                let label = Label { bytes: bytes_left, ..kept(&label, &tags, first..left) };
                 self.memory += label.memory();
                 pass.back.push(label);
+            } else {
+                pass.waiting.amount.memory -= label.own_memory();
             }
         }
-        let BackwardPass { waiting, mut back, places, .. } = pass;
+        let BackwardPass { mut waiting, mut back, places, .. } = pass;
+        // No message that came later than the first that is kept from the back is left.
+        if let Some(time) = waiting.too_late() {
+            waiting.newest = waiting.newest.min(time);
+        }
+        waiting.note_gone();
         for index in places.into_iter().rev() {
             let notice = Label::notice(topic);
             self.memory += notice.memory();
@@ -114,7 +131,7 @@ impl Labels {
         for label in self.labels.iter().rev().filter(|label| label.topic() == Some(topic)) {
             let Some(tags) = &label.tags else { continue };
             let sent = label.sent();
-            for index in (label.first as usize..tags.messages().len()).rev() {
+            for index in label.range().rev() {
                 if tags.begin(index) >= sent {
                     are_newest.push_front(keys.insert(tags.messages()[index].tag.key.as_deref()));
                 }
@@ -144,6 +161,13 @@ impl Labels {
     }
 }
 
+/// Returns what is left of a label: messages that follow each other. The caller sets the bytes.
+fn kept(label: &Label, tags: &Arc<PieceTags>, messages: Range<usize>) -> Label {
+    let count = messages.len() as u32;
+    let (tags, first) = tags.kept(messages);
+    Label { bytes: 0, messages: count, first: first as u32, topic: label.topic.clone(), tags: Some(tags) }
+}
+
 /// A pass over the labels of a backlog, from the back, that cuts the newest messages of one topic.
 struct BackwardPass<'a> {
     topic: &'a TopicName,
@@ -159,17 +183,19 @@ struct BackwardPass<'a> {
 impl BackwardPass<'_> {
     /// Notes the messages of a label that `judge` drops, the newest first. Returns how many messages of the label's
     /// tags are left.
-    fn drop_messages(&mut self, label: &Label, messages: &[TaggedMessage], judge: Judge<'_>) -> usize {
+    fn drop_messages(&mut self, label: &Label, tags: &PieceTags, judge: Judge<'_>) -> usize {
         let (sent, first, policy) = (label.sent(), label.first as usize, self.waiting.slow.overflow);
-        let mut left = messages.len();
+        let mut left = label.range().end;
         while left > first {
-            let TaggedMessage { end, tag } = &messages[left - 1];
-            let begin = left.checked_sub(2).map_or(0, |before| messages[before].end);
-            if begin < sent || judge(&self.waiting, tag) != Verdict::Drop {
+            let (message, begin) = (&tags.messages()[left - 1], tags.begin(left - 1));
+            let tag = &message.tag;
+            let judged = Judged { waiting: &self.waiting, tag, passed: self.back.len() };
+            if begin < sent || judge(judged) != Verdict::Drop {
                 break;
             }
-            self.waiting.bytes -= end - begin;
-            self.waiting.messages -= 1;
+            self.waiting.amount.bytes -= message.end - begin;
+            self.waiting.amount.messages -= 1;
+            self.waiting.amount.memory -= message.memory();
             let gaps = &mut self.waiting.gaps;
             let told = gaps.iter().rposition(|gap| gap.takes(tag)).unwrap_or_else(|| {
                 let index = gaps.len() - self.notices - self.places.len();
@@ -249,21 +275,22 @@ impl Pass<'_> {
     /// Cuts the messages of a label that `judge` drops. Returns whether the pass is done.
     fn pass_messages(&mut self, at: usize, mut label: Label, judge: Judge<'_>) -> bool {
         let Some(tags) = label.tags.clone() else { return false };
-        let (sent, count) = (label.sent(), tags.messages().len());
+        let (sent, Range { start: first, end: count }) = (label.sent(), label.range());
         // The messages that are kept before the first that is dropped, and after it.
-        let (mut before, mut after) = (label.first as usize..label.first as usize, Vec::<Range<usize>>::new());
+        let (mut before, mut after) = (first..first, Vec::<Range<usize>>::new());
         self.cuts_before = self.cuts.len();
         let (mut has_notice, mut is_cut, mut is_done) = (false, false, false);
-        for index in label.first as usize..count {
+        for index in first..count {
             let (begin, message) = (tags.begin(index), &tags.messages()[index]);
             let verdict = match begin < sent {
                 true => Verdict::Keep,
-                false => judge(&self.waiting, &message.tag),
+                false => judge(Judged { waiting: &self.waiting, tag: &message.tag, passed: self.front.len() }),
             };
             is_done = verdict == Verdict::Stop;
             let left = if is_done { index..count } else { index..index + 1 };
             if verdict == Verdict::Drop {
                 has_notice |= self.note(&message.tag);
+                self.waiting.amount.memory -= message.memory();
                 self.cut(at + begin - sent, message.end - begin);
                 is_cut = true;
             } else if !is_cut {
@@ -282,6 +309,7 @@ impl Pass<'_> {
             return is_done;
         }
         self.freed += label.memory();
+        self.waiting.amount.memory -= label.own_memory();
         // The backlog parts a piece at the first cut of a pass, and a label with tags is of one piece.
         if !before.is_empty() && !has_notice && self.cuts_before > 0 {
             after.insert(0, before.clone());
@@ -289,20 +317,20 @@ impl Pass<'_> {
         }
         if !before.is_empty() {
             let bytes = tags.messages()[before.end - 1].end - sent;
-            let (messages, tags) = (before.len() as u32, Some(tags.part(before)));
-            self.keep(Label { bytes, messages, first: 0, topic: label.topic.clone(), tags });
+            self.keep(Label { bytes, ..kept(&label, &tags, before) });
         }
         if has_notice {
             self.keep(Label::notice(self.topic));
         }
         let bytes = |part: &Range<usize>| tags.messages()[part.end - 1].end - tags.begin(part.start).max(sent);
         label.bytes = after.iter().map(bytes).sum();
-        label.messages = after.iter().map(|part| part.len() as u32).sum();
         match &after[..] {
             [] => return is_done,
-            // The rest of the tags is shared.
-            [rest] if rest.end == count => label.first = rest.start as u32,
-            _ => (label.first, label.tags) = (0, Some(tags.left(&after))),
+            [rest] => label = Label { bytes: label.bytes, ..kept(&label, &tags, rest.clone()) },
+            _ => {
+                label.messages = after.iter().map(|part| part.len() as u32).sum();
+                (label.first, label.tags) = (0, Some(tags.left(&after)));
+            }
         }
         self.keep(label);
         is_done
@@ -334,12 +362,15 @@ impl Pass<'_> {
     /// Keeps a label that is new.
     fn keep(&mut self, label: Label) {
         self.taken += label.memory();
+        if label.tags.is_some() {
+            self.waiting.amount.memory += label.own_memory();
+        }
         self.front.push(label);
     }
 
     fn cut(&mut self, at: usize, bytes: usize) {
-        self.waiting.bytes -= bytes;
-        self.waiting.messages -= 1;
+        self.waiting.amount.bytes -= bytes;
+        self.waiting.amount.messages -= 1;
         let last = self.cuts[self.cuts_before..].last_mut();
         match last.filter(|last| last.at + last.bytes == at) {
             Some(last) => (last.bytes, last.messages) = (last.bytes + bytes, last.messages + 1),

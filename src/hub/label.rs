@@ -1,7 +1,8 @@
 //! Labels: the notes about the parts of a backlog.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
+    ops::Range,
     sync::Arc,
 };
 
@@ -9,10 +10,11 @@ use super::{
     lag::Lag,
     memory::ALLOCATION,
     slow::SlowRules,
-    tag::{PieceTags, Tag},
+    tag::{PieceTags, SHARED_TAGS, Tag, TaggedMessage},
     topic_name::TopicName,
-    waiting::WaitingTopics,
+    waiting::{Amount, WaitingTopics},
 };
+use crate::proto::Millis;
 
 /// The note that a part of a backlog is messages of one topic, frames for the connection alone, or the notice of a lag.
 #[derive(Debug, Clone)]
@@ -20,7 +22,8 @@ pub struct Label {
     /// The bytes that have not been sent.
     pub(super) bytes: usize,
     pub(super) messages: u32,
-    /// The index in `tags` of the first message that has not been sent whole. For a notice, [`NOTICE`] or [`BEGUN`].
+    /// The index in `tags` of the first message that has not been sent whole. The label's other messages follow it; the
+    /// tags may also be of messages that are gone. For a notice, [`NOTICE`] or [`BEGUN`].
     pub(super) first: u32,
     pub(super) topic: Option<TopicName>,
     pub(super) tags: Option<Arc<PieceTags>>,
@@ -66,34 +69,63 @@ impl Label {
     /// label of a topic that asks for no tags has none.
     pub fn tags(&self) -> impl Iterator<Item = (usize, &Tag)> {
         let sent = self.sent();
-        let messages = self.tags.iter().flat_map(|tags| tags.messages());
-        messages.skip(self.first as usize).map(move |message| (message.end - sent, &message.tag))
+        self.tagged().iter().map(move |message| (message.end - sent, &message.tag))
+    }
+
+    /// Returns the indices in the tags of the messages that have not been sent whole.
+    pub(super) fn range(&self) -> Range<usize> {
+        self.first as usize..(self.first + self.messages) as usize
+    }
+
+    /// Returns the messages that have not been sent whole; none of a topic that asks for no tags.
+    pub(super) fn tagged(&self) -> &[TaggedMessage] {
+        self.tags.as_ref().map_or(&[], |tags| &tags.messages()[self.range()])
+    }
+
+    /// Returns the time of the first message of which no byte has been sent.
+    pub(super) fn oldest(&self) -> Option<Millis> {
+        let begun = usize::from(self.sent() > self.tags.as_ref()?.begin(self.first as usize));
+        self.tagged().get(begun).map(|message| message.tag.time)
     }
 
     /// Returns the memory that the label takes in addition to its place in the queue.
     pub(super) fn memory(&self) -> usize {
         // The name may outlive its topic. Names and tags that several labels share are charged to each.
-        let name = self.topic.as_ref().map_or(0, |topic| NAME + topic.as_str().len());
-        name + self.tags.as_ref().map_or(0, |tags| tags.memory())
+        self.name_memory() + self.tags.as_ref().map_or(0, |tags| tags.memory())
     }
 
-    /// Returns how many bytes of the tagged piece have been sent.
+    /// Returns how much the label adds to what waits of its topic. The memory is that of the label and of the tags that
+    /// it needs.
+    pub(super) fn amount(&self) -> Amount {
+        let tags = self.tagged().iter().map(TaggedMessage::memory).sum::<usize>();
+        Amount { bytes: self.bytes, messages: u64::from(self.messages), memory: self.own_memory() + tags }
+    }
+
+    /// Returns the memory of a label with tags, in addition to the tags of its messages.
+    pub(super) fn own_memory(&self) -> usize {
+        size_of::<Label>() + self.name_memory() + SHARED_TAGS
+    }
+
+    fn name_memory(&self) -> usize {
+        self.topic.as_ref().map_or(0, |topic| NAME + topic.as_str().len())
+    }
+
+    /// Returns how many of the bytes that the tags count have been sent or are gone.
     pub(super) fn sent(&self) -> usize {
-        let last = self.tags.as_ref().and_then(|tags| tags.messages().last());
+        let last = self.tagged().last();
         last.map_or(0, |last| last.end - self.bytes)
     }
 
-    /// Marks `count` bytes as sent, fewer than the label has. Returns how many messages have ended with them; 0 without
-    /// tags.
-    fn advance(&mut self, count: usize) -> u32 {
+    /// Marks `count` bytes as sent, fewer than the label has. Returns what has gone with them. Without tags no message
+    /// is known to have ended.
+    fn advance(&mut self, count: usize) -> Amount {
         self.bytes -= count;
         let sent = self.sent();
-        let Some(tags) = &self.tags else { return 0 };
-        let unsent = &tags.messages()[self.first as usize..];
-        let ended = unsent.partition_point(|message| message.end <= sent) as u32;
-        self.first += ended;
-        self.messages -= ended;
-        ended
+        let ended = self.tagged().partition_point(|message| message.end <= sent);
+        let memory = self.tagged()[..ended].iter().map(TaggedMessage::memory).sum();
+        self.first += ended as u32;
+        self.messages -= ended as u32;
+        Amount { bytes: count, messages: ended as u64, memory }
     }
 
     /// Returns whether the label can also stand for a further piece that has no tags: the label has none either, and
@@ -144,11 +176,7 @@ impl Labels {
         tags: Option<Arc<PieceTags>>,
     ) {
         self.messages += u64::from(messages);
-        if let Some((topic, slow)) = topic
-            && tags.is_some()
-        {
-            self.waiting.add(topic, slow, bytes, messages);
-        }
+        let slow = topic.map(|(_, slow)| slow).unwrap_or_default();
         let topic = topic.map(|(topic, _)| topic);
         if tags.is_none()
             && let Some(last) = self.labels.back_mut()
@@ -159,6 +187,7 @@ impl Labels {
             return;
         }
         let label = Label { bytes, messages, first: 0, topic: topic.cloned(), tags };
+        self.waiting.add(&label, slow);
         self.memory += label.memory();
         if self.labels.len() == self.labels.capacity() {
             // Empty places count against the limit.
@@ -180,10 +209,10 @@ impl Labels {
                     first.first = BEGUN;
                     self.begun = first.topic.as_ref().and_then(|topic| self.waiting.take_gap(topic));
                 }
-                let ended = first.advance(count);
-                self.messages -= u64::from(ended);
+                let gone = first.advance(count);
+                self.messages -= gone.messages;
                 if let (Some(topic), Some(_)) = (&first.topic, &first.tags) {
-                    self.waiting.subtract(topic, count, ended);
+                    self.waiting.subtract(topic, gone);
                 }
                 // All other labels, and all messages of a label with tags, stand in pieces that are left. So the
                 // surplus stood in pieces that have gone, and the first label has counted it.
@@ -195,11 +224,10 @@ impl Labels {
             count -= first.bytes;
             self.messages -= u64::from(first.messages);
             self.memory -= first.memory();
-            let Some(Label { bytes, messages, topic: Some(topic), tags, first }) = self.labels.pop_front() else {
-                continue;
-            };
+            let amount = first.amount();
+            let Some(Label { topic: Some(topic), tags, first, .. }) = self.labels.pop_front() else { continue };
             match (tags, first) {
-                (Some(_), _) => self.waiting.subtract(&topic, bytes, messages),
+                (Some(_), _) => self.waiting.subtract(&topic, amount),
                 (None, NOTICE) => self.told.extend(self.waiting.take_gap(&topic)),
                 (None, BEGUN) => self.told.extend(self.begun.take()),
                 (None, _) => {}
@@ -229,8 +257,9 @@ impl Labels {
             let ended = cut.tags.as_ref().map(|_| cut.tags().take_while(|(end, _)| *end <= bytes).count());
             let messages = ended.unwrap_or(messages as usize) as u32;
             let own = cut.first as usize..(cut.first + messages) as usize;
-            let tags = cut.tags.as_ref().map(|tags| tags.part(own));
-            let first = if tags.is_some() { 0 } else { cut.first };
+            let kept = cut.tags.as_ref().map(|tags| tags.kept(own));
+            let first = kept.as_ref().map_or(cut.first, |(_, first)| *first as u32);
+            let tags = kept.map(|(tags, _)| tags);
             self.labels.push_back(Label { bytes, messages, first, tags, topic: cut.topic.clone() });
             cut.bytes -= bytes;
             cut.messages -= messages;
@@ -243,8 +272,8 @@ impl Labels {
             let Some(topic) = &label.topic else { continue };
             if label.is_unsent_notice() {
                 self.waiting.move_gap(topic, &mut before);
-            } else if let (Some(was), Some(_)) = (before.get(topic), &label.tags) {
-                self.waiting.add(topic, was.slow, label.bytes, label.messages);
+            } else if let Some(was) = before.get(topic) {
+                self.waiting.add(label, was.slow);
             }
         }
         self.labels.shrink_to_fit();
@@ -255,6 +284,39 @@ impl Labels {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Label> {
         self.labels.iter()
+    }
+
+    /// Returns the names of the topics that are over their limits now, or whose policies have something to do.
+    pub(super) fn over(&mut self, now: Millis) -> Vec<TopicName> {
+        if !self.waiting.is_over && !self.waiting.is_due(now) {
+            return Vec::new();
+        }
+        self.find_oldest();
+        self.waiting.is_over = false;
+        self.waiting.names(|waiting| waiting.is_over() || waiting.is_due(now))
+    }
+
+    /// Returns whether the first message of a topic has waited for too long.
+    pub(super) fn is_overdue(&mut self, topic: &TopicName, now: Millis) -> bool {
+        self.find_oldest();
+        self.waiting.get(topic).is_some_and(|waiting| waiting.is_overdue(now))
+    }
+
+    /// Looks for the first message, of which no byte has been sent, of each topic with an age of which another message
+    /// was the first.
+    pub(super) fn find_oldest(&mut self) {
+        let mut unknown: HashSet<TopicName> = self.waiting.forget_gone().into_iter().collect();
+        for label in &self.labels {
+            if unknown.is_empty() {
+                break;
+            }
+            if let Some(topic) = label.topic.as_ref().filter(|topic| unknown.contains(*topic))
+                && let Some(oldest) = label.oldest()
+            {
+                self.waiting.note_oldest(topic, oldest);
+                unknown.remove(topic);
+            }
+        }
     }
 
     /// Returns how many messages the labels count.

@@ -47,8 +47,12 @@ impl Piece {
     /// its bytes.
     pub(super) fn kept(&self) -> Piece {
         // A backlog copies a piece this small in any case.
-        let is_copied = self.bytes.len() < COPIED_BELOW;
-        if is_copied || self.charge <= self.bytes.len() + self.bytes.len() / 10 + BUFFER {
+        if self.bytes.len() < COPIED_BELOW { self.clone() } else { self.compact() }
+    }
+
+    /// Returns the piece, copied to a buffer of its size if its charge is over a tenth more than its bytes.
+    pub(super) fn compact(&self) -> Piece {
+        if self.charge <= self.bytes.len() + self.bytes.len() / 10 + BUFFER {
             return self.clone();
         }
         Piece { tags: self.tags.clone(), ..Piece::new(Bytes::copy_from_slice(&self.bytes), self.messages) }

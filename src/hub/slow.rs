@@ -37,11 +37,12 @@ impl Overflow {
 pub struct SlowRules {
     /// The policy.
     pub overflow: Overflow,
-    /// The most bytes of the topic's frames that may wait for a subscriber.
+    /// The most bytes that the topic's messages may take while they wait for a subscriber: their frames, and what the
+    /// hub keeps about them.
     pub bytes_max: Option<u64>,
     /// The most messages of the topic that may wait for a subscriber.
     pub messages_max: Option<u64>,
-    /// The most milliseconds that the first of these messages may wait.
+    /// The most milliseconds that the first of these messages may wait before it begins to be sent.
     pub age_max_ms: Option<u64>,
 }
 
@@ -52,9 +53,10 @@ impl SlowRules {
         *self != SlowRules::default()
     }
 
-    /// Returns whether so many bytes and messages may wait.
+    /// Returns whether so many messages may wait, which take so many bytes of memory. One message may always wait.
     #[must_use]
     pub(super) fn allow(&self, bytes: usize, messages: u64) -> bool {
-        self.bytes_max.is_none_or(|most| bytes as u64 <= most) && self.messages_max.is_none_or(|most| messages <= most)
+        let allows_bytes = self.bytes_max.is_none_or(|most| bytes as u64 <= most);
+        messages <= 1 || allows_bytes && self.messages_max.is_none_or(|most| messages <= most)
     }
 }

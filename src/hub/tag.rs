@@ -46,9 +46,7 @@ pub struct PieceTags {
 
 impl PieceTags {
     pub(super) fn new(messages: Vec<TaggedMessage>) -> Arc<Self> {
-        let key = |message: &TaggedMessage| message.tag.key.as_ref().map_or(0, |key| KEY + key.len());
-        let keys = messages.iter().map(key).sum::<usize>();
-        let memory = SHARED + size_of::<TaggedMessage>() * messages.len() + keys;
+        let memory = SHARED_TAGS + messages.iter().map(TaggedMessage::memory).sum::<usize>();
         Arc::new(PieceTags { messages: messages.into(), memory })
     }
 
@@ -69,11 +67,17 @@ impl PieceTags {
         PieceTags::new(part.map(|message| TaggedMessage { end: message.end - begin, ..message.clone() }).collect())
     }
 
+    /// Returns tags that have those of a part of the messages, and the index of the part's first message in them. The
+    /// tags are shared, unless more than half of them would be of other messages, which nobody needs any more.
+    pub(super) fn kept(self: &Arc<Self>, messages: Range<usize>) -> (Arc<Self>, usize) {
+        if 2 * messages.len() < self.messages.len() {
+            return (self.part(messages), 0);
+        }
+        (Arc::clone(self), messages.start)
+    }
+
     /// Returns the tags of the parts that are left of the messages, for a piece with the bytes of these parts alone.
     pub(super) fn left(self: &Arc<Self>, parts: &[Range<usize>]) -> Arc<Self> {
-        if let [part] = parts {
-            return self.part(part.clone());
-        }
         let (mut all, mut end) = (Vec::new(), 0);
         for index in parts.iter().cloned().flatten() {
             end += self.messages[index].end - self.begin(index);
@@ -105,8 +109,15 @@ impl PieceTags {
     }
 }
 
+impl TaggedMessage {
+    /// Returns the memory that the tag takes, its key included.
+    pub(super) fn memory(&self) -> usize {
+        size_of::<TaggedMessage>() + self.tag.key.as_ref().map_or(0, |key| KEY + key.len())
+    }
+}
+
 /// Bytes of the two allocations of a piece's tags, in addition to the tags: counters, address, length and memory.
-const SHARED: usize = 2 * ALLOCATION + 5 * size_of::<usize>();
+pub(super) const SHARED_TAGS: usize = 2 * ALLOCATION + 5 * size_of::<usize>();
 
 /// Bytes of the allocation of a key, in addition to its characters: two counters.
 const KEY: usize = ALLOCATION + 2 * size_of::<usize>();

@@ -88,7 +88,8 @@ impl TopicRule {
         self.change_slow(|slow| slow.overflow = overflow)
     }
 
-    /// Sets the most bytes of a topic's frames that may wait for a subscriber. The default is the limit of the whole
+    /// Sets the most bytes that a topic's messages may take while they wait for a subscriber: their frames, and what the
+    /// hub keeps about each, some 60 to 250 bytes. One message may always wait. The default is the limit of the whole
     /// connection.
     #[must_use]
     pub fn backlog_bytes(self, bytes: u64) -> TopicRule {
@@ -102,8 +103,8 @@ impl TopicRule {
         self.change_slow(|slow| slow.messages_max = Some(messages))
     }
 
-    /// Sets the longest time, in milliseconds, that the first waiting message of a topic may wait. The default is any
-    /// time.
+    /// Sets the longest time, in milliseconds, that the first waiting message of a topic may wait before it begins to be
+    /// sent. Each topic has its own age, whatever else waits for the subscriber. The default is any time.
     #[must_use]
     pub fn backlog_age_ms(self, ms: u64) -> TopicRule {
         self.change_slow(|slow| slow.age_max_ms = Some(ms))

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::{
+    label::Label,
     lag::Lag,
     memory::ALLOCATION,
     slow::{Overflow, SlowRules},
@@ -11,15 +12,30 @@ use super::{
 };
 use crate::proto::Millis;
 
+/// What waits of a topic, or a part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Amount {
+    /// The bytes that have not been sent.
+    pub(super) bytes: usize,
+    /// The messages that have not been sent whole.
+    pub(super) messages: u64,
+    /// The memory that labels and tags take in addition to these bytes.
+    pub(super) memory: usize,
+}
+
 /// The messages of one topic in a backlog, as far as they have tags.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     /// The rules by which the last messages have come.
     pub(super) slow: SlowRules,
-    /// The bytes that have not been sent.
-    pub(super) bytes: usize,
-    /// The messages that have not been sent whole.
-    pub(super) messages: u64,
+    pub(super) amount: Amount,
+    /// The time of the first message of which no byte has been sent, or of one that was before it; `None` if there is
+    /// no such message.
+    oldest: Option<Millis>,
+    /// Whether the message of this time may be gone.
+    may_be_gone: bool,
+    /// A time that no message is newer than.
+    pub(super) newest: Millis,
     /// The lags whose notices have not begun to be sent, in the order of their notices.
     pub(super) gaps: VecDeque<Gap>,
     /// How many messages are left of those that were the newest of their keys the last time that others were dropped.
@@ -59,26 +75,59 @@ impl Gap {
 }
 
 impl Waiting {
-    /// Returns whether more waits than the topic's rules allow, its age aside, or so much that a policy which keeps the
-    /// newest messages should act.
-    pub(super) fn is_over(&self) -> bool {
-        let is_due = self.slow.overflow == Overflow::Latest && self.messages > 2 * self.conflated + CONFLATES_FROM;
-        is_due || !self.slow.allow(self.bytes, self.messages)
+    /// Returns whether no more waits than the topic's rules allow, its age aside.
+    pub(super) fn is_allowed(&self) -> bool {
+        self.slow.allow(self.amount.bytes + self.amount.memory, self.amount.messages)
     }
 
-    /// Returns whether a message of this time has waited too long.
-    pub(super) fn is_overdue(&self, time: Millis, now: Millis) -> bool {
+    /// Returns whether more waits than the topic's rules allow, or so much that a policy which keeps the newest
+    /// messages should act. Of the age, only what [`Overflow::DropNewest`] makes of it counts.
+    pub(super) fn is_over(&self) -> bool {
+        let is_due =
+            self.slow.overflow == Overflow::Latest && self.amount.messages > 2 * self.conflated + CONFLATES_FROM;
+        is_due || !self.is_allowed() || self.too_late().is_some_and(|time| self.newest > time)
+    }
+
+    /// Returns the time after which messages come too late for [`Overflow::DropNewest`], because the first has waited
+    /// for too long then.
+    pub(super) fn too_late(&self) -> Option<Millis> {
+        if self.slow.overflow != Overflow::DropNewest { None } else { self.last_time() }
+    }
+
+    /// Returns the last time at which the first message has not waited for too long.
+    fn last_time(&self) -> Option<Millis> {
+        Some(Millis(self.oldest?.0.saturating_add(self.slow.age_max_ms?)))
+    }
+
+    /// Returns whether the first message has waited for too long.
+    pub(super) fn is_overdue(&self, now: Millis) -> bool {
+        self.last_time().is_some_and(|last| now > last)
+    }
+
+    /// Returns whether a message of this time has waited for too long.
+    pub(super) fn is_too_old(&self, time: Millis, now: Millis) -> bool {
         self.slow.age_max_ms.is_some_and(|most| now.0.saturating_sub(time.0) > most)
+    }
+
+    /// Returns whether a policy has something to do because the first message has waited for too long.
+    pub(super) fn is_due(&self, now: Millis) -> bool {
+        self.due().is_some_and(|last| now > last)
+    }
+
+    /// Returns the last time at which no policy has to do something because of the topic's age.
+    fn due(&self) -> Option<Millis> {
+        let may_act = match self.slow.overflow {
+            Overflow::Close | Overflow::Latest => true,
+            Overflow::DropOldest => self.amount.messages > 1,
+            // It acts when a message comes.
+            Overflow::DropNewest => false,
+        };
+        self.last_time().filter(|_| may_act)
     }
 
     /// Returns how many messages have come since only the newest of each key were kept.
     fn unconflated(&self) -> u64 {
-        self.messages.saturating_sub(self.conflated)
-    }
-
-    /// Returns whether there may be messages that are not the newest of their keys.
-    pub(super) fn may_be_outdated(&self) -> bool {
-        self.messages > 1 && self.unconflated() > 0
+        self.amount.messages.saturating_sub(self.conflated)
     }
 
     /// Returns whether the policy may drop a message at a limit. The newest of each key are looked for only if the
@@ -87,21 +136,26 @@ impl Waiting {
     pub(super) fn may_drop(&self) -> bool {
         match self.slow.overflow {
             Overflow::Close => false,
-            Overflow::DropOldest | Overflow::DropNewest => self.messages > 1,
+            Overflow::DropOldest | Overflow::DropNewest => self.amount.messages > 1,
             Overflow::Latest => {
                 let is_due = self.conflated <= CONFLATES_FROM || self.unconflated() > self.conflated / 4;
-                self.may_be_outdated() && is_due
+                self.amount.messages > 1 && self.unconflated() > 0 && is_due
             }
         }
     }
 
     /// Notes that only the newest messages of each key are left.
     pub(super) fn note_conflated(&mut self) {
-        self.conflated = self.messages;
+        self.conflated = self.amount.messages;
+    }
+
+    /// Notes that some of the messages are gone.
+    pub(super) fn note_gone(&mut self) {
+        self.may_be_gone = true;
     }
 
     fn is_empty(&self) -> bool {
-        self.messages == 0 && self.bytes == 0 && self.gaps.is_empty()
+        self.amount.messages == 0 && self.gaps.is_empty()
     }
 }
 
@@ -111,35 +165,77 @@ pub(super) struct WaitingTopics {
     topics: Option<HashMap<TopicName, Waiting>>,
     /// How many lags are not told of yet.
     pub(super) gaps: usize,
-    /// Whether a topic may be over its limits.
+    /// Whether a topic may be over its limits, or what policies make of them.
     pub(super) is_over: bool,
+    /// The last time at which no policy has to do something because of an age; `None` for all times.
+    due: Option<Millis>,
 }
 
 impl WaitingTopics {
-    /// Notes messages of a topic that have been appended.
-    pub(super) fn add(&mut self, topic: &TopicName, slow: SlowRules, bytes: usize, messages: u32) {
-        let topics = self.topics.get_or_insert_default();
-        if !topics.contains_key(topic) {
-            topics.insert(topic.clone(), Waiting::default());
+    /// Notes the messages of a label that was appended, and the rules of their topic. Without tags only the rules are
+    /// noted, for the messages with tags that were appended before.
+    pub(super) fn add(&mut self, label: &Label, slow: SlowRules) {
+        let Some(topic) = label.topic() else { return };
+        let tagged = label.tagged();
+        if tagged.is_empty() && self.get(topic).is_none() {
+            return;
         }
-        let waiting = topics.get_mut(topic).expect("the topic was added");
-        waiting.slow = slow;
-        waiting.bytes += bytes;
-        waiting.messages += u64::from(messages);
-        if slow.overflow != Overflow::Latest {
-            waiting.conflated = 0;
+        let waiting = self.entry(topic, slow);
+        if let [first, ..] = tagged
+            && let [.., last] = tagged
+        {
+            waiting.oldest = waiting.oldest.or(Some(first.tag.time));
+            waiting.newest = waiting.newest.max(last.tag.time);
+            let Amount { bytes, messages, memory } = label.amount();
+            waiting.amount.bytes += bytes;
+            waiting.amount.messages += messages;
+            waiting.amount.memory += memory;
         }
-        self.is_over |= waiting.is_over();
+        let (is_over, due) = (waiting.is_over(), waiting.due());
+        self.is_over |= is_over;
+        self.due = [self.due, due].into_iter().flatten().min();
     }
 
-    /// Notes that so many bytes of a topic are gone, and so many messages.
-    pub(super) fn subtract(&mut self, topic: &TopicName, bytes: usize, messages: u32) {
+    /// Notes that a part of what waits of a topic is gone.
+    pub(super) fn subtract(&mut self, topic: &TopicName, gone: Amount) {
         let Some(waiting) = self.get_mut(topic) else { return };
-        waiting.bytes -= bytes;
-        waiting.messages -= u64::from(messages);
+        waiting.amount.bytes -= gone.bytes;
+        waiting.amount.messages -= gone.messages;
+        waiting.amount.memory -= gone.memory;
+        waiting.note_gone();
         // The messages leave in their order, and those that were kept stand before those that have come since.
-        waiting.conflated = waiting.conflated.saturating_sub(u64::from(messages));
+        waiting.conflated = waiting.conflated.saturating_sub(gone.messages);
         self.forget_empty(topic);
+    }
+
+    /// Returns whether a policy may have something to do because of an age.
+    pub(super) fn is_due(&self, now: Millis) -> bool {
+        self.due.is_some_and(|last| now > last)
+    }
+
+    /// Notes when a policy has something to do next because of an age.
+    pub(super) fn note_due(&mut self) {
+        self.due = self.iter().filter_map(|(_, waiting)| waiting.due()).min();
+    }
+
+    /// Forgets the first messages that may be gone. Returns the topics with an age of which such a message was the
+    /// first; [`WaitingTopics::note_oldest`] must follow for those that still have one.
+    pub(super) fn forget_gone(&mut self) -> Vec<TopicName> {
+        let mut forgotten = Vec::new();
+        for (topic, waiting) in self.topics.iter_mut().flatten() {
+            if waiting.slow.age_max_ms.is_some() && std::mem::take(&mut waiting.may_be_gone) {
+                waiting.oldest = None;
+                forgotten.push(topic.clone());
+            }
+        }
+        forgotten
+    }
+
+    /// Notes the time of a topic's first message of which no byte has been sent.
+    pub(super) fn note_oldest(&mut self, topic: &TopicName, oldest: Millis) {
+        if let Some(waiting) = self.get_mut(topic) {
+            waiting.oldest = Some(oldest);
+        }
     }
 
     /// Takes the first lag of a topic, whose notice begins to be sent.
@@ -154,11 +250,24 @@ impl WaitingTopics {
     pub(super) fn move_gap(&mut self, topic: &TopicName, from: &mut WaitingTopics) {
         let Some(was) = from.get_mut(topic) else { return };
         let (slow, gap) = (was.slow, was.gaps.pop_front());
-        self.add(topic, slow, 0, 0);
-        if let (Some(waiting), Some(gap)) = (self.get_mut(topic), gap) {
-            waiting.gaps.push_back(gap);
+        if let Some(gap) = gap {
+            self.entry(topic, slow).gaps.push_back(gap);
             self.gaps += 1;
         }
+    }
+
+    /// Returns what waits of a topic, which has these rules from now on.
+    fn entry(&mut self, topic: &TopicName, slow: SlowRules) -> &mut Waiting {
+        let topics = self.topics.get_or_insert_default();
+        if !topics.contains_key(topic) {
+            topics.insert(topic.clone(), Waiting::default());
+        }
+        let waiting = topics.get_mut(topic).expect("the topic was added");
+        waiting.slow = slow;
+        if slow.overflow != Overflow::Latest {
+            waiting.conflated = 0;
+        }
+        waiting
     }
 
     pub(super) fn get(&self, topic: &TopicName) -> Option<&Waiting> {

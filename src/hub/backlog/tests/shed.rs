@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::super::*;
 use crate::hub::{
     Dropped, Lag, OutputLimits, Overflow, Place, Shedding, SlowRules, Tag, TaggedMessage, tag::PieceTags,
+    waiting::Amount,
 };
 
 /// The first byte of a frame: the number of a topic, or one of these.
@@ -190,9 +191,21 @@ impl World {
         let memory: usize = self.backlog.labels.labels.iter().map(Label::memory).sum();
         assert_eq!(memory, self.backlog.labels.memory);
         for (name, waiting) in self.backlog.labels.waiting.iter() {
-            let own = || self.backlog.labels().filter(|label| label.topic() == Some(name) && label.tags.is_some());
-            assert_eq!(own().map(Label::bytes).sum::<usize>(), waiting.bytes, "{name:?}");
-            assert_eq!(own().map(|label| u64::from(label.messages())).sum::<u64>(), waiting.messages);
+            let own = self.backlog.labels().filter(|label| label.topic() == Some(name) && label.tags.is_some());
+            let amounts: Vec<Amount> = own.map(Label::amount).collect();
+            assert_eq!(amounts.iter().map(|amount| amount.bytes).sum::<usize>(), waiting.amount.bytes, "{name:?}");
+            assert_eq!(amounts.iter().map(|amount| amount.messages).sum::<u64>(), waiting.amount.messages);
+            assert_eq!(amounts.iter().map(|amount| amount.memory).sum::<usize>(), waiting.amount.memory);
+        }
+        // What has been dropped keeps no more memory than what is left. The first piece may have been sent in part.
+        for piece in self.backlog.pieces.iter().skip(1) {
+            assert!(piece.charge <= 2 * piece.bytes.len() + BUFFER, "{} of {}", piece.bytes.len(), piece.charge);
+        }
+        let mut begin = 0;
+        for label in self.backlog.labels() {
+            let tags = label.tags.as_ref().map_or(0, |tags| tags.messages().len());
+            assert!(begin == 0 || tags <= 2 * label.messages() as usize, "{} of {tags}", label.messages());
+            begin += label.bytes();
         }
     }
 
@@ -368,6 +381,10 @@ pub(super) fn outcome(slow: SlowRules, limits: OutputLimits) -> (Vec<u64>, Vec<(
     (offsets, lags, is_beyond)
 }
 
+/// What a message of [`outcome`] adds to what waits of its topic: 100 bytes of frame, the label, the name, the tag and
+/// the key.
+const WEIGHT: u64 = 100 + 40 + 34 + 72 + 64 + 33;
+
 pub(super) const WIDE: OutputLimits = OutputLimits { bytes_max: 1 << 20, messages_max: 1_000, age_max_ms: None };
 
 #[test]
@@ -383,7 +400,7 @@ fn each_policy_keeps_what_it_says() {
             false,
         ),
         (
-            SlowRules { bytes_max: Some(499), ..slow(Overflow::DropOldest) },
+            SlowRules { bytes_max: Some(5 * WEIGHT - 1), ..slow(Overflow::DropOldest) },
             vec![17, 18, 19, 20],
             vec![(1, 16, 16)],
             false,
@@ -395,7 +412,12 @@ fn each_policy_keeps_what_it_says() {
             false,
         ),
         (SlowRules { messages_max: Some(4), ..slow(Overflow::DropNewest) }, vec![1, 2, 3, 4], vec![(5, 20, 16)], false),
-        (SlowRules { bytes_max: Some(400), ..slow(Overflow::DropNewest) }, vec![1, 2, 3, 4], vec![(5, 20, 16)], false),
+        (
+            SlowRules { bytes_max: Some(4 * WEIGHT), ..slow(Overflow::DropNewest) },
+            vec![1, 2, 3, 4],
+            vec![(5, 20, 16)],
+            false,
+        ),
         (SlowRules { age_max_ms: Some(30), ..slow(Overflow::DropNewest) }, vec![1, 2, 3, 4], vec![(5, 20, 16)], false),
         (slow(Overflow::Latest), vec![18, 19, 20], vec![(1, 17, 17)], false),
         (SlowRules { messages_max: Some(3), ..slow(Overflow::Latest) }, vec![18, 19, 20], vec![(1, 17, 17)], false),
@@ -437,13 +459,18 @@ fn what_is_dropped_frees_memory() {
     };
     shed(&mut backlog);
     assert_eq!((backlog.messages(), backlog.pieces[0].charge >= 200_000), (600, true), "less than half is dead");
+    let tags = |backlog: &Backlog| backlog.labels.memory;
+    let before = tags(&backlog);
+    assert!(before >= 1_000 * size_of::<TaggedMessage>(), "the tags are shared");
     let more = Piece::new(vec![0; 200].into(), 1);
     let tag = Tag { place: None, time: Millis(0), key: None };
-    let tags = || Some(PieceTags::new(vec![TaggedMessage { end: 200, tag: tag.clone() }]));
+    let one = || Some(PieceTags::new(vec![TaggedMessage { end: 200, tag: tag.clone() }]));
     for _ in 0..120 {
-        backlog.owe(Piece { tags: tags(), ..more.clone() }, &topic(0), slow);
+        backlog.owe(Piece { tags: one(), ..more.clone() }, &topic(0), slow);
         shed(&mut backlog);
     }
     assert_eq!(backlog.messages(), 600);
     assert!(backlog.pieces[0].charge < 110_000, "{}", backlog.pieces[0].charge);
+    let first = backlog.labels().find(|label| !label.is_notice()).and_then(|label| label.tags.as_ref()).unwrap();
+    assert!(first.messages().len() < 510, "the tags of messages that were dropped are gone");
 }

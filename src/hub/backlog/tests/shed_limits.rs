@@ -4,7 +4,10 @@ use super::{
     super::*,
     shed::{NOTICE, WIDE, encode, outcome, topic},
 };
-use crate::hub::{OutputLimits, Overflow, Place, Shedding, SlowRules, Tag, TaggedMessage, tag::PieceTags};
+use crate::hub::{
+    Decision, Dropped, OutputLimits, Overflow, OwedOutput, Place, Shedding, SlowRules, Tag, TaggedMessage,
+    tag::PieceTags,
+};
 
 /// Owes a stalled client messages of the first topic with these keys, of 10 bytes each. Returns whether the output is
 /// beyond a limit.
@@ -108,4 +111,143 @@ fn a_label_is_parted_at_the_end_of_a_piece() {
     let given_up: Vec<u32> = backlog.labels.truncate(17, 2).iter().map(Label::messages).collect();
     let kept: Vec<Vec<usize>> = backlog.labels().map(|label| label.tags().map(|(end, _)| end).collect()).collect();
     assert_eq!((kept, given_up), (vec![vec![7, 17]], vec![2]));
+}
+
+/// Owes a stalled client one message of a topic, which has come at this time.
+fn owe_at(backlog: &mut Backlog, number: u8, slow: SlowRules, offset: u64, time: u64) {
+    let place = Some(Place { epoch: 1, offset, previous: offset - 1 });
+    let tag = Tag { place, time: Millis(time), key: None };
+    let tags = Some(PieceTags::new(vec![TaggedMessage { end: 10, tag }]));
+    backlog.owe(Piece { tags, ..Piece::new(vec![0; 10].into(), 1) }, &topic(number), slow);
+    backlog.refuse();
+}
+
+/// Sheds a backlog. Returns the offsets that are left of each topic, and whether the output is beyond a limit.
+fn shed_at(backlog: &mut Backlog, now: u64) -> (Vec<(u8, u64)>, bool) {
+    let now = Millis(now);
+    let output = OwedOutput { backlog, outbox_bytes: 0, is_held: false };
+    let mut is_beyond = false;
+    if output.decide(&WIDE, now) == Decision::Shed {
+        let mut shedding = Shedding { outbox_bytes: 0, limits: &WIDE, now, mark: &mut 0 };
+        is_beyond = backlog.shed(&mut shedding).is_beyond;
+    }
+    let number = |label: &Label| label.topic().unwrap().as_str().as_bytes()[1] - b'0';
+    let offsets = backlog.labels().flat_map(|label| {
+        label.tags().map(move |(_, tag)| (number(label), tag.place.map_or(0, |place| place.offset))).collect::<Vec<_>>()
+    });
+    (offsets.collect(), is_beyond)
+}
+
+/// The age of each topic is its own, wherever its messages stand and whatever the rules of the others are.
+#[test]
+fn each_topic_has_its_own_age() {
+    let slow = |overflow, age| SlowRules { overflow, age_max_ms: Some(age), ..SlowRules::default() };
+    let oldest = slow(Overflow::DropOldest, 50);
+    let mut backlog = Backlog::default();
+    owe_at(&mut backlog, 1, slow(Overflow::Close, 200), 1, 0);
+    owe_at(&mut backlog, 0, oldest, 1, 10);
+    owe_at(&mut backlog, 0, oldest, 2, 20);
+    owe_at(&mut backlog, 2, slow(Overflow::DropNewest, 30), 1, 20);
+    owe_at(&mut backlog, 2, slow(Overflow::DropNewest, 30), 2, 50);
+    let all = vec![(1, 1), (0, 1), (0, 2), (2, 1), (2, 2)];
+    assert_eq!(shed_at(&mut backlog, 60), (all, false));
+    assert_eq!(shed_at(&mut backlog, 61), (vec![(1, 1), (0, 2), (2, 1), (2, 2)], false));
+    // The topic's newest message stays until the socket has room.
+    assert_eq!(shed_at(&mut backlog, 100), (vec![(1, 1), (0, 2), (2, 1), (2, 2)], false));
+    owe_at(&mut backlog, 2, slow(Overflow::DropNewest, 30), 3, 51);
+    assert_eq!(shed_at(&mut backlog, 100), (vec![(1, 1), (0, 2), (2, 1), (2, 2)], false), "message 3 came too late");
+    let dropped = backlog.prepare(None, usize::MAX, Millis(100), &mut 0);
+    assert_eq!(dropped, Dropped { oldest: 1, ..Dropped::default() });
+    assert_eq!(shed_at(&mut backlog, 200), (vec![(1, 1), (2, 1), (2, 2)], false));
+    assert!(shed_at(&mut backlog, 201).1, "the topic that closes its subscribers has waited for too long");
+}
+
+/// The age of a topic begins again with its next message when its first one has begun to be sent, whatever stands
+/// between the two.
+#[test]
+fn an_age_goes_on_with_the_next_message() {
+    let slow = |age_max_ms| SlowRules { age_max_ms, overflow: Overflow::DropOldest, ..SlowRules::default() };
+    let mut backlog = Backlog::default();
+    owe_at(&mut backlog, 0, slow(Some(50)), 1, 0);
+    (1..=20).for_each(|offset| owe_at(&mut backlog, 1, slow(None), offset, 0));
+    owe_at(&mut backlog, 0, slow(Some(50)), 2, 40);
+    owe_at(&mut backlog, 0, slow(Some(50)), 3, 60);
+    backlog.advance(1);
+    backlog.refuse();
+    assert_eq!(shed_at(&mut backlog, 90).0.len(), 23, "the first message is being sent");
+    let left = shed_at(&mut backlog, 91).0;
+    assert_eq!((left.len(), left[21]), (22, (0, 3)));
+    let close = SlowRules { age_max_ms: Some(50), ..SlowRules::default() };
+    let mut backlog = Backlog::default();
+    owe_at(&mut backlog, 0, close, 1, 0);
+    owe_at(&mut backlog, 0, close, 2, 40);
+    backlog.advance(10);
+    backlog.refuse();
+    assert_eq!((shed_at(&mut backlog, 90).1, shed_at(&mut backlog, 91).1), (false, true));
+}
+
+/// A topic that is over a budget gives up its own messages alone.
+#[test]
+fn a_topic_drops_its_own_messages() {
+    let slow =
+        |overflow, messages_max| SlowRules { overflow, messages_max: Some(messages_max), ..SlowRules::default() };
+    let mut backlog = Backlog::default();
+    for offset in 1..=4 {
+        owe_at(&mut backlog, 0, slow(Overflow::DropOldest, 2), offset, 0);
+        owe_at(&mut backlog, 1, slow(Overflow::DropNewest, 3), offset, 0);
+        owe_at(&mut backlog, 2, slow(Overflow::Close, 4), offset, 0);
+        shed_at(&mut backlog, 0);
+    }
+    let left = vec![(1, 1), (2, 1), (1, 2), (2, 2), (0, 3), (1, 3), (2, 3), (0, 4), (2, 4)];
+    assert_eq!(shed_at(&mut backlog, 0), (left.clone(), false));
+    owe_at(&mut backlog, 2, slow(Overflow::Close, 4), 5, 0);
+    assert_eq!(shed_at(&mut backlog, 0), ([&left[..], &[(2, 5)]].concat(), true));
+}
+
+/// What a label with tags takes, its place and its topic's name included, and what a message of one byte takes with its
+/// tag.
+const ALONE: u64 = 40 + 34 + 72;
+const BURST: u64 = 1 + 64;
+
+/// A budget in bytes counts what the hub keeps about each message, too; but one message may always wait.
+#[test]
+fn a_budget_in_bytes_counts_labels_and_tags() {
+    let slow = |bytes_max| SlowRules { bytes_max: Some(bytes_max), ..SlowRules::default() };
+    let mut backlog = Backlog::default();
+    owe_at(&mut backlog, 0, slow(1), 1, 0);
+    assert!(!shed_at(&mut backlog, 0).1, "one message may wait");
+    owe_at(&mut backlog, 0, slow(300), 2, 0);
+    assert!(shed_at(&mut backlog, 0).1, "20 bytes of frames take more than 300 bytes");
+    // A message of a burst takes less.
+    let mut backlog = Backlog::default();
+    let tags = (1..=10).map(|end| TaggedMessage { end, tag: Tag { place: None, time: Millis(0), key: None } });
+    let tags = Some(PieceTags::new(tags.collect()));
+    backlog.owe(Piece { tags, ..Piece::new(vec![0; 10].into(), 10) }, &topic(0), slow(10 * BURST + ALONE));
+    backlog.refuse();
+    assert!(!shed_at(&mut backlog, 0).1);
+    backlog.advance(1);
+    backlog.refuse();
+    owe_at(&mut backlog, 0, slow(9 * BURST + 2 * ALONE + 10 + 64), 1, 0);
+    assert!(!shed_at(&mut backlog, 0).1, "a message that has been sent does not count");
+    owe_at(&mut backlog, 0, slow(9 * BURST + 2 * ALONE + 10 + 64), 1, 0);
+    assert!(shed_at(&mut backlog, 0).1);
+}
+
+/// A topic whose messages stand behind many others drops a few more than it must, so that passes over the others are
+/// seldom.
+#[test]
+fn messages_behind_many_others_are_dropped_together() {
+    let slow = |messages_max| SlowRules {
+        overflow: Overflow::DropOldest,
+        messages_max: Some(messages_max),
+        ..SlowRules::default()
+    };
+    let mut backlog = Backlog::default();
+    (1..=640).for_each(|offset| owe_at(&mut backlog, 1, slow(1_000), offset, 0));
+    (1..=101).for_each(|offset| owe_at(&mut backlog, 0, slow(100), offset, 0));
+    assert_eq!(shed_at(&mut backlog, 0).0.len(), 640 + 90);
+    let mut few = Backlog::default();
+    (1..=62).for_each(|offset| owe_at(&mut few, 1, slow(1_000), offset, 0));
+    (1..=101).for_each(|offset| owe_at(&mut few, 0, slow(100), offset, 0));
+    assert_eq!(shed_at(&mut few, 0).0.len(), 62 + 100, "behind few others none is dropped beside");
 }
