@@ -49,6 +49,12 @@ impl Backlog {
         self.push_by(piece, Some((topic, slow)));
     }
 
+    /// Notes that the subscriber has left a topic. What is dropped of the messages so far, and of messages of a later
+    /// subscription to the topic, is told of apart.
+    pub fn end_subscription(&mut self, topic: &TopicName) {
+        self.labels.end(topic);
+    }
+
     fn push_by(&mut self, mut piece: Piece, topic: Option<(&TopicName, SlowRules)>) {
         let length = piece.bytes.len();
         if length == 0 {

@@ -1,11 +1,12 @@
 //! Cuts: whole messages are taken out of a backlog's labels, and lags take their places.
 //!
 //! A message of which a byte has been sent is never cut. The notice of a lag stands where the first message of the lag
-//! was. A message that is dropped later is added to a lag of the same topic and epoch that has not been told yet. So
-//! notices that wait are merged.
+//! was. A message that is dropped later is added to a lag of the same topic, subscription and epoch that has not been
+//! told yet. So notices that wait are merged.
 
 use std::{
     collections::{HashSet, VecDeque},
+    hash::{BuildHasher, RandomState},
     mem,
     ops::Range,
     sync::Arc,
@@ -55,6 +56,7 @@ impl Labels {
         let rest = mem::take(&mut self.labels);
         let mut pass = Pass {
             topic,
+            subscription: waiting.first_subscription(),
             waiting,
             front: Vec::new(),
             cuts: Vec::new(),
@@ -77,13 +79,16 @@ impl Labels {
     /// the backlog. Returns the cuts in their order.
     pub(super) fn cut_newest(&mut self, topic: &TopicName, bytes: usize, judge: Judge<'_>) -> Vec<Cut> {
         let Some(waiting) = self.waiting.take(topic) else { return Vec::new() };
-        let mut pass = BackwardPass { topic, waiting, back: Vec::new(), places: Vec::new(), notices: 0 };
+        let subscription = waiting.last_subscription();
+        let mut pass = BackwardPass { topic, waiting, subscription, back: Vec::new(), places: Vec::new(), notices: 0 };
         let mut cuts = Vec::new();
         let (mut at, mut is_done) = (bytes, false);
         while !is_done && let Some(label) = self.labels.pop_back() {
             at -= label.bytes;
-            pass.notices += usize::from(label.is_unsent_notice() && label.topic() == Some(topic));
-            let Some(tags) = label.tags.clone().filter(|_| label.topic() == Some(topic)) else {
+            let is_own = label.topic() == Some(topic);
+            pass.notices += usize::from(is_own && label.is_unsent_notice());
+            pass.subscription -= u64::from(is_own && label.is_end());
+            let Some(tags) = label.tags.clone().filter(|_| is_own) else {
                 pass.back.push(label);
                 continue;
             };
@@ -127,7 +132,12 @@ impl Labels {
 
     /// Says for each message of a topic that may be dropped, the oldest first, whether it is the newest of its key.
     pub(super) fn newest_of_keys(&self, topic: &TopicName) -> VecDeque<bool> {
-        let (mut keys, mut are_newest) = (HashSet::new(), VecDeque::new());
+        self.newest_of(topic, RandomState::new())
+    }
+
+    /// As [`Labels::newest_of_keys`], with this hasher. Keys of one hash are compared.
+    fn newest_of(&self, topic: &TopicName, hasher: impl BuildHasher) -> VecDeque<bool> {
+        let (mut keys, mut are_newest) = (HashSet::with_hasher(hasher), VecDeque::new());
         for label in self.labels.iter().rev().filter(|label| label.topic() == Some(topic)) {
             let Some(tags) = &label.tags else { continue };
             let sent = label.sent();
@@ -172,6 +182,8 @@ fn kept(label: &Label, tags: &Arc<PieceTags>, messages: Range<usize>) -> Label {
 struct BackwardPass<'a> {
     topic: &'a TopicName,
     waiting: Waiting,
+    /// The number of the subscription of the next messages.
+    subscription: u64,
     /// The labels that the pass has come by, the last of the backlog first.
     back: Vec<Label>,
     /// Where new notices stand in `back`.
@@ -197,9 +209,10 @@ impl BackwardPass<'_> {
             self.waiting.amount.messages -= 1;
             self.waiting.amount.memory -= message.memory();
             let gaps = &mut self.waiting.gaps;
-            let told = gaps.iter().rposition(|gap| gap.takes(tag)).unwrap_or_else(|| {
+            let subscription = self.subscription;
+            let told = gaps.iter().rposition(|gap| gap.takes(tag, subscription)).unwrap_or_else(|| {
                 let index = gaps.len() - self.notices - self.places.len();
-                gaps.insert(index, Gap::new(self.topic, policy));
+                gaps.insert(index, Gap::new(self.topic, policy, subscription));
                 self.places.push(self.back.len());
                 index
             });
@@ -214,6 +227,8 @@ impl BackwardPass<'_> {
 struct Pass<'a> {
     topic: &'a TopicName,
     waiting: Waiting,
+    /// The number of the subscription of the next messages.
+    subscription: u64,
     /// The labels that the pass has come by.
     front: Vec<Label>,
     cuts: Vec<Cut>,
@@ -245,6 +260,7 @@ impl Pass<'_> {
             } else if is_own && label.tags.is_some() && !is_done {
                 is_done = self.pass_messages(at, label, judge);
             } else {
+                self.subscription += u64::from(is_own && label.is_end());
                 self.front.push(label);
             }
         }
@@ -339,7 +355,7 @@ impl Pass<'_> {
     /// Notes a message that is dropped in a lag of its topic. Returns whether the lag needs a new notice here.
     fn note(&mut self, tag: &Tag) -> bool {
         let Waiting { gaps, slow, .. } = &mut self.waiting;
-        let told = gaps.iter().position(|gap| gap.takes(tag));
+        let told = gaps.iter().position(|gap| gap.takes(tag, self.subscription));
         let (index, is_new) = match told {
             Some(index) if index < self.notices => (index, false),
             // The notice stands after this message.
@@ -350,7 +366,7 @@ impl Pass<'_> {
                 (self.notices, true)
             }
             _ => {
-                gaps.insert(self.notices, Gap::new(self.topic, slow.overflow));
+                gaps.insert(self.notices, Gap::new(self.topic, slow.overflow, self.subscription));
                 (self.notices, true)
             }
         };
@@ -376,5 +392,42 @@ impl Pass<'_> {
             Some(last) => (last.bytes, last.messages) = (last.bytes + bytes, last.messages + 1),
             None => self.cuts.push(Cut { at, bytes, messages: 1 }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::{BuildHasherDefault, Hasher};
+
+    use super::*;
+    use crate::{
+        hub::{SlowRules, TaggedMessage},
+        proto::Millis,
+    };
+
+    /// Gives every key one hash.
+    #[derive(Default)]
+    struct OneHash;
+
+    impl Hasher for OneHash {
+        fn finish(&self) -> u64 {
+            17
+        }
+
+        fn write(&mut self, _: &[u8]) {}
+    }
+
+    #[test]
+    fn keys_of_one_hash_are_two_keys() {
+        let keys = [Some("a"), Some("b"), None, Some("a"), Some(""), None, Some("c")];
+        let tag = |key: Option<&str>| Tag { place: None, time: Millis(0), key: key.map(Into::into) };
+        let messages = keys.iter().zip(1..).map(|(key, end)| TaggedMessage { end, tag: tag(*key) });
+        let topic = TopicName::new("t").unwrap();
+        let mut labels = Labels::default();
+        let tags = Some(PieceTags::new(messages.collect()));
+        labels.push((keys.len(), keys.len() as u32), Some((&topic, SlowRules::default())), tags);
+        let expected = [false, true, false, true, true, true, true];
+        assert_eq!(labels.newest_of(&topic, BuildHasherDefault::<OneHash>::default()), expected);
+        assert_eq!(labels.newest_of_keys(&topic), expected);
     }
 }

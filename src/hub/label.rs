@@ -23,7 +23,8 @@ pub struct Label {
     pub(super) bytes: usize,
     pub(super) messages: u32,
     /// The index in `tags` of the first message that has not been sent whole. The label's other messages follow it; the
-    /// tags may also be of messages that are gone. For a notice, [`NOTICE`] or [`BEGUN`].
+    /// tags may also be of messages that are gone. For a notice, [`NOTICE`] or [`BEGUN`]; for the end of a subscription,
+    /// [`END`].
     pub(super) first: u32,
     pub(super) topic: Option<TopicName>,
     pub(super) tags: Option<Arc<PieceTags>>,
@@ -52,6 +53,17 @@ impl Label {
     /// Returns the label of a notice about a topic. The notice has no bytes until it is encoded.
     pub(super) fn notice(topic: &TopicName) -> Self {
         Label { bytes: 0, messages: 0, first: NOTICE, topic: Some(topic.clone()), tags: None }
+    }
+
+    /// Returns the label of the end of a subscription, which has no bytes.
+    fn end(topic: &TopicName) -> Self {
+        Label { first: END, ..Label::notice(topic) }
+    }
+
+    /// Returns whether the label is of the end of a subscription: the topic's messages behind the label are of another
+    /// one.
+    pub(super) fn is_end(&self) -> bool {
+        self.tags.is_none() && self.first == END
     }
 
     /// Returns whether the label is of a notice.
@@ -133,6 +145,7 @@ impl Label {
     fn continues_with(&self, topic: Option<&TopicName>, messages: u32) -> bool {
         self.tags.is_none()
             && !self.is_notice()
+            && !self.is_end()
             && self.topic() == topic
             && self.messages.checked_add(messages).is_some()
     }
@@ -143,7 +156,7 @@ impl Label {
 pub fn messages_by_topic(labels: &[Label]) -> BTreeMap<&TopicName, u64> {
     let mut topics = BTreeMap::new();
     for label in labels {
-        if let Some(topic) = label.topic().filter(|_| !label.is_notice()) {
+        if let Some(topic) = label.topic().filter(|_| !label.is_notice() && !label.is_end()) {
             *topics.entry(topic).or_default() += u64::from(label.messages());
         }
     }
@@ -187,7 +200,21 @@ impl Labels {
             return;
         }
         let label = Label { bytes, messages, first: 0, topic: topic.cloned(), tags };
-        self.waiting.add(&label, slow);
+        if let Some(topic) = &label.topic {
+            self.waiting.add(topic, slow, label.tagged(), label.amount());
+        }
+        self.append(label);
+    }
+
+    /// Notes that the subscriber has left a topic. The messages of the topic that come later are of another
+    /// subscription: they are told of apart from the earlier ones.
+    pub(super) fn end(&mut self, topic: &TopicName) {
+        if self.waiting.end(topic) {
+            self.append(Label::end(topic));
+        }
+    }
+
+    fn append(&mut self, label: Label) {
         self.memory += label.memory();
         if self.labels.len() == self.labels.capacity() {
             // Empty places count against the limit.
@@ -201,7 +228,7 @@ impl Labels {
     pub(super) fn advance(&mut self, mut count: usize, (messages_left, bytes_left): (u64, usize)) {
         while let Some(first) = self.labels.front_mut() {
             if count == 0 && first.bytes == 0 && bytes_left > 0 {
-                // A notice without bytes is passed by what follows it.
+                // A label without bytes is passed by what follows it.
                 break;
             }
             if count < first.bytes {
@@ -230,6 +257,7 @@ impl Labels {
                 (Some(_), _) => self.waiting.subtract(&topic, amount),
                 (None, NOTICE) => self.told.extend(self.waiting.take_gap(&topic)),
                 (None, BEGUN) => self.told.extend(self.begun.take()),
+                (None, END) => self.waiting.pass_end(&topic),
                 (None, _) => {}
             }
         }
@@ -265,7 +293,9 @@ impl Labels {
             cut.messages -= messages;
             cut.first += if ended.is_some() { messages } else { 0 };
         }
-        others.retain(|label| !label.is_notice());
+        others.retain(|label| !label.is_notice() && !label.is_end());
+        // Nothing more is dropped, so where subscriptions end does not matter any more.
+        self.labels.retain(|label| !label.is_end());
         // The notices among the labels that stay are told.
         let mut before = std::mem::take(&mut self.waiting);
         for label in &self.labels {
@@ -273,7 +303,7 @@ impl Labels {
             if label.is_unsent_notice() {
                 self.waiting.move_gap(topic, &mut before);
             } else if let Some(was) = before.get(topic) {
-                self.waiting.add(label, was.slow);
+                self.waiting.add(topic, was.slow, label.tagged(), label.amount());
             }
         }
         self.labels.shrink_to_fit();
@@ -340,6 +370,9 @@ pub(super) const NOTICE: u32 = u32::MAX;
 
 /// The field `first` of a notice that has been sent in part.
 const BEGUN: u32 = u32::MAX - 1;
+
+/// The field `first` of the end of a subscription.
+const END: u32 = u32::MAX - 2;
 
 /// Bytes of the allocation of a name, in addition to its characters.
 const NAME: usize = ALLOCATION + 2 * size_of::<usize>();

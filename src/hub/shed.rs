@@ -407,8 +407,8 @@ impl Backlog {
     }
 }
 
-/// Returns a judge that drops messages while `is_over` says so, and keeps the last. If the pass has come by many labels,
-/// the judge drops a few messages more, so that such a pass is seldom: each dropped message pays for
+/// Returns a judge that drops messages while `is_over` says so, and keeps the last. If the pass has come by many
+/// labels, the judge drops a few messages more, so that such passes are seldom: a dropped message pays for
 /// [`LABELS_PER_MESSAGE`] labels.
 fn while_over(is_over: impl Fn(&Waiting, &Tag) -> bool) -> impl FnMut(Judged<'_>) -> Verdict {
     let (mut has_dropped, mut more) = (false, 0);

@@ -3,11 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::{
-    label::Label,
     lag::Lag,
     memory::ALLOCATION,
     slow::{Overflow, SlowRules},
-    tag::Tag,
+    tag::{Tag, TaggedMessage},
     topic_name::TopicName,
 };
 use crate::proto::Millis;
@@ -40,26 +39,34 @@ pub(super) struct Waiting {
     pub(super) gaps: VecDeque<Gap>,
     /// How many messages are left of those that were the newest of their keys the last time that others were dropped.
     conflated: u64,
+    /// The number of the subscription whose messages are appended now.
+    subscription: u64,
+    /// How many earlier subscriptions end in the backlog.
+    ends: u64,
 }
 
 /// A lag whose notice has not begun to be sent.
 #[derive(Debug)]
 pub(super) struct Gap {
     pub(super) lag: Lag,
+    /// The number of the subscription whose messages were dropped.
+    subscription: u64,
     /// Whether messages were dropped after the notice was encoded.
     pub(super) is_stale: bool,
 }
 
 impl Gap {
     /// Returns the lag before any message is noted.
-    pub(super) fn new(topic: &TopicName, policy: Overflow) -> Self {
+    pub(super) fn new(topic: &TopicName, policy: Overflow, subscription: u64) -> Self {
         let lag = Lag { topic: topic.clone(), epoch: 0, from: 0, to: 0, count: 0, policy };
-        Gap { lag, is_stale: true }
+        Gap { lag, subscription, is_stale: true }
     }
 
-    /// Returns whether a message of this tag can be told of together with the others: all places have one epoch.
-    pub(super) fn takes(&self, tag: &Tag) -> bool {
-        tag.place.is_none_or(|place| self.lag.epoch == 0 || self.lag.epoch == place.epoch)
+    /// Returns whether a message of a subscription can be told of together with the others: all are of one
+    /// subscription, and all places have one epoch.
+    pub(super) fn takes(&self, tag: &Tag, subscription: u64) -> bool {
+        let is_one_epoch = tag.place.is_none_or(|place| self.lag.epoch == 0 || self.lag.epoch == place.epoch);
+        is_one_epoch && self.subscription == subscription
     }
 
     /// Notes that the message of this tag was dropped.
@@ -155,7 +162,17 @@ impl Waiting {
     }
 
     fn is_empty(&self) -> bool {
-        self.amount.messages == 0 && self.gaps.is_empty()
+        self.amount.messages == 0 && self.gaps.is_empty() && self.ends == 0
+    }
+
+    /// Returns the number of the subscription of the first messages.
+    pub(super) fn first_subscription(&self) -> u64 {
+        self.subscription - self.ends
+    }
+
+    /// Returns the number of the subscription of the last messages.
+    pub(super) fn last_subscription(&self) -> u64 {
+        self.subscription
     }
 }
 
@@ -172,11 +189,9 @@ pub(super) struct WaitingTopics {
 }
 
 impl WaitingTopics {
-    /// Notes the messages of a label that was appended, and the rules of their topic. Without tags only the rules are
-    /// noted, for the messages with tags that were appended before.
-    pub(super) fn add(&mut self, label: &Label, slow: SlowRules) {
-        let Some(topic) = label.topic() else { return };
-        let tagged = label.tagged();
+    /// Notes messages with tags that were appended, and the rules of their topic. Without messages only the rules are
+    /// noted, for those that were appended before.
+    pub(super) fn add(&mut self, topic: &TopicName, slow: SlowRules, tagged: &[TaggedMessage], amount: Amount) {
         if tagged.is_empty() && self.get(topic).is_none() {
             return;
         }
@@ -186,7 +201,7 @@ impl WaitingTopics {
         {
             waiting.oldest = waiting.oldest.or(Some(first.tag.time));
             waiting.newest = waiting.newest.max(last.tag.time);
-            let Amount { bytes, messages, memory } = label.amount();
+            let Amount { bytes, messages, memory } = amount;
             waiting.amount.bytes += bytes;
             waiting.amount.messages += messages;
             waiting.amount.memory += memory;
@@ -205,6 +220,20 @@ impl WaitingTopics {
         waiting.note_gone();
         // The messages leave in their order, and those that were kept stand before those that have come since.
         waiting.conflated = waiting.conflated.saturating_sub(gone.messages);
+        self.forget_empty(topic);
+    }
+
+    /// Notes that a subscription ends behind what waits of its topic. Returns whether something waits.
+    pub(super) fn end(&mut self, topic: &TopicName) -> bool {
+        let Some(waiting) = self.get_mut(topic) else { return false };
+        (waiting.subscription, waiting.ends) = (waiting.subscription + 1, waiting.ends + 1);
+        true
+    }
+
+    /// Notes that all that stood before the end of a subscription is gone.
+    pub(super) fn pass_end(&mut self, topic: &TopicName) {
+        let Some(waiting) = self.get_mut(topic) else { return };
+        waiting.ends -= 1;
         self.forget_empty(topic);
     }
 

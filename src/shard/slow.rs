@@ -38,8 +38,13 @@ impl<I: Io> Shard<I> {
         for (end, ticket) in self.joining.take(id, topic) {
             self.hub.reply(end, ticket, Reply::Subscribed(SubscribeOutcome::NotOpen));
         }
-        if !owed.is_empty() {
-            self.owe_behind_outbox(id, owed);
+        let is_owed = !owed.is_empty();
+        self.owe_behind_outbox(id, owed);
+        if let Some(output) = self.hub.connections.get_mut(id).and_then(|connection| connection.io.output.as_mut()) {
+            output.backlog.end_subscription(topic);
+            self.measure_backlog(id);
+        }
+        if is_owed {
             self.check_backlog(id);
         }
         self.release(id);

@@ -14,6 +14,8 @@ use crate::hub::{
 /// The first byte of a frame: the number of a topic, or one of these.
 const ALONE: u8 = 200;
 pub(super) const NOTICE: u8 = 201;
+/// A frame for the connection alone that says that its subscription to a topic has ended.
+const END: u8 = 202;
 const MARK: u8 = 0xfe;
 
 pub(super) fn topic(number: u8) -> TopicName {
@@ -48,6 +50,7 @@ pub(super) fn encode(lag: &Lag, out: &mut BytesMut) {
 enum Read {
     Message { topic: u8, epoch: u64, offset: u64 },
     Lag { topic: u8, epoch: u64, from: u64, to: u64, count: u64 },
+    End { topic: u8 },
 }
 
 #[derive(Debug, Clone)]
@@ -60,6 +63,8 @@ enum Step {
     Shed,
     /// The topic's next messages have another epoch.
     Epoch(u8),
+    /// The client leaves the topic, and subscribes again.
+    End(u8),
     /// The topic has other rules from now on.
     Swap,
     /// The backlog is given up, which ends the run.
@@ -76,6 +81,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..90_000_usize).prop_map(Step::Send),
         8 => Just(Step::Shed),
         1 => (0..TOPICS).prop_map(Step::Epoch),
+        1 => (0..TOPICS).prop_map(Step::End),
         1 => Just(Step::Swap),
         1 => prop::bool::weighted(0.2).prop_map(|closes| if closes { Step::Close } else { Step::Shed }),
     ]
@@ -88,6 +94,8 @@ struct World {
     /// The messages published to each topic: epoch and offset.
     published: BTreeMap<u8, Vec<(u64, u64)>>,
     epochs: [u64; TOPICS as usize],
+    /// How many messages each topic had when each subscription to it ended.
+    ends: [Vec<usize>; TOPICS as usize],
     is_swapped: bool,
     received: Vec<u8>,
     told: Vec<Lag>,
@@ -125,6 +133,12 @@ impl World {
         bytes.put_bytes(MARK, length);
         self.alone += 1;
         self.backlog.push(Piece::new(bytes.freeze(), 0), None);
+    }
+
+    fn end(&mut self, number: u8) {
+        self.ends[usize::from(number)].push(self.published.get(&number).map_or(0, Vec::len));
+        self.backlog.end_subscription(&topic(number));
+        self.backlog.push(Piece::new(vec![END, number].into(), 0), None);
     }
 
     fn shed(&mut self, messages_max: u64) {
@@ -226,6 +240,10 @@ impl World {
                     read.push(Read::Lag { topic: self.received[at + 1], epoch, from, to, count });
                     at + 35..at + 35 + usize::from(self.received[at + 34])
                 }
+                END => {
+                    read.push(Read::End { topic: self.received[at + 1] });
+                    at + 2..at + 2
+                }
                 topic => {
                     assert!(topic < TOPICS, "no frame is torn");
                     read.push(Read::Message { topic, epoch: number(at + 1), offset: number(at + 9) });
@@ -244,12 +262,21 @@ impl World {
     fn check_topic(&self, number: u8, read: &[Read]) {
         let published = self.published.get(&number).cloned().unwrap_or_default();
         let own = |item: &&Read| match item {
-            Read::Message { topic, .. } | Read::Lag { topic, .. } => *topic == number,
+            Read::Message { topic, .. } | Read::Lag { topic, .. } | Read::End { topic } => *topic == number,
         };
+        // The number of the subscription that a message was of.
+        let ends = &self.ends[usize::from(number)];
+        let subscription = |place: (u64, u64)| {
+            let index = published.iter().position(|of| *of == place).expect("it was published");
+            ends.iter().filter(|end| **end <= index).count()
+        };
+        let mut ended = 0;
         let (mut last, mut received, mut lags) = ((0, 0), BTreeSet::new(), Vec::new());
         for item in read.iter().filter(own) {
             match *item {
+                Read::End { .. } => ended += 1,
                 Read::Message { epoch, offset, .. } => {
+                    assert_eq!(subscription((epoch, offset)), ended);
                     assert!(last < (epoch, offset), "messages come in their order");
                     last = (epoch, offset);
                     assert!(received.insert(last));
@@ -259,6 +286,8 @@ impl World {
                         last < (epoch, from),
                         "a notice stands before the messages after the first that is missing"
                     );
+                    let of = [from, to].map(|offset| subscription((epoch, offset)));
+                    assert_eq!(of, [ended; 2], "a notice is of one subscription, and stands within it");
                     lags.push((epoch, from, to, count));
                 }
             }
@@ -297,6 +326,7 @@ proptest! {
                 Step::Alone(length) => world.alone(length),
                 Step::Send(count) => world.send(count),
                 Step::Shed => world.shed(if small { 12 } else { u64::MAX }),
+                Step::End(topic) => world.end(topic),
                 Step::Epoch(topic) => world.epochs[usize::from(topic)] += 1,
                 Step::Swap => world.is_swapped = !world.is_swapped,
                 Step::Close => {
@@ -344,7 +374,7 @@ proptest! {
         };
         let mut received = world.read().into_iter().filter_map(|item| match item {
             Read::Message { offset, .. } => Some(offset),
-            Read::Lag { .. } => None,
+            Read::Lag { .. } | Read::End { .. } => None,
         });
         let mut published = world.published.get(&2).into_iter().flatten().map(|place| place.1);
         prop_assert_eq!(last(&mut received), last(&mut published));
@@ -376,6 +406,7 @@ pub(super) fn outcome(slow: SlowRules, limits: OutputLimits) -> (Vec<u64>, Vec<(
         match item {
             Read::Message { offset, .. } => offsets.push(offset),
             Read::Lag { from, to, count, .. } => lags.push((from, to, count)),
+            Read::End { .. } => {}
         }
     }
     (offsets, lags, is_beyond)
