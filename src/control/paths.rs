@@ -210,9 +210,10 @@ impl Commands for RequestCommands {
     }
 
     fn publish(&self, grant: PublishGrant, message: Publication) -> Publishing {
-        if let Err(refusal) = grant.check(&message) {
-            return Box::pin(ready(Err(refusal)));
-        }
+        let message = match grant.check(message) {
+            Ok(message) => message,
+            Err(refusal) => return Box::pin(ready(Err(refusal))),
+        };
         let publishing = self.shared.publisher.publish_body(grant.into_topic(), message);
         Box::pin(async move { publishing.await.map_err(refused) })
     }

@@ -115,7 +115,7 @@ impl Endpoints {
 
     /// Returns the grant of a sender that the judge has admitted to publish to a topic.
     pub(super) fn grant(&self, topic: &TopicName) -> PublishGrant {
-        PublishGrant::new(topic.clone(), self.topic_bytes_max(topic))
+        PublishGrant::new(topic.clone(), self.topic_bytes_max(topic), self.permissions.key_of(topic).cloned())
     }
 
     /// Judges a request by gates, by the server's tokens, and by the rules of the topic. `known` are the identities

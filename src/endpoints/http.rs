@@ -16,7 +16,7 @@ use super::{denied::Denied, intent::ReadIntent, values::RouteValues, waiting::un
 use crate::{
     auth::{Answers, Credentials, Identity},
     handler::{Parameters, Response},
-    hub::{Place, Publication, TopicName},
+    hub::{KeyPointer, Place, Publication, TopicName},
     proto::{Refusal, RequestHead},
 };
 
@@ -76,13 +76,16 @@ pub(crate) struct HttpRequest {
 pub(crate) struct PublishGrant {
     topic: TopicName,
     bytes_max: u32,
+    /// The pointer to the keys of the topic's messages.
+    key: Option<KeyPointer>,
 }
 
 impl PublishGrant {
     /// Returns the permission to publish messages of at most `bytes_max` bytes to a topic, for which the judge has
-    /// admitted [`Intent::Publish`](super::Intent::Publish).
-    pub(super) fn new(topic: TopicName, bytes_max: u32) -> PublishGrant {
-        PublishGrant { topic, bytes_max }
+    /// admitted [`Intent::Publish`](super::Intent::Publish). `key` points to the keys of the messages, if the topic's
+    /// rule says so.
+    pub(super) fn new(topic: TopicName, bytes_max: u32, key: Option<KeyPointer>) -> PublishGrant {
+        PublishGrant { topic, bytes_max, key }
     }
 
     /// Returns the topic, and gives the permission up.
@@ -90,18 +93,24 @@ impl PublishGrant {
         self.topic
     }
 
-    /// Checks the size of a message against the limit of the topic.
+    /// Checks the size of a message against the limit of the topic, and gives the message its key if the rule of the
+    /// topic says where it is.
     ///
     /// # Errors
     ///
-    /// 413 for a message that is larger.
-    pub(crate) fn check(&self, message: &Publication) -> Result<(), Refusal> {
+    /// 413 for a message that is larger, and 422 for one without the key.
+    pub(crate) fn check(&self, message: Publication) -> Result<Publication, Refusal> {
         let bytes_max = self.bytes_max;
         if message.payload().len() > bytes_max as usize {
             let what = format!("the message is larger than the largest one to this topic, {bytes_max} bytes");
             return Err(Refusal::new(413, what));
         }
-        Ok(())
+        let Some(pointer) = &self.key else { return Ok(message) };
+        pointer.give_key(message).map_err(|error| {
+            let (topic, pointer) = (self.topic.as_str(), pointer.as_str());
+            let what = format!("messages to the topic {topic:?} have their key at {pointer:?}, and {error}");
+            Refusal::new(422, what + "; give another key beside the message, or correct the message")
+        })
     }
 }
 
@@ -187,8 +196,8 @@ impl HttpRequest {
     ///
     /// # Errors
     ///
-    /// 413 for a message that is too large; 503 if too many bodies wait for the topic's home, or if the server leaves
-    /// and has not published the message.
+    /// 413 for a message that is too large; 422 for one without the key that its topic asks for; 503 if too many bodies
+    /// wait for the topic's home, or if the server leaves and has not published the message.
     pub(crate) fn publish(&self, grant: PublishGrant, message: Publication) -> Publishing {
         self.commands.publish(grant, message)
     }

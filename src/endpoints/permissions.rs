@@ -6,7 +6,7 @@ use super::denied::Denied;
 use crate::{
     auth::{Credentials, Decision, Identity, PermissionSource, TopicQuestion, TopicRight, decide},
     handler::{Panicked, sendable},
-    hub::{TopicName, TopicPattern, TopicRule, TopicTable},
+    hub::{KeyPointer, TopicName, TopicPattern, TopicRule, TopicTable},
     proto::Refusal,
 };
 
@@ -32,6 +32,11 @@ impl Permissions {
     /// Returns whether every topic is for everybody.
     pub(super) fn are_open(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// Returns the pointer to the keys of a topic's messages.
+    pub(super) fn key_of(&self, topic: &TopicName) -> Option<&KeyPointer> {
+        self.rules.key_of(topic)
     }
 
     /// Judges whether the sender of a request may use a topic in all these ways, by the rules of the topic. The

@@ -296,8 +296,8 @@ mod tests {
             Publication::binary(b"17"),
             Publication::json("17").unwrap(),
             text().event("e"),
-            text().event("e").key("k"),
-            text().key("ek"),
+            text().event("e").key("k").unwrap(),
+            text().key("ek").unwrap(),
             text().event("ek"),
             Publication::text("18"),
         ];

@@ -4,14 +4,14 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::de::IgnoredAny;
 
-use super::publication::Publication;
+use super::{not_a_key::NotAKey, publication::Publication};
 use crate::proto::MessageType;
 
 /// A JSON pointer (RFC 6901) to the part of a message that is its key, such as `/symbol`.
 ///
-/// The key is the text of a string, or the JSON text of any other value as the message has it. A message has no key if
-/// it is no JSON, has no such part, or its part has no characters or more than 255 bytes. Of several members with one
-/// name the last counts.
+/// The key is the text of a string, or the JSON text of a number or a boolean as the message has it. A message has no
+/// key if it is no JSON, has no such part, or its part is another value or no key ([`NotAKey`]). Of several members
+/// with one name the last counts.
 ///
 /// ```
 /// use ringhub::KeyPointer;
@@ -39,22 +39,41 @@ impl KeyPointer {
         &self.0
     }
 
-    /// Returns the key in a text message. The message is read as it stands, so the work and the memory are no larger
-    /// than its text.
-    pub(super) fn find(&self, publication: &Publication) -> Option<String> {
-        if publication.kind() != MessageType::Text {
-            return None;
+    /// Gives a publication without a key the one that the pointer finds in it.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAKey`] if the publication has no key.
+    pub(crate) fn give_key(&self, publication: Publication) -> Result<Publication, NotAKey> {
+        if publication.key_name().is_some() {
+            return Ok(publication);
         }
-        let text = std::str::from_utf8(publication.payload()).ok()?;
+        let key = self.find(&publication)?;
+        publication.key(&key)
+    }
+
+    /// Returns the key in a message. The message is read as it stands, so the work and the memory are no larger than
+    /// its text.
+    pub(super) fn find(&self, publication: &Publication) -> Result<String, NotAKey> {
+        if publication.kind() != MessageType::Text {
+            return Err(NotAKey::Binary);
+        }
+        let text = std::str::from_utf8(publication.payload()).map_err(|_| NotAKey::NotJson)?;
         // The check takes no memory but a byte for each level.
-        serde_json::from_str::<IgnoredAny>(text).ok()?;
+        serde_json::from_str::<IgnoredAny>(text).map_err(|_| NotAKey::NotJson)?;
         let mut value = trimmed(text);
         for token in self.0.split('/').skip(1) {
-            value = part(value, &token.replace("~1", "/").replace("~0", "~"))?;
+            value = part(value, &token.replace("~1", "/").replace("~0", "~")).ok_or(NotAKey::NoPart)?;
+        }
+        if value.starts_with(['{', '[', 'n']) {
+            return Err(NotAKey::NoValue);
         }
         let is_string = value.starts_with('"');
-        let key = if is_string { decoded(value)? } else { value.trim_end_matches(WHITESPACE).to_owned() };
-        (1..=KEY_BYTES_MAX).contains(&key.len()).then_some(key)
+        let key = match is_string {
+            true => decoded(value).ok_or(NotAKey::Character)?,
+            false => value.trim_end_matches(WHITESPACE).to_owned(),
+        };
+        NotAKey::check(&key).map(|()| key)
     }
 }
 
@@ -125,9 +144,6 @@ fn trimmed(text: &str) -> &str {
 /// White space between the parts of JSON.
 const WHITESPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 
-/// The longest key, in bytes, which is also the longest that a request may give.
-const KEY_BYTES_MAX: usize = 255;
-
 impl FromStr for KeyPointer {
     type Err = KeyPointerError;
 
@@ -164,32 +180,37 @@ mod tests {
     fn keys_are_found() {
         let found = |pointer: &str, text: &str| pointer.parse::<KeyPointer>().unwrap().find(&Publication::text(text));
         for (pointer, text, expected) in [
-            ("/s", r#"{"s":"A"}"#, Some("A")),
-            ("/s", r#"{"s":"\u0041"}"#, Some("A")),
-            ("/s/1", r#"{"s":[1,{"x":2}]}"#, Some(r#"{"x":2}"#)),
-            ("/s", r#"{"s":17}"#, Some("17")),
-            ("/s", r#"{"s":null}"#, Some("null")),
-            ("/a~1b~0c", r#"{"a/b~c":"x"}"#, Some("x")),
-            ("/", r#"{"":"x"}"#, Some("x")),
-            ("/s", r#"{"t":"A"}"#, None),
-            ("/s", "no JSON", None),
-            ("/s", r#"{"s":"A"} x"#, None),
-            ("/s", r#"{"s":"A","t":[1,}"#, None),
-            ("/s", r#"{"s":""}"#, None),
-            ("/s", r#"{"s":"\ud800"}"#, None),
-            ("/s", " { \"t\" : [ \"]}\\\"\" , 1 ] ,\n\"s\" : 1e2 } ", Some("1e2")),
-            ("/s", r#"{"s":18446744073709551617}"#, Some("18446744073709551617")),
-            ("/s", r#"{"s":"A","s":"B"}"#, Some("B")),
-            ("/s", r#"{"\u0073":"A"}"#, Some("A")),
-            ("/0", r#"["A"]"#, Some("A")),
-            ("/00", r#"["A"]"#, None),
-            ("/0", r#""A""#, None),
-            ("/s/t", r#"{"s":17}"#, None),
+            ("/s", r#"{"s":"A"}"#, Ok("A")),
+            ("/s", r#"{"s":"\u0041"}"#, Ok("A")),
+            ("/s/1", r#"{"s":[1,{"x":2}]}"#, Err(NotAKey::NoValue)),
+            ("/s", r#"{"s":[1]}"#, Err(NotAKey::NoValue)),
+            ("/s", r#"{"s":17}"#, Ok("17")),
+            ("/s", r#"{"s":false}"#, Ok("false")),
+            ("/s", r#"{"s":null}"#, Err(NotAKey::NoValue)),
+            ("/a~1b~0c", r#"{"a/b~c":"x"}"#, Ok("x")),
+            ("/", r#"{"":"x"}"#, Ok("x")),
+            ("/s", r#"{"t":"A"}"#, Err(NotAKey::NoPart)),
+            ("/s", "no JSON", Err(NotAKey::NotJson)),
+            ("/s", r#"{"s":"A"} x"#, Err(NotAKey::NotJson)),
+            ("/s", r#"{"s":"A","t":[1,}"#, Err(NotAKey::NotJson)),
+            ("/s", r#"{"s":""}"#, Err(NotAKey::Empty)),
+            ("/s", r#"{"s":"\ud800"}"#, Err(NotAKey::Character)),
+            ("/s", r#"{"s":"a\nb"}"#, Err(NotAKey::Character)),
+            ("/s", " { \"t\" : [ \"]}\\\"\" , 1 ] ,\n\"s\" : 1e2 } ", Ok("1e2")),
+            ("/s", r#"{"s":18446744073709551617}"#, Ok("18446744073709551617")),
+            ("/s", r#"{"s":"A","s":"B"}"#, Ok("B")),
+            ("/s", r#"{"\u0073":"A"}"#, Ok("A")),
+            ("/0", r#"["A"]"#, Ok("A")),
+            ("/00", r#"["A"]"#, Err(NotAKey::NoPart)),
+            ("/0", r#""A""#, Err(NotAKey::NoPart)),
+            ("/s/t", r#"{"s":17}"#, Err(NotAKey::NoPart)),
         ] {
-            assert_eq!(found(pointer, text).as_deref(), expected, "{pointer} {text}");
+            assert_eq!(found(pointer, text).as_deref(), expected.as_ref().map(|key| *key), "{pointer} {text}");
         }
-        let binary = Publication::binary(br#"{"s":"A"}"#);
-        assert_eq!("/s".parse::<KeyPointer>().unwrap().find(&binary), None);
+        let pointer = "/s".parse::<KeyPointer>().unwrap();
+        assert_eq!(pointer.find(&Publication::binary(br#"{"s":"A"}"#)), Err(NotAKey::Binary));
+        let keyed = pointer.give_key(Publication::text("no JSON").key("B").unwrap()).unwrap();
+        assert_eq!(keyed.key_name(), Some("B"), "a key that the publisher has given stays");
     }
 
     /// A deep message is no danger, and a long part is no key.
@@ -197,10 +218,9 @@ mod tests {
     fn large_messages_are_read_as_they_stand() {
         let find = |text: &str| "/s".parse::<KeyPointer>().unwrap().find(&Publication::text(text));
         let deep = format!(r#"{{"t":{}{},"s":"A"}}"#, "[".repeat(200_000), "]".repeat(200_000));
-        assert_eq!(find(&deep).as_deref(), Some("A"));
-        for (length, is_found) in [(255, true), (256, false)] {
-            assert_eq!(find(&format!(r#"{{"s":"{}"}}"#, "x".repeat(length))).is_some(), is_found);
-        }
+        assert_eq!(find(&deep).as_deref(), Ok("A"));
+        let long = |length| find(&format!(r#"{{"s":"{}"}}"#, "x".repeat(length))).map(|key| key.len());
+        assert_eq!((long(255), long(256)), (Ok(255), Err(NotAKey::TooLong(256))));
     }
 
     fn value() -> impl Strategy<Value = Value> {
@@ -231,12 +251,13 @@ mod tests {
             let text = if is_pretty { format!("{value:#}") } else { value.to_string() };
             let found = pointer.parse::<KeyPointer>().unwrap().find(&Publication::text(&text));
             match value.pointer(&pointer) {
-                Some(Value::String(text)) => prop_assert_eq!(found.unwrap_or_default(), text.clone()),
-                Some(other) => {
-                    let found = found.map(|found| serde_json::from_str::<Value>(&found).unwrap());
-                    prop_assert!(found.is_none() && text.len() > 255 || found.as_ref() == Some(other));
+                Some(Value::String(text)) if text.is_empty() => prop_assert_eq!(found, Err(NotAKey::Empty)),
+                Some(Value::String(text)) => prop_assert_eq!(found.as_ref(), Ok(text)),
+                Some(Value::Object(_) | Value::Array(_) | Value::Null) => {
+                    prop_assert_eq!(found, Err(NotAKey::NoValue));
                 }
-                None => prop_assert_eq!(found, None),
+                Some(other) => prop_assert_eq!(found, Ok(other.to_string())),
+                None => prop_assert_eq!(found, Err(NotAKey::NoPart)),
             }
         }
     }

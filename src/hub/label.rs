@@ -22,9 +22,9 @@ pub struct Label {
     /// The bytes that have not been sent.
     pub(super) bytes: usize,
     pub(super) messages: u32,
-    /// The index in `tags` of the first message that has not been sent whole. The label's other messages follow it; the
-    /// tags may also be of messages that are gone. For a notice, [`NOTICE`] or [`BEGUN`]; for the end of a subscription,
-    /// [`END`].
+    /// The index in `tags` of the first message that has not been sent whole. The label's other messages follow it, and
+    /// the tags may be of messages that are gone, too. For a notice, [`NOTICE`] or [`BEGUN`]; for the end of a
+    /// subscription, [`END`].
     pub(super) first: u32,
     pub(super) topic: Option<TopicName>,
     pub(super) tags: Option<Arc<PieceTags>>,

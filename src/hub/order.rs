@@ -278,9 +278,9 @@ impl<T: Attachment> ShardHub<T> {
         self.topics.renew_rules(topic);
         if let Some(pointer) = &self.topics[topic].rules.key
             && publication.key_name().is_none()
-            && let Some(key) = pointer.find(publication)
+            && let Ok(keyed) = pointer.give_key(publication.clone())
         {
-            *publication = publication.clone().key(&key);
+            *publication = keyed;
         }
     }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{connection_id::ConnectionId, format::Format, not_json::NotJson, topic_name::TopicName};
+use super::{
+    connection_id::ConnectionId, format::Format, not_a_key::NotAKey, not_json::NotJson, topic_name::TopicName,
+};
 use crate::proto::{Message, MessageType, Millis, PreparedMessage};
 
 /// The subscribers that a publication is for.
@@ -37,9 +39,10 @@ pub struct Place {
 ///
 /// ```
 /// use ringhub::{Publication, proto::MessageType};
-/// let news = Publication::text("good news").event("news").id("17");
+/// let news = Publication::text("good news").event("news").key("weather")?.id("17");
 /// assert_eq!((news.payload(), news.kind()), (&b"good news"[..], MessageType::Text));
-/// assert_eq!((news.event_name(), news.key_name(), news.id_name()), (Some("news"), None, Some("17")));
+/// assert_eq!((news.event_name(), news.key_name(), news.id_name()), (Some("news"), Some("weather"), Some("17")));
+/// # Ok::<(), ringhub::NotAKey>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct Publication {
@@ -105,10 +108,21 @@ impl Publication {
 
     /// Names the thing that the publication is about: a later publication of the same key replaces this one for readers
     /// that want only the latest state.
-    #[must_use]
-    pub fn key(mut self, key: &str) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// [`NotAKey`] for a key that does not have 1 to [`NotAKey::BYTES_MAX`] bytes, or has a control character.
+    ///
+    /// ```
+    /// use ringhub::{NotAKey, Publication};
+    /// assert_eq!(Publication::text("17").key("price")?.key_name(), Some("price"));
+    /// assert_eq!(Publication::text("17").key("").unwrap_err(), NotAKey::Empty);
+    /// # Ok::<(), NotAKey>(())
+    /// ```
+    pub fn key(mut self, key: &str) -> Result<Self, NotAKey> {
+        NotAKey::check(key)?;
         self.names_mut().key = Some(key.into());
-        self
+        Ok(self)
     }
 
     /// Gives the publication an id of the publisher's own: its idempotency key. The home of a topic publishes
@@ -316,9 +330,18 @@ mod tests {
     }
 
     #[test]
+    fn keys_have_a_length() {
+        let key = |key: &str| Publication::text("x").key(key).map(|publication| publication.key_name().map(str::len));
+        assert_eq!(key(&"é".repeat(127)), Ok(Some(254)));
+        assert_eq!(key(&"x".repeat(255)), Ok(Some(255)));
+        assert_eq!(key(&"é".repeat(128)), Err(NotAKey::TooLong(256)));
+        assert_eq!((key(""), key("a\n")), (Err(NotAKey::Empty), Err(NotAKey::Character)));
+    }
+
+    #[test]
     fn a_clone_with_a_name_leaves_the_first_as_it_is() {
-        let first = Publication::text("x").key("a");
-        let mut second = first.clone().key("bcd").event("e");
+        let first = Publication::text("x").key("a").unwrap();
+        let mut second = first.clone().key("bcd").unwrap().event("e");
         assert_eq!((first.key_name(), first.event_name()), (Some("a"), None));
         assert_eq!((second.key_name(), second.event_name()), (Some("bcd"), Some("e")));
         assert_eq!(second.names_bytes() - first.names_bytes(), 3);

@@ -88,9 +88,9 @@ impl TopicRule {
         self.change_slow(|slow| slow.overflow = overflow)
     }
 
-    /// Sets the most bytes that a topic's messages may take while they wait for a subscriber: their frames, and what the
-    /// hub keeps about each, some 60 to 250 bytes. One message may always wait. The default is the limit of the whole
-    /// connection.
+    /// Sets the most bytes that a topic's messages may take while they wait for a subscriber: their frames, and what
+    /// the hub keeps about each, some 60 to 250 bytes. One message may always wait. The default is the limit of the
+    /// whole connection.
     #[must_use]
     pub fn backlog_bytes(self, bytes: u64) -> TopicRule {
         self.change_slow(|slow| slow.bytes_max = Some(bytes))
@@ -103,8 +103,8 @@ impl TopicRule {
         self.change_slow(|slow| slow.messages_max = Some(messages))
     }
 
-    /// Sets the longest time, in milliseconds, that the first waiting message of a topic may wait before it begins to be
-    /// sent. Each topic has its own age, whatever else waits for the subscriber. The default is any time.
+    /// Sets the longest time, in milliseconds, that the first waiting message of a topic may wait before it begins to
+    /// be sent. Each topic has its own age, whatever else waits for the subscriber. The default is any time.
     #[must_use]
     pub fn backlog_age_ms(self, ms: u64) -> TopicRule {
         self.change_slow(|slow| slow.age_max_ms = Some(ms))
@@ -188,6 +188,8 @@ pub struct TopicTable {
     names: HashMap<Box<str>, TopicRules>,
     /// The other rules, those of the most precise patterns first.
     others: Vec<(TopicPattern, TopicRules)>,
+    /// Whether a rule has a pointer to keys.
+    has_keys: bool,
 }
 
 impl TopicTable {
@@ -199,6 +201,7 @@ impl TopicTable {
     pub fn new<'a>(rules: impl IntoIterator<Item = &'a TopicRule>) -> Result<TopicTable, TopicPattern> {
         let mut table = TopicTable::default();
         for rule in rules {
+            table.has_keys |= rule.rules.key.is_some();
             for pattern in &rule.patterns {
                 let is_there = match pattern.as_name() {
                     Some(name) => table.names.insert(name.into(), rule.rules.clone()).is_some(),
@@ -225,11 +228,18 @@ impl TopicTable {
     /// Returns the rules of the topic of a name.
     #[must_use]
     pub fn of(&self, name: &TopicName) -> TopicRules {
-        if let Some(rules) = self.names.get(name.as_str()) {
-            return rules.clone();
-        }
-        let most_precise = self.others.iter().find(|(pattern, _)| pattern.matches(name));
-        most_precise.map_or_else(TopicRules::default, |(_, rules)| rules.clone())
+        self.find(name).cloned().unwrap_or_default()
+    }
+
+    /// Returns the pointer to the keys of a topic's messages.
+    pub(crate) fn key_of(&self, name: &TopicName) -> Option<&KeyPointer> {
+        if self.has_keys { self.find(name)?.key.as_ref() } else { None }
+    }
+
+    /// Returns the most precise rules that a topic has.
+    fn find(&self, name: &TopicName) -> Option<&TopicRules> {
+        let most_precise = || self.others.iter().find(|(pattern, _)| pattern.matches(name)).map(|(_, rules)| rules);
+        self.names.get(name.as_str()).or_else(most_precise)
     }
 }
 

@@ -222,7 +222,7 @@ impl Lines {
                 let message = Publication::text(payload);
                 let name = topic.clone();
                 self.judge.may_publish(connection, &topic, move |connection, decided| {
-                    let published = decided.and_then(|grant| grant.check(&message)).map(|()| {
+                    let published = decided.and_then(|grant| grant.check(message)).map(|message| {
                         connection.publish(&name, &message, Scope::Server);
                         None
                     });

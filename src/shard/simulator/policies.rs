@@ -121,7 +121,7 @@ impl Run {
         let number = self.published[topic];
         let length = if self.random.chance(30) { 30_000 } else { self.random.within(0..=600) };
         let text = format!("{} {number} {}", TOPICS[topic], "x".repeat(length));
-        let publication = Publication::text(&text).key(&(number % KEYS).to_string());
+        let publication = Publication::text(&text).key(&(number % KEYS).to_string()).expect("a key");
         let place = ShardApi::publish(&mut self.world.shard, None, &name(topic), publication, Scope::Server);
         assert_eq!(place.map(|place| place.offset), Some(number));
     }
@@ -287,7 +287,7 @@ fn a_lagging_client_is_heard() {
         let arrival = Arrival { subscriptions: [(topic.clone(), options)].into_iter().collect(), ..arrival };
         world.shard.adopt(Millis(0), arrival).expect("there is room");
         for number in 0..35 {
-            let publication = Publication::text(&"x".repeat(300)).key(&number.to_string());
+            let publication = Publication::text(&"x".repeat(300)).key(&number.to_string()).expect("a key");
             ShardApi::publish(&mut world.shard, None, &topic, publication, Scope::Server);
             while world.shard.turn(Millis(0)) {}
         }

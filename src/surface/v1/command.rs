@@ -179,7 +179,8 @@ fn publish<'a>(members: &Members<'a>) -> Result<Command<'a>, Fault> {
         publication = publication.event(&short_text("event", event)?);
     }
     if let Some(key) = members.of("key").next() {
-        publication = publication.key(&short_text("key", key)?);
+        let keyed = publication.key(&short_text("key", key)?);
+        publication = keyed.map_err(|error| Fault::new(ErrorCode::BadMember, format!("\"key\": {error}")))?;
     }
     if let Some(id) = members.of("idempotency_key").next() {
         publication = publication.id(&short_text("idempotency_key", id)?);

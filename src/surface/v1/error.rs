@@ -75,6 +75,8 @@ errors! {
     Cancelled = 114 "cancelled" Always;
     /// A message with the same idempotency key and other contents was published to the topic before.
     OtherContents = 115 "other_contents" Always;
+    /// The message has no key, and its topic asks for one.
+    NoKey = 116 "no_key" Always;
     /// A token is missing, wrong, expired or revoked.
     Unauthorized = 120 "unauthorized" Always;
     /// The client may not use the topic.
@@ -115,6 +117,7 @@ impl ErrorCode {
             400 | 404 => ErrorCode::BadTopic,
             401 => ErrorCode::Unauthorized,
             413 => ErrorCode::TooLarge,
+            422 => ErrorCode::NoKey,
             429 => ErrorCode::TooManyRequests,
             500.. => ErrorCode::Unavailable,
             _ => ErrorCode::Forbidden,

@@ -211,9 +211,9 @@ impl Speaker {
         connection.state_mut().has_to_wait = true;
         connection.state_mut().held_bytes = publication.payload().len();
         self.judge.may_publish(connection, &topic, move |connection, decided| {
-            let granted = decided.and_then(|grant: PublishGrant| grant.check(&publication));
+            let granted = decided.and_then(|grant: PublishGrant| grant.check(publication));
             match granted {
-                Ok(()) => speaker.publish_granted(connection, id, &name, publication),
+                Ok(publication) => speaker.publish_granted(connection, id, &name, publication),
                 Err(refusal) => speaker.fail(connection, refused(id, &refusal)),
             }
             speaker.go_on(connection);
