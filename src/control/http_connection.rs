@@ -23,6 +23,7 @@ use tokio::{
 };
 
 use super::{
+    last_head::LastHead,
     output::Output,
     permits::ConnectionPermit,
     router::{Destination, RequestRouter},
@@ -48,6 +49,7 @@ pub(super) struct HttpConnection {
     released: usize,
     /// The part of the input that comes after the released bytes.
     next: Next,
+    last_head: LastHead,
     header_timeout: Duration,
     idle_timeout: Duration,
     output: Output,
@@ -113,6 +115,7 @@ impl HttpConnection {
             has_large_buffer: false,
             released: 0,
             next: Next::Head(HeadScan::default()),
+            last_head: LastHead::default(),
             header_timeout: http.header_timeout,
             idle_timeout: http.idle_timeout,
             output: Output::new(http),
@@ -223,7 +226,7 @@ impl HttpConnection {
     fn release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.released == 0 {
             match &mut self.next {
-                Next::Head(scan) => match RequestHead::decode_with(scan, &self.received) {
+                Next::Head(scan) => match self.last_head.decode(scan, &self.received) {
                     Ok(Some((head, length))) => self.take_head(head, length),
                     Ok(None) => ready!(self.await_head(cx))?,
                     Err(error) => self.end(EndReason::Malformed(error)),
@@ -243,7 +246,7 @@ impl HttpConnection {
         Poll::Ready(Ok(()))
     }
 
-    fn take_head(&mut self, head: RequestHead, length: usize) {
+    fn take_head(&mut self, head: Arc<RequestHead>, length: usize) {
         self.is_due_for_rest = None;
         self.is_between = false;
         self.has_request = true;

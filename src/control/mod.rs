@@ -15,6 +15,7 @@ mod date;
 mod embedded;
 pub(crate) mod feed;
 mod http_connection;
+mod last_head;
 mod memory;
 mod merged_top;
 mod output;

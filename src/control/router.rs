@@ -33,7 +33,7 @@ pub(super) struct RequestRouter {
 /// A request that the service is to answer.
 #[derive(Debug)]
 pub(super) struct RoutedRequest {
-    pub(super) head: RequestHead,
+    pub(super) head: Arc<RequestHead>,
     /// The table that holds for the request, to its end.
     pub(super) endpoints: Arc<Endpoints>,
     /// The endpoint of its path, or the refusal of its path.
@@ -79,7 +79,7 @@ impl RequestRouter {
     /// Routes the next request. The request is judged as on a shard, except for the answer of a handler, which only a
     /// shard can call. Openings whose intent depends on the head are judged here, so that a refused client
     /// keeps its connection, unless the judge has to wait. They count against the rate of openings as on a shard.
-    pub(super) fn route(&self, head: RequestHead) -> Destination {
+    pub(super) fn route(&self, head: Arc<RequestHead>) -> Destination {
         let endpoints = self.shared.endpoints.get();
         let endpoint = endpoints.resolve(&head);
         let remote = self.shared.config.get().trusted_proxies.remote(self.of_connection, &head);

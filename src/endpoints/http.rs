@@ -53,7 +53,7 @@ pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Response, Refusal
 
 /// A request to an endpoint, which the judge has admitted by its head, and whose body has arrived.
 pub(crate) struct HttpRequest {
-    pub(crate) head: RequestHead,
+    pub(crate) head: Arc<RequestHead>,
     /// The topic that the path names.
     pub(crate) topic: Option<TopicName>,
     /// The permission to publish to the topic of the path, if the request was admitted with this intent.
