@@ -99,6 +99,10 @@ impl Basic {
 }
 
 impl Authenticator for Basic {
+    fn depends_on_topic(&self) -> bool {
+        false
+    }
+
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         let refusal = |what: &str| Refusal::new(401, what).header("WWW-Authenticate", &self.challenge);
         let shown = credentials.authorization("Basic").ok_or_else(|| refusal("this needs a user and a password"))?;

@@ -126,6 +126,10 @@ impl Bearer {
 }
 
 impl Authenticator for Bearer {
+    fn depends_on_topic(&self) -> bool {
+        false
+    }
+
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         let refusal = |status, what: &str, challenge| Refusal::new(status, what).header("WWW-Authenticate", challenge);
         let Some(token) = credentials.token() else {

@@ -62,6 +62,10 @@ impl Authenticator for AllOf {
         self.each().any(Authenticator::takes_cookies)
     }
 
+    fn depends_on_topic(&self) -> bool {
+        self.each().any(Authenticator::depends_on_topic)
+    }
+
     fn sees_credentials(&self, credentials: &Credentials<'_>) -> bool {
         self.each().any(|authenticator| authenticator.sees_credentials(credentials))
     }
@@ -106,6 +110,10 @@ impl Authenticator for AnyOf {
 
     fn takes_cookies(&self) -> bool {
         self.each().any(Authenticator::takes_cookies)
+    }
+
+    fn depends_on_topic(&self) -> bool {
+        self.each().any(Authenticator::depends_on_topic)
     }
 
     fn sees_credentials(&self, credentials: &Credentials<'_>) -> bool {

@@ -44,6 +44,11 @@ impl Gate {
         self.authenticator.as_ref().is_some_and(|authenticator| authenticator.takes_cookies())
     }
 
+    /// Returns whether the decision depends on the topic of the request.
+    pub(crate) fn depends_on_topic(&self) -> bool {
+        self.authenticator.as_ref().is_some_and(|authenticator| authenticator.depends_on_topic())
+    }
+
     /// Returns whether a request shows credentials that the authenticator would look at.
     pub(crate) fn sees_credentials(&self, credentials: &Credentials<'_>) -> bool {
         self.authenticator.as_ref().is_some_and(|authenticator| authenticator.sees_credentials(credentials))

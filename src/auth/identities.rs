@@ -52,6 +52,24 @@ impl Identities {
         self.of_gate.is_none() && self.chosen.is_none() && self.others.is_empty()
     }
 
+    /// Returns whether the gate of the sender's own route has found identities, and each of them has grants: these say
+    /// which topics the sender may use.
+    pub(crate) fn name_topics(&self) -> bool {
+        self.of_gate.as_ref().is_some_and(|of_gate| of_gate.each().all(|identity| identity.grants.is_some()))
+    }
+
+    /// Returns whether an identity, with those before it, is among these: each with the same name and the same token,
+    /// and none expires earlier than it is known to.
+    pub(crate) fn have(&self, identity: &Identity) -> bool {
+        let is_known = |found: &Identity| {
+            self.all().any(|known| {
+                let is_same = known.name == found.name && known.token_id == found.token_id;
+                is_same && found.expires.is_none_or(|ends| known.expires.is_some_and(|known| known <= ends))
+            })
+        };
+        identity.each().all(is_known)
+    }
+
     /// Returns the time at which the first of them expires.
     pub(crate) fn ends(&self) -> Option<SystemTime> {
         self.all().filter_map(|identity| identity.expires).min()

@@ -245,6 +245,18 @@ pub trait Authenticator: Send + Sync + 'static {
         None
     }
 
+    /// Returns whether the decision depends on the topic of the request ([`Credentials::topic`]).
+    ///
+    /// A client of `ringhub.v1` opens its connection without a topic, and names topics in its messages. If the decision
+    /// depends on the topic, this authenticator is asked again about each of them, unless every identity that it has
+    /// found without a topic has grants, which name the topics. So it must not take a credential that is good for one
+    /// question.
+    ///
+    /// The default implementation returns `true`.
+    fn depends_on_topic(&self) -> bool {
+        true
+    }
+
     /// Returns whether a cookie alone may admit a request. A browser adds cookies to the requests of every page, so the
     /// answers then have the header lines that keep them out of foreign pages, whatever origins are allowed.
     fn takes_cookies(&self) -> bool {
@@ -263,6 +275,10 @@ impl<A: Authenticator + ?Sized> Authenticator for Arc<A> {
 
     fn takes_cookies(&self) -> bool {
         (**self).takes_cookies()
+    }
+
+    fn depends_on_topic(&self) -> bool {
+        (**self).depends_on_topic()
     }
 
     fn sees_credentials(&self, credentials: &Credentials<'_>) -> bool {

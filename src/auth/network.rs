@@ -63,6 +63,10 @@ impl Network {
 }
 
 impl Authenticator for Network {
+    fn depends_on_topic(&self) -> bool {
+        false
+    }
+
     /// Returns an identity with the name of the network that lets the client in, such as `10.0.0.0/8`.
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         let network = credentials.address().and_then(|address| self.network_of(address));

@@ -53,8 +53,11 @@ impl Endpoints {
     }
 
     /// Judges whether a request that a route has admitted may use a topic as it intends, though its path does not name
-    /// the topic. The gate of the route itself is not asked again, but the identities that the sender has are checked
-    /// again: they were found some time before, and the judge may have waited since.
+    /// the topic. The gate of the route itself is asked again only if its decision depends on the topic, and if the
+    /// grants that it has found do not name the topics. The identities that the sender has are checked again: they were
+    /// found some time before, and the judge may have waited since.
+    ///
+    /// The topic of the sender's credentials is the one that the gate of the route has been asked about.
     ///
     /// # Errors
     ///
@@ -65,13 +68,33 @@ impl Endpoints {
         intent: Intent,
         topic: &TopicName,
     ) -> Result<Admittance, Denied> {
+        let own = &self.routes[sender.route].rules.gate;
+        let asks_own =
+            sender.credentials.topic() != Some(topic) && own.depends_on_topic() && !sender.identities.name_topics();
         let credentials = &sender.credentials.about(Some(topic));
-        let gates = || self.other_gates(sender.route, topic);
-        let is_foreign = || self.is_foreign(credentials, &self.routes[sender.route].rules.gate);
+        let gates = || asks_own.then_some((own, None)).into_iter().chain(self.other_gates(sender.route, topic));
+        let is_foreign = || self.is_foreign(credentials, own);
         let sees_credentials = || self.sees_credentials(credentials, intent, gates());
         self.guesses.limit(credentials, is_foreign, sees_credentials, |credentials| {
             self.judge(credentials, Some(sender.identities), intent, Some(topic), gates())
         })
+    }
+
+    /// Checks whether the address of a sender may show a token in a message, which could be a guess. With the refusal
+    /// of such a token, counts it.
+    ///
+    /// # Errors
+    ///
+    /// 429 if the address has shown wrong credentials faster than its rate allows; the refusal.
+    pub(super) fn judge_guess(
+        &self,
+        credentials: &Credentials<'_>,
+        route: usize,
+        refusal: Option<&Refusal>,
+    ) -> Result<(), Denied> {
+        let is_foreign = || self.is_foreign(credentials, &self.routes[route].rules.gate);
+        let judge = |_: &Credentials<'_>| refusal.map_or(Ok(()), |refusal| Err(Denied::Refused(refusal.clone())));
+        self.guesses.limit(credentials, is_foreign, || refusal.is_none(), judge)
     }
 
     /// Returns whether a browser says that a page of another origin has sent a request to an endpoint with this gate.
@@ -167,6 +190,8 @@ impl Endpoints {
             let identities = known.into_iter().flat_map(Identities::of_route).chain(found);
             by = self.permissions.judge(credentials, intent.topic_rights(), topic, identities)?;
         }
+        // The gate of the sender's own route may have been asked again.
+        let own = own.filter(|own| known.is_none_or(|known| !known.have(own)));
         let identities = Identities::new(own, &others);
         Ok(Admittance { identities, is_lasting: by == DecidedBy::Rules })
     }

@@ -3,7 +3,6 @@
 use std::{
     cell::Cell,
     future::pending,
-    net::SocketAddr,
     rc::Rc,
     sync::{Arc, OnceLock},
 };
@@ -18,9 +17,9 @@ use super::{
 use crate::{
     auth::{Answers, Credentials, Identities, Later, TopicRight},
     current::{Current, WeakCurrent},
-    handler::{AcceptedToken, Connection, OpeningRequest},
+    handler::{Connection, OpeningRequest, RenewedToken},
     hub::TopicName,
-    proto::{Refusal, RequestHead, State},
+    proto::{Refusal, State},
 };
 
 /// The judge of topics that clients name in their messages. A handler gets it before the table of endpoints exists. A
@@ -67,14 +66,14 @@ impl Judge {
     }
 
     /// Judges whether a client may receive from a topic by a token that has not taken the place of the earlier one, and
-    /// then calls `act` with the identities that the gates of other routes have found, or with the refusal. The
-    /// connection learns nothing of the decision.
+    /// by the identities that the connection would have with the token. Then calls `act` with the identities that gates
+    /// have found, or with the refusal. The connection learns nothing of the decision.
     ///
     /// See [`Judge::may_subscribe`].
     pub(crate) fn may_subscribe_by<S: 'static>(
         &self,
         connection: &mut Connection<'_, S>,
-        AcceptedToken { identities, token }: &AcceptedToken,
+        (identities, token): (&Arc<Identities>, &RenewedToken),
         topic: &TopicName,
         act: impl FnOnce(&mut Connection<'_, S>, Result<Identities, Refusal>) + 'static,
     ) {
@@ -83,7 +82,7 @@ impl Judge {
             Err(refusal) => return act(connection, Err(refusal)),
         };
         let asker = Asker::of(connection, endpoints, TopicRight::Subscribe, topic.clone());
-        let (token, identities) = (Some(token.as_str().into()), identities.clone());
+        let (token, identities) = (Some(token.clone()), Arc::clone(identities));
         let asker = Asker { token, identities, by: TokenAsked::Accepted, ..asker };
         asker.decide(connection, |connection, decided| act(connection, decided.map(|judged| judged.others)));
     }
@@ -102,6 +101,27 @@ impl Judge {
             act(connection, decided.map(|judged| judged.endpoints.grant(&name)));
         };
         self.judge(connection, TopicRight::Publish, topic, act);
+    }
+
+    /// Checks whether a client may show another token in a message: it could guess tokens there.
+    ///
+    /// # Errors
+    ///
+    /// 429 if the client's address has shown wrong credentials faster than its rate allows, 503 if the server has
+    /// ended.
+    pub(crate) fn may_show_token<S: 'static>(&self, connection: &Connection<'_, S>) -> Result<(), Refusal> {
+        let OpeningRequest { head, peer, route, .. } = &**opening(connection);
+        let judged = self.endpoints()?.judge_guess(&Credentials::new(head, *peer), *route, None);
+        judged.map_err(Refusal::from)
+    }
+
+    /// Counts a token that was refused as a guess, if the refusal says that the token is wrong.
+    pub(crate) fn count_guess<S: 'static>(&self, connection: &Connection<'_, S>, refusal: &Refusal) {
+        let OpeningRequest { head, peer, route, .. } = &**opening(connection);
+        if let Ok(endpoints) = self.endpoints() {
+            // The refusal comes back.
+            _ = endpoints.judge_guess(&Credentials::new(head, *peer), *route, Some(refusal));
+        }
     }
 
     /// Judges a use of a topic, and then calls `act` with the table that has decided, or with the refusal.
@@ -135,8 +155,8 @@ impl Judge {
 /// # Panics
 ///
 /// If the route forgets its requests: a surface whose clients name topics in messages keeps them.
-fn opening<'a, S: 'static>(connection: &'a Connection<'_, S>) -> &'a OpeningRequest {
-    connection.request().expect("the surface keeps the opening requests")
+fn opening<'a, S: 'static>(connection: &'a Connection<'_, S>) -> &'a Arc<OpeningRequest> {
+    connection.shared_request().expect("the surface keeps the opening requests")
 }
 
 /// What the judge has found when it has admitted a use of a topic, or the refusal.
@@ -163,11 +183,9 @@ struct Asker {
     endpoints: Arc<Endpoints>,
     right: TopicRight,
     topic: TopicName,
-    head: RequestHead,
-    peer: Option<SocketAddr>,
-    route: usize,
-    token: Option<String>,
-    identities: Identities,
+    request: Arc<OpeningRequest>,
+    token: Option<RenewedToken>,
+    identities: Arc<Identities>,
     by: TokenAsked,
     /// The number of renewals of the connection when the question was made.
     renewals: u32,
@@ -181,13 +199,12 @@ impl Asker {
         right: TopicRight,
         topic: TopicName,
     ) -> Asker {
-        let OpeningRequest { head, peer, route, .. } = opening(connection);
-        let (head, peer, route) = (head.clone(), *peer, *route);
-        let token = connection.renewed_token().map(Into::into);
-        let identities = connection.identities().cloned().unwrap_or_default();
+        let request = Arc::clone(opening(connection));
+        let token = connection.renewed_token().cloned();
+        let identities = Arc::new(connection.identities().cloned().unwrap_or_default());
         let (renewals, answers) = (connection.renewals(), Answers::default());
         let by = TokenAsked::Own;
-        Asker { endpoints, right, topic, head, peer, route, token, identities, by, renewals, answers }
+        Asker { endpoints, right, topic, request, token, identities, by, renewals, answers }
     }
 
     /// Asks the judge, and then calls `act` with the decision: at once, or when the judge need not wait any more.
@@ -206,9 +223,11 @@ impl Asker {
     }
 
     fn ask(&self) -> Result<Admittance, Denied> {
-        let credentials = Credentials::new(&self.head, self.peer).with_answers(&self.answers);
-        let credentials = self.token.as_deref().map_or(credentials, |token| credentials.with_token(token));
-        let sender = AdmittedSender { credentials, identities: &self.identities, route: self.route };
+        let credentials = Credentials::new(&self.request.head, self.request.peer).with_answers(&self.answers);
+        let credentials = credentials.about(self.request.topic.as_ref());
+        let token = self.token.as_ref().map(RenewedToken::as_str);
+        let credentials = token.map_or(credentials, |token| credentials.with_token(token));
+        let sender = AdmittedSender { credentials, identities: &self.identities, route: self.request.route };
         let intent = match self.right {
             TopicRight::Publish => Intent::Publish,
             _ => Intent::Attach { subscribes: true, publishes: false },

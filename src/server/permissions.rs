@@ -19,7 +19,7 @@ use crate::{
     auth::{
         Authenticator, Credentials, Grants, Identity, Later, OTHERS_MAX, PermissionSource, TopicQuestion, TopicRight,
     },
-    hub::{Permission, TopicRule},
+    hub::{Permission, TopicName, TopicRule},
     metrics::Counter,
     proto::{CloseCode, Refusal},
 };
@@ -529,4 +529,59 @@ fn rules_that_clash_are_found_when_a_server_is_built() {
     assert!(error.to_string().contains("the rule of the topics \"b\" asks the application"), "{error}");
     let listens = Server::builder().listen(["127.0.0.1:0".parse().unwrap()]);
     assert!(listens.topic_rule(asks()).permission_source(Application::default()).build().is_ok());
+}
+
+/// A client may open its connection without a topic. An authenticator whose decision depends on the topic is asked
+/// again about each topic that the client names, unless its grants name the topics.
+#[test]
+fn an_authenticator_by_topic_is_asked_about_each_topic() {
+    /// Admits everybody without a topic, and to all topics but those below `closed/`.
+    #[derive(Default)]
+    struct ByTopic {
+        asked: Mutex<Vec<String>>,
+        ignores_topics: bool,
+    }
+
+    impl Authenticator for ByTopic {
+        fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
+            let topic = credentials.topic().map_or("none", TopicName::as_str);
+            self.asked.lock().unwrap().push(topic.into());
+            if topic.starts_with("closed/") {
+                return Err(Refusal::new(403, "this topic is closed"));
+            }
+            let identity = Identity::new("ann");
+            Ok(match credentials.token().as_deref() {
+                Some(b"granted") => {
+                    identity.with_grants(Grants::default().allow(TopicRight::Subscribe, ["**".parse().unwrap()]))
+                }
+                _ => identity,
+            })
+        }
+
+        fn depends_on_topic(&self) -> bool {
+            !self.ignores_topics
+        }
+    }
+
+    let talk = |by_topic: &Arc<ByTopic>, token: &str| {
+        let server = builder("", &[LINES], by_topic).build().unwrap().start().unwrap();
+        let mut peer = open(server.local_addr(), "/l/open", token);
+        let answers = ["open/x", "closed/x", "open/x"].map(|topic| {
+            peer.say(&format!("subscribe {topic}"));
+            peer.text()
+        });
+        drop(peer);
+        let posted = ask(server.local_addr(), "POST /l/publish", "", "{\"topic\":\"closed/y\",\"payload\":\"x\"}");
+        end(server);
+        (answers, status(&posted), by_topic.asked.lock().unwrap().join(" "))
+    };
+    let (answers, posted, asked) = talk(&Arc::default(), "any");
+    assert_eq!((&*answers[0], &*answers[1]), (":subscribed open/x", ":refused 403 this topic is closed"));
+    assert!(answers[2].starts_with(":"), "{answers:?}");
+    assert_eq!((posted, &*asked), (403, "none open/x closed/x none closed/y"));
+    let (answers, _, asked) = talk(&Arc::default(), "granted");
+    assert_eq!((&*answers[1], &*asked), (":subscribed closed/x", "none none closed/y"));
+    let ignoring = Arc::new(ByTopic { ignores_topics: true, ..ByTopic::default() });
+    let (answers, posted, asked) = talk(&ignoring, "any");
+    assert_eq!((&*answers[1], posted, &*asked), (":subscribed closed/x", 200, "none none"));
 }

@@ -129,6 +129,10 @@ impl Jwt {
 }
 
 impl Authenticator for Jwt {
+    fn depends_on_topic(&self) -> bool {
+        false
+    }
+
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         match self.identify(credentials, Instant::now()) {
             Ok(Some(identity)) => Ok(identity),
