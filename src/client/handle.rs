@@ -10,7 +10,7 @@ use super::{
     error::{ClientCloseError, ConnectError, SendError},
     lifecycle::{CloseRequest, Lifecycle, Requester},
     opened::Opened,
-    send_queue::Queued,
+    send_queue::{Queued, SendQueue},
     session::{self, LifetimeGuard},
     shared::{Delivery, Shared, Slow},
     stats::Stats,
@@ -206,6 +206,25 @@ impl Client {
         if let Some(lifecycle) = self.shared.current() {
             lifecycle.ended().await;
         }
+    }
+
+    /// Returns the send queue of the open connection.
+    pub(super) fn send_queue(&self) -> Result<Arc<SendQueue>, SendError> {
+        self.shared.send_queue()
+    }
+
+    /// Sends a text message on the connection of this queue, as [`Client::send_text`] does.
+    pub(super) async fn send_text_by(&self, queue: &SendQueue, text: String) -> Result<(), SendError> {
+        queue.send(Queued::frame(OpCode::Text, owned_text(text))).await?;
+        self.count_accepted(OpCode::Text);
+        Ok(())
+    }
+
+    /// Sends a text message on the connection of this queue, as [`Client::try_send_text`] does.
+    pub(super) fn try_send_text_by(&self, queue: &SendQueue, text: String) -> Result<(), SendError> {
+        queue.try_send(Queued::frame(OpCode::Text, owned_text(text)))?;
+        self.count_accepted(OpCode::Text);
+        Ok(())
     }
 
     async fn send(&self, opcode: OpCode, payload: BytesMut) -> Result<(), SendError> {

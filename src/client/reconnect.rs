@@ -18,7 +18,8 @@ use crate::proto::CloseCode;
 ///
 /// These ends are final: a close that the caller requested, a close with 1008 or 4000-4999, and the server's answer to
 /// an attempt with a status 400-499 other than 408, 425 and 429, such as 401, 403 or 404. A refusal by the proxy is not
-/// final.
+/// final, and neither is a close with 1008 whose reason begins with `slow consumer`: the client did not keep up for a
+/// while, and may do better on another connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reconnect {
     /// The longest delay before the first attempt. 500 ms by default.
@@ -70,8 +71,12 @@ impl Reconnect {
 
 /// Returns whether the server's close frame rules out a reconnect.
 pub(super) fn is_final(closed: &ConnectionEnd) -> bool {
-    closed.code == CloseCode::POLICY_VIOLATION || matches!(closed.code.0, 4000..=4999)
+    let is_for_policy = closed.code == CloseCode::POLICY_VIOLATION && !closed.reason.starts_with(SLOW_CONSUMER);
+    is_for_policy || matches!(closed.code.0, 4000..=4999)
 }
+
+/// The beginning of the reason for which the server closes a connection with 1008 that did not take its output.
+const SLOW_CONSUMER: &str = "slow consumer";
 
 /// Returns whether the server's answer to the opening handshake rules out a further attempt.
 pub(super) fn is_refusal_final(error: &ConnectError) -> bool {
@@ -136,6 +141,21 @@ mod tests {
         for reason in ["", "soon", "{}", "1234", r#"{"retry_after_ms":-1}"#, r#"{"retry_after_ms":"1"}"#] {
             assert_eq!(hint(1012, reason), None, "{reason}");
         }
+    }
+
+    #[test]
+    fn a_slow_consumer_may_come_back() {
+        let is_final = |code, reason: &str| {
+            let (code, reason) = (CloseCode(code), reason.into());
+            is_final(&ConnectionEnd { code, reason, is_clean: true, cause: Cause::Server })
+        };
+        for reason in ["", "revoked", "slow", "a slow consumer"] {
+            assert!(is_final(1008, reason), "{reason}");
+        }
+        for reason in ["slow consumer", "slow consumer, and the server is short of memory"] {
+            assert!(!is_final(1008, reason) && is_final(4008, reason), "{reason}");
+        }
+        assert!(!is_final(1013, "") && !is_final(1006, "") && is_final(4401, ""));
     }
 
     #[test]

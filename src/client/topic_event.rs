@@ -23,15 +23,19 @@ pub enum TopicEvent {
         topic: String,
         /// The place of the last message before the subscription, if the server knows it.
         place: Option<TopicPlace>,
+        /// If an earlier connection had the subscription: the place of the last message that came, or that a notice
+        /// told of as missing. Unless it is `place`, messages between both are missing.
+        last: Option<TopicPlace>,
     },
-    /// The server has ended a subscription.
+    /// The server has ended a subscription, or has refused it after a reconnect. It is not made again.
     Unsubscribed {
         /// The topic.
         topic: String,
         /// The reason.
         because: Option<CommandError>,
     },
-    /// A command has failed that nobody waits for: a subscription after a reconnect.
+    /// A command has failed that nobody waits for any more, or the server cannot decide about a subscription after a
+    /// reconnect at the moment.
     Error(CommandError),
     /// A frame that this version of the client does not know.
     Unknown(String),

@@ -1,23 +1,31 @@
 //! `TopicClient`: a client that speaks `ringhub.v1`, with many topics on one connection.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::VecDeque,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::sleep_until,
+};
 
 use super::{
     builder::ClientBuilder,
     error::{ClientBuildError, ConnectError, SendError},
     event::{ClientEvent, Events},
     handle::Client,
+    open::random,
     opened::Opened,
-    topic_event::{CommandError, Frame, Payload, TopicEvent, TopicPlace},
+    send_queue::SendQueue,
+    topic_book::{AGAIN_AFTER_MAX, Answer, Outcome, TopicBook, Unsubscribing},
+    topic_error::TopicError,
+    topic_event::{Payload, TopicEvent, TopicPlace},
 };
 use crate::proto::MessageLimits;
 
@@ -26,7 +34,10 @@ use crate::proto::MessageLimits;
 /// connection.
 ///
 /// Answers to commands come with the events: while a command waits, some task has to read [`TopicEvents`]. With
-/// [`ClientBuilder::reconnect`] the client subscribes again to its topics after each reconnect.
+/// [`ClientBuilder::reconnect`] the client subscribes again to its topics after each reconnect, and so it does after a
+/// further [`TopicClient::connect`]. Topics that it then does not get end with [`TopicEvent::Unsubscribed`]; those that
+/// the server cannot decide about at the moment are tried again. At most 127 commands of the caller wait for their
+/// answers at a time; further calls wait for a place.
 ///
 /// ```no_run
 /// use ringhub::client::{Client, Payload, TopicClient, TopicEvent};
@@ -51,54 +62,25 @@ use crate::proto::MessageLimits;
 #[derive(Clone)]
 pub struct TopicClient(Arc<Wiring>);
 
-/// The client, and the commands that wait for their answers.
+/// The client, its topics, and the commands that wait for their answers.
 struct Wiring {
     client: Client,
-    waiting: Mutex<Waiting>,
+    book: Mutex<Book>,
+    /// Held while a command is entered in the book and sent, so that commands are sent in the order of the book.
+    order: tokio::sync::Mutex<()>,
+    /// A permit for each command of the caller that has no answer.
+    places: Semaphore,
 }
 
-#[derive(Default)]
-struct Waiting {
-    /// The id of the next command.
-    next: u64,
-    commands: HashMap<u64, oneshot::Sender<Result<Answer, TopicError>>>,
-    /// The topics to subscribe to again after a reconnect, and whether with echo.
-    topics: BTreeMap<String, bool>,
-}
+type Book = TopicBook<oneshot::Sender<Answer>>;
 
 /// The events of a [`TopicClient`], which also bring the answers to its commands.
 pub struct TopicEvents {
     events: Events,
+    /// Events that come before the next of `events`.
+    ready: VecDeque<TopicEvent>,
     wiring: Weak<Wiring>,
 }
-
-/// The answer to a command: the place in it, if it has one.
-type Answer = Option<TopicPlace>;
-
-/// The reason for which a command has failed.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum TopicError {
-    /// The server has refused the command.
-    Refused(CommandError),
-    /// The command could not be sent.
-    Send(SendError),
-    /// The connection was lost before the answer, so nobody knows whether the command has had its effect. Nobody reads
-    /// the events any more, or the connection was lost.
-    Lost,
-}
-
-impl fmt::Display for TopicError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TopicError::Refused(error) => error.fmt(f),
-            TopicError::Send(error) => error.fmt(f),
-            TopicError::Lost => f.write_str("the connection was lost before the answer"),
-        }
-    }
-}
-
-impl std::error::Error for TopicError {}
 
 /// A command, as it is sent.
 #[derive(Serialize)]
@@ -141,18 +123,22 @@ impl TopicClient {
     /// The first setting that is not valid.
     pub fn new(builder: ClientBuilder) -> Result<(TopicClient, TopicEvents), ClientBuildError> {
         let (client, events) = builder.subprotocol(PROTOCOL).preset_message_bytes(MESSAGE_BYTES_MAX).build()?;
-        let wiring = Arc::new(Wiring { client, waiting: Mutex::default() });
-        let events = TopicEvents { events, wiring: Arc::downgrade(&wiring) };
+        let places = Semaphore::new(COMMANDS_MAX);
+        let wiring = Arc::new(Wiring { client, book: Mutex::default(), order: tokio::sync::Mutex::default(), places });
+        let events = TopicEvents { events, ready: VecDeque::new(), wiring: Arc::downgrade(&wiring) };
         Ok((TopicClient(wiring), events))
     }
 
-    /// Opens a connection, as [`Client::connect`] does.
+    /// Opens a connection, as [`Client::connect`] does, and subscribes to the topics that an earlier connection had.
     ///
     /// # Errors
     ///
     /// As of [`Client::connect`].
     pub async fn connect(&self) -> Result<Opened, ConnectError> {
-        self.0.client.connect().await
+        let opened = self.0.client.connect().await?;
+        self.0.note_connection(Some(opened.connection_id));
+        self.0.subscribe_again();
+        Ok(opened)
     }
 
     /// Returns the client below, for pings, closes and its counters.
@@ -181,19 +167,40 @@ impl TopicClient {
     }
 
     async fn subscribe_with(&self, topic: &str, has_echo: bool) -> Result<Option<TopicPlace>, TopicError> {
-        let place = self.ask(|id| Command::Subscribe(subscription(id, topic, has_echo))).await?;
-        self.0.waiting().topics.insert(topic.into(), has_echo);
-        Ok(place)
+        let enter = |book: &mut Book, connection, waiter| {
+            let id = book.subscribe(connection, topic, has_echo, waiter)?;
+            Ok((id, Command::Subscribe(subscription(id, topic, has_echo))))
+        };
+        self.ask_by(enter).await
     }
 
-    /// Ends a subscription. The messages of the topic that were sent before come first.
+    /// Ends a subscription. The messages of the topic that were sent before come first. Without a connection the client
+    /// forgets the topic.
     ///
     /// # Errors
     ///
     /// See [`TopicError`].
     pub async fn unsubscribe(&self, topic: &str) -> Result<(), TopicError> {
-        self.0.waiting().topics.remove(topic);
-        self.ask(|id| Command::Unsubscribe(OfTopic { id, topic, ..OfTopic::default() })).await.map(drop)
+        let (answer, answered) = oneshot::channel();
+        let _place = self.0.place().await;
+        let order = self.0.order.lock().await;
+        let queue = self.0.client.send_queue().ok();
+        let begun = self.0.book().unsubscribe(queue.as_ref().map(|queue| queue.connection_id()), topic, answer);
+        match (begun, queue) {
+            (Unsubscribing::Send(id), Some(queue)) => {
+                let command = Command::Unsubscribe(OfTopic { id, topic, ..OfTopic::default() });
+                let sent = self.0.send(&queue, id, &command).await;
+                drop(order);
+                match sent {
+                    // The subscription has ended with its connection.
+                    Err(SendError::NotOpen) => Ok(()),
+                    Err(error) => Err(TopicError::Send(error)),
+                    Ok(()) => answered.await.unwrap_or(Err(TopicError::Lost)).map(drop),
+                }
+            }
+            (Unsubscribing::Done(_), _) => Ok(()),
+            (Unsubscribing::NotOpen | Unsubscribing::Send(_), _) => Err(TopicError::Send(SendError::NotOpen)),
+        }
     }
 
     /// Publishes a message to a topic, and returns its place. The client itself gets the message only if it has
@@ -231,14 +238,26 @@ impl TopicClient {
     }
 
     /// Sends a command, and waits for its answer.
-    async fn ask<'a>(&self, command: impl FnOnce(u64) -> Command<'a>) -> Result<Answer, TopicError> {
+    async fn ask<'a>(&self, command: impl FnOnce(u64) -> Command<'a>) -> Answer {
+        self.ask_by(|book, connection, waiter| {
+            let id = book.command(connection, waiter);
+            Ok((id, command(id)))
+        })
+        .await
+    }
+
+    /// Enters a command in the book, sends it, and waits for its answer.
+    async fn ask_by<'a>(
+        &self,
+        enter: impl FnOnce(&mut Book, u64, oneshot::Sender<Answer>) -> Result<(u64, Command<'a>), TopicError>,
+    ) -> Answer {
         let (answer, answered) = oneshot::channel();
-        let id = self.0.waiting().begin(Some(answer));
-        let sent = self.0.client.send_text(text(&command(id))).await;
-        if let Err(error) = sent {
-            self.0.waiting().commands.remove(&id);
-            return Err(TopicError::Send(error));
-        }
+        let _place = self.0.place().await;
+        let order = self.0.order.lock().await;
+        let queue = self.0.client.send_queue().map_err(TopicError::Send)?;
+        let (id, command) = enter(&mut self.0.book(), queue.connection_id(), answer)?;
+        self.0.send(&queue, id, &command).await.map_err(TopicError::Send)?;
+        drop(order);
         answered.await.unwrap_or(Err(TopicError::Lost))
     }
 }
@@ -256,26 +275,59 @@ impl fmt::Debug for TopicEvents {
 }
 
 impl Wiring {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the place of a command.
+    async fn place(&self) -> tokio::sync::SemaphorePermit<'_> {
+        self.places.acquire().await.expect("the semaphore is never closed")
+    }
+
+    /// Sends a command of the book. A call that is dropped before the command is queued takes the command out again.
+    async fn send(&self, queue: &SendQueue, id: u64, command: &Command<'_>) -> Result<(), SendError> {
+        let unsent = Unsent { wiring: self, id };
+        self.client.send_text_by(queue, text(command)).await?;
+        std::mem::forget(unsent);
+        Ok(())
+    }
+
+    /// Notes which connection is open: commands and subscriptions of others have ended.
+    fn note_connection(&self, open: Option<u64>) {
+        for (waiter, answer) in self.book().moved(open) {
+            // The caller may wait no more.
+            _ = waiter.send(answer);
+        }
+    }
+
+    /// Subscribes again to topics that an earlier connection had. Returns when to go on, if some of them wait. Events
+    /// tell the answers.
+    fn subscribe_again(&self) -> Option<tokio::time::Instant> {
+        let Ok(queue) = self.client.send_queue() else { return None };
+        // The lock is held while commands are queued, so that no command of the caller comes between.
+        let mut book = self.book();
+        while let Some((id, topic, has_echo)) = book.due(queue.connection_id(), Instant::now()) {
+            let command = text(&Command::Subscribe(subscription(id, &topic, has_echo)));
+            if let Err(error) = self.client.try_send_text_by(&queue, command) {
+                book.unsent(id);
+                // A queue that is full has room soon. After a loss of the connection an event follows.
+                let waits = matches!(error, SendError::QueueFull);
+                return waits.then(|| tokio::time::Instant::now() + QUEUE_FULL);
+            }
+        }
+        book.next_due().map(tokio::time::Instant::from_std)
     }
 }
 
-impl Waiting {
-    /// Returns the id of a new command. Without `answer` nobody waits for its answer.
-    fn begin(&mut self, answer: Option<oneshot::Sender<Result<Answer, TopicError>>>) -> u64 {
-        let id = self.next;
-        self.next += 1;
-        if let Some(answer) = answer {
-            self.commands.insert(id, answer);
-        }
-        id
-    }
+/// A command in the book that has not been sent.
+struct Unsent<'a> {
+    wiring: &'a Wiring,
+    id: u64,
+}
 
-    /// Answers a command. Returns whether somebody has waited for the answer.
-    fn answer(&mut self, id: Option<u64>, answer: Result<Answer, TopicError>) -> bool {
-        let waiting = id.and_then(|id| self.commands.remove(&id));
-        waiting.is_some_and(|waiting| waiting.send(answer).is_ok())
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        self.wiring.book().unsent(self.id);
     }
 }
 
@@ -283,34 +335,56 @@ impl TopicEvents {
     /// Returns the next event; `None` after the last. Dropping the future loses no event.
     pub async fn next(&mut self) -> Option<TopicEvent> {
         loop {
-            let event = self.events.next().await?;
-            let wiring = self.wiring.upgrade();
-            match event {
-                ClientEvent::Text(text) => {
-                    let frame = match serde_json::from_str(&text) {
-                        Ok(frame) => frame,
-                        // A frame of a later version of the server.
-                        Err(_) => return Some(TopicEvent::Unknown(text)),
-                    };
-                    if let Some(event) = take(frame, text, wiring.as_deref()) {
-                        return Some(event);
-                    }
-                }
-                ClientEvent::Reconnected(opened) => {
-                    if let Some(wiring) = &wiring {
-                        subscribe_again(wiring);
-                    }
-                    return Some(TopicEvent::Connection(ClientEvent::Reconnected(opened)));
-                }
-                ClientEvent::Lost(_) | ClientEvent::Closed(_) => {
-                    if let Some(wiring) = &wiring {
-                        // A drop of the senders tells those that wait.
-                        wiring.waiting().commands.clear();
-                    }
-                    return Some(TopicEvent::Connection(event));
-                }
-                other => return Some(TopicEvent::Connection(other)),
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
             }
+            let due = self.wiring.upgrade().and_then(|wiring| wiring.subscribe_again());
+            let event = match due {
+                Some(due) => tokio::select! {
+                    biased;
+                    event = self.events.next() => event?,
+                    () = sleep_until(due) => continue,
+                },
+                None => self.events.next().await?,
+            };
+            if let Some(event) = self.take(event) {
+                return Some(event);
+            }
+        }
+    }
+
+    /// Takes an event of the connection. Returns the event that the caller gets of it.
+    fn take(&mut self, event: ClientEvent) -> Option<TopicEvent> {
+        let wiring = self.wiring.upgrade();
+        match event {
+            ClientEvent::Text(text) => {
+                let frame = match serde_json::from_str(&text) {
+                    Ok(frame) => frame,
+                    // A frame of a later version of the server.
+                    Err(_) => return Some(TopicEvent::Unknown(text)),
+                };
+                let again = || Instant::now() + AGAIN_AFTER_MAX.mul_f64(f64::from(u32::from_ne_bytes(random())) / MOST);
+                let outcome = match &wiring {
+                    Some(wiring) => wiring.book().take(frame, text, again),
+                    // The last client is dropped, and nobody waits any more.
+                    None => Book::default().take(frame, text, again),
+                };
+                match outcome {
+                    Outcome::Nothing => None,
+                    Outcome::Event(event) => Some(event),
+                    Outcome::Answer { waiter, answer, event } => match waiter.send(answer) {
+                        Ok(()) => None,
+                        Err(_) => event,
+                    },
+                }
+            }
+            ClientEvent::Reconnected(_) | ClientEvent::Lost(_) | ClientEvent::Closed(_) => {
+                if let Some(wiring) = &wiring {
+                    wiring.note_connection(wiring.client.connection_id());
+                }
+                Some(TopicEvent::Connection(event))
+            }
+            other => Some(TopicEvent::Connection(other)),
         }
     }
 }
@@ -319,53 +393,7 @@ impl Drop for TopicEvents {
     /// Nobody gets an answer any more.
     fn drop(&mut self) {
         if let Some(wiring) = self.wiring.upgrade() {
-            wiring.waiting().commands.clear();
-        }
-    }
-}
-
-/// Subscribes again to all topics after a reconnect. Events tell the answers. The queue of a connection that has just
-/// opened has room.
-fn subscribe_again(wiring: &Wiring) {
-    let mut waiting = wiring.waiting();
-    let topics = waiting.topics.clone();
-    for (topic, has_echo) in topics {
-        let id = waiting.begin(None);
-        // If the connection is lost again, the next reconnect subscribes.
-        _ = wiring.client.try_send_text(text(&Command::Subscribe(subscription(id, &topic, has_echo))));
-    }
-}
-
-/// Hands an answer to those who wait for it. Returns any other frame as an event. `text` is the frame itself.
-fn take(frame: Frame, text: String, wiring: Option<&Wiring>) -> Option<TopicEvent> {
-    let answer = |id, answer| wiring.is_some_and(|wiring| wiring.waiting().answer(id, answer));
-    match frame {
-        Frame::Message(message) => Some(message.read().map_or(TopicEvent::Unknown(text), TopicEvent::Message)),
-        Frame::Lagged(lagged) => Some(TopicEvent::Lagged(lagged)),
-        Frame::Subscribed(subscribed) => {
-            let place = subscribed.place();
-            (!answer(subscribed.id, Ok(place))).then_some(TopicEvent::Subscribed { topic: subscribed.topic, place })
-        }
-        Frame::Unsubscribed(ended) => {
-            if answer(ended.id, Ok(None)) {
-                return None;
-            }
-            if let Some(wiring) = wiring {
-                wiring.waiting().topics.remove(&ended.topic);
-            }
-            Some(TopicEvent::Unsubscribed { topic: ended.topic, because: ended.because })
-        }
-        Frame::Published(placed) => {
-            answer(placed.id, Ok(placed.place()));
-            None
-        }
-        Frame::Refreshed { id } | Frame::Pong { id } => {
-            answer(id, Ok(None));
-            None
-        }
-        Frame::Error { id, error } => {
-            let refused = TopicError::Refused(error.clone());
-            (!answer(id, Err(refused))).then_some(TopicEvent::Error(error))
+            wiring.book().forget_waiters();
         }
     }
 }
@@ -383,3 +411,12 @@ const PROTOCOL: &str = "ringhub.v1";
 
 /// The largest frame of a server with the default `max_message`: a character may have six bytes in JSON.
 const MESSAGE_BYTES_MAX: u32 = 6 * MessageLimits::DEFAULT.message_bytes_max + 4 * 1_024;
+
+/// The most commands of the caller without an answer. The server takes 256 of a connection; the others subscribe again.
+const COMMANDS_MAX: usize = 127;
+
+/// The time after which a queue that was full is tried again.
+const QUEUE_FULL: Duration = Duration::from_millis(100);
+
+/// The largest random number.
+const MOST: f64 = u32::MAX as f64;

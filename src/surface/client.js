@@ -85,7 +85,11 @@ export class Ringhub extends EventTarget {
   async unsubscribe(topic) {
     const entry = this.#topics.get(topic);
     this.#topics.delete(topic);
-    if (this.#state === "open") return this.#command("unsubscribe", { topic });
+    if (this.#state === "open") return this.#command("unsubscribe", { topic }).catch(error => {
+      // The server may have ended the subscription in the same moment.
+      if (!entry || error.code !== 111) throw error;
+      return { topic };
+    });
     entry?.reject?.(new RinghubError("cancelled", topic, { code: 114 }));
     return { topic };
   }
@@ -253,7 +257,8 @@ export class Ringhub extends EventTarget {
     // While a connection is open there is no pause here: `#flush` must not send any more.
     const error = turn.since ? undefined : failure ?? (await this.#refusal(turn.token));
     if (now !== this.#turn) return;
-    const isFinal = turn.since ? code === 1008 || (code >= 4000 && !(code === 4401 && this.#asks))
+    // A slow consumer may keep up on another connection.
+    const isFinal = turn.since ? (code === 1008 && !reason.startsWith("slow consumer")) || (code >= 4000 && !(code === 4401 && this.#asks))
       : error.status && !error.temporary && !(error.status === 401 && this.#asks && !this.#refusals++);
     const end = { code, reason, error };
     if (!(shouldReconnect?.({ ...end, isFinal: !!isFinal }) ?? !isFinal)) {

@@ -15,6 +15,7 @@ mod support;
 mod tail;
 mod tls;
 mod topics;
+mod vectors;
 
 use std::{future::Future, time::Duration};
 

@@ -132,6 +132,22 @@ fn a_stable_connection_resets_the_count() {
     });
 }
 
+/// A client that was too slow comes back, after a delay.
+#[test]
+fn a_slow_consumer_comes_back() {
+    on_tokio(async {
+        let peer = Peer::listen().await;
+        let (_client, mut events, mut side) = peer.connected(returning(&peer)).await;
+        side.send_close(1008, "slow consumer").await;
+        side.expect_close(1008, "").await;
+        drop(side);
+        expect_lost(&mut events).await;
+        expect_attempt(&mut events, 1).await;
+        let _side = peer.open().await;
+        expect_return(&mut events).await;
+    });
+}
+
 /// A close with 1008 or 4000-4999 rules out a reconnect.
 #[test]
 fn final_closes() {

@@ -18,7 +18,7 @@ async fn connect(server: &Server, target: &str) -> (TopicClient, mpsc::Unbounded
     (client, read(events))
 }
 
-fn read(mut events: TopicEvents) -> mpsc::UnboundedReceiver<TopicEvent> {
+pub(crate) fn read(mut events: TopicEvents) -> mpsc::UnboundedReceiver<TopicEvent> {
     let (sender, receiver) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Some(event) = events.next().await {
@@ -98,6 +98,8 @@ fn a_client_subscribes_again() {
         client.subscribe("one").await.unwrap();
         client.subscribe("other").await.unwrap();
         client.unsubscribe("other").await.unwrap();
+        exchange(server.address(), &post("/t/one", "text/plain", "first"));
+        assert_eq!(message(&mut events).await.place.unwrap().offset, 1);
         let ask = |request: &str| {
             let lines =
                 "Host: x\r\nAuthorization: Bearer boss-of-this-server\r\nConnection: close\r\nContent-Length: 0";
@@ -109,8 +111,9 @@ fn a_client_subscribes_again() {
         assert_eq!(ask(&format!("DELETE /connections/{id}?code=1012")), "{\"closed\":1}\n");
         loop {
             match events.recv().await.unwrap() {
-                TopicEvent::Subscribed { topic, place } => {
-                    assert_eq!((&*topic, place.unwrap().offset), ("one", 0));
+                TopicEvent::Subscribed { topic, place, last } => {
+                    assert_eq!((&*topic, place.unwrap().offset), ("one", 1));
+                    assert_eq!(last, place, "nothing is missing");
                     break;
                 }
                 TopicEvent::Connection(ClientEvent::Closed(closed)) => panic!("{closed}"),

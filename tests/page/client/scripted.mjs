@@ -75,7 +75,7 @@ function call(hub, text) {
   let command;
   try { command = JSON.parse(text); } catch { return null; }
   const [[kind, members] = []] = Object.entries(command ?? {});
-  const { id, topic, echo, token, event, key, data, base64, ...others } = members ?? {};
+  const { id, topic, echo, token, event, key, data, base64, idempotency_key: once, ...others } = members ?? {};
   const again = JSON.stringify({ [kind]: members });
   if (id === undefined || Object.keys(others).length || again !== JSON.stringify(command)) return null;
   const isText = value => typeof value === "string";
@@ -85,9 +85,9 @@ function call(hub, text) {
   if (kind === "subscribe" && echo !== 1) return () => hub.subscribe(topic, { echo });
   if (kind === "unsubscribe") return () => hub.unsubscribe(topic);
   if (kind !== "publish" || (data === undefined) === (base64 === undefined)) return null;
-  if (base64 === undefined) return () => hub.publish(topic, data, { event, key });
+  if (base64 === undefined) return () => hub.publish(topic, data, { event, key, id: once });
   const bytes = Buffer.from(String(base64), "base64");
-  return bytes.toString("base64") === base64 ? () => hub.publish(topic, new Uint8Array(bytes), { event, key }) : null;
+  return bytes.toString("base64") === base64 ? () => hub.publish(topic, new Uint8Array(bytes), { event, key, id: once }) : null;
 }
 
 function member(text, name) {
@@ -272,7 +272,8 @@ test("close codes decide whether the client comes back", async () => {
   for (const [code, reason, comes] of [
     [1000, "", true], [1001, "", true], [1002, "", true], [1006, "", true], [1009, "", true], [1011, "", true],
     [1012, '{"retry_after_ms":1}', true], [1012, "later", true], [1012, "null", true], [1013, "", true], [3000, "", true],
-    [1008, "revoked", false], [4000, "", false], [4401, "token expired", false], [4999, "", false],
+    [1008, "slow consumer", true], [1008, "slow consumer, and the server is short of memory", true], [1008, "", false],
+    [1008, "revoked", false], [4008, "slow consumer", false], [4000, "", false], [4401, "token expired", false], [4999, "", false],
   ]) {
     const { hub, sockets, of } = client();
     await opened(hub);
@@ -290,7 +291,7 @@ test("the caller may decide otherwise", async () => {
   const ends = [];
   const { hub, sockets } = client({ shouldReconnect: end => { ends.push(end); return end.code === 1008; } });
   await opened(hub);
-  sockets[0].end(1008, "slow consumer");
+  sockets[0].end(1008, "revoked");
   await until(() => sockets.length === 2 && hub.state === "open");
   sockets[1].end(1001);
   assert.equal(hub.state, "closed");
@@ -446,6 +447,23 @@ test("a subscription that the server ends is not made again", async () => {
   sockets[0].end(1001);
   await until(() => sockets.length === 2 && hub.state === "open");
   assert.equal(sockets[1].sent.length, 0);
+  hub.close();
+});
+
+test("who unsubscribes while the server ends the subscription has what was asked for", async () => {
+  const { hub, sockets, of } = client();
+  await opened(hub);
+  const subscribed = hub.subscribe("plan");
+  sockets[0].say({ subscribed: { id: sockets[0].last.subscribe.id, topic: "plan" } });
+  await subscribed;
+  const unsubscribed = hub.unsubscribe("plan"), unknown = hub.unsubscribe("unknown");
+  await soon();
+  sockets[0].say({ unsubscribed: { topic: "plan", code: 115, name: "ended", reason: "no", temporary: false } });
+  const notSubscribed = { code: 111, name: "not_subscribed", reason: "no", temporary: false };
+  sockets[0].sent.slice(-2).forEach(text => sockets[0].say({ error: { id: member(text, "id"), ...notSubscribed } }));
+  assert.deepEqual(await unsubscribed, { topic: "plan" });
+  assert.equal((await failure(unknown)).name, "not_subscribed");
+  assert.deepEqual(of("unsubscribed").map(({ error }) => error.name), ["ended"]);
   hub.close();
 });
 
