@@ -237,7 +237,7 @@ counters! {
     MemoryGathered "memory_bytes{kind=\"gathered\"}" "bytes" Gauge Shard;
     /// Bytes of messages whose end has not arrived.
     MemoryUnfinished "memory_bytes{kind=\"unfinished\"}" "bytes" Gauge Shard;
-    /// Bytes of buffers for input, and of input that waits to be parsed.
+    /// Bytes of buffers for input, of input that waits to be parsed, and of commands that wait.
     MemoryInput "memory_bytes{kind=\"input\"}" "bytes" Gauge Shard;
     /// Bytes of messages on their way to other threads.
     MemoryLanes "memory_bytes{kind=\"lanes\"}" "bytes" Gauge Shard;

@@ -4,14 +4,16 @@ use super::{
     checked::{Config, Limits},
     quantities::Size,
     weights::{
-        EXCHANGE, HTTP_CONNECTION, OPENING, QUESTION, REVOCATION, SERVER, SHARD, SUBSCRIPTION, TOPIC, WAITING_INPUT,
+        COMMAND, EXCHANGE, HTTP_CONNECTION, OPENING, QUESTION, REVOCATION, SERVER, SHARD, SUBSCRIPTION, TOPIC,
+        WAITING_INPUT,
     },
 };
 use crate::{
+    handler::Waiting,
     hub::{MeshLimits, SPARE_RUN_BYTES_MAX},
     outbound::OutboundLimits,
     rates::{KEY_BYTES, KEYS_MAX},
-    surface::{all_forms, largest_form},
+    surface::{COMMANDS_MAX, all_forms, largest_form},
 };
 
 /// The memory that one of a server's limits allows.
@@ -49,6 +51,9 @@ impl Config {
         let (largest, forms) = (largest_form(message), all_forms(message));
         let backlog = gathered.max(limits.backlog_bytes_max as u64).max(largest);
         let unfinished = limits.unfinished_bytes_max as u64;
+        // On one shard a message has its place at once, and without an authenticator no decision has to wait.
+        let unanswered = if shards > 1 { COMMANDS_MAX as u64 * COMMAND } else { 0 };
+        let commands = unanswered + if self.has_authenticators() { Waiting::bytes_max(message) } else { 0 };
         // Connections that have given way exist for a while longer, and connections that ask a full server for the
         // metrics are served beyond `max_connections`.
         let farewells = Limits::FAREWELLS_MAX as u64;
@@ -95,6 +100,11 @@ impl Config {
                 "input that waits",
                 connections * WAITING_INPUT,
                 format!("{connections} (max_connections) × {}, not received from", Size(WAITING_INPUT)),
+            ),
+            (
+                "commands that wait",
+                connections.saturating_mul(commands),
+                format!("{connections} (max_connections) × {}, of `ringhub.v1`", Size(commands)),
             ),
             (
                 "runs",
@@ -179,8 +189,15 @@ impl Config {
             bytes: bytes.min(PART_BYTES_MAX),
             follows_from,
         };
-        let rows = rows.into_iter().filter(|(name, bytes, _)| *bytes > 0 || *name != "requests to other servers");
+        let may_lack = |name| ["commands that wait", "requests to other servers"].contains(&name);
+        let rows = rows.into_iter().filter(|(name, bytes, _)| *bytes > 0 || !may_lack(*name));
         rows.map(part).collect()
+    }
+
+    /// Returns whether an authenticator or the callback may have to wait for a decision, or to judge many topics.
+    fn has_authenticators(&self) -> bool {
+        let of_routes = self.routes.iter().any(|route| route.rules.gate.authenticator.is_some());
+        of_routes || self.callback.is_some() || self.jwt.is_some()
     }
 
     /// Returns the memory of the server's own requests, and of the answers that a callback keeps.
@@ -257,6 +274,22 @@ mod tests {
         assert_eq!(part(&settings(|s| s.max_unfinished = Some(Size(27 << 20))), "unfinished messages"), 27 << 20);
         assert_eq!(part(&settings(|s| s.max_bodies = Some(Size(9 << 20))), "bodies"), 10 << 20);
         assert_eq!(part(&settings(|_| {}), "input that waits"), 10 * (64 << 10));
+        // Only a server of several shards, or with an authenticator, lets commands wait.
+        let rows = |settings: &Settings| Config::new(settings, 20_000).expect("settings that fit").memory();
+        assert!(rows(&settings(|_| {})).iter().all(|part| part.name != "commands that wait"));
+        let unanswered = part(&settings(|s| s.shards = Some(2)), "commands that wait");
+        assert_eq!(unanswered, 10 * (64 << 10));
+        let asking = |message: u64| Settings {
+            shards: Some(2),
+            max_connections: Some(10),
+            max_message: Size(message),
+            callback_url: Some(HttpUrl("http://localhost/".into())),
+            callback_secrets: Some(Secrets(vec!["a-secret-of-16-characters".into()])),
+            ..Settings::default()
+        };
+        let commands = |message| part(&asking(message), "commands that wait") - unanswered;
+        assert_eq!(commands(1 << 20), 10 * Waiting::bytes_max(1 << 20));
+        assert_eq!(commands(1 << 20) - commands(1 << 10), 10 * 2 * ((1 << 20) - (1 << 10)));
         let requests = |size| {
             let settings = Settings {
                 callback_url: Some(HttpUrl("http://localhost/".into())),

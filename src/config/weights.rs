@@ -18,6 +18,9 @@ pub(crate) const OPEN_CONNECTION: u64 = 512;
 /// taken. The budget weighs such input by its length.
 pub(crate) const WAITING_INPUT: u64 = LARGE_PIECE_PINS as u64;
 
+/// One command of a client without an answer: its id, and the call that answers it when its message has a place.
+pub(crate) const COMMAND: u64 = 256;
+
 /// One HTTP connection: its task, and the buffers in front of hyper and within.
 pub(crate) const HTTP_CONNECTION: u64 = 112 * 1_024;
 

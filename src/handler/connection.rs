@@ -1,6 +1,6 @@
 //! The view of a connection that a handler gets in a call.
 
-use std::{fmt, net::SocketAddr, rc::Rc};
+use std::{fmt, net::SocketAddr, rc::Rc, sync::Arc};
 
 use serde::Serialize;
 use tracing::Span;
@@ -12,6 +12,7 @@ use super::{
     request::OpeningRequest,
     shard_api::ShardApi,
     states::{Entry, Out, Seat, States},
+    waiting::{HeldPublication, Waiting},
 };
 use crate::{
     auth::Identity,
@@ -94,6 +95,11 @@ impl<S: 'static> Connection<'_, S> {
     /// Returns the opening request, unless the route forgets requests.
     #[must_use]
     pub fn request(&self) -> Option<&OpeningRequest> {
+        self.profile.as_ref()?.request.as_deref()
+    }
+
+    /// Returns the opening request, to be shared with a question about it.
+    pub(crate) fn shared_request(&self) -> Option<&Arc<OpeningRequest>> {
         self.profile.as_ref()?.request.as_ref()
     }
 
@@ -348,6 +354,12 @@ impl<S: 'static> Connection<'_, S> {
         self.shard.unsubscribe(self.id, topic)
     }
 
+    /// Returns whether the connection has subscribed to a topic, also if the subscription is not live.
+    #[must_use]
+    pub fn is_subscribed(&self, topic: &TopicName) -> bool {
+        self.shard.is_subscribed(self.id, topic)
+    }
+
     /// Returns the topics of the connection's subscriptions.
     #[must_use]
     pub fn topics(&self) -> Vec<TopicName> {
@@ -393,6 +405,37 @@ impl<S: 'static> Connection<'_, S> {
                 .then(|| call_with(&states, shard, Seat { id, key }, |connection| on_answered(connection, answer)));
         });
         self.shard.publish_asking(self.id, topic, publication, on_answered)
+    }
+
+    /// Keeps a message of the client that waits for a decision about an earlier one. Returns whether there was room.
+    pub(crate) fn wait_behind(&mut self, text: &str) -> bool {
+        self.change_waiting(|waiting| waiting.add(text))
+    }
+
+    /// Takes the message that has waited for the longest time.
+    pub(crate) fn next_waiting(&mut self) -> Option<Box<str>> {
+        self.profile.as_ref()?.waiting.as_ref()?;
+        self.change_waiting(Waiting::next)
+    }
+
+    /// Keeps what the judge decides about, and counts its bytes, until the next call. 0 bytes are nothing.
+    pub(crate) fn hold(&mut self, held: Option<HeldPublication>, bytes: usize) {
+        let has_any = self.profile.as_ref().is_some_and(|profile| profile.waiting.is_some());
+        if has_any || bytes > 0 {
+            self.change_waiting(|waiting| waiting.hold(held, bytes));
+        }
+    }
+
+    /// Changes what waits, and notes its memory.
+    fn change_waiting<T>(&mut self, change: impl FnOnce(&mut Waiting) -> T) -> T {
+        let place = &mut self.profile.get_or_insert_default().waiting;
+        let outcome = change(place.get_or_insert_default());
+        if place.as_ref().is_some_and(|waiting| waiting.is_empty()) {
+            *place = None;
+        }
+        let bytes = place.as_ref().map_or(0, |waiting| waiting.bytes());
+        self.shard.note_waiting(self.id, bytes);
+        outcome
     }
 
     /// Sends to all connections of the server, or of this shard, except `source`, and except connections of routes
@@ -489,7 +532,7 @@ fn take_span(profile: &mut Option<Box<Profile>>, shard: &dyn ShardApi, id: Conne
         return span;
     }
     // The fields of a span are looked up only if a `tracing` subscriber is enabled for it.
-    if let Some(peer) = profile.as_ref().and_then(|profile| profile.request.as_ref()).map(OpeningRequest::peer) {
+    if let Some(peer) = profile.as_ref().and_then(|profile| profile.request.as_deref()).map(OpeningRequest::peer) {
         return tracing::info_span!("connection", %id, peer = peer.map(display));
     }
     let mut find_peer = || {

@@ -45,6 +45,7 @@ mod rules;
 mod shard_api;
 mod states;
 mod typed;
+mod waiting;
 
 use std::future::{Future, ready};
 
@@ -62,7 +63,7 @@ pub use handle::Handle;
 pub(crate) use http_service::{BodyRoom, HttpService, OfTower, ServiceBody, ServiceFault};
 pub use http_service::{HttpBody, RequestSender};
 pub(crate) use panicked::Panicked;
-pub(crate) use profile::Profile;
+pub(crate) use profile::{Profile, RenewedToken};
 pub(crate) use renewal::AcceptedToken;
 pub use renewal::{RenewError, Renewed, TOKEN_EXPIRED};
 pub use request::OpeningRequest;
@@ -73,6 +74,7 @@ pub use rules::{RouteOptions, Rules};
 pub(crate) use shard_api::{Call, Facts, OnAnswered, ShardApi, Tasks, WORK_MAX};
 pub(crate) use states::Seat;
 pub(crate) use typed::{Factory, Opened, ShardRoute, Typed};
+pub(crate) use waiting::{HeldPublication, Waiting};
 
 use crate::proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict};
 
@@ -192,6 +194,14 @@ pub trait Handler: Send + Sync + 'static {
     /// happens once for each subscription that was not cancelled before: for subscriptions of [`Accept::subscribe`]
     /// after [`Handler::on_open`], for later subscriptions after the call that subscribed.
     fn on_subscribed(&self, connection: &mut Connection<'_, Self::State>, topic: &TopicName) {
+        _ = (connection, topic);
+    }
+
+    /// Is called when the program has ended a subscription of the connection by
+    /// [`Hub::unsubscribe_connection`](crate::server::Hub::unsubscribe_connection), whether or not the subscription was
+    /// live. The messages of the topic that the connection is owed come before all that the handler sends in this call.
+    /// A handler that unsubscribes its connection itself is not called.
+    fn on_unsubscribed(&self, connection: &mut Connection<'_, Self::State>, topic: &TopicName) {
         _ = (connection, topic);
     }
 

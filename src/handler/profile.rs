@@ -1,10 +1,10 @@
 //! The optional data of a connection in addition to its state.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use tracing::Span;
 
-use super::{closed::Closed, permitted::PermittedTopics, request::OpeningRequest};
+use super::{closed::Closed, permitted::PermittedTopics, request::OpeningRequest, waiting::Waiting};
 use crate::{
     auth::{Identities, Identity},
     proto::ProtocolError,
@@ -13,7 +13,8 @@ use crate::{
 /// The optional data of a connection in addition to its state. A connection without such data has no profile.
 #[derive(Debug, Default)]
 pub(crate) struct Profile {
-    pub(crate) request: Option<OpeningRequest>,
+    /// The opening request, which questions of the judge share.
+    pub(crate) request: Option<Arc<OpeningRequest>>,
     /// The identities of the sender of the opening request.
     pub(crate) identities: Identities,
     pub(crate) protocol: Option<String>,
@@ -31,13 +32,13 @@ pub(crate) struct Profile {
     pub(crate) renewals: u32,
     /// The topics that the judge has permitted lately.
     pub(crate) permitted: Option<Box<PermittedTopics>>,
-    /// The bytes of the messages that wait in the state of the connection for decisions.
-    pub(crate) waiting_bytes: usize,
+    /// The messages of the client that wait for a decision about an earlier one.
+    pub(crate) waiting: Option<Box<Waiting>>,
 }
 
-/// The token that has been renewed last on a connection.
+/// The token that has been renewed last on a connection. A clone shares the text.
 #[derive(Clone)]
-pub(crate) struct RenewedToken(Box<str>);
+pub(crate) struct RenewedToken(Arc<str>);
 
 impl RenewedToken {
     pub(crate) fn new(token: &str) -> Self {
@@ -77,20 +78,21 @@ impl Profile {
         }
     }
 
-    /// Returns the bytes of memory of what the profile keeps of requests, tokens and decisions, roughly.
+    /// Returns the bytes of memory of what the profile keeps of requests, tokens and decisions, roughly. The messages
+    /// that wait are not among them.
     pub(crate) fn bytes(&self) -> usize {
-        let request = self.request.as_ref().map_or(0, OpeningRequest::bytes);
+        let request = self.request.as_deref().map_or(0, OpeningRequest::bytes);
         let identities = self.identities.bytes();
         let texts = [self.protocol.as_deref(), self.token.as_ref().map(RenewedToken::as_str)];
         let texts: usize = texts.into_iter().flatten().map(str::len).sum();
         let permitted = self.permitted.as_ref().map_or(0, |topics| topics.bytes());
-        size_of::<Profile>() + request + identities + texts + permitted + self.waiting_bytes
+        size_of::<Profile>() + request + identities + texts + permitted
     }
 
     /// Returns whether the profile has no data, so that it can be dropped.
     pub(super) fn is_empty(&self) -> bool {
         let Profile { request, identities, protocol, error, closed, fragments, span, peer, .. } = self;
-        let Profile { token, renewals, permitted, waiting_bytes, .. } = self;
+        let Profile { token, renewals, permitted, waiting, .. } = self;
         request.is_none()
             && identities.is_empty()
             && protocol.is_none()
@@ -102,17 +104,17 @@ impl Profile {
             && token.is_none()
             && *renewals == 0
             && permitted.is_none()
-            && *waiting_bytes == 0
+            && waiting.is_none()
     }
 
     /// Returns the sender of the opening request, if an authenticator has found it.
     pub(crate) fn identity(&self) -> Option<&Identity> {
-        let of_request = || self.request.as_ref().and_then(OpeningRequest::identity);
+        let of_request = || self.request.as_deref().and_then(OpeningRequest::identity);
         self.identities.own().or_else(of_request)
     }
 
     /// Returns the client's address.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
-        self.request.as_ref().and_then(OpeningRequest::peer).or(self.peer)
+        self.request.as_deref().and_then(OpeningRequest::peer).or(self.peer)
     }
 }

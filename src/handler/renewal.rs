@@ -93,6 +93,11 @@ pub(crate) struct AcceptedToken {
 }
 
 impl AcceptedToken {
+    /// Returns the bytes of memory of the token and of the identities, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of::<AcceptedToken>() + self.token.as_str().len() + self.identities.bytes()
+    }
+
     /// Adds the identities that the gates of other routes have found for a topic by this token.
     ///
     /// # Errors
@@ -243,14 +248,6 @@ impl<S: 'static> Connection<'_, S> {
         topics
     }
 
-    /// Notes how many bytes of messages wait in the state of the connection for decisions. They count as memory.
-    pub(crate) fn note_waiting(&mut self, bytes: usize) {
-        if self.profile.as_ref().map_or(0, |profile| profile.waiting_bytes) != bytes {
-            self.profile.get_or_insert_default().waiting_bytes = bytes;
-            self.note_kept();
-        }
-    }
-
     /// Notes what the profile keeps now.
     fn note_kept(&mut self) {
         let bytes = self.profile.as_ref().map_or(0, |profile| profile.bytes());
@@ -306,8 +303,8 @@ impl<S: 'static> Connection<'_, S> {
     }
 
     /// Returns the token that has been renewed last.
-    pub(crate) fn renewed_token(&self) -> Option<&str> {
-        self.profile.as_ref()?.token.as_ref().map(RenewedToken::as_str)
+    pub(crate) fn renewed_token(&self) -> Option<&RenewedToken> {
+        self.profile.as_ref()?.token.as_ref()
     }
 }
 

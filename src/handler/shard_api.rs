@@ -53,6 +53,9 @@ pub(crate) trait ShardApi {
     /// Unsubscribes the connection. Returns whether it was a subscriber.
     fn unsubscribe(&mut self, id: ConnectionId, topic: &TopicName) -> bool;
 
+    /// Returns whether the connection has subscribed to a topic.
+    fn is_subscribed(&self, id: ConnectionId, topic: &TopicName) -> bool;
+
     /// Returns the topics of the connection's subscriptions.
     fn topics(&self, id: ConnectionId) -> Vec<TopicName>;
 
@@ -96,6 +99,9 @@ pub(crate) trait ShardApi {
 
     /// Notes the bytes that the connection's profile keeps.
     fn note_kept(&mut self, id: ConnectionId, bytes: usize);
+
+    /// Notes the bytes of the connection's messages that wait for decisions.
+    fn note_waiting(&mut self, id: ConnectionId, bytes: usize);
 
     /// Returns the rules of a topic.
     fn topic_rules(&self, topic: &TopicName) -> TopicRules;

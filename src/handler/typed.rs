@@ -49,6 +49,7 @@ pub(crate) trait ShardRoute {
     fn on_ping(&self, shard: &mut dyn ShardApi, seat: Seat, payload: &[u8]) -> Result<(), Panicked>;
     fn on_pong(&self, shard: &mut dyn ShardApi, seat: Seat, payload: &[u8]) -> Result<(), Panicked>;
     fn on_subscribed(&self, shard: &mut dyn ShardApi, seat: Seat, topic: &TopicName) -> Result<(), Panicked>;
+    fn on_unsubscribed(&self, shard: &mut dyn ShardApi, seat: Seat, topic: &TopicName) -> Result<(), Panicked>;
     fn on_lag(&self, shard: &mut dyn ShardApi, seat: Seat, lag: &Lag) -> Result<(), Panicked>;
     fn on_error(&self, shard: &mut dyn ShardApi, seat: Seat, error: &ProtocolError) -> Result<(), Panicked>;
     fn on_close(&self, shard: &mut dyn ShardApi, seat: Seat) -> Result<(), Panicked>;
@@ -58,6 +59,9 @@ pub(crate) trait ShardRoute {
 
     /// Returns what is kept about the opening of a connection.
     fn about(&self, seat: Seat) -> About;
+
+    /// Gives up the messages of the client that wait for decisions: the connection carries out none of them.
+    fn give_up_waiting(&self, seat: Seat);
 
     /// Keeps the end of the connection: the client's close frame, or an end without one.
     fn set_closed(&self, seat: Seat, closed: Closed);
@@ -176,6 +180,10 @@ impl<H: Handler> ShardRoute for TypedRoute<H> {
         self.call(shard, seat, |handler, connection| handler.on_subscribed(connection, topic))
     }
 
+    fn on_unsubscribed(&self, shard: &mut dyn ShardApi, seat: Seat, topic: &TopicName) -> Result<(), Panicked> {
+        self.call(shard, seat, |handler, connection| handler.on_unsubscribed(connection, topic))
+    }
+
     fn on_lag(&self, shard: &mut dyn ShardApi, seat: Seat, lag: &Lag) -> Result<(), Panicked> {
         self.call(shard, seat, |handler, connection| handler.on_lag(connection, lag))
     }
@@ -200,6 +208,14 @@ impl<H: Handler> ShardRoute for TypedRoute<H> {
 
     fn about(&self, seat: Seat) -> About {
         self.states.about(seat.key)
+    }
+
+    fn give_up_waiting(&self, seat: Seat) {
+        let mut out = Out::take(&self.states, seat.key);
+        let profile = out.as_mut().and_then(|out| out.entry.as_mut()).and_then(|entry| entry.profile.as_mut());
+        if let Some(profile) = profile {
+            profile.waiting = None;
+        }
     }
 
     fn set_closed(&self, seat: Seat, closed: Closed) {

@@ -174,6 +174,13 @@ impl<T: Attachment> ShardHub<T> {
         subscriptions.as_slice().iter().for_each(|subscription| self.forget(id, subscription));
     }
 
+    /// Returns whether the connection has a subscription to a topic, which may be pending.
+    #[must_use]
+    pub fn has_subscription(&self, id: ConnectionId, name: &TopicName) -> bool {
+        let Some(topic) = self.topics.find(name) else { return false };
+        self.connections.get(id).is_some_and(|connection| connection.subscriptions.get(topic).is_some())
+    }
+
     /// Returns the topics that the connection has subscribed to, pending ones included.
     #[must_use]
     pub fn subscriptions(&self, id: ConnectionId) -> Vec<TopicName> {

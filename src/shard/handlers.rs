@@ -190,7 +190,7 @@ impl<I: Io> Shard<I> {
                     SubscribeError::Already => SubscribeOutcome::Already,
                 }),
             },
-            Command::Unsubscribe { id, topic } => Reply::Done(ShardApi::unsubscribe(self, id, &topic)),
+            Command::Unsubscribe { id, topic } => Reply::Done(self.end_subscription(id, &topic)),
             Command::List => Reply::Connections(self.connections().into()),
             Command::Top => Reply::Top(Box::new(self.top())),
             Command::KeepAlive { id: Some(id), keep_alive } => {
@@ -204,6 +204,17 @@ impl<I: Io> Shard<I> {
             }
         };
         self.hub.reply(end, ticket, reply);
+    }
+
+    /// Ends a subscription for the program, and tells the handler. Returns whether the connection was a subscriber.
+    fn end_subscription(&mut self, id: ConnectionId, topic: &TopicName) -> bool {
+        let was_subscribed = ShardApi::unsubscribe(self, id, topic);
+        // A connection that its backlog has closed meanwhile is told nothing more.
+        if was_subscribed && self.hub.connections.get(id).is_some_and(|connection| connection.is_open()) {
+            self.call(id, |handler, shard, seat| handler.on_unsubscribed(shard, seat, topic));
+            self.report_joined();
+        }
+        was_subscribed
     }
 
     /// Sets the times of the keep-alive of all connections, also of later ones.
@@ -297,9 +308,13 @@ impl<I: Io> ShardApi for Shard<I> {
     }
 
     fn unsubscribe(&mut self, id: ConnectionId, topic: &TopicName) -> bool {
-        let was_subscribed = self.hub.subscriptions(id).contains(topic);
+        let was_subscribed = self.hub.has_subscription(id, topic);
         Shard::unsubscribe(self, id, topic);
         was_subscribed
+    }
+
+    fn is_subscribed(&self, id: ConnectionId, topic: &TopicName) -> bool {
+        self.hub.has_subscription(id, topic)
     }
 
     fn topics(&self, id: ConnectionId) -> Vec<TopicName> {
@@ -366,6 +381,12 @@ impl<I: Io> ShardApi for Shard<I> {
     fn note_kept(&mut self, id: ConnectionId, bytes: usize) {
         if self.hub.connections.get(id).is_some() {
             self.handlers.note_kept(id, bytes);
+        }
+    }
+
+    fn note_waiting(&mut self, id: ConnectionId, bytes: usize) {
+        if self.hub.connections.get(id).is_some() {
+            self.handlers.note_waiting(id, bytes);
         }
     }
 

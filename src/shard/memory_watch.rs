@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     config::weights,
+    handler::Seat,
     hub::ConnectionId,
     metrics::Counter,
     proto::{CloseCode, State},
@@ -22,8 +23,8 @@ struct Holder {
     id: ConnectionId,
     /// Bytes of the connection's backlog.
     backlog: u64,
-    /// Bytes of the connection's unfinished message, of its input that waits, and of its profile if large ones are
-    /// given up too.
+    /// Bytes of the connection's unfinished message, of its input that waits, of its messages that wait for decisions,
+    /// and of its profile if large ones are given up too.
     other: u64,
 }
 
@@ -55,7 +56,9 @@ impl<I: Io> Shard<I> {
     }
 
     fn note_memory(&self) {
-        let input = self.incoming.buffers_held() * RECEIVE_BUFFER + self.incoming.paused_bytes();
+        let waiting = self.incoming.paused_bytes() + self.handlers.waiting_bytes();
+        let unanswered = self.handlers.askers.len() * weights::COMMAND as usize;
+        let input = self.incoming.buffers_held() * RECEIVE_BUFFER + waiting + unanswered;
         let connections = self.hub.connections.len() * weights::OPEN_CONNECTION as usize + self.handlers.kept_bytes();
         // The first subscription of a connection is a part of the connection.
         let subscriptions = self.hub.subscribed().saturating_sub(self.hub.connections.len());
@@ -75,7 +78,7 @@ impl<I: Io> Shard<I> {
             self.counters.set(counter, bytes as u64);
             all += bytes as u64;
         }
-        let spare = self.incoming.unfinished.bytes() + self.incoming.paused_bytes();
+        let spare = self.incoming.unfinished.bytes() + waiting;
         let kept = self.handlers.large_kept_bytes() as u64;
         self.memory.note_held(all, self.memory.backlogs() + spare as u64, kept);
     }
@@ -96,11 +99,16 @@ impl<I: Io> Shard<I> {
             let output = connection.io.output.as_ref().filter(|_| connection.io.has_backlog());
             let backlog = output.map_or(0, |output| output.bytes() as u64);
             sum += backlog;
-            if to_give_up.bytes == 0 || connection.io.session.state() != State::Open {
+            if to_give_up.bytes == 0 {
+                continue;
+            }
+            if connection.io.session.state() != State::Open {
+                self.give_up_waiting(id);
                 continue;
             }
             let kept = if to_give_up.has_kept { self.handlers.large_kept_by(id) } else { 0 };
-            let other = self.incoming.unfinished.bytes_of(id) + paused_bytes(connection) + kept;
+            let waiting = paused_bytes(connection) + self.handlers.waiting_of(id);
+            let other = self.incoming.unfinished.bytes_of(id) + waiting + kept;
             let holder = Holder { id, backlog, other: other as u64 };
             if holder.bytes() >= to_give_up.holder_bytes_min {
                 found.push(holder);
@@ -108,6 +116,18 @@ impl<I: Io> Shard<I> {
         }
         self.memory.add(sum, end, all);
         self.give_up_largest(found, to_give_up.bytes);
+    }
+
+    /// Gives up the messages that wait for decisions, if the connection is closing. Call this outside of the handler's
+    /// calls.
+    pub(super) fn give_up_waiting(&mut self, id: ConnectionId) {
+        let connection = self.hub.connections.get(id);
+        let is_closing = connection.is_none_or(|connection| connection.io.session.state() != State::Open);
+        if is_closing && self.handlers.waiting_of(id) > 0 {
+            let (route, key) = self.handlers.seats[id.slot() as usize];
+            self.handlers.routes[usize::from(route)].handler.give_up_waiting(Seat { id, key });
+            self.handlers.note_waiting(id, 0);
+        }
     }
 
     /// Closes connections, those with the most bytes first, until `to_give_up` bytes are given up or
@@ -133,6 +153,7 @@ impl<I: Io> Shard<I> {
                 self.count(Counter::MemoryClosed, 1);
                 self.close(holder.id, CloseCode::TRY_AGAIN_LATER, "the server is short of memory");
             }
+            self.give_up_waiting(holder.id);
         }
         self.memory.give_up(backlogs);
     }

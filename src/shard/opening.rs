@@ -6,6 +6,7 @@ use std::{
     mem,
     net::SocketAddr,
     rc::Rc,
+    sync::Arc,
     task::Poll,
     time::{Duration, Instant},
 };
@@ -176,7 +177,7 @@ fn complete(
     let answer = upgrade.response(protocol.as_deref(), &headers);
     let keeps_request = !route.rules.forgets_request;
     let profile = (keeps_request || !identities.is_empty() || protocol.is_some()).then(|| {
-        let request = keeps_request.then_some(request);
+        let request = keeps_request.then(|| Arc::new(request));
         Box::new(Profile { request, identities, protocol, ..Profile::default() })
     });
     Ok((profile, answer))

@@ -36,6 +36,10 @@ pub(super) struct Handlers {
     kept_bytes: usize,
     /// The sum of those of `kept` that are large.
     large_kept_bytes: usize,
+    /// The bytes of messages that wait for decisions, of the connections that have some.
+    waiting: HashMap<ConnectionId, usize>,
+    /// The sum of `waiting`.
+    waiting_bytes: usize,
     /// Work that waits until a connection is owed nothing more.
     pub(super) drained: HashMap<ConnectionId, Vec<oneshot::Sender<()>>>,
     /// Connections whose output a flush has taken or sent. Connections are noted only while `drained` has entries.
@@ -132,6 +136,30 @@ impl Handlers {
     /// Returns the bytes that the profiles of all connections keep.
     pub(super) fn kept_bytes(&self) -> usize {
         self.kept_bytes
+    }
+
+    /// Notes the bytes of a connection's messages that wait for decisions.
+    pub(super) fn note_waiting(&mut self, id: ConnectionId, bytes: usize) {
+        let earlier = match bytes {
+            0 => self.waiting.remove(&id),
+            _ => self.waiting.insert(id, bytes + WAITING_ENTRY),
+        };
+        let now = if bytes == 0 { 0 } else { bytes + WAITING_ENTRY };
+        self.waiting_bytes = self.waiting_bytes + now - earlier.unwrap_or(0);
+        if self.waiting.is_empty() && self.waiting.capacity() > WAITING_KEPT {
+            // The large table of a crowd is not kept.
+            self.waiting.shrink_to(WAITING_KEPT);
+        }
+    }
+
+    /// Returns the bytes of a connection's messages that wait for decisions, with their entry in the table.
+    pub(super) fn waiting_of(&self, id: ConnectionId) -> usize {
+        if self.waiting.is_empty() { 0 } else { self.waiting.get(&id).copied().unwrap_or(0) }
+    }
+
+    /// Returns the bytes of the messages of all connections that wait for decisions, with their entries in the table.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
     }
 
     /// Returns the limits of a connection's messages; `is_between` returns whether no message is under way.
@@ -254,6 +282,9 @@ impl Handlers {
         let (route, key) = self.seats[id.slot() as usize];
         self.ended.push((id, route, key));
         self.note_kept(id, 0);
+        if !self.waiting.is_empty() {
+            self.note_waiting(id, 0);
+        }
         if !self.own.is_empty() {
             self.own.remove(&id);
         }
@@ -276,3 +307,9 @@ fn large(bytes: u32) -> usize {
 
 /// The bytes from which on a profile is large. Those of most clients are smaller.
 const LARGE_KEPT_BYTES: u32 = HOLDER_BYTES_MIN as u32;
+
+/// Bytes of an entry among the connections whose messages wait, if the table is half full.
+const WAITING_ENTRY: usize = 2 * (size_of::<(ConnectionId, usize)>() + 1);
+
+/// Entries that an empty table of these connections has room for.
+const WAITING_KEPT: usize = 64;

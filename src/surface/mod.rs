@@ -15,3 +15,4 @@ pub mod v1;
 
 pub(crate) use surface::{HandlerParts, KeyFault, KeyKind, Surface, SurfaceKey, TopicUse};
 pub(crate) use table::{SURFACES, all_forms, encodings, largest_form};
+pub(crate) use v1::COMMANDS_MAX;

@@ -107,23 +107,63 @@ fn topics_have_counts_of_all_shards() {
     });
 }
 
-/// A subscription of `ringhub.v1` that the program has ended can be made again.
+/// A client of `ringhub.v1` is told of a subscription that the program has ended, after the last message of the topic,
+/// and can make it again.
 #[test]
-fn a_client_makes_a_subscription_again_that_the_program_has_ended() {
+fn a_client_is_told_of_a_subscription_that_the_program_has_ended() {
     let server = Live::start(builder(1).topics());
     let hub = server.hub();
     let mut client = Client::open_with(dial(server.address), "/ws", &["ringhub.v1"], &[]).unwrap();
-    let mut subscribe = || {
-        client.send_text(r#"{"subscribe":{"topic":"news"}}"#);
-        client.receive()
+    let subscribe = |client: &mut Client| {
+        client.send_text(r#"{"subscribe":{"id":1,"topic":"news"}}"#);
+        let received = client.receive();
+        assert!(matches!(&received, Received::Text(text) if text.contains("subscribed\":{\"id\":1,")), "{received:?}");
     };
-    let is_subscribed =
-        |received: &Received| matches!(received, Received::Text(text) if text.contains("subscribed\":"));
-    assert!(is_subscribed(&subscribe()));
+    subscribe(&mut client);
     let id = page(&hub, ConnectionFilter::default()).connections[0].id;
+    Hub::wait(hub.publish(&topic("news"), Publication::text("last"))).unwrap();
     assert_eq!(Hub::wait(hub.unsubscribe_connection(id, &topic("news"))), Ok(true));
-    let again = subscribe();
-    assert!(is_subscribed(&again), "{again:?}");
+    Hub::wait(hub.publish(&topic("news"), Publication::text("not for you"))).unwrap();
+    let last = client.receive();
+    assert!(matches!(&last, Received::Text(text) if text.contains("\"data\":\"last\"")), "{last:?}");
+    client.expect(text(
+        "{\"unsubscribed\":{\"topic\":\"news\",\"code\":117,\"name\":\"ended\",\"reason\":\"the server has ended the \
+         subscription to news\",\"temporary\":false}}",
+    ));
+    client.send_text(r#"{"unsubscribe":{"id":2,"topic":"news"}}"#);
+    let refused = client.receive();
+    assert!(matches!(&refused, Received::Text(text) if text.contains("not_subscribed")), "{refused:?}");
+    subscribe(&mut client);
+}
+
+/// A handler is told of the subscriptions that the program has ended, and not of those that it has ended itself.
+#[test]
+fn a_handler_is_told_of_a_subscription_that_the_program_has_ended() {
+    let (script, journal) = Script::<()>::by_message(|connection, _| {
+        assert!(connection.is_subscribed(&topic("own")) && connection.unsubscribe(&topic("own")));
+        connection.send_text(format!("left, {}", connection.is_subscribed(&topic("own"))));
+    });
+    let script = script
+        .opening(|_| Ok(Accept::default().subscribe(topic("own"), SubscribeOptions::default())))
+        .on_subscribed(|connection, name| _ = connection.send_text(format!("live {name}")))
+        .on_unsubscribed(|connection, _| {
+            // A subscription that is made in this call is reported after the call.
+            connection.subscribe(&topic("next"), SubscribeOptions::default()).unwrap();
+        });
+    let server = serve(1, |builder| builder.route("/", script));
+    let (hub, mut client) = (server.hub(), server.connect("/"));
+    client.expect(text("live own"));
+    let id = page(&hub, ConnectionFilter::default()).connections[0].id;
+    assert_eq!(Hub::wait(hub.unsubscribe_connection(id, &topic("own"))), Ok(true));
+    client.expect(text("live next"));
+    assert_eq!(Hub::wait(hub.unsubscribe_connection(id, &topic("own"))), Ok(false));
+    Hub::wait(hub.subscribe_connection(id, &topic("own"), SubscribeOptions::default())).unwrap();
+    client.expect(text("live own"));
+    client.send_text("leave");
+    client.expect(text("left, false"));
+    journal.expect(&["open", "subscribed own", "unsubscribed own", "subscribed next", "subscribed own", "text leave"]);
+    client.leave();
+    journal.expect_at_the_end(server, &["close 1000 \"bye\" clean"]);
 }
 
 /// A program that serves `/ws` by a pattern keeps this path.

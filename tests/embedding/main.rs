@@ -139,6 +139,7 @@ struct Script<S: 'static = ()> {
     ping: Callback<S>,
     pong: Callback<S>,
     subscribed: With<S, TopicName>,
+    unsubscribed: With<S, TopicName>,
     error: Callback<S>,
     close: With<S, Closed>,
 }
@@ -156,6 +157,7 @@ impl<S: Default> Script<S> {
             ping: Box::new(|_| {}),
             pong: Box::new(|_| {}),
             subscribed: Box::new(|_, _| {}),
+            unsubscribed: Box::new(|_, _| {}),
             error: Box::new(|_| {}),
             close: Box::new(|_, _| {}),
         };
@@ -205,6 +207,11 @@ impl<S: Default> Script<S> {
 
     fn on_subscribed(mut self, f: impl Fn(&mut Connection<'_, S>, &TopicName) + Send + Sync + 'static) -> Self {
         self.subscribed = Box::new(f);
+        self
+    }
+
+    fn on_unsubscribed(mut self, f: impl Fn(&mut Connection<'_, S>, &TopicName) + Send + Sync + 'static) -> Self {
+        self.unsubscribed = Box::new(f);
         self
     }
 
@@ -274,6 +281,11 @@ impl<S: Default + 'static> Handler for Script<S> {
     fn on_subscribed(&self, connection: &mut Connection<'_, S>, topic: &TopicName) {
         self.tell(format!("subscribed {topic}"));
         (self.subscribed)(connection, topic);
+    }
+
+    fn on_unsubscribed(&self, connection: &mut Connection<'_, S>, topic: &TopicName) {
+        self.tell(format!("unsubscribed {topic}"));
+        (self.unsubscribed)(connection, topic);
     }
 
     fn on_error(&self, connection: &mut Connection<'_, S>, error: &ProtocolError) {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use ringhub::{
-    CloseCode, Hub, Publication, TopicName,
+    CloseCode, ConnectionFilter, Hub, Publication, TopicName,
     auth::Identity,
     handler::{Accept, Scope, SubscribeOptions},
     metrics::Counter,
@@ -287,4 +287,37 @@ fn posts_to_other_homes_are_answered() {
     for client in &mut subscribers[1] {
         (0..WAITING).for_each(|_| client.expect(text("waits")));
     }
+}
+
+/// The program ends a subscription of `ringhub.v1` whose home is blocked, so that it never was live: the command that
+/// waits for it fails, and its id can be used again.
+#[test]
+fn a_subscription_may_be_ended_before_it_is_live() {
+    let mut stuck = Stuck::new();
+    let hub = stuck.server.hub();
+    let (mut client, id) = loop {
+        let client = Client::open_with(dial(stuck.server.address), "/ws", &["ringhub.v1"], &[]).unwrap();
+        let own = Some(client.stream().local_addr().unwrap());
+        let page = Hub::wait(hub.connection_page(&ConnectionFilter::default(), None, 1_000)).unwrap();
+        let id = page.connections.iter().find(|summary| summary.address == own).unwrap().id;
+        if usize::from(id.shard()) != STUCK {
+            break (client, id);
+        }
+    };
+    stuck.begin();
+    let topic = stuck.topics[STUCK].clone();
+    for command_id in ["\"id\":1,", ""] {
+        client.send_text(&format!(r#"{{"subscribe":{{{command_id}"topic":"{topic}"}}}}"#));
+        client.send_text(r#"{"ping":{}}"#);
+        client.expect(text(r#"{"pong":{}}"#));
+        assert_eq!(Hub::wait(hub.unsubscribe_connection(id, &topic)), Ok(true));
+        let Received::Text(told) = client.receive() else { panic!("no text") };
+        let kind =
+            if command_id.is_empty() { "{\"unsubscribed\":{\"topic\":" } else { "{\"error\":{\"id\":1,\"code\":117," };
+        assert!(told.starts_with(kind) && told.contains("\"name\":\"ended\""), "{told}");
+    }
+    stuck.go.send(()).unwrap();
+    client.send_text(&format!(r#"{{"subscribe":{{"id":1,"topic":"{topic}"}}}}"#));
+    let Received::Text(told) = client.receive() else { panic!("no text") };
+    assert!(told.starts_with("{\"subscribed\":{\"id\":1,"), "{told}");
 }

@@ -24,6 +24,7 @@ const LIMITS: &[&str] = &[
     "--max-bodies=4MiB",
     "--max-idle-topics=100",
     "--max-subscriptions=1",
+    "--max-idempotency=0",
 ];
 
 /// How many subscribers read nothing.

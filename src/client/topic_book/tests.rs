@@ -249,9 +249,9 @@ impl World {
     /// Ends a subscription on the server's side.
     fn end(&mut self, topic: &str) {
         match self.server.topics.remove(topic) {
-            Some(AtServer::Pending(id)) => self.fail(id, 115, false),
+            Some(AtServer::Pending(id)) => self.fail(id, 117, false),
             Some(AtServer::Live) => {
-                let error = r#""code":115,"name":"ended","reason":"x","temporary":false"#;
+                let error = r#""code":117,"name":"ended","reason":"x","temporary":false"#;
                 self.say(format!(r#"{{"unsubscribed":{{"topic":"{PREFIX}{topic}",{error}}}}}"#));
             }
             None => {}

@@ -8,7 +8,7 @@ use crate::{
     config::Config,
     hub::ConnectionId,
     metrics::Counter,
-    proto::{KeepAlive, State, Tick},
+    proto::{CloseCode, KeepAlive, State, Tick},
 };
 
 /// Returns a shard whose server has so much memory, with three subscribers that take nothing, and with a publisher.
@@ -146,6 +146,34 @@ fn the_largest_unfinished_message_is_given_up_before_smaller_backlogs() {
     assert_eq!([Counter::MemoryClosed, Counter::UnfinishedClosed].map(|counter| world.counters.get(counter)), [1, 0]);
     assert!(world.counters.get(Counter::MemoryUnfinished) < 10_000, "its memory is free");
     assert_eq!(take_sent(&world.network, 4).last().map(String::as_str), Some("close 1013"));
+}
+
+/// Commands that wait for a decision count as what their connection holds, and are given up with it. A connection that
+/// is closing already gives them up, too.
+#[test]
+fn the_commands_that_wait_are_given_up_with_their_connection() {
+    let (mut world, budget, ids) = three_subscribers(1_500_000);
+    let [large, small] = [world.connect(usize::MAX, false), world.connect(usize::MAX, false)];
+    while world.shard.turn(Tick(0).begin()) {}
+    world.shard.handlers.note_waiting(large, 1_000_000);
+    world.shard.handlers.note_waiting(small, 1_000);
+    world.publish_at(1, 50);
+    world.shard.turn(Tick(2).begin());
+    assert!(world.counters.get(Counter::MemoryInput) > 1_001_000 && budget.judge() > 0, "{budget:?}");
+    while world.shard.turn(Tick(3).begin()) {}
+    while world.shard.turn(Tick(4).begin()) {}
+    assert_eq!((budget.judge(), budget.is_short()), (0, false));
+    assert_eq!(world.states(ids), [Some(State::Open); 3]);
+    assert_eq!(world.states([large, small, ids[2]]), [Some(State::Closing), Some(State::Open), Some(State::Open)]);
+    let waiting = |world: &World| [large, small].map(|id| world.shard.handlers.waiting_of(id));
+    assert_eq!(waiting(&world)[0], 0);
+    assert_eq!(waiting(&world)[1], world.shard.handlers.waiting_bytes());
+    assert_eq!(take_sent(&world.network, 4).last().map(String::as_str), Some("close 1013"));
+    world.shard.close(small, CloseCode::NORMAL, "");
+    assert!(waiting(&world)[1] > 1_000, "nobody needs the memory");
+    budget.note(1, 1_500_000, 0);
+    while world.shard.turn(Tick(5).begin()) {}
+    assert_eq!(world.shard.handlers.waiting_bytes(), 0);
 }
 
 /// Connections that hold next to nothing are not closed: that would free nothing, and they could not come back.

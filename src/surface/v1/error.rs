@@ -77,6 +77,8 @@ errors! {
     OtherContents = 115 "other_contents" Always;
     /// The message has no key, and its topic asks for one.
     NoKey = 116 "no_key" Always;
+    /// The server has ended the subscription.
+    Ended = 117 "ended" Always;
     /// A token is missing, wrong, expired or revoked.
     Unauthorized = 120 "unauthorized" Always;
     /// The client may not use the topic.

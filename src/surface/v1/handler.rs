@@ -5,7 +5,9 @@
 //! its place, and a subscription is live, when the home of the topic says so.
 
 use std::{
+    cell::Cell,
     future::{Future, ready},
+    rc::Rc,
     time::Instant,
 };
 
@@ -18,7 +20,10 @@ use super::{
 };
 use crate::{
     endpoints::{Judge, PublishGrant},
-    handler::{Accept, Connection, Handler, OpeningRequest, RenewError, Response, SubscribeError},
+    handler::{
+        Accept, Connection, Handler, HeldPublication, OpeningRequest, RenewError, RenewedToken, Response,
+        SubscribeError,
+    },
     hub::{Encodings, Format, Publication, PublishError, PublishOutcome, Scope, SubscribeOptions, TopicName},
     proto::{Message, MessageType, Refusal, State},
 };
@@ -75,6 +80,12 @@ impl Handler for Speaker {
         let end = connection.order_end();
         send(connection, &Answer::subscribed(id, topic.as_str(), end));
     }
+
+    /// Tells the client of a subscription that the program has ended.
+    fn on_unsubscribed(&self, connection: &mut Client<'_>, topic: &TopicName) {
+        let reason = format!("the server has ended the subscription to {topic}");
+        self.end_subscription(connection, topic, &Fault { id: None, code: ErrorCode::Ended, reason });
+    }
 }
 
 impl Speaker {
@@ -95,11 +106,10 @@ impl Speaker {
 
     /// Keeps a command that waits behind another.
     fn keep(&self, connection: &mut Client<'_>, id: Option<u64>, text: &str) {
-        if !connection.state_mut().wait(text) {
+        if !connection.wait_behind(text) {
             let reason = "the commands of this connection that wait for a decision have no room left".into();
             self.fail(connection, Fault { id, code: ErrorCode::TooManyCommands, reason });
         }
-        note_waiting(connection);
     }
 
     /// Carries out the commands that have waited behind another, while the connection is open.
@@ -108,12 +118,12 @@ impl Speaker {
             return;
         }
         while connection.websocket_state() == State::Open
-            && let Some(text) = connection.state_mut().next()
+            && !connection.state().has_to_wait
+            && let Some(text) = connection.next_waiting()
         {
             self.act(connection, parse(&text).expect("the command has been read before"));
         }
         connection.state_mut().is_catching_up = false;
-        note_waiting(connection);
     }
 
     fn act(&self, connection: &mut Client<'_>, Request { id, command }: Request<'_>) {
@@ -153,12 +163,8 @@ impl Speaker {
 
     fn subscribe(&self, connection: &mut Client<'_>, id: Option<u64>, name: &str, has_echo: bool) -> Result<(), Fault> {
         let topic = self.topic(connection, id, name)?;
-        if let Some(&stage) = connection.state().topics.get(&topic) {
-            if stage != Stage::Live || connection.topics().contains(&topic) {
-                return Err(not_subscribed(id, SubscribeError::Already));
-            }
-            // The program that embeds the server has ended the subscription.
-            connection.state_mut().topics.remove(&topic);
+        if connection.is_subscribed(&topic) {
+            return Err(not_subscribed(id, SubscribeError::Already));
         }
         let (speaker, name) = (self.clone(), topic.clone());
         connection.state_mut().has_to_wait = true;
@@ -180,13 +186,13 @@ impl Speaker {
     /// Ends the wait for a decision.
     pub(super) fn go_on(&self, connection: &mut Client<'_>) {
         connection.state_mut().has_to_wait = false;
-        connection.state_mut().held_bytes = 0;
+        connection.hold(None, 0);
         self.catch_up(connection);
     }
 
     fn unsubscribe(&self, connection: &mut Client<'_>, id: Option<u64>, name: &str) -> Result<(), Fault> {
         let topic = self.topic(connection, id, name)?;
-        if let Some(Stage::Joining(id)) = connection.state_mut().topics.remove(&topic) {
+        if let Some(Stage::Joining(id)) = connection.state_mut().remove(&topic) {
             let reason = "the subscription was cancelled before it was live".into();
             self.fail(connection, Fault { id, code: ErrorCode::Cancelled, reason });
         }
@@ -209,8 +215,14 @@ impl Speaker {
         let topic = self.topic(connection, id, name)?;
         let (speaker, name) = (self.clone(), topic.clone());
         connection.state_mut().has_to_wait = true;
-        connection.state_mut().held_bytes = publication.payload().len();
+        let names = [publication.event_name(), publication.key_name(), publication.id_name()];
+        let names: usize = names.into_iter().flatten().map(str::len).sum();
+        let bytes = size_of::<Publication>() + publication.payload().len() + names;
+        let held = HeldPublication::new(Cell::new(Some(publication)));
+        let taken = Rc::clone(&held);
         self.judge.may_publish(connection, &topic, move |connection, decided| {
+            // A connection that is closing has given its messages up.
+            let Some(publication) = taken.take() else { return };
             let granted = decided.and_then(|grant: PublishGrant| grant.check(publication));
             match granted {
                 Ok(publication) => speaker.publish_granted(connection, id, &name, publication),
@@ -218,7 +230,9 @@ impl Speaker {
             }
             speaker.go_on(connection);
         });
-        note_waiting(connection);
+        if connection.state().has_to_wait {
+            connection.hold(Some(held), bytes);
+        }
         Ok(())
     }
 
@@ -250,7 +264,7 @@ impl Speaker {
     }
 
     fn refresh(&self, connection: &mut Client<'_>, id: Option<u64>, token: &str) -> Result<(), Fault> {
-        if connection.renewed_token() == Some(token) {
+        if connection.renewed_token().is_some_and(|renewed| renewed.as_str() == token) {
             self.refreshed(connection, id);
             return Ok(());
         }
@@ -258,7 +272,9 @@ impl Speaker {
             let reason = format!("a connection may refresh its token once in {} s", REFRESH_INTERVAL.as_secs());
             return Err(Fault { id, code: ErrorCode::TooManyCommands, reason });
         }
+        self.judge.may_show_token(connection).map_err(|refusal| refused(id, &refusal))?;
         connection.state_mut().has_to_wait = true;
+        connection.hold(None, size_of::<RenewedToken>() + token.len());
         let speaker = self.clone();
         match connection.accept_token(token) {
             Err(RenewError::MustWait) => {
@@ -292,14 +308,17 @@ impl Speaker {
         }
     }
 
-    /// Ends a subscription that the client may not have any more, and tells the client. The program that embeds the
-    /// server may have subscribed the client.
+    /// Ends a subscription that the client may not have any more, and tells the client. A command that waits for the
+    /// subscription to be live fails.
     pub(super) fn end_subscription(&self, connection: &mut Client<'_>, topic: &TopicName, fault: &Fault) {
-        let stage = connection.state_mut().topics.remove(topic);
+        let stage = connection.state_mut().remove(topic);
         connection.unsubscribe(topic);
         match stage {
-            Some(Stage::Joining(id)) => self.fail(connection, Fault { id, ..fault.clone() }),
-            Some(Stage::Live) | None => {
+            Some(Stage::Joining(Some(id))) => self.fail(connection, Fault { id: Some(id), ..fault.clone() }),
+            stage => {
+                if stage.is_some_and(|stage| stage != Stage::Live) {
+                    connection.state_mut().end(None);
+                }
                 let because = Some(fault.into());
                 send(connection, &Answer::Unsubscribed(Unsubscribed { id: None, topic: topic.as_str(), because }));
             }
@@ -310,12 +329,6 @@ impl Speaker {
 /// Sends an answer. A client that does not take its answers is a slow consumer, which the server closes.
 fn send(connection: &mut Client<'_>, answer: &Answer<'_>) {
     _ = connection.send_text(answer.text());
-}
-
-/// Notes the memory of the commands that wait.
-fn note_waiting(connection: &mut Client<'_>) {
-    let bytes = connection.state().waiting_bytes();
-    connection.note_waiting(bytes);
 }
 
 /// Returns the options of a subscription.

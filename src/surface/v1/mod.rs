@@ -20,6 +20,7 @@ mod tests;
 use std::sync::Arc;
 
 pub use self::options::{PATTERN, PROTOCOL};
+pub(crate) use self::talk::COMMANDS_MAX;
 use self::{
     encode::{AS_BINARY, AS_JSON},
     handler::Speaker,

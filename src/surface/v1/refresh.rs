@@ -1,7 +1,7 @@
 //! A `refresh` under way: judges the topics of its connection by the new token, some in each turn, before the token
 //! takes the place of the earlier one.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use super::{
     command::Fault,
@@ -43,13 +43,17 @@ impl Speaker {
         let mut token = match accepted {
             Ok(token) => token,
             Err(error) => {
+                if let RenewError::Refused(refusal) = &error {
+                    self.judge.count_guess(connection, refusal);
+                }
                 self.fail(connection, not_renewed(id, &error));
                 return self.go_on(connection);
             }
         };
         // The gates of other routes have found identities by the old token.
         token.identities.forget_others();
-        let topics = connection.state().topics.keys().cloned().collect();
+        let topics: Vec<TopicName> = connection.state().topics.keys().cloned().collect();
+        connection.hold(None, token.bytes() + size_of_val(&topics[..]));
         let refresh = Refresh { id, token, topics, judging: 0, refused: Vec::new(), undecided: None };
         refresh.judge_some(self, connection);
     }
@@ -67,20 +71,24 @@ impl Refresh {
             return self.finish(speaker, connection);
         }
         self.judging = topics.len();
-        let AcceptedToken { identities, token } = &self.token;
-        let token = AcceptedToken { identities: identities.clone(), token: token.clone() };
+        let (identities, token) = (Arc::new(self.token.identities.clone()), self.token.token.clone());
         let shared: Shared = Rc::new(RefCell::new(Some(self)));
         for topic in topics {
             let (speaker, shared, name) = (speaker.clone(), Rc::clone(&shared), topic.clone());
-            speaker.judge.clone().may_subscribe_by(connection, &token, &topic, move |connection, decided| {
-                let mut place = shared.borrow_mut();
-                let Some(refresh) = place.as_mut() else { return };
-                if refresh.note(name, decided) {
-                    let refresh = place.take();
-                    drop(place);
-                    refresh.into_iter().for_each(|refresh| refresh.go_on(&speaker, connection));
-                }
-            });
+            speaker.judge.clone().may_subscribe_by(
+                connection,
+                (&identities, &token),
+                &topic,
+                move |connection, decided| {
+                    let mut place = shared.borrow_mut();
+                    let Some(refresh) = place.as_mut() else { return };
+                    if refresh.note(name, decided) {
+                        let refresh = place.take();
+                        drop(place);
+                        refresh.into_iter().for_each(|refresh| refresh.go_on(&speaker, connection));
+                    }
+                },
+            );
         }
     }
 

@@ -1,8 +1,7 @@
 //! The state of a connection: its topics, and its commands that have not been answered.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    fmt,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -13,7 +12,7 @@ use super::{
 use crate::hub::TopicName;
 
 /// The state of a connection.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Talk {
     /// The topic of the path, if the path names one. The client may use no other topic.
     pub(super) of_path: Option<TopicName>,
@@ -21,11 +20,6 @@ pub(super) struct Talk {
     pub(super) topics: HashMap<TopicName, Stage>,
     /// Whether a command has to wait for a decision. All later commands wait behind it.
     pub(super) has_to_wait: bool,
-    /// The commands that wait behind another, as they came.
-    behind: VecDeque<Box<str>>,
-    behind_bytes: usize,
-    /// The bytes of the payload of a command that waits for a decision.
-    pub(super) held_bytes: usize,
     /// The time of the last `refresh` that the judge was asked about.
     refreshed: Option<Instant>,
     /// Whether the commands that have waited are carried out now.
@@ -74,35 +68,26 @@ impl Talk {
     pub(super) fn end(&mut self, id: Option<u64>) {
         if let Some(id) = id {
             self.ids.remove(&id);
+            if self.ids.is_empty() && self.ids.capacity() > KEPT {
+                self.ids = HashSet::new();
+            }
         }
         self.under_way = self.under_way.saturating_sub(1);
     }
 
-    /// Keeps a command that waits behind another. Returns whether there was room.
-    pub(super) fn wait(&mut self, text: &str) -> bool {
-        // One command of any size has room, and is not counted.
-        let first = self.behind.front().map_or(text.len(), |first| first.len());
-        let has_room = self.behind_bytes + text.len() - first <= BEHIND_BYTES_MAX;
-        if has_room {
-            self.behind_bytes += text.len();
-            self.behind.push_back(text.into());
-        }
-        has_room
+    /// Returns how many topics and ids the tables have room for.
+    #[cfg(test)]
+    pub(super) fn capacities(&self) -> [usize; 2] {
+        [self.topics.capacity(), self.ids.capacity()]
     }
 
-    /// Takes the next command that has waited, unless the one before has to wait itself.
-    pub(super) fn next(&mut self) -> Option<Box<str>> {
-        if self.has_to_wait {
-            return None;
+    /// Takes a topic out. The memory of many topics is not kept for few.
+    pub(super) fn remove(&mut self, topic: &TopicName) -> Option<Stage> {
+        let stage = self.topics.remove(topic);
+        if self.topics.capacity() > KEPT && self.topics.len() < self.topics.capacity() / 4 {
+            self.topics.shrink_to(2 * self.topics.len());
         }
-        let text = self.behind.pop_front()?;
-        self.behind_bytes -= text.len();
-        Some(text)
-    }
-
-    /// Returns the bytes of the commands that wait, roughly.
-    pub(super) fn waiting_bytes(&self) -> usize {
-        self.held_bytes + self.behind_bytes
+        stage
     }
 
     /// Returns whether the judge may be asked about another token now, and notes that it is.
@@ -120,21 +105,11 @@ impl Talk {
     }
 }
 
-/// Never shows the commands that wait: one may have a token.
-impl fmt::Debug for Talk {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Talk { topics, under_way, behind, .. } = self;
-        let mut shown = f.debug_struct("Talk");
-        shown.field("topics", topics).field("under_way", under_way).field("behind", &behind.len());
-        shown.finish_non_exhaustive()
-    }
-}
-
 /// The most commands of a connection that are not answered.
 pub(crate) const COMMANDS_MAX: usize = 256;
 
-/// The most bytes of commands that wait behind another, beyond the first.
-pub(crate) const BEHIND_BYTES_MAX: usize = 64 * 1_024;
-
 /// The least time between two tokens of a connection about which the judge is asked.
 pub(crate) const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Ids and topics that a table has room for although it has fewer.
+const KEPT: usize = 32;

@@ -9,7 +9,7 @@ use super::{
     encode::{GROWTH_AS_BINARY, GROWTH_AS_JSON, lag, message_as_binary, message_as_json},
     error::{ERRORS, ErrorCode},
     options::{Names, TalkOptions},
-    talk::{BEHIND_BYTES_MAX, COMMANDS_MAX, REFRESH_INTERVAL, Talk},
+    talk::{COMMANDS_MAX, REFRESH_INTERVAL, Stage, Talk},
 };
 use crate::{
     hub::{Encodable, Lag, Overflow, Place, Publication, TopicName},
@@ -222,20 +222,20 @@ fn commands_under_way_are_bounded() {
     assert_eq!(talk.begin(&request(Some(2))), Ok(()));
 }
 
+/// Whoever had many topics and commands once keeps no memory of them.
 #[test]
-fn commands_behind_another_are_bounded() {
+fn the_memory_of_many_is_not_kept_for_few() {
     let mut talk = Talk::default();
-    let large = "x".repeat(BEHIND_BYTES_MAX + 1);
-    let half = &large[..BEHIND_BYTES_MAX / 2];
-    assert!(talk.wait(&large), "one of any size has room");
-    assert!(talk.wait(half) && talk.wait(half) && !talk.wait("y"));
-    assert_eq!(talk.waiting_bytes(), 2 * BEHIND_BYTES_MAX + 1);
-    talk.has_to_wait = true;
-    assert_eq!(talk.next(), None);
-    talk.has_to_wait = false;
-    assert_eq!(talk.next().as_deref(), Some(&*large));
-    assert!(talk.wait(half) && !talk.wait("y"));
-    assert!(talk.next().is_some() && talk.wait("y"));
+    let topic = |number: usize| TopicName::new(&number.to_string()).unwrap();
+    for number in 0..1_024 {
+        talk.topics.insert(topic(number), Stage::Live);
+    }
+    (0..COMMANDS_MAX as u64).for_each(|id| talk.begin(&Request { id: Some(id), command: Command::Ping }).unwrap());
+    assert!((1..1_024).all(|number| talk.remove(&topic(number)) == Some(Stage::Live)));
+    (0..COMMANDS_MAX as u64).for_each(|id| talk.end(Some(id)));
+    let [topics, ids] = talk.capacities();
+    assert!(topics <= 64 && ids <= 64, "{topics} {ids}");
+    assert_eq!(talk.topics.len(), 1);
 }
 
 #[test]
@@ -266,14 +266,6 @@ fn no_form_grows_beyond_its_growth() {
             assert!(as_binary.len() as u64 <= GROWTH_AS_BINARY.largest(size as u64), "{size}: {}", as_binary.len());
         }
     }
-}
-
-/// A command that waits may be a token.
-#[test]
-fn no_debug_shows_what_waits() {
-    let mut talk = Talk::default();
-    assert!(talk.wait(r#"{"refresh":{"token":"s3cret"}}"#));
-    assert!(!format!("{talk:?}").contains("s3cret"));
 }
 
 /// docs/protocol.md has the table of errors.

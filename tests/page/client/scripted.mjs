@@ -458,7 +458,7 @@ test("who unsubscribes while the server ends the subscription has what was asked
   await subscribed;
   const unsubscribed = hub.unsubscribe("plan"), unknown = hub.unsubscribe("unknown");
   await soon();
-  sockets[0].say({ unsubscribed: { topic: "plan", code: 115, name: "ended", reason: "no", temporary: false } });
+  sockets[0].say({ unsubscribed: { topic: "plan", code: 117, name: "ended", reason: "no", temporary: false } });
   const notSubscribed = { code: 111, name: "not_subscribed", reason: "no", temporary: false };
   sockets[0].sent.slice(-2).forEach(text => sockets[0].say({ error: { id: member(text, "id"), ...notSubscribed } }));
   assert.deepEqual(await unsubscribed, { topic: "plan" });

@@ -10,7 +10,7 @@ use std::{
 use super::{PROTOCOL, expect_subscribed, json};
 use crate::{
     callbacks::Application,
-    support::{Client, Server, dial, exchange, post, program, text},
+    support::{Client, Counts, Server, dial, exchange, post, program, text},
     tokens::{issuer, sign, sign_with},
 };
 
@@ -260,4 +260,73 @@ fn commands_wait_behind_a_decision() {
     assert_eq!(named("not_subscribed") + named("too_many_commands"), 291);
     assert!(named("too_many_commands") >= 291 - 248, "no more wait than 256");
     client.expect_nothing();
+}
+
+/// Commands that wait for a decision take the memory: the connections that hold the most of them are closed, and others
+/// are served. Their memory is counted, and free afterwards.
+#[test]
+fn commands_that_wait_are_given_up_when_memory_is_short() {
+    let application = Application::start();
+    let file = "shards = 1\nmax_memory = \"48MiB\"\ncallback_timeout = \"60s\"\nhandshake_timeout = \
+                \"60s\"\n[[topics]]\nmatch = \"orders/*\"\npublish = \"callback\"\n[[routes]]\nmatch = \
+                \"/ws\"\nhandler = \"ringhub.v1\"\n";
+    let server = start("memory", file, &application.flags());
+    let open = || Client::open_with(dial(server.address()), "/ws", &[PROTOCOL], &[("Cookie", "ann")]);
+    let held = |counts: &Counts| counts.get("memory_bytes{kind=\"input\"}");
+    let mut honest = open().unwrap();
+    honest.send_text(r#"{"subscribe":{"id":1,"topic":"news","echo":true}}"#);
+    expect_subscribed(&mut honest, Some(1), "news");
+    application.hold();
+    let large = "x".repeat(1_000_000);
+    let mut hoarders: Vec<Client> = Vec::new();
+    let before = held(&server.counts());
+    // The memory is looked at once in a tick, in which more may come.
+    for number in 0..100 {
+        let Ok(mut client) = open() else { break };
+        for topic in ["orders/1", "news"] {
+            client.send_text(&format!(r#"{{"publish":{{"topic":"{topic}","data":"{large}"}}}}"#));
+        }
+        client.send_text(r#"{"ping":{}}"#);
+        hoarders.push(client);
+        if number == 0 {
+            hoarders[0].expect(text(r#"{"pong":{}}"#));
+            let is_counted = |counts: &Counts| (before + 1_900_000..before + 2_400_000).contains(&held(counts));
+            server.counts_until("two payloads are counted", is_counted);
+        }
+    }
+    assert!(hoarders.len() >= 15, "{} hoarders", hoarders.len());
+    let counts = server.counts_until("hoarders are closed", |counts| counts.get("memory_closed_total") > 0);
+    assert_eq!((counts.get("slow_closed_total"), counts.get("unfinished_closed_total")), (0, 0));
+    honest.send_text(r#"{"publish":{"topic":"news","data":"still served"}}"#);
+    assert_eq!(json(&mut honest)["message"]["data"], "still served");
+    drop(hoarders);
+    server.counts_until("the memory is free", |counts| held(counts) < before + 2_000_000);
+    application.let_go();
+}
+
+/// Tokens cannot be guessed by `refresh` faster than by opening requests.
+#[test]
+fn tokens_are_not_guessed_by_refreshes() {
+    let file = "shards = 1\nmax_guess_rate = \"2/h\"\n[[routes]]\nmatch = \"/ws\"\nhandler = \"ringhub.v1\"\n\
+                [routes.bearer.tokens]\nann = [\"the-first-token-of-ann\", \"the-second-token-of-ann\"]\n";
+    let server = start("guesses", file, &[]);
+    let open = || {
+        let protocols = [PROTOCOL, "access_token", "the-first-token-of-ann"];
+        Client::open_with(dial(server.address()), "/ws", &protocols, &[]).unwrap()
+    };
+    let mut clients: Vec<Client> = (0..4).map(|_| open()).collect();
+    let mut refresh = |client: usize, token: &str| {
+        clients[client].send_text(&format!(r#"{{"refresh":{{"id":1,"token":"{token}"}}}}"#));
+        json(&mut clients[client])
+    };
+    assert_eq!(refresh(0, "the-second-token-of-ann")["refreshed"]["id"], 1);
+    assert_eq!(refresh(1, "a-guess")["error"]["name"], "unauthorized");
+    assert_eq!(refresh(2, "another-guess")["error"]["name"], "unauthorized");
+    let error = refresh(3, "the-second-token-of-ann")["error"].clone();
+    assert_eq!(
+        (&error["code"], &error["name"], &error["temporary"]),
+        (&131.into(), &"too_many_requests".into(), &true.into())
+    );
+    assert_eq!(refresh(0, "the-second-token-of-ann")["refreshed"]["id"], 1, "that token is known already");
+    assert_eq!(server.counts().get("rate_refused_total{rate=\"guesses\"}"), 1);
 }
