@@ -181,6 +181,10 @@ counters! {
     Topics "topics" "topics" Gauge Shard;
     /// Subscriptions of connections to topics with names.
     Subscriptions "subscriptions" "subscriptions" Gauge Shard;
+    /// Messages that the histories of topics keep.
+    HistoryMessages "history_messages" "messages" Gauge Shard;
+    /// Messages that left their history early, because all histories together were beyond `history_memory`.
+    HistoryEvicted "history_evicted_total" "messages" Counter Shard;
     /// Messages received from clients: from WebSockets on shards, by HTTP on the control thread.
     MessagesIn "messages_in_total" "messages" Counter ShardAndControl;
     /// Bytes received on established connections, and of bodies that were published.
@@ -249,6 +253,8 @@ counters! {
     MemoryTopics "memory_bytes{kind=\"topics\"}" "bytes" Gauge Shard;
     /// Bytes of the idempotency keys that are remembered.
     MemoryIds "memory_bytes{kind=\"idempotency\"}" "bytes" Gauge Shard;
+    /// Bytes of the histories of topics.
+    MemoryHistory "memory_bytes{kind=\"history\"}" "bytes" Gauge Shard;
     /// Bytes of bodies of requests.
     MemoryBodies "memory_bytes{kind=\"bodies\"}" "bytes" Gauge Control;
     /// Bytes of the tables of rates, of revocations, and of the callback's answers, roughly.

@@ -331,6 +331,8 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         }
     });
     let gathered = faults.keep(gathered_bytes_max(settings, message));
+    let history = settings.history_memory.unwrap_or(Size(memory.flatten().map_or(256 << 20, |memory| memory / 4)));
+    let history = faults.keep(size_within("history_memory", history, 0, Limits::SIZE_MAX));
     let of_each = NonZeroU64::new(shards as u64).unwrap_or(NonZeroU64::MIN);
     let unfinished =
         backlog.and_then(|backlog| faults.keep(unfinished_bytes_max(settings, shards, backlog, memory.flatten())));
@@ -361,6 +363,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         topics_idle_max: settings.max_idle_topics,
         ids_window: ids_window?.0,
         ids_bytes_max: ids? as usize,
+        history_bytes_max: history? as usize,
         revocations_max: settings.max_revocations,
     })
 }

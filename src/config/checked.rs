@@ -189,6 +189,9 @@ pub struct Limits {
     /// Bytes of memory of the ids that are remembered. Each shard has an equal part, for the topics whose home it is.
     /// Beyond it a publication with a further id is answered 503: none is forgotten before its end.
     pub ids_bytes_max: usize,
+    /// Bytes of the histories of all topics, of which each shard has an equal part. Beyond it the histories that have
+    /// not been used for the longest time are forgotten.
+    pub history_bytes_max: usize,
     /// Revocations of identities and tokens in force. Beyond it a further one is answered 503: none is forgotten before
     /// its end. Each costs at most some 700 bytes.
     pub revocations_max: usize,
@@ -218,6 +221,16 @@ impl Limits {
 }
 
 impl Config {
+    /// Returns whether a rule of topics keeps messages.
+    pub(super) fn keeps_history(&self) -> bool {
+        self.topics.iter().any(|given| given.rule.rules().kept.keeps_messages())
+    }
+
+    /// Returns the bytes of the histories of one shard.
+    pub(crate) fn history_bytes_max_of_shard(&self) -> usize {
+        self.limits.history_bytes_max / self.shards.max(1)
+    }
+
     /// Returns the authenticator of topics at their usual path, which holds if the file has no routes: the issuers and
     /// the callback must both admit.
     pub(crate) fn authenticator_of_topics(&self) -> Option<Arc<dyn Authenticator>> {

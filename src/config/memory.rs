@@ -158,6 +158,14 @@ impl Config {
                 ),
             ),
             (
+                "histories",
+                if self.keeps_history() { limits.history_bytes_max as u64 } else { 0 },
+                format!(
+                    "{} (history_memory), if a rule of topics keeps messages",
+                    Size(limits.history_bytes_max as u64)
+                ),
+            ),
+            (
                 "requests to other servers",
                 requests,
                 format!(

@@ -393,6 +393,15 @@ settings! {
         /// Topics that no connection uses, but whose offsets each shard remembers.
         max_idle_topics: usize, COUNT ["0 or more"], Is("10000"), Yes;
 
+        /// Memory of the histories of all topics, of which each shard has an equal part. Beyond it the histories that
+        /// have not been used for the longest time are forgotten.
+        history_memory: Option<Size>, SIZE ["0 or more"],
+        Otherwise {
+            words: "a quarter of max_memory, or 256MiB if that is off",
+            example: "256MiB",
+            effective: |config| bytes(config.limits.history_bytes_max),
+        }, Yes;
+
         /// Send buffer of each connection's socket (SO_SNDBUF).
         send_buffer: Option<Size>, SIZE ["0 or more"],
         Otherwise { words: "the kernel's tuning", example: "64KiB", effective: UNSET }, Yes;

@@ -241,8 +241,8 @@ const EXAMPLE_ROUTES: &str = r#"
 
 # Who may use topics. These tables stand at the end of the file, as routes do. match is a topic's
 # name, "a/*" (a segment more), "a/**" (anything more), or a list of these; the most precise one
-# that has a topic holds alone. subscribe and publish (presence and history, for which there are no
-# requests yet) are: "admitted", whoever the routes admit, as far as the sender's grants go;
+# that has a topic holds alone. subscribe, publish and history, its earlier messages (and presence, for
+# which there are no requests yet) are: "admitted", whoever the routes admit, as far as the sender's grants go;
 # "granted", only a sender whose grants have the topic; "anyone", whoever the routes admit, whatever
 # the grants; "callback", whoever the application admits when it is asked; "nobody". Grants are the
 # topics in the claims of a token, or in the application's answer about the request.
@@ -262,6 +262,14 @@ const EXAMPLE_ROUTES: &str = r#"
 #backlog_bytes = "1MiB"
 #backlog_messages = 1000
 #backlog_age = "10s"
+# What is kept of a topic's messages, for readers of GET with Accept: application/json. The limits
+# hold together; retain keeps the newest message beyond history_age. See also history_memory.
+#[[topics]]
+#match = "chat/*"
+#history_messages = 100
+#history_bytes = "256KiB"
+#history_age = "1h"
+#retain = true
 "#;
 
 const EXAMPLE_ISSUERS: &str = r##"

@@ -19,11 +19,11 @@ use super::{
 use crate::{
     auth::{Credentials, Identities, Identity},
     endpoints::{
-        AdmittedSender, BodyLimit, Commands, Denied, Endpoint, Endpoints, HttpEndpoint, HttpRequest, Intent,
-        PublishGrant, Publishing,
+        AdmittedSender, BodyLimit, Commands, Denied, Endpoint, Endpoints, Forgetting, HttpEndpoint, HttpRequest,
+        Intent, PublishGrant, Publishing, Reading,
     },
     handler::Parameters,
-    hub::{Publication, PublishError, TopicName},
+    hub::{HistoryQuery, Publication, PublishError, TopicName},
     proto::{HandshakeError, Refusal, RefusalCause, RequestHead},
 };
 
@@ -216,6 +216,16 @@ impl Commands for RequestCommands {
         };
         let publishing = self.shared.publisher.publish_body(grant.into_topic(), message);
         Box::pin(async move { publishing.await.map_err(refused) })
+    }
+
+    fn read_history(&self, topic: TopicName, query: HistoryQuery) -> Reading {
+        let publisher = self.shared.publisher.clone();
+        Box::pin(async move { publisher.read_history(topic, query).await.ok_or_else(Refusal::leaving) })
+    }
+
+    fn forget_history(&self, topic: TopicName) -> Forgetting {
+        let publisher = self.shared.publisher.clone();
+        Box::pin(async move { publisher.forget_history(topic).await.ok_or_else(Refusal::leaving) })
     }
 }
 

@@ -22,8 +22,8 @@ use super::{
 use crate::{
     clock::Clock,
     hub::{
-        Arrival, Command, ConnectionId, ExternalEnd, Place, Posted, Publication, PublishError, PublishOutcome, Reply,
-        SubscribeOutcome, TopicName, home,
+        Arrival, Command, ConnectionId, ExternalEnd, HistoryPage, HistoryQuery, Place, Posted, Publication,
+        PublishError, PublishOutcome, Reply, SubscribeOutcome, TopicName, home,
     },
     metrics::{Counter, Counters},
 };
@@ -162,6 +162,25 @@ impl Publisher {
     /// Sends a command to a shard, and waits for the reply. Returns `None` if the server has ended meanwhile.
     pub(crate) async fn command(&self, shard: u16, command: Command) -> Option<Reply> {
         self.request(ShardRequest::Command { shard, command }).await
+    }
+
+    /// Reads a part of the history of a topic. Returns `None` if the server has ended meanwhile.
+    pub(crate) async fn read_history(&self, topic: TopicName, query: HistoryQuery) -> Option<HistoryPage> {
+        let shard = home(&topic, self.queues().await?.len() as u16);
+        match self.command(shard, Command::ReadHistory { topic, query }).await? {
+            Reply::History(page) => Some(*page),
+            _ => None,
+        }
+    }
+
+    /// Forgets the history of a topic, and returns how many messages were kept. Returns `None` if the server has ended
+    /// meanwhile.
+    pub(crate) async fn forget_history(&self, topic: TopicName) -> Option<u64> {
+        let shard = home(&topic, self.queues().await?.len() as u16);
+        match self.command(shard, Command::ForgetHistory(topic)).await? {
+            Reply::Forgotten(messages) => Some(messages),
+            _ => None,
+        }
     }
 
     /// Sends a command to each of `shards` shards, and waits for the replies, which are in the order of the shards.

@@ -16,7 +16,7 @@ use super::{denied::Denied, intent::ReadIntent, values::RouteValues, waiting::un
 use crate::{
     auth::{Answers, Credentials, Identity},
     handler::{Parameters, Response},
-    hub::{KeyPointer, Place, Publication, TopicName},
+    hub::{HistoryPage, HistoryQuery, KeyPointer, Place, Publication, TopicName},
     proto::{Refusal, RequestHead},
 };
 
@@ -154,7 +154,27 @@ pub(crate) trait Commands: Send + Sync {
     /// 413 for a message that is too large; 503 if too many bodies wait for the topic's home, or if the server leaves
     /// and has not published the message.
     fn publish(&self, grant: PublishGrant, message: Publication) -> Publishing;
+
+    /// Reads a part of the history of a topic.
+    ///
+    /// # Errors
+    ///
+    /// 503 if the server leaves.
+    fn read_history(&self, topic: TopicName, query: HistoryQuery) -> Reading;
+
+    /// Forgets the history of a topic, and returns how many messages were kept.
+    ///
+    /// # Errors
+    ///
+    /// 503 if the server leaves.
+    fn forget_history(&self, topic: TopicName) -> Forgetting;
 }
+
+/// The work that ends with a part of a history.
+pub(crate) type Reading = Pin<Box<dyn Future<Output = Result<HistoryPage, Refusal>> + Send>>;
+
+/// The work that ends with the number of messages that were forgotten.
+pub(crate) type Forgetting = Pin<Box<dyn Future<Output = Result<u64, Refusal>> + Send>>;
 
 /// The work that ends with the place of a message.
 pub(crate) type Publishing = Pin<Box<dyn Future<Output = Result<Place, Refusal>> + Send>>;
@@ -190,6 +210,30 @@ impl HttpRequest {
         let ask = || self.commands.authorize(&credentials, self.route, topic);
         let judged = until_decided(self.commands.wait_max(), pending(), ask).await;
         judged.map_err(|denied| self.commands.refusal(denied))
+    }
+
+    /// Reads a part of the history of the topic of the path, which the judge has admitted for
+    /// [`Intent::ReadHistory`](super::Intent::ReadHistory).
+    ///
+    /// # Errors
+    ///
+    /// 404 if the path names no topic; 503 if the server leaves.
+    pub(crate) fn read_history(&self, query: HistoryQuery) -> Result<Reading, Refusal> {
+        Ok(self.commands.read_history(self.topic_of_path()?, query))
+    }
+
+    /// Forgets the history of the topic of the path, which the judge has admitted for
+    /// [`Intent::ForgetHistory`](super::Intent::ForgetHistory).
+    ///
+    /// # Errors
+    ///
+    /// 404 if the path names no topic; 503 if the server leaves.
+    pub(crate) fn forget_history(&self) -> Result<Forgetting, Refusal> {
+        Ok(self.commands.forget_history(self.topic_of_path()?))
+    }
+
+    fn topic_of_path(&self) -> Result<TopicName, Refusal> {
+        self.topic.clone().ok_or_else(|| Refusal::new(404, "this path names no topic"))
     }
 
     /// Publishes a message, and waits for its place in the order of the topic.

@@ -14,6 +14,10 @@ pub(crate) enum Intent {
     Attach { subscribes: bool, publishes: bool },
     /// Publish to a topic.
     Publish,
+    /// Read the history of a topic.
+    ReadHistory,
+    /// Forget the history of a topic.
+    ForgetHistory,
     /// Read the metrics.
     ReadMetrics,
     /// Read the busiest topics and the largest backlogs, with the addresses of clients.
@@ -30,6 +34,8 @@ impl Intent {
             Intent::Attach { subscribes: true, publishes: true } => &[Right::Subscribe, Right::Publish],
             Intent::Attach { subscribes: true, publishes: false } => &[Right::Subscribe],
             Intent::Attach { subscribes: false, .. } | Intent::Publish => &[Right::Publish],
+            Intent::ReadHistory => &[Right::Subscribe],
+            Intent::ForgetHistory => &[Right::Administer],
             Intent::ReadMetrics => &[Right::Metrics],
             Intent::ReadTop | Intent::Administer => &[Right::Administer],
         }
@@ -42,6 +48,9 @@ impl Intent {
             Intent::Attach { subscribes: true, publishes: true } => &[TopicRight::Subscribe, TopicRight::Publish],
             Intent::Attach { subscribes: true, publishes: false } => &[TopicRight::Subscribe],
             Intent::Attach { subscribes: false, .. } | Intent::Publish => &[TopicRight::Publish],
+            Intent::ReadHistory => &[TopicRight::History],
+            // The server's own token is enough, whoever may read the topic.
+            Intent::ForgetHistory => &[],
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     connection_id::ConnectionId,
+    history_page::{HistoryPage, HistoryQuery},
     listing::{ConnectionFilter, PagePart, TopicPart, Who},
     publication::Place,
     publish_error::{PublishError, PublishOutcome},
@@ -126,6 +127,15 @@ pub enum Command {
     },
     /// Return how many subscribers each of these topics has on the shard.
     CountSubscribers(Arc<[TopicName]>),
+    /// Return a part of the history of a topic whose home is the shard.
+    ReadHistory {
+        /// The topic.
+        topic: TopicName,
+        /// The part.
+        query: HistoryQuery,
+    },
+    /// Forget the history of a topic whose home is the shard.
+    ForgetHistory(TopicName),
     /// Make one connection a subscriber of a topic. The answer comes when the subscription is live.
     Subscribe {
         /// The connection.
@@ -173,6 +183,10 @@ pub enum Reply {
     Topics(Box<TopicPart>),
     /// The outcome of a [`Command::CountSubscribers`], in the order of the topics.
     Counts(Box<[u32]>),
+    /// The outcome of a [`Command::ReadHistory`].
+    History(Box<HistoryPage>),
+    /// The outcome of a [`Command::ForgetHistory`]: how many messages were kept.
+    Forgotten(u64),
     /// The outcome of a [`Command::Subscribe`].
     Subscribed(SubscribeOutcome),
 }

@@ -7,7 +7,7 @@ use super::{
     connection_id::ConnectionId,
     encoding::DearFormats,
     memory::{ALLOCATION, pinned},
-    publication::{Place, Posted},
+    publication::{OrderEnd, Place, Posted},
     topic_name::TopicName,
 };
 
@@ -124,15 +124,6 @@ pub enum Delivery {
     },
 }
 
-/// The end of a topic's order, as far as it is known: the place of the last message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OrderEnd {
-    /// The life of the topic.
-    pub epoch: u64,
-    /// The offset of the last message; 0 before the first.
-    pub offset: u64,
-}
-
 /// The memory that an entry of a lane takes and keeps alive: its own place, its allocations, its frame. Memory that
 /// several entries share is charged to each.
 pub(super) trait Weight: Sized {
@@ -183,7 +174,9 @@ impl Reply {
             // The names belong to the topics.
             Reply::Topics(part) => 2 * ALLOCATION + size_of_val(&**part) + size_of_val(&*part.topics),
             Reply::Counts(counts) => ALLOCATION + size_of_val(&**counts),
-            Reply::Published(_)
+            Reply::History(page) => ALLOCATION + page.kept(),
+            Reply::Forgotten(_)
+            | Reply::Published(_)
             | Reply::NotPublished(_)
             | Reply::Sent(_)
             | Reply::Done(_)
@@ -212,7 +205,10 @@ impl Command {
                 ALLOCATION + size_of_val(&**filter) + filter.identity.as_ref().map_or(0, |name| name.len())
             }
             Command::CountSubscribers(topics) => ALLOCATION + size_of_val(&**topics),
-            Command::Subscribe { topic, .. } | Command::Unsubscribe { topic, .. } => ALLOCATION + topic.as_str().len(),
+            Command::Subscribe { topic, .. }
+            | Command::Unsubscribe { topic, .. }
+            | Command::ReadHistory { topic, .. }
+            | Command::ForgetHistory(topic) => ALLOCATION + topic.as_str().len(),
             Command::List | Command::Top | Command::KeepAlive { .. } | Command::Topics { .. } => 0,
         }
     }

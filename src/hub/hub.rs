@@ -16,6 +16,7 @@ use super::{
     due::Due,
     encoding::Encodings,
     end_role::{EndRole, EngineTopics},
+    histories::Histories,
     ids::{IdCounts, IdLimits, Ids},
     listing::{LOOKS_MAX, TOPICS_PER_STEP, TopicPart},
     mesh::MeshEnd,
@@ -41,6 +42,8 @@ pub struct HubLimits {
     pub gathered_bytes_max: usize,
     /// The ids of publications that the hub remembers.
     pub ids: IdLimits,
+    /// Bytes of the histories of all topics whose home is this shard.
+    pub history_bytes_max: usize,
 }
 
 impl Default for HubLimits {
@@ -50,6 +53,7 @@ impl Default for HubLimits {
             topics_idle_max: 10_000,
             gathered_bytes_max: 4 << 20,
             ids: IdLimits::default(),
+            history_bytes_max: 64 << 20,
         }
     }
 }
@@ -115,6 +119,7 @@ pub struct ShardHub<T: Attachment = ()> {
     pub(super) turn_us: u64,
     /// The subscriptions of all connections to topics with public names.
     pub(super) subscribed: usize,
+    pub(super) histories: Histories,
     /// The notes of a simulated run.
     #[cfg(test)]
     pub(crate) journal: Option<Box<super::testing::Journal>>,
@@ -148,6 +153,7 @@ impl<T: Attachment> ShardHub<T> {
             now: Millis::default(),
             turn_us: 0,
             subscribed: 0,
+            histories: Histories::default(),
             #[cfg(test)]
             journal: None,
         }

@@ -4,11 +4,12 @@
 //! The files are listed from the lowest floor to the highest. A file imports only files that stand before it:
 //!
 //! - values: `atomic`, `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `not_json`, `publication`,
-//!   `publish_error`, `encoding`, `subscribe_options`, `listing`, `command`, `barrier`, `end_role`;
+//!   `publish_error`, `history_rules`, `history_page`, `encoding`, `subscribe_options`, `listing`, `command`,
+//!   `barrier`, `end_role`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `feeds`, `external`;
-//! - tables: `ids`, `tag`, `topic_rules`, `piece`, `run`, `walk`, `label`, `backlog`, `overflow`, `audience`, `topics`,
-//!   `due`, `subscriptions`, `connections`;
-//! - the hub itself: `hub`, then `fanout`, `interest`, `order`, `membership`, `mail`.
+//! - tables: `ids`, `history`, `histories`, `tag`, `topic_rules`, `piece`, `run`, `walk`, `label`, `backlog`,
+//!   `overflow`, `audience`, `topics`, `due`, `subscriptions`, `connections`;
+//! - the hub itself: `hub`, then `fanout`, `interest`, `keeping`, `order`, `membership`, `mail`.
 
 #![forbid(unsafe_code)]
 
@@ -28,10 +29,15 @@ mod external;
 mod fanout;
 mod feeds;
 mod format;
+mod histories;
+mod history;
+mod history_page;
+mod history_rules;
 #[expect(clippy::module_inception, reason = "the file is named after its struct")]
 mod hub;
 mod ids;
 mod interest;
+mod keeping;
 mod key_pointer;
 mod label;
 mod lag;
@@ -79,10 +85,12 @@ pub use connection_id::{ConnectionId, ConnectionIdError};
 pub use connections::{Attachment, Connections, HubConnection, Publishing};
 pub use encoding::{DearFormats, Encodable, Encode, Encodings, Growth, NewEncoding, Prepare};
 pub use end_role::{EndRole, EngineTopics};
-pub use entry::{Delivery, Interest, OrderEnd, Placed, Request, Unplaced};
+pub use entry::{Delivery, Interest, Placed, Request, Unplaced};
 pub use external::{Arrival, ExternalEnd, Order};
 pub use fanout::{SPARE_RUN_BYTES_MAX, Walked};
 pub use format::Format;
+pub use history_page::{HistoryFrom, HistoryPage, HistoryQuery, KeptMessage};
+pub use history_rules::HistoryRules;
 pub use hub::{Homes, HubLimits, ShardHub};
 pub use ids::{IdCounts, IdLimits};
 pub use key_pointer::{KeyPointer, KeyPointerError};
@@ -101,7 +109,7 @@ pub use not_a_key::NotAKey;
 pub use not_json::NotJson;
 pub use overflow::{Decision, OutputLimits, OwedOutput};
 pub use piece::{Owed, Piece, bounded};
-pub use publication::{NotAMessage, Place, Posted, Publication, Scope};
+pub use publication::{NotAMessage, OrderEnd, Place, Posted, Publication, Scope};
 pub use publish_error::{PublishError, PublishOutcome};
 pub use run::{FrozenRun, Run, Share};
 pub use shed::{Dropped, Shed, Shedding};

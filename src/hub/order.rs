@@ -124,6 +124,7 @@ impl<T: Attachment> ShardHub<T> {
                 if home.interested.is_empty() && !has_id && entry.audiences.dear(&self.encodings).is_empty() {
                     self.find_key(topic, &mut publication);
                     let place = self.sequence(topic, source, publication.payload(), publication.time());
+                    self.keep(topic, &publication, place);
                     self.gather(topic, source, &publication, Some(place));
                     return Some(place);
                 }
@@ -162,13 +163,13 @@ impl<T: Attachment> ShardHub<T> {
     }
 
     /// Returns whether this shard gives the topic's publications their places, gathers them for the audience of raw
-    /// frames alone, and needs no keys.
+    /// frames alone, and needs neither keys nor a history.
     #[inline]
     fn gathers_raw_alone(&self, topic: TopicId) -> bool {
         let entry = &self.topics[topic];
         let TopicRole::Home(home) = &entry.role else { return false };
-        let has_keys = entry.rules.slow.overflow == Overflow::Latest;
-        home.engine.is_none() && home.interested.is_empty() && !entry.audiences.has_others() && !has_keys
+        let needs_publication = entry.rules.slow.overflow == Overflow::Latest || entry.rules.kept.keeps_messages();
+        home.engine.is_none() && home.interested.is_empty() && !entry.audiences.has_others() && !needs_publication
     }
 
     /// Sequences a publication whose topic has its home here, distributes it, and returns its place. If an engine
@@ -261,6 +262,7 @@ impl<T: Attachment> ShardHub<T> {
     fn distribute(&mut self, topic: TopicId, posted: &Arc<Posted>, place: Place) {
         let keyed = self.keyed(topic, posted);
         let posted = keyed.as_ref().unwrap_or(posted);
+        self.keep(topic, &posted.publication, place);
         let TopicRole::Home(home) = &self.topics[topic].role else { unreachable!("only a topic's home distributes") };
         let own = self.topics[topic].audiences.dear(&self.encodings);
         let dear = home.interested.iter().fold(own, |dear, (_, of_shard)| dear.union(*of_shard));

@@ -34,6 +34,15 @@ pub struct Place {
     pub previous: u64,
 }
 
+/// The end of a topic's order, as far as it is known: the place of the last message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrderEnd {
+    /// The life of the topic.
+    pub epoch: u64,
+    /// The offset of the last message; 0 before the first.
+    pub offset: u64,
+}
+
 /// A whole message of text or of binary data that is published to a topic. A publication does not change, and a clone
 /// shares its bytes.
 ///
@@ -228,6 +237,15 @@ impl Publication {
 
     fn names_mut(&mut self) -> &mut Names {
         Arc::make_mut(self.names.get_or_insert_default())
+    }
+
+    /// Makes a publication of a message that a history has kept. JSON has been checked before.
+    pub(super) fn kept(payload: &[u8], is_binary: bool, is_json: bool) -> Self {
+        let publication = match str::from_utf8(payload) {
+            Ok(text) if !is_binary => Self::text(text),
+            _ => Self::binary(payload),
+        };
+        Publication { is_json, ..publication }
     }
 
     /// Makes a publication of a message that is one frame of this kind.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    history_rules::HistoryRules,
     key_pointer::KeyPointer,
     slow::{Overflow, SlowRules},
     tag::Tags,
@@ -27,6 +28,8 @@ pub struct TopicRules {
     pub slow: SlowRules,
     /// The part of a message that is its key, if its publisher has not given one. Only [`Overflow::Latest`] needs keys.
     pub key: Option<KeyPointer>,
+    /// How much is kept of the messages that were published.
+    pub kept: HistoryRules,
     /// Who may subscribe to the topic.
     pub subscribe: Permission,
     /// Who may publish to the topic.
@@ -114,6 +117,42 @@ impl TopicRule {
     #[must_use]
     pub fn key(mut self, key: KeyPointer) -> TopicRule {
         self.rules.key = Some(key);
+        self
+    }
+
+    /// Keeps the newest messages of a topic, at most so many. Limits of a history hold together, see [`HistoryRules`].
+    ///
+    /// ```
+    /// use ringhub::TopicRule;
+    /// let rule = TopicRule::new(["chat/*".parse()?]).history_messages(100).history_age_ms(3_600_000).retain(true);
+    /// assert_eq!(rule.rules().kept.messages_max, Some(100));
+    /// # Ok::<(), ringhub::TopicPatternError>(())
+    /// ```
+    #[must_use]
+    pub fn history_messages(mut self, messages: u64) -> TopicRule {
+        self.rules.kept.messages_max = Some(messages);
+        self
+    }
+
+    /// Keeps the newest messages of a topic, of at most so many bytes of payloads and names.
+    #[must_use]
+    pub fn history_bytes(mut self, bytes: u64) -> TopicRule {
+        self.rules.kept.bytes_max = Some(bytes);
+        self
+    }
+
+    /// Keeps the messages of a topic for at most so many milliseconds.
+    #[must_use]
+    pub fn history_age_ms(mut self, ms: u64) -> TopicRule {
+        self.rules.kept.age_max_ms = Some(ms);
+        self
+    }
+
+    /// Sets whether the newest message of a topic is kept beyond its age. Without a limit of the history, only this
+    /// message is kept.
+    #[must_use]
+    pub fn retain(mut self, retains_last: bool) -> TopicRule {
+        self.rules.kept.retains_last = retains_last;
         self
     }
 

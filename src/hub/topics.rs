@@ -10,7 +10,9 @@ use super::{
     connection_id::ConnectionId,
     encoding::DearFormats,
     end_role::EngineTopics,
-    entry::{Interest, OrderEnd},
+    entry::Interest,
+    history::History,
+    publication::OrderEnd,
     topic_id::TopicId,
     topic_name::{TopicName, home},
     topic_rules::{RulesOfTopics, TopicRules},
@@ -58,6 +60,8 @@ pub(super) struct Home {
     pub(super) interested: Vec<(u16, DearFormats)>,
     /// The other shards whose interest is [`Interest::Offsets`].
     pub(super) remembering: Vec<u16>,
+    /// The messages that are kept; `None` if there are none.
+    pub(super) history: Option<Box<History>>,
 }
 
 /// The state of a topic whose home is another shard.
@@ -118,12 +122,15 @@ impl Topic {
     }
 
     /// Returns whether the topic may be forgotten as soon as too many topics are idle: at the topic's home, if no
-    /// connection of any shard uses the topic; on another shard, if no connection of that shard uses it.
+    /// connection of any shard uses the topic and no message of it is kept; on another shard, if no connection of that
+    /// shard uses it.
     ///
     /// A topic with an unsent interest counts as used; `send_due` calls `notice_unused` when the interest is sent.
     fn is_unused(&self) -> bool {
         let is_wanted = match &self.role {
-            TopicRole::Home(home) => !home.interested.is_empty() || !home.remembering.is_empty(),
+            TopicRole::Home(home) => {
+                !home.interested.is_empty() || !home.remembering.is_empty() || home.history.is_some()
+            }
             TopicRole::Remote(remote) => remote.is_due,
         };
         self.attached == 0 && !is_wanted
@@ -327,7 +334,7 @@ impl Topics {
             let epoch = self.epochs.next();
             let engine = self.engine.filter(|engine| (engine.has)(name)).map(|engine| engine.end);
             let (interested, remembering) = (Vec::new(), Vec::new());
-            return TopicRole::Home(Home { epoch, offset: 0, engine, interested, remembering });
+            return TopicRole::Home(Home { epoch, offset: 0, engine, interested, remembering, history: None });
         }
         TopicRole::Remote(Remote {
             home,

@@ -39,8 +39,8 @@ pub enum BuildError {
     /// The rule of topics at that place asks a source of permissions, and the server has none: neither the setting
     /// `callback_url` nor [`Builder::permission_source`](super::Builder::permission_source) names one.
     NoPermissionSource(TopicPattern, Origin),
-    /// The rule of topics at that place says of slow subscribers what cannot hold, for this reason.
-    SlowRules(TopicPattern, Origin, String),
+    /// The rule of topics at that place has columns that cannot hold together, for this reason.
+    TopicColumns(TopicPattern, Origin, String),
     /// An address cannot be listened on, a listener cannot be used, or the kernel lacks an operation.
     Start(StartError),
 }
@@ -50,7 +50,7 @@ impl From<TopicConflict> for BuildError {
         match conflict {
             TopicConflict::Clash(pattern, first, second) => BuildError::TopicRules(pattern, first, second),
             TopicConflict::NoSource(pattern, origin) => BuildError::NoPermissionSource(pattern, origin),
-            TopicConflict::Slow(pattern, origin, what) => BuildError::SlowRules(pattern, origin, what),
+            TopicConflict::Columns(pattern, origin, what) => BuildError::TopicColumns(pattern, origin, what),
         }
     }
 }
@@ -80,7 +80,7 @@ impl fmt::Display for BuildError {
                  callback_url does not say where it is",
                 pattern.to_string()
             ),
-            BuildError::SlowRules(pattern, origin, what) => {
+            BuildError::TopicColumns(pattern, origin, what) => {
                 write!(f, "{origin}: topics: the rule of the topics {:?}: {what}", pattern.to_string())
             }
             BuildError::Start(error) => error.fmt(f),
@@ -100,7 +100,7 @@ impl std::error::Error for BuildError {
             | BuildError::Mount(_)
             | BuildError::TopicRules(..)
             | BuildError::NoPermissionSource(..)
-            | BuildError::SlowRules(..)
+            | BuildError::TopicColumns(..)
             | BuildError::Options(..) => None,
         }
     }

@@ -14,8 +14,8 @@ pub(super) enum TopicConflict {
     Clash(TopicPattern, Origin, Origin),
     /// The rule of this pattern, at this place, asks a source of permissions, and there is none.
     NoSource(TopicPattern, Origin),
-    /// The columns about slow subscribers of the rule of this pattern, at this place, cannot hold, for this reason.
-    Slow(TopicPattern, Origin, String),
+    /// The columns of the rule of this pattern, at this place, cannot hold together, for this reason.
+    Columns(TopicPattern, Origin, String),
 }
 
 /// Makes the table of these rules.
@@ -38,14 +38,26 @@ pub(super) fn topic_table<'a>(
         return Err(TopicConflict::NoSource(pattern.clone(), place(pattern, 0)));
     }
     for TopicRuleConfig { rule, origin } in rules.clone() {
-        if let (Some(fault), Some(pattern)) = (slow_fault(rule.rules(), message_bytes_max), rule.patterns().first()) {
-            return Err(TopicConflict::Slow(pattern.clone(), origin.clone(), fault));
+        let fault = slow_fault(rule.rules(), message_bytes_max).or_else(|| history_fault(rule.rules()));
+        if let (Some(fault), Some(pattern)) = (fault, rule.patterns().first()) {
+            return Err(TopicConflict::Columns(pattern.clone(), origin.clone(), fault));
         }
     }
     TopicTable::new(all()).map_err(|pattern| {
         let (first, second) = (place(&pattern, 0), place(&pattern, 1));
         TopicConflict::Clash(pattern, first, second)
     })
+}
+
+/// Returns what is wrong with the columns of a rule about its history.
+fn history_fault(TopicRules { kept, .. }: &TopicRules) -> Option<String> {
+    let zero = [
+        ("history_messages is 0", kept.messages_max),
+        ("history_bytes is 0", kept.bytes_max),
+        ("history_age is less than a millisecond", kept.age_max_ms),
+    ];
+    let (what, _) = zero.into_iter().find(|(_, most)| *most == Some(0))?;
+    Some(format!("{what}: a topic that is to keep nothing has no such rule"))
 }
 
 /// Returns what is wrong with the columns of a rule about slow subscribers.
@@ -73,7 +85,7 @@ mod tests {
     use crate::hub::TopicRule;
 
     #[test]
-    fn wrong_slow_rules_are_named() {
+    fn wrong_columns_are_named() {
         let rule = || TopicRule::new(["a/*".parse().unwrap()]);
         let pointer = || "/key".parse().unwrap();
         for (rule, expected) in [
@@ -85,6 +97,19 @@ mod tests {
             ),
             (rule().backlog_messages(0), Some("backlog_messages is 0, less than one message")),
             (rule().backlog_age_ms(0), Some("backlog_age is less than a millisecond")),
+            (rule().history_messages(1).history_bytes(1).history_age_ms(1), None),
+            (
+                rule().history_messages(0),
+                Some("history_messages is 0: a topic that is to keep nothing has no such rule"),
+            ),
+            (
+                rule().history_bytes(0).retain(true),
+                Some("history_bytes is 0: a topic that is to keep nothing has no such rule"),
+            ),
+            (
+                rule().history_age_ms(0),
+                Some("history_age is less than a millisecond: a topic that is to keep nothing has no such rule"),
+            ),
             (rule().key(pointer()), Some("key has no effect with slow = \"close\", only with \"latest\"")),
             (
                 rule().slow(Overflow::DropNewest).key(pointer()),
@@ -93,7 +118,7 @@ mod tests {
         ] {
             let rules = [TopicRuleConfig { rule, origin: Origin::Default }];
             let fault = topic_table(rules.iter(), false, 1_024).err().map(|conflict| match conflict {
-                TopicConflict::Slow(pattern, _, what) => (pattern.to_string(), what),
+                TopicConflict::Columns(pattern, _, what) => (pattern.to_string(), what),
                 other => panic!("{other:?}"),
             });
             assert_eq!(fault, expected.map(|what| ("a/*".into(), what.into())));

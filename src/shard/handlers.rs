@@ -178,6 +178,8 @@ impl<I: Io> Shard<I> {
                 Reply::Closed { closed, next }
             }
             Command::Topics { from } => Reply::Topics(Box::new(self.hub.topic_part(from))),
+            Command::ReadHistory { topic, query } => Reply::History(Box::new(self.hub.read_history(&topic, &query))),
+            Command::ForgetHistory(topic) => Reply::Forgotten(self.hub.forget_history(&topic)),
             Command::CountSubscribers(topics) => {
                 Reply::Counts(topics.iter().map(|topic| self.hub.subscribers(topic) as u32).collect())
             }

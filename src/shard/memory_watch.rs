@@ -43,6 +43,7 @@ impl<I: Io> Shard<I> {
         }
         self.memory.at = Some(self.now);
         self.hub.forget_ended_ids();
+        self.hub.trim_histories();
         self.look_at_connections();
         self.note_memory();
     }
@@ -72,7 +73,11 @@ impl<I: Io> Shard<I> {
             (Counter::MemoryConnections, connections),
             (Counter::MemoryTopics, topics),
             (Counter::MemoryIds, self.hub.id_bytes()),
+            (Counter::MemoryHistory, self.hub.history_bytes()),
         ];
+        let (kept, evicted) = self.hub.history_messages();
+        self.counters.set(Counter::HistoryMessages, kept);
+        self.counters.set(Counter::HistoryEvicted, evicted);
         let mut all = 0;
         for (counter, bytes) in kinds {
             self.counters.set(counter, bytes as u64);

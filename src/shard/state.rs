@@ -116,7 +116,8 @@ pub(super) fn hub_limits(config: &Config) -> HubLimits {
     let Limits { subscriptions_max, topics_idle_max, gathered_bytes_max, ids_window, ids_bytes_max, .. } =
         config.limits;
     let ids = IdLimits { window_ms: ids_window.as_millis() as u64, bytes_max: ids_bytes_max / config.shards };
-    HubLimits { subscriptions_max, topics_idle_max, gathered_bytes_max, ids }
+    let history_bytes_max = config.history_bytes_max_of_shard();
+    HubLimits { subscriptions_max, topics_idle_max, gathered_bytes_max, ids, history_bytes_max }
 }
 
 impl<I: Io> Shard<I> {

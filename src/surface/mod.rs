@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod echo;
+mod history;
 pub mod page;
 pub mod raw;
 #[expect(clippy::module_inception, reason = "the file is named after its struct")]

@@ -9,6 +9,7 @@ use std::{borrow::Cow, mem, sync::Arc};
 use serde::Serialize;
 
 use super::{
+    history,
     surface::{Beside, PathRow, Surface, TopicUse, any_values},
     v1::{OPENINGS_AT_A_TOPIC, V1},
 };
@@ -17,7 +18,7 @@ use crate::{
     endpoints::{BodyLimit, HttpEndpoint, HttpRequest, Intent, Openings},
     handler::{Accept, Connection, Handler, OpeningRequest, Response, Typed},
     hub::{Place, Publication, Scope, SubscribeOptions, TopicName},
-    proto::{CloseCode, Headers, Message, Refusal, RequestHead, query_pairs},
+    proto::{CloseCode, HandshakeError, Headers, Message, Refusal, RequestHead, query_pairs},
 };
 
 /// The surface of raw topics. A topic's subscriber costs nothing beside its slot.
@@ -30,7 +31,7 @@ pub(crate) const RAW: Surface = Surface {
     check: any_values,
     forgets_request: true,
     skips_broadcasts: true,
-    paths: &[PathRow { below: "", openings: Some(OPENINGS), endpoints: &[PUBLISH] }],
+    paths: &[PathRow { below: "", openings: Some(OPENINGS), endpoints: &[READ, PUBLISH, FORGET] }],
     protocol: None,
     beside: Some(Beside { surface: &V1, openings: OPENINGS_AT_A_TOPIC }),
     handler: |_| Arc::new(Typed(Arc::new(RawTopics))),
@@ -51,6 +52,31 @@ const PUBLISH: HttpEndpoint = HttpEndpoint {
     body: BodyLimit::Message,
     page_headers: &[ID_HEADER],
     answer: |request| Box::pin(publish(request)),
+};
+
+/// `GET /t/{topic}` of a client that accepts JSON reads the history of the topic. A browser hides the response to a
+/// failed opening handshake from its page, so the page can ask by any other `GET` why no WebSocket opens.
+const READ: HttpEndpoint = HttpEndpoint {
+    methods: &["GET"],
+    intent: |head| match history::is_for_history(head) {
+        true => history::read_query(head.query()).map(|_| Intent::ReadHistory),
+        false => RawOptions::read(head.query()).map(|options| options.intent()),
+    },
+    body: BodyLimit::Nothing,
+    page_headers: &["if-none-match"],
+    answer: |request| Box::pin(read(request)),
+};
+
+/// `DELETE /t/{topic}` forgets the history of the topic.
+const FORGET: HttpEndpoint = HttpEndpoint {
+    methods: &["DELETE"],
+    intent: |head| match query_pairs(head.query()).find(|pair| pair.0.as_deref() != Some(TOKEN_KEY)) {
+        None => Ok(Intent::ForgetHistory),
+        Some(_) => Err(bad(&format!("DELETE has no options in its query but {TOKEN_KEY}"))),
+    },
+    body: BodyLimit::Nothing,
+    page_headers: &[],
+    answer: |request| Box::pin(history::answer_forget(request)),
 };
 
 /// The options in the query of an opening request at a topic.
@@ -157,6 +183,14 @@ pub const TOPIC_PATTERN: &str = "/t/{topic...}";
 #[must_use]
 pub fn is_opening_request(head: &RequestHead) -> bool {
     head.headers().list_contains("upgrade", "websocket")
+}
+
+/// Answers a `GET` that is no opening request.
+async fn read(request: Box<HttpRequest>) -> Result<Response, Refusal> {
+    if history::is_for_history(&request.head) {
+        return history::answer_page(request).await;
+    }
+    Err(HandshakeError::Upgrade.refusal())
 }
 
 /// Returns the key of the publication in the query of a POST. The query has no other option but the token.

@@ -28,7 +28,7 @@ const BUILDINGS: &[Building] = &[
     Building {
         name: "ShardHub",
         folder: "src/hub",
-        floors: &["hub", "fanout", "interest", "order", "membership", "mail"],
+        floors: &["hub", "fanout", "interest", "keeping", "order", "membership", "mail"],
     },
     Building {
         name: "Simulation",

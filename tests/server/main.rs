@@ -16,6 +16,7 @@ mod documents;
 mod faults;
 mod handshake;
 mod health;
+mod history;
 mod hostile;
 mod http;
 mod idempotency;

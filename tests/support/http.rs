@@ -65,8 +65,10 @@ pub(crate) fn take_response(stream: &mut TcpStream, mut bytes: Vec<u8>, has_body
         let decoded = ResponseHead::decode(&bytes).unwrap_or_else(|error| panic!("{error}: {}", lossy(&bytes)));
         if let Some((head, length)) = decoded {
             let announced = head.headers().get("content-length").map(|value| str::from_utf8(value).unwrap());
-            let announced: usize = announced.expect("the response has a length").parse().unwrap();
-            let body = if has_body { announced } else { 0 };
+            // These have no body, and no length of one (RFC 9110 15.3.5, 15.4.5).
+            let may_have_body = !matches!(head.status(), 204 | 304);
+            let announced = announced.or(Some("0").filter(|_| !may_have_body)).expect("the response has a length");
+            let body: usize = if has_body && may_have_body { announced.parse().unwrap() } else { 0 };
             if bytes.len() >= length + body {
                 let rest = bytes.split_off(length + body);
                 let body = String::from_utf8(bytes.split_off(length)).expect("bodies here are text");

@@ -75,5 +75,5 @@ keys! {
     "claims.presence": "text", "`presence`",
         "Claim with the topics whose subscribers may be seen. No request asks for that yet.";
     "claims.history": "text", "`history`",
-        "Claim with the topics whose earlier messages may be read. No request asks for that yet.";
+        "Claim with the topics whose earlier messages may be read.";
 }

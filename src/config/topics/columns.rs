@@ -36,8 +36,24 @@ pub(in crate::config) const COLUMNS: &[Column] = &[
         qualified: "topics.backlog_bytes",
         read: |r, key, value| r.size(key, value).map(|bytes| change(move |rule| rule.backlog_bytes(bytes))),
     },
-    Column { qualified: "topics.backlog_messages", read: |r, key, value| r.backlog_messages(key, value) },
-    Column { qualified: "topics.backlog_age", read: |r, key, value| r.backlog_age(key, value) },
+    Column {
+        qualified: "topics.backlog_messages",
+        read: |r, key, value| r.count(key, value, TopicRule::backlog_messages),
+    },
+    Column { qualified: "topics.backlog_age", read: |r, key, value| r.time(key, value, TopicRule::backlog_age_ms) },
+    Column {
+        qualified: "topics.history_messages",
+        read: |r, key, value| r.count(key, value, TopicRule::history_messages),
+    },
+    Column {
+        qualified: "topics.history_bytes",
+        read: |r, key, value| r.size(key, value).map(|bytes| change(move |rule| rule.history_bytes(bytes))),
+    },
+    Column { qualified: "topics.history_age", read: |r, key, value| r.time(key, value, TopicRule::history_age_ms) },
+    Column {
+        qualified: "topics.retain",
+        read: |r, key, value| r.boolean(key, value).map(|retains| change(move |rule| rule.retain(retains))),
+    },
 ];
 
 /// Returns the keys of a rule.
@@ -88,18 +104,28 @@ impl Reader<'_> {
         Some(change(move |rule| rule.key(pointer)))
     }
 
-    fn backlog_messages(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<Change> {
+    fn count(
+        &mut self,
+        key: &'static str,
+        value: Value<'_, '_>,
+        set: fn(TopicRule, u64) -> TopicRule,
+    ) -> Option<Change> {
         let shape = Shape { key, is_list: false, takes_integers: true, expected: "a number" };
         let items = self.keep(self.file.items(shape, value))?;
         let text = items.into_iter().next().map(|(text, _)| text)?;
         let count = self.checked(key, value, || text.parse::<u64>().map_err(|_| format!("{text:?} is no number")))?;
-        Some(change(move |rule| rule.backlog_messages(count)))
+        Some(change(move |rule| set(rule, count)))
     }
 
-    fn backlog_age(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<Change> {
+    fn time(
+        &mut self,
+        key: &'static str,
+        value: Value<'_, '_>,
+        set: fn(TopicRule, u64) -> TopicRule,
+    ) -> Option<Change> {
         let text = self.text(key, "a time in quotes, such as \"500ms\"", value)?;
         let Time(age) = self.checked(key, value, || text.parse())?;
         let ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        Some(change(move |rule| rule.backlog_age_ms(ms)))
+        Some(change(move |rule| set(rule, ms)))
     }
 }

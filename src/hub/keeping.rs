@@ -1,0 +1,369 @@
+//! Keeping: the histories of the topics whose home is this shard, within the shard's part of the server's budget.
+//!
+//! A topic whose rules ask for no history pays one comparison for each publication. While the histories of a shard are
+//! beyond the budget, the histories that have not been used for the longest time are forgotten first. A use is a
+//! publication or a reading. The history that grows is the last to give way, and gives way segment by segment.
+
+use super::{
+    connections::Attachment,
+    histories::Entry,
+    history::{History, Wanted},
+    history_page::{HistoryFrom, HistoryPage, HistoryQuery},
+    hub::ShardHub,
+    publication::{OrderEnd, Place, Publication},
+    topic_id::TopicId,
+    topic_name::TopicName,
+    topics::{Home, TopicRole},
+};
+
+impl<T: Attachment> ShardHub<T> {
+    /// Keeps a publication that has got its place, if the rules of its topic ask for a history.
+    #[inline]
+    pub(super) fn keep(&mut self, topic: TopicId, publication: &Publication, place: Place) {
+        if self.topics[topic].rules.kept.keeps_messages() {
+            self.keep_in_history(topic, publication, place);
+        }
+    }
+
+    fn keep_in_history(&mut self, topic: TopicId, publication: &Publication, place: Place) {
+        let (now, rules) = (self.now(), self.topics[topic].rules.kept);
+        let used = self.histories.next_use();
+        let home = self.home_of(topic);
+        let is_new = home.history.is_none();
+        let history = home.history.get_or_insert_with(|| Box::new(History::new(place.previous, used)));
+        let before = if is_new { (0, 0) } else { (history.memory(), history.messages()) };
+        history.used = used;
+        history.keep(place.offset, publication);
+        history.trim(&rules, now);
+        let after = (history.memory(), history.messages());
+        self.histories.note_change(before, after);
+        if is_new {
+            self.histories.add(Entry { topic, number: used, used });
+        }
+        if self.histories.bytes() > self.limits.history_bytes_max {
+            self.make_room_for_history(topic);
+        }
+    }
+
+    /// Forgets messages until the histories are within the budget.
+    #[cold]
+    fn make_room_for_history(&mut self, growing: TopicId) {
+        while self.histories.bytes() > self.limits.history_bytes_max {
+            let Some(entry) = self.histories.take_oldest() else { return };
+            let Some(history) = self.history_of(entry) else { continue };
+            if history.used > entry.used {
+                let used = history.used;
+                self.histories.add(Entry { used, ..entry });
+                continue;
+            }
+            let before = (history.memory(), history.messages());
+            history.drop_segment();
+            // The history that grows gives way last: there is no other one.
+            while entry.topic != growing && history.messages() > 0 {
+                history.drop_segment();
+            }
+            let after = (history.memory(), history.messages());
+            self.histories.note_evicted(before.1 - after.1);
+            self.histories.note_change(before, after);
+            if after.1 == 0 {
+                self.end_history(entry.topic);
+            } else {
+                self.histories.put_back(entry);
+            }
+        }
+    }
+
+    /// Reads a part of the history of a topic. A topic that the shard does not know gets its epoch now, so that a
+    /// reader may go on from here.
+    ///
+    /// # Panics
+    ///
+    /// If the topic's home is another shard.
+    pub fn read_history(&mut self, name: &TopicName, query: &HistoryQuery) -> HistoryPage {
+        self.with_topic(name, |hub, topic| {
+            hub.topics.renew_rules(topic);
+            hub.trim_history(topic);
+            hub.history_page(topic, query)
+        })
+    }
+
+    fn history_page(&mut self, topic: TopicId, query: &HistoryQuery) -> HistoryPage {
+        let (now, end, used) = (self.now(), self.topics[topic].end(), self.histories.next_use());
+        let home = self.home_of(topic);
+        let (epoch, offset) = (home.epoch, home.offset);
+        let floor = home.history.as_ref().map_or(offset, |history| history.floor());
+        let is_known = |position: OrderEnd| position.epoch == epoch && position.offset <= offset;
+        let (wanted, has_gap) = match query.from {
+            HistoryFrom::Earliest => (Wanted::After(floor), false),
+            HistoryFrom::After(position) if is_known(position) => {
+                (Wanted::After(position.offset), position.offset < floor)
+            }
+            HistoryFrom::After(_) => (Wanted::After(floor), true),
+            HistoryFrom::Newest => (Wanted::Before(u64::MAX), false),
+            HistoryFrom::Before(position) if is_known(position) => (Wanted::Before(position.offset), false),
+            HistoryFrom::Before(_) => (Wanted::Before(u64::MAX), true),
+            HistoryFrom::Last(last) => (Wanted::Last(last), false),
+        };
+        let (messages, has_more) = match &mut home.history {
+            Some(history) => {
+                history.used = used;
+                history.read(wanted, query.messages_max, query.bytes_max)
+            }
+            None => (Vec::new(), false),
+        };
+        HistoryPage { end, floor, has_gap, messages, has_more, now }
+    }
+
+    /// Forgets the history of a topic, and returns how many messages it had. The order of the topic goes on.
+    ///
+    /// # Panics
+    ///
+    /// If the topic's home is another shard.
+    pub fn forget_history(&mut self, name: &TopicName) -> u64 {
+        let Some(topic) = self.topics.find(name) else { return 0 };
+        let messages = self.clear_history(topic);
+        self.notice_ended_histories();
+        messages
+    }
+
+    /// Looks at the ages of some histories, and forgets what has become too old, or is not to be kept any more.
+    pub fn trim_histories(&mut self) {
+        for _ in 0..self.histories.len().min(TRIMMED_MAX) {
+            let Some(entry) = self.histories.next_to_trim() else { break };
+            if self.history_of(entry).is_none() {
+                self.histories.forget_trimmed();
+                continue;
+            }
+            self.topics.renew_rules(entry.topic);
+            self.trim_history(entry.topic);
+        }
+        self.notice_ended_histories();
+    }
+
+    /// Returns the memory of all histories, in bytes.
+    #[must_use]
+    pub fn history_bytes(&self) -> usize {
+        self.histories.bytes()
+    }
+
+    /// Returns how many messages all histories have, and how many have been forgotten because of the budget.
+    #[must_use]
+    pub fn history_messages(&self) -> (u64, u64) {
+        self.histories.messages()
+    }
+
+    /// Forgets what the rules of a topic do not keep at this time.
+    fn trim_history(&mut self, topic: TopicId) {
+        let (now, rules) = (self.now(), self.topics[topic].rules.kept);
+        if !rules.keeps_messages() {
+            self.clear_history(topic);
+            return;
+        }
+        let Some(history) = &mut self.home_of(topic).history else { return };
+        let before = (history.memory(), history.messages());
+        history.trim(&rules, now);
+        let after = (history.memory(), history.messages());
+        self.histories.note_change(before, after);
+        if after.1 == 0 {
+            self.end_history(topic);
+        }
+    }
+
+    /// Forgets all messages of a topic, and returns how many there were.
+    fn clear_history(&mut self, topic: TopicId) -> u64 {
+        let messages = self.home_of(topic).history.as_ref().map_or(0, |history| history.messages());
+        if messages > 0 {
+            self.end_history(topic);
+        }
+        messages
+    }
+
+    /// Ends the history of a topic. The next message that is kept begins another one.
+    fn end_history(&mut self, topic: TopicId) {
+        if let Some(history) = self.home_of(topic).history.take() {
+            self.histories.note_change((history.memory(), history.messages()), (0, 0));
+            self.histories.ended.push(topic);
+        }
+    }
+
+    /// Lets the topics whose history has ended be forgotten if nobody uses them. Nothing that still works on a topic
+    /// calls this.
+    fn notice_ended_histories(&mut self) {
+        for topic in std::mem::take(&mut self.histories.ended) {
+            // The topic may have been forgotten meanwhile, and its id may be that of another one.
+            if self.topics.get(topic).is_some() {
+                self.topics.notice_unused(topic);
+            }
+        }
+    }
+
+    /// Returns the history of an entry, unless it has ended.
+    fn history_of(&mut self, entry: Entry) -> Option<&mut History> {
+        self.topics.get(entry.topic)?;
+        let TopicRole::Home(home) = &mut self.topics[entry.topic].role else { return None };
+        home.history.as_deref_mut().filter(|history| history.number == entry.number)
+    }
+
+    fn home_of(&mut self, topic: TopicId) -> &mut Home {
+        let TopicRole::Home(home) = &mut self.topics[topic].role else {
+            unreachable!("only a topic's home keeps its history")
+        };
+        home
+    }
+}
+
+/// The most histories whose ages are looked at in a tick.
+const TRIMMED_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        hub::{HubLimits, MeshEnd, RulesOfTopics, Scope, TopicRule, TopicTable},
+        proto::Millis,
+    };
+
+    fn name(text: &str) -> TopicName {
+        TopicName::new(text).unwrap()
+    }
+
+    /// A hub whose topics `kept/*` keep messages for 100 ms, at most 50 of them.
+    fn hub(limits: HubLimits) -> ShardHub {
+        let rule = TopicRule::new(["kept/*".parse().unwrap()]).history_messages(50).history_age_ms(100);
+        let rules = RulesOfTopics::of_table(TopicTable::new([&rule]).unwrap());
+        ShardHub::new(MeshEnd::alone(), limits, 1).with_topic_rules(rules)
+    }
+
+    fn publish(hub: &mut ShardHub, topic: &str, text: &str) -> Place {
+        hub.publish_by_name(&name(topic), None, Publication::text(text), Scope::Server).expect("the home of the topic")
+    }
+
+    fn page(hub: &mut ShardHub, topic: &str, from: HistoryFrom) -> HistoryPage {
+        hub.read_history(&name(topic), &HistoryQuery { from, messages_max: 100, bytes_max: u64::MAX })
+    }
+
+    fn texts(page: &HistoryPage) -> Vec<String> {
+        let text = |publication: &Publication| String::from_utf8(publication.payload().to_vec()).unwrap();
+        page.messages.iter().map(|message| text(&message.publication)).collect()
+    }
+
+    fn read(hub: &mut ShardHub, topic: &str) -> Vec<String> {
+        texts(&page(hub, topic, HistoryFrom::Earliest))
+    }
+
+    #[test]
+    fn only_topics_with_a_rule_keep_messages() {
+        let mut hub = hub(HubLimits::default());
+        for topic in ["kept/a", "other"] {
+            for text in ["1", "2"] {
+                publish(&mut hub, topic, text);
+            }
+        }
+        assert_eq!(read(&mut hub, "kept/a"), ["1", "2"]);
+        assert_eq!(read(&mut hub, "other"), [""; 0]);
+        assert_eq!(page(&mut hub, "other", HistoryFrom::Earliest).floor, 2);
+        hub.publish_by_name(&name("kept/a"), None, Publication::text("local"), Scope::Shard);
+        assert_eq!(read(&mut hub, "kept/a"), ["1", "2"], "a message without a place is not kept");
+    }
+
+    #[test]
+    fn a_position_that_is_not_known_is_a_gap() {
+        let mut hub = hub(HubLimits::default());
+        let places: Vec<Place> = (1..=60).map(|number| publish(&mut hub, "kept/a", &number.to_string())).collect();
+        let epoch = places[0].epoch;
+        let mut check = |from: HistoryFrom, first: Option<u64>, has_gap: bool| {
+            let page = page(&mut hub, "kept/a", from);
+            assert_eq!((page.end, page.floor), (Some(OrderEnd { epoch, offset: 60 }), 10), "{from:?}");
+            assert_eq!((page.messages.first().map(|first| first.offset), page.has_gap), (first, has_gap), "{from:?}");
+        };
+        let at = |offset| OrderEnd { epoch, offset };
+        check(HistoryFrom::After(at(9)), Some(11), true);
+        check(HistoryFrom::After(at(10)), Some(11), false);
+        check(HistoryFrom::After(at(60)), None, false);
+        check(HistoryFrom::After(at(61)), Some(11), true);
+        check(HistoryFrom::After(OrderEnd { epoch: epoch ^ 1, offset: 20 }), Some(11), true);
+        check(HistoryFrom::Before(at(20)), Some(19), false);
+        check(HistoryFrom::Before(at(61)), Some(60), true);
+        check(HistoryFrom::Newest, Some(60), false);
+        check(HistoryFrom::Last(3), Some(58), false);
+    }
+
+    /// A topic with a history is not forgotten, however many topics are idle, until its history is empty.
+    #[test]
+    fn a_history_keeps_its_topic() {
+        let mut hub = hub(HubLimits { topics_idle_max: 0, ..HubLimits::default() });
+        let place = publish(&mut hub, "kept/a", "1");
+        publish(&mut hub, "other", "1");
+        assert_eq!(hub.topics(), 1);
+        hub.note_time(Millis(99));
+        hub.trim_histories();
+        assert_eq!(publish(&mut hub, "kept/a", "2").epoch, place.epoch);
+        hub.note_time(Millis(150));
+        hub.trim_histories();
+        assert_eq!(read(&mut hub, "kept/a"), ["2"]);
+        hub.note_time(Millis(199));
+        hub.trim_histories();
+        assert_eq!((hub.topics(), hub.history_bytes(), hub.history_messages().0), (0, 0, 0));
+        assert_eq!(
+            (hub.histories.len(), {
+                hub.trim_histories();
+                hub.histories.len()
+            }),
+            (1, 0),
+            "its entry is met"
+        );
+    }
+
+    #[test]
+    fn a_history_is_forgotten() {
+        let mut hub = hub(HubLimits { topics_idle_max: 0, ..HubLimits::default() });
+        let place = publish(&mut hub, "kept/a", "1");
+        publish(&mut hub, "kept/b", "1");
+        assert_eq!(hub.forget_history(&name("kept/a")), 1);
+        assert_eq!((hub.forget_history(&name("kept/a")), hub.forget_history(&name("unknown"))), (0, 0));
+        assert_eq!((hub.topics(), hub.history_messages().0), (1, 1));
+        let position = HistoryFrom::After(OrderEnd { epoch: place.epoch, offset: place.offset });
+        assert!(page(&mut hub, "kept/a", position).has_gap, "the topic has come back with another epoch");
+    }
+
+    /// The histories that were used first give way, a reading is a use, and the sums stay right.
+    #[test]
+    fn histories_give_way_in_the_order_of_their_uses() {
+        let large = "x".repeat(3_000);
+        let mut hub = hub(HubLimits { history_bytes_max: 30_000, ..HubLimits::default() });
+        for topic in ["kept/a", "kept/b", "kept/c"] {
+            for _ in 0..3 {
+                publish(&mut hub, topic, &large);
+            }
+        }
+        assert_eq!(read(&mut hub, "kept/a").len(), 3);
+        for _ in 0..3 {
+            publish(&mut hub, "kept/d", &large);
+        }
+        let mut kept = |topic| read(&mut hub, topic).len();
+        assert_eq!([kept("kept/a"), kept("kept/b"), kept("kept/c"), kept("kept/d")], [3, 0, 3, 3]);
+        assert_eq!(hub.history_messages(), (9, 3));
+        for _ in 0..50 {
+            publish(&mut hub, "kept/e", &large);
+        }
+        assert!(hub.history_bytes() <= 30_000);
+        let left = read(&mut hub, "kept/e").len();
+        assert!((7..11).contains(&left), "the growing history loses its oldest messages alone: {left}");
+        assert_eq!(hub.history_messages(), (left as u64, 62 - left as u64));
+        hub.set_limits(HubLimits { history_bytes_max: 10, ..hub.limits });
+        publish(&mut hub, "kept/e", &large);
+        assert_eq!((hub.history_bytes(), hub.history_messages().0), (0, 0), "not even one message has room");
+        assert_eq!(read(&mut hub, "kept/e"), [""; 0]);
+    }
+
+    /// A history whose rule is gone after a reload is forgotten at the next look.
+    #[test]
+    fn a_history_ends_with_its_rule() {
+        let mut hub = hub(HubLimits::default());
+        publish(&mut hub, "kept/a", "1");
+        hub.topic_rules().replace(TopicTable::default());
+        hub.note_time(Millis(1));
+        hub.trim_histories();
+        assert_eq!((hub.history_bytes(), hub.history_messages().0), (0, 0));
+    }
+}
