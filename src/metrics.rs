@@ -220,6 +220,9 @@ counters! {
     /// Messages that a topic's policy has dropped because a subscriber was slow: those that a newer one of their key
     /// has replaced.
     DroppedOutdated "lag_dropped_total{policy=\"latest\"}" "messages" Counter Shard;
+    /// Messages that a newer one of their key has replaced while they waited for the end of their topic's
+    /// `delivery_interval`.
+    DroppedByInterval "lag_dropped_total{policy=\"delivery_interval\"}" "messages" Counter Shard;
     /// Lags that slow subscribers, or their handlers, were told of.
     LagsTold "lags_told_total" "lags" Counter Shard;
     /// Connections with a lag now that they have not been told of.

@@ -169,7 +169,8 @@ fn of_route(route: &RouteConfig) -> SettingChange {
 fn rules_in_words(rules: &[TopicRuleConfig]) -> String {
     let in_words = |TopicRuleConfig { rule, .. }: &TopicRuleConfig| {
         let patterns = rule.patterns().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let TopicRules { tags: _, subscribe, publish, presence, history, slow, key, kept } = rule.rules();
+        let TopicRules { tags: _, subscribe, publish, presence, history, slow, delivery_interval_ms, key, kept } =
+            rule.rules();
         let columns =
             format!("subscribe {subscribe:?}, publish {publish:?}, presence {presence:?}, history {history:?}");
         let key = key.as_ref().map_or(String::new(), |key| format!(", key {}", key.as_str()));
@@ -177,6 +178,7 @@ fn rules_in_words(rules: &[TopicRuleConfig]) -> String {
         let limits = limits.iter().filter_map(|(of, most)| most.map(|most| format!(", backlog_{of} {most}")));
         let ms = if slow.age_max_ms.is_some() { "ms" } else { "" };
         let limits = limits.collect::<String>() + ms;
+        let interval = delivery_interval_ms.map_or(String::new(), |ms| format!(", delivery_interval {ms}ms"));
         let kept_limits = [
             kept.messages_max.map(|most| format!(", history_messages {most}")),
             kept.bytes_max.map(|most| format!(", history_bytes {most}")),
@@ -184,7 +186,11 @@ fn rules_in_words(rules: &[TopicRuleConfig]) -> String {
             kept.retains_last.then(|| ", retain".to_owned()),
         ];
         let kept: String = kept_limits.into_iter().flatten().collect();
-        format!("{patterns}: {}, slow {}{limits}{key}{kept}", columns.to_ascii_lowercase(), slow.overflow.name())
+        format!(
+            "{patterns}: {}, slow {}{limits}{key}{interval}{kept}",
+            columns.to_ascii_lowercase(),
+            slow.overflow.name()
+        )
     };
     if rules.is_empty() { "no rules".into() } else { rules.iter().map(in_words).collect::<Vec<_>>().join("; ") }
 }

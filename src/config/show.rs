@@ -254,7 +254,8 @@ const EXAMPLE_ROUTES: &str = r#"
 #history = "granted"
 # What becomes of subscribers that do not keep up: slow is "close", "drop_oldest", "drop_newest", or
 # "latest", the newest message of each key; key is a JSON pointer to the key of a message that has
-# none. backlog_bytes, backlog_messages and backlog_age are what may wait for a subscriber.
+# none. backlog_bytes, backlog_messages and backlog_age are what may wait for a subscriber. Messages
+# are delivered at most once in a delivery_interval; with "latest", only the newest of each key is.
 #[[topics]]
 #match = "prices/*"
 #slow = "latest"
@@ -262,6 +263,7 @@ const EXAMPLE_ROUTES: &str = r#"
 #backlog_bytes = "1MiB"
 #backlog_messages = 1000
 #backlog_age = "10s"
+#delivery_interval = "20ms"
 # What is kept of a topic's messages, for readers of GET with Accept: application/json. The limits
 # hold together; retain keeps the newest message beyond history_age. See also history_memory.
 #[[topics]]

@@ -9,6 +9,7 @@ use super::{
     topic_id::TopicId,
     walk::{VACANT, Walk},
 };
+use crate::proto::Millis;
 
 /// The id of an audience on one shard, valid as long as the id of its topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +40,10 @@ pub(super) struct Audience {
     pub(super) rotation: u32,
     /// How many subscriptions there are, pending ones included.
     pub(super) subscribed: u32,
+    /// How many of these subscriptions can neither be told of a lag nor have agreed to one, and so may lose nothing.
+    pub(super) lossless: u32,
+    /// The time before which no walk begins, if the topic has an interval of deliveries.
+    pub(super) next_walk: Millis,
 }
 
 impl Audience {

@@ -6,6 +6,7 @@ use bytes::BytesMut;
 
 use super::{
     label::{Label, Labels},
+    lag::OwedLag,
     memory::BUFFER,
     piece::{COPIED_BELOW, Piece},
     slow::SlowRules,
@@ -53,6 +54,24 @@ impl Backlog {
     /// subscription to the topic, is told of apart.
     pub fn end_subscription(&mut self, topic: &TopicName) {
         self.labels.end(topic);
+    }
+
+    /// Appends the notice of a lag of a topic, which has these rules for the subscriber. If a notice of the topic waits
+    /// already, that notice tells of this lag too. A lag without a notice is told at once if nothing stands before it.
+    pub fn owe_lag(&mut self, OwedLag { lag, notice }: OwedLag, slow: SlowRules) {
+        if self.labels.waiting.merge(&lag) {
+            return;
+        }
+        if notice.is_empty() && self.length == 0 {
+            return self.labels.tell(lag);
+        }
+        self.labels.push_notice(notice.len(), lag, slow);
+        self.length += notice.len();
+        if !notice.is_empty() {
+            // A notice is a piece of its own, which another notice may replace.
+            self.seal_tail();
+            self.append(Piece::new(notice, 0));
+        }
     }
 
     fn push_by(&mut self, mut piece: Piece, topic: Option<(&TopicName, SlowRules)>) {

@@ -12,7 +12,7 @@ use super::{
     encoding::{Encodable, Encode, Encodings},
     format::Format,
     hub::ShardHub,
-    lag::EncodeLag,
+    lag::{EncodeLag, Lost, OwedLag},
     piece::Owed,
     publication::{Place, Publication},
     run::{FrozenRun, Run},
@@ -24,7 +24,7 @@ use super::{
     topics::Topic,
     walk::{VACANT, Walk},
 };
-use crate::proto::LARGE_FRAME;
+use crate::proto::{LARGE_FRAME, Millis};
 
 /// A walk, as measures see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,9 +111,43 @@ impl<T: Attachment> ShardHub<T> {
     }
 
     /// Adds to `walks` every audience that has a run and no walk. Its walk begins at the first
-    /// [`ShardHub::next_member`], and gathers until then.
+    /// [`ShardHub::next_member`], and gathers until then. The audiences of a topic with an interval between deliveries
+    /// wait for its end.
     pub fn take_due(&mut self, walks: &mut impl Extend<AudienceId>) {
+        self.pace_walks();
         walks.extend(self.dirty.drain(..));
+    }
+
+    /// Lets the audiences whose walks are not due yet wait, and takes those whose walks have come due. If the runs that
+    /// wait are too much memory together, walks begin early, the first ones that are due first.
+    fn pace_walks(&mut self) {
+        let now = self.now();
+        let (topics, paced) = (&self.topics, &mut self.paced);
+        self.dirty.retain(|&id| {
+            let audience = &topics[id];
+            // The visit of a connection with several topics may have begun the walk already.
+            let waits = audience.walk.is_none() && audience.next_walk > now;
+            if waits {
+                paced.insert(audience.next_walk, id);
+            }
+            !waits
+        });
+        if paced.is_empty() {
+            return;
+        }
+        while let Some(id) = paced.take_due(now) {
+            self.dirty.push(id);
+        }
+        let most = self.limits.gathered_bytes_max / PACED_PART;
+        if self.gathered_bytes > most {
+            let mut waiting = paced.iter().map(|id| topics[id].weight()).sum::<usize>();
+            while waiting > most
+                && let Some(id) = paced.take_first()
+            {
+                waiting -= topics[id].weight();
+                self.dirty.push(id);
+            }
+        }
     }
 
     /// Returns the run that the audience's walk hands out.
@@ -145,18 +179,34 @@ impl<T: Attachment> ShardHub<T> {
     /// keep.
     #[must_use]
     pub fn owed_by_walk(&mut self, audience: AudienceId, slot: u32) -> Owed {
+        let lag = self.lag_of_walk(audience, slot);
         let pieces = self.topics[audience].walk.as_mut().expect(WALKING).run.owed(slot);
         let member = self.connections.at_mut(slot).and_then(|member| member.subscriptions.get(audience.topic).copied());
         let slow = member.map(|own| self.slow_rules(&own)).unwrap_or_default();
-        Owed { topic: self.topics[audience.topic].name.clone(), pieces, slow }
+        Owed { topic: self.topics[audience.topic].name.clone(), lag, pieces, slow }
+    }
+
+    /// Returns the lag of the subscriber at `slot` that is told of with its share of the audience's walk: messages that
+    /// were replaced by newer ones while the run gathered.
+    #[must_use]
+    pub fn lag_of_walk(&self, audience: AudienceId, slot: u32) -> Option<OwedLag> {
+        let run = &self.topics[audience].walk.as_ref().expect(WALKING).run;
+        let lost = run.lost(slot)?;
+        let topic = &self.topics[audience.topic].name;
+        let notice = run.notice(slot).unwrap_or_else(|| notice(self.encodings.lag(audience.format), &lost, topic));
+        Some(OwedLag { lag: lost.lag(topic), notice })
     }
 
     /// Returns the rules of a topic for a subscriber that may be slow. No message of a subscriber is dropped that can
     /// neither be told of it nor has agreed to that: its connection is closed instead.
     fn slow_rules(&self, own: &Subscription) -> SlowRules {
         let slow = self.topics[own.topic].rules.slow;
-        let is_told = own.has_silent_lags || self.encodings.lag(own.format).is_some();
-        SlowRules { overflow: if is_told { slow.overflow } else { Overflow::Close }, ..slow }
+        SlowRules { overflow: if self.is_lossless(own) { Overflow::Close } else { slow.overflow }, ..slow }
+    }
+
+    /// Returns whether a subscriber can neither be told of a lag nor has agreed to one.
+    pub(super) fn is_lossless(&self, own: &Subscription) -> bool {
+        !own.has_silent_lags && self.encodings.lag(own.format).is_none()
     }
 
     /// Returns the function that makes the frames about lags in a format; `None` if the format has no such frames.
@@ -170,10 +220,14 @@ impl<T: Attachment> ShardHub<T> {
     /// # Panics
     ///
     /// If the audience has neither a walk nor a run.
-    pub fn next_member(&mut self, audience: AudienceId) -> Option<u32> {
-        let audience = &mut self.topics[audience];
-        begin_walk(audience, &mut self.gathered_bytes);
-        audience.walk.as_mut().expect(WALKING).next(&audience.members)
+    pub fn next_member(&mut self, id: AudienceId) -> Option<u32> {
+        let audience = &mut self.topics[id];
+        let Some(walk) = &mut audience.walk else {
+            let now = self.now();
+            begin_walk(&mut self.topics[id.topic], id.format, now, &self.encodings, &mut self.gathered_bytes);
+            return self.next_member(id);
+        };
+        walk.next(&audience.members)
     }
 
     /// Undoes the last [`ShardHub::next_member`]: the next call returns the same member once more.
@@ -191,15 +245,17 @@ impl<T: Attachment> ShardHub<T> {
         walks: impl ExactSizeIterator<Item = AudienceId>,
         ahead: &mut Vec<AudienceId>,
     ) -> usize {
-        let ShardHub { connections, topics, gathered_bytes, .. } = self;
+        let now = self.now();
+        let ShardHub { connections, topics, gathered_bytes, encodings, .. } = self;
         let Some(connection) = connections.get(id) else { return 0 };
         let subscriptions = &connection.subscriptions;
         let mut is_owed = |own: &&Subscription| {
-            let audience = &mut topics[own.audience()];
-            if matches!(own.membership, Membership::Member(_)) && audience.run.is_some() {
-                begin_walk(audience, gathered_bytes);
+            let audience = &topics[own.audience()];
+            let is_due = audience.walk.is_none() && audience.run.is_some() && audience.next_walk <= now;
+            if is_due && matches!(own.membership, Membership::Member(_)) {
+                begin_walk(&mut topics[own.topic], own.format, now, encodings, gathered_bytes);
             }
-            walk_owing(audience, own).is_some()
+            walk_owing(&topics[own.audience()], own).is_some()
         };
         // The shorter list is searched: either list may have two entries while the other has a thousand.
         if walks.len() < subscriptions.len() {
@@ -278,6 +334,9 @@ impl<T: Attachment> ShardHub<T> {
         assert_eq!(subscription.membership, Membership::Pending, "a subscription joins once");
         let audience = &mut self.topics[subscription.audience()];
         audience.for_each_run(|run| change(&mut self.gathered_bytes, run, |run| run.join(id.slot())));
+        if audience.lossless > 0 {
+            audience.for_each_run(Run::keep_all);
+        }
         let list = if audience.walk.is_some() { &mut audience.joining } else { &mut audience.members };
         let index = list.len() as u32;
         list.push(id.slot());
@@ -314,19 +373,21 @@ impl<T: Attachment> ShardHub<T> {
             let is_owed_by_walk = self.walk_owing(subscription).is_some();
             let topic = self.topics[subscription.topic].name.clone();
             let slow = self.slow_rules(subscription);
-            let audience = &mut self.topics[subscription.audience()];
-            if is_owed_by_walk && let Some(walk) = &mut audience.walk {
-                owed.push(Owed { topic: topic.clone(), pieces: walk.run.owed(id.slot()), slow });
+            if is_owed_by_walk {
+                owed.push(Owed { slow, ..self.owed_by_walk(subscription.audience(), id.slot()) });
             }
             if subscription.membership != Membership::Pending {
                 let begin = owed.len();
-                audience.for_each_run(|run| {
+                let encode = self.encodings.lag(subscription.format);
+                self.topics[subscription.audience()].for_each_run(|run| {
+                    let lost = run.lost(id.slot());
+                    let lag = lost.map(|lost| OwedLag { lag: lost.lag(&topic), notice: notice(encode, &lost, &topic) });
                     let pieces = change(&mut self.gathered_bytes, run, |run| run.owed(id.slot()));
-                    owed.insert(begin, Owed { topic: topic.clone(), pieces, slow });
+                    owed.insert(begin, Owed { topic: topic.clone(), lag, pieces, slow });
                 });
             }
         }
-        owed.retain(|owed| !owed.pieces.is_empty());
+        owed.retain(|owed| !owed.pieces.is_empty() || owed.lag.is_some());
         owed
     }
 
@@ -374,7 +435,8 @@ impl Gathering<'_> {
     fn add(&mut self, format: Format, audience: &mut Audience, append: impl FnOnce(&mut Run, Option<&Tag>)) {
         let epoch = self.tag.place.map(|place| place.epoch);
         if !audience.run.as_ref().is_some_and(|run| run.takes_epoch(epoch)) {
-            let mut run = Box::new(Run::new(self.spare.pop().unwrap_or_default(), self.tags));
+            let tags = if self.tags == Tags::Newest && audience.lossless > 0 { Tags::On } else { self.tags };
+            let mut run = Box::new(Run::new(self.spare.pop().unwrap_or_default(), tags));
             run.note_begin(self.turn_us);
             run.earlier = audience.run.take();
             if run.earlier.is_none() && audience.walk.is_none() {
@@ -388,24 +450,29 @@ impl Gathering<'_> {
             change(self.gathered_bytes, run, |run| append(run, Some(self.tag)));
             *self.last_gathered = Some(self.topic);
             if let Some(from_mail) = &mut self.from_mail {
-                let weight = self.gathered_bytes.saturating_sub(before);
-                run.note_from_mail(weight);
-                **from_mail += weight;
+                match self.gathered_bytes.checked_sub(before) {
+                    Some(weight) => {
+                        run.note_from_mail(weight);
+                        **from_mail += weight;
+                    }
+                    // The run has conflated, or its pieces were joined.
+                    None => **from_mail -= run.bound_from_mail(),
+                }
             }
         }
     }
 }
 
-/// Begins a walk of the audience, unless it has one: freezes its earliest run.
-#[inline]
-fn begin_walk(audience: &mut Audience, gathered_bytes: &mut usize) {
-    if audience.walk.is_some() {
-        return;
-    }
+/// Begins a walk of an audience that has none: freezes its earliest run.
+fn begin_walk(topic: &mut Topic, format: Format, now: Millis, encodings: &Encodings, gathered_bytes: &mut usize) {
+    let Topic { name, audiences, rules, .. } = topic;
+    let audience = audiences.get_mut(format).expect("an audience whose walk is due is there");
     let run = audience.take_run().expect("an audience whose walk is due has a run");
     let before = run.weight();
-    let run = run.freeze();
+    let mut run = run.freeze();
+    run.encode_notice(|lost| notice(encodings.lag(format), lost, name));
     *gathered_bytes = *gathered_bytes - before + run.weight();
+    audience.next_walk = rules.delivery_interval_ms.map_or(Millis(0), |ms| Millis(now.0.saturating_add(ms)));
     // The step shares no divisor with most numbers of members, so over many walks every subscriber is early and late.
     audience.rotation = audience.rotation.wrapping_add(ROTATION_STEP);
     audience.walk = Some(Box::new(Walk::new(run, audience.members.len() as u32, audience.rotation)));
@@ -415,6 +482,15 @@ fn begin_walk(audience: &mut Audience, gathered_bytes: &mut usize) {
 fn walk_owing<'a>(audience: &'a Audience, own: &Subscription) -> Option<&'a Walk> {
     let Membership::Member(index) = own.membership else { return None };
     audience.walk.as_deref().filter(|walk| walk.has_yet_to_visit(index) && !own.is_taken)
+}
+
+/// Returns the notice of what a subscriber has lost; empty if its format has no notices.
+fn notice(encode: Option<EncodeLag>, lost: &Lost, topic: &TopicName) -> Bytes {
+    let mut notice = BytesMut::new();
+    if let Some(encode) = encode {
+        encode(&lost.lag(topic), &mut notice);
+    }
+    notice.freeze()
 }
 
 /// Returns the form that `encode` gives to a publication. `buffer` keeps its memory unless the frame is large.
@@ -447,6 +523,9 @@ const WALKING: &str = "the audience has a walk";
 const ROTATION_STEP: u32 = 0x9e37_79b1;
 
 const _: () = assert!(!ROTATION_STEP.is_multiple_of(2), "walks over 2ⁿ members begin at each of them");
+
+/// The runs of audiences that wait for the end of an interval may take this part of the gathered memory, together.
+const PACED_PART: usize = 8;
 
 /// The memory that is kept for later runs: a few buffers, and the most bytes of each.
 const SPARE_BUFFERS_MAX: usize = 16;

@@ -20,6 +20,7 @@ use super::{
     ids::{IdCounts, IdLimits, Ids},
     listing::{LOOKS_MAX, TOPICS_PER_STEP, TopicPart},
     mesh::MeshEnd,
+    paced::Paced,
     publication::Scope,
     publish_error::PublishOutcome,
     topic_id::TopicId,
@@ -86,6 +87,8 @@ pub struct ShardHub<T: Attachment = ()> {
     pub(super) topics: Topics,
     /// The audiences that have a run and no walk, and that [`ShardHub::take_due`] has not taken; each once.
     pub(super) dirty: Vec<AudienceId>,
+    /// The audiences that have a run and no walk, and whose walk is not due yet.
+    pub(super) paced: Paced,
     pub(super) encodings: Arc<Encodings>,
     /// The weight of all runs, filling and frozen.
     pub(super) gathered_bytes: usize,
@@ -136,6 +139,7 @@ impl<T: Attachment> ShardHub<T> {
             limits,
             topics: Topics::new(limits.topics_idle_max, epoch_seed, mesh.number(), mesh.shards()),
             dirty: Vec::new(),
+            paced: Paced::default(),
             encodings: Arc::default(),
             gathered_bytes: 0,
             gathered_from_mail: 0,
@@ -245,6 +249,12 @@ impl<T: Attachment> ShardHub<T> {
     #[must_use]
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
+    }
+
+    /// Returns when [`ShardHub::take_due`] has an audience to add, if nothing happens before.
+    #[must_use]
+    pub fn next_walk(&self) -> Option<Millis> {
+        self.paced.next()
     }
 
     /// Sets the limits of gathered memory and of idle topics. What exceeds a smaller limit is sent, or forgotten, as it

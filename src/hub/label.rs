@@ -214,6 +214,17 @@ impl Labels {
         }
     }
 
+    /// Appends the notice of a lag, whose frame has so many bytes.
+    pub(super) fn push_notice(&mut self, bytes: usize, lag: Lag, slow: SlowRules) {
+        self.append(Label { bytes, ..Label::notice(&lag.topic) });
+        self.waiting.add_gap(lag, slow);
+    }
+
+    /// Notes that a subscriber, which gets no notices, may be said to be told of a lag.
+    pub(super) fn tell(&mut self, lag: Lag) {
+        self.told.push(lag);
+    }
+
     fn append(&mut self, label: Label) {
         self.memory += label.memory();
         if self.labels.len() == self.labels.capacity() {

@@ -66,19 +66,23 @@ impl<T: Attachment> ShardHub<T> {
         let topic_id = self.topics.attach(name);
         self.subscribed += usize::from(!name.is_everyone());
         let format = connection.io.format();
-        subscriptions.insert(Subscription {
+        let subscription = Subscription {
             topic: topic_id,
             membership: Membership::Pending,
             format,
             echo: options.has_echo,
             has_silent_lags: options.has_silent_lags,
             is_taken: false,
-        });
+        };
+        subscriptions.insert(subscription);
         let is_held = connection.is_held;
         let topic = &mut self.topics[topic_id];
         topic.subscribed += 1;
         topic.audiences.add(format);
-        self.topics[AudienceId { topic: topic_id, format }].subscribed += 1;
+        let is_lossless = self.is_lossless(&subscription);
+        let audience = &mut self.topics[AudienceId { topic: topic_id, format }];
+        audience.subscribed += 1;
+        audience.lossless += u32::from(is_lossless);
         let topic = &mut self.topics[topic_id];
         if topic.is_live() {
             if is_held {
@@ -301,7 +305,10 @@ impl<T: Attachment> ShardHub<T> {
     fn forget(&mut self, id: ConnectionId, subscription: &Subscription) {
         let topic_id = subscription.topic;
         self.remove_member(id, subscription);
-        self.topics[subscription.audience()].subscribed -= 1;
+        let is_lossless = self.is_lossless(subscription);
+        let audience = &mut self.topics[subscription.audience()];
+        audience.subscribed -= 1;
+        audience.lossless -= u32::from(is_lossless);
         let topic = &mut self.topics[topic_id];
         assert!(topic.subscribed > 0, "a subscription was counted");
         topic.subscribed -= 1;

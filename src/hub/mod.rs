@@ -53,6 +53,7 @@ mod not_a_key;
 mod not_json;
 mod order;
 mod overflow;
+mod paced;
 mod piece;
 mod publication;
 mod publish_error;
@@ -95,7 +96,7 @@ pub use hub::{Homes, HubLimits, ShardHub};
 pub use ids::{IdCounts, IdLimits};
 pub use key_pointer::{KeyPointer, KeyPointerError};
 pub use label::{Label, messages_by_topic};
-pub use lag::{EncodeLag, Lag};
+pub use lag::{EncodeLag, Lag, OwedLag};
 pub use listing::{
     ConnectionFilter, ConnectionPage, ConnectionSummary, LOOKS_MAX, PagePart, ROWS_MAX, TOPICS_PER_STEP, TopicCursor,
     TopicPage, TopicPart, TopicSummary, Who,

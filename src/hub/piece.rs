@@ -4,7 +4,7 @@ use std::{mem, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{memory::BUFFER, slow::SlowRules, tag::PieceTags, topic_name::TopicName};
+use super::{lag::OwedLag, memory::BUFFER, slow::SlowRules, tag::PieceTags, topic_name::TopicName};
 
 /// Whole frames in one piece of memory.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct Piece {
 pub struct Owed {
     /// The topic.
     pub topic: TopicName,
+    /// The lag of the connection that the topic's runs have made, if there is one. It stands before the pieces.
+    pub lag: Option<OwedLag>,
     /// The pieces, each with at least one message.
     pub pieces: Vec<Piece>,
     /// The rules of the topic for this subscriber.

@@ -1,10 +1,15 @@
 //! Runs: the publications that an audience gathers for one walk.
 
+mod conflation;
+mod losses;
+
 use std::{collections::HashMap, iter, mem, ops::Range, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
+use self::losses::{Conflation, Losses};
 use super::{
+    lag::Lost,
     memory::{ALLOCATION, BUFFER, pinned},
     piece::{Piece, SMALL_PIECE_MAX, joined, small_piece_max},
     tag::{PieceTags, Tag, TaggedMessage, Tags},
@@ -53,6 +58,8 @@ struct GatheredTags {
     tail: Vec<TaggedMessage>,
     /// Memory of the tags that the pieces have.
     sealed: usize,
+    /// When the run drops messages that a newer one of their key has replaced; `None` if the run keeps all.
+    conflation: Option<Conflation>,
 }
 
 impl Run {
@@ -61,7 +68,8 @@ impl Run {
     pub fn new(buffer: BytesMut, tags: Tags) -> Self {
         assert!(buffer.is_empty(), "a run gathers into an empty buffer");
         let capacity = buffer.capacity();
-        let tags = (tags == Tags::On).then(Box::default);
+        let conflation = (tags == Tags::Newest).then(Conflation::default);
+        let tags = (tags != Tags::Off).then(|| Box::new(GatheredTags { conflation, ..GatheredTags::default() }));
         Run { tail: buffer, buffer: capacity, buffers: capacity, is_given: capacity > 0, tags, ..Run::default() }
     }
 
@@ -95,6 +103,7 @@ impl Run {
             let tags = self.seal_tags();
             self.gathered.pieces.push(Piece { bytes: frame.clone(), messages: 1, charge, tags });
             self.note_end(frame.len(), except);
+            self.conflate_if_due();
         } else {
             self.append_copy(frame, except, tag);
         }
@@ -109,10 +118,13 @@ impl Run {
     pub(super) fn append_copy(&mut self, frame: &[u8], except: Option<u32>, tag: Option<&Tag>) {
         self.make_room(frame.len());
         self.tail.extend_from_slice(frame);
-        self.tag(self.tail.len(), tag);
         self.tail_messages += 1;
         self.small += frame.len();
         self.note_end(frame.len(), except);
+        if self.tags.is_some() {
+            self.tag(self.tail.len(), tag);
+            self.conflate_if_due();
+        }
     }
 
     /// Notes that a message of this many bytes was appended, which is not owed to the subscriber at slot `except`.
@@ -133,6 +145,9 @@ impl Run {
                 self.exclusions -= EXCLUDED + size_of::<Range<Position>>() * replaced.capacity();
             }
             self.exclude(slot, Position::default()..self.gathered.end);
+            if let Some(losses) = &mut self.gathered.losses {
+                losses.join(slot);
+            }
         }
     }
 
@@ -170,7 +185,8 @@ impl Run {
         let pieces = size_of::<Piece>() * self.gathered.pieces.capacity();
         let bytes = small + self.large + self.merged;
         let tags = self.tags.as_deref().map_or(0, GatheredTags::memory);
-        size_of::<Self>() + WALK_BYTES + 2 * ALLOCATION + bytes + pieces + self.exclusions + tags
+        let losses = self.gathered.losses.as_deref().map_or(0, Losses::memory);
+        size_of::<Self>() + WALK_BYTES + 2 * ALLOCATION + bytes + pieces + self.exclusions + tags + losses
     }
 
     /// Notes the time of the turn in which the run gathers its first message.
@@ -183,12 +199,31 @@ impl Run {
         self.gathered.from_mail += weight;
     }
 
+    /// Notes that a run which has lost weight has no larger part that has come by lanes. Returns by how much this part
+    /// is smaller now.
+    pub(super) fn bound_from_mail(&mut self) -> usize {
+        let before = self.gathered.from_mail;
+        self.gathered.from_mail = before.min(self.weight());
+        before - self.gathered.from_mail
+    }
+
     /// Ends gathering.
     #[must_use]
     pub fn freeze(mut self) -> FrozenRun {
+        self.conflate();
         self.seal_tail();
         self.gathered.weight = self.weight();
+        self.gathered.has_parts = self.gathered.losses.is_some() || !self.gathered.excluded.is_empty();
         self.gathered
+    }
+
+    /// Drops the messages that a newer one of their key has replaced, if there may be many.
+    #[inline]
+    fn conflate_if_due(&mut self) {
+        let conflation = self.tags.as_ref().and_then(|tags| tags.conflation);
+        if conflation.is_some_and(|conflation| conflation.is_due(self.gathered.end.message, self.gathered.end.byte)) {
+            self.conflate();
+        }
     }
 
     fn exclude(&mut self, slot: u32, what: Range<Position>) {
@@ -312,6 +347,10 @@ pub struct FrozenRun {
     /// For each slot the parts that are not owed to its subscriber, in order: the subscriber's own messages, and the
     /// messages from before it joined.
     excluded: HashMap<u32, Vec<Range<Position>>>,
+    /// The messages that were dropped while the run gathered, because a newer one of their key had come.
+    losses: Option<Box<Losses>>,
+    /// Whether a subscriber is owed anything but all messages: some of them, or the notice of a lag too.
+    has_parts: bool,
     /// The leading ones of `pieces`, in the form in which backlogs keep them. A piece that keeps much more memory alive
     /// than its bytes is copied once for all backlogs: its buffer has other pieces too, or has doubled.
     kept: Vec<Piece>,
@@ -341,12 +380,30 @@ pub enum Share {
 }
 
 impl FrozenRun {
-    /// Returns whether the share of the subscriber at `slot` is the whole run.
+    /// Returns whether the subscriber at `slot` is owed the whole run, and no notice of a lag.
     #[inline]
     #[must_use]
     pub fn is_whole(&self, slot: u32) -> bool {
         // Nearly every run has no exclusions; then a recipient costs only this check.
-        self.excluded.is_empty() || !self.excluded.contains_key(&slot)
+        !self.has_parts || self.losses.is_none() && !self.excluded.contains_key(&slot)
+    }
+
+    /// Returns what the subscriber at `slot` has lost while the run gathered.
+    pub(super) fn lost(&self, slot: u32) -> Option<Lost> {
+        let losses = self.losses.as_deref()?;
+        Some(losses.of(slot)).filter(|lost| lost.count > 0)
+    }
+
+    /// Makes the notice of what most subscribers have lost.
+    pub(super) fn encode_notice(&mut self, encode: impl FnOnce(&Lost) -> Bytes) {
+        if let Some(losses) = &mut self.losses {
+            losses.set_notice(encode);
+        }
+    }
+
+    /// Returns the notice of [`FrozenRun::encode_notice`] if it is for the subscriber at `slot`.
+    pub(super) fn notice(&self, slot: u32) -> Option<Bytes> {
+        self.losses.as_deref().and_then(|losses| losses.notice(slot))
     }
 
     /// Returns the share of the subscriber at `slot`. The pieces of a part have no tags.

@@ -13,6 +13,8 @@ pub enum Tags {
     Off,
     /// Each message has a tag.
     On,
+    /// Each message has a tag, and a run keeps only the newest message of each key.
+    Newest,
 }
 
 /// The place of a message in the order of its topic, its time and its key.

@@ -26,6 +26,8 @@ pub struct TopicRules {
     pub tags: Tags,
     /// What becomes of subscribers that do not keep up.
     pub slow: SlowRules,
+    /// The fewest milliseconds between the beginnings of two walks over an audience; `None` for any number.
+    pub delivery_interval_ms: Option<u64>,
     /// The part of a message that is its key, if its publisher has not given one. Only [`Overflow::Latest`] needs keys.
     pub key: Option<KeyPointer>,
     /// How much is kept of the messages that were published.
@@ -156,9 +158,38 @@ impl TopicRule {
         self
     }
 
+    /// Sets the shortest time, in milliseconds, between two deliveries of the topic's messages: those that come in the
+    /// meantime are delivered together. With [`Overflow::Latest`] only the newest of each key is. The time is 1 ms to
+    /// [`TopicRule::DELIVERY_INTERVAL_MS_MAX`]. The default is no time.
+    ///
+    /// ```
+    /// use ringhub::{Overflow, TopicRule};
+    /// let rule = TopicRule::new(["prices/*".parse()?]).slow(Overflow::Latest).delivery_interval_ms(20);
+    /// assert_eq!(rule.rules().delivery_interval_ms, Some(20));
+    /// # Ok::<(), ringhub::TopicPatternError>(())
+    /// ```
+    #[must_use]
+    pub fn delivery_interval_ms(mut self, ms: u64) -> TopicRule {
+        self.rules.delivery_interval_ms = Some(ms);
+        self.with_tags()
+    }
+
+    /// The longest interval between two deliveries, in milliseconds.
+    pub const DELIVERY_INTERVAL_MS_MAX: u64 = 60_000;
+
     fn change_slow(mut self, change: impl FnOnce(&mut SlowRules)) -> TopicRule {
         change(&mut self.rules.slow);
-        self.rules.tags = if self.rules.slow.needs_tags() { Tags::On } else { Tags::Off };
+        self.with_tags()
+    }
+
+    /// Sets the tags that the other columns need.
+    fn with_tags(mut self) -> TopicRule {
+        let TopicRules { slow, delivery_interval_ms, .. } = &self.rules;
+        self.rules.tags = match slow.overflow {
+            Overflow::Latest if delivery_interval_ms.is_some() => Tags::Newest,
+            _ if slow.needs_tags() => Tags::On,
+            _ => Tags::Off,
+        };
         self
     }
 

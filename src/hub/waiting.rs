@@ -69,6 +69,23 @@ impl Gap {
         is_one_epoch && self.subscription == subscription
     }
 
+    /// Returns whether a lag of the same topic, of a subscription, can be told of together with the others.
+    fn takes_lag(&self, lag: &Lag, subscription: u64) -> bool {
+        let is_one_epoch = lag.epoch == 0 || self.lag.epoch == 0 || self.lag.epoch == lag.epoch;
+        is_one_epoch && self.subscription == subscription
+    }
+
+    /// Adds a lag of the same topic, which is told of together with the others.
+    fn add(&mut self, added: &Lag) {
+        let lag = &mut self.lag;
+        (lag.count, lag.policy) = (lag.count + added.count, added.policy);
+        self.is_stale = true;
+        if added.epoch != 0 {
+            lag.from = if lag.epoch == 0 { added.from } else { lag.from.min(added.from) };
+            (lag.epoch, lag.to) = (added.epoch, lag.to.max(added.to));
+        }
+    }
+
     /// Notes that the message of this tag was dropped.
     pub(super) fn note(&mut self, tag: &Tag, policy: Overflow) {
         let lag = &mut self.lag;
@@ -265,6 +282,24 @@ impl WaitingTopics {
         if let Some(waiting) = self.get_mut(topic) {
             waiting.oldest = Some(oldest);
         }
+    }
+
+    /// Adds a lag to the last lag of its topic, and of the same subscription, whose notice has not begun to be sent.
+    /// Returns whether there is one.
+    pub(super) fn merge(&mut self, lag: &Lag) -> bool {
+        let Some(waiting) = self.get_mut(&lag.topic) else { return false };
+        let subscription = waiting.subscription;
+        let last = waiting.gaps.back_mut().filter(|last| last.takes_lag(lag, subscription));
+        last.map(|last| last.add(lag)).is_some()
+    }
+
+    /// Notes a lag whose notice has been encoded and appended.
+    pub(super) fn add_gap(&mut self, lag: Lag, slow: SlowRules) {
+        let topic = lag.topic.clone();
+        let waiting = self.entry(&topic, slow);
+        let subscription = waiting.subscription;
+        waiting.gaps.push_back(Gap { lag, subscription, is_stale: false });
+        self.gaps += 1;
     }
 
     /// Takes the first lag of a topic, whose notice begins to be sent.

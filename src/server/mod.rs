@@ -20,6 +20,8 @@ mod listeners;
 mod mixed_order;
 #[cfg(test)]
 mod order_on_backends;
+#[cfg(test)]
+mod paced;
 mod people;
 #[cfg(test)]
 mod permissions;

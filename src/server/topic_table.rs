@@ -4,7 +4,7 @@ use crate::{
     config::{Size, TopicRuleConfig},
     endpoints::asking,
     error::Origin,
-    hub::{Overflow, TopicPattern, TopicRules, TopicTable},
+    hub::{Overflow, TopicPattern, TopicRule, TopicRules, TopicTable},
 };
 
 /// The reason for which rules of topics cannot hold together.
@@ -61,7 +61,10 @@ fn history_fault(TopicRules { kept, .. }: &TopicRules) -> Option<String> {
 }
 
 /// Returns what is wrong with the columns of a rule about slow subscribers.
-fn slow_fault(TopicRules { slow, key, .. }: &TopicRules, message_bytes_max: u32) -> Option<String> {
+fn slow_fault(
+    TopicRules { slow, key, delivery_interval_ms, .. }: &TopicRules,
+    message_bytes_max: u32,
+) -> Option<String> {
     let message = u64::from(message_bytes_max);
     if let Some(bytes) = slow.bytes_max.filter(|&bytes| bytes < message) {
         let (bytes, message) = (Size(bytes), Size(message));
@@ -75,6 +78,12 @@ fn slow_fault(TopicRules { slow, key, .. }: &TopicRules, message_bytes_max: u32)
     if slow.age_max_ms == Some(0) {
         return Some("backlog_age is less than a millisecond".into());
     }
+    if *delivery_interval_ms == Some(0) {
+        return Some("delivery_interval is less than a millisecond".into());
+    }
+    if let Some(ms) = delivery_interval_ms.filter(|&ms| ms > TopicRule::DELIVERY_INTERVAL_MS_MAX) {
+        return Some(format!("delivery_interval is {ms} ms, more than a minute"));
+    }
     let is_unused = key.is_some() && slow.overflow != Overflow::Latest;
     is_unused.then(|| format!("key has no effect with slow = {:?}, only with \"latest\"", slow.overflow.name()))
 }
@@ -82,7 +91,6 @@ fn slow_fault(TopicRules { slow, key, .. }: &TopicRules, message_bytes_max: u32)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::TopicRule;
 
     #[test]
     fn wrong_columns_are_named() {
@@ -110,6 +118,10 @@ mod tests {
                 rule().history_age_ms(0),
                 Some("history_age is less than a millisecond: a topic that is to keep nothing has no such rule"),
             ),
+            (rule().delivery_interval_ms(1), None),
+            (rule().delivery_interval_ms(60_000), None),
+            (rule().delivery_interval_ms(0), Some("delivery_interval is less than a millisecond")),
+            (rule().delivery_interval_ms(60_001), Some("delivery_interval is 60001 ms, more than a minute")),
             (rule().key(pointer()), Some("key has no effect with slow = \"close\", only with \"latest\"")),
             (
                 rule().slow(Overflow::DropNewest).key(pointer()),

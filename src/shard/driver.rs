@@ -158,14 +158,14 @@ pub(super) struct AfterTurn {
 pub(super) enum Next {
     /// Another turn, at once.
     Again,
-    /// Another turn when something arrives, at the latest at this tick.
-    Sleep(Option<Tick>),
+    /// Another turn when something arrives, at the latest at this time.
+    Sleep(Option<Millis>),
     /// The end of the shard.
     End,
 }
 
 /// Decides the next step after a turn; `deadline` returns when the shard's next turn is due.
-pub(super) fn decide(after: AfterTurn, deadline: impl FnOnce() -> Option<Tick>) -> Next {
+pub(super) fn decide(after: AfterTurn, deadline: impl FnOnce() -> Option<Millis>) -> Next {
     match after {
         AfterTurn { is_drained: true, .. } => Next::End,
         AfterTurn { has_work: true, .. } => Next::Again,
@@ -307,7 +307,7 @@ impl Driver {
     }
 
     /// Sleeps until something arrives or the deadline has come. Returns whether a drain has to begin.
-    async fn sleep(&mut self, deadline: Option<Tick>) -> io::Result<bool> {
+    async fn sleep(&mut self, deadline: Option<Millis>) -> io::Result<bool> {
         let wait = until(self.clock, deadline, self.ends_by, Instant::now());
         let mut has_command = false;
         self.shard.set_gauges();
@@ -398,10 +398,10 @@ impl Driver {
     }
 }
 
-/// Returns the time from `now` until the tick or the instant, whichever is earlier.
-fn until(clock: Clock, tick: Option<Tick>, instant: Option<Instant>, now: Instant) -> Duration {
-    let tick = tick.map(|tick| clock.start + Duration::from_millis(tick.begin().0));
-    let first = tick.into_iter().chain(instant).min();
+/// Returns the time from `now` until the time of the clock or the instant, whichever is earlier.
+fn until(clock: Clock, time: Option<Millis>, instant: Option<Instant>, now: Instant) -> Duration {
+    let time = time.map(|time| clock.start + Duration::from_millis(time.0));
+    let first = time.into_iter().chain(instant).min();
     first.map_or(SLEEP_MAX, |first| first.saturating_duration_since(now))
 }
 
@@ -421,8 +421,8 @@ mod tests {
 
     #[test]
     fn work_is_followed_by_a_turn_idleness_by_sleep_and_a_drain_by_the_end() {
-        let next = |has_work, is_drained| decide(AfterTurn { has_work, is_drained }, || Some(Tick(7)));
-        assert_eq!(next(false, false), Next::Sleep(Some(Tick(7))));
+        let next = |has_work, is_drained| decide(AfterTurn { has_work, is_drained }, || Some(Millis(7)));
+        assert_eq!(next(false, false), Next::Sleep(Some(Millis(7))));
         assert_eq!(next(true, false), Next::Again);
         assert_eq!((next(false, true), next(true, true)), (Next::End, Next::End));
     }
@@ -436,14 +436,15 @@ mod tests {
     }
 
     #[test]
-    fn a_sleep_ends_when_its_tick_begins_or_the_drain_ends() {
+    fn a_sleep_ends_at_its_time_or_when_the_drain_ends() {
         let clock = Clock::new();
         let second = Duration::from_secs(1);
         let now = clock.start + second;
-        assert_eq!(until(clock, Some(Tick(30)), None, now), 2 * second);
-        assert_eq!(until(clock, Some(Tick(30)), Some(now + second), now), second);
-        assert_eq!(until(clock, Some(Tick(30)), Some(now + 3 * second), now), 2 * second);
-        assert_eq!(until(clock, Some(Tick(9)), None, now), Duration::ZERO);
+        assert_eq!(until(clock, Some(Millis(3_000)), None, now), 2 * second);
+        assert_eq!(until(clock, Some(Millis(1_003)), None, now), Duration::from_millis(3));
+        assert_eq!(until(clock, Some(Millis(3_000)), Some(now + second), now), second);
+        assert_eq!(until(clock, Some(Millis(3_000)), Some(now + 3 * second), now), 2 * second);
+        assert_eq!(until(clock, Some(Millis(900)), None, now), Duration::ZERO);
         assert_eq!(until(clock, None, None, now), SLEEP_MAX);
     }
 }

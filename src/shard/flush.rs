@@ -17,6 +17,7 @@ use std::{
     io::{self, IoSlice},
     mem,
     ops::Range,
+    slice,
 };
 
 use super::{
@@ -218,10 +219,12 @@ impl<I: Io> Shard<I> {
                 }
                 (Contents::One(portion), None) => {
                     deliveries += portion.messages(&self.hub);
+                    self.note_lags(id, slice::from_ref(&portion));
                     self.settle_all(id);
                 }
                 (Contents::Several(portions), None) => {
                     deliveries += portions.iter().map(|portion| portion.messages(&self.hub)).sum::<u64>();
+                    self.note_lags(id, &portions);
                     self.unpark(id);
                 }
                 (Contents::One(portion), Some(sent)) => unsent += self.settle_refused(id, [portion], offered, sent),
@@ -316,6 +319,16 @@ impl<I: Io> Shard<I> {
             self.owe(id, outbox, owed);
         }
         self.advance(id, offered, sent)
+    }
+
+    /// Notes the lags that a connection was told of in these portions, which its socket has taken whole.
+    fn note_lags(&mut self, id: ConnectionId, portions: &[Portion]) {
+        for portion in portions {
+            // The whole run of a walk has no lags.
+            if let Portion::Pieces { audience: Some(audience), .. } = portion {
+                self.note_lag(id, *audience);
+            }
+        }
     }
 
     /// Settles an entry after which the connection is owed nothing more. A connection that is closing may end with it.

@@ -237,13 +237,17 @@ impl Portion {
     /// there is nothing to be sent.
     pub(super) fn of_walk(hub: &IoHub, audience: AudienceId, slot: u32, outbox: Option<Piece>) -> Option<Portion> {
         let run = hub.run(audience);
-        let share = match (run.share(slot), &outbox) {
-            (Share::Whole, None) => return Some(Portion::Run(audience)),
-            (Share::Nothing, None) => return None,
-            (Share::Whole, Some(_)) => run.pieces().to_vec(),
-            (Share::Part(share), _) => bounded(share, PIECES_MAX - 1),
-            (Share::Nothing, Some(_)) => Vec::new(),
+        let notice = hub.lag_of_walk(audience, slot).map(|owed| owed.notice).filter(|notice| !notice.is_empty());
+        let mut share = match (run.share(slot), &outbox) {
+            (Share::Whole, None) if run.is_whole(slot) => return Some(Portion::Run(audience)),
+            (Share::Nothing, None) if notice.is_none() => return None,
+            (Share::Whole, _) => run.pieces().to_vec(),
+            (Share::Part(share), _) => bounded(share, PIECES_MAX - 2),
+            (Share::Nothing, _) => Vec::new(),
         };
+        if let Some(notice) = notice {
+            share.insert(0, Piece::new(notice, 0));
+        }
         Some(Portion::Pieces { outbox, share, audience: Some(audience) })
     }
 
@@ -295,7 +299,7 @@ pub(super) fn length<'a>(pieces: impl IntoIterator<Item = &'a Piece>) -> usize {
     pieces.into_iter().map(|piece| piece.bytes.len()).sum()
 }
 
-/// The most pieces of an entry. One of them may be the outbox.
+/// The most pieces of an entry. One of them may be the outbox, and one the notice of a lag.
 const PIECES_MAX: usize = SendEntry::<()>::PIECES_MAX;
 
 /// Looks at so many subscriptions count as one entry. A look at a subscription and its topic costs a few cache misses,

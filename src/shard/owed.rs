@@ -10,7 +10,7 @@ use super::{
     state::Shard,
 };
 use crate::{
-    hub::{ConnectionId, Owed, Piece},
+    hub::{AudienceId, ConnectionId, Owed, OwedLag, Piece},
     metrics::{Counter, Histogram},
     proto::State,
     sys::Io,
@@ -85,8 +85,13 @@ impl<I: Io> Shard<I> {
         let was_slow = connection.io.has_backlog();
         let backlog = &mut connection.io.output.get_or_insert_default().backlog;
         let before = backlog.messages();
+        let mut lost = 0;
         outbox.into_iter().for_each(|outbox| backlog.push(outbox, None));
-        for Owed { topic, pieces, slow } in owed {
+        for Owed { topic, lag, pieces, slow } in owed {
+            if let Some(lag) = lag {
+                lost += lag.lag.count;
+                backlog.owe_lag(lag, slow);
+            }
             pieces.into_iter().for_each(|piece| backlog.owe(piece, &topic, slow));
         }
         let messages = backlog.messages() - before;
@@ -94,6 +99,30 @@ impl<I: Io> Shard<I> {
         self.count(Counter::Deliveries, messages);
         self.count_slow(was_slow, is_slow);
         self.measure_backlog(id);
+        if lost > 0 {
+            self.count(Counter::DroppedByInterval, lost);
+            self.note_told(id);
+            if let Some(connection) = self.hub.connections.get_mut(id) {
+                // The handler may have been told of a lag, and nothing more is owed.
+                connection.io.drop_empty_output();
+            }
+        }
+    }
+
+    /// Notes the lags whose notices the socket has taken, so that the handler is told.
+    pub(super) fn note_told(&mut self, id: ConnectionId) {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+        let Some(output) = &mut connection.io.output else { return };
+        let told = output.backlog.take_told();
+        self.flush.told.extend(told.into_iter().map(|lag| (id, lag)));
+    }
+
+    /// Notes the lag that the connection was told of with its share of a walk, so that the handler is told.
+    pub(super) fn note_lag(&mut self, id: ConnectionId, walk: AudienceId) {
+        if let Some(OwedLag { lag, .. }) = self.hub.lag_of_walk(walk, id.slot()) {
+            self.count(Counter::DroppedByInterval, lag.count);
+            self.flush.told.push((id, lag));
+        }
     }
 
     /// Measures a backlog that has changed: its size for the gauges, and the wait of a byte if none is measured.

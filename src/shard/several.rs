@@ -71,7 +71,11 @@ impl<I: Io> Shard<I> {
             Some((true, false)) => self.take_outbox(id),
             _ => None,
         };
-        let Some(portion) = Portion::of_walk(&self.hub, audience, id.slot(), outbox) else { return Some(0) };
+        let Some(portion) = Portion::of_walk(&self.hub, audience, id.slot(), outbox) else {
+            // A client without notices may have lost messages and get none.
+            self.note_lag(id, audience);
+            return Some(0);
+        };
         let (pieces, bytes) = portion.size(&self.hub);
         match self.hub.connections.get_mut(id).and_then(ShardConnection::note) {
             Some(own) => {

@@ -50,14 +50,6 @@ impl<I: Io> Shard<I> {
         has_bytes
     }
 
-    /// Notes the lags whose notices the socket has taken, so that the handler is told.
-    pub(super) fn note_told(&mut self, id: ConnectionId) {
-        let Some(connection) = self.hub.connections.get_mut(id) else { return };
-        let Some(output) = &mut connection.io.output else { return };
-        let told = output.backlog.take_told();
-        self.flush.told.extend(told.into_iter().map(|lag| (id, lag)));
-    }
-
     fn count_dropped(&self, Dropped { oldest, newest, outdated }: Dropped) {
         self.count(Counter::DroppedOldest, oldest);
         self.count(Counter::DroppedNewest, newest);

@@ -56,6 +56,7 @@ mod network;
 mod notes;
 mod outcome;
 mod owed;
+mod paced;
 mod plan;
 mod policies;
 mod promises;

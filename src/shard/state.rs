@@ -235,10 +235,11 @@ impl<I: Io> Shard<I> {
     }
 
     /// Returns when the next turn is due even if nothing happens.
-    pub(crate) fn next_deadline(&self) -> Option<Tick> {
+    pub(crate) fn next_deadline(&self) -> Option<Millis> {
         let drain = self.drain.as_ref().map(|drain| drain.next_step(self.now, self.is_empty()));
         let look = self.memory.next_look(self.counters.get(Counter::SlowConsumers) > 0, self.now);
-        self.wheel.next().into_iter().chain(drain).chain(self.flush.next_try()).chain(look).min()
+        let tick = self.wheel.next().into_iter().chain(drain).chain(self.flush.next_try()).chain(look).min();
+        tick.map(Tick::begin).into_iter().chain(self.hub.next_walk()).min()
     }
 
     /// Returns whether there are no connections.

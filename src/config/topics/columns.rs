@@ -54,6 +54,10 @@ pub(in crate::config) const COLUMNS: &[Column] = &[
         qualified: "topics.retain",
         read: |r, key, value| r.boolean(key, value).map(|retains| change(move |rule| rule.retain(retains))),
     },
+    Column {
+        qualified: "topics.delivery_interval",
+        read: |r, key, value| r.time(key, value, TopicRule::delivery_interval_ms),
+    },
 ];
 
 /// Returns the keys of a rule.

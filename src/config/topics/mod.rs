@@ -169,7 +169,9 @@ mod tests {
                     backlog_messages = 100\nbacklog_age = \"5s\"\n\
                     [[topics]]\nmatch = \"log\"\nslow = \"drop_oldest\"\n\
                     [[topics]]\nmatch = \"first\"\nslow = \"drop_newest\"\n\
-                    [[topics]]\nmatch = \"few\"\nslow = \"close\"\nbacklog_messages = 7\n";
+                    [[topics]]\nmatch = \"few\"\nslow = \"close\"\nbacklog_messages = 7\n\
+                    [[topics]]\nmatch = \"paced\"\ndelivery_interval = \"20ms\"\n\
+                    [[topics]]\nmatch = \"newest\"\ndelivery_interval = \"1s\"\nslow = \"latest\"\n";
         let (config, shown) = read(text).unwrap();
         assert!(shown.contains("slow = \"latest\"\nkey = \"/symbol\"\nbacklog_bytes = \"2MiB\""), "{shown}");
         let table = TopicTable::new(config.topics.iter().map(|given| &given.rule)).unwrap();
@@ -182,8 +184,10 @@ mod tests {
         assert_eq!(of("log").slow, slow(Overflow::DropOldest));
         assert_eq!(of("first").slow, slow(Overflow::DropNewest));
         assert_eq!(of("few").slow, SlowRules { messages_max: Some(7), ..slow(Overflow::Close) });
-        let tags = ["prices/x", "few", "other"].map(|name| of(name).tags);
-        assert_eq!(tags, [Tags::On, Tags::On, Tags::Off], "a topic without such a rule has no tags");
+        let tags = ["prices/x", "few", "paced", "newest", "other"].map(|name| of(name).tags);
+        assert_eq!(tags, [Tags::On, Tags::On, Tags::Off, Tags::Newest, Tags::Off], "only what needs tags has them");
+        let interval = |name| of(name).delivery_interval_ms;
+        assert_eq!((interval("paced"), interval("newest"), interval("few")), (Some(20), Some(1_000), None));
     }
 
     /// Each error has its place, and all errors of a file are found together.
@@ -221,6 +225,10 @@ mod tests {
             ),
             (rule("match = \"a\"\nbacklog_messages = -1"), "FILE:4: topics.backlog_messages: ".into()),
             (rule("match = \"a\"\nbacklog_age = \"soon\""), "FILE:4: topics.backlog_age: \"soon\" is no time".into()),
+            (
+                rule("match = \"a\"\ndelivery_interval = 7"),
+                "FILE:4: topics.delivery_interval: a time in quotes, ".into(),
+            ),
             (
                 rule("match = \"a\"\nsubscibe = \"anyone\""),
                 "FILE:4: unknown key \"subscibe\" of a rule of topics; did you mean \"subscribe\"?".into(),

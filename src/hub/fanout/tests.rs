@@ -11,8 +11,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::hub::{
-    HubConnection, HubLimits, MeshEnd, Piece, RulesOfTopics, Scope, SubscribeOptions, Subscribed, TopicName,
-    TopicRules,
+    HubConnection, HubLimits, MeshEnd, Piece, RulesOfTopics, Scope, SubscribeOptions, Subscribed, TopicName, TopicRule,
+    TopicRules, TopicTable,
     testing::{self, FORMATS, REVERSED, Wants, decode, encodings, take_encoded},
 };
 use crate::proto::Millis;
@@ -59,6 +59,34 @@ fn join(hub: &mut ShardHub<Wants>, topic: &str, echo: bool) -> ConnectionId {
 fn publish(hub: &mut ShardHub<Wants>, source: ConnectionId, topic: &str, text: &str) -> u64 {
     let message = Publication::text(text);
     hub.publish_by_name(&name(topic), Some(source), message, Scope::Server).expect("at home").offset
+}
+
+/// Mail counts by what a run keeps of it, so a topic that is paced and conflates keeps no other mail waiting.
+#[test]
+fn a_run_that_conflates_keeps_no_mail_waiting() {
+    let rule = TopicRule::new(["a".parse().unwrap()]).slow(Overflow::Latest).delivery_interval_ms(1_000);
+    let rules = RulesOfTopics::of_table(TopicTable::new([&rule]).unwrap());
+    let mut hub: ShardHub<Wants> = ShardHub::new(MeshEnd::alone(), HubLimits::default(), 1).with_topic_rules(rules);
+    let id = connect(&mut hub);
+    assert_eq!(hub.subscribe(id, &name("a"), SubscribeOptions::default().silent_lags()), Subscribed::Live);
+    let text = "x".repeat(400);
+    for now in [0, 1_000] {
+        hub.note_time(Millis(now));
+        for number in 0..10_000 {
+            hub.takes_mail = number % 3 > 0;
+            let message = Publication::text(&text).key(&(number % 5).to_string()).unwrap();
+            hub.publish_by_name(&name("a"), None, message, Scope::Server);
+            assert!(hub.has_room_for_mail() && !hub.is_full(), "{number} messages");
+        }
+        hub.takes_mail = false;
+        assert!(hub.gathered_from_mail > 0 && hub.gathered_bytes < 100_000);
+        assert_eq!(hub.next_walk(), None);
+        assert_eq!(flush(&mut hub)[&id.slot()].len(), 5);
+        assert_eq!((hub.gathered_from_mail, hub.gathered_bytes), (0, 0));
+    }
+    publish(&mut hub, id, "a", "late");
+    assert!(flush(&mut hub).is_empty());
+    assert_eq!((hub.next_walk(), hub.is_dirty()), (Some(Millis(2_000)), false));
 }
 
 /// Begins and finishes every walk, and returns what each slot got.

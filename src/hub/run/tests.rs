@@ -1,5 +1,6 @@
 //! Tests of runs.
 
+mod conflation;
 mod tags;
 
 use super::*;

@@ -97,11 +97,11 @@ fn a_sleeping_shard_gives_up_its_backlogs_too() {
     let (mut world, budget, ids) = three_subscribers(4_000_000);
     assert_eq!(world.shard.next_deadline(), None, "without backlogs there is nothing to look at");
     world.publish_at(1, 80);
-    assert_eq!(world.shard.next_deadline(), Some(Tick(2)));
+    assert_eq!(world.shard.next_deadline(), Some(Tick(2).begin()));
     while world.shard.turn(Tick(2).begin()) {}
     // The control thread, the second one, takes the rest.
     budget.note(1, 4_000_000, 0);
-    assert_eq!(world.shard.next_deadline(), Some(Tick(3)));
+    assert_eq!(world.shard.next_deadline(), Some(Tick(3).begin()));
     while world.shard.turn(Tick(3).begin()) {}
     assert_eq!(world.states(ids), [Some(State::Closing), Some(State::Closing), Some(State::Open)]);
 }

@@ -572,7 +572,7 @@ fn a_shortage_of_memory_is_waited_out() {
         }
         assert!(turns > 0, "no send is tried at tick {tick}");
         assert!(simulation.drivers[0].counters.get(Counter::SlowConsumers) > 0, "some sends were refused");
-        assert_eq!(simulation.drivers[0].shard.next_deadline(), Some(simulation.now.after(1)));
+        assert_eq!(simulation.drivers[0].shard.next_deadline(), Some(simulation.now.after(1).begin()));
         simulation.now = simulation.now.after(1);
     }
     simulation.drivers[0].network.borrow_mut().is_short_of_memory = false;

@@ -112,7 +112,7 @@ impl Shards {
     fn serve(&mut self, shard: usize) -> bool {
         let is_woken = self.woken[shard].swap(false, Ordering::Relaxed);
         let has_reports = self.networks[shard].borrow().has_reports();
-        let is_due = self.shards[shard].next_deadline().is_some_and(|deadline| deadline <= self.now);
+        let is_due = self.shards[shard].next_deadline().is_some_and(|deadline| deadline.tick() <= self.now);
         if !(self.more[shard] || is_woken || has_reports || is_due) {
             return false;
         }

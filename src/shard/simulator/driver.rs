@@ -52,8 +52,8 @@ pub(super) struct SimulatedDriver {
 enum Phase {
     /// A turn is due.
     Awake,
-    /// A turn is due when something arrives, at the latest at this tick.
-    Asleep(Option<Tick>),
+    /// A turn is due when something arrives, at the latest in the tick of this time.
+    Asleep(Option<Millis>),
     /// The drain has ended.
     Ended,
 }
@@ -108,7 +108,7 @@ impl SimulatedDriver {
         match self.phase {
             Phase::Awake => true,
             Phase::Asleep(until) => {
-                let has_come = until.is_some_and(|until| until <= now);
+                let has_come = until.is_some_and(|until| until.tick() <= now);
                 has_come || self.woken.is_set() || self.command.is_some() || self.network.borrow().has_reports()
             }
             Phase::Ended => false,

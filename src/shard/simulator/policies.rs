@@ -61,18 +61,20 @@ fn name(topic: usize) -> TopicName {
 
 /// Returns the rules of a topic, with limits that the random number draws.
 fn rules(topic: &TopicName, draw: u64) -> TopicRules {
+    let delivery_interval_ms = (draw / 64).is_multiple_of(2).then_some(1 + draw / 128 % 30);
     let overflow = match topic.as_str() {
         "drop_oldest" => Overflow::DropOldest,
         "drop_newest" => Overflow::DropNewest,
         "latest" => Overflow::Latest,
-        _ => return TopicRules::default(),
+        _ => return TopicRules { delivery_interval_ms, ..TopicRules::default() },
     };
     let is_latest = overflow == Overflow::Latest;
     let (messages_max, bytes_max) = (draw.is_multiple_of(2).then_some(5), draw.is_multiple_of(3).then_some(9_000));
     let age_max_ms = (draw.is_multiple_of(5)).then_some(40);
     let slow =
         if is_latest { SlowRules::default() } else { SlowRules { messages_max, bytes_max, age_max_ms, overflow } };
-    TopicRules { tags: Tags::On, slow: SlowRules { overflow, ..slow }, ..TopicRules::default() }
+    let tags = if is_latest && delivery_interval_ms.is_some() { Tags::Newest } else { Tags::On };
+    TopicRules { tags, slow: SlowRules { overflow, ..slow }, delivery_interval_ms, ..TopicRules::default() }
 }
 
 impl Run {
@@ -156,7 +158,11 @@ impl Run {
                 is_quiet &= texts.is_empty() && self.world.network.borrow().lines[client].fetched.is_empty();
                 self.clients[client].texts.extend(texts);
             }
+            if let Some(due) = self.world.shard.hub.next_walk() {
+                self.now = due.max(self.now);
+            }
             self.turns();
+            is_quiet &= self.world.shard.hub.next_walk().is_none();
             if is_quiet && self.clients.iter().all(|client| !self.owes(client)) {
                 return;
             }
@@ -239,11 +245,12 @@ impl Run {
 }
 
 /// The counters of all runs: messages that each policy has dropped, lags that were told, and clients that were closed.
-type Seen = [u64; 5];
+type Seen = [u64; 6];
 
 fn run(seed: u64) -> Seen {
     let mut run = Run::new(seed);
-    for manner in [Manner::Told, Manner::Silent, Manner::Raw, Manner::Told, Manner::Told] {
+    let raw = if run.random.chance(500) { Manner::Raw } else { Manner::Silent };
+    for manner in [Manner::Told, Manner::Silent, raw, Manner::Told, Manner::Told] {
         run.connect(manner);
     }
     let steps = run.random.within(5..=150);
@@ -252,12 +259,14 @@ fn run(seed: u64) -> Seen {
     let (lost, closed) = run.check();
     run.world.shard.set_gauges();
     let count = |counter| run.world.counters.get(counter);
-    let dropped = [Counter::DroppedOldest, Counter::DroppedNewest, Counter::DroppedOutdated].map(count);
+    let dropped =
+        [Counter::DroppedOldest, Counter::DroppedNewest, Counter::DroppedOutdated, Counter::DroppedByInterval]
+            .map(count);
     let all = dropped.iter().sum::<u64>();
     assert!(lost == all || lost < all && closed > 0, "{lost} messages are missing, and {all} were dropped");
     assert_eq!((count(Counter::Lagging), count(Counter::SlowConsumers)), (0, 0));
-    let [oldest, newest, outdated] = dropped;
-    [oldest, newest, outdated, count(Counter::LagsTold), closed]
+    let [oldest, newest, outdated, by_interval] = dropped;
+    [oldest, newest, outdated, by_interval, count(Counter::LagsTold), closed]
 }
 
 /// What a client has received, and what it was told that it lost, is exactly the order of each topic.
@@ -276,7 +285,7 @@ fn slow_clients_know_what_they_have_lost() {
 fn a_lagging_client_is_heard() {
     for (topic, is_heard) in [("drop_oldest", true), ("drop_newest", true), ("latest", true), ("plain", false)] {
         let change = |config: &mut crate::config::Config| config.limits.backlog_messages_max = 40;
-        let rules = RulesOfTopics::new(|topic| rules(topic, 1));
+        let rules = RulesOfTopics::new(|topic| rules(topic, 67));
         let mut world = World::with_shard(change, |shard| shard.with_topic_rules(rules));
         let socket = SimulatedSocket::connect(&world.network, ANSWER, 1_000);
         let target = TopicName::new("t").expect("a name");

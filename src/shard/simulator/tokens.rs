@@ -38,7 +38,7 @@ impl World {
 fn a_connection_ends_at_the_tick_of_its_token() {
     let (mut world, id) = world();
     world.shard.set_lifetime(id, Some(Duration::from_millis(2_050)));
-    assert_eq!(world.shard.next_deadline(), Some(Tick(21)));
+    assert_eq!(world.shard.next_deadline(), Some(Tick(21).begin()));
     assert_eq!(world.closes_within(id, 0..50), Some(21));
     assert_eq!(take_sent(&world.network, 0), ["answer", "close 4401"]);
     assert_eq!(take_sent(&world.network, 1), ["answer"]);

@@ -1,7 +1,12 @@
 //! Turns of the shards, steps of the control thread, and the time between them.
 
 use super::{client::Client, engine::Engine, network::Weather, simulation::Simulation};
-use crate::{hub::testing::UnderWay, metrics::Counter, proto::KeepAlive, shard::session::client_end::Protocol};
+use crate::{
+    hub::testing::UnderWay,
+    metrics::Counter,
+    proto::{KeepAlive, Millis},
+    shard::session::client_end::Protocol,
+};
 
 impl Simulation {
     /// Runs a turn of a shard, or a step of the control thread or of the engine, if one is due. Returns whether one
@@ -192,7 +197,7 @@ impl Simulation {
 
     /// Sets the clock to the next deadline of a shard, or to `end` if that is earlier.
     pub(super) fn pass_to_deadline(&mut self, end: crate::proto::Tick) {
-        let due = self.drivers.iter().filter_map(|driver| driver.shard.next_deadline()).min();
+        let due = self.drivers.iter().filter_map(|driver| driver.shard.next_deadline()).min().map(Millis::tick);
         self.now = due.unwrap_or(end).max(self.now.after(1)).min(end);
     }
 

@@ -57,6 +57,8 @@ enum Read {
 enum Step {
     /// Publishes messages of these lengths to a topic.
     Publish(u8, Vec<usize>),
+    /// Publishes so many messages to a topic whose run has lost all of them.
+    Lose(u8, u64),
     Alone(usize),
     /// Sends so many bytes, and the socket refuses the rest.
     Send(usize),
@@ -75,6 +77,7 @@ fn step() -> impl Strategy<Value = Step> {
     let length = prop_oneof![12 => 0..60_usize, 2 => 0..COPIED_BELOW, 1 => 0..70_000_usize];
     prop_oneof![
         12 => (0..TOPICS, prop::collection::vec(length, 1..9)).prop_map(|(topic, of)| Step::Publish(topic, of)),
+        2 => (0..TOPICS, 1..9_u64).prop_map(|(topic, count)| Step::Lose(topic, count)),
         2 => (0..40_usize).prop_map(Step::Alone),
         3 => (0..90_usize).prop_map(Step::Send),
         2 => (0..3 * COPIED_BELOW).prop_map(Step::Send),
@@ -124,6 +127,19 @@ impl World {
         let tags = slow.needs_tags().then(|| PieceTags::new(tags));
         let piece = Piece { tags, ..Piece::new(bytes.freeze(), lengths.len() as u32) };
         self.backlog.owe(piece, &topic(number), slow);
+    }
+
+    fn lose(&mut self, number: u8, count: u64) {
+        let all = self.published.entry(number).or_default();
+        let epoch = 1 + self.epochs[usize::from(number)];
+        let from = all.last().filter(|last| last.0 == epoch).map_or(1, |last| last.1 + 1);
+        let to = from + count - 1;
+        all.extend((from..=to).map(|offset| (epoch, offset)));
+        self.dropped += count;
+        let lag = Lag { topic: topic(number), epoch, from, to, count, policy: Overflow::Latest };
+        let mut notice = BytesMut::new();
+        encode(&lag, &mut notice);
+        self.backlog.owe_lag(OwedLag { lag, notice: notice.freeze() }, rules(number));
     }
 
     fn alone(&mut self, length: usize) {
@@ -323,6 +339,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Publish(topic, lengths) => world.publish(topic, &lengths),
+                Step::Lose(topic, count) => world.lose(topic, count),
                 Step::Alone(length) => world.alone(length),
                 Step::Send(count) => world.send(count),
                 Step::Shed => world.shed(if small { 12 } else { u64::MAX }),

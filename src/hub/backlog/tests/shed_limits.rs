@@ -1,11 +1,13 @@
 //! What is left of a backlog at a limit, and when it is given up.
 
+use bytes::Bytes;
+
 use super::{
     super::*,
     shed::{NOTICE, WIDE, encode, outcome, topic},
 };
 use crate::hub::{
-    Decision, Dropped, OutputLimits, Overflow, OwedOutput, Place, Shedding, SlowRules, Tag, TaggedMessage,
+    Decision, Dropped, Lag, OutputLimits, Overflow, OwedOutput, Place, Shedding, SlowRules, Tag, TaggedMessage,
     tag::PieceTags,
 };
 
@@ -100,6 +102,27 @@ fn a_close_keeps_the_notice_before_its_first_piece() {
     assert_eq!((bytes[0], bytes.len()), (NOTICE, 35 + 6 + 30));
     backlog.advance(bytes.len());
     assert_eq!((backlog.take_told().len(), backlog.has_tagged()), (1, false));
+}
+
+/// A client without notices is told of a lag when what stands before it has been sent.
+#[test]
+fn a_lag_without_a_notice_is_told_in_its_place() {
+    let lag = |from: u64, to: u64| OwedLag {
+        lag: Lag { topic: topic(0), epoch: 1, from, to, count: to - from + 1, policy: Overflow::Latest },
+        notice: Bytes::new(),
+    };
+    let told = |backlog: &mut Backlog| backlog.take_told().iter().map(|lag| (lag.from, lag.to)).collect::<Vec<_>>();
+    let mut backlog = Backlog::default();
+    backlog.owe_lag(lag(1, 2), LATEST);
+    assert_eq!((told(&mut backlog), backlog.is_empty(), backlog.has_tagged()), (vec![(1, 2)], true, false));
+    owe_keys(&mut backlog, 1..=3, LATEST);
+    backlog.owe_lag(lag(5, 6), LATEST);
+    backlog.owe_lag(lag(8, 9), LATEST);
+    assert!(told(&mut backlog).is_empty() && backlog.has_lags());
+    backlog.advance(29);
+    assert!(told(&mut backlog).is_empty());
+    backlog.advance(1);
+    assert_eq!((told(&mut backlog), backlog.has_tagged()), (vec![(5, 9)], false));
 }
 
 /// A label that goes on behind the first piece is parted at the end of a message.
