@@ -80,7 +80,8 @@ impl Labels {
     pub(super) fn cut_newest(&mut self, topic: &TopicName, bytes: usize, judge: Judge<'_>) -> Vec<Cut> {
         let Some(waiting) = self.waiting.take(topic) else { return Vec::new() };
         let subscription = waiting.last_subscription();
-        let mut pass = BackwardPass { topic, waiting, subscription, back: Vec::new(), places: Vec::new(), notices: 0 };
+        let (back, places) = (Vec::new(), Vec::new());
+        let mut pass = BackwardPass { topic, waiting, subscription, back, places, placed: subscription, notices: 0 };
         let mut cuts = Vec::new();
         let (mut at, mut is_done) = (bytes, false);
         while !is_done && let Some(label) = self.labels.pop_back() {
@@ -101,7 +102,8 @@ impl Labels {
             }
             let bytes_left = tags.messages()[first..left].last().map_or(0, |last| last.end - label.sent());
             cuts.push(Cut { at: at + bytes_left, bytes: label.bytes - bytes_left, messages: (end - left) as u32 });
-            if let Some(place) = pass.places.last_mut() {
+            // A new notice stands before the dropped messages of its own subscription, not before earlier ones.
+            if let Some(place) = pass.places.last_mut().filter(|_| pass.placed == pass.subscription) {
                 *place = pass.back.len();
             }
             self.memory -= label.memory();
@@ -190,6 +192,8 @@ struct BackwardPass<'a> {
     places: Vec<usize>,
     /// The unsent notices of the topic that the pass has come by.
     notices: usize,
+    /// The subscription of the last of these notices.
+    placed: u64,
 }
 
 impl BackwardPass<'_> {
@@ -214,6 +218,7 @@ impl BackwardPass<'_> {
                 let index = gaps.len() - self.notices - self.places.len();
                 gaps.insert(index, Gap::new(self.topic, policy, subscription));
                 self.places.push(self.back.len());
+                self.placed = subscription;
                 index
             });
             gaps[told].note(tag, policy);
