@@ -169,8 +169,18 @@ fn of_route(route: &RouteConfig) -> SettingChange {
 fn rules_in_words(rules: &[TopicRuleConfig]) -> String {
     let in_words = |TopicRuleConfig { rule, .. }: &TopicRuleConfig| {
         let patterns = rule.patterns().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let TopicRules { tags: _, subscribe, publish, presence, history, slow, delivery_interval_ms, key, kept } =
-            rule.rules();
+        let TopicRules {
+            tags: _,
+            subscribe,
+            publish,
+            presence,
+            history,
+            slow,
+            delivery_interval_ms,
+            kernel,
+            key,
+            kept,
+        } = rule.rules();
         let columns =
             format!("subscribe {subscribe:?}, publish {publish:?}, presence {presence:?}, history {history:?}");
         let key = key.as_ref().map_or(String::new(), |key| format!(", key {}", key.as_str()));
@@ -186,8 +196,11 @@ fn rules_in_words(rules: &[TopicRuleConfig]) -> String {
             kept.retains_last.then(|| ", retain".to_owned()),
         ];
         let kept: String = kept_limits.into_iter().flatten().collect();
+        let kernel = [("send_buffer", kernel.send_buffer_bytes), ("unsent_low_water", kernel.unsent_low_water_bytes)];
+        let kernel = kernel.iter().filter_map(|(of, bytes)| bytes.map(|bytes| format!(", {of} {bytes}")));
+        let kernel = kernel.collect::<String>();
         format!(
-            "{patterns}: {}, slow {}{limits}{key}{interval}{kept}",
+            "{patterns}: {}, slow {}{limits}{key}{interval}{kernel}{kept}",
             columns.to_ascii_lowercase(),
             slow.overflow.name()
         )

@@ -108,6 +108,9 @@ fn check(
     let drain_delay = faults.keep(ticks("drain_delay", settings.drain_delay));
     let send_buffer = settings.send_buffer.map(|size| size_within("send_buffer", size, 0, Limits::SEND_BUFFER_MAX));
     let send_buffer = faults.keep(send_buffer.transpose());
+    let low_water =
+        settings.unsent_low_water.map(|size| size_within("unsent_low_water", size, 1, Limits::SEND_BUFFER_MAX));
+    let low_water = faults.keep(low_water.transpose());
     let authorities = faults.keep(applications::authorities(settings));
     let handshake_timeout = handshake_timeout?.0;
     Some(Config {
@@ -134,6 +137,7 @@ fn check(
         drain_timeout: TICK * drain_timeout?,
         drain_delay: TICK * drain_delay?,
         send_buffer_bytes: send_buffer?.map(|bytes| bytes as usize),
+        unsent_low_water_bytes: low_water?.map(|bytes| bytes as usize),
         routes: Vec::new(),
         callback: callback?,
         callback_connect: settings.callback_connect,

@@ -64,6 +64,8 @@ pub struct Config {
     pub drain_delay: Duration,
     /// `SO_SNDBUF` of each connection.
     pub send_buffer_bytes: Option<usize>,
+    /// `TCP_NOTSENT_LOWAT` of each connection.
+    pub unsent_low_water_bytes: Option<usize>,
     /// The routes in the order of the file. Without routes, the server has the hub and its page.
     pub routes: Vec<RouteConfig>,
     /// The callback to the application, for routes and topics that ask it.

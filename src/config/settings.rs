@@ -406,6 +406,11 @@ settings! {
         send_buffer: Option<Size>, SIZE ["0 or more"],
         Otherwise { words: "the kernel's tuning", example: "64KiB", effective: UNSET }, Yes;
 
+        /// Unsent bytes from which on each connection's socket takes no more (TCP_NOTSENT_LOWAT). Less waits in the
+        /// kernel for a slow subscriber, where no policy can drop it.
+        unsent_low_water: Option<Size>, SIZE ["1 to 1GiB"],
+        Otherwise { words: "the kernel's tuning", example: "64KiB", effective: UNSET }, Yes;
+
         /// Bytes of all bodies that are being published, at least one of the largest messages. Beyond it: 503 for
         /// the incomplete body with the highest bytes × age.
         max_bodies: Option<Size>, SIZE ["max_message or more"],

@@ -116,6 +116,9 @@ pub struct ShardHub<T: Attachment = ()> {
     pub(super) answered: Vec<(u64, PublishOutcome)>,
     /// The ids of publications to topics whose home is this shard.
     pub(super) ids: Ids,
+    /// The connections that have subscribed to a topic with limits of what the kernel keeps, and that
+    /// [`ShardHub::take_limited`] has not taken.
+    pub(super) limited: Vec<ConnectionId>,
     /// The time of the turn.
     now: Millis,
     /// The time of the turn for measures, in microseconds.
@@ -154,6 +157,7 @@ impl<T: Attachment> ShardHub<T> {
             marks: Vec::new(),
             answered: Vec::new(),
             ids: Ids::new(limits.ids),
+            limited: Vec::new(),
             now: Millis::default(),
             turn_us: 0,
             subscribed: 0,

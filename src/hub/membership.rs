@@ -17,6 +17,7 @@ use super::{
     subscriptions::{Membership, Subscription, Subscriptions},
     topic_id::TopicId,
     topic_name::TopicName,
+    topic_rules::KernelRules,
     topics::{Feed, Topic, TopicRole},
 };
 
@@ -64,6 +65,10 @@ impl<T: Attachment> ShardHub<T> {
             return Subscribed::TooMany;
         }
         let topic_id = self.topics.attach(name);
+        self.topics.renew_rules(topic_id);
+        if self.topics[topic_id].rules.kernel != KernelRules::default() {
+            self.limited.push(id);
+        }
         self.subscribed += usize::from(!name.is_everyone());
         let format = connection.io.format();
         let subscription = Subscription {
@@ -95,6 +100,20 @@ impl<T: Attachment> ShardHub<T> {
         }
         self.add_pending(id, topic_id);
         Subscribed::Pending
+    }
+
+    /// Takes the connections that have subscribed, since the last call, to a topic with limits of the output that the
+    /// kernel keeps. Each has the smallest limits of its topics.
+    pub fn take_limited(&mut self) -> Vec<(ConnectionId, KernelRules)> {
+        let limited = mem::take(&mut self.limited);
+        limited.into_iter().map(|id| (id, self.kernel_rules(id))).collect()
+    }
+
+    fn kernel_rules(&self, id: ConnectionId) -> KernelRules {
+        let connection = self.connections.get(id);
+        let subscriptions = connection.map_or(&[][..], |connection| connection.subscriptions.as_slice());
+        let rules = subscriptions.iter().map(|own| self.topics[own.topic].rules.kernel);
+        rules.fold(KernelRules::default(), KernelRules::min)
     }
 
     /// Returns the end of a topic's order, at which a subscription that is live at once begins.

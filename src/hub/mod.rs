@@ -122,4 +122,4 @@ pub use topic_id::TopicId;
 pub(crate) use topic_name::home;
 pub use topic_name::{TopicName, TopicNameError};
 pub use topic_pattern::{TopicPattern, TopicPatternError};
-pub use topic_rules::{Permission, RulesOfTopics, TopicRule, TopicRules, TopicTable};
+pub use topic_rules::{KernelRules, Permission, RulesOfTopics, TopicRule, TopicRules, TopicTable};

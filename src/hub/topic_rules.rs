@@ -28,6 +28,8 @@ pub struct TopicRules {
     pub slow: SlowRules,
     /// The fewest milliseconds between the beginnings of two walks over an audience; `None` for any number.
     pub delivery_interval_ms: Option<u64>,
+    /// The limits of the output that the kernel keeps for each subscriber.
+    pub kernel: KernelRules,
     /// The part of a message that is its key, if its publisher has not given one. Only [`Overflow::Latest`] needs keys.
     pub key: Option<KeyPointer>,
     /// How much is kept of the messages that were published.
@@ -40,6 +42,28 @@ pub struct TopicRules {
     pub presence: Permission,
     /// Who may read the topic's earlier messages.
     pub history: Permission,
+}
+
+/// The limits of the output that the kernel keeps for a subscriber's socket, where no policy can drop it. A limit that
+/// is `None` is that of the server. A connection has the smallest limits of its topics and of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct KernelRules {
+    /// The socket's send buffer in bytes (`SO_SNDBUF`).
+    pub send_buffer_bytes: Option<u64>,
+    /// The unsent bytes from which on the socket takes no more (`TCP_NOTSENT_LOWAT`).
+    pub unsent_low_water_bytes: Option<u64>,
+}
+
+impl KernelRules {
+    /// Returns the smaller one of each limit.
+    #[must_use]
+    pub fn min(self, other: KernelRules) -> KernelRules {
+        let min = |one: Option<u64>, other: Option<u64>| one.into_iter().chain(other).min();
+        KernelRules {
+            send_buffer_bytes: min(self.send_buffer_bytes, other.send_buffer_bytes),
+            unsent_low_water_bytes: min(self.unsent_low_water_bytes, other.unsent_low_water_bytes),
+        }
+    }
 }
 
 /// Who may use a topic in one way. Whatever the permission is, the request must be admitted by the routes that lead to
@@ -113,6 +137,29 @@ impl TopicRule {
     #[must_use]
     pub fn backlog_age_ms(self, ms: u64) -> TopicRule {
         self.change_slow(|slow| slow.age_max_ms = Some(ms))
+    }
+
+    /// Sets the send buffer of subscribers' sockets, in bytes (`SO_SNDBUF`): 0 to 1 GiB. The kernel has a least size. A
+    /// connection with several topics gets the smallest of their buffers, and keeps it when it leaves a topic.
+    ///
+    /// ```
+    /// use ringhub::TopicRule;
+    /// let rule = TopicRule::new(["prices/*".parse()?]).send_buffer(32 << 10).unsent_low_water(16 << 10);
+    /// assert_eq!(rule.rules().kernel.unsent_low_water_bytes, Some(16_384));
+    /// # Ok::<(), ringhub::TopicPatternError>(())
+    /// ```
+    #[must_use]
+    pub fn send_buffer(mut self, bytes: u64) -> TopicRule {
+        self.rules.kernel.send_buffer_bytes = Some(bytes);
+        self
+    }
+
+    /// Sets the unsent bytes from which on subscribers' sockets take no more (`TCP_NOTSENT_LOWAT`): 1 byte to 1 GiB. A
+    /// connection with several topics gets the smallest of these numbers, and keeps it when it leaves a topic.
+    #[must_use]
+    pub fn unsent_low_water(mut self, bytes: u64) -> TopicRule {
+        self.rules.kernel.unsent_low_water_bytes = Some(bytes);
+        self
     }
 
     /// Sets the part of a message that is its key, for messages whose publishers give no key.

@@ -15,6 +15,8 @@ mod hub;
 mod in_force;
 #[cfg(test)]
 mod judging;
+#[cfg(test)]
+mod kernel_limits;
 mod listeners;
 #[cfg(test)]
 mod mixed_order;

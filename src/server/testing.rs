@@ -65,7 +65,7 @@ pub(super) enum Wire {
 }
 
 impl Wire {
-    fn socket(&self) -> &TcpStream {
+    pub(super) fn socket(&self) -> &TcpStream {
         match self {
             Wire::Plain(stream) => stream,
             Wire::Sealed(sealed) => &sealed.stream,

@@ -1,7 +1,7 @@
 //! Makes the table of the rules of topics from all its sources.
 
 use crate::{
-    config::{Size, TopicRuleConfig},
+    config::{Limits, Size, TopicRuleConfig},
     endpoints::asking,
     error::Origin,
     hub::{Overflow, TopicPattern, TopicRule, TopicRules, TopicTable},
@@ -62,7 +62,7 @@ fn history_fault(TopicRules { kept, .. }: &TopicRules) -> Option<String> {
 
 /// Returns what is wrong with the columns of a rule about slow subscribers.
 fn slow_fault(
-    TopicRules { slow, key, delivery_interval_ms, .. }: &TopicRules,
+    TopicRules { slow, key, delivery_interval_ms, kernel, .. }: &TopicRules,
     message_bytes_max: u32,
 ) -> Option<String> {
     let message = u64::from(message_bytes_max);
@@ -77,6 +77,13 @@ fn slow_fault(
     }
     if slow.age_max_ms == Some(0) {
         return Some("backlog_age is less than a millisecond".into());
+    }
+    let kernel = [("send_buffer", kernel.send_buffer_bytes, 0), ("unsent_low_water", kernel.unsent_low_water_bytes, 1)];
+    for (column, bytes, least) in kernel {
+        if let Some(bytes) = bytes.filter(|bytes| !(least..=Limits::SEND_BUFFER_MAX).contains(bytes)) {
+            let [bytes, least, most] = [bytes, least, Limits::SEND_BUFFER_MAX].map(Size);
+            return Some(format!("{column} is {bytes}, not between {least} and {most}"));
+        }
     }
     if *delivery_interval_ms == Some(0) {
         return Some("delivery_interval is less than a millisecond".into());
@@ -118,6 +125,10 @@ mod tests {
                 rule().history_age_ms(0),
                 Some("history_age is less than a millisecond: a topic that is to keep nothing has no such rule"),
             ),
+            (rule().send_buffer(0).unsent_low_water(1), None),
+            (rule().send_buffer(1 << 30).unsent_low_water(1 << 30), None),
+            (rule().send_buffer((1 << 30) + 1), Some("send_buffer is 1073741825, not between 0 and 1GiB")),
+            (rule().unsent_low_water(0), Some("unsent_low_water is 0, not between 1 and 1GiB")),
             (rule().delivery_interval_ms(1), None),
             (rule().delivery_interval_ms(60_000), None),
             (rule().delivery_interval_ms(0), Some("delivery_interval is less than a millisecond")),

@@ -18,6 +18,7 @@ use super::{
     handshake::{self, Opening},
     listener::{Beginning, Listener, ListenerOwner},
     lobby::Lobby,
+    state::send_limits,
 };
 use crate::{
     handover::HandedOff,
@@ -202,7 +203,7 @@ fn admit(lobby: &Rc<Lobby>, socket: OwnedFd, beginning: Beginning) -> bool {
     }
     let admission = lobby.admit(&socket);
     let has_room = admission.is_ok();
-    if let Err(error) = net::prepare_connection(socket.socket(), lobby.config.get().send_buffer_bytes) {
+    if let Err(error) = net::prepare_connection(socket.socket(), send_limits(&lobby.config.get())) {
         tracing::debug!(%error, "the client left before it was served");
         return has_room;
     }

@@ -23,6 +23,7 @@ mod incoming;
 mod input;
 mod io_state;
 mod joining;
+mod kernel_limits;
 mod lag;
 mod leaving;
 mod listener;

@@ -7,7 +7,7 @@ use std::{rc::Rc, sync::Arc};
 
 use super::{
     seats::LocalRoute,
-    state::{Shard, hub_limits},
+    state::{Shard, hub_limits, send_limits},
 };
 use crate::{
     config::Config,
@@ -25,6 +25,7 @@ impl<I: Io> Shard<I> {
         let limits = &config.limits;
         let has_other_message_time = limits.message_ticks_max != self.limits.message_ticks_max;
         self.limits = limits.clone();
+        self.send_limits = send_limits(config);
         self.unfinished_bytes_max = limits.unfinished_bytes_max / config.shards;
         self.hub.set_limits(hub_limits(config));
         let under_way: Vec<(ConnectionId, MessageLimits)> =

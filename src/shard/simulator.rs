@@ -45,6 +45,7 @@ mod engine;
 mod events;
 mod full;
 mod homes;
+mod kernel_limits;
 mod leftovers;
 mod line;
 mod lost_sockets;

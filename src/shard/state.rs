@@ -40,7 +40,7 @@ use crate::{
     },
     metrics::{Counter, Counters},
     proto::{Millis, Tick},
-    sys::{Io, Key, Readiness},
+    sys::{Io, Key, Readiness, SendLimits},
 };
 
 /// One CPU's connections and topics, and the turn that serves them.
@@ -71,6 +71,8 @@ pub(crate) struct Shard<I: Io> {
     /// The addresses of clients whose sockets have a trusted proxy as their peer; by slot, and empty without proxies.
     pub(super) named: Vec<Option<SocketAddr>>,
     pub(super) limits: Limits,
+    /// The limits of the output that the kernel keeps for each socket, as the server's settings have them.
+    pub(super) send_limits: SendLimits,
     pub(super) handlers: Handlers,
     pub(super) counters: Arc<Counters>,
     pub(super) warnings: Arc<Warnings>,
@@ -144,6 +146,7 @@ impl<I: Io> Shard<I> {
             joining: Joining::default(),
             named: Vec::new(),
             limits: config.limits.clone(),
+            send_limits: send_limits(config),
             handlers,
             counters,
             warnings: Arc::default(),
@@ -327,6 +330,12 @@ impl<I: Io> Shard<I> {
     pub(super) fn count(&self, counter: Counter, count: u64) {
         self.counters.add(counter, count);
     }
+}
+
+/// Returns the limits of the output that the kernel keeps for each socket.
+pub(super) fn send_limits(config: &Config) -> SendLimits {
+    let Config { send_buffer_bytes, unsent_low_water_bytes, .. } = *config;
+    SendLimits { send_buffer_bytes, unsent_low_water_bytes }
 }
 
 /// Returns the key by which the ring names a connection.

@@ -21,6 +21,7 @@ impl<I: Io> Shard<I> {
         self.report_ended();
         // The mesh sends before the flush, so that the other shards can begin while this shard sends.
         self.hub.send_out();
+        self.limit_sockets();
         self.flush();
         self.report_lags();
         self.report_drained();

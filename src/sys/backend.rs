@@ -8,7 +8,7 @@ use tokio::io::unix::AsyncFd;
 use super::faulty::Faulty;
 use super::{
     epoll::Epoll,
-    io::{Io, Key, Readiness, Receive, SendEntry, Unsent},
+    io::{Io, Key, Readiness, Receive, SendEntry, SendLimits, Unsent},
     transport::Transport,
     uring::{HotRing, RingAccess},
 };
@@ -252,6 +252,16 @@ impl Io for Backend {
             Backend::Epoll(epoll) => epoll.unread(socket),
             #[cfg(test)]
             Backend::Faulty(faulty) => faulty.unread(socket),
+        }
+    }
+
+    #[inline]
+    fn limit_output(&mut self, socket: &Socket, limits: SendLimits) {
+        match self {
+            Backend::Uring(ring) => ring.limit_output(socket, limits),
+            Backend::Epoll(epoll) => epoll.limit_output(socket, limits),
+            #[cfg(test)]
+            Backend::Faulty(faulty) => faulty.limit_output(socket, limits),
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::{
     backend::Backend,
-    io::{Io, Key, Readiness, Receive, SendEntry, Unsent},
+    io::{Io, Key, Readiness, Receive, SendEntry, SendLimits, Unsent},
     net,
     transport::Transport,
 };
@@ -197,6 +197,10 @@ impl Io for Faulty {
 
     fn unread(&self, socket: &Transport) -> usize {
         self.real.unread(socket)
+    }
+
+    fn limit_output(&mut self, socket: &Transport, limits: SendLimits) {
+        self.real.limit_output(socket, limits);
     }
 
     fn unacknowledged(&self, socket: &Transport) -> usize {

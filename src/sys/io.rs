@@ -75,6 +75,9 @@ pub trait Io {
     /// [`UNSENT_BYTES_MAX`]: super::UNSENT_BYTES_MAX
     fn send(&mut self, batch: &[SendEntry<'_, Self::Socket>], refused: &mut Vec<Unsent>);
 
+    /// Limits the output that the kernel keeps for a socket.
+    fn limit_output(&mut self, socket: &Self::Socket, limits: SendLimits);
+
     /// Returns the addresses of both ends, the peer's first; `None` for an address that the kernel no longer knows.
     fn addresses(&self, socket: &Self::Socket) -> (Option<SocketAddr>, Option<SocketAddr>);
 
@@ -161,6 +164,30 @@ impl<'a, S> Receive<'a, S> {
     /// Returns an entry that has not been tried yet.
     pub fn new(socket: &'a S, buffer: &'a mut BytesMut) -> Self {
         Receive { socket, buffer, result: Err(io::ErrorKind::WouldBlock.into()), has_more: false }
+    }
+}
+
+/// Limits of the output that the kernel keeps for a socket. A limit that is `None` stays as it is, at first as the
+/// kernel chooses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SendLimits {
+    /// The socket's send buffer, in bytes (`SO_SNDBUF`): output that the peer has not acknowledged. The kernel takes
+    /// twice as many bytes, for its own records of them.
+    pub send_buffer_bytes: Option<usize>,
+    /// The unsent bytes from which on the socket takes no more (`TCP_NOTSENT_LOWAT`); at least 1. A send that begins
+    /// below may exceed them by one segment of the kernel, 64 KiB at most.
+    pub unsent_low_water_bytes: Option<usize>,
+}
+
+impl SendLimits {
+    /// Returns the smaller one of each limit.
+    #[must_use]
+    pub fn min(self, other: SendLimits) -> SendLimits {
+        let min = |one: Option<usize>, other: Option<usize>| one.into_iter().chain(other).min();
+        SendLimits {
+            send_buffer_bytes: min(self.send_buffer_bytes, other.send_buffer_bytes),
+            unsent_low_water_bytes: min(self.unsent_low_water_bytes, other.unsent_low_water_bytes),
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use std::{
 };
 
 use super::{
-    io::{Io, Key, Readiness, Receive, Resumed, SendEntry, Unsent},
+    io::{Io, Key, Readiness, Receive, Resumed, SendEntry, SendLimits, Unsent},
     sealed::SealedSocket,
     transport::Transport,
 };
@@ -166,6 +166,10 @@ impl<S, I: Io<Socket = Transport<S>>> Io for Layered<I> {
 
     fn unread(&self, socket: &Transport<S>) -> usize {
         self.inner.unread(socket) + socket.sealed().map_or(0, |sealed| sealed.with(|state| state.opened_bytes()))
+    }
+
+    fn limit_output(&mut self, socket: &Transport<S>, limits: SendLimits) {
+        self.inner.limit_output(socket, limits);
     }
 
     fn unacknowledged(&self, socket: &Transport<S>) -> usize {

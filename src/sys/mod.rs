@@ -40,7 +40,7 @@ pub mod uring;
 pub use backend::{Backend, BackendKind};
 pub use direct::DirectSocket;
 pub use epoll::Epoll;
-pub use io::{Io, Key, Readiness, Receive, Resumed, SendEntry, Unsent};
+pub use io::{Io, Key, Readiness, Receive, Resumed, SendEntry, SendLimits, Unsent};
 pub use layered::Layered;
 pub use sealed::{OVERHEAD_BYTES_MAX, OpenedRecords, RECORD_BYTES_MAX, Records, SealedSocket, UNSENT_BYTES_MAX};
 pub use transport::Transport;

@@ -16,6 +16,8 @@ use rustix::{
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
+use super::io::SendLimits;
+
 /// Returns `count` listening sockets on one address, one for each shard, and the address; in place of port 0 it has the
 /// port that the kernel chose. The kernel spreads connections over the sockets by a hash of both addresses. With
 /// `is_dual` sockets on `[::]` take the connections of IPv4 too.
@@ -89,13 +91,25 @@ pub fn stop_listening(listener: &OwnedFd) -> io::Result<()> {
 /// # Errors
 ///
 /// The error of `setsockopt(2)`.
-pub fn prepare_connection(socket: &OwnedFd, send_buffer_bytes: Option<usize>) -> io::Result<()> {
+pub fn prepare_connection(socket: &OwnedFd, limits: SendLimits) -> io::Result<()> {
     sockopt::set_tcp_nodelay(socket, true)?;
     // Otherwise the kernel would take the last urgent byte out of the input. With this option too, a receive ends in
     // front of that byte, although there is more input.
     SockRef::from(socket).set_out_of_band_inline(true)?;
-    if let Some(bytes) = send_buffer_bytes {
-        SockRef::from(socket).set_send_buffer_size(bytes)?;
+    limit_output(socket, limits)
+}
+
+/// Limits the output that the kernel keeps for a socket.
+///
+/// # Errors
+///
+/// The error of `setsockopt(2)`.
+pub fn limit_output(socket: &impl AsFd, limits: SendLimits) -> io::Result<()> {
+    if let Some(bytes) = limits.send_buffer_bytes {
+        SockRef::from(&socket.as_fd()).set_send_buffer_size(bytes)?;
+    }
+    if let Some(bytes) = limits.unsent_low_water_bytes {
+        SockRef::from(&socket.as_fd()).set_tcp_notsent_lowat(u32::try_from(bytes).unwrap_or(u32::MAX))?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use rustix::net::SendFlags;
 
 use super::{
-    io::{Io, Key, Readiness, Receive, SendEntry},
+    io::{Io, Key, Readiness, Receive, SendEntry, SendLimits},
     net,
     transport::Transport,
 };
@@ -21,7 +21,8 @@ pub(super) fn pair(send_buffer: Option<usize>) -> (Transport, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let server = Transport::from(OwnedFd::from(listener.accept().unwrap().0));
-    net::prepare_connection(server.socket(), send_buffer).unwrap();
+    net::prepare_connection(server.socket(), SendLimits { send_buffer_bytes: send_buffer, ..SendLimits::default() })
+        .unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     client.set_nodelay(true).unwrap();
     (server, client)

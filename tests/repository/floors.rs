@@ -55,6 +55,7 @@ const BUILDINGS: &[Building] = &[
         folder: "src/shard",
         floors: &[
             "state",
+            "kernel_limits",
             "owed",
             "charging",
             "schedule",

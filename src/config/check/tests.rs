@@ -167,6 +167,9 @@ fn sizes_are_at_most_a_tebibyte() {
     let given = ["max_backlog", "1024GiB", "shards", "256", "max_unfinished", "524288GiB"];
     assert_eq!(config(&given).unwrap().limits.unfinished_bytes_max, unfinished);
     assert_eq!(config(&["send_buffer", "1GiB"]).unwrap().send_buffer_bytes, Some(1 << 30));
+    assert_eq!(config(&["unsent_low_water", "1"]).unwrap().unsent_low_water_bytes, Some(1));
+    let error = config(&["unsent_low_water", "0"]).unwrap_err().to_string();
+    assert_eq!(error, "unsent_low_water: 0 is not between 1 and 1GiB");
     let error = config(&["send_buffer", "1025MiB"]).unwrap_err().to_string();
     assert_eq!(error, "send_buffer: 1025MiB is not between 0 and 1GiB");
 }

@@ -55,6 +55,14 @@ pub(in crate::config) const COLUMNS: &[Column] = &[
         read: |r, key, value| r.boolean(key, value).map(|retains| change(move |rule| rule.retain(retains))),
     },
     Column {
+        qualified: "topics.send_buffer",
+        read: |r, key, value| r.size(key, value).map(|bytes| change(move |rule| rule.send_buffer(bytes))),
+    },
+    Column {
+        qualified: "topics.unsent_low_water",
+        read: |r, key, value| r.size(key, value).map(|bytes| change(move |rule| rule.unsent_low_water(bytes))),
+    },
+    Column {
         qualified: "topics.delivery_interval",
         read: |r, key, value| r.time(key, value, TopicRule::delivery_interval_ms),
     },

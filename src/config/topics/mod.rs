@@ -124,7 +124,7 @@ mod tests {
 
     use crate::{
         config::{Config, Flags, Given, effective},
-        hub::{Overflow, Permission, SlowRules, Tags, TopicName, TopicTable},
+        hub::{KernelRules, Overflow, Permission, SlowRules, Tags, TopicName, TopicTable},
     };
 
     /// Reads a file with this text, of which the first line is a setting. Returns the configuration and its printed
@@ -170,6 +170,7 @@ mod tests {
                     [[topics]]\nmatch = \"log\"\nslow = \"drop_oldest\"\n\
                     [[topics]]\nmatch = \"first\"\nslow = \"drop_newest\"\n\
                     [[topics]]\nmatch = \"few\"\nslow = \"close\"\nbacklog_messages = 7\n\
+                    [[topics]]\nmatch = \"kernel\"\nsend_buffer = \"32KiB\"\nunsent_low_water = \"16KiB\"\n\
                     [[topics]]\nmatch = \"paced\"\ndelivery_interval = \"20ms\"\n\
                     [[topics]]\nmatch = \"newest\"\ndelivery_interval = \"1s\"\nslow = \"latest\"\n";
         let (config, shown) = read(text).unwrap();
@@ -186,6 +187,8 @@ mod tests {
         assert_eq!(of("few").slow, SlowRules { messages_max: Some(7), ..slow(Overflow::Close) });
         let tags = ["prices/x", "few", "paced", "newest", "other"].map(|name| of(name).tags);
         assert_eq!(tags, [Tags::On, Tags::On, Tags::Off, Tags::Newest, Tags::Off], "only what needs tags has them");
+        let kernel = KernelRules { send_buffer_bytes: Some(32 << 10), unsent_low_water_bytes: Some(16 << 10) };
+        assert_eq!((of("kernel").kernel, of("kernel").tags), (kernel, Tags::Off));
         let interval = |name| of(name).delivery_interval_ms;
         assert_eq!((interval("paced"), interval("newest"), interval("few")), (Some(20), Some(1_000), None));
     }

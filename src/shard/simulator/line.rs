@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{sealing::Sealing, stream::Stream};
-use crate::sys::{Key, RECORD_BYTES_MAX};
+use crate::sys::{Key, RECORD_BYTES_MAX, SendLimits};
 
 /// The end after the last byte that a client sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub(super) struct Line {
     pub(super) witnessed: VecDeque<u8>,
     /// How many bytes `sent` may hold.
     pub(super) room: usize,
+    /// The limits of the output that the server's socket keeps.
+    pub(super) limits: SendLimits,
     /// The server's socket takes everything whole, whatever the weather.
     pub(super) steady: bool,
     /// The client fetches nothing at present.
@@ -84,6 +86,7 @@ impl Line {
             promised: VecDeque::new(),
             witnessed: VecDeque::new(),
             room,
+            limits: SendLimits::default(),
             steady: room == usize::MAX,
             stalled: false,
             fetched: Vec::new(),

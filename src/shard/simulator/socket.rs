@@ -4,7 +4,7 @@ use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, thread};
 
 use super::{line::Line, network::Network, sealing::Sealing, wires::SimulatedWires};
 use crate::sys::{
-    Io, Key, Layered, Readiness, Receive, Resumed, SendEntry, Transport, Unsent,
+    Io, Key, Layered, Readiness, Receive, Resumed, SendEntry, SendLimits, Transport, Unsent,
     transport::xor::{self, Side},
 };
 
@@ -162,6 +162,10 @@ impl Io for SimulatedIo {
 
     fn unread(&self, socket: &Socket) -> usize {
         self.layered.unread(socket)
+    }
+
+    fn limit_output(&mut self, socket: &Socket, limits: SendLimits) {
+        self.layered.limit_output(socket, limits);
     }
 
     fn unacknowledged(&self, socket: &Socket) -> usize {

@@ -7,7 +7,7 @@ use super::{
     network::{Asked, Network},
     socket::Socket,
 };
-use crate::sys::{Io, Key, Readiness, Receive, SendEntry, Unsent};
+use crate::sys::{Io, Key, Readiness, Receive, SendEntry, SendLimits, Unsent};
 
 /// The sockets of one shard, simulated, without the layer of transports.
 #[derive(Debug)]
@@ -132,6 +132,10 @@ impl Io for SimulatedWires {
 
     fn unread(&self, socket: &Socket) -> usize {
         self.0.borrow_mut().line(socket.socket().line).arrived.len()
+    }
+
+    fn limit_output(&mut self, socket: &Socket, limits: SendLimits) {
+        self.0.borrow_mut().line(socket.socket().line).limits = limits;
     }
 
     fn unacknowledged(&self, socket: &Socket) -> usize {

@@ -35,7 +35,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::watches::Watches;
 use crate::sys::{
-    io::{Io, Key, Readiness, Receive, SendEntry, Unsent},
+    io::{Io, Key, Readiness, Receive, SendEntry, SendLimits, Unsent},
     net,
     transport::Transport,
 };
@@ -265,6 +265,13 @@ impl Io for Epoll {
     fn unread(&self, socket: &Socket) -> usize {
         // A socket that cannot report this has failed. The next receive will fail too.
         net::unread(socket).unwrap_or_default()
+    }
+
+    fn limit_output(&mut self, socket: &Socket, limits: SendLimits) {
+        // A socket that cannot be limited has no connection any more.
+        if let Err(error) = net::limit_output(socket, limits) {
+            tracing::debug!(%error, "a socket's output is not limited");
+        }
     }
 
     fn unacknowledged(&self, socket: &Socket) -> usize {

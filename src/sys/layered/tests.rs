@@ -153,6 +153,8 @@ impl Io for WireIo {
         self.0.borrow().wires[*socket.socket()].input.len()
     }
 
+    fn limit_output(&mut self, _: &Socket, _: SendLimits) {}
+
     fn unacknowledged(&self, _: &Socket) -> usize {
         0
     }

@@ -10,7 +10,7 @@ use super::{
     xor::{Side, XorStream, sealed},
     *,
 };
-use crate::sys::{Records as _, UNSENT_BYTES_MAX};
+use crate::sys::{Records as _, SendLimits, UNSENT_BYTES_MAX};
 
 /// Returns both kinds of transport over sockets with little room, each with its client.
 fn pairs() -> [(Transport, XorStream); 2] {
@@ -25,7 +25,8 @@ fn pairs() -> [(Transport, XorStream); 2] {
         let server = listener.accept().unwrap().0;
         server.set_nonblocking(true).unwrap();
         let socket = OwnedFd::from(server);
-        net::prepare_connection(&socket, Some(4_096)).unwrap();
+        net::prepare_connection(&socket, SendLimits { send_buffer_bytes: Some(4_096), ..SendLimits::default() })
+            .unwrap();
         let transport = if is_sealed { sealed(socket, Side::Server) } else { socket.into() };
         (transport, XorStream::new(client))
     })

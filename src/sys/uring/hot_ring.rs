@@ -42,7 +42,7 @@ use self::{
     token::{Kind, Token},
 };
 use crate::sys::{
-    io::{Io, Key, Readiness, Receive, SendEntry, Unsent},
+    io::{Io, Key, Readiness, Receive, SendEntry, SendLimits, Unsent},
     net,
     transport::Transport,
 };
@@ -410,6 +410,13 @@ impl Io for HotRing {
     fn unread(&self, socket: &Transport) -> usize {
         // A socket that cannot report this has failed. The next receive will fail too.
         net::unread(socket).unwrap_or_default()
+    }
+
+    fn limit_output(&mut self, socket: &Transport, limits: SendLimits) {
+        // A socket that cannot be limited has no connection any more.
+        if let Err(error) = net::limit_output(socket, limits) {
+            tracing::debug!(%error, "a socket's output is not limited");
+        }
     }
 
     fn unacknowledged(&self, socket: &Transport) -> usize {

@@ -22,7 +22,7 @@ use super::{
     readable,
     restriction::RingAccess,
 };
-use crate::sys::{Io, Key, SendEntry, Transport, net};
+use crate::sys::{Io, Key, SendEntry, SendLimits, Transport, net};
 
 /// The reason why the hub cannot use io_uring here.
 #[derive(Debug)]
@@ -321,7 +321,7 @@ fn check_short_send(ring: &mut HotRing) -> io::Result<()> {
     let mut reader = TcpStream::connect(listener.local_addr()?)?;
     let (writer, _) = listener.accept()?;
     let writer = Transport::from(OwnedFd::from(writer));
-    net::prepare_connection(writer.socket(), Some(4_096))?;
+    net::prepare_connection(writer.socket(), SendLimits { send_buffer_bytes: Some(4_096), ..SendLimits::default() })?;
     let bytes = vec![7; 8 << 20];
     let pieces = [IoSlice::new(&bytes)];
     let mut refused = Vec::new();
