@@ -49,6 +49,10 @@ impl Seen {
             Counter::DroppedOutdated,
             Counter::LagsTold,
             Counter::Lagging,
+            // The simulator of hubs has publications with ids.
+            Counter::IdsRepeated,
+            Counter::IdsOtherContents,
+            Counter::IdsFull,
             Counter::MemoryClosed,
             Counter::MemoryOpeningsEnded,
             Counter::TokenExpired,
