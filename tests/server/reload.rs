@@ -3,6 +3,7 @@
 mod commands;
 mod crowd;
 mod leaving;
+mod slow_rules;
 mod values;
 
 use std::{

@@ -81,3 +81,32 @@ fn rules_of_topics_are_checked() {
         assert!(text.contains(expected), "{expected:?} is not in {text}");
     }
 }
+
+/// A rule for slow subscribers that cannot be meant is an error with its line and its cause.
+#[test]
+fn rules_for_slow_subscribers_are_checked() {
+    for (columns, expected) in [
+        ("slow = \"drop\"", "FILE:3: topics.slow: \"drop\""),
+        ("slow = 1", "FILE:3: topics.slow: "),
+        ("slow = \"latest\"\nkey = \"symbol\"", "\"symbol\" is no key: a JSON pointer begins with a slash"),
+        (
+            "slow = \"latest\"\nkey = \"/a~2\"",
+            "FILE:4: topics.key: \"/a~2\" is no key: in a JSON pointer, ~ is followed",
+        ),
+        ("slow = \"latest\"\nkey = \"\"", "FILE:4: topics.key: \"\" is no key: a JSON pointer begins with a slash"),
+        ("slow = \"drop_oldest\"\nkey = \"/a\"", "key has no effect with slow = \"drop_oldest\", only with \"latest\""),
+        ("backlog_bytes = \"1023KiB\"", "less than one of the largest messages (max_message), 1MiB"),
+        ("backlog_bytes = \"many\"", "FILE:3: topics.backlog_bytes: "),
+        ("backlog_messages = 0", "backlog_messages is 0, less than one message"),
+        ("backlog_messages = \"-1\"", "FILE:3: topics.backlog_messages: \"-1\" is no number"),
+        ("backlog_age = \"0\"", "backlog_age is less than a millisecond"),
+        ("backlog_age = \"soon\"", "FILE:3: topics.backlog_age: "),
+        ("backlog_rate = 1", "FILE:3: unknown key \"backlog_rate\" of a rule of topics; did you mean \"backlog_age\"?"),
+    ] {
+        let file = File::new("slow", &format!("[[topics]]\nmatch = \"a\"\n{columns}\n"));
+        let output = clean(program()).arg("check-config").arg(&file.0).output().unwrap();
+        let text = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+        let text = text.replace(&file.0.display().to_string(), "FILE");
+        assert!(!output.status.success() && text.contains(expected), "{expected:?} is not in {text}");
+    }
+}

@@ -307,5 +307,45 @@ fn a_lagging_client_is_heard() {
     }
 }
 
+/// A reader that wakes up gets what its network holds, the message that is being sent, and then what the policy has
+/// kept: nothing older.
+#[test]
+fn a_woken_reader_gets_no_old_messages() {
+    const ROOM: usize = 2_000;
+    const ALL: u64 = 500;
+    let budget = |overflow| SlowRules { overflow, messages_max: Some(5), ..SlowRules::default() };
+    let age = SlowRules { overflow: Overflow::DropOldest, age_max_ms: Some(100), ..SlowRules::default() };
+    let latest = SlowRules { overflow: Overflow::Latest, ..SlowRules::default() };
+    for (slow, kept) in [(budget(Overflow::DropOldest), 5), (age, 100), (latest, KEYS)] {
+        let rules = RulesOfTopics::new(move |_| TopicRules { tags: Tags::On, slow, ..TopicRules::default() });
+        let mut world = World::with_shard(|_| {}, |shard| shard.with_topic_rules(rules));
+        let topic = TopicName::new("t").expect("a name");
+        let socket = SimulatedSocket::connect(&world.network, ANSWER, ROOM);
+        let arrival = arrival(socket, Vec::new(), None, Bytes::from_static(ANSWER), BytesMut::new());
+        let options = SubscribeOptions { has_silent_lags: true, ..SubscribeOptions::default() };
+        let arrival = Arrival { subscriptions: [(topic.clone(), options)].into_iter().collect(), ..arrival };
+        world.shard.adopt(Millis(0), arrival).expect("there is room");
+        while world.shard.turn(Millis(0)) {}
+        let mut length = 0;
+        for number in 1..=ALL {
+            let text = format!("{number} {}", "x".repeat(90));
+            length = text.len() + 2;
+            let publication = Publication::text(&text).key(&(number % KEYS).to_string()).expect("a key");
+            ShardApi::publish(&mut world.shard, None, &topic, publication, Scope::Server);
+            while world.shard.turn(Millis(number)) {}
+        }
+        let mut numbers: Vec<u64> = Vec::new();
+        for _ in 0..100 {
+            let texts = take_sent(&world.network, 0).into_iter().filter(|text| text != "answer");
+            numbers.extend(texts.map(|text| text.split(' ').next().expect("a number").parse::<u64>().expect("one")));
+            while world.shard.turn(Millis(ALL)) || world.network.borrow().has_reports() {}
+        }
+        assert_eq!(numbers.last(), Some(&ALL), "{slow:?}");
+        let old = numbers.iter().filter(|number| **number < ALL - kept).count();
+        assert!(old >= ROOM / length - 2 && old <= ROOM / length + 1, "{slow:?}: {old} old messages in {numbers:?}");
+        assert!(numbers.len() as u64 <= old as u64 + kept + 1, "{slow:?}: {numbers:?}");
+    }
+}
+
 /// Seeds of an ordinary test run.
 const SEEDS: u64 = 300;
