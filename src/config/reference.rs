@@ -5,6 +5,7 @@ use super::{
     routes::keys::{KEYS, RouteKey, handlers_in_words, of_surfaces, surfaces_in_words},
     settings::{Preset, SETTINGS, Setting},
     toml::line,
+    topics::columns::{COLUMNS, Column},
 };
 use crate::surface::{SURFACES, Surface, SurfaceKey};
 
@@ -18,7 +19,12 @@ pub fn settings_page() -> String {
         line(&mut tables, "| --- | --- | --- | --- | --- | --- |");
         settings.iter().for_each(|setting| line(&mut tables, &setting_row(setting)));
     }
-    include_str!("reference/settings.md").replace("{{settings}}\n", &tables)
+    let mut topics = String::from("| key | value | default | meaning |\n| --- | --- | --- | --- |\n");
+    for column in COLUMNS {
+        let (name, Column { value, preset, help, .. }) = (column.name(), column);
+        line(&mut topics, &format!("| `{name}` | {value} | {preset} | {help} |"));
+    }
+    include_str!("reference/settings.md").replace("{{settings}}\n", &tables).replace("{{topics}}\n", &topics)
 }
 
 fn setting_row(setting: &Setting) -> String {

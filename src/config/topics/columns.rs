@@ -11,6 +11,11 @@ use crate::hub::{KeyPointer, Overflow, Permission, TopicRule};
 pub(in crate::config) struct Column {
     /// The key after the prefix `topics.`, as errors name it.
     pub(in crate::config) qualified: &'static str,
+    /// The type of the key's value, in words.
+    pub(in crate::config) value: &'static str,
+    /// The default, in words.
+    pub(in crate::config) preset: &'static str,
+    pub(in crate::config) help: &'static str,
     pub(super) read: fn(&mut Reader<'_>, &'static str, Value<'_, '_>) -> Option<Change>,
 }
 
@@ -19,39 +24,105 @@ pub(super) type Change = Box<dyn FnOnce(TopicRule) -> TopicRule>;
 
 impl Column {
     /// Returns the key as it stands in the table of a rule.
-    pub(super) fn name(&self) -> &'static str {
+    pub(in crate::config) fn name(&self) -> &'static str {
         self.qualified.strip_prefix("topics.").expect("every row has the prefix")
     }
 }
 
 /// All columns, in the order in which errors name them.
 pub(in crate::config) const COLUMNS: &[Column] = &[
-    Column { qualified: "topics.subscribe", read: |r, key, value| r.permission(key, value, TopicRule::subscribe) },
-    Column { qualified: "topics.publish", read: |r, key, value| r.permission(key, value, TopicRule::publish) },
-    Column { qualified: "topics.presence", read: |r, key, value| r.permission(key, value, TopicRule::presence) },
-    Column { qualified: "topics.history", read: |r, key, value| r.permission(key, value, TopicRule::history) },
-    Column { qualified: "topics.slow", read: |r, key, value| r.overflow(key, value) },
-    Column { qualified: "topics.key", read: |r, key, value| r.key_pointer(key, value) },
+    Column {
+        qualified: "topics.subscribe",
+        value: WHO,
+        preset: "`admitted`",
+        help: "Who may subscribe to the topics.",
+        read: |r, key, value| r.permission(key, value, TopicRule::subscribe),
+    },
+    Column {
+        qualified: "topics.publish",
+        value: WHO,
+        preset: "`admitted`",
+        help: "Who may publish to the topics, by WebSocket and by HTTP.",
+        read: |r, key, value| r.permission(key, value, TopicRule::publish),
+    },
+    Column {
+        qualified: "topics.presence",
+        value: WHO,
+        preset: "`admitted`",
+        help: "Who may see who is subscribed. No request asks for that yet.",
+        read: |r, key, value| r.permission(key, value, TopicRule::presence),
+    },
+    Column {
+        qualified: "topics.history",
+        value: WHO,
+        preset: "`admitted`",
+        help: "Who may read the topic's earlier messages.",
+        read: |r, key, value| r.permission(key, value, TopicRule::history),
+    },
+    Column {
+        qualified: "topics.slow",
+        value: "`close`, `drop_oldest`, `drop_newest` or `latest`",
+        preset: "`close`",
+        help: "What becomes of a subscriber that is over a budget: its connection is closed, the topic's oldest \
+            or newest waiting messages are dropped, or only the newest of each key is kept.",
+        read: |r, key, value| r.overflow(key, value),
+    },
+    Column {
+        qualified: "topics.key",
+        value: "JSON pointer",
+        preset: "none",
+        help: "The part of a message that is its key, for `slow = \"latest\"`, if the publisher gives none. A \
+            message without it is refused: 422, or `no_key`.",
+        read: |r, key, value| r.key_pointer(key, value),
+    },
     Column {
         qualified: "topics.backlog_bytes",
+        value: "size, at least `max_message`",
+        preset: "`max_backlog`",
+        help: "Memory of the topic's messages that may wait for a subscriber: their frames, and some 60 to 250 \
+            bytes for each. One message may always wait.",
         read: |r, key, value| r.size(key, value).map(|bytes| change(move |rule| rule.backlog_bytes(bytes))),
     },
     Column {
         qualified: "topics.backlog_messages",
+        value: "count, at least 1",
+        preset: "`max_backlog_messages`",
+        help: "Messages of the topic that may wait for a subscriber.",
         read: |r, key, value| r.count(key, value, TopicRule::backlog_messages),
     },
-    Column { qualified: "topics.backlog_age", read: |r, key, value| r.time(key, value, TopicRule::backlog_age_ms) },
+    Column {
+        qualified: "topics.backlog_age",
+        value: "time, at least 1 ms",
+        preset: "any time",
+        help: "How long the topic's first message may wait for a subscriber before it begins to be sent.",
+        read: |r, key, value| r.time(key, value, TopicRule::backlog_age_ms),
+    },
     Column {
         qualified: "topics.history_messages",
+        value: "count, at least 1",
+        preset: "any number",
+        help: "The most messages of a topic that are kept, if one of the `history_` keys is there.",
         read: |r, key, value| r.count(key, value, TopicRule::history_messages),
     },
     Column {
         qualified: "topics.history_bytes",
+        value: "size",
+        preset: "any size",
+        help: "The most bytes of payloads and names that are kept of a topic, if one of the `history_` keys is there.",
         read: |r, key, value| r.size(key, value).map(|bytes| change(move |rule| rule.history_bytes(bytes))),
     },
-    Column { qualified: "topics.history_age", read: |r, key, value| r.time(key, value, TopicRule::history_age_ms) },
+    Column {
+        qualified: "topics.history_age",
+        value: "time, at least 1 ms",
+        preset: "any time",
+        help: "The longest time for which a message is kept, if one of the `history_` keys is there.",
+        read: |r, key, value| r.time(key, value, TopicRule::history_age_ms),
+    },
     Column {
         qualified: "topics.retain",
+        value: "`true` or `false`",
+        preset: "`false`",
+        help: "Whether the newest message of a topic is kept beyond `history_age`; alone, it keeps one message.",
         read: |r, key, value| r.boolean(key, value).map(|retains| change(move |rule| rule.retain(retains))),
     },
     Column {
@@ -72,6 +143,9 @@ pub(in crate::config) const COLUMNS: &[Column] = &[
 pub(super) fn names() -> Vec<&'static str> {
     ["match"].into_iter().chain(COLUMNS.iter().map(Column::name)).collect()
 }
+
+/// The values of a column about a permission, in words.
+const WHO: &str = "`admitted`, `granted`, `anyone`, `callback` or `nobody`";
 
 /// The names of permissions in a file.
 const PERMISSIONS: [(&str, Permission); 5] = [
