@@ -127,14 +127,23 @@ pub(in crate::config) const COLUMNS: &[Column] = &[
     },
     Column {
         qualified: "topics.send_buffer",
+        value: "size, at most 1 GiB",
+        preset: "the server's `send_buffer`",
+        help: "Send buffer of the sockets of the topic's subscribers (SO_SNDBUF).",
         read: |r, key, value| r.size(key, value).map(|bytes| change(move |rule| rule.send_buffer(bytes))),
     },
     Column {
         qualified: "topics.unsent_low_water",
+        value: "size, at most 1 GiB",
+        preset: "the server's `unsent_low_water`",
+        help: "Unsent bytes from which on a subscriber's socket takes no more.",
         read: |r, key, value| r.size(key, value).map(|bytes| change(move |rule| rule.unsent_low_water(bytes))),
     },
     Column {
         qualified: "topics.delivery_interval",
+        value: "time, 1 ms to a minute",
+        preset: "none",
+        help: "Shortest time between two deliveries of the topic; of each key the newest message is delivered.",
         read: |r, key, value| r.time(key, value, TopicRule::delivery_interval_ms),
     },
 ];
