@@ -241,11 +241,12 @@ const EXAMPLE_ROUTES: &str = r#"
 
 # Who may use topics. These tables stand at the end of the file, as routes do. match is a topic's
 # name, "a/*" (a segment more), "a/**" (anything more), or a list of these; the most precise one
-# that has a topic holds alone. subscribe, publish and history, its earlier messages (and presence, for
-# which there are no requests yet) are: "admitted", whoever the routes admit, as far as the sender's grants go;
-# "granted", only a sender whose grants have the topic; "anyone", whoever the routes admit, whatever
-# the grants; "callback", whoever the application admits when it is asked; "nobody". Grants are the
-# topics in the claims of a token, or in the application's answer about the request.
+# that has a topic holds alone. subscribe, publish and history, its earlier messages (and
+# presence, for which there are no requests yet) are: "admitted", whoever the routes admit, as
+# far as the sender's grants go; "granted", only a sender whose grants have the topic; "anyone",
+# whoever the routes admit, whatever the grants; "callback", whoever the application admits when
+# it is asked; "nobody". Grants are the topics in the claims of a token, or in the application's
+# answer about the request.
 #[[topics]]
 #match = ["orders/*", "invoices/*"]
 #subscribe = "granted"

@@ -1,15 +1,20 @@
 //! The list of a shard's histories, and their sums.
 
-use std::collections::VecDeque;
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, binary_heap::PeekMut},
+};
 
 use super::topic_id::TopicId;
 
 /// The histories of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Histories {
-    /// One entry for each history, roughly in the order of the last uses. The entry of a history that has ended stays
-    /// until it is met.
-    entries: VecDeque<Entry>,
+    /// One entry for each history, the one with the earliest known use first. An entry may know an earlier use than the
+    /// last one. The entry of a history that has ended stays until it is met.
+    entries: BinaryHeap<Reverse<Entry>>,
+    /// How many entries belong to histories that have ended.
+    over: usize,
     /// The number of uses of all histories.
     uses: u64,
     bytes: usize,
@@ -21,14 +26,14 @@ pub(super) struct Histories {
     cursor: usize,
 }
 
-/// A history in the list.
-#[derive(Debug, Clone, Copy)]
+/// A history in the list. Entries are compared by their uses first, of which no two have the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Entry {
-    pub(super) topic: TopicId,
-    /// The number of the history.
-    pub(super) number: u64,
     /// The last use that the entry knows of.
     pub(super) used: u64,
+    /// The number of the history.
+    pub(super) number: u64,
+    pub(super) topic: TopicId,
 }
 
 impl Histories {
@@ -38,19 +43,25 @@ impl Histories {
         self.uses
     }
 
-    /// Adds the entry of a history that was used last.
+    /// Adds the entry of a history.
     pub(super) fn add(&mut self, entry: Entry) {
-        self.entries.push_back(entry);
+        self.entries.push(Reverse(entry));
     }
 
-    /// Takes the entry of the history that was used first, as far as the entries know.
-    pub(super) fn take_oldest(&mut self) -> Option<Entry> {
-        self.entries.pop_front()
-    }
-
-    /// Puts an entry back that [`Histories::take_oldest`] has taken.
-    pub(super) fn put_back(&mut self, entry: Entry) {
-        self.entries.push_front(entry);
+    /// Returns the entry of the history whose last use is the earliest. `last_use` returns the last use of the history
+    /// of an entry, or `None` if it has ended.
+    pub(super) fn oldest(&mut self, mut last_use: impl FnMut(Entry) -> Option<u64>) -> Option<Entry> {
+        while let Some(mut first) = self.entries.peek_mut() {
+            match last_use(first.0) {
+                None => {
+                    PeekMut::pop(first);
+                    self.over -= 1;
+                }
+                Some(used) if used == first.0.used => return Some(first.0),
+                Some(used) => first.0.used = used,
+            }
+        }
+        None
     }
 
     /// Returns the next entry whose age is to be looked at. All entries take turns.
@@ -58,15 +69,24 @@ impl Histories {
         if self.cursor >= self.entries.len() {
             self.cursor = 0;
         }
-        let entry = self.entries.get(self.cursor).copied();
+        let entry = self.entries.as_slice().get(self.cursor).map(|entry| entry.0);
         self.cursor += 1;
         entry
     }
 
-    /// Forgets the entry that [`Histories::next_to_trim`] has returned last.
-    pub(super) fn forget_trimmed(&mut self) {
-        self.cursor -= 1;
-        self.entries.swap_remove_back(self.cursor);
+    /// Notes that a history has ended whose entry is in the list.
+    pub(super) fn note_end(&mut self, topic: TopicId) {
+        self.over += 1;
+        self.ended.push(topic);
+    }
+
+    /// Forgets the entries of histories that have ended, if they are more than half of all entries.
+    pub(super) fn forget_entries(&mut self, mut is_over: impl FnMut(Entry) -> bool) {
+        if self.over * 2 > self.entries.len() {
+            self.entries.retain(|entry| !is_over(entry.0));
+            self.entries.shrink_to(2 * self.entries.len());
+            self.over = 0;
+        }
     }
 
     /// Returns how many entries there are.

@@ -13,7 +13,7 @@ use super::{
     publication::{OrderEnd, Place, Publication},
     topic_id::TopicId,
     topic_name::TopicName,
-    topics::{Home, TopicRole},
+    topics::{Home, TopicRole, Topics},
 };
 
 impl<T: Attachment> ShardHub<T> {
@@ -38,7 +38,7 @@ impl<T: Attachment> ShardHub<T> {
         let after = (history.memory(), history.messages());
         self.histories.note_change(before, after);
         if is_new {
-            self.histories.add(Entry { topic, number: used, used });
+            self.histories.add(Entry { used, number: used, topic });
         }
         if self.histories.bytes() > self.limits.history_bytes_max {
             self.make_room_for_history(topic);
@@ -49,26 +49,24 @@ impl<T: Attachment> ShardHub<T> {
     #[cold]
     fn make_room_for_history(&mut self, growing: TopicId) {
         while self.histories.bytes() > self.limits.history_bytes_max {
-            let Some(entry) = self.histories.take_oldest() else { return };
-            let Some(history) = self.history_of(entry) else { continue };
-            if history.used > entry.used {
-                let used = history.used;
-                self.histories.add(Entry { used, ..entry });
-                continue;
-            }
+            let topics = &self.topics;
+            let Some(entry) = self.histories.oldest(|entry| history_of(topics, entry).map(|history| history.used))
+            else {
+                return;
+            };
+            let topic = entry.topic;
+            let Some(history) = &mut self.home_of(topic).history else { return };
             let before = (history.memory(), history.messages());
             history.drop_segment();
             // The history that grows gives way last: there is no other one.
-            while entry.topic != growing && history.messages() > 0 {
+            while topic != growing && history.messages() > 0 {
                 history.drop_segment();
             }
             let after = (history.memory(), history.messages());
             self.histories.note_evicted(before.1 - after.1);
             self.histories.note_change(before, after);
             if after.1 == 0 {
-                self.end_history(entry.topic);
-            } else {
-                self.histories.put_back(entry);
+                self.end_history(topic);
             }
         }
     }
@@ -130,13 +128,13 @@ impl<T: Attachment> ShardHub<T> {
     pub fn trim_histories(&mut self) {
         for _ in 0..self.histories.len().min(TRIMMED_MAX) {
             let Some(entry) = self.histories.next_to_trim() else { break };
-            if self.history_of(entry).is_none() {
-                self.histories.forget_trimmed();
-                continue;
+            if history_of(&self.topics, entry).is_some() {
+                self.topics.renew_rules(entry.topic);
+                self.trim_history(entry.topic);
             }
-            self.topics.renew_rules(entry.topic);
-            self.trim_history(entry.topic);
         }
+        let topics = &self.topics;
+        self.histories.forget_entries(|entry| history_of(topics, entry).is_none());
         self.notice_ended_histories();
     }
 
@@ -182,7 +180,7 @@ impl<T: Attachment> ShardHub<T> {
     fn end_history(&mut self, topic: TopicId) {
         if let Some(history) = self.home_of(topic).history.take() {
             self.histories.note_change((history.memory(), history.messages()), (0, 0));
-            self.histories.ended.push(topic);
+            self.histories.note_end(topic);
         }
     }
 
@@ -197,19 +195,18 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Returns the history of an entry, unless it has ended.
-    fn history_of(&mut self, entry: Entry) -> Option<&mut History> {
-        self.topics.get(entry.topic)?;
-        let TopicRole::Home(home) = &mut self.topics[entry.topic].role else { return None };
-        home.history.as_deref_mut().filter(|history| history.number == entry.number)
-    }
-
     fn home_of(&mut self, topic: TopicId) -> &mut Home {
         let TopicRole::Home(home) = &mut self.topics[topic].role else {
             unreachable!("only a topic's home keeps its history")
         };
         home
     }
+}
+
+/// Returns the history of an entry, unless it has ended.
+fn history_of(topics: &Topics, entry: Entry) -> Option<&History> {
+    let TopicRole::Home(home) = &topics.get(entry.topic)?.role else { return None };
+    home.history.as_deref().filter(|history| history.number == entry.number)
 }
 
 /// The most histories whose ages are looked at in a tick.
@@ -304,14 +301,7 @@ mod tests {
         hub.note_time(Millis(199));
         hub.trim_histories();
         assert_eq!((hub.topics(), hub.history_bytes(), hub.history_messages().0), (0, 0, 0));
-        assert_eq!(
-            (hub.histories.len(), {
-                hub.trim_histories();
-                hub.histories.len()
-            }),
-            (1, 0),
-            "its entry is met"
-        );
+        assert_eq!(hub.histories.len(), 0, "its entry is forgotten too");
     }
 
     #[test]

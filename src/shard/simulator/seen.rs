@@ -62,6 +62,9 @@ impl Seen {
             Counter::RateClosedMessages,
             Counter::RateClosedBytes,
             Counter::AcceptThrottled,
+            // The simulated topics keep no history.
+            Counter::HistoryMessages,
+            Counter::HistoryEvicted,
         ];
         let is_elsewhere = |counter: Counter| {
             elsewhere.contains(&counter)
