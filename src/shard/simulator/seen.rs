@@ -47,6 +47,7 @@ impl Seen {
             Counter::DroppedOldest,
             Counter::DroppedNewest,
             Counter::DroppedOutdated,
+            Counter::DroppedByInterval,
             Counter::LagsTold,
             Counter::Lagging,
             // The simulator of hubs has publications with ids.
