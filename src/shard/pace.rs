@@ -112,11 +112,11 @@ const _: () = {
     assert!(0 < pace.mail, "mail is taken");
 };
 
-/// The most batches of a walk before it gives way to others.
-const WALK_BATCHES_MAX: usize = 4;
+/// The most batches of a walk before it gives way to others: some 10 ms.
+const WALK_BATCHES_MAX: usize = 8;
 
 /// Audiences with a walk for each batch of a walk's portion.
-const AUDIENCES_PER_BATCH: usize = 8;
+const AUDIENCES_PER_BATCH: usize = 4;
 
 /// Returns the number of frames that so many bytes count as, received or copied.
 pub(super) fn frames_of(bytes: usize) -> u32 {
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn a_walk_gives_way_after_one_batch_or_after_several_among_many() {
         let portion = |walks| Pace::DEFAULT.walk_portion(walks);
-        assert_eq!([0, 1, 15, 16, 31, 32, 1_000].map(portion), [256, 256, 256, 512, 768, 1_024, 1_024]);
+        assert_eq!([0, 1, 7, 8, 15, 16, 32, 1_000].map(portion), [256, 256, 256, 512, 768, 1_024, 2_048, 2_048]);
     }
 
     #[test]

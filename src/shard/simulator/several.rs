@@ -111,7 +111,7 @@ fn subscribers_of_the_same_topics_get_one_send() {
 #[test]
 fn a_large_topic_gives_way() {
     const BATCH: usize = 4;
-    for (others, batches) in [(1, 1), (7, 1), (16, 2), (40, 4)] {
+    for (others, batches) in [(1, 1), (6, 1), (7, 2), (16, 4), (40, 8)] {
         let mut world = world(pace(BATCH, BATCH));
         let topics = topics(1 + others);
         for _ in 0..100 {
