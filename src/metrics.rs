@@ -258,7 +258,7 @@ counters! {
     MemoryIds "memory_bytes{kind=\"idempotency\"}" "bytes" Gauge Shard;
     /// Bytes of the histories of topics.
     MemoryHistory "memory_bytes{kind=\"history\"}" "bytes" Gauge Shard;
-    /// Bytes of bodies of requests.
+    /// Bytes of bodies of requests, and of pages of histories that clients have not taken.
     MemoryBodies "memory_bytes{kind=\"bodies\"}" "bytes" Gauge Control;
     /// Bytes of the tables of rates, of revocations, and of the callback's answers, roughly.
     MemoryTables "memory_bytes{kind=\"tables\"}" "bytes" Gauge Control;

@@ -212,6 +212,9 @@ impl Limits {
     /// The largest value of the limits of messages and frames.
     pub const MESSAGE_BYTES_MAX: u64 = 1 << 30;
 
+    /// Bytes of the pages of histories that clients have not taken yet. Beyond it: 503.
+    pub const HISTORY_ANSWERS_BYTES_MAX: usize = 64 << 20;
+
     /// The largest limit in bytes: 1 TiB, more than any machine needs. Sums of such limits do not overflow.
     pub const SIZE_MAX: u64 = 1 << 40;
 

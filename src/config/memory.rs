@@ -158,6 +158,11 @@ impl Config {
                 ),
             ),
             (
+                "pages of histories",
+                if self.keeps_history() { HISTORY_ANSWERS } else { 0 },
+                format!("{} (HISTORY_ANSWERS_BYTES_MAX), if a rule of topics keeps messages", Size(HISTORY_ANSWERS)),
+            ),
+            (
                 "histories",
                 if self.keeps_history() { limits.history_bytes_max as u64 } else { 0 },
                 format!(
@@ -197,7 +202,9 @@ impl Config {
             bytes: bytes.min(PART_BYTES_MAX),
             follows_from,
         };
-        let may_lack = |name| ["commands that wait", "requests to other servers"].contains(&name);
+        let may_lack = |name| {
+            ["commands that wait", "requests to other servers", "pages of histories", "histories"].contains(&name)
+        };
         let rows = rows.into_iter().filter(|(name, bytes, _)| *bytes > 0 || !may_lack(*name));
         rows.map(part).collect()
     }
@@ -226,6 +233,9 @@ impl Config {
 pub(super) fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
+
+/// Bytes of the pages of histories that clients have not taken.
+const HISTORY_ANSWERS: u64 = Limits::HISTORY_ANSWERS_BYTES_MAX as u64;
 
 /// The most bytes that a part shows.
 const PART_BYTES_MAX: u64 = 1 << 60;

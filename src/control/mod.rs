@@ -14,6 +14,7 @@ mod calls;
 mod date;
 mod embedded;
 pub(crate) mod feed;
+mod history_reads;
 mod http_connection;
 mod last_head;
 mod memory;
@@ -47,6 +48,7 @@ use tokio::{
 use self::{
     bodies::Bodies,
     calls::ServiceCalls,
+    history_reads::HistoryReads,
     permits::Farewells,
     port::Port,
     publish_rates::PublishBuckets,
@@ -159,6 +161,7 @@ async fn serve(start: Start) -> io::Result<()> {
     // The port of the connections that shards hand over. An address of `/metrics` alone has another port.
     let port = Arc::new(Port::new(ServedEndpoints::Everything, http.connections_max, Limits::FAREWELLS_MAX));
     let shared = Shared {
+        history_reads: HistoryReads::default(),
         config,
         publisher,
         endpoints,

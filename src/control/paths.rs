@@ -23,7 +23,7 @@ use crate::{
         Intent, PublishGrant, Publishing, Reading,
     },
     handler::Parameters,
-    hub::{HistoryQuery, Publication, PublishError, TopicName},
+    hub::{HistoryQuery, Publication, PublishError, TopicName, home},
     proto::{HandshakeError, Refusal, RefusalCause, RequestHead},
 };
 
@@ -219,8 +219,16 @@ impl Commands for RequestCommands {
     }
 
     fn read_history(&self, topic: TopicName, query: HistoryQuery) -> Reading {
-        let publisher = self.shared.publisher.clone();
-        Box::pin(async move { publisher.read_history(topic, query).await.ok_or_else(Refusal::leaving) })
+        let (shared, wait_max) = (Arc::clone(&self.shared), self.endpoints.wait_max());
+        Box::pin(async move {
+            let home = home(&topic, shared.shards.len() as u16);
+            let read = shared.publisher.read_history(topic.clone(), query);
+            shared.history_reads.wait(home, &topic, wait_max, read).await?.ok_or_else(Refusal::leaving)
+        })
+    }
+
+    fn hold(&self, page: String) -> Result<Bytes, Refusal> {
+        self.shared.history_reads.hold(page)
     }
 
     fn forget_history(&self, topic: TopicName) -> Forgetting {

@@ -18,8 +18,8 @@ use tokio::sync::{
 };
 
 use super::{
-    bodies::Bodies, calls::ServiceCalls, merged_top::LastTop, permits::Farewells, publish_rates::PublishBuckets,
-    publisher::Publisher,
+    bodies::Bodies, calls::ServiceCalls, history_reads::HistoryReads, merged_top::LastTop, permits::Farewells,
+    publish_rates::PublishBuckets, publisher::Publisher,
 };
 use crate::{
     access_log::AccessLog,
@@ -65,6 +65,8 @@ pub(super) struct Shared {
     /// The buckets of the addresses that open WebSockets, which the shards have too.
     pub(super) handshakes: Arc<RateTable>,
     pub(super) publish_buckets: PublishBuckets,
+    /// The readings of histories under way.
+    pub(super) history_reads: HistoryReads,
     /// Files that may be sent at the same time.
     pub(super) files: Arc<Semaphore>,
     /// The calls of services under way.
@@ -204,7 +206,7 @@ impl Shared {
         let of_callback = self.config.get().callback.as_ref().map_or(0, Callback::cache_bytes);
         let rates = self.publish_buckets.bytes() + self.handshakes.bytes() + endpoints.guesses().bytes();
         let kinds = [
-            (Counter::MemoryBodies, self.bodies.bytes() as u64),
+            (Counter::MemoryBodies, self.bodies.bytes() as u64 + self.history_reads.bytes()),
             (Counter::MemoryHttp, connections),
             (Counter::MemoryStreams, self.publisher.queued_bytes() as u64),
             (Counter::MemoryTables, revocations + (of_callback + rates) as u64),

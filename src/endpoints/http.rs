@@ -159,8 +159,15 @@ pub(crate) trait Commands: Send + Sync {
     ///
     /// # Errors
     ///
-    /// 503 if the server leaves.
+    /// 503 if the server leaves, or the topic's home is behind.
     fn read_history(&self, topic: TopicName, query: HistoryQuery) -> Reading;
+
+    /// Returns a page of a history that counts as memory of the server until the client has taken it.
+    ///
+    /// # Errors
+    ///
+    /// 503 if clients have not taken as many bytes of pages as allowed.
+    fn hold(&self, page: String) -> Result<Bytes, Refusal>;
 
     /// Forgets the history of a topic, and returns how many messages were kept.
     ///

@@ -48,7 +48,8 @@ impl Intent {
             Intent::Attach { subscribes: true, publishes: true } => &[TopicRight::Subscribe, TopicRight::Publish],
             Intent::Attach { subscribes: true, publishes: false } => &[TopicRight::Subscribe],
             Intent::Attach { subscribes: false, .. } | Intent::Publish => &[TopicRight::Publish],
-            Intent::ReadHistory => &[TopicRight::History],
+            // Whoever may not subscribe may not read what subscribers got, either.
+            Intent::ReadHistory => &[TopicRight::Subscribe, TopicRight::History],
             // The server's own token is enough, whoever may read the topic.
             Intent::ForgetHistory => &[],
         }

@@ -80,9 +80,9 @@ impl Histories {
         self.ended.push(topic);
     }
 
-    /// Forgets the entries of histories that have ended, if they are more than half of all entries.
+    /// Forgets the entries of histories that have ended, if they are half of all entries.
     pub(super) fn forget_entries(&mut self, mut is_over: impl FnMut(Entry) -> bool) {
-        if self.over * 2 > self.entries.len() {
+        if self.over > 0 && self.over * 2 >= self.entries.len() {
             self.entries.retain(|entry| !is_over(entry.0));
             self.entries.shrink_to(2 * self.entries.len());
             self.over = 0;
@@ -105,6 +105,11 @@ impl Histories {
         self.evicted += messages;
     }
 
+    /// Returns what the histories weigh in the budget: their memory, and that of the topics that they keep.
+    pub(super) fn weight(&self) -> usize {
+        self.bytes + (self.entries.len() - self.over) * TOPIC
+    }
+
     /// Returns the memory of all histories.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -115,3 +120,6 @@ impl Histories {
         (self.messages, self.evicted)
     }
 }
+
+/// Bytes of a topic that a history keeps, roughly: the topic, its name, and its places in tables.
+const TOPIC: usize = 1_024;

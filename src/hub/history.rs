@@ -10,12 +10,12 @@ use super::{
     history_page::KeptMessage,
     history_rules::HistoryRules,
     memory::{ALLOCATION, pinned},
-    publication::Publication,
+    publication::{OrderEnd, Publication},
 };
 use crate::proto::{MessageType, Millis};
 
 /// The messages that are kept of a topic.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct History {
     segments: VecDeque<Segment>,
     /// How many records of the first segment have left.
@@ -27,6 +27,8 @@ pub(super) struct History {
     memory: usize,
     /// The offset of the last message that is not kept; 0 if there is none.
     floor: u64,
+    /// The epoch of the messages, and the offset of the last one.
+    end: OrderEnd,
     /// The number of the history, which no other history of the shard has.
     pub(super) number: u64,
     /// The number of the last use, by which histories that are not used give way first.
@@ -85,13 +87,24 @@ mod marks {
 }
 
 impl History {
-    /// Returns an empty history, whose topic has had its last message at this offset.
-    pub(super) fn new(floor: u64, number: u64) -> History {
-        History { floor, number, memory: EMPTY, ..History::default() }
+    /// Returns an empty history, whose topic has had its last message at this end of its order.
+    pub(super) fn new(end: OrderEnd, number: u64) -> History {
+        History {
+            segments: VecDeque::new(),
+            left: 0,
+            messages: 0,
+            bytes: 0,
+            memory: EMPTY,
+            floor: end.offset,
+            end,
+            number,
+            used: number,
+        }
     }
 
     /// Keeps a message, whose offset is above those of all earlier ones.
     pub(super) fn keep(&mut self, offset: u64, publication: &Publication) {
+        self.end.offset = offset;
         self.messages += 1;
         self.bytes += kept_bytes(publication);
         let length = publication.payload().len() + names_length(publication);
@@ -100,8 +113,12 @@ impl History {
             self.memory += segment.memory();
             return self.segments.push_back(segment);
         }
+        // An empty message takes no bytes, but a record. A segment with all records of a history would never be freed.
+        let records_max = (self.messages as usize / SEGMENTS).clamp(1, RECORDS_MAX);
         let has_room = |segment: &Segment| match segment {
-            Segment::Copied { bytes, .. } => bytes.capacity() - bytes.len() >= length,
+            Segment::Copied { records, bytes } => {
+                bytes.capacity() - bytes.len() >= length && records.len() < records_max
+            }
             Segment::Shared { .. } => false,
         };
         if !self.segments.back().is_some_and(has_room) {
@@ -150,6 +167,11 @@ impl History {
     /// Returns the memory that the history takes, in bytes.
     pub(super) fn memory(&self) -> usize {
         self.memory
+    }
+
+    /// Returns whether a message after this position is the next one of the history.
+    pub(super) fn goes_on_after(&self, position: OrderEnd) -> bool {
+        self.end == position
     }
 
     /// Returns the offset of the last message that is not kept, after which the history has every message.
@@ -380,6 +402,9 @@ const LENGTH: usize = size_of::<u16>();
 /// A message of so many bytes is not copied.
 const SHARED_MIN: usize = 4 * 1_024;
 
+/// The most messages that are copied into one segment.
+const RECORDS_MAX: usize = 512;
+
 /// The largest segment of copied messages.
 const SEGMENT_MAX: usize = 16 * 1_024;
 
@@ -396,7 +421,7 @@ mod tests {
     use super::*;
 
     fn history(rules: &HistoryRules, messages: impl IntoIterator<Item = (u64, Publication)>) -> History {
-        let mut history = History::new(0, 1);
+        let mut history = History::new(OrderEnd { epoch: 1, offset: 0 }, 1);
         for (offset, publication) in messages {
             let now = publication.time();
             history.keep(offset, &publication);
@@ -500,7 +525,7 @@ mod tests {
     #[test]
     fn memory_is_counted() {
         let rules = HistoryRules { messages_max: Some(100), ..HistoryRules::default() };
-        let mut history = History::new(0, 1);
+        let mut history = History::new(OrderEnd { epoch: 1, offset: 0 }, 1);
         for number in 1..=1_000_u64 {
             history.keep(number, &text(if number % 50 == 0 { 5_000 } else { 128 }, 0));
             history.trim(&rules, Millis(0));
@@ -508,6 +533,12 @@ mod tests {
             assert_eq!(history.memory(), sum + EMPTY);
         }
         assert!(history.memory() < 100 * 300 + 4 * 80_000, "{}", history.memory());
+        let mut empty = History::new(OrderEnd { epoch: 1, offset: 0 }, 1);
+        for number in 1..=100_000_u64 {
+            empty.keep(number, &text(0, 0));
+            empty.trim(&rules, Millis(0));
+        }
+        assert!(empty.messages() == 100 && empty.memory() < 20_000, "empty messages leave too: {}", empty.memory());
         let mut dropped = 0;
         while history.messages() > 0 {
             dropped += history.drop_segment();

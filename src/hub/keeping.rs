@@ -27,10 +27,15 @@ impl<T: Attachment> ShardHub<T> {
 
     fn keep_in_history(&mut self, topic: TopicId, publication: &Publication, place: Place) {
         let (now, rules) = (self.now(), self.topics[topic].rules.kept);
+        let before_it = OrderEnd { epoch: place.epoch, offset: place.previous };
+        // A message that was not kept lies between, since the rules have changed: a reader must see the gap.
+        if self.home_of(topic).history.as_ref().is_some_and(|history| !history.goes_on_after(before_it)) {
+            self.end_history(topic);
+        }
         let used = self.histories.next_use();
         let home = self.home_of(topic);
         let is_new = home.history.is_none();
-        let history = home.history.get_or_insert_with(|| Box::new(History::new(place.previous, used)));
+        let history = home.history.get_or_insert_with(|| Box::new(History::new(before_it, used)));
         let before = if is_new { (0, 0) } else { (history.memory(), history.messages()) };
         history.used = used;
         history.keep(place.offset, publication);
@@ -40,15 +45,15 @@ impl<T: Attachment> ShardHub<T> {
         if is_new {
             self.histories.add(Entry { used, number: used, topic });
         }
-        if self.histories.bytes() > self.limits.history_bytes_max {
-            self.make_room_for_history(topic);
+        if self.histories.weight() > self.limits.history_bytes_max {
+            self.make_room_for_history(self.limits.history_bytes_max, Some(topic));
         }
     }
 
-    /// Forgets messages until the histories are within the budget.
+    /// Forgets messages until the histories weigh no more than `weight_max`.
     #[cold]
-    fn make_room_for_history(&mut self, growing: TopicId) {
-        while self.histories.bytes() > self.limits.history_bytes_max {
+    fn make_room_for_history(&mut self, weight_max: usize, growing: Option<TopicId>) {
+        while self.histories.weight() > weight_max {
             let topics = &self.topics;
             let Some(entry) = self.histories.oldest(|entry| history_of(topics, entry).map(|history| history.used))
             else {
@@ -59,7 +64,7 @@ impl<T: Attachment> ShardHub<T> {
             let before = (history.memory(), history.messages());
             history.drop_segment();
             // The history that grows gives way last: there is no other one.
-            while topic != growing && history.messages() > 0 {
+            while Some(topic) != growing && history.messages() > 0 {
                 history.drop_segment();
             }
             let after = (history.memory(), history.messages());
@@ -133,9 +138,19 @@ impl<T: Attachment> ShardHub<T> {
                 self.trim_history(entry.topic);
             }
         }
+        self.make_room_for_history(self.limits.history_bytes_max, None);
         let topics = &self.topics;
         self.histories.forget_entries(|entry| history_of(topics, entry).is_none());
         self.notice_ended_histories();
+    }
+
+    /// Forgets the histories with the earliest uses, so many bytes or all, since the server is short of memory. Returns
+    /// the bytes that were forgotten.
+    pub fn give_up_histories(&mut self, bytes: u64) -> u64 {
+        let before = self.histories.weight();
+        self.make_room_for_history(before.saturating_sub(bytes as usize), None);
+        self.notice_ended_histories();
+        (before - self.histories.weight()) as u64
     }
 
     /// Returns the memory of all histories, in bytes.
@@ -320,7 +335,7 @@ mod tests {
     #[test]
     fn histories_give_way_in_the_order_of_their_uses() {
         let large = "x".repeat(3_000);
-        let mut hub = hub(HubLimits { history_bytes_max: 30_000, ..HubLimits::default() });
+        let mut hub = hub(HubLimits { history_bytes_max: 36_000, ..HubLimits::default() });
         for topic in ["kept/a", "kept/b", "kept/c"] {
             for _ in 0..3 {
                 publish(&mut hub, topic, &large);
@@ -336,14 +351,48 @@ mod tests {
         for _ in 0..50 {
             publish(&mut hub, "kept/e", &large);
         }
-        assert!(hub.history_bytes() <= 30_000);
+        assert!(hub.history_bytes() <= 36_000);
         let left = read(&mut hub, "kept/e").len();
-        assert!((7..11).contains(&left), "the growing history loses its oldest messages alone: {left}");
+        assert!((9..13).contains(&left), "the growing history loses its oldest messages alone: {left}");
         assert_eq!(hub.history_messages(), (left as u64, 62 - left as u64));
         hub.set_limits(HubLimits { history_bytes_max: 10, ..hub.limits });
         publish(&mut hub, "kept/e", &large);
         assert_eq!((hub.history_bytes(), hub.history_messages().0), (0, 0), "not even one message has room");
         assert_eq!(read(&mut hub, "kept/e"), [""; 0]);
+    }
+
+    /// The rule goes and comes back, and the shard has not looked at the history meanwhile.
+    #[test]
+    fn a_message_that_was_not_kept_is_a_gap() {
+        let mut hub = hub(HubLimits::default());
+        let first = publish(&mut hub, "kept/a", "1");
+        let rule = TopicRule::new(["kept/*".parse().unwrap()]).history_messages(50);
+        hub.topic_rules().replace(TopicTable::default());
+        hub.note_time(Millis(1));
+        publish(&mut hub, "kept/a", "2");
+        hub.topic_rules().replace(TopicTable::new([&rule]).unwrap());
+        hub.note_time(Millis(2));
+        publish(&mut hub, "kept/a", "3");
+        let after = page(&mut hub, "kept/a", HistoryFrom::After(OrderEnd { epoch: first.epoch, offset: 1 }));
+        assert_eq!((after.floor, after.has_gap, texts(&after)), (2, true, vec!["3".to_owned()]));
+        hub.trim_histories();
+        assert_eq!((read(&mut hub, "kept/a"), hub.histories.len()), (vec!["3".to_owned()], 1));
+    }
+
+    /// Each history weighs its topic too, which it keeps from being forgotten.
+    #[test]
+    fn many_small_histories_are_bounded() {
+        let mut hub = hub(HubLimits { topics_idle_max: 0, history_bytes_max: 100_000, ..HubLimits::default() });
+        for number in 0..1_000 {
+            publish(&mut hub, &format!("kept/{number}"), "1");
+            hub.trim_histories();
+        }
+        assert!((50..100).contains(&hub.topics()), "{}", hub.topics());
+        let bytes = hub.give_up_histories(10_000);
+        assert!((10_000..12_000).contains(&bytes), "{bytes}");
+        hub.set_limits(HubLimits { history_bytes_max: 5_000, ..hub.limits });
+        hub.trim_histories();
+        assert!((1..4).contains(&hub.topics()), "a smaller budget holds at the next look: {}", hub.topics());
     }
 
     /// A history whose rule is gone after a reload is forgotten at the next look.

@@ -83,7 +83,7 @@ impl<I: Io> Shard<I> {
             self.counters.set(counter, bytes as u64);
             all += bytes as u64;
         }
-        let spare = self.incoming.unfinished.bytes() + waiting;
+        let spare = self.incoming.unfinished.bytes() + waiting + self.hub.history_bytes();
         let kept = self.handlers.large_kept_bytes() as u64;
         self.memory.note_held(all, self.memory.backlogs() + spare as u64, kept);
     }
@@ -95,6 +95,8 @@ impl<I: Io> Shard<I> {
         if self.counters.get(Counter::SlowConsumers) == 0 && to_give_up.bytes == 0 {
             return self.memory.clear();
         }
+        // Nobody is closed for what a history holds, so histories give way before connections do.
+        let of_histories = if to_give_up.bytes == 0 { 0 } else { self.hub.give_up_histories(to_give_up.bytes) };
         let all = self.hub.connections.slots();
         let (slots, mut sum, mut found) = (self.memory.slots(all), 0, Vec::new());
         let end = slots.end;
@@ -120,7 +122,7 @@ impl<I: Io> Shard<I> {
             }
         }
         self.memory.add(sum, end, all);
-        self.give_up_largest(found, to_give_up.bytes);
+        self.give_up_largest(found, to_give_up.bytes.saturating_sub(of_histories));
     }
 
     /// Gives up the messages that wait for decisions, if the connection is closing. Call this outside of the handler's

@@ -111,7 +111,8 @@ pub(super) async fn answer_page(request: Box<HttpRequest>) -> Result<Response, R
     let response = if is_known {
         Response::new(304, "application/json", "")
     } else {
-        Response::new(200, "application/json", text_of(topic, &page, &query, unix_ms()))
+        let text = text_of(topic, &page, &query, unix_ms());
+        Response::new(200, "application/json", request.commands.hold(text)?)
     };
     Ok(response.header("ETag", &tag).header("Cache-Control", "no-cache").header("Vary", "Accept"))
 }
