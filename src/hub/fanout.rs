@@ -15,7 +15,7 @@ use super::{
     lag::{EncodeLag, Lost, OwedLag},
     piece::Owed,
     publication::{Place, Publication},
-    run::{FrozenRun, Run},
+    run::{FrozenRun, Run, RunWeights},
     slow::{Overflow, SlowRules},
     subscriptions::{Membership, Subscription},
     tag::{Tag, Tags},
@@ -98,11 +98,11 @@ impl<T: Attachment> ShardHub<T> {
             topic,
             tags: entry.rules.tags,
             tag,
-            gathered_bytes: &mut self.gathered_bytes,
+            gathered: &mut self.gathered,
+            takes_mail: self.takes_mail,
             spare: &mut self.spare,
             dirty: &mut self.dirty,
             last_gathered: &mut self.last_gathered,
-            from_mail: self.takes_mail.then_some(&mut self.gathered_from_mail),
             turn_us: self.turn_us,
             encodings: &self.encodings,
             encoded: &mut self.encoded,
@@ -139,7 +139,7 @@ impl<T: Attachment> ShardHub<T> {
             self.dirty.push(id);
         }
         let most = self.limits.gathered_bytes_max / PACED_PART;
-        if self.gathered_bytes > most {
+        if self.gathered.bytes > most {
             let mut waiting = paced.iter().map(|id| topics[id].weight()).sum::<usize>();
             while waiting > most
                 && let Some(id) = paced.take_first()
@@ -224,7 +224,7 @@ impl<T: Attachment> ShardHub<T> {
         let audience = &mut self.topics[id];
         let Some(walk) = &mut audience.walk else {
             let now = self.now();
-            begin_walk(&mut self.topics[id.topic], id.format, now, &self.encodings, &mut self.gathered_bytes);
+            begin_walk(&mut self.topics[id.topic], id.format, now, &self.encodings, &mut self.gathered);
             return self.next_member(id);
         };
         walk.next(&audience.members)
@@ -246,14 +246,14 @@ impl<T: Attachment> ShardHub<T> {
         ahead: &mut Vec<AudienceId>,
     ) -> usize {
         let now = self.now();
-        let ShardHub { connections, topics, gathered_bytes, encodings, .. } = self;
+        let ShardHub { connections, topics, gathered, encodings, .. } = self;
         let Some(connection) = connections.get(id) else { return 0 };
         let subscriptions = &connection.subscriptions;
         let mut is_owed = |own: &&Subscription| {
             let audience = &topics[own.audience()];
             let is_due = audience.walk.is_none() && audience.run.is_some() && audience.next_walk <= now;
             if is_due && matches!(own.membership, Membership::Member(_)) {
-                begin_walk(&mut topics[own.topic], own.format, now, encodings, gathered_bytes);
+                begin_walk(&mut topics[own.topic], own.format, now, encodings, gathered);
             }
             walk_owing(&topics[own.audience()], own).is_some()
         };
@@ -315,9 +315,7 @@ impl<T: Attachment> ShardHub<T> {
             self.dirty.push(id);
         }
         self.topics[id.topic].forget_members();
-        assert!(self.gathered_bytes >= run.weight(), "the weight of all runs has that of each");
-        self.gathered_bytes -= run.weight();
-        self.gathered_from_mail -= run.mail_weight();
+        self.gathered.remove(&run);
         if let Some(buffer) = run.into_buffer()
             && self.spare.len() < SPARE_BUFFERS_MAX
             && buffer.capacity() <= SPARE_BYTES_MAX
@@ -333,7 +331,7 @@ impl<T: Attachment> ShardHub<T> {
         let Some(subscription) = connection.subscriptions.get_mut(topic_id) else { return };
         assert_eq!(subscription.membership, Membership::Pending, "a subscription joins once");
         let audience = &mut self.topics[subscription.audience()];
-        audience.for_each_run(|run| change(&mut self.gathered_bytes, run, |run| run.join(id.slot())));
+        audience.for_each_run(|run| self.gathered.change(run, |run| run.join(id.slot())));
         if audience.lossless > 0 {
             audience.for_each_run(Run::keep_all);
         }
@@ -382,7 +380,7 @@ impl<T: Attachment> ShardHub<T> {
                 self.topics[subscription.audience()].for_each_run(|run| {
                     let lost = run.lost(id.slot());
                     let lag = lost.map(|lost| OwedLag { lag: lost.lag(&topic), notice: notice(encode, &lost, &topic) });
-                    let pieces = change(&mut self.gathered_bytes, run, |run| run.owed(id.slot()));
+                    let pieces = self.gathered.change(run, |run| run.owed(id.slot()));
                     owed.insert(begin, Owed { topic: topic.clone(), lag, pieces, slow });
                 });
             }
@@ -410,12 +408,12 @@ struct Gathering<'a> {
     /// Whether the topic's runs keep tags.
     tags: Tags,
     tag: &'a Tag,
-    gathered_bytes: &'a mut usize,
+    gathered: &'a mut RunWeights,
+    /// Whether the message has come by a lane.
+    takes_mail: bool,
     spare: &'a mut Vec<BytesMut>,
     dirty: &'a mut Vec<AudienceId>,
     last_gathered: &'a mut Option<TopicId>,
-    /// The weight of all messages that have come by lanes, if this message has come by a lane.
-    from_mail: Option<&'a mut usize>,
     /// The time of the turn.
     turn_us: u64,
     encodings: &'a Encodings,
@@ -446,18 +444,13 @@ impl Gathering<'_> {
         }
         if let Some(run) = &mut audience.run {
             run.note_epoch(epoch);
-            let before = *self.gathered_bytes;
-            change(self.gathered_bytes, run, |run| append(run, Some(self.tag)));
+            let before = self.gathered.bytes;
+            self.gathered.change(run, |run| append(run, Some(self.tag)));
             *self.last_gathered = Some(self.topic);
-            if let Some(from_mail) = &mut self.from_mail {
-                match self.gathered_bytes.checked_sub(before) {
-                    Some(weight) => {
-                        run.note_from_mail(weight);
-                        **from_mail += weight;
-                    }
-                    // The run has conflated, or its pieces were joined.
-                    None => **from_mail -= run.bound_from_mail(),
-                }
+            if self.takes_mail {
+                let weight = self.gathered.bytes.saturating_sub(before);
+                run.note_from_mail(weight);
+                self.gathered.from_mail += weight;
             }
         }
     }
@@ -466,14 +459,12 @@ impl Gathering<'_> {
 /// Begins a walk of an audience that has none: freezes its earliest run. The function is not inlined, so that the
 /// visits after the first pay nothing for it.
 #[inline(never)]
-fn begin_walk(topic: &mut Topic, format: Format, now: Millis, encodings: &Encodings, gathered_bytes: &mut usize) {
+fn begin_walk(topic: &mut Topic, format: Format, now: Millis, encodings: &Encodings, gathered: &mut RunWeights) {
     let Topic { name, audiences, rules, .. } = topic;
     let audience = audiences.get_mut(format).expect("an audience whose walk is due is there");
     let run = audience.take_run().expect("an audience whose walk is due has a run");
-    let before = run.weight();
-    let mut run = run.freeze();
+    let mut run = gathered.freeze(*run);
     run.encode_notice(|lost| notice(encodings.lag(format), lost, name));
-    *gathered_bytes = *gathered_bytes - before + run.weight();
     audience.next_walk = rules.delivery_interval_ms.map_or(Millis(0), |ms| Millis(now.0.saturating_add(ms)));
     // The step shares no divisor with most numbers of members, so over many walks every subscriber is early and late.
     audience.rotation = audience.rotation.wrapping_add(ROTATION_STEP);
@@ -508,15 +499,6 @@ fn encoded(encode: Option<Encode>, encodable: &Encodable<'_>, buffer: &mut Bytes
 fn note_membership<T: Attachment>(connections: &mut Connections<T>, slot: u32, topic: TopicId, membership: Membership) {
     let connection = connections.at_mut(slot).expect("a member is a connection");
     connection.subscriptions.get_mut(topic).expect("a member has a subscription").membership = membership;
-}
-
-/// Changes a run, and updates the weight of all runs. A run that was empty has not been counted before.
-#[inline]
-fn change<R>(gathered_bytes: &mut usize, run: &mut Run, change: impl FnOnce(&mut Run) -> R) -> R {
-    let before = if run.is_empty() { 0 } else { run.weight() };
-    let result = change(run);
-    *gathered_bytes = *gathered_bytes - before + run.weight();
-    result
 }
 
 const WALKING: &str = "the audience has a walk";

@@ -23,6 +23,7 @@ use super::{
     paced::Paced,
     publication::Scope,
     publish_error::PublishOutcome,
+    run::RunWeights,
     topic_id::TopicId,
     topic_name::TopicName,
     topic_rules::RulesOfTopics,
@@ -91,9 +92,7 @@ pub struct ShardHub<T: Attachment = ()> {
     pub(super) paced: Paced,
     pub(super) encodings: Arc<Encodings>,
     /// The weight of all runs, filling and frozen.
-    pub(super) gathered_bytes: usize,
-    /// The part of that weight that has come by lanes.
-    pub(super) gathered_from_mail: usize,
+    pub(super) gathered: RunWeights,
     /// Whether an entry of a lane is being handled.
     pub(super) takes_mail: bool,
     /// The topic that gathered the last message since the last call of [`ShardHub::take_behind`].
@@ -144,8 +143,7 @@ impl<T: Attachment> ShardHub<T> {
             dirty: Vec::new(),
             paced: Paced::default(),
             encodings: Arc::default(),
-            gathered_bytes: 0,
-            gathered_from_mail: 0,
+            gathered: RunWeights::default(),
             takes_mail: false,
             last_gathered: None,
             spare: Vec::new(),
@@ -231,7 +229,7 @@ impl<T: Attachment> ShardHub<T> {
     #[inline]
     #[must_use]
     pub fn gathered_bytes(&self) -> usize {
-        self.gathered_bytes
+        self.gathered.bytes
     }
 
     /// Returns whether so much is gathered that the shard receives nothing. Mail does not count: a flood by mail does
@@ -246,7 +244,7 @@ impl<T: Attachment> ShardHub<T> {
     #[inline]
     #[must_use]
     pub fn has_room_for_mail(&self) -> bool {
-        self.gathered_from_mail <= self.limits.gathered_bytes_max / 4
+        self.gathered.from_mail <= self.limits.gathered_bytes_max / 4
     }
 
     /// Returns whether [`ShardHub::take_due`] has an audience to add.
@@ -402,7 +400,7 @@ impl<T: Attachment> ShardHub<T> {
     #[must_use]
     pub fn has_waiting(&self) -> bool {
         // A topic that is behind weighs more than the room that is left, so more than half of the room is taken.
-        self.mesh.has_waiting() || self.gathered_bytes > self.room() / 2
+        self.mesh.has_waiting() || self.gathered.bytes > self.room() / 2
     }
 
     /// Returns whether a message that goes to these homes must wait, because earlier requests or deliveries wait for
@@ -448,8 +446,7 @@ impl<T: Attachment> ShardHub<T> {
 
     #[inline]
     fn gathered_from_input(&self) -> usize {
-        // Pieces that are joined weigh less than when they came.
-        self.gathered_bytes.saturating_sub(self.gathered_from_mail)
+        self.gathered.bytes - self.gathered.from_mail
     }
 
     /// Returns the memory of the messages that a topic has gathered and has not handed to every subscriber; 0 if the

@@ -2,10 +2,13 @@
 
 mod conflation;
 mod losses;
+mod weights;
 
 use std::{collections::HashMap, iter, mem, ops::Range, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
+
+pub(super) use self::weights::RunWeights;
 
 use self::losses::{Conflation, Losses};
 use super::{
@@ -199,12 +202,10 @@ impl Run {
         self.gathered.from_mail += weight;
     }
 
-    /// Notes that a run which has lost weight has no larger part that has come by lanes. Returns by how much this part
-    /// is smaller now.
-    pub(super) fn bound_from_mail(&mut self) -> usize {
-        let before = self.gathered.from_mail;
-        self.gathered.from_mail = before.min(self.weight());
-        before - self.gathered.from_mail
+    /// As [`FrozenRun::bound_from_mail`].
+    fn bound_from_mail(&mut self) -> usize {
+        self.gathered.weight = self.weight();
+        self.gathered.bound_from_mail()
     }
 
     /// Ends gathering.
@@ -462,8 +463,16 @@ impl FrozenRun {
     }
 
     /// Returns the part of the weight that has come by lanes.
-    pub(super) fn mail_weight(&self) -> usize {
+    fn mail_weight(&self) -> usize {
         self.from_mail
+    }
+
+    /// Lets no more than the run's weight have come by lanes, after the run has lost weight. Returns by how much the
+    /// part that has come by lanes is smaller now.
+    fn bound_from_mail(&mut self) -> usize {
+        let before = self.from_mail;
+        self.from_mail = before.min(self.weight);
+        before - self.from_mail
     }
 
     /// Returns the buffer that the run gathered in, if the run is one piece and nothing else refers to its buffer.

@@ -156,7 +156,7 @@ fn one_order_over_all_shards() {
         world.settle();
         world.check();
         for hub in &world.hubs {
-            assert_eq!(hub.gathered_bytes(), 0);
+            assert_eq!((hub.gathered.bytes, hub.gathered.from_mail), (0, 0));
             assert_eq!(hub.mesh.overflow_bytes(), 0);
         }
     };

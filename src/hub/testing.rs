@@ -232,7 +232,7 @@ pub(crate) struct UnderWay {
 impl UnderWay {
     /// Returns the work that is under way in the hub, and in the lanes that lead to it.
     pub(crate) fn of<T: Attachment>(hub: &ShardHub<T>) -> Self {
-        let gathered = hub.gathered_bytes;
+        let gathered = hub.gathered.bytes;
         UnderWay { has_due: !hub.due.is_empty(), gathered, ..Self::of_end(&hub.mesh) }
     }
 

@@ -61,14 +61,71 @@ fn publish(hub: &mut ShardHub<Wants>, source: ConnectionId, topic: &str, text: &
     hub.publish_by_name(&name(topic), Some(source), message, Scope::Server).expect("at home").offset
 }
 
+/// Returns a hub whose topic `a` conflates and is paced, and a subscriber of the topic.
+fn conflating_hub() -> (ShardHub<Wants>, ConnectionId) {
+    let rule = TopicRule::new(["a".parse().unwrap()]).slow(Overflow::Latest).delivery_interval_ms(1_000);
+    let rules = RulesOfTopics::of_table(TopicTable::new([&rule]).unwrap());
+    let mut hub = ShardHub::new(MeshEnd::alone(), HubLimits::default(), 1).with_topic_rules(rules);
+    let id = connect(&mut hub);
+    assert_eq!(hub.subscribe(id, &name("a"), SubscribeOptions::default().silent_lags()), Subscribed::Live);
+    (hub, id)
+}
+
+/// Publishes a message without a key, which has come by a lane if `is_mail`.
+fn publish_from(hub: &mut ShardHub<Wants>, is_mail: bool, text: &str) {
+    hub.takes_mail = is_mail;
+    hub.publish_by_name(&name("a"), None, Publication::text(text), Scope::Server);
+    hub.takes_mail = false;
+}
+
+/// A message of a client of the shard replaces mail in a run that waits: the mail counts no longer.
+#[test]
+fn mail_that_input_replaces_keeps_no_mail_waiting() {
+    let (mut hub, id) = conflating_hub();
+    publish_from(&mut hub, false, "first");
+    assert_eq!(flush(&mut hub)[&id.slot()], ["first"]);
+    let mail = "x".repeat(8_000);
+    for round in 0..300 {
+        publish_from(&mut hub, true, &mail);
+        assert!(hub.gathered.from_mail >= mail.len());
+        // The run conflates at one of the messages that have not come by a lane.
+        let mut gathered = 0;
+        while hub.gathered.bytes >= gathered {
+            gathered = hub.gathered.bytes;
+            publish_from(&mut hub, false, "x");
+        }
+        let RunWeights { bytes, from_mail } = hub.gathered;
+        assert!(from_mail <= bytes && bytes < mail.len(), "round {round}: {from_mail} of {bytes} bytes");
+        assert!(flush(&mut hub).is_empty() && hub.has_room_for_mail());
+    }
+    hub.note_time(Millis(1_000));
+    assert_eq!(flush(&mut hub)[&id.slot()].len(), 1);
+    assert_eq!((hub.gathered.from_mail, hub.gathered.bytes), (0, 0));
+}
+
+/// Mail that is replaced when a walk begins does not count while the walk is under way.
+#[test]
+fn mail_that_a_walk_drops_keeps_no_mail_waiting() {
+    let (mut hub, id) = conflating_hub();
+    for _ in 0..7 {
+        publish_from(&mut hub, true, &"x".repeat(8_000));
+    }
+    publish_from(&mut hub, false, "last");
+    assert!(hub.gathered.from_mail > 7 * 8_000);
+    let mut walks = Vec::new();
+    hub.take_due(&mut walks);
+    assert_eq!(hub.next_member(walks[0]), Some(id.slot()));
+    let RunWeights { bytes, from_mail } = hub.gathered;
+    assert!(from_mail <= bytes && bytes < 8_000, "{from_mail} of {bytes} bytes");
+    assert_eq!(texts(&mut hub, walks[0], id.slot()), ["last"]);
+    hub.end_walk(walks[0]);
+    assert_eq!((hub.gathered.from_mail, hub.gathered.bytes), (0, 0));
+}
+
 /// Mail counts by what a run keeps of it, so a topic that is paced and conflates keeps no other mail waiting.
 #[test]
 fn a_run_that_conflates_keeps_no_mail_waiting() {
-    let rule = TopicRule::new(["a".parse().unwrap()]).slow(Overflow::Latest).delivery_interval_ms(1_000);
-    let rules = RulesOfTopics::of_table(TopicTable::new([&rule]).unwrap());
-    let mut hub: ShardHub<Wants> = ShardHub::new(MeshEnd::alone(), HubLimits::default(), 1).with_topic_rules(rules);
-    let id = connect(&mut hub);
-    assert_eq!(hub.subscribe(id, &name("a"), SubscribeOptions::default().silent_lags()), Subscribed::Live);
+    let (mut hub, id) = conflating_hub();
     let text = "x".repeat(400);
     for now in [0, 1_000] {
         hub.note_time(Millis(now));
@@ -79,10 +136,10 @@ fn a_run_that_conflates_keeps_no_mail_waiting() {
             assert!(hub.has_room_for_mail() && !hub.is_full(), "{number} messages");
         }
         hub.takes_mail = false;
-        assert!(hub.gathered_from_mail > 0 && hub.gathered_bytes < 100_000);
+        assert!(hub.gathered.from_mail > 0 && hub.gathered.bytes < 100_000);
         assert_eq!(hub.next_walk(), None);
         assert_eq!(flush(&mut hub)[&id.slot()].len(), 5);
-        assert_eq!((hub.gathered_from_mail, hub.gathered_bytes), (0, 0));
+        assert_eq!((hub.gathered.from_mail, hub.gathered.bytes), (0, 0));
     }
     publish(&mut hub, id, "a", "late");
     assert!(flush(&mut hub).is_empty());
