@@ -76,6 +76,7 @@ const FAMILIES: &[(&str, &str)] = &[
     ("rate_refused_total", "Requests refused with 429 because their sender was over a rate, by rate."),
     ("memory_bytes", "Memory that the server holds, by kind: what backlogs share counts in each."),
     ("idempotency_total", "Messages with an idempotency key that were not published, by outcome."),
+    ("receipts_total", "Receipts that publishers have asked for, by outcome."),
     ("lag_dropped_total", "Messages that policies of topics have dropped for slow subscribers, by policy."),
     ("rate_closed_total", "Connections closed with 1008 because they were over a rate for too long, by rate."),
 ];
@@ -342,6 +343,12 @@ counters! {
     IdsOtherContents "idempotency_total{outcome=\"other_contents\"}" "messages" Counter Shard;
     /// Messages refused because the idempotency keys that are remembered take as much memory as they may.
     IdsFull "idempotency_total{outcome=\"full\"}" "messages" Counter Shard;
+    /// Receipts that publishers have asked for and got.
+    ReceiptsComplete "receipts_total{outcome=\"complete\"}" "receipts" Counter Shard;
+    /// Receipts that were given up because a shard had not ended its walks within `receipt_timeout`.
+    ReceiptsTimedOut "receipts_total{outcome=\"timed_out\"}" "receipts" Counter Shard;
+    /// Receipts that were refused because too many were waited for.
+    ReceiptsTooMany "receipts_total{outcome=\"too_many\"}" "receipts" Counter Shard;
     /// Entries in the fullest lane to the thread.
     LaneEntries "lane_entries" "entries" Gauge Shard;
     /// The places of each lane.

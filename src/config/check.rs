@@ -319,6 +319,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
     let memory = faults.keep(memory_bytes_max(settings));
     let rate_ticks_max = faults.keep(ticks("rate_timeout", settings.rate_timeout));
     let ids_window = faults.keep(at_least_a_tick("idempotency_window", settings.idempotency_window));
+    let receipt_timeout = faults.keep(at_least_a_tick("receipt_timeout", settings.receipt_timeout));
     let ids = settings.max_idempotency.unwrap_or(Size(ids_bytes_preset(memory.flatten())));
     let ids = faults.keep(size_within("max_idempotency", ids, 0, Limits::SIZE_MAX));
     // The limits below depend on `message`.
@@ -365,6 +366,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         rate_ticks_max: rate_ticks_max?,
         subscriptions_max: subscriptions_max?,
         topics_idle_max: settings.max_idle_topics,
+        receipt_timeout: receipt_timeout?.0,
         ids_window: ids_window?.0,
         ids_bytes_max: ids? as usize,
         history_bytes_max: history? as usize,

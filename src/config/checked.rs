@@ -186,6 +186,8 @@ pub struct Limits {
     /// topic at the front of the queue of idle topics is forgotten; when it is used again it has a new epoch. Each
     /// topic costs some 300 bytes.
     pub topics_idle_max: usize,
+    /// The longest wait for the receipt of a publication. Beyond it its publisher gets the place alone.
+    pub receipt_timeout: Duration,
     /// The time for which the id of a publication, its idempotency key, is remembered.
     pub ids_window: Duration,
     /// Bytes of memory of the ids that are remembered. Each shard has an equal part, for the topics whose home it is.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     handler::Waiting,
-    hub::{MeshLimits, SPARE_RUN_BYTES_MAX},
+    hub::{MeshLimits, RECEIPT_BYTES, RECEIPTS_MAX, SPARE_RUN_BYTES_MAX},
     outbound::OutboundLimits,
     rates::{KEY_BYTES, KEYS_MAX},
     surface::{COMMANDS_MAX, all_forms, largest_form},
@@ -180,6 +180,11 @@ impl Config {
                     OutboundLimits::REQUESTS_MAX,
                     Size(QUESTION)
                 ),
+            ),
+            (
+                "receipts",
+                shards * (RECEIPTS_MAX * RECEIPT_BYTES) as u64,
+                format!("{shards} (shards) × {RECEIPTS_MAX} × {RECEIPT_BYTES}"),
             ),
             (
                 "idempotency keys",

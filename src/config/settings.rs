@@ -506,6 +506,10 @@ settings! {
         /// once in this time.
         idempotency_window: Time, TIME ["100ms to 8784h"], Is("5m"), Yes;
 
+        /// Longest wait for the receipt of a message, see docs/topics.md. Beyond it the message has its place, and no
+        /// receipt.
+        receipt_timeout: Time, TIME ["100ms to 8784h"], Is("5s"), Yes;
+
         /// Longest time for the body of a request.
         body_timeout: Time, TIME ["100ms to 8784h"], Is("10s"), Yes;
 

@@ -23,7 +23,7 @@ use crate::{
     clock::Clock,
     hub::{
         Arrival, Command, ConnectionId, ExternalEnd, HistoryPage, HistoryQuery, Place, Posted, Publication,
-        PublishError, PublishOutcome, Reply, SubscribeOutcome, TopicName, home,
+        PublishError, PublishOutcome, Published, Reply, SubscribeOutcome, TopicName, home,
     },
     metrics::{Counter, Counters},
 };
@@ -140,7 +140,7 @@ impl Publisher {
         &self,
         topic: TopicName,
         publication: Publication,
-    ) -> impl Future<Output = Result<Place, NotPublished>> + Send + use<> {
+    ) -> impl Future<Output = Result<Published, NotPublished>> + Send + use<> {
         let begun = self.begin_body(topic, publication);
         async move {
             let (_wait, requested) = begun?;
@@ -527,7 +527,7 @@ impl PublisherTask {
 
     fn answer(&mut self, ticket: u64, reply: Reply) {
         if let Some(Waiting { answer, body_bytes }) = self.waiting.take(ticket) {
-            if let (Some(bytes), Reply::Published(_)) = (body_bytes, &reply) {
+            if let (Some(bytes), Some(Ok(_))) = (body_bytes, reply.published()) {
                 self.counters.add(Counter::MessagesIn, 1);
                 self.counters.add(Counter::BytesIn, bytes);
             }
@@ -626,7 +626,7 @@ mod tests {
             woken.notify_one();
             task.await.unwrap();
             // A message that an embedder's code publishes was not received.
-            assert_eq!(other.await.unwrap().map(|published| published.unwrap().offset), Some(2));
+            assert_eq!(other.await.unwrap().map(|published| published.unwrap().place.offset), Some(2));
             assert_eq!(counted(), (1, 3));
         });
     }
@@ -689,7 +689,7 @@ mod tests {
                 assert!(behind.await.unwrap().is_none());
                 let mut places = Vec::new();
                 for before in before {
-                    places.extend(before.await.unwrap().map(|published| published.unwrap().offset));
+                    places.extend(before.await.unwrap().map(|published| published.unwrap().place.offset));
                 }
                 // Those that had no room were not submitted when the server began to leave.
                 assert_eq!(places, (1..=ordered).collect::<Vec<_>>(), "of {count}");
@@ -817,7 +817,7 @@ mod tests {
                 hubs[1].send_out();
                 tokio::task::yield_now().await;
             }
-            assert_eq!(of_other.await.unwrap().map(|place| place.offset), Ok(1));
+            assert_eq!(of_other.await.unwrap().map(|published| published.place.offset), Ok(1));
             let mut waiting_bodies = Vec::new();
             for body in bodies {
                 if body.is_finished() {
@@ -845,12 +845,12 @@ mod tests {
                 tokio::task::yield_now().await;
             }
             for (number, body) in waiting_bodies.into_iter().enumerate() {
-                assert_eq!(body.await.unwrap().map(|place| place.offset), Ok(number as u64 + 1));
+                assert_eq!(body.await.unwrap().map(|published| published.place.offset), Ok(number as u64 + 1));
             }
             for (before, requests) in [(5, waiting), (1, answered)] {
                 for (number, request) in requests.into_iter().enumerate() {
                     let place = request.await.unwrap().expect("the shard has given it a place");
-                    assert_eq!(place.unwrap().offset, before + number as u64 + 1);
+                    assert_eq!(place.unwrap().place.offset, before + number as u64 + 1);
                 }
             }
             drop(finish);
@@ -889,7 +889,10 @@ mod tests {
                 }
                 drop(finish);
                 woken.notify_one();
-                assert_eq!(waiting.await.unwrap().map(|published| published.unwrap().offset), is_taken.then_some(1));
+                assert_eq!(
+                    waiting.await.unwrap().map(|published| published.unwrap().place.offset),
+                    is_taken.then_some(1)
+                );
                 task.await.unwrap();
             });
         }

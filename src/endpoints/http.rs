@@ -16,7 +16,7 @@ use super::{denied::Denied, intent::ReadIntent, values::RouteValues, waiting::un
 use crate::{
     auth::{Answers, Credentials, Identity},
     handler::{Parameters, Response},
-    hub::{HistoryPage, HistoryQuery, KeyPointer, Place, Publication, TopicName},
+    hub::{HistoryPage, HistoryQuery, KeyPointer, Publication, Published, TopicName},
     proto::{Refusal, RequestHead},
 };
 
@@ -183,8 +183,8 @@ pub(crate) type Reading = Pin<Box<dyn Future<Output = Result<HistoryPage, Refusa
 /// The work that ends with the number of messages that were forgotten.
 pub(crate) type Forgetting = Pin<Box<dyn Future<Output = Result<u64, Refusal>> + Send>>;
 
-/// The work that ends with the place of a message.
-pub(crate) type Publishing = Pin<Box<dyn Future<Output = Result<Place, Refusal>> + Send>>;
+/// The work that ends with the place of a message, and with its receipt if the message asks for one.
+pub(crate) type Publishing = Pin<Box<dyn Future<Output = Result<Published, Refusal>> + Send>>;
 
 impl HttpRequest {
     /// Returns the values of the parameters in the path.

@@ -5,10 +5,12 @@ use std::{collections::VecDeque, mem};
 use bytes::BytesMut;
 
 use super::{
+    awaited::Awaited,
     label::{Label, Labels},
     lag::OwedLag,
     memory::BUFFER,
     piece::{COPIED_BELOW, Piece},
+    receipt::Ticket,
     slow::SlowRules,
     topic_name::TopicName,
 };
@@ -33,6 +35,8 @@ pub struct Backlog {
     pub(super) length: usize,
     pub(super) labels: Labels,
     pub(super) was_refused: bool,
+    /// The messages whose publishers wait for receipts.
+    pub(super) awaited: Option<Box<Awaited>>,
 }
 
 impl Backlog {
@@ -74,6 +78,14 @@ impl Backlog {
         }
     }
 
+    /// Notes the messages of the pieces that are appended next whose publishers wait for receipts: where each of them
+    /// ends among the bytes of these pieces.
+    pub fn await_receipts(&mut self, tickets: Vec<(usize, Ticket)>) {
+        if !tickets.is_empty() {
+            self.awaited.get_or_insert_default().add(self.length, tickets);
+        }
+    }
+
     fn push_by(&mut self, mut piece: Piece, topic: Option<(&TopicName, SlowRules)>) {
         let length = piece.bytes.len();
         if length == 0 {
@@ -100,6 +112,9 @@ impl Backlog {
     pub fn advance(&mut self, count: usize) {
         self.advance_pieces(count);
         self.length -= count;
+        if self.awaited.as_mut().is_some_and(|awaited| awaited.advance(count)) {
+            self.awaited = None;
+        }
         self.labels.advance(count, (self.messages, self.length));
     }
 
@@ -166,7 +181,9 @@ impl Backlog {
         let mut labels = mem::take(&mut self.labels);
         let given_up = labels.truncate(first.bytes.len() - sent, messages - ended);
         let length = first.bytes.len() - sent;
-        *self = Backlog { sent, was_refused, messages, length, labels, ..Backlog::default() };
+        let mut awaited = self.awaited.take();
+        awaited.take_if(|awaited| awaited.truncate(length));
+        *self = Backlog { sent, was_refused, messages, length, labels, awaited, ..Backlog::default() };
         self.append(first);
         given_up
     }
@@ -188,7 +205,8 @@ impl Backlog {
     #[must_use]
     pub fn bytes(&self) -> usize {
         let tail = if self.tail.capacity() > 0 { self.tail.capacity() + BUFFER } else { 0 };
-        self.charged + size_of::<Piece>() * self.pieces.capacity() + tail + self.labels.bytes()
+        let awaited = self.awaited.as_ref().map_or(0, |awaited| awaited.memory());
+        self.charged + size_of::<Piece>() * self.pieces.capacity() + tail + self.labels.bytes() + awaited
     }
 
     /// Returns how many messages the backlog holds. A piece that was sent in part counts with all its messages.

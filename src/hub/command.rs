@@ -8,6 +8,7 @@ use super::{
     listing::{ConnectionFilter, PagePart, TopicPart, Who},
     publication::Place,
     publish_error::{PublishError, PublishOutcome},
+    receipt::Published,
     subscribe_options::SubscribeOptions,
     top::Top,
     topic_name::TopicName,
@@ -159,6 +160,8 @@ pub enum Command {
 pub enum Reply {
     /// The place of the submitted publication in its topic's order.
     Published(Place),
+    /// The place of the submitted publication, and the outcome of its receipt.
+    Receipted(Box<Published>),
     /// The submitted publication is not published.
     NotPublished(PublishError),
     /// The outcome of [`Command::Send`].
@@ -193,7 +196,11 @@ pub enum Reply {
 
 impl From<PublishOutcome> for Reply {
     fn from(outcome: PublishOutcome) -> Self {
-        outcome.map_or_else(Reply::NotPublished, Reply::Published)
+        match outcome {
+            Ok(Published { place, receipt: None }) => Reply::Published(place),
+            Ok(published) => Reply::Receipted(Box::new(published)),
+            Err(error) => Reply::NotPublished(error),
+        }
     }
 }
 
@@ -202,7 +209,8 @@ impl Reply {
     #[must_use]
     pub fn published(&self) -> Option<PublishOutcome> {
         match self {
-            Reply::Published(place) => Some(Ok(*place)),
+            Reply::Published(place) => Some(Ok(Published::at(*place))),
+            Reply::Receipted(published) => Some(Ok(**published)),
             Reply::NotPublished(error) => Some(Err(*error)),
             _ => None,
         }

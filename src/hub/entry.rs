@@ -8,6 +8,7 @@ use super::{
     encoding::DearFormats,
     memory::{ALLOCATION, pinned},
     publication::{OrderEnd, Place, Posted},
+    receipt::Receipt,
     topic_name::TopicName,
 };
 
@@ -45,6 +46,8 @@ pub enum Request {
     Order(Box<Unplaced>),
     /// The topic's home sends this publication to each interested shard. An engine has given the publication its place.
     Distribute(Box<Placed>),
+    /// The count of a shard for the receipt of a publication, for the home of the publication's topic.
+    Counted(Box<Counted>),
     /// No request from before the drain follows.
     Barrier,
     /// The home returns the mark as [`Delivery::Mark`] to the shard of the connection, whose close frame waits for the
@@ -54,6 +57,15 @@ pub enum Request {
         /// The connection.
         id: ConnectionId,
     },
+}
+
+/// The count of a shard for the receipt of a publication: the walks of the shard with the publication have ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Counted {
+    /// The number that the home has given to the receipt.
+    pub number: u64,
+    /// The count.
+    pub receipt: Receipt,
 }
 
 /// A publication that an engine is to give a place.
@@ -145,6 +157,7 @@ impl Weight for Request {
             Request::Order(unplaced) => ALLOCATION + size_of::<Unplaced>() + unplaced.posted.kept(),
             Request::Distribute(placed) => ALLOCATION + size_of::<Placed>() + placed.unplaced.posted.kept(),
             Request::Command { command, .. } => COMMAND + command.kept(),
+            Request::Counted(counted) => ALLOCATION + size_of_val(&**counted),
             // The name belongs to the topic.
             Request::Interest { .. } | Request::Barrier | Request::Mark { .. } => 0,
         }
@@ -175,6 +188,7 @@ impl Reply {
             Reply::Topics(part) => 2 * ALLOCATION + size_of_val(&**part) + size_of_val(&*part.topics),
             Reply::Counts(counts) => ALLOCATION + size_of_val(&**counts),
             Reply::History(page) => ALLOCATION + page.kept(),
+            Reply::Receipted(published) => ALLOCATION + size_of_val(&**published),
             Reply::Forgotten(_)
             | Reply::Published(_)
             | Reply::NotPublished(_)

@@ -1,7 +1,7 @@
 //! Fan-out: the runs that gather publications for the audiences of a topic, and the walks that hand each member its
 //! share.
 
-use std::{iter, mem};
+use std::{iter, mem, rc::Rc};
 
 use bytes::{Bytes, BytesMut};
 
@@ -15,13 +15,14 @@ use super::{
     lag::{EncodeLag, Lost, OwedLag},
     piece::Owed,
     publication::{Place, Publication},
+    receipt::Watch,
     run::{FrozenRun, Run, RunWeights},
     slow::{Overflow, SlowRules},
     subscriptions::{Membership, Subscription},
     tag::{Tag, Tags},
     topic_id::TopicId,
     topic_name::TopicName,
-    topics::Topic,
+    topics::{Topic, TopicRole},
     walk::{VACANT, Walk},
 };
 use crate::proto::{LARGE_FRAME, Millis};
@@ -53,23 +54,38 @@ impl<T: Attachment> ShardHub<T> {
         let excluded = source.and_then(|id| self.excluded(topic, id));
         let except = |format| excluded.filter(|(own, _)| *own == format).map(|(_, slot)| slot);
         let tag = Tag { place, time: publication.time(), key: publication.shared_key() };
+        let watch = publication.receipt_number().map(|number| self.begin_watch(topic, number));
         let (entry, mut gathering) = self.gathering(topic, &tag);
+        gathering.watch = watch.as_ref();
         let raw = entry.audiences.raw_mut();
         if raw.has_members() {
             gathering.append(Format::RAW, raw, publication.frame(), except(Format::RAW));
         }
-        if !entry.audiences.has_others() {
-            return;
-        }
-        let Topic { name, audiences, .. } = entry;
-        for (format, audience) in audiences.others_mut() {
-            if audience.has_members() {
-                let prepared = publication.prepared(format);
-                let encodable = Encodable { topic: name, publication, place, prepared };
-                let frame = encoded(gathering.encodings.get(format), &encodable, gathering.encoded);
-                gathering.append(format, audience, &frame, except(format));
+        if entry.audiences.has_others() {
+            let Topic { name, audiences, .. } = entry;
+            for (format, audience) in audiences.others_mut() {
+                if audience.has_members() {
+                    let prepared = publication.prepared(format);
+                    let encodable = Encodable { topic: name, publication, place, prepared };
+                    let frame = encoded(gathering.encodings.get(format), &encodable, gathering.encoded);
+                    gathering.append(format, audience, &frame, except(format));
+                }
             }
         }
+        if let Some(watch) = watch.filter(|watch| watch.has_ended()) {
+            // The publication is for no subscriber of this shard.
+            self.receipts.ended.push(watch);
+        }
+    }
+
+    /// Returns the count of this shard for a receipt.
+    #[cold]
+    fn begin_watch(&self, topic: TopicId, number: u64) -> Rc<Watch> {
+        let home = match &self.topics[topic].role {
+            TopicRole::Home(_) => self.mesh.number(),
+            TopicRole::Remote(remote) => remote.home,
+        };
+        Watch::new(home, number)
     }
 
     /// Gathers a copy of a raw frame for the topic's subscribers on this shard, all of which want raw frames.
@@ -106,6 +122,7 @@ impl<T: Attachment> ShardHub<T> {
             turn_us: self.turn_us,
             encodings: &self.encodings,
             encoded: &mut self.encoded,
+            watch: None,
         };
         (entry, gathering)
     }
@@ -180,10 +197,11 @@ impl<T: Attachment> ShardHub<T> {
     #[must_use]
     pub fn owed_by_walk(&mut self, audience: AudienceId, slot: u32) -> Owed {
         let lag = self.lag_of_walk(audience, slot);
-        let pieces = self.topics[audience].walk.as_mut().expect(WALKING).run.owed(slot);
+        let run = &mut self.topics[audience].walk.as_mut().expect(WALKING).run;
+        let (pieces, tickets) = (run.owed(slot), run.tickets(slot));
         let member = self.connections.at_mut(slot).and_then(|member| member.subscriptions.get(audience.topic).copied());
         let slow = member.map(|own| self.slow_rules(&own)).unwrap_or_default();
-        Owed { topic: self.topics[audience.topic].name.clone(), lag, pieces, slow }
+        Owed { topic: self.topics[audience.topic].name.clone(), lag, pieces, slow, tickets }
     }
 
     /// Returns the lag of the subscriber at `slot` that is told of with its share of the audience's walk: messages that
@@ -298,7 +316,12 @@ impl<T: Attachment> ShardHub<T> {
     /// audience becomes dirty if it has a further run.
     pub fn end_walk(&mut self, id: AudienceId) {
         let audience = &mut self.topics[id];
-        let run = audience.walk.take().expect(WALKING).run;
+        let mut run = audience.walk.take().expect(WALKING).run;
+        for watch in run.take_watches() {
+            if watch.end_run() {
+                self.receipts.ended.push(watch);
+            }
+        }
         let mut from = 0;
         while let Some(Filled { index, moved }) = audience.fill_vacant(from) {
             from = index;
@@ -381,12 +404,28 @@ impl<T: Attachment> ShardHub<T> {
                     let lost = run.lost(id.slot());
                     let lag = lost.map(|lost| OwedLag { lag: lost.lag(&topic), notice: notice(encode, &lost, &topic) });
                     let pieces = self.gathered.change(run, |run| run.owed(id.slot()));
-                    owed.insert(begin, Owed { topic: topic.clone(), lag, pieces, slow });
+                    let tickets = run.tickets(id.slot());
+                    owed.insert(begin, Owed { topic: topic.clone(), lag, pieces, slow, tickets });
                 });
             }
         }
         owed.retain(|owed| !owed.pieces.is_empty() || owed.lag.is_some());
         owed
+    }
+
+    /// Notes for receipts that the connection does not get what [`ShardHub::owed`] would return.
+    pub(super) fn give_up(&mut self, id: ConnectionId, subscriptions: &[Subscription]) {
+        for subscription in subscriptions {
+            let is_owed_by_walk = self.walk_owing(subscription).is_some();
+            let audience = &mut self.topics[subscription.audience()];
+            // A ticket that is dropped tells that the connection has ended.
+            if is_owed_by_walk && let Some(walk) = &audience.walk {
+                drop(walk.run.tickets(id.slot()));
+            }
+            if subscription.membership != Membership::Pending {
+                audience.for_each_run(|run| drop(run.tickets(id.slot())));
+            }
+        }
     }
 
     /// Returns the number of messages that [`ShardHub::owed`] would return.
@@ -418,6 +457,8 @@ struct Gathering<'a> {
     turn_us: u64,
     encodings: &'a Encodings,
     encoded: &'a mut BytesMut,
+    /// The count of this shard, if the publisher waits for a receipt.
+    watch: Option<&'a Rc<Watch>>,
 }
 
 impl Gathering<'_> {
@@ -425,6 +466,19 @@ impl Gathering<'_> {
     #[inline]
     fn append(&mut self, format: Format, audience: &mut Audience, frame: &Bytes, except: Option<u32>) {
         self.add(format, audience, |run, tag| run.append(frame, except, tag));
+        if let Some(watch) = self.watch {
+            self.note_watched(watch, audience, except.is_some());
+        }
+    }
+
+    /// Notes that the publisher of the message that was appended last waits for a receipt.
+    #[cold]
+    fn note_watched(&mut self, watch: &Rc<Watch>, audience: &mut Audience, has_exception: bool) {
+        let members = audience.members.len() - audience.vacant as usize + audience.joining.len();
+        watch.begin_run(members as u32 - u32::from(has_exception));
+        if let Some(run) = &mut audience.run {
+            self.gathered.change(run, |run| run.watch(watch));
+        }
     }
 
     /// Lets `append` append a frame to the run of an audience.

@@ -23,6 +23,7 @@ use super::{
     paced::Paced,
     publication::Scope,
     publish_error::PublishOutcome,
+    receipts::{ReceiptCounts, Receipts},
     run::RunWeights,
     topic_id::TopicId,
     topic_name::TopicName,
@@ -46,6 +47,8 @@ pub struct HubLimits {
     pub ids: IdLimits,
     /// Bytes of the histories of all topics whose home is this shard.
     pub history_bytes_max: usize,
+    /// Milliseconds for which a publisher waits for a receipt.
+    pub receipt_ms: u64,
 }
 
 impl Default for HubLimits {
@@ -56,6 +59,7 @@ impl Default for HubLimits {
             gathered_bytes_max: 4 << 20,
             ids: IdLimits::default(),
             history_bytes_max: 64 << 20,
+            receipt_ms: 5_000,
         }
     }
 }
@@ -118,6 +122,7 @@ pub struct ShardHub<T: Attachment = ()> {
     /// The connections that have subscribed to a topic with limits of what the kernel keeps, and that
     /// [`ShardHub::take_limited`] has not taken.
     pub(super) limited: Vec<ConnectionId>,
+    pub(super) receipts: Receipts,
     /// The time of the turn.
     now: Millis,
     /// The time of the turn for measures, in microseconds.
@@ -156,6 +161,7 @@ impl<T: Attachment> ShardHub<T> {
             answered: Vec::new(),
             ids: Ids::new(limits.ids),
             limited: Vec::new(),
+            receipts: Receipts::new(limits.receipt_ms),
             now: Millis::default(),
             turn_us: 0,
             subscribed: 0,
@@ -265,6 +271,7 @@ impl<T: Attachment> ShardHub<T> {
         self.limits = limits;
         self.topics.idle_max = limits.topics_idle_max;
         self.ids.set_limits(limits.ids);
+        self.receipts.timeout_ms = limits.receipt_ms;
     }
 
     /// Forgets ids of publications whose time has ended, a bounded number of them.
@@ -282,6 +289,18 @@ impl<T: Attachment> ShardHub<T> {
     #[must_use]
     pub fn id_counts(&self) -> IdCounts {
         self.ids.counts()
+    }
+
+    /// Returns how many receipts publishers have asked this home for.
+    #[must_use]
+    pub fn receipt_counts(&self) -> ReceiptCounts {
+        self.receipts.counts()
+    }
+
+    /// Returns when the next receipt is given up, for which [`ShardHub::expire_receipts`] must be called.
+    #[must_use]
+    pub fn next_receipt_end(&self) -> Option<Millis> {
+        self.receipts.next_end()
     }
 
     /// Returns the name of a topic to which a connection is attached.

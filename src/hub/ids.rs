@@ -14,8 +14,9 @@ use sha2::{Digest, Sha256};
 
 use super::{
     memory::ALLOCATION,
-    publication::{Place, Posted, Publication},
+    publication::{Posted, Publication},
     publish_error::PublishError,
+    receipt::Published,
     topic_name::TopicName,
 };
 use crate::proto::Millis;
@@ -61,7 +62,7 @@ pub struct IdCounts {
 
 /// A topic, and an id of a publication to it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
+pub(super) struct Key {
     topic: TopicName,
     id: Arc<str>,
 }
@@ -78,10 +79,11 @@ type Contents = [u8; 32];
 
 #[derive(Debug)]
 enum AnswerOfId {
-    /// An engine has not given the place yet. The publishers of the same publication wait for it too.
+    /// An engine has not given the place yet, or the receipt is not complete. The publishers of the same publication
+    /// wait for that too.
     Awaited(Vec<Asker>),
-    Placed {
-        place: Place,
+    Given {
+        published: Published,
         until: Millis,
     },
 }
@@ -92,11 +94,11 @@ pub(super) type Asker = (u16, u64);
 /// What becomes of a publication with an id.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Begun {
-    /// The publication is new. [`Ids::note_place`] must follow when it has its place.
+    /// The publication is new. [`Ids::note_answer`] must follow.
     New,
-    /// The publication was published before, and this is its place.
-    Repeated(Place),
-    /// The publication is under way, and its place is answered later.
+    /// The publication was published before, and this is the answer that its publisher has got.
+    Repeated(Published),
+    /// The publication is under way, and is answered later.
     Awaited,
 }
 
@@ -125,7 +127,7 @@ impl Ids {
             }
             self.counts.repeated += 1;
             return Ok(match &mut known.answer {
-                AnswerOfId::Placed { place, .. } => Begun::Repeated(*place),
+                AnswerOfId::Given { published, .. } => Begun::Repeated(*published),
                 AnswerOfId::Awaited(askers) => {
                     let before = askers.capacity();
                     askers.extend(asker);
@@ -143,19 +145,18 @@ impl Ids {
         Ok(Begun::New)
     }
 
-    /// Notes the place of a publication with an id, from which time on the id is remembered for the window. Returns the
-    /// publishers of the same publication that wait for the place.
-    pub(super) fn note_place(&mut self, posted: &Posted, place: Place, now: Millis) -> Vec<Asker> {
-        let Some(key) = Key::of(posted) else { return Vec::new() };
+    /// Notes the answer to a publication with an id, from which time on the id is remembered for the window. Returns
+    /// the publishers of the same publication that wait for the answer.
+    pub(super) fn note_answer(&mut self, key: Key, published: Published, now: Millis) -> Vec<Asker> {
         let Some(known) = self.by_key.get_mut(&key) else { return Vec::new() };
         let until = Millis(now.0.saturating_add(self.limits.window_ms));
-        match mem::replace(&mut known.answer, AnswerOfId::Placed { place, until }) {
+        match mem::replace(&mut known.answer, AnswerOfId::Given { published, until }) {
             AnswerOfId::Awaited(askers) => {
                 self.bytes -= askers.capacity() * size_of::<Asker>();
                 self.ends.push_back((until, key));
                 askers
             }
-            AnswerOfId::Placed { .. } => unreachable!("a publication with an id gets one place"),
+            AnswerOfId::Given { .. } => unreachable!("a publication with an id gets one answer"),
         }
     }
 
@@ -168,7 +169,7 @@ impl Ids {
             let Some((until, key)) = self.ends.pop_front() else { break };
             // The id may have come again after its end, and is then a later one.
             let is_it =
-                |known: &Remembered| matches!(known.answer, AnswerOfId::Placed { until: own, .. } if own == until);
+                |known: &Remembered| matches!(known.answer, AnswerOfId::Given { until: own, .. } if own == until);
             if self.by_key.get(&key).is_some_and(is_it) {
                 self.by_key.remove(&key);
                 self.bytes -= key.weight();
@@ -208,12 +209,12 @@ impl Ids {
 
 impl Remembered {
     fn has_ended(&self, now: Millis) -> bool {
-        matches!(self.answer, AnswerOfId::Placed { until, .. } if until <= now)
+        matches!(self.answer, AnswerOfId::Given { until, .. } if until <= now)
     }
 }
 
 impl Key {
-    fn of(Posted { topic, publication, .. }: &Posted) -> Option<Key> {
+    pub(super) fn of(Posted { topic, publication, .. }: &Posted) -> Option<Key> {
         Some(Key { topic: topic.clone(), id: publication.shared_id()? })
     }
 
@@ -250,13 +251,14 @@ fn contents_of(publication: &Publication) -> Contents {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::Place;
 
     fn posted(topic: &str, publication: Publication) -> Posted {
         Posted { topic: TopicName::new(topic).unwrap(), source: None, publication }
     }
 
-    fn place(offset: u64) -> Place {
-        Place { epoch: 7, offset, previous: offset - 1 }
+    fn place(offset: u64) -> Published {
+        Published::at(Place { epoch: 7, offset, previous: offset - 1 })
     }
 
     fn ids(window_ms: u64, bytes_max: usize) -> Ids {
@@ -267,7 +269,9 @@ mod tests {
     fn publish(ids: &mut Ids, posted: &Posted, offset: u64, now: u64) -> Result<Begun, PublishError> {
         let begun = ids.begin(posted, None, Millis(now));
         if begun == Ok(Begun::New) {
-            assert_eq!(ids.note_place(posted, place(offset), Millis(now)), []);
+            let key = Key::of(posted);
+            let waiting = key.map_or(Vec::new(), |key| ids.note_answer(key, place(offset), Millis(now)));
+            assert_eq!(waiting, []);
         }
         begun
     }
@@ -358,7 +362,7 @@ mod tests {
         assert!(ids.bytes() > before);
         let other = posted("t", Publication::text("y").id("1"));
         assert_eq!(ids.begin(&other, Some((2, 6)), Millis(500)), Err(PublishError::OtherContents));
-        assert_eq!(ids.note_place(&first, place(4), Millis(600)), [(2, 5)]);
+        assert_eq!(ids.note_answer(Key::of(&first).unwrap(), place(4), Millis(600)), [(2, 5)]);
         assert_eq!(ids.bytes(), before);
         assert_eq!(ids.begin(&first, Some((2, 7)), Millis(699)), Ok(Begun::Repeated(place(4))));
         ids.set_limits(IdLimits { window_ms: 100, bytes_max: before });

@@ -13,12 +13,14 @@ use super::{
     connection_id::ConnectionId,
     connections::Attachment,
     end_role::EndRole,
-    entry::{Delivery, Interest, Placed, Request, Unplaced},
+    entry::{Counted, Delivery, Interest, Placed, Request, Unplaced},
     hub::ShardHub,
     ids::Asker,
     membership::Joined,
     publication::{OrderEnd, Posted},
     publish_error::PublishOutcome,
+    receipt::{Receipt, Watch},
+    receipts::Answered,
     topic_name::TopicName,
     topics::TopicRole,
 };
@@ -42,6 +44,9 @@ impl<T: Attachment> ShardHub<T> {
                         remote.end = Some(OrderEnd { epoch: place.epoch, offset: place.offset });
                     }
                     self.gather(id, posted.source, &posted.publication, Some(place));
+                } else if let Some(number) = posted.publication.receipt_number() {
+                    let home = self.home(&posted.topic);
+                    self.receipts.ended.push(Watch::new(home, number));
                 }
             }
             Delivery::Reply { ticket, reply } => self.note_reply(ticket, &reply),
@@ -75,11 +80,12 @@ impl<T: Attachment> ShardHub<T> {
             Request::Interest { topic, number, interest } => self.note_interest(end, topic, number, interest),
             Request::Distribute(placed) => {
                 let Placed { unplaced: Unplaced { posted, asker }, place } = *placed;
-                let others = self.with_topic(&posted.topic, |hub, id| hub.distribute_given(id, &posted, place));
-                for (end, ticket) in asker.into_iter().chain(others) {
-                    self.reply(end, ticket, Reply::Published(place));
+                let given = |hub: &mut Self, id| hub.distribute_given(id, &posted, place, asker);
+                if let Some(answered) = self.with_topic(&posted.topic, given) {
+                    self.answer(answered);
                 }
             }
+            Request::Counted(counted) => self.count(counted.number, counted.receipt),
             Request::Order(_) => unreachable!("a shard is no engine"),
             Request::Barrier => {
                 match self.mesh.role(end) {
@@ -135,6 +141,9 @@ impl<T: Attachment> ShardHub<T> {
 
     /// Sends the entries that have waited for room in a lane, and wakes the ends that have something to take.
     pub fn send_out(&mut self) {
+        if !self.receipts.ended.is_empty() {
+            self.send_counts();
+        }
         if !self.send_due() {
             // If only interests wait, nothing of the mesh waits, and `mesh.send_out` asks for no wake-up, so the hub
             // asks for it. From here on an end that makes room wakes this shard; the second try finds room made just
@@ -143,6 +152,49 @@ impl<T: Attachment> ShardHub<T> {
             self.send_due();
         }
         self.mesh.send_out();
+    }
+
+    /// Gives up the receipts that have been waited for too long, and answers their publishers.
+    pub fn expire_receipts(&mut self) {
+        for answered in self.receipts.expire(self.now()) {
+            self.answer(answered);
+        }
+    }
+
+    /// Returns whether [`ShardHub::take_answered`] returns an answer.
+    #[must_use]
+    pub fn has_answered(&self) -> bool {
+        !self.answered.is_empty()
+    }
+
+    /// Sends the counts of walks that have ended to the homes that wait for them.
+    #[cold]
+    fn send_counts(&mut self) {
+        for watch in mem::take(&mut self.receipts.ended) {
+            let (home, number, receipt) = (watch.home, watch.number, watch.take());
+            if home == self.mesh.number() {
+                self.count(number, receipt);
+            } else {
+                self.mesh.request(home, Request::Counted(Box::new(Counted { number, receipt })));
+            }
+        }
+    }
+
+    /// Adds the count of a shard to a receipt of a topic whose home is this shard, and answers the publisher when all
+    /// shards have counted.
+    fn count(&mut self, number: u64, receipt: Receipt) {
+        if let Some(answered) = self.receipts.add(number, receipt) {
+            self.answer(answered);
+        }
+    }
+
+    /// Answers a publisher, and those that have published the same with the same id.
+    fn answer(&mut self, Answered { asker, id, published }: Answered) {
+        let now = self.now();
+        let others = id.map_or_else(Vec::new, |id| self.ids.note_answer(id, published, now));
+        for (end, ticket) in asker.into_iter().chain(others) {
+            self.reply(end, ticket, Ok(published).into());
+        }
     }
 
     /// Sends each engine a barrier once the barriers of all other shards and of the control thread have come. This

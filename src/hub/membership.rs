@@ -187,6 +187,7 @@ impl<T: Attachment> ShardHub<T> {
     pub fn leave_unsent(&mut self, id: ConnectionId) -> u64 {
         let subscriptions = self.take_subscriptions(id);
         let messages = self.owed_messages(id, subscriptions.as_slice());
+        self.give_up(id, subscriptions.as_slice());
         subscriptions.as_slice().iter().for_each(|subscription| self.forget(id, subscription));
         messages
     }
@@ -194,6 +195,7 @@ impl<T: Attachment> ShardHub<T> {
     /// Ends all of the connection's subscriptions. The connection is owed nothing more.
     pub fn unsubscribe_all(&mut self, id: ConnectionId) {
         let subscriptions = self.take_subscriptions(id);
+        self.give_up(id, subscriptions.as_slice());
         subscriptions.as_slice().iter().for_each(|subscription| self.forget(id, subscription));
     }
 

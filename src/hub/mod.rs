@@ -4,17 +4,18 @@
 //! The files are listed from the lowest floor to the highest. A file imports only files that stand before it:
 //!
 //! - values: `atomic`, `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `not_json`, `publication`,
-//!   `publish_error`, `history_rules`, `history_page`, `encoding`, `subscribe_options`, `listing`, `command`,
+//!   `receipt`, `publish_error`, `history_rules`, `history_page`, `encoding`, `subscribe_options`, `listing`, `command`,
 //!   `barrier`, `end_role`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `feeds`, `external`;
-//! - tables: `ids`, `history`, `histories`, `tag`, `topic_rules`, `piece`, `run`, `walk`, `label`, `backlog`,
-//!   `overflow`, `audience`, `topics`, `due`, `subscriptions`, `connections`;
+//! - tables: `ids`, `receipts`, `history`, `histories`, `tag`, `topic_rules`, `piece`, `run`, `walk`, `label`,
+//!   `awaited`, `backlog`, `overflow`, `audience`, `topics`, `due`, `subscriptions`, `connections`;
 //! - the hub itself: `hub`, then `fanout`, `interest`, `keeping`, `order`, `membership`, `mail`.
 
 #![forbid(unsafe_code)]
 
 mod atomic;
 mod audience;
+mod awaited;
 mod backlog;
 mod barrier;
 mod command;
@@ -57,6 +58,8 @@ mod paced;
 mod piece;
 mod publication;
 mod publish_error;
+mod receipt;
+mod receipts;
 mod run;
 #[cfg(test)]
 pub(crate) mod seeds;
@@ -86,7 +89,7 @@ pub use connection_id::{ConnectionId, ConnectionIdError};
 pub use connections::{Attachment, Connections, HubConnection, Publishing};
 pub use encoding::{DearFormats, Encodable, Encode, Encodings, Growth, NewEncoding, Prepare};
 pub use end_role::{EndRole, EngineTopics};
-pub use entry::{Delivery, Interest, Placed, Request, Unplaced};
+pub use entry::{Counted, Delivery, Interest, Placed, Request, Unplaced};
 pub use external::{Arrival, ExternalEnd, Order};
 pub use fanout::{SPARE_RUN_BYTES_MAX, Walked};
 pub use format::Format;
@@ -112,6 +115,8 @@ pub use overflow::{Decision, OutputLimits, OwedOutput};
 pub use piece::{Owed, Piece, bounded};
 pub use publication::{NotAMessage, OrderEnd, Place, Posted, Publication, Scope};
 pub use publish_error::{PublishError, PublishOutcome};
+pub use receipt::{NoReceipt, Published, Receipt, Ticket};
+pub use receipts::{RECEIPT_BYTES, RECEIPTS_MAX, ReceiptCounts};
 pub use run::{FrozenRun, Run, Share};
 pub use shed::{Dropped, Shed, Shedding};
 pub use slow::{Overflow, SlowRules};

@@ -14,9 +14,11 @@ use super::{
     encoding::DearFormats,
     entry::{Delivery, Request, Unplaced},
     hub::ShardHub,
-    ids::{Asker, Begun},
+    ids::{Asker, Begun, Key},
     publication::{Place, Posted, Publication, Scope},
     publish_error::PublishOutcome,
+    receipt::{NoReceipt, Published},
+    receipts::Answered,
     slow::Overflow,
     tag::Tag,
     topic_id::TopicId,
@@ -116,7 +118,7 @@ impl<T: Attachment> ShardHub<T> {
                     journal.note_sent(&entry.name);
                 }
                 let posted = Arc::new(Posted { topic: entry.name.clone(), source, publication });
-                self.publish_at_home(topic, &posted, None).and_then(Result::ok)
+                self.publish_at_home(topic, &posted, None)?.ok().map(|published| published.place)
             }
             (Scope::Server, TopicRole::Home(home)) => {
                 // Only lanes, dear parts and ids need the publication in an `Arc`.
@@ -129,7 +131,7 @@ impl<T: Attachment> ShardHub<T> {
                     return Some(place);
                 }
                 let posted = Arc::new(Posted { topic: entry.name.clone(), source, publication });
-                self.publish_at_home(topic, &posted, None).and_then(Result::ok)
+                self.publish_at_home(topic, &posted, None)?.ok().map(|published| published.place)
             }
             (Scope::Server, TopicRole::Remote(remote)) => {
                 let (home, name) = (remote.home, entry.name.clone());
@@ -193,24 +195,22 @@ impl<T: Attachment> ShardHub<T> {
     fn publish_once(&mut self, topic: TopicId, posted: &Arc<Posted>, asker: Option<Asker>) -> Option<PublishOutcome> {
         match self.ids.begin(posted, asker, self.now()) {
             Ok(Begun::New) => {
-                let place = self.order(topic, posted, asker)?;
-                self.note_place_of_id(posted, place);
-                Some(Ok(place))
+                let published = self.order(topic, posted, asker)?;
+                if let Some(key) = Key::of(posted) {
+                    let waiting = self.ids.note_answer(key, published, self.now());
+                    debug_assert!(waiting.is_empty(), "nobody waits for what is answered at once");
+                }
+                Some(Ok(published))
             }
-            Ok(Begun::Repeated(place)) => Some(Ok(place)),
+            Ok(Begun::Repeated(published)) => Some(Ok(repeated(published, posted))),
             Ok(Begun::Awaited) => None,
             Err(error) => Some(Err(error)),
         }
     }
 
-    /// Notes the place of a publication with an id. Returns the publishers of the same publication that wait for it.
-    fn note_place_of_id(&mut self, posted: &Posted, place: Place) -> Vec<Asker> {
-        let now = self.now();
-        self.ids.note_place(posted, place, now)
-    }
-
-    /// Sequences and distributes a publication, or sends it to the engine of its topic.
-    fn order(&mut self, topic: TopicId, posted: &Arc<Posted>, asker: Option<Asker>) -> Option<Place> {
+    /// Sequences and distributes a publication, or sends it to the engine of its topic. Returns the answer, unless it
+    /// follows later.
+    fn order(&mut self, topic: TopicId, posted: &Arc<Posted>, asker: Option<Asker>) -> Option<Published> {
         let TopicRole::Home(home) = &self.topics[topic].role else { unreachable!("only a topic's home orders it") };
         if let Some(engine) = home.engine {
             let unplaced = Unplaced { posted: Arc::clone(posted), asker };
@@ -218,17 +218,46 @@ impl<T: Attachment> ShardHub<T> {
             return None;
         }
         let place = self.sequence(topic, posted.source, posted.publication.payload(), posted.publication.time());
+        if posted.publication.asks_receipt() {
+            return self.distribute_with_receipt(topic, posted, place, asker);
+        }
         self.distribute(topic, posted, place);
-        Some(place)
+        Some(Published::at(place))
     }
 
-    /// Distributes a publication to which an engine has given this place. Returns the publishers of the same
-    /// publication that wait for the place too.
+    /// Distributes a publication whose publisher wants a receipt. Returns the answer if there is no receipt.
+    #[cold]
+    fn distribute_with_receipt(
+        &mut self,
+        topic: TopicId,
+        posted: &Arc<Posted>,
+        place: Place,
+        asker: Option<Asker>,
+    ) -> Option<Published> {
+        let TopicRole::Home(home) = &self.topics[topic].role else { unreachable!("only a topic's home distributes") };
+        // An end that is no shard has no subscribers with sockets. This shard counts too.
+        let shards = self.mesh.shards();
+        let others = home.interested.iter().filter(|(shard, _)| *shard < shards).count() as u16;
+        let now = self.now();
+        let number = self.receipts.begin((place, others + 1), asker, Key::of(posted), now);
+        let Posted { topic: name, source, publication } = &**posted;
+        let publication = publication.clone().number_receipt(number.ok());
+        self.distribute(topic, &Arc::new(Posted { topic: name.clone(), source: *source, publication }), place);
+        number.err().map(|error| Published { place, receipt: Some(Err(error)) })
+    }
+
+    /// Distributes a publication to which an engine has given this place, and answers its publisher.
     ///
     /// # Panics
     ///
     /// If the topic's home is another shard, or no engine orders the topic.
-    pub(super) fn distribute_given(&mut self, topic: TopicId, posted: &Arc<Posted>, place: Place) -> Vec<Asker> {
+    pub(super) fn distribute_given(
+        &mut self,
+        topic: TopicId,
+        posted: &Arc<Posted>,
+        place: Place,
+        asker: Option<Asker>,
+    ) -> Option<Answered> {
         let entry = &mut self.topics[topic];
         let TopicRole::Home(home) = &mut entry.role else { unreachable!("an engine answers the topic's home") };
         assert!(home.engine.is_some(), "the home of {} gives places itself", entry.name);
@@ -239,8 +268,13 @@ impl<T: Attachment> ShardHub<T> {
             let tag = Tag { place: Some(place), time: publication.time(), key: None };
             journal.note_ordered(&entry.name, *source, publication.payload(), tag);
         }
-        self.distribute(topic, posted, place);
-        if posted.publication.id_name().is_some() { self.note_place_of_id(posted, place) } else { Vec::new() }
+        let published = if posted.publication.asks_receipt() {
+            self.distribute_with_receipt(topic, posted, place, asker)?
+        } else {
+            self.distribute(topic, posted, place);
+            Published::at(place)
+        };
+        Some(Answered { asker, id: Key::of(posted), published })
     }
 
     /// Gives a publication the next place in its topic's order.
@@ -314,6 +348,12 @@ impl<T: Attachment> ShardHub<T> {
     }
 }
 
+/// Returns the answer to a repetition of a publication that was published before.
+fn repeated(published: Published, posted: &Posted) -> Published {
+    let not_asked = posted.publication.asks_receipt().then_some(Err(NoReceipt::NotAsked));
+    Published { receipt: published.receipt.or(not_asked), ..published }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -342,7 +382,7 @@ mod tests {
             let name = &names[ticket % 8];
             let place = hubs[0].publish_asking(name, source, Publication::text("x"), ticket as u64);
             assert_eq!(place.is_some(), home(name, 2) == 0 && !TestEngine::has(name));
-            placed.extend(place.map(|answer| (ticket as u64, answer.unwrap())));
+            placed.extend(place.map(|answer| (ticket as u64, answer.unwrap().place)));
         }
         for _ in 0..1_000 {
             for hub in &mut hubs {
@@ -351,7 +391,7 @@ mod tests {
             }
             while engine.work(|_| 1) {}
             engine.end.send_out();
-            placed.extend(hubs[0].take_answered().into_iter().map(|(ticket, answer)| (ticket, answer.unwrap())));
+            placed.extend(hubs[0].take_answered().into_iter().map(|(ticket, answer)| (ticket, answer.unwrap().place)));
         }
         assert_eq!(placed.len(), 24);
         for (number, name) in names.iter().enumerate() {

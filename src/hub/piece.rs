@@ -4,7 +4,7 @@ use std::{mem, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{lag::OwedLag, memory::BUFFER, slow::SlowRules, tag::PieceTags, topic_name::TopicName};
+use super::{lag::OwedLag, memory::BUFFER, receipt::Ticket, slow::SlowRules, tag::PieceTags, topic_name::TopicName};
 
 /// Whole frames in one piece of memory.
 #[derive(Debug, Clone)]
@@ -30,6 +30,9 @@ pub struct Owed {
     pub pieces: Vec<Piece>,
     /// The rules of the topic for this subscriber.
     pub slow: SlowRules,
+    /// For each message whose publisher waits for a receipt: where it ends among the bytes of the pieces, and the
+    /// ticket that tells what becomes of it.
+    pub tickets: Vec<(usize, Ticket)>,
 }
 
 impl Piece {

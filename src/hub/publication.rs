@@ -74,6 +74,17 @@ struct Names {
     event: Option<Box<str>>,
     key: Option<Arc<str>>,
     id: Option<Arc<str>>,
+    receipt: ReceiptWish,
+}
+
+/// Whether the publisher wants a receipt. Publications without any name and without a receipt have no [`Names`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum ReceiptWish {
+    #[default]
+    Nothing,
+    Receipt,
+    /// The home of the topic has given the receipt this number.
+    Numbered(u64),
 }
 
 impl Publication {
@@ -141,6 +152,33 @@ impl Publication {
     pub fn id(mut self, id: &str) -> Self {
         self.names_mut().id = Some(id.into());
         self
+    }
+
+    /// Asks for a receipt.
+    pub(crate) fn ask_receipt(mut self) -> Self {
+        self.names_mut().receipt = ReceiptWish::Receipt;
+        self
+    }
+
+    /// Notes the number that the home of the topic has given to the receipt; `None` if there is none.
+    pub(super) fn number_receipt(mut self, number: Option<u64>) -> Self {
+        self.names_mut().receipt = number.map_or(ReceiptWish::Nothing, ReceiptWish::Numbered);
+        self
+    }
+
+    /// Returns whether the publisher wants a receipt, which has no number yet.
+    #[inline]
+    pub(super) fn asks_receipt(&self) -> bool {
+        self.names.as_ref().is_some_and(|names| names.receipt == ReceiptWish::Receipt)
+    }
+
+    /// Returns the number of the receipt, if the publisher wants one.
+    #[inline]
+    pub(super) fn receipt_number(&self) -> Option<u64> {
+        match self.names.as_ref()?.receipt {
+            ReceiptWish::Numbered(number) => Some(number),
+            ReceiptWish::Nothing | ReceiptWish::Receipt => None,
+        }
     }
 
     /// Returns the payload.

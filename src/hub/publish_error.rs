@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use super::publication::Place;
+use super::receipt::Published;
 
-/// The answer of a topic's home to a publisher: the place of the publication, or the reason for which it has none.
-pub type PublishOutcome = Result<Place, PublishError>;
+/// The answer of a topic's home to a publisher: the place of the publication, with a receipt if the publisher has asked
+/// for one; or the reason for which it has no place.
+pub type PublishOutcome = Result<Published, PublishError>;
 
 /// The reason for which the home of a topic does not publish a publication with an id.
 ///

@@ -4,7 +4,7 @@ mod conflation;
 mod losses;
 mod weights;
 
-use std::{collections::HashMap, iter, mem, ops::Range, sync::Arc};
+use std::{collections::HashMap, iter, mem, ops::Range, rc::Rc, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
@@ -15,6 +15,7 @@ use super::{
     lag::Lost,
     memory::{ALLOCATION, BUFFER, pinned},
     piece::{Piece, SMALL_PIECE_MAX, joined, small_piece_max},
+    receipt::{Ticket, Watch},
     tag::{PieceTags, Tag, TaggedMessage, Tags},
 };
 use crate::proto::LARGE_FRAME;
@@ -168,6 +169,18 @@ impl Run {
         owed
     }
 
+    /// Notes that the publisher of the last message waits for a receipt. From now on the run keeps every message, so
+    /// that the message stays where it is.
+    pub(super) fn watch(&mut self, watch: &Rc<Watch>) {
+        self.keep_all();
+        self.gathered.watched.push(Watched { end: self.gathered.end, watch: Rc::clone(watch) });
+    }
+
+    /// Returns what [`FrozenRun::tickets`] returns for the messages up to now.
+    pub(super) fn tickets(&self, slot: u32) -> Vec<(usize, Ticket)> {
+        self.gathered.tickets(slot)
+    }
+
     /// Returns how many messages the run owes the subscriber at `slot` so far.
     pub(super) fn owed_messages(&self, slot: u32) -> u32 {
         self.gathered.owed_messages(slot)
@@ -189,7 +202,8 @@ impl Run {
         let bytes = small + self.large + self.merged;
         let tags = self.tags.as_deref().map_or(0, GatheredTags::memory);
         let losses = self.gathered.losses.as_deref().map_or(0, Losses::memory);
-        size_of::<Self>() + WALK_BYTES + 2 * ALLOCATION + bytes + pieces + self.exclusions + tags + losses
+        let watched = WATCHED * self.gathered.watched.capacity();
+        size_of::<Self>() + WALK_BYTES + 2 * ALLOCATION + bytes + pieces + self.exclusions + tags + losses + watched
     }
 
     /// Notes the time of the turn in which the run gathers its first message.
@@ -360,6 +374,16 @@ pub struct FrozenRun {
     from_mail: usize,
     /// The time of the turn in which the first message was gathered, see `ShardHub::note_turn`.
     gathered_at_us: u64,
+    /// The messages whose publishers wait for receipts, in order.
+    watched: Vec<Watched>,
+}
+
+/// A message of a run whose publisher waits for a receipt.
+#[derive(Debug)]
+struct Watched {
+    /// The end of the message.
+    end: Position,
+    watch: Rc<Watch>,
 }
 
 /// A boundary between two messages of a run.
@@ -431,6 +455,28 @@ impl FrozenRun {
     pub(super) fn owed_messages(&self, slot: u32) -> u32 {
         let exclusions = self.excluded.get(&slot).map_or(&[][..], Vec::as_slice);
         self.end.message - exclusions.iter().map(|range| range.end.message - range.start.message).sum::<u32>()
+    }
+
+    /// Returns, for each message whose publisher waits for a receipt and that is owed to the subscriber at `slot`, the
+    /// end of the message within the subscriber's share, and a ticket of the subscriber.
+    pub(super) fn tickets(&self, slot: u32) -> Vec<(usize, Ticket)> {
+        if self.watched.is_empty() {
+            return Vec::new();
+        }
+        let exclusions = self.excluded.get(&slot).map_or(&[][..], Vec::as_slice);
+        let of_message = |Watched { end, watch }: &Watched| {
+            let before = exclusions.iter().take_while(|excluded| excluded.start.byte < end.byte);
+            let is_owed = |excluded: &Range<Position>| excluded.end.byte < end.byte;
+            let bytes = before.map(|excluded| is_owed(excluded).then_some(excluded.end.byte - excluded.start.byte));
+            let bytes = bytes.sum::<Option<usize>>()?;
+            Some((end.byte - bytes, Ticket::new(watch)))
+        };
+        self.watched.iter().filter_map(of_message).collect()
+    }
+
+    /// Takes the counts for the receipts of the run's messages.
+    pub(super) fn take_watches(&mut self) -> impl Iterator<Item = Rc<Watch>> + use<> {
+        mem::take(&mut self.watched).into_iter().map(|watched| watched.watch)
     }
 
     /// Returns the pieces of the whole run.
@@ -524,6 +570,9 @@ impl Position {
 
 /// Bytes of the walk that a run becomes: the frozen run, and the walk's numbers.
 pub(super) const WALK_BYTES: usize = size_of::<FrozenRun>() + 16;
+
+/// Bytes of a message whose publisher waits for a receipt: its entry, and the shard's count.
+const WATCHED: usize = size_of::<Watched>() + size_of::<Watch>() + 2 * size_of::<usize>() + ALLOCATION;
 
 /// Bytes of one subscriber's entry in the table of exclusions, without the exclusions. The table is up to half empty.
 const EXCLUDED: usize = 2 * (size_of::<(u32, Vec<Range<Position>>)>() + 1) + ALLOCATION;

@@ -256,6 +256,9 @@ impl Backlog {
     fn take_out(&mut self, cuts: &[Cut], mark: &mut usize) -> u64 {
         let (Some(first), Some(last)) = (cuts.first(), cuts.last()) else { return 0 };
         *mark -= cuts.iter().map(|cut| (*mark).clamp(cut.at, cut.at + cut.bytes) - cut.at).sum::<usize>();
+        if self.awaited.as_mut().is_some_and(|awaited| awaited.cut(cuts)) {
+            self.awaited = None;
+        }
         if last.at + last.bytes > self.length - self.tail_unsent() {
             self.seal_tail();
         }
@@ -402,6 +405,9 @@ impl Backlog {
         }
         if at < *mark {
             *mark = *mark + length - before;
+        }
+        if let Some(awaited) = &mut self.awaited {
+            awaited.replace(at, before, length);
         }
         self.length = self.length + length - before;
     }

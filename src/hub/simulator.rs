@@ -4,6 +4,7 @@
 mod barrier;
 mod feeds;
 mod ids;
+mod receipts;
 mod subscriber;
 mod world;
 

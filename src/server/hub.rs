@@ -14,7 +14,7 @@ use crate::{
     auth::{RevocationError, Revocations},
     control::publisher::{Publisher, Requests},
     handler::{CloseError, Sent, SubscribeError},
-    hub::{Command, ConnectionId, Place, Publication, PublishError, Reply, TopicName},
+    hub::{Command, ConnectionId, NoReceipt, Place, Publication, PublishError, Receipt, Reply, TopicName},
     metrics::{Counter, Counters},
     proto::{CloseCode, CloseFrame, KeepAlive, PreparedMessage},
 };
@@ -83,7 +83,38 @@ impl Hub {
     /// ```
     pub async fn publish(&self, topic: &TopicName, publication: impl Into<Publication>) -> Result<Place, HubError> {
         let answer = self.publisher.publish(topic.clone(), None, publication.into()).await;
-        answer.ok_or(HubError::Ended)?.map_err(HubError::Publish)
+        answer.ok_or(HubError::Ended)?.map(|published| published.place).map_err(HubError::Publish)
+    }
+
+    /// Publishes as [`Hub::publish`] does, and waits until every shard has handed the publication to its subscribers:
+    /// to their sockets, or to the backlogs of those that are slow. The wait is at most `receipt_timeout` long.
+    ///
+    /// The receipt counts connections alone, no [`Hub::subscribe`]. It is exact for the moment at which the last shard
+    /// was done: a subscriber in `queued` may get the publication later.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Hub::publish`]. The publication has its place even if there is no receipt, see [`NoReceipt`].
+    ///
+    /// ```
+    /// # use ringhub::{Publication, TopicName, server::{Hub, HubError}};
+    /// # async fn example(hub: Hub, topic: &TopicName) -> Result<(), HubError> {
+    /// let (place, receipt) = hub.publish_with_receipt(topic, Publication::text("good news")).await?;
+    /// match receipt {
+    ///     Ok(receipt) => println!("{} of {} have it", receipt.sent, receipt.matched),
+    ///     Err(why) => println!("offset {}, and no receipt: {why}", place.offset),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn publish_with_receipt(
+        &self,
+        topic: &TopicName,
+        publication: impl Into<Publication>,
+    ) -> Result<(Place, Result<Receipt, NoReceipt>), HubError> {
+        let answer = self.publisher.publish(topic.clone(), None, publication.into().ask_receipt()).await;
+        let published = answer.ok_or(HubError::Ended)?.map_err(HubError::Publish)?;
+        Ok((published.place, published.receipt.unwrap_or(Err(NoReceipt::NotAsked))))
     }
 
     /// Sends to all connections except `source` and the connections of routes without broadcasts. Each connection gets

@@ -44,6 +44,7 @@ impl<I: Io> Shard<I> {
         self.memory.at = Some(self.now);
         self.hub.forget_ended_ids();
         self.hub.trim_histories();
+        self.hub.expire_receipts();
         self.look_at_connections();
         self.note_memory();
     }

@@ -87,11 +87,12 @@ impl<I: Io> Shard<I> {
         let before = backlog.messages();
         let mut lost = 0;
         outbox.into_iter().for_each(|outbox| backlog.push(outbox, None));
-        for Owed { topic, lag, pieces, slow } in owed {
+        for Owed { topic, lag, pieces, slow, tickets } in owed {
             if let Some(lag) = lag {
                 lost += lag.lag.count;
                 backlog.owe_lag(lag, slow);
             }
+            backlog.await_receipts(tickets);
             pieces.into_iter().for_each(|piece| backlog.owe(piece, &topic, slow));
         }
         let messages = backlog.messages() - before;

@@ -115,11 +115,12 @@ pub(crate) struct Shard<I: Io> {
 
 /// Returns the limits of a shard's hub.
 pub(super) fn hub_limits(config: &Config) -> HubLimits {
-    let Limits { subscriptions_max, topics_idle_max, gathered_bytes_max, ids_window, ids_bytes_max, .. } =
-        config.limits;
+    let Limits { subscriptions_max, topics_idle_max, gathered_bytes_max, .. } = config.limits;
+    let Limits { ids_window, ids_bytes_max, receipt_timeout, .. } = config.limits;
     let ids = IdLimits { window_ms: ids_window.as_millis() as u64, bytes_max: ids_bytes_max / config.shards };
     let history_bytes_max = config.history_bytes_max_of_shard();
-    HubLimits { subscriptions_max, topics_idle_max, gathered_bytes_max, ids, history_bytes_max }
+    let receipt_ms = receipt_timeout.as_millis() as u64;
+    HubLimits { subscriptions_max, topics_idle_max, gathered_bytes_max, ids, history_bytes_max, receipt_ms }
 }
 
 impl<I: Io> Shard<I> {
@@ -241,7 +242,9 @@ impl<I: Io> Shard<I> {
     pub(crate) fn next_deadline(&self) -> Option<Millis> {
         let drain = self.drain.as_ref().map(|drain| drain.next_step(self.now, self.is_empty()));
         let look = self.memory.next_look(self.counters.get(Counter::SlowConsumers) > 0, self.now);
-        let tick = self.wheel.next().into_iter().chain(drain).chain(self.flush.next_try()).chain(look).min();
+        let receipt = self.hub.next_receipt_end().map(|end| end.tick().after(1));
+        let tick =
+            self.wheel.next().into_iter().chain(drain).chain(self.flush.next_try()).chain(look).chain(receipt).min();
         tick.map(Tick::begin).into_iter().chain(self.hub.next_walk()).min()
     }
 

@@ -3,7 +3,12 @@
 use std::mem;
 
 use super::{outgoing::Outcome, state::Shard};
-use crate::{hub::IdCounts, metrics::Counter, proto::Millis, sys::Io};
+use crate::{
+    hub::{IdCounts, ReceiptCounts},
+    metrics::Counter,
+    proto::Millis,
+    sys::Io,
+};
 
 impl<I: Io> Shard<I> {
     /// Runs one turn. Returns whether the next turn is due at once. If not, the next turn is due when the ring has
@@ -27,6 +32,9 @@ impl<I: Io> Shard<I> {
         self.report_drained();
         self.report_ended();
         self.hub.send_out();
+        if self.hub.has_answered() {
+            self.report_answered();
+        }
         self.io.submit();
         self.count(Counter::Turns, 1);
         self.counters.set(Counter::LaneOverflow, self.hub.overflowed());
@@ -35,6 +43,10 @@ impl<I: Io> Shard<I> {
         self.counters.set(Counter::IdsRepeated, repeated);
         self.counters.set(Counter::IdsOtherContents, other_contents);
         self.counters.set(Counter::IdsFull, full);
+        let ReceiptCounts { complete, timed_out, too_many } = self.hub.receipt_counts();
+        self.counters.set(Counter::ReceiptsComplete, complete);
+        self.counters.set(Counter::ReceiptsTimedOut, timed_out);
+        self.counters.set(Counter::ReceiptsTooMany, too_many);
         self.has_work()
     }
 

@@ -53,6 +53,15 @@ export interface Place {
   offset: number;
 }
 
+/** How many subscribers a message was for, and what became of it for them. */
+export interface Receipt {
+  matched: number;
+  sent: number;
+  queued: number;
+  dropped: number;
+  closed: number;
+}
+
 export interface MessageEvent extends Event {
   readonly topic: string;
   /** Missing, as `offset`, if the message was published for its shard alone. */
@@ -124,13 +133,13 @@ export class Ringhub extends EventTarget {
   unsubscribe(topic: string): Promise<{ topic: string }>;
   /**
    * Publishes a string as text, bytes as binary data, and any other value as JSON. A message with an `id` is published
-   * once, however often it is sent.
+   * once, however often it is sent. With `receipt` the answer tells what became of the message for its subscribers.
    */
   publish(
     topic: string,
     data: unknown,
-    options?: { event?: string; key?: string; id?: string; wait?: boolean },
-  ): Promise<Place & { topic: string }>;
+    options?: { event?: string; key?: string; id?: string; receipt?: boolean; wait?: boolean },
+  ): Promise<Place & { topic: string; receipt?: Receipt | { error: string } }>;
   /** Shows the server a new token: this one, or that of the token function. */
   refresh(token?: string): Promise<{}>;
   /** Returns the milliseconds until the server's answer. */

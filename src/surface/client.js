@@ -94,8 +94,8 @@ export class Ringhub extends EventTarget {
     return { topic };
   }
 
-  async publish(topic, data, { event, key, id, wait } = {}) {
-    return this.#command("publish", { topic, ...payload(data), event, key, idempotency_key: id }, wait);
+  async publish(topic, data, { event, key, id, receipt, wait } = {}) {
+    return this.#command("publish", { topic, ...payload(data), event, key, idempotency_key: id, receipt }, wait);
   }
 
   // Shows the server a new token: this one, or the token function's.

@@ -7,6 +7,7 @@ pub mod echo;
 mod history;
 pub mod page;
 pub mod raw;
+mod receipt;
 #[expect(clippy::module_inception, reason = "the file is named after its struct")]
 mod surface;
 mod table;

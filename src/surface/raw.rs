@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{
     history,
+    receipt::ReceiptJson,
     surface::{Beside, PathRow, Surface, TopicUse, any_values},
     v1::{OPENINGS_AT_A_TOPIC, V1},
 };
@@ -17,7 +18,7 @@ use crate::{
     auth::TOKEN_KEY,
     endpoints::{BodyLimit, HttpEndpoint, HttpRequest, Intent, Openings},
     handler::{Accept, Connection, Handler, OpeningRequest, Response, Typed},
-    hub::{Place, Publication, Scope, SubscribeOptions, TopicName},
+    hub::{Place, Publication, Published, Scope, SubscribeOptions, TopicName},
     proto::{CloseCode, HandshakeError, Headers, Message, Refusal, RequestHead, query_pairs},
 };
 
@@ -45,7 +46,7 @@ const OPENINGS: Openings =
 const PUBLISH: HttpEndpoint = HttpEndpoint {
     methods: &["POST"],
     intent: |head| {
-        key_of_post(head.query())?;
+        PostOptions::read(head.query())?;
         id_of_post(head.headers())?;
         Ok(Intent::Publish)
     },
@@ -193,19 +194,34 @@ async fn read(request: Box<HttpRequest>) -> Result<Response, Refusal> {
     Err(HandshakeError::Upgrade.refusal())
 }
 
-/// Returns the key of the publication in the query of a POST. The query has no other option but the token.
-fn key_of_post(query: Option<&str>) -> Result<Option<Cow<'_, str>>, Refusal> {
-    let mut found = None;
-    for pair in query_pairs(query) {
-        let (Some(option), Some(value)) = pair else { return Err(bad("the query is not percent-encoded UTF-8")) };
-        match &*option {
-            TOKEN_KEY => {}
-            "key" if found.is_some() => return Err(bad("\"key\" is given twice")),
-            "key" => found = Some(value),
-            _ => return Err(bad(&format!("{option:?} is not known here; key and {TOKEN_KEY} are"))),
+/// The options in the query of a POST.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct PostOptions<'a> {
+    /// The key of the publication.
+    key: Option<Cow<'a, str>>,
+    /// Whether the publisher waits for a receipt.
+    asks_receipt: Option<bool>,
+}
+
+impl<'a> PostOptions<'a> {
+    /// Reads the query of a POST. The query has no other option but the token.
+    fn read(query: Option<&'a str>) -> Result<PostOptions<'a>, Refusal> {
+        let mut found = PostOptions::default();
+        for pair in query_pairs(query) {
+            let (Some(option), Some(value)) = pair else { return Err(bad("the query is not percent-encoded UTF-8")) };
+            match (&*option, &*value) {
+                (TOKEN_KEY, _) => {}
+                ("key", _) if found.key.is_some() => return Err(bad("\"key\" is given twice")),
+                ("receipt", _) if found.asks_receipt.is_some() => return Err(bad("\"receipt\" is given twice")),
+                ("key", _) => found.key = Some(value),
+                ("receipt", "true") => found.asks_receipt = Some(true),
+                ("receipt", "false") => found.asks_receipt = Some(false),
+                ("receipt", _) => return Err(bad(&format!("receipt is {value:?}, not true or false"))),
+                _ => return Err(bad(&format!("{option:?} is not known here; key, receipt and {TOKEN_KEY} are"))),
+            }
         }
+        Ok(found)
     }
-    Ok(found)
 }
 
 /// Bytes of the longest id of a publication.
@@ -267,18 +283,20 @@ async fn publish(mut request: Box<HttpRequest>) -> Result<Response, Refusal> {
         let json = (kind == BodyKind::Json).then(|| Publication::json(text).ok()).flatten();
         json.unwrap_or_else(|| Publication::text(text))
     };
-    let message = match key_of_post(request.head.query())? {
+    let PostOptions { key, asks_receipt } = PostOptions::read(request.head.query())?;
+    let message = match key {
         Some(key) => message.key(&key).map_err(|error| bad(&error.to_string()))?,
         None => message,
     };
+    let message = if asks_receipt == Some(true) { message.ask_receipt() } else { message };
     let message = match id_of_post(request.head.headers())? {
         Some(id) => message.id(&id),
         None => message,
     };
     // The message has a copy of the body, and may wait for its offset.
     drop(body);
-    let Place { epoch, offset, .. } = request.publish(grant, message).await?;
-    let published = Published { topic: topic.as_str(), epoch, offset };
+    let Published { place: Place { epoch, offset, .. }, receipt } = request.publish(grant, message).await?;
+    let published = Placed { topic: topic.as_str(), epoch, offset, receipt: receipt.map(ReceiptJson::from) };
     let mut text = serde_json::to_vec(&published).expect("a name and two numbers can be encoded");
     text.push(b'\n');
     Ok(Response::new(202, "application/json", text))
@@ -286,10 +304,12 @@ async fn publish(mut request: Box<HttpRequest>) -> Result<Response, Refusal> {
 
 /// The body of the answer to a message that was published.
 #[derive(Serialize)]
-struct Published<'a> {
+struct Placed<'a> {
     topic: &'a str,
     epoch: u64,
     offset: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<ReceiptJson>,
 }
 
 /// What a body is by its Content-Type. Every body that is not text is binary.
@@ -337,10 +357,14 @@ mod tests {
             ("key=a%20b&access_token=x", Ok(Some("a b"))),
             ("access_token=x", Ok(None)),
             ("key=a&key=a", Err(400)),
+            ("key=a&receipt=true", Ok(Some("a"))),
+            ("receipt=false", Ok(None)),
+            ("receipt=1", Err(400)),
+            ("receipt=true&receipt=true", Err(400)),
             ("key=%", Err(400)),
             ("echo=true", Err(400)),
         ] {
-            let found = key_of_post(Some(query)).map_err(|refusal| refusal.status);
+            let found = PostOptions::read(Some(query)).map(|options| options.key).map_err(|refusal| refusal.status);
             assert_eq!(found.as_ref().map(Option::as_deref), expected.as_ref().map(|key| *key), "{query}");
         }
     }

@@ -137,7 +137,7 @@ async fn publish_named(mut request: Box<HttpRequest>) -> Result<Response, Refusa
     let topic = request.topic_named(topic.ok_or_else(|| bad("topic is missing"))?)?;
     let message = Publication::text(payload.ok_or_else(|| bad("payload is missing"))?);
     let published = request.publish(request.may_publish(&topic).await?, message).await?;
-    Ok(Response::new(200, "application/json", json!({ "offset": published.offset }).to_string()))
+    Ok(Response::new(200, "application/json", json!({ "offset": published.place.offset }).to_string()))
 }
 
 async fn put(mut request: Box<HttpRequest>) -> Result<Response, Refusal> {
@@ -146,7 +146,8 @@ async fn put(mut request: Box<HttpRequest>) -> Result<Response, Refusal> {
     let topic = topic.ok_or_else(|| Refusal::new(404, "the path names no topic"))?;
     let message = Publication::binary(&mem::take(&mut request.body));
     let published = request.publish(request.may_publish(&topic).await?, message).await?;
-    Ok(Response::new(201, "text/plain", format!("{topic} {}", published.offset)).header("X-Topic", topic.as_str()))
+    Ok(Response::new(201, "text/plain", format!("{topic} {}", published.place.offset))
+        .header("X-Topic", topic.as_str()))
 }
 
 fn facts(request: &HttpRequest) -> Result<Response, Refusal> {

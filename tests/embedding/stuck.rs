@@ -11,7 +11,7 @@ use std::{
 };
 
 use ringhub::{
-    CloseCode, ConnectionFilter, Hub, Publication, TopicName,
+    CloseCode, ConnectionFilter, Hub, NoReceipt, Publication, Receipt, TopicName,
     auth::Identity,
     handler::{Accept, Scope, SubscribeOptions},
     metrics::Counter,
@@ -235,6 +235,42 @@ fn handlers_that_publish_to_a_blocked_home() {
         let texts = (0..20 * MESSAGES + 1).filter(|_| client.receive() == text("last")).count();
         assert_eq!(texts, 1);
     }
+}
+
+/// A shard that does not end its walks keeps a publisher from its receipt, and not from its place.
+#[test]
+fn a_receipt_that_a_blocked_shard_owes_is_given_up() {
+    let mut stuck = Stuck::new();
+    let (near, far) = (stuck.topics[0].clone(), stuck.topics[1].clone());
+    let mut subscribers = stuck.subscribers(0);
+    // A subscriber on the blocked shard, of a topic whose home is another one.
+    let mut of_stuck = loop {
+        let (client, shard) = connect(&stuck.server, &format!("/?subscribe={far}"));
+        if shard == STUCK {
+            break client;
+        }
+        client.leave();
+    };
+    let hub = stuck.server.hub().clone();
+    let publish = |topic: &TopicName| Hub::wait(hub.publish_with_receipt(topic, Publication::text("m"))).unwrap();
+    let all = |matched| Ok(Receipt { matched, sent: matched, ..Receipt::default() });
+    assert_eq!(publish(&near).1, all(2));
+    let (first, receipt) = publish(&far);
+    assert_eq!(receipt, all(1));
+    of_stuck.expect(text("m"));
+    stuck.begin();
+    assert_eq!(publish(&near).1, all(2), "the blocked shard has no subscriber");
+    let begin = Instant::now();
+    let (place, receipt) = publish(&far);
+    assert_eq!((place.offset, receipt), (first.offset + 1, Err(NoReceipt::TimedOut)));
+    assert!(begin.elapsed() >= Duration::from_secs(4), "{:?}", begin.elapsed());
+    assert_eq!(hub.count(Counter::ReceiptsTimedOut), 1);
+    stuck.go.send(()).unwrap();
+    of_stuck.expect(text("m"));
+    for client in &mut subscribers {
+        (0..2).for_each(|_| client.expect(text("m")));
+    }
+    assert_eq!(publish(&far).1, all(1));
 }
 
 /// Publishes of the control thread to the blocked home wait, in their order. Publishes to other homes are answered.

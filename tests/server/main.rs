@@ -37,6 +37,7 @@ mod places;
 mod proxies;
 mod proxy_protocol;
 mod raw_topics;
+mod receipts;
 mod reload;
 mod routes;
 mod sandbox;

@@ -24,6 +24,7 @@ const LIMITS: &[&str] = &[
     "--max-bodies=4MiB",
     "--max-idle-topics=100",
     "--max-subscriptions=1",
+    // The test publishes nothing with a key.
     "--max-idempotency=0",
 ];
 

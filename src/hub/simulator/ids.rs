@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::world::{next, topic};
 use crate::hub::{
     ConnectionId, EndRole, ExternalEnd, HubConnection, HubLimits, IdLimits, MeshEnd, MeshLimits, Place, Publication,
-    PublishError, PublishOutcome, ShardHub, Wake, seeds::each_seed, testing::TestEngine,
+    PublishError, PublishOutcome, Published, ShardHub, Wake, seeds::each_seed, testing::TestEngine,
 };
 use crate::proto::Millis;
 
@@ -131,7 +131,7 @@ fn each_id_is_published_once() {
         let mut first: HashMap<(usize, &str), (&str, Place)> = HashMap::new();
         let (mut repeated, mut refused) = (0, 0);
         for (ticket, (number, id, contents)) in world.asked.iter().enumerate() {
-            if let Ok(place) = world.answers[&(ticket as u64)] {
+            if let Ok(Published { place, .. }) = world.answers[&(ticket as u64)] {
                 let own = first.insert((*number, id), (contents, place));
                 assert!(own.is_none_or(|own| own == (contents, place)), "{number} {id} has two places");
                 repeated += usize::from(own.is_some());
@@ -177,7 +177,9 @@ fn full_ids_refuse_over_all_shards() {
         let mut full = 0;
         for (ticket, (number, id, _)) in world.asked.iter().enumerate() {
             match world.answers[&(ticket as u64)] {
-                Ok(place) => assert!(places.insert((*number, id), place).is_none_or(|before| before == place)),
+                Ok(Published { place, .. }) => {
+                    assert!(places.insert((*number, id), place).is_none_or(|before| before == place))
+                }
                 Err(PublishError::IdsFull { .. }) => full += 1,
                 Err(PublishError::OtherContents) => {}
             }

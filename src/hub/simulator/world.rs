@@ -11,9 +11,9 @@ use std::{
 
 use super::{TOPICS, subscriber::Subscriber};
 use crate::hub::{
-    AudienceId, ConnectionId, EndRole, Format, Homes, HubConnection, HubLimits, Joined, MeshEnd, MeshLimits, Piece,
-    Place, Publication, RulesOfTopics, Scope, ShardHub, SubscribeOptions, Subscribed, Tags, TopicName, TopicRules,
-    Wake,
+    AudienceId, ConnectionId, EndRole, Format, Homes, HubConnection, HubLimits, Joined, MeshEnd, MeshLimits, Owed,
+    Piece, Place, Publication, RulesOfTopics, Scope, ShardHub, SubscribeOptions, Subscribed, Tags, TopicName,
+    TopicRules, Wake,
     testing::{FORMATS, Got, PLACED, TestEngine, Wants, decode, encodings, pieces},
 };
 
@@ -266,20 +266,42 @@ impl World {
     }
 
     pub(super) fn publish(&mut self, id: ConnectionId, number: usize, scope: Scope) {
+        if let Some(message) = self.next_message(id, number, scope) {
+            let hub = &mut self.hubs[usize::from(id.shard())];
+            hub.publish_by_name(&topic(number), Some(id), message, scope);
+        }
+    }
+
+    /// Publishes a message whose publisher waits for a receipt. Returns the message, unless its connection has to wait.
+    pub(super) fn publish_with_receipt(&mut self, id: ConnectionId, number: usize, ticket: u64) -> Option<String> {
+        let message = self.next_message(id, number, Scope::Server)?;
+        let text = String::from_utf8(message.payload().to_vec()).expect("text");
+        let hub = &mut self.hubs[usize::from(id.shard())];
+        assert_eq!(hub.publish_asking(&topic(number), id, message.ask_receipt(), ticket), None);
+        Some(text)
+    }
+
+    /// Returns the next message of a connection, unless the connection has to wait.
+    fn next_message(&mut self, id: ConnectionId, number: usize, scope: Scope) -> Option<Publication> {
         self.rouse(usize::from(id.shard()));
         let home = self.home(number);
         // The connection would wait for the topic's home.
         let engine = self.hubs.len() as u16;
-        let hub = &mut self.hubs[usize::from(id.shard())];
+        let hub = &self.hubs[usize::from(id.shard())];
         let is_ordered_by_engine = self.engine.is_some() && TestEngine::has(&topic(number));
         let orders = if is_ordered_by_engine && home == usize::from(id.shard()) { engine } else { home as u16 };
         if scope == Scope::Server && hub.is_behind(Homes::One(orders)) {
-            return;
+            return None;
         }
         self.published += 1;
         let local = if scope == Scope::Shard { "local " } else { "" };
-        let message = Publication::text(&format!("{local}{id} {} {number}", self.published));
-        hub.publish_by_name(&topic(number), Some(id), message, scope);
+        Some(Publication::text(&format!("{local}{id} {} {number}", self.published)))
+    }
+
+    /// Returns how many subscribers have seen a message, those that have left included.
+    pub(super) fn seen_by(&self, text: &str) -> usize {
+        let all = self.members.values().chain(&self.gone);
+        all.filter(|subscriber| subscriber.seen.iter().any(|seen| seen == text)).count()
     }
 
     pub(super) fn step_shard(&mut self, shard: usize, act: Act) {
@@ -319,10 +341,15 @@ impl World {
         if hub.passes(id, walk) {
             return;
         }
-        let (mut owed, mut ahead) = (hub.owed_by_walk(walk, slot).pieces, Vec::new());
+        let take = |hub: &mut ShardHub<Wants>, walk| {
+            let Owed { pieces, tickets, .. } = hub.owed_by_walk(walk, slot);
+            tickets.into_iter().for_each(|(_, ticket)| ticket.sent());
+            pieces
+        };
+        let (mut owed, mut ahead) = (take(hub, walk), Vec::new());
         hub.walks_ahead(id, self.walks[shard].iter().copied(), &mut ahead);
         for walk in ahead.into_iter().take(further_max) {
-            owed.extend(hub.owed_by_walk(walk, slot).pieces);
+            owed.extend(take(hub, walk));
             hub.take_share(id, walk);
         }
         self.see(id, walk.format, &owed);

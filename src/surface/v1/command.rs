@@ -80,7 +80,7 @@ pub(crate) fn parse(text: &str) -> Result<Request<'_>, Fault> {
     let members = serde_json::from_str(value.get())
         .map_err(|_| Fault::new(ErrorCode::BadMember, format!("the value of {name:?} is not an object")))?;
     let id = id_of(&members)?;
-    let command = check(&members, name, known).and_then(|()| read(name, &members));
+    let command = check(&members, name, known).and_then(|()| read(name, id, &members));
     command.map(|command| Request { id, command }).map_err(|fault| Fault { id, ..fault })
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn parse(text: &str) -> Result<Request<'_>, Fault> {
 const COMMANDS: [(&str, &[&str]); 5] = [
     ("subscribe", &["topic", "echo"]),
     ("unsubscribe", &["topic"]),
-    ("publish", &["topic", "data", "base64", "event", "key", "idempotency_key"]),
+    ("publish", &["topic", "data", "base64", "event", "key", "idempotency_key", "receipt"]),
     ("refresh", &["token"]),
     ("ping", &[]),
 ];
@@ -130,25 +130,30 @@ fn check(members: &Members<'_>, name: &str, known: &[&str]) -> Result<(), Fault>
 }
 
 /// Reads a command whose members are known, each at most once.
-fn read<'a>(name: &str, members: &Members<'a>) -> Result<Command<'a>, Fault> {
+fn read<'a>(name: &str, id: Option<u64>, members: &Members<'a>) -> Result<Command<'a>, Fault> {
     Ok(match name {
         "subscribe" => {
             let topic = members.needed(name, "topic")?;
-            let has_echo = match members.of("echo").next().map(RawValue::get) {
-                None | Some("false") => false,
-                Some("true") => true,
-                Some(_) => return Err(Fault::new(ErrorCode::BadMember, "\"echo\" is neither true nor false")),
-            };
+            let has_echo = flag("echo", members)?;
             Command::Subscribe { topic: text("topic", topic)?, has_echo }
         }
         "unsubscribe" => Command::Unsubscribe { topic: text("topic", members.needed(name, "topic")?)? },
-        "publish" => publish(members)?,
+        "publish" => publish(id, members)?,
         "refresh" => Command::Refresh { token: Token(text("token", members.needed(name, "token")?)?) },
         _ => Command::Ping,
     })
 }
 
-fn publish<'a>(members: &Members<'a>) -> Result<Command<'a>, Fault> {
+/// Returns the value of a member that is true or false; false without the member.
+fn flag(member: &str, members: &Members<'_>) -> Result<bool, Fault> {
+    match members.of(member).next().map(RawValue::get) {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(Fault::new(ErrorCode::BadMember, format!("{member:?} is neither true nor false"))),
+    }
+}
+
+fn publish<'a>(id: Option<u64>, members: &Members<'a>) -> Result<Command<'a>, Fault> {
     let topic = members.needed("publish", "topic")?;
     let payload = match (members.of("data").next(), members.of("base64").next()) {
         (Some(data), None) => Ok(data),
@@ -182,8 +187,15 @@ fn publish<'a>(members: &Members<'a>) -> Result<Command<'a>, Fault> {
         let keyed = publication.key(&short_text("key", key)?);
         publication = keyed.map_err(|error| Fault::new(ErrorCode::BadMember, format!("\"key\": {error}")))?;
     }
-    if let Some(id) = members.of("idempotency_key").next() {
-        publication = publication.id(&short_text("idempotency_key", id)?);
+    if let Some(key) = members.of("idempotency_key").next() {
+        publication = publication.id(&short_text("idempotency_key", key)?);
+    }
+    if flag("receipt", members)? {
+        if id.is_none() {
+            let reason = "\"receipt\" needs an \"id\", since the receipt is in the answer";
+            return Err(Fault::new(ErrorCode::BadMember, reason));
+        }
+        publication = publication.ask_receipt();
     }
     Ok(Command::Publish { topic, publication })
 }

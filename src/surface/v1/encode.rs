@@ -6,9 +6,12 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Buf as _, BufMut as _, BytesMut};
 use serde::Serialize;
 
-use super::command::{Fault, SHORT_BYTES_MAX};
+use super::{
+    super::receipt::ReceiptJson,
+    command::{Fault, SHORT_BYTES_MAX},
+};
 use crate::{
-    hub::{Encodable, Growth, Lag, OrderEnd, Place, Publication},
+    hub::{Encodable, Growth, Lag, OrderEnd, Place, Publication, Published},
     proto::{Fin, FrameHeader, MessageType, OpCode, truncate_reason},
 };
 
@@ -183,6 +186,8 @@ pub(super) struct Placed<'a> {
     topic: &'a str,
     epoch: String,
     offset: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<ReceiptJson>,
 }
 
 #[derive(Debug, Serialize)]
@@ -226,8 +231,10 @@ impl<'a> From<&'a Fault> for Answer<'a> {
 
 impl Answer<'_> {
     /// Returns the answer to a message that has got its place.
-    pub(super) fn published(id: u64, topic: &str, Place { epoch, offset, .. }: Place) -> Answer<'_> {
-        Answer::Published(Placed { id: Some(id), topic, epoch: epoch.to_string(), offset })
+    pub(super) fn published(id: u64, topic: &str, Published { place, receipt }: Published) -> Answer<'_> {
+        let Place { epoch, offset, .. } = place;
+        let receipt = receipt.map(ReceiptJson::from);
+        Answer::Published(Placed { id: Some(id), topic, epoch: epoch.to_string(), offset, receipt })
     }
 
     /// Returns the answer to a subscription that is live, and begins at this end of the topic's order.

@@ -253,7 +253,7 @@ impl Speaker {
         let answer = move |connection: &mut Client<'_>, outcome: PublishOutcome| {
             connection.state_mut().end(id);
             match (outcome, id) {
-                (Ok(place), Some(number)) => send(connection, &Answer::published(number, name.as_str(), place)),
+                (Ok(published), Some(number)) => send(connection, &Answer::published(number, name.as_str(), published)),
                 (Ok(_), None) => {}
                 (Err(error), _) => send(connection, &Answer::from(&not_published(id, error))),
             }

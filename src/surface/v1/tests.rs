@@ -83,7 +83,7 @@ fn members_are_checked_in_order() {
         (r#"{"publish":{"id":5,"topic":"a","data":1,"event":""}}"#, BadMember),
         (r#"{"publish":{"id":5,"topic":"a","data":1,"event":"a\nb"}}"#, BadMember),
         (r#"{"publish":{"id":5,"topic":"a","data":1,"key":7}}"#, BadMember),
-        (r#"{"publish":{"id":5,"topic":"a","data":1,"receipt":true}}"#, UnknownMember),
+        (r#"{"publish":{"id":5,"topic":"a","data":1,"recipt":true}}"#, UnknownMember),
     ] {
         assert_eq!(error(text), (code, Some(5)), "{text}");
     }
