@@ -199,6 +199,12 @@ const EXAMPLE_ROUTES: &str = r#"
 #jwt = ["app"]
 
 #[[routes]]
+#match = "/publish"
+#handler = "publish"
+#topic_prefix = "app/"
+#jwt = ["app"]
+
+#[[routes]]
 #match = "/echo"
 #handler = "echo"
 #protocols = ["v1.echo"]

@@ -20,7 +20,7 @@ use crate::{
     auth::{Credentials, Identities, Identity},
     endpoints::{
         AdmittedSender, BodyLimit, Commands, Denied, Endpoint, Endpoints, Forgetting, HttpEndpoint, HttpRequest,
-        Intent, PublishGrant, Publishing, Reading,
+        Intent, PublishGrant, Publishing, PublishingAll, Reading,
     },
     handler::Parameters,
     hub::{HistoryQuery, Publication, PublishError, TopicName, home},
@@ -188,13 +188,18 @@ impl Commands for RequestCommands {
         self.endpoints.topic(route, name)
     }
 
-    fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Denied> {
+    fn judge(
+        &self,
+        sender: &Credentials<'_>,
+        route: usize,
+        topic: &TopicName,
+    ) -> Result<(PublishGrant, Identities), Denied> {
         let admitted = AdmittedSender { credentials: *sender, identities: &self.identities, route };
-        let (grant, found) = self.endpoints.authorize_publish(&admitted, topic)?;
-        // The endpoint publishes one message by the grant.
-        let identities = self.identities.all().chain(found.all());
-        self.shared.count_publish(sender, identities).map_err(Denied::Refused)?;
-        Ok(grant)
+        self.endpoints.authorize_publish(&admitted, topic)
+    }
+
+    fn count(&self, sender: &Credentials<'_>, others: &Identities) -> Result<(), Refusal> {
+        self.shared.count_publish(sender, self.identities.all().chain(others.all()))
     }
 
     fn refusal(&self, denied: Denied) -> Refusal {
@@ -234,6 +239,32 @@ impl Commands for RequestCommands {
     fn forget_history(&self, topic: TopicName) -> Forgetting {
         let publisher = self.shared.publisher.clone();
         Box::pin(async move { publisher.forget_history(topic).await.ok_or_else(Refusal::leaving) })
+    }
+
+    fn publish_all(&self, messages: Vec<(PublishGrant, Publication)>) -> PublishingAll {
+        let publisher = self.shared.publisher.clone();
+        Box::pin(async move {
+            let checked = messages.into_iter().map(|(grant, message)| {
+                let message = grant.check(message)?;
+                Ok((grant.into_topic(), message))
+            });
+            let (mut answers, mut accepted): (Vec<Option<Refusal>>, Vec<_>) = (Vec::new(), Vec::new());
+            for checked in checked {
+                match checked {
+                    Ok(message) => {
+                        accepted.push(message);
+                        answers.push(None);
+                    }
+                    Err(refusal) => answers.push(Some(refusal)),
+                }
+            }
+            let mut published = publisher.publish_bodies(accepted).await.into_iter();
+            let answers = answers.into_iter().map(|refused_before| match refused_before {
+                Some(refusal) => Err(refusal),
+                None => published.next().unwrap_or(Err(NotPublished::Leaving)).map_err(refused),
+            });
+            answers.collect()
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The one task that sends requests to shards for all other tasks, and receives the replies.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     future::{Future, poll_fn},
     pin::Pin,
     sync::Arc,
@@ -144,9 +144,45 @@ impl Publisher {
         let begun = self.begin_body(topic, publication);
         async move {
             let (_wait, requested) = begun?;
-            let answer = requested.reply().await.and_then(|reply| reply.published());
-            answer.ok_or(NotPublished::Leaving)?.map_err(NotPublished::Refused)
+            requested.published().await
         }
+    }
+
+    /// Publishes the messages of one body, those to one home in their order. The answers have the order of the
+    /// messages.
+    /// A message for whose home too many bodies wait goes on when an earlier one of the same body is answered.
+    pub(super) async fn publish_bodies(
+        &self,
+        messages: Vec<(TopicName, Publication)>,
+    ) -> Vec<Result<Published, NotPublished>> {
+        let mut answers: Vec<Result<Published, NotPublished>> = Vec::with_capacity(messages.len());
+        let mut under_way: VecDeque<(usize, Wait, Requested)> = VecDeque::new();
+        for (at, (topic, publication)) in messages.into_iter().enumerate() {
+            let begun = loop {
+                match self.begin_body(topic.clone(), publication.clone()) {
+                    Err(NotPublished::HomeIsBehind) if !under_way.is_empty() => {
+                        if let Some((earlier, _wait, requested)) = under_way.pop_front() {
+                            answers[earlier] = requested.published().await;
+                        }
+                    }
+                    begun => break begun,
+                }
+            };
+            // Until the message is answered.
+            answers.push(Err(NotPublished::Leaving));
+            match begun {
+                Ok((wait, mut requested)) => {
+                    // The next message must not find room that this one has waited for.
+                    requested.find_room().await;
+                    under_way.push_back((at, wait, requested));
+                }
+                Err(error) => answers[at] = Err(error),
+            }
+        }
+        for (at, _wait, requested) in under_way {
+            answers[at] = requested.published().await;
+        }
+        answers
     }
 
     fn begin_body(&self, topic: TopicName, publication: Publication) -> Result<(Wait, Requested), NotPublished> {
@@ -254,12 +290,23 @@ impl Requested {
         Requested { answered, waiting }
     }
 
-    /// Waits for the reply. Returns `None` if the server ends meanwhile, or leaves and does not publish the message.
-    async fn reply(self) -> Option<Reply> {
-        if let Some(waiting) = self.waiting {
+    /// Waits until the request is in the shard's queue.
+    async fn find_room(&mut self) {
+        if let Some(waiting) = self.waiting.take() {
             waiting.await;
         }
+    }
+
+    /// Waits for the reply. Returns `None` if the server ends meanwhile, or leaves and does not publish the message.
+    async fn reply(mut self) -> Option<Reply> {
+        self.find_room().await;
         self.answered.await.ok()
+    }
+
+    /// Waits for the answer to a message.
+    async fn published(self) -> Result<Published, NotPublished> {
+        let answer = self.reply().await.and_then(|reply| reply.published());
+        answer.ok_or(NotPublished::Leaving)?.map_err(NotPublished::Refused)
     }
 }
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::{denied::Denied, intent::ReadIntent, values::RouteValues, waiting::until_decided};
 use crate::{
-    auth::{Answers, Credentials, Identity},
+    auth::{Answers, Credentials, Identities, Identity},
     handler::{Parameters, Response},
     hub::{HistoryPage, HistoryQuery, KeyPointer, Publication, Published, TopicName},
     proto::{Refusal, RequestHead},
@@ -88,6 +88,11 @@ impl PublishGrant {
         PublishGrant { topic, bytes_max, key }
     }
 
+    /// Returns the topic.
+    pub(crate) fn topic(&self) -> &TopicName {
+        &self.topic
+    }
+
     /// Returns the topic, and gives the permission up.
     pub(crate) fn into_topic(self) -> TopicName {
         self.topic
@@ -127,12 +132,25 @@ pub(crate) trait Commands: Send + Sync {
     fn topic(&self, route: usize, name: &str) -> Result<TopicName, Refusal>;
 
     /// Judges whether the sender of a request, which the route of this number has admitted, may publish to a topic that
-    /// the path does not name.
+    /// the path does not name. Returns the grant, and the identities that the gates of other routes have found.
     ///
     /// # Errors
     ///
     /// See [`Endpoints::authorize_publish`](super::Endpoints::authorize_publish).
-    fn authorize(&self, sender: &Credentials<'_>, route: usize, topic: &TopicName) -> Result<PublishGrant, Denied>;
+    fn judge(
+        &self,
+        sender: &Credentials<'_>,
+        route: usize,
+        topic: &TopicName,
+    ) -> Result<(PublishGrant, Identities), Denied>;
+
+    /// Counts a message against the rates of its sender. `others` are the identities that the judge has found for the
+    /// topic of the message.
+    ///
+    /// # Errors
+    ///
+    /// 429 beyond a rate.
+    fn count(&self, sender: &Credentials<'_>, others: &Identities) -> Result<(), Refusal>;
 
     /// Returns the answer that refuses a request which the judge has not admitted.
     fn refusal(&self, denied: Denied) -> Refusal;
@@ -175,6 +193,10 @@ pub(crate) trait Commands: Send + Sync {
     ///
     /// 503 if the server leaves.
     fn forget_history(&self, topic: TopicName) -> Forgetting;
+
+    /// Publishes messages, those to one topic in their order, and waits for the answers, which have the order of the
+    /// messages. Each has the errors of [`Commands::publish`].
+    fn publish_all(&self, messages: Vec<(PublishGrant, Publication)>) -> PublishingAll;
 }
 
 /// The work that ends with a part of a history.
@@ -182,6 +204,9 @@ pub(crate) type Reading = Pin<Box<dyn Future<Output = Result<HistoryPage, Refusa
 
 /// The work that ends with the number of messages that were forgotten.
 pub(crate) type Forgetting = Pin<Box<dyn Future<Output = Result<u64, Refusal>> + Send>>;
+
+/// The work that ends with the answers to several messages.
+pub(crate) type PublishingAll = Pin<Box<dyn Future<Output = Vec<Result<Published, Refusal>>> + Send>>;
 
 /// The work that ends with the place of a message, and with its receipt if the message asks for one.
 pub(crate) type Publishing = Pin<Box<dyn Future<Output = Result<Published, Refusal>> + Send>>;
@@ -212,9 +237,22 @@ impl HttpRequest {
         if let Some(granted) = self.granted.as_ref().filter(|granted| granted.topic == *topic) {
             return Ok(granted.clone());
         }
+        let (grant, others) = self.judge_publish(topic).await?;
+        self.count_publish(&others)?;
+        Ok(grant)
+    }
+
+    /// Returns the permission to publish to a topic, and the identities that the judge has found for the topic. The
+    /// judge may have to wait. Each message that is published by the permission must be counted by
+    /// [`HttpRequest::count_publish`].
+    ///
+    /// # Errors
+    ///
+    /// The refusal of the judge.
+    pub(crate) async fn judge_publish(&self, topic: &TopicName) -> Result<(PublishGrant, Identities), Refusal> {
         let answers = Answers::default();
         let credentials = Credentials::new(&self.head, self.peer).with_answers(&answers);
-        let ask = || self.commands.authorize(&credentials, self.route, topic);
+        let ask = || self.commands.judge(&credentials, self.route, topic);
         let judged = until_decided(self.commands.wait_max(), pending(), ask).await;
         judged.map_err(|denied| self.commands.refusal(denied))
     }
@@ -241,6 +279,16 @@ impl HttpRequest {
 
     fn topic_of_path(&self) -> Result<TopicName, Refusal> {
         self.topic.clone().ok_or_else(|| Refusal::new(404, "this path names no topic"))
+    }
+
+    /// Counts a message against the rates of the sender. `others` are the identities that the judge has found for the
+    /// topic of the message.
+    ///
+    /// # Errors
+    ///
+    /// 429 beyond a rate.
+    pub(crate) fn count_publish(&self, others: &Identities) -> Result<(), Refusal> {
+        self.commands.count(&Credentials::new(&self.head, self.peer), others)
     }
 
     /// Publishes a message, and waits for its place in the order of the topic.

@@ -31,7 +31,9 @@ mod waiting;
 pub(crate) use client_file::ClientFile;
 pub(crate) use denied::{Admittance, AdmittedSender, Denied};
 pub(crate) use guesses::Guesses;
-pub(crate) use http::{BodyLimit, Commands, Forgetting, HttpEndpoint, HttpRequest, PublishGrant, Publishing, Reading};
+pub(crate) use http::{
+    BodyLimit, Commands, Forgetting, HttpEndpoint, HttpRequest, PublishGrant, Publishing, PublishingAll, Reading,
+};
 pub(crate) use intent::Intent;
 pub(crate) use judge::Judge;
 pub(crate) use permissions::{Permissions, asking};

@@ -14,6 +14,7 @@ use crate::{
     hub::{RulesOfTopics, TopicTable},
     surface::{
         self, HandlerParts,
+        batch::{BATCH_PATTERN, BATCHES},
         raw::{RAW, TOPIC_PATTERN},
         v1::{PATTERN, V1},
     },
@@ -67,10 +68,10 @@ impl Blueprint {
             if config.routes.is_empty() {
                 options.gate.authenticator = config.authenticator_of_topics();
             }
-            for (surface, path) in [(&RAW, TOPIC_PATTERN), (&V1, PATTERN)] {
+            for (surface, path) in [(&RAW, TOPIC_PATTERN), (&V1, PATTERN), (&BATCHES, BATCH_PATTERN)] {
                 let pattern = Pattern::new(path).map_err(BuildError::Pattern)?;
                 // A program that has its own endpoint there keeps it.
-                if path == PATTERN && self.has_own_at(&pattern, config) {
+                if path != TOPIC_PATTERN && self.has_own_at(&pattern, config) {
                     continue;
                 }
                 let rules = settle_surface(surface, &options, &config.base_of_routes());

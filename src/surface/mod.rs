@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod batch;
 pub mod client;
 pub mod echo;
 mod history;

@@ -9,6 +9,7 @@ mod access;
 mod access_log;
 mod answers;
 mod backends;
+mod batches;
 mod callbacks;
 mod config;
 mod container;

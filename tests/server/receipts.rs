@@ -4,7 +4,9 @@ use std::{fs, net::SocketAddr, path::PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Received, Server, clean, dial, dial_with, exchange, post, program, published, text};
+use crate::support::{
+    Client, Received, Server, clean, dial, dial_with, exchange, post, program, published, read_response, text,
+};
 
 /// Publishes, and returns the receipt.
 #[track_caller]
@@ -169,16 +171,21 @@ fn publishers_may_leave_before_their_receipts() {
 /// A server that leaves answers the receipts of messages that it has published.
 #[test]
 fn a_server_that_leaves_answers_receipts() {
+    use std::io::Write as _;
+
     use rustix::process::Signal;
     let mut server = Server::start(&["--shards", "2"]);
-    let mut subscriber = server.connect("/t/x?mode=sub");
-    let mut client = talking(&server);
-    client.send_text(r#"{"publish":{"id":1,"topic":"x","data":"before","receipt":true}}"#);
+    let mut subscribers: Vec<Client> = (0..4).map(|_| server.connect("/t/x?mode=sub")).collect();
+    let mut stream = dial(server.address());
+    stream.write_all(post("/t/x?receipt=true", "text/plain", "before").as_bytes()).unwrap();
+    subscribers[0].expect(text("before"));
     server.signal(Signal::TERM);
-    subscriber.expect(text("before"));
-    let Received::Text(answer) = client.receive() else { panic!("no answer before the close") };
-    let answer: Value = serde_json::from_str(&answer).unwrap();
-    assert_eq!(counts(&answer["published"]["receipt"]), [1, 1, 0, 0, 0]);
-    drop((subscriber, client));
+    let response = read_response(&mut stream, &[], true);
+    published(&response);
+    let answer: Value = serde_json::from_str(&response.body).unwrap();
+    let [matched, sent, queued, dropped, _] = counts(&answer["receipt"]);
+    assert_eq!((matched, sent + queued, dropped), (4, 4, 0));
+    subscribers[1..].iter_mut().for_each(|client| client.expect(text("before")));
+    drop((subscribers, stream));
     assert!(server.wait().success());
 }

@@ -50,10 +50,13 @@ impl Seen {
             Counter::DroppedByInterval,
             Counter::LagsTold,
             Counter::Lagging,
-            // The simulator of hubs has publications with ids.
+            // The simulator of hubs has publications with ids, and receipts.
             Counter::IdsRepeated,
             Counter::IdsOtherContents,
             Counter::IdsFull,
+            Counter::ReceiptsComplete,
+            Counter::ReceiptsTimedOut,
+            Counter::ReceiptsTooMany,
             Counter::MemoryClosed,
             Counter::MemoryOpeningsEnded,
             Counter::TokenExpired,

@@ -107,6 +107,20 @@ fn id_of(members: &Members<'_>) -> Result<Option<u64>, Fault> {
     }
 }
 
+/// Reads a message of a batch: an object with the members of `publish`, in which `id` is the idempotency key.
+///
+/// # Errors
+///
+/// The first error, in words.
+pub(crate) fn read_item(text: &str) -> Result<(Cow<'_, str>, Publication), String> {
+    let members: Members<'_> = serde_json::from_str(text).map_err(|_| "a message is an object".to_owned())?;
+    let read = check(&members, "publish", ITEM_MEMBERS).and_then(|()| message(ID, &members));
+    read.map_err(|fault| fault.reason)
+}
+
+/// The members of a message of a batch, beside the id.
+const ITEM_MEMBERS: &[&str] = &["topic", "data", "base64", "event", "key", "receipt"];
+
 /// Checks that no member is there twice, and that each is known.
 fn check(members: &Members<'_>, name: &str, known: &[&str]) -> Result<(), Fault> {
     let Members(all) = members;
@@ -154,6 +168,16 @@ fn flag(member: &str, members: &Members<'_>) -> Result<bool, Fault> {
 }
 
 fn publish<'a>(id: Option<u64>, members: &Members<'a>) -> Result<Command<'a>, Fault> {
+    let (topic, publication) = message("idempotency_key", members)?;
+    if id.is_none() && flag("receipt", members)? {
+        let reason = "\"receipt\" needs an \"id\", since the receipt is in the answer";
+        return Err(Fault::new(ErrorCode::BadMember, reason));
+    }
+    Ok(Command::Publish { topic, publication })
+}
+
+/// Reads a message. The member of the name `key_member` is its idempotency key.
+fn message<'a>(key_member: &str, members: &Members<'a>) -> Result<(Cow<'a, str>, Publication), Fault> {
     let topic = members.needed("publish", "topic")?;
     let payload = match (members.of("data").next(), members.of("base64").next()) {
         (Some(data), None) => Ok(data),
@@ -187,17 +211,13 @@ fn publish<'a>(id: Option<u64>, members: &Members<'a>) -> Result<Command<'a>, Fa
         let keyed = publication.key(&short_text("key", key)?);
         publication = keyed.map_err(|error| Fault::new(ErrorCode::BadMember, format!("\"key\": {error}")))?;
     }
-    if let Some(key) = members.of("idempotency_key").next() {
-        publication = publication.id(&short_text("idempotency_key", key)?);
+    if let Some(key) = members.of(key_member).next() {
+        publication = publication.id(&short_text(key_member, key)?);
     }
     if flag("receipt", members)? {
-        if id.is_none() {
-            let reason = "\"receipt\" needs an \"id\", since the receipt is in the answer";
-            return Err(Fault::new(ErrorCode::BadMember, reason));
-        }
         publication = publication.ask_receipt();
     }
-    Ok(Command::Publish { topic, publication })
+    Ok((topic, publication))
 }
 
 /// Returns the value of a member that is a string.

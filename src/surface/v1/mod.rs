@@ -19,6 +19,7 @@ mod tests;
 
 use std::sync::Arc;
 
+pub(super) use self::command::read_item;
 pub use self::options::{PATTERN, PROTOCOL};
 pub(crate) use self::talk::COMMANDS_MAX;
 use self::{

@@ -43,7 +43,7 @@ fn a_route_says_what_is_wrong_and_where() {
     }
     check(
         "[[routes]]\nhandler = \"ech\"\nmatch = \"/\"",
-        "2: routes.handler: \"ech\" is none of hub, echo, ringhub.v1, files, page",
+        "2: routes.handler: \"ech\" is none of hub, echo, ringhub.v1, publish, files, page",
     );
     check("[[routes]]\nhandler = \"hub\"\nmatch = \"/t/topic\"", "3: routes.match: \"/t/topic\" has no {topic}");
     check("[[routes]]\nhandler = \"files\"\nmatch = \"/\"", "2: routes.documents: a route of files needs a folder");
