@@ -66,7 +66,9 @@ impl Permissions {
                 Decision::Asks => by = DecidedBy::Source,
                 denial => {
                     let is_other = |other: &&TopicRight| **other != right && decide(**other) == Decision::Allowed;
-                    let mode = rights.iter().find(is_other).and_then(|other| mode(*other));
+                    // A reading of a history has no mode.
+                    let has_modes = !rights.contains(&TopicRight::History);
+                    let mode = rights.iter().find(is_other).filter(|_| has_modes).and_then(|other| mode(*other));
                     let mut refusal = refusal(denial, right, topic, mode);
                     if denial != Decision::Closed && identities.clone().any(has_no_topic) {
                         refusal.error += NO_TOPIC;

@@ -270,8 +270,8 @@ fn a_browser_asks_before_it_publishes_with_a_token() {
     assert!(head.starts_with("http/1.1 204 "), "{head}");
     for line in [
         "access-control-allow-origin: https://a.example",
-        "access-control-allow-methods: post",
-        "access-control-allow-headers: authorization, content-type",
+        "access-control-allow-methods: get, post, delete",
+        "access-control-allow-headers: authorization, content-type, idempotency-key, if-none-match",
         "access-control-allow-credentials: true",
         "vary: origin, sec-fetch-site, sec-fetch-mode, sec-fetch-dest",
     ] {
