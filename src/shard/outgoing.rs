@@ -237,9 +237,12 @@ impl Portion {
     /// there is nothing to be sent.
     pub(super) fn of_walk(hub: &IoHub, audience: AudienceId, slot: u32, outbox: Option<Piece>) -> Option<Portion> {
         let run = hub.run(audience);
+        // Nearly every member is owed the whole run and nothing else.
+        if outbox.is_none() && run.is_whole(slot) {
+            return Some(Portion::Run(audience));
+        }
         let notice = hub.lag_of_walk(audience, slot).map(|owed| owed.notice).filter(|notice| !notice.is_empty());
         let mut share = match (run.share(slot), &outbox) {
-            (Share::Whole, None) if run.is_whole(slot) => return Some(Portion::Run(audience)),
             (Share::Nothing, None) if notice.is_none() => return None,
             (Share::Whole, _) => run.pieces().to_vec(),
             (Share::Part(share), _) => bounded(share, PIECES_MAX - 2),

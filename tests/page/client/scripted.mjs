@@ -75,7 +75,7 @@ function call(hub, text) {
   let command;
   try { command = JSON.parse(text); } catch { return null; }
   const [[kind, members] = []] = Object.entries(command ?? {});
-  const { id, topic, echo, token, event, key, data, base64, idempotency_key: once, ...others } = members ?? {};
+  const { id, topic, echo, token, event, key, data, base64, idempotency_key: once, receipt, ...others } = members ?? {};
   const again = JSON.stringify({ [kind]: members });
   if (id === undefined || Object.keys(others).length || again !== JSON.stringify(command)) return null;
   const isText = value => typeof value === "string";
@@ -85,9 +85,9 @@ function call(hub, text) {
   if (kind === "subscribe" && echo !== 1) return () => hub.subscribe(topic, { echo });
   if (kind === "unsubscribe") return () => hub.unsubscribe(topic);
   if (kind !== "publish" || (data === undefined) === (base64 === undefined)) return null;
-  if (base64 === undefined) return () => hub.publish(topic, data, { event, key, id: once });
+  if (base64 === undefined) return () => hub.publish(topic, data, { event, key, id: once, receipt });
   const bytes = Buffer.from(String(base64), "base64");
-  return bytes.toString("base64") === base64 ? () => hub.publish(topic, new Uint8Array(bytes), { event, key, id: once }) : null;
+  return bytes.toString("base64") === base64 ? () => hub.publish(topic, new Uint8Array(bytes), { event, key, id: once, receipt }) : null;
 }
 
 function member(text, name) {
