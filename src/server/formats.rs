@@ -8,11 +8,11 @@ use std::{
 
 use super::{
     Server,
-    testing::{Client, Manner, check_publishers},
+    testing::{Client, Manner, check_publishers, topic_of},
 };
 use crate::{
     handler::{Accept, Connection, Handler, OpeningRequest, Response},
-    hub::{Format, Scope, SubscribeOptions, TopicName, testing::REVERSED},
+    hub::{Format, Scope, SubscribeOptions, testing::REVERSED},
     proto::Message,
 };
 
@@ -23,7 +23,7 @@ impl Handler for Topics {
     type State = ();
 
     async fn opening(&self, request: &OpeningRequest) -> Result<Accept<()>, Response> {
-        let topic = TopicName::new(request.parameter("topic").expect("the pattern has it")).expect("a name");
+        let topic = topic_of(request);
         Ok(Accept::default()
             .subscribe(topic.clone(), SubscribeOptions::default().echo())
             .forward(topic, Scope::Server)

@@ -6,32 +6,13 @@ use socket2::SockRef;
 
 use super::{
     Running, Server,
-    testing::{Client, Manner},
+    testing::{Client, Manner, Publishers, Subscribers},
 };
 use crate::{
     config::Size,
-    handler::{Accept, Handler, OpeningRequest, Response},
-    hub::{Format, Overflow, Scope, SubscribeOptions, TopicName, TopicRule, testing::REVERSED},
+    hub::{Overflow, TopicRule, testing::REVERSED},
     sys::BackendKind,
 };
-
-/// Subscribes its clients to the topic of the path, or publishes to it what they send.
-struct Topics {
-    format: Format,
-    publishes: bool,
-}
-
-impl Handler for Topics {
-    type State = ();
-
-    async fn opening(&self, request: &OpeningRequest) -> Result<Accept<()>, Response> {
-        let topic = TopicName::new(request.parameter("topic").expect("the pattern has it")).expect("a name");
-        Ok(match self.publishes {
-            true => Accept::default().forward(topic, Scope::Server),
-            false => Accept::default().subscribe(topic, SubscribeOptions::default()).format(self.format),
-        })
-    }
-}
 
 /// The bytes of a message, and how many are published: more than the kernel keeps by itself.
 const MESSAGE: usize = 2_000;
@@ -50,8 +31,8 @@ fn start(backend: BackendKind, unsent_low_water: Option<u64>) -> (Running, Socke
         .topic_rule(rule("plain"))
         .topic_rule(rule("low").unsent_low_water(LOW_WATER as u64))
         .topic_rule(rule("small").send_buffer(LOW_WATER as u64))
-        .route("/told/{topic}", Topics { format: REVERSED, publishes: false })
-        .route("/publish/{topic}", Topics { format: Format::RAW, publishes: true })
+        .route("/told/{topic}", Subscribers(REVERSED))
+        .route("/publish/{topic}", Publishers)
         .build()
         .unwrap();
     server.backend.kind = backend;

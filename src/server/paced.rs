@@ -9,33 +9,14 @@ use std::{
 
 use super::{
     Running, Server,
-    testing::{Client, Manner},
+    testing::{Client, Manner, Publishers, Subscribers},
 };
 use crate::{
-    handler::{Accept, Handler, OpeningRequest, Response},
-    hub::{Format, Overflow, Scope, SubscribeOptions, TopicName, TopicRule, testing::REVERSED},
+    hub::{Overflow, TopicRule, testing::REVERSED},
     metrics::Counter,
     proto::CloseCode,
     sys::BackendKind,
 };
-
-/// Subscribes its clients to the topic of the path, or publishes to it what they send.
-struct Topics {
-    format: Format,
-    publishes: bool,
-}
-
-impl Handler for Topics {
-    type State = ();
-
-    async fn opening(&self, request: &OpeningRequest) -> Result<Accept<()>, Response> {
-        let topic = TopicName::new(request.parameter("topic").expect("the pattern has it")).expect("a name");
-        Ok(match self.publishes {
-            true => Accept::default().forward(topic, Scope::Server),
-            false => Accept::default().subscribe(topic, SubscribeOptions::default()).format(self.format),
-        })
-    }
-}
 
 const KEYS: u64 = 10;
 const MESSAGES: u64 = 3_000;
@@ -52,11 +33,8 @@ fn start(backend: BackendKind) -> (Running, SocketAddr) {
         let rule = if overflow == Overflow::Latest { rule.key("/key".parse().unwrap()) } else { rule };
         builder = builder.topic_rule(rule);
     }
-    let mut server = builder
-        .route("/told/{topic}", Topics { format: REVERSED, publishes: false })
-        .route("/publish/{topic}", Topics { format: Format::RAW, publishes: true })
-        .build()
-        .unwrap();
+    let mut server =
+        builder.route("/told/{topic}", Subscribers(REVERSED)).route("/publish/{topic}", Publishers).build().unwrap();
     server.backend.kind = backend;
     let running = server.start().unwrap();
     let address = running.local_addr();

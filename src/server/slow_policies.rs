@@ -11,11 +11,11 @@ use std::{
 
 use super::{
     Running, Server,
-    testing::{Client, Manner},
+    testing::{Client, Manner, Publishers, topic_of},
 };
 use crate::{
     handler::{Accept, Connection, Handler, OpeningRequest, Response},
-    hub::{Format, Lag, Overflow, Scope, SubscribeOptions, TopicName, TopicRule, testing::REVERSED},
+    hub::{Format, Lag, Overflow, SubscribeOptions, TopicRule, testing::REVERSED},
     proto::CloseCode,
 };
 
@@ -26,29 +26,15 @@ struct Subscribers {
     lags: Arc<Mutex<Vec<Lag>>>,
 }
 
-fn topic(request: &OpeningRequest) -> TopicName {
-    TopicName::new(request.parameter("topic").expect("the pattern has it")).expect("a name")
-}
-
 impl Handler for Subscribers {
     type State = ();
 
     async fn opening(&self, request: &OpeningRequest) -> Result<Accept<()>, Response> {
-        Ok(Accept::default().subscribe(topic(request), self.options).format(self.format))
+        Ok(Accept::default().subscribe(topic_of(request), self.options).format(self.format))
     }
 
     fn on_lag(&self, _: &mut Connection<'_, ()>, lag: &Lag) {
         self.lags.lock().unwrap().push(lag.clone());
-    }
-}
-
-struct Publishers;
-
-impl Handler for Publishers {
-    type State = ();
-
-    async fn opening(&self, request: &OpeningRequest) -> Result<Accept<()>, Response> {
-        Ok(Accept::default().forward(topic(request), Scope::Server))
     }
 }
 

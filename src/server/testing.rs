@@ -12,8 +12,9 @@ use bytes::BytesMut;
 
 use super::Server;
 use crate::{
+    handler::{Accept, Handler, OpeningRequest, Response},
     hub::{
-        Format,
+        Format, Scope, SubscribeOptions, TopicName,
         testing::{REVERSED, reversed},
     },
     proto::{ClientHandshake, CloseCode, Fin, OpCode, ResponseHead, Tick},
@@ -23,6 +24,33 @@ use crate::{
     },
     sys::transport::xor::{self, XorStream},
 };
+
+/// Returns the topic that the parameter `topic` of the path names.
+pub(super) fn topic_of(request: &OpeningRequest) -> TopicName {
+    TopicName::new(request.parameter("topic").expect("the pattern has it")).expect("a name")
+}
+
+/// The handler of a pattern with `{topic}`: the client subscribes to the topic in this format.
+pub(super) struct Subscribers(pub(super) Format);
+
+impl Handler for Subscribers {
+    type State = ();
+
+    async fn opening(&self, request: &OpeningRequest) -> Result<Accept<()>, Response> {
+        Ok(Accept::default().subscribe(topic_of(request), SubscribeOptions::default()).format(self.0))
+    }
+}
+
+/// The handler of a pattern with `{topic}`: the client publishes to the topic.
+pub(super) struct Publishers;
+
+impl Handler for Publishers {
+    type State = ();
+
+    async fn opening(&self, request: &OpeningRequest) -> Result<Accept<()>, Response> {
+        Ok(Accept::default().forward(topic_of(request), Scope::Server))
+    }
+}
 
 /// The way in which a client connects, and what it speaks then.
 #[derive(Debug, Clone, Copy)]
