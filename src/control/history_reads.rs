@@ -21,13 +21,13 @@ pub(super) struct HistoryReads {
 
 /// An answer, which counts until its last byte has left.
 struct Held {
-    text: String,
+    page: Bytes,
     _permit: OwnedSemaphorePermit,
 }
 
 impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
-        self.text.as_bytes()
+        &self.page
     }
 }
 
@@ -65,10 +65,10 @@ impl HistoryReads {
     /// # Errors
     ///
     /// 503 if the answers that clients have not taken have as many bytes as allowed.
-    pub(super) fn hold(&self, text: String) -> Result<Bytes, Refusal> {
-        let kib = text.len().div_ceil(1_024).min(ANSWERS_KIB_MAX);
+    pub(super) fn hold(&self, page: Bytes) -> Result<Bytes, Refusal> {
+        let kib = page.len().div_ceil(1_024).min(ANSWERS_KIB_MAX);
         match Arc::clone(&self.answers).try_acquire_many_owned(kib as u32) {
-            Ok(permit) => Ok(Bytes::from_owner(Held { text, _permit: permit })),
+            Ok(permit) => Ok(Bytes::from_owner(Held { page, _permit: permit })),
             Err(_) => Err(Refusal::not_now("other clients have not taken their pages of histories yet")),
         }
     }
@@ -114,18 +114,18 @@ mod tests {
     #[test]
     fn answers_count_until_they_have_left() {
         let reads = HistoryReads::default();
-        let half = "x".repeat(Limits::HISTORY_ANSWERS_BYTES_MAX / 2);
+        let half = Bytes::from("x".repeat(Limits::HISTORY_ANSWERS_BYTES_MAX / 2));
         let held = [reads.hold(half.clone()).unwrap(), reads.hold(half.clone()).unwrap()];
         assert_eq!(reads.bytes(), Limits::HISTORY_ANSWERS_BYTES_MAX as u64);
         let part = held[0].slice(1..2);
-        assert_eq!(reads.hold("x".to_owned()).map_err(|refusal| refusal.status), Err(503));
+        assert_eq!(reads.hold("x".into()).map_err(|refusal| refusal.status), Err(503));
         let [first, second] = held;
         drop(first);
-        assert!(reads.hold("x".to_owned()).is_err(), "a part of the answer is left");
+        assert!(reads.hold("x".into()).is_err(), "a part of the answer is left");
         drop(part);
         assert!(reads.hold(half).is_ok());
         drop(second);
         assert_eq!(reads.bytes(), 0);
-        assert!(reads.hold("x".repeat(Limits::HISTORY_ANSWERS_BYTES_MAX + 1)).is_ok(), "one answer of any size");
+        assert!(reads.hold("x".repeat(Limits::HISTORY_ANSWERS_BYTES_MAX + 1).into()).is_ok(), "one answer of any size");
     }
 }

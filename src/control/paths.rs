@@ -232,7 +232,7 @@ impl Commands for RequestCommands {
         })
     }
 
-    fn hold(&self, page: String) -> Result<Bytes, Refusal> {
+    fn hold(&self, page: Bytes) -> Result<Bytes, Refusal> {
         self.shared.history_reads.hold(page)
     }
 

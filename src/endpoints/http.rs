@@ -185,7 +185,7 @@ pub(crate) trait Commands: Send + Sync {
     /// # Errors
     ///
     /// 503 if clients have not taken as many bytes of pages as allowed.
-    fn hold(&self, page: String) -> Result<Bytes, Refusal>;
+    fn hold(&self, page: Bytes) -> Result<Bytes, Refusal>;
 
     /// Forgets the history of a topic, and returns how many messages were kept.
     ///

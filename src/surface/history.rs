@@ -10,14 +10,15 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::{BufMut as _, BytesMut};
 
+use super::v1::encode::{put_payload, put_string};
 use crate::{
     auth::TOKEN_KEY,
     endpoints::HttpRequest,
     handler::Response,
     hub::{HistoryFrom, HistoryPage, HistoryQuery, KeptMessage, OrderEnd},
-    proto::{MessageType, Millis, Refusal, RequestHead, query_pairs},
+    proto::{Millis, Refusal, RequestHead, query_pairs},
 };
 
 /// Returns whether a request asks for the history of a topic: it accepts JSON.
@@ -111,8 +112,8 @@ pub(super) async fn answer_page(request: Box<HttpRequest>) -> Result<Response, R
     let response = if is_known {
         Response::new(304, "application/json", "")
     } else {
-        let text = text_of(topic, &page, &query, unix_ms());
-        Response::new(200, "application/json", request.commands.hold(text)?)
+        let page = page_as_json(topic, &page, unix_ms());
+        Response::new(200, "application/json", request.commands.hold(page.freeze())?)
     };
     Ok(response.header("ETag", &tag).header("Cache-Control", "no-cache").header("Vary", "Accept"))
 }
@@ -136,58 +137,41 @@ fn unix_ms() -> u64 {
 }
 
 /// Returns a page as JSON. `unix_ms` is the time of the wall clock at which the page was made.
-fn text_of(topic: &str, page: &HistoryPage, query: &HistoryQuery, unix_ms: u64) -> String {
+fn page_as_json(topic: &str, page: &HistoryPage, unix_ms: u64) -> BytesMut {
     let HistoryPage { end, floor, has_gap, messages, has_more, now } = page;
-    let mut text = String::from("{\"topic\":");
-    put_string(topic, &mut text);
+    let mut out = BytesMut::from(&b"{\"topic\":"[..]);
+    put_string(topic, &mut out);
     if let Some(OrderEnd { epoch, offset }) = end {
         let first = floor + 1;
-        write!(text, ",\"epoch\":\"{epoch}\",\"first\":{first},\"offset\":{offset}").expect(MEMORY);
+        write!(out, ",\"epoch\":\"{epoch}\",\"first\":{first},\"offset\":{offset}").expect(MEMORY);
     }
-    write!(text, ",\"gap\":{has_gap},\"messages\":[").expect(MEMORY);
+    write!(out, ",\"gap\":{has_gap},\"messages\":[").expect(MEMORY);
     for (number, message) in messages.iter().enumerate() {
         if number > 0 {
-            text.push(',');
+            out.put_u8(b',');
         }
-        put_message(message, unix_ms, *now, &mut text);
+        put_message(message, unix_ms, *now, &mut out);
     }
-    text.push(']');
+    out.put_u8(b']');
     if let (true, Some(last), Some(OrderEnd { epoch, .. })) = (has_more, messages.last(), end) {
-        write!(text, ",\"next\":\"{epoch}.{}\"", last.offset).expect(MEMORY);
+        write!(out, ",\"next\":\"{epoch}.{}\"", last.offset).expect(MEMORY);
     }
-    // A page without messages does not say where it ends, unless its reader has asked for none.
-    debug_assert!(!has_more || !messages.is_empty() || query.messages_max == 0);
-    text.push_str("}\n");
-    text
+    out.put_slice(b"}\n");
+    out
 }
 
-fn put_message(KeptMessage { offset, publication }: &KeptMessage, unix_ms: u64, now: Millis, text: &mut String) {
+fn put_message(KeptMessage { offset, publication }: &KeptMessage, unix_ms: u64, now: Millis, out: &mut BytesMut) {
     let time = unix_ms.saturating_sub(now.0.saturating_sub(publication.time().0));
-    write!(text, "{{\"offset\":{offset},\"time\":{time}").expect(MEMORY);
+    write!(out, "{{\"offset\":{offset},\"time\":{time}").expect(MEMORY);
     let names = [("event", publication.event_name()), ("key", publication.key_name()), ("id", publication.id_name())];
     for (member, name) in names {
         if let Some(name) = name {
-            write!(text, ",\"{member}\":").expect(MEMORY);
-            put_string(name, text);
+            write!(out, ",\"{member}\":").expect(MEMORY);
+            put_string(name, out);
         }
     }
-    let payload = publication.payload();
-    if publication.kind() == MessageType::Binary {
-        text.push_str(",\"base64\":\"");
-        STANDARD.encode_string(payload, text);
-        text.push('"');
-    } else {
-        text.push_str(",\"data\":");
-        // A route may take text without a look at its UTF-8.
-        let payload = String::from_utf8_lossy(payload);
-        if publication.is_json() { text.push_str(&payload) } else { put_string(&payload, text) }
-    }
-    text.push('}');
-}
-
-/// Appends a string of JSON.
-fn put_string(string: &str, text: &mut String) {
-    text.push_str(&serde_json::to_string(string).expect("a string can be encoded"));
+    put_payload(publication, out);
+    out.put_u8(b'}');
 }
 
 const MEMORY: &str = "memory takes all bytes";
@@ -267,8 +251,7 @@ mod tests {
             has_more: true,
             now: Millis(100),
         };
-        let query = HistoryQuery { from: HistoryFrom::Earliest, messages_max: 3, bytes_max: 100 };
-        let text = text_of("a/b", &page, &query, 1_000);
+        let text = page_as_json("a/b", &page, 1_000);
         let expected = concat!(
             r#"{"topic":"a/b","epoch":"17","first":5,"offset":9,"gap":true,"messages":["#,
             r#"{"offset":5,"time":950,"event":"e\"","key":"k","data":{"x":1}},"#,
@@ -278,7 +261,7 @@ mod tests {
         );
         assert_eq!(text, expected);
         let none = HistoryPage { end: None, floor: 0, has_gap: false, messages: Vec::new(), has_more: false, ..page };
-        assert_eq!(text_of("a", &none, &query, 0), "{\"topic\":\"a\",\"gap\":false,\"messages\":[]}\n");
+        assert_eq!(page_as_json("a", &none, 0), "{\"topic\":\"a\",\"gap\":false,\"messages\":[]}\n");
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub(super) const GROWTH_AS_JSON: Growth = Growth { factor: 6, besides: 2 * 6 * S
 pub(super) const GROWTH_AS_BINARY: Growth = Growth { factor: 1, besides: 2 * SHORT_BYTES_MAX as u64 + 24 + 10 };
 
 /// Appends the payload of a publication as the last member of a message.
-fn put_payload(publication: &Publication, out: &mut BytesMut) {
+pub(in crate::surface) fn put_payload(publication: &Publication, out: &mut BytesMut) {
     let payload = publication.payload();
     match publication.kind() {
         MessageType::Text => {
@@ -135,7 +135,7 @@ fn in_frame(opcode: OpCode, out: &mut BytesMut, put: impl FnOnce(&mut BytesMut))
 const HEADER_BYTES_MAX: usize = FrameHeader::LEN_MAX - 4;
 
 /// Appends a string of JSON.
-fn put_string(text: &str, out: &mut BytesMut) {
+pub(in crate::surface) fn put_string(text: &str, out: &mut BytesMut) {
     serde_json::to_writer(out.writer(), text).expect(MEMORY);
 }
 

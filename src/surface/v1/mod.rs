@@ -6,7 +6,7 @@
 //! `refresh` judges the topics of a connection by a new token.
 
 mod command;
-mod encode;
+pub(super) mod encode;
 mod error;
 #[doc(hidden)]
 pub mod fuzz;
