@@ -13,10 +13,10 @@ use clap::{Parser, Subcommand};
 /// Ctrl-C ends the program.
 ///
 /// Exit status: 0 nothing went wrong, and all assertions hold; 1 the run could not take place, was interrupted before
-/// anything was measured, or its report could not be written; 3 the run is void; 2 something went wrong whose number no
-/// assertion names: a message was lost, outstanding, repeated, reordered, corrupted, misrouted, foreign or never
-/// published, or a connection ended; 4 an assertion does not hold. Of several statuses the first in this order counts.
-/// With --ignore-foreign a foreign message is no mistake.
+/// anything was measured, or its report could not be written; 2 something went wrong whose number no assertion names: a
+/// message was lost, outstanding, repeated, reordered, corrupted, misrouted, miscounted, foreign or never published,
+/// arrived in other orders, or a connection ended; 3 the run is void; 4 an assertion does not hold. Of several statuses
+/// the first of 1, 3, 2 and 4 counts. With --ignore-foreign a foreign message is no mistake.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "ringhub-loadgen", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
 pub struct Cli {

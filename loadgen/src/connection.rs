@@ -285,6 +285,13 @@ impl Reading {
         self.joining.is_none()
     }
 
+    /// Returns what the connection waits for before it is open, for people.
+    pub(crate) fn awaited(&self) -> Option<String> {
+        let Joining { topic, awaited, .. } = &**self.joining.as_ref()?;
+        let flag = if *topic > 0 { "--acknowledgement" } else { "--hello await" };
+        awaited.as_ref().map(|pattern| format!("{pattern} ({flag})"))
+    }
+
     /// Begins the steps before the connection is open. Returns whether there are none.
     pub(crate) fn join(&mut self, plan: &Plan, role: Role, output: &mut Vec<u8>) -> Result<bool, Error> {
         self.joining = Some(Box::default());
@@ -409,7 +416,7 @@ impl Reading {
                         return;
                     }
                     self.misrouted += 1;
-                    judge.note_foreign(payload);
+                    judge.note_misrouted(payload);
                     return;
                 }
                 Examined::Corrupt => {
@@ -460,7 +467,7 @@ impl Reading {
             taken.ended.get_or_insert_with(|| format!("refused by the server: {}", http::shown(unit)));
         } else if fits(&protocol.ignored) {
         } else if self.joining.is_some() {
-            judge.stray = Some(http::shown(unit));
+            judge.note_stray(unit);
         } else if matches!(role, Role::Subscriber(_)) || protocol.publishers == Publishers::ReceiveNothing {
             self.foreign += 1;
             judge.note_foreign(unit);

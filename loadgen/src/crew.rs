@@ -3,7 +3,7 @@
 
 use crate::error::Error;
 use crate::generator::{Generator, Received};
-use crate::judge::{Clock, Writes};
+use crate::judge::{Clock, Writes, histogram};
 use crate::moment::{LatencyBuckets, LatencyRow};
 use crate::options::{Plan, Share};
 use hdrhistogram::Histogram;
@@ -87,8 +87,17 @@ pub(crate) struct Handed {
     pub(crate) uncorrected: Histogram<u64>,
     /// Connections that were refused.
     pub(crate) refused: u64,
+    /// Connections that did not come back in a storm.
+    pub(crate) missing: u64,
     /// The time at which the last connection was open.
     pub(crate) last_ns: u64,
+}
+
+impl Handed {
+    /// Makes the state of a thread that has measured nothing.
+    pub(crate) fn new() -> Handed {
+        Handed { latency: histogram(), uncorrected: histogram(), refused: 0, missing: 0, last_ns: 0 }
+    }
 }
 
 impl Tallies {

@@ -85,8 +85,10 @@ impl Generator<'_> {
             return;
         }
         self.disconnected += 1;
-        if self.disconnections.len() < REASONS_MAX {
-            self.disconnections.push(format!("{}: {why}", self.name_of(role)));
+        let name = self.name_of(role);
+        let reasons = &mut self.disconnections[usize::from(matches!(role, Role::Subscriber(_)))];
+        if reasons.len() < REASONS_MAX {
+            reasons.push(format!("{name}: {why}"));
         }
     }
 
@@ -109,7 +111,13 @@ pub(crate) fn hint(why: &str) -> &'static str {
             .iter()
             .any(|text| why.starts_with(text)) =>
         {
-            "; the local ports are used up (--source-addresses)"
+            "; the local ports are used up: wait a minute, or give more --source-addresses"
+        }
+        why if why.starts_with("the server answered HTTP/1.1 404") => {
+            "; is the path of --url right, or does the server need a --preset?"
+        }
+        why if why.contains("before the handshake was done") => {
+            "; does the server speak WebSocket at this port, and without TLS (wss:// is with TLS)?"
         }
         _ => "",
     }
@@ -135,6 +143,8 @@ mod tests {
                 assert!(hint(&why).contains(remedy), "{why}");
             }
         }
+        assert!(hint("the server answered HTTP/1.1 404 Not Found: no").contains("--preset"));
+        assert!(hint("closed by the server without a close frame, before the handshake was done").contains("wss://"));
         assert_eq!(hint(&Errno::CONNRESET.to_string()), "");
     }
 }

@@ -67,7 +67,7 @@ fn carry_out(generator: &mut Generator<'_>, order: Order) -> Result<(), Error> {
         Order::HandOver => {
             let take = |from: &mut hdrhistogram::Histogram<u64>| std::mem::replace(from, histogram());
             let (latency, uncorrected) = (take(&mut generator.judge.latency), take(&mut generator.judge.uncorrected));
-            generator.crew.tallies(generator.share).hand_over(Handed { latency, uncorrected, refused: 0, last_ns: 0 });
+            generator.crew.tallies(generator.share).hand_over(Handed { latency, uncorrected, ..Handed::new() });
             Ok(())
         }
         Order::Read => {

@@ -37,8 +37,8 @@ pub(crate) struct Generator<'a> {
     /// Connections that opened and were not closed by the scenario.
     pub(crate) opened: usize,
     pub(crate) disconnected: u64,
-    /// The reasons of the first few disconnections.
-    pub(crate) disconnections: Vec<String>,
+    /// The reasons of the first few disconnections of publishers, and those of the others.
+    pub(crate) disconnections: [Vec<String>; 2],
     pub(crate) received: Received,
     pub(crate) judge: Judge,
     /// In an echo, the messages of each stream that the socket has taken; those of other threads are 0.
@@ -55,6 +55,9 @@ pub(crate) struct Generator<'a> {
     pub(crate) reopening: Vec<(usize, Posting)>,
     /// In an echo, the connections that got messages, each with the number of messages.
     pub(crate) echoed: Option<Vec<(usize, u64)>>,
+    /// For each publisher, but those of an echo, the time at which its latest write began. Time that passes within a
+    /// write is the server's if both run on one CPU.
+    pub(crate) write_began_ns: Vec<u64>,
     /// In a stall, the share of the subscribers that does not read now.
     pub(crate) stalled: Option<f64>,
     /// The time for which this thread had nothing to read and nothing to publish.
@@ -99,7 +102,7 @@ impl<'a> Generator<'a> {
             first_subscribers,
             opened: 0,
             disconnected: 0,
-            disconnections: Vec::new(),
+            disconnections: [const { Vec::new() }; 2],
             received: Received::default(),
             judge: Judge::new(plan, crew.run, Arc::clone(&crew.clock), writes),
             written: Vec::new(),
@@ -109,6 +112,11 @@ impl<'a> Generator<'a> {
             refused: None,
             reopening: Vec::new(),
             echoed: matches!(plan.activity, Activity::Echo(_)).then(Vec::new),
+            write_began_ns: match plan.activity {
+                Activity::Echo(_) => Vec::new(),
+                _ if is_first => vec![0; plan.publishers],
+                _ => Vec::new(),
+            },
             stalled: None,
             spare_ns: 0,
             ports: Ports::local((std::process::id() as usize + share.index) * PORTS_APART),
@@ -424,6 +432,10 @@ impl<'a> Generator<'a> {
 
     /// Writes the bytes that wait for this connection, as many as its socket takes.
     pub(crate) fn flush(&mut self, index: usize) -> Result<(), Error> {
+        let publisher = index.wrapping_sub(self.first_subscribers);
+        if publisher < self.write_began_ns.len() {
+            self.write_began_ns[publisher] = self.now_ns();
+        }
         match self.connections[index].flush() {
             Err(error) if self.connections[index].is_open() => self.ended(index, &error.to_string()),
             // Why it does not open is in what the server has sent, which is read next.

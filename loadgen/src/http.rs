@@ -72,6 +72,8 @@ impl Answer {
     /// Returns the status line and the start of the body, for people.
     pub(crate) fn summary(&self) -> String {
         let line = shown(self.head.split("\r\n").next().unwrap_or_default().as_bytes());
+        let location = self.header("Location").filter(|_| (300..400).contains(&self.status));
+        let line = location.map_or(line.clone(), |place| format!("{line} (Location: {})", shown(place.as_bytes())));
         let body = shown(&self.body);
         if body.is_empty() { line } else { format!("{line}: {body}") }
     }
@@ -155,6 +157,12 @@ mod tests {
         let first = read(two, Input::Open).unwrap().unwrap();
         assert!(two[first.length..].starts_with(b"HTTP/1.1 201"));
         assert_eq!(first.summary(), "HTTP/1.1 202 Accepted: ok");
+    }
+
+    #[test]
+    fn another_place_is_shown() {
+        let moved = b"HTTP/1.1 301 Moved\r\nLocation: /chat\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(read(moved, Input::Open).unwrap().unwrap().summary(), "HTTP/1.1 301 Moved (Location: /chat)");
     }
 
     #[test]

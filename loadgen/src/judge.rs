@@ -31,12 +31,18 @@ pub(crate) struct Judge {
     pub(crate) buckets: LatencyBuckets,
     /// The first few foreign messages.
     pub(crate) foreign_sample: Vec<String>,
+    /// The first few messages that changed on the way.
+    pub(crate) corrupt_sample: Vec<String>,
+    /// The first few messages that were not for the connection that received them.
+    pub(crate) misrouted_sample: Vec<String>,
+    /// Messages that are correct but for their type, text or binary.
+    pub(crate) retyped: u64,
     /// The messages that are missing at subscribers so far, although a later one was seen.
     pub(crate) missing: i64,
     /// Whether the connection that is read has stalled. Its latency is not measured, since its own stop made it late.
     pub(crate) is_late: bool,
-    /// The last message that was not awaited, and arrived before its connection was open.
-    pub(crate) stray: Option<String>,
+    /// The first and the last message that was not awaited, and arrived before its connection was open.
+    pub(crate) strays: Vec<String>,
 }
 
 /// The padding of the run's messages.
@@ -86,9 +92,12 @@ impl Judge {
             uncorrected: histogram(),
             buckets: LatencyBuckets::default(),
             foreign_sample: Vec::new(),
+            corrupt_sample: Vec::new(),
+            misrouted_sample: Vec::new(),
+            retyped: 0,
             missing: 0,
             is_late: false,
-            stray: None,
+            strays: Vec::new(),
         }
     }
 
@@ -113,7 +122,10 @@ impl Judge {
                 }
                 _ => found == &padding[..found.len()],
             };
-        if !is_right || self.opcode.is_some_and(|own| own != opcode) {
+        let is_retyped = self.opcode.is_some_and(|own| own != opcode);
+        if !is_right || is_retyped {
+            self.retyped += u64::from(is_right);
+            keep(&mut self.corrupt_sample, payload);
             return Examined::Corrupt;
         }
         if let Some(due_ns) = stamp.due_ns
@@ -132,9 +144,25 @@ impl Judge {
 
     /// Keeps a foreign message, if it is one of the first.
     pub(crate) fn note_foreign(&mut self, message: &[u8]) {
-        if self.foreign_sample.len() < FOREIGN_MAX {
-            self.foreign_sample.push(shown(message));
-        }
+        keep(&mut self.foreign_sample, message);
+    }
+
+    /// Keeps a message that was not awaited, before its connection was open.
+    pub(crate) fn note_stray(&mut self, message: &[u8]) {
+        self.strays.truncate(1);
+        self.strays.push(shown(message));
+    }
+
+    /// Keeps a misrouted message, if it is one of the first.
+    pub(crate) fn note_misrouted(&mut self, message: &[u8]) {
+        keep(&mut self.misrouted_sample, message);
+    }
+}
+
+/// Adds a message to a sample that is not full.
+fn keep(sample: &mut Vec<String>, message: &[u8]) {
+    if sample.len() < SAMPLE_MAX {
+        sample.push(shown(message));
     }
 }
 
@@ -221,8 +249,8 @@ pub(crate) fn histogram() -> Histogram<u64> {
 /// The messages whose times of writing are remembered, far more than those under way.
 const WRITES: usize = 1 << 16;
 
-/// The foreign messages that are kept.
-const FOREIGN_MAX: usize = 3;
+/// The messages of a sample.
+const SAMPLE_MAX: usize = 3;
 
 #[cfg(test)]
 mod tests {

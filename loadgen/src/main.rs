@@ -1,5 +1,6 @@
 //! `ringhub-loadgen`: reads flags, prints one report, and returns the verdict as exit status.
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser};
 use ringhub_loadgen::{Cli, Command, Interrupt, Options, Output, manual, run, without_secrets};
 use std::error::Error;
@@ -15,7 +16,14 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let status = if error.use_stderr() { EXIT_ERROR } else { 0 };
-            return if error.print().is_ok() { ExitCode::from(status) } else { ExitCode::from(EXIT_ERROR) };
+            let is_printed = error.print().is_ok();
+            if let Some(ContextValue::String(command)) = error.get(ContextKind::InvalidSubcommand)
+                && error.kind() == ErrorKind::ArgumentConflict
+            {
+                let why = format!("the command comes first: ringhub-loadgen {command} --url …");
+                drop(writeln!(io::stderr(), "ringhub-loadgen: {why}"));
+            }
+            return if is_printed { ExitCode::from(status) } else { ExitCode::from(EXIT_ERROR) };
         }
     };
     let outcome = match cli.command {
@@ -39,8 +47,11 @@ fn main() -> ExitCode {
 /// Carries out a run, and returns the exit status.
 fn measure(options: &Options) -> Result<u8, Box<dyn Error>> {
     let plan = options.plan()?;
+    for warning in options.warnings() {
+        drop(writeln!(io::stderr(), "ringhub-loadgen: warning: {warning}"));
+    }
     let output = Output::open(options.output.clone())?;
-    let mut watcher = output.watcher(Interrupt::watch()?)?;
+    let mut watcher = output.watcher(Interrupt::watch()?, plan.window_ns())?;
     let outcome = run(&plan, &mut watcher);
     // The line of the progress goes before anything else is written.
     drop(watcher);

@@ -117,16 +117,26 @@ impl Generator<'_> {
         }
     }
 
-    /// Returns a text about the open connections and the server's last message.
-    pub(crate) fn stuck(&self, total: usize) -> String {
-        let said = self.connections.iter().rev().find_map(|connection| match &connection.state {
-            State::Opening(answer) if !answer.is_empty() => Some(crate::http::shown(answer)),
-            _ => None,
+    /// Returns a text about the open connections, what the others wait for, and what the server has sent.
+    fn stuck(&self, total: usize) -> String {
+        let waits = self.connections.iter().rev().find_map(|connection| match &connection.state {
+            _ if connection.socket.is_none() => None,
+            State::Connecting => Some("TCP is not connected".to_owned()),
+            State::Opening(answer) if answer.is_empty() => {
+                Some("TCP is connected, and the opening request has no answer".to_owned())
+            }
+            State::Opening(answer) => Some(format!("the answer is not whole: {}", crate::http::shown(answer))),
+            State::Reading(reading) => Some(format!("a message is awaited: {}", reading.awaited()?)),
+            State::Dropping { .. } | State::Posting(_) => None,
         });
-        let said = said.or_else(|| self.judge.stray.clone());
-        let said = said.map_or_else(String::new, |said| format!("; the server's last message: {said}"));
+        let waits = waits.map_or_else(String::new, |waits| format!("; {waits}"));
+        let said = match &self.judge.strays[..] {
+            [] => String::new(),
+            [first, last] if first != last => format!("; the server's first message: {first}; its last one: {last}"),
+            [first, ..] => format!("; the server's message: {first}"),
+        };
         let seconds = OPENING_SILENCE_MAX_NS / 1_000_000_000;
-        format!("{} of {total} connections are open, and none opened for {seconds} s{said}", self.opened)
+        format!("{} of {total} connections are open, and none opened for {seconds} s{waits}{said}", self.opened)
     }
 
     /// Returns a socket that is connecting to the server.
@@ -206,4 +216,4 @@ const SPARE_DESCRIPTORS: usize = 16;
 const SHOWN_EVERY_NS: u64 = 100_000_000;
 
 /// The longest time without a new open connection.
-pub(crate) const OPENING_SILENCE_MAX_NS: u64 = 10_000_000_000;
+const OPENING_SILENCE_MAX_NS: u64 = 10_000_000_000;

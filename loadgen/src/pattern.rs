@@ -116,6 +116,17 @@ impl Text {
     }
 }
 
+/// Returns the words in braces that are no placeholders. Braces around anything but a word, as in JSON, are none.
+pub(crate) fn names_in_braces(text: &str) -> impl Iterator<Item = String> {
+    let words = text.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0));
+    let is_word = |word: &&str| {
+        word.starts_with(|letter: char| letter.is_ascii_alphabetic())
+            && word.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-')
+    };
+    let is_known = |word: &&str| ["topic", "payload", "size", "id", "connection", "any"].contains(word);
+    words.filter(is_word).filter(move |word| !is_known(word)).map(str::to_owned)
+}
+
 /// Returns the ten digits of an id, which are a number without leading zeros.
 pub(crate) fn id_digits(id: u32) -> String {
     (FIRST_ID + u64::from(id)).to_string()
@@ -130,6 +141,17 @@ enum Part {
     Literal(Vec<u8>),
     Any,
     Payload,
+}
+
+impl std::fmt::Display for Pattern {
+    /// Writes the pattern for people, with `{any}` for each placeholder but the payload.
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|part| match part {
+            Part::Literal(text) => out.write_str(&crate::http::shown(text)),
+            Part::Any => out.write_str("{any}"),
+            Part::Payload => out.write_str("{payload}"),
+        })
+    }
 }
 
 impl Pattern {

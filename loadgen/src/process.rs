@@ -1,6 +1,7 @@
 //! Reads CPU time and user-space memory of a process from `/proc`.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::fs;
 use std::io;
 
@@ -40,6 +41,17 @@ pub struct Memory {
     pub rss_anon: Option<u64>,
     /// Proportional share of all resident pages.
     pub pss: Option<u64>,
+}
+
+impl fmt::Display for Memory {
+    /// Writes the memory for people; that of a process that has ended has no number.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [("RSS", self.rss), ("anonymous", self.rss_anon), ("PSS", self.pss)];
+        let parts = parts.iter().filter_map(|(name, bytes)| Some(format!("{name} {} KiB", (*bytes)? / 1_024)));
+        let parts: Vec<String> = parts.collect();
+        out.write_str(if parts.is_empty() { "the process has ended" } else { "" })?;
+        out.write_str(&parts.join(", "))
+    }
 }
 
 /// Returns the CPU time of process `pid`, from `/proc/PID/stat`.

@@ -7,6 +7,9 @@ pub trait Progress {
     /// Takes the number of connections that are open, of those that the run needs.
     fn connecting(&mut self, open: usize, of: usize);
 
+    /// Notes that messages are published before the measured window, for this time.
+    fn warming_up(&mut self, _warmup_ns: u64) {}
+
     /// Takes the latest part of the measured window.
     fn running(&mut self, moment: &Moment);
 

@@ -7,6 +7,7 @@ use crate::generator::Generator;
 use crate::options::{Activity, Load, Pace, Span};
 use crate::pattern::Values;
 use crate::payload::{Form, Stamp, Template};
+use crate::process::{Memory, memory_of};
 use crate::progress::Progress;
 use crate::protocol::Publishing as Way;
 use crate::replay::Recorded;
@@ -22,6 +23,8 @@ pub(crate) struct Publishing<'g, 'a> {
     pub(crate) schedule: Schedule<'a>,
     span: Span,
     pub(crate) window: Window,
+    /// The end of the window, if nothing ends it early.
+    due_end_ns: u64,
     /// The message of each stream of this thread. Replayed messages have sizes of their own, and are made anew.
     templates: Vec<Template>,
     /// The messages of each publisher of this thread that are pushed and not yet written.
@@ -42,8 +45,6 @@ pub(crate) struct Publishing<'g, 'a> {
     scheduled: u64,
     pub(crate) pushed: u64,
     next_id: u32,
-    /// The time at which the current turn began.
-    turn_ns: u64,
 }
 
 /// When the next message is due.
@@ -66,6 +67,8 @@ pub(crate) enum Schedule<'a> {
 struct Waiting {
     stream: usize,
     sequence: u64,
+    /// The time that is noted as that of its write, so far.
+    pushed_ns: u64,
     /// [`Connection::pushed`](crate::connection::Connection::pushed) after this message.
     end: u64,
 }
@@ -78,8 +81,10 @@ pub(crate) struct Measured {
     /// Messages that were due and that no publisher could take.
     pub(crate) unpublished: u64,
     pub(crate) is_interrupted: bool,
-    /// Whether the window ended early because nothing arrived and nothing could be published.
-    pub(crate) is_stalled: bool,
+    /// Why the window ended early, if nobody ended it.
+    pub(crate) early_end: Option<String>,
+    /// In a stall, the server's memory before the stalled subscribers read again.
+    pub(crate) memory_in_stall: Option<Memory>,
 }
 
 impl<'g, 'a> Publishing<'g, 'a> {
@@ -113,6 +118,7 @@ impl<'g, 'a> Publishing<'g, 'a> {
             schedule,
             span: pace.span,
             window,
+            due_end_ns: window.end_ns,
             templates: (0..streams).map(|place| template(generator, stream_at(place), plan.size)).collect(),
             waiting: (0..publishers).map(|_| VecDeque::new()).collect(),
             busy: Vec::new(),
@@ -124,7 +130,6 @@ impl<'g, 'a> Publishing<'g, 'a> {
             scheduled: 0,
             pushed: 0,
             next_id: FIRST_PUBLISH_ID,
-            turn_ns: begin_ns,
             generator,
         }
     }
@@ -137,6 +142,10 @@ impl<'g, 'a> Publishing<'g, 'a> {
         each: &mut dyn FnMut(&mut Generator<'a>, u64) -> Result<(), Error>,
     ) -> Result<Measured, Error> {
         let mut start = None;
+        let warmup_ns = self.window.start_ns.saturating_sub(self.generator.now_ns());
+        if warmup_ns > 0 {
+            progress.warming_up(warmup_ns);
+        }
         let crew = self.generator.crew;
         let mut last_step = ((0, 0), self.generator.now_ns());
         let patience_ns = self.generator.plan.drain_ns.max(PATIENCE_MIN_NS);
@@ -166,11 +175,13 @@ impl<'g, 'a> Publishing<'g, 'a> {
                 return Err(failure);
             }
         };
-        let is_stalled = !is_interrupted && !self.is_finished(self.generator.now_ns());
+        let early_end = self.early_end().filter(|_| !is_interrupted);
         if let (Some(_), Span::Time(_)) = (&start, self.span) {
             sampler.sample(self.generator, self.pushed, progress);
         }
+        let mut memory_in_stall = None;
         if self.generator.stalled.is_some() {
+            memory_in_stall = self.generator.plan.server_pid.map(memory_of);
             crew.give(Order::Read);
             self.generator.read_again()?;
             self.generator.await_followers(&mut |_| Ok(()))?;
@@ -190,7 +201,30 @@ impl<'g, 'a> Publishing<'g, 'a> {
             _ => 0,
         };
         let edges = start.map(|start| [start, end]);
-        Ok(Measured { edges, written: self.written.clone(), unpublished, is_interrupted, is_stalled })
+        let written = self.written.clone();
+        Ok(Measured { edges, written, unpublished, is_interrupted, early_end, memory_in_stall })
+    }
+
+    /// Returns why the window is over although its time or its messages are not, if so.
+    fn early_end(&self) -> Option<String> {
+        let seconds = |ns: u64| ns as f64 / 1e9;
+        let now_ns = self.generator.now_ns();
+        if self.is_over(now_ns) {
+            return None;
+        }
+        if self.has_publisher() {
+            let patience = seconds(self.generator.plan.drain_ns);
+            return Some(format!("nothing arrived and nothing could be published for {patience} s"));
+        }
+        let done = match self.span {
+            Span::Messages(messages) => format!("{} of {messages} messages", self.scheduled),
+            Span::Time(duration_ns) => {
+                let done_ns = self.window.end_ns.saturating_sub(self.window.start_ns);
+                format!("{:.2} of {} s", seconds(done_ns), seconds(duration_ns))
+            }
+        };
+        let gone = if self.is_echo() { "no connection is open" } else { "no publisher is connected" };
+        Some(format!("{gone} any more, after {done}"))
     }
 
     /// Returns the deliveries of the messages that were published since this began; in an echo, those of this thread.
@@ -236,18 +270,21 @@ impl<'g, 'a> Publishing<'g, 'a> {
     }
 
     fn is_finished(&self, now_ns: u64) -> bool {
-        !self.has_publisher()
-            || match self.span {
-                Span::Time(_) => now_ns >= self.window.end_ns,
-                Span::Messages(messages) => self.scheduled >= messages,
-            }
+        !self.has_publisher() || self.is_over(now_ns)
+    }
+
+    /// Returns whether the time or the messages of the run are over.
+    fn is_over(&self, now_ns: u64) -> bool {
+        match self.span {
+            Span::Time(_) => now_ns >= self.due_end_ns,
+            Span::Messages(messages) => self.scheduled >= messages,
+        }
     }
 
     /// Publishes due messages and reads arrived ones. A spinning thread has time to spare in a step that publishes
     /// nothing and finds nothing; a thread that sleeps has it while it sleeps.
     fn step(&mut self, now_ns: u64) -> Result<(), Error> {
         let published = self.publish(now_ns)?;
-        self.turn_ns = now_ns;
         let patience = if self.generator.plan.sleep { self.nap(now_ns) } else { Duration::ZERO };
         let ready = self.generator.poll(patience)?;
         self.note_what_is_written();
@@ -293,8 +330,7 @@ impl<'g, 'a> Publishing<'g, 'a> {
 
     /// Begins a turn of a thread that follows: publishes what may be published. Returns the number of messages.
     pub(crate) fn publish_now(&mut self) -> Result<u64, Error> {
-        self.turn_ns = self.generator.now_ns();
-        self.publish(self.turn_ns)
+        self.publish(self.generator.now_ns())
     }
 
     pub(crate) fn publish(&mut self, now_ns: u64) -> Result<u64, Error> {
@@ -328,7 +364,6 @@ impl<'g, 'a> Publishing<'g, 'a> {
             for at in 0..self.busy.len() {
                 self.generator.flush(self.generator.publisher_place(self.busy[at]))?;
             }
-            self.turn_ns = now_ns;
             self.note_what_is_written();
         }
         Ok(self.pushed - before)
@@ -397,7 +432,7 @@ impl<'g, 'a> Publishing<'g, 'a> {
         if waiting.is_empty() {
             self.busy.push(place);
         }
-        waiting.push_back(Waiting { stream, sequence, end: connection.pushed() });
+        waiting.push_back(Waiting { stream, sequence, pushed_ns: now_ns, end: connection.pushed() });
         self.generator.judge.writes.note(stream, sequence, now_ns);
         // A subscriber that joins must know of each message that the server may have.
         crew.note_pushed(stream, sequence + 1);
@@ -409,11 +444,9 @@ impl<'g, 'a> Publishing<'g, 'a> {
         Sent::Pushed
     }
 
-    /// Notes which messages the sockets have taken. A message that had to wait for its socket was written now, and not
-    /// when it was pushed.
+    /// Notes which messages the sockets have taken. A message that had to wait for its socket was written when the last
+    /// write began, and not when it was pushed.
     pub(crate) fn note_what_is_written(&mut self) {
-        let turn_ns = self.turn_ns;
-        let now_ns = if self.busy.is_empty() { turn_ns } else { self.generator.now_ns() };
         let mut busy = std::mem::take(&mut self.busy);
         busy.retain(|&place| {
             let at = self.generator.publisher_place(place);
@@ -434,8 +467,9 @@ impl<'g, 'a> Publishing<'g, 'a> {
                     is_late = is_open;
                     break;
                 }
-                if accepted.is_none() && now_ns - turn_ns > WRITE_DELAY_NS {
-                    self.generator.judge.writes.note(first.stream, first.sequence, now_ns);
+                let began_ns = self.generator.write_began_ns.get(place).copied().unwrap_or_default();
+                if accepted.is_none() && began_ns.saturating_sub(first.pushed_ns) > WRITE_DELAY_NS {
+                    self.generator.judge.writes.note(first.stream, first.sequence, began_ns);
                 }
                 self.written[first.stream] = first.sequence + 1;
                 waiting.pop_front();
@@ -486,7 +520,7 @@ const PUBLISH_MAX: u64 = 1_024;
 /// has taken some of them. With --rate the latency of the waiting messages grows, since they are due already.
 const UNSENT_MAX: usize = 1 << 20;
 
-/// A message that is written later than this after its turn began is noted with the later time.
+/// A message whose write begins later than this after its push is noted with the later time.
 const WRITE_DELAY_NS: u64 = 100_000;
 
 /// The first `{id}` of a published message, above those of subscriptions.

@@ -28,7 +28,6 @@ impl Recorded {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Line {
     at_ms: f64,
     size: usize,
@@ -50,7 +49,7 @@ fn parse(text: &str, speed: f64, topics: usize) -> Result<Vec<Recorded>, String>
     let mut first_ms = None;
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let wrong = |why: &str| format!("line {}: {why}", number + 1);
-        let Line { at_ms, size, topic } = serde_json::from_str(line).map_err(|error| wrong(&error.to_string()))?;
+        let Line { at_ms, size, topic } = serde_json::from_str(line).map_err(|error| wrong(&reason(&error)))?;
         if !at_ms.is_finite() {
             return Err(wrong("at_ms is no number"));
         }
@@ -71,6 +70,13 @@ fn parse(text: &str, speed: f64, topics: usize) -> Result<Vec<Recorded>, String>
     if messages.is_empty() { Err("the file has no messages".to_owned()) } else { Ok(messages) }
 }
 
+/// Returns what is wrong with a line, and in which column. The parser's own text would name another line.
+fn reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let why = text.rsplit_once(" at line ").map_or(&*text, |(why, _)| why);
+    format!("{why}, in column {}", error.column())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,6 +93,13 @@ mod tests {
         assert_eq!((streams, messages[0].stream(&topics, 0)), (vec![Some(1), Some(3), Some(1)], None));
     }
 
+    /// The log of a program may have more in its lines.
+    #[test]
+    fn other_fields_are_left_out() {
+        let messages = parse("{\"at_ms\":0,\"size\":40,\"user\":\"x\"}", 1.0, 1).unwrap();
+        assert_eq!(messages, [Recorded { at_ns: 0, size: 40, topic: None }]);
+    }
+
     #[test]
     fn wrong_lines_are_named() {
         for (text, why) in [
@@ -95,7 +108,7 @@ mod tests {
             ("{\"at_ms\":0,\"size\":31}", "line 1: size"),
             ("{\"at_ms\":5,\"size\":40}\n{\"at_ms\":4,\"size\":40}", "line 2: at_ms"),
             ("{\"at_ms\":0,\"size\":40,\"topic\":1}", "line 1: topic"),
-            ("{\"at_ms\":0,\"size\":40,\"text\":1}", "line 1: unknown field"),
+            ("\n{\"at_ms\":0}", "line 2: missing field `size`, in column 11"),
         ] {
             assert!(parse(text, 1.0, 1).is_err_and(|found| found.contains(why)), "{text}");
         }

@@ -2,7 +2,7 @@
 
 use crate::machine::Machine;
 use crate::moment::Moment;
-use crate::output::CheckedAssertion;
+use crate::output::{CheckedAssertion, above_zero, mistakes};
 use crate::process::{Cpu, Memory};
 use crate::scenario_figures::ScenarioFigures;
 use hdrhistogram::Histogram;
@@ -47,6 +47,12 @@ pub struct Report {
     /// The first few foreign messages, as text; bytes that are no text are escaped.
     #[serde(default)]
     pub foreign_sample: Vec<String>,
+    /// The first few messages that changed on the way.
+    #[serde(default)]
+    pub corrupt_sample: Vec<String>,
+    /// The first few messages that were not for the connection that received them.
+    #[serde(default)]
+    pub misrouted_sample: Vec<String>,
     /// The first few subscribers whose deliveries went wrong, each with its own counts.
     #[serde(default)]
     pub affected_subscribers: Vec<SubscriberCounts>,
@@ -65,8 +71,11 @@ pub struct Report {
     /// The disturbance that says that the generator was the bottleneck, if it was.
     #[serde(default)]
     pub bottleneck: Option<String>,
-    /// The first few disconnected connections, each with the reason.
+    /// The first few disconnected connections, each with the reason, publishers first.
     pub disconnections: Vec<String>,
+    /// What the user may do about what went wrong, or should check.
+    #[serde(default)]
+    pub hints: Vec<String>,
     /// Connections that received.
     pub subscribers: usize,
     /// Connections that published.
@@ -86,6 +95,9 @@ pub struct Report {
     pub memory_before: Option<Memory>,
     /// The server's memory at the end, while all connections are still open.
     pub memory_after: Option<Memory>,
+    /// Whether the order of arrival at all subscribers was compared.
+    #[serde(default)]
+    pub total_order: bool,
 }
 
 /// The verdict about a run, without its assertions.
@@ -119,7 +131,8 @@ pub struct Counts {
     pub reordered: u64,
     /// Messages without a stamp of this run.
     pub foreign: u64,
-    /// Messages whose padding, length or type (text or binary) changed. Each also counts as lost.
+    /// Messages whose padding, length or type (text or binary) changed. Each also counts as lost, or as outstanding if
+    /// nothing later arrived.
     pub corrupt: u64,
     /// Connections that ended before the run did: closed by the server, or given up after a refusal or an error in the
     /// protocol.
@@ -325,6 +338,11 @@ pub struct ServerFigures {
 }
 
 impl Report {
+    /// Returns the numbers of mistakes that are not 0, each with its name: `lost 3, disconnected 1`.
+    pub fn mistakes(&self) -> String {
+        above_zero(mistakes(self))
+    }
+
     /// Returns the report as one JSON object on one line.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a report of plain fields serialises")

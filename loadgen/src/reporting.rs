@@ -1,12 +1,14 @@
 //! Makes the report of a run: what went wrong, and whether the figures can be trusted.
 
 use crate::connection::{Reading, Role, State};
+use crate::disturbance::{bottleneck, disturbances, spare};
 use crate::ending::REASONS_MAX;
 use crate::frame;
 use crate::generator::{Generator, is_in_share};
-use crate::judge::histogram;
+use crate::hints::hints;
+use crate::judge::{Judge, histogram};
 use crate::moment::Moment;
-use crate::options::{Activity, Load, Plan, Span, Verify};
+use crate::options::{Activity, Load, Plan, Verify};
 use crate::process::{Memory, memory_of};
 use crate::report::{
     Counts, Distribution, Figures, GeneratorFigures, Latency, Outcome, Report, SCHEMA_VERSION, ServerFigures,
@@ -20,7 +22,7 @@ use hdrhistogram::Histogram;
 /// Makes the report of a run from what all threads have at its end, the leading one first.
 pub(crate) fn report(mut generators: Vec<Generator<'_>>, mut run: Run, memory_before: Option<Memory>) -> Report {
     let plan = generators[0].plan;
-    let stall = stall::figures(&mut generators);
+    let stall = stall::figures(&mut generators, run.memory_in_stall);
     let (mut latency, mut uncorrected) = (histogram(), histogram());
     for Generator { judge, .. } in &generators {
         latency += &judge.latency;
@@ -30,11 +32,12 @@ pub(crate) fn report(mut generators: Vec<Generator<'_>>, mut run: Run, memory_be
     let mut counting = Counting::of(&generators, &run);
     let window = run.edges.take();
     // The steps of a ramp were judged one by one.
-    let disturbances = match (&plan.activity, &window) {
+    let disturbed = match (&plan.activity, &window) {
         (Activity::Ramp { .. }, _) => run.disturbed,
         (_, Some(edges)) => disturbances(plan, edges),
         (_, None) => Vec::new(),
     };
+    let disturbances: Vec<String> = disturbed.iter().map(|found| found.text.clone()).collect();
     if !plan.allow_disturbance {
         counting.void_reasons.extend(disturbances.iter().take(REASONS_MAX).cloned());
     }
@@ -43,14 +46,18 @@ pub(crate) fn report(mut generators: Vec<Generator<'_>>, mut run: Run, memory_be
         counting.void_reasons.push("no message was published".to_owned());
     }
     let outcome = counting.outcome(plan);
-    let sampled = generators.iter().flat_map(|generator| generator.judge.foreign_sample.iter().cloned());
+    let sample = |of: fn(&Judge) -> &Vec<String>| {
+        let all = generators.iter().flat_map(|generator| of(&generator.judge).iter().cloned());
+        all.take(REASONS_MAX).collect::<Vec<_>>()
+    };
     let scenario_figures = match plan.activity {
         _ if outcome == Outcome::Void => None,
         Activity::Churn { .. } => Some(churn::figures(&generators)),
         _ => stall.or(run.figures.take()),
     };
     let latencies = [latency, uncorrected];
-    Report {
+    let subscribers = run.opened.unwrap_or(plan.subscribers);
+    let report = Report {
         schema_version: SCHEMA_VERSION,
         program: Some(concat!("ringhub-loadgen ", env!("CARGO_PKG_VERSION")).to_owned()),
         command_line: Vec::new(),
@@ -59,12 +66,12 @@ pub(crate) fn report(mut generators: Vec<Generator<'_>>, mut run: Run, memory_be
         machine: None,
         scenario: plan.activity.name().to_owned(),
         interrupted: run.is_interrupted,
-        early_end: run
-            .is_stalled
-            .then(|| format!("nothing arrived and nothing could be published for {} s", plan.drain_ns as f64 / 1e9)),
+        early_end: run.early_end,
         ignore_foreign: plan.ignore_foreign,
         opening: run.opening,
-        foreign_sample: sampled.take(REASONS_MAX).collect(),
+        foreign_sample: sample(|judge| &judge.foreign_sample),
+        corrupt_sample: sample(|judge| &judge.corrupt_sample),
+        misrouted_sample: sample(|judge| &judge.misrouted_sample),
         affected_subscribers: counting.affected,
         scenario_figures,
         outcome,
@@ -72,18 +79,21 @@ pub(crate) fn report(mut generators: Vec<Generator<'_>>, mut run: Run, memory_be
         void_reasons: counting.void_reasons,
         disturbances,
         bottleneck: window.as_ref().and_then(|edges| bottleneck(plan, edges)),
-        disconnections: generators
-            .iter()
-            .flat_map(|generator| generator.disconnections.iter().cloned())
+        disconnections: [0, 1]
+            .into_iter()
+            .flat_map(|kind| {
+                generators.iter().flat_map(move |generator| generator.disconnections[kind].iter().cloned())
+            })
             .chain(counting.miscounts)
             .take(REASONS_MAX)
             .collect(),
-        subscribers: plan.subscribers,
+        hints: Vec::new(),
+        subscribers,
         publishers: if matches!(plan.activity, Activity::Echo(_)) { 0 } else { plan.publishers },
         size: plan.size,
         load: load(plan),
         verified_subscribers: match plan.verify {
-            Verify::All => plan.subscribers,
+            Verify::All => subscribers,
             Verify::Sample(sample) => sample,
         },
         counts: counting.counts,
@@ -92,7 +102,11 @@ pub(crate) fn report(mut generators: Vec<Generator<'_>>, mut run: Run, memory_be
             .map(|edges| figures(generators[0], &latencies, edges, run.series)),
         memory_before,
         memory_after: plan.server_pid.map(memory_of),
-    }
+        total_order: plan.total_order,
+    };
+    let retyped = generators.iter().map(|generator| generator.judge.retyped).sum();
+    let hints = hints(plan, &report, &disturbed, retyped);
+    Report { hints, ..report }
 }
 
 fn load(plan: &Plan) -> String {
@@ -270,63 +284,6 @@ fn has_open_publisher(generators: &[&Generator<'_>], stream: usize) -> bool {
     connection.is_some_and(|connection| connection.socket.is_some())
 }
 
-/// Returns the reasons for which the figures say more about this machine than about the server. Neither a short window
-/// is judged, since the kernel counts CPU time in ticks, nor a number of messages, which are counted rather than timed.
-pub(crate) fn disturbances(plan: &Plan, edges: &[Edge; 2]) -> Vec<String> {
-    let [start, end] = edges;
-    let window_ns = end.time_ns - start.time_ns;
-    let mut reasons = Vec::new();
-    if !is_judged(plan, edges) {
-        return reasons;
-    }
-    let percent = |part_ns: u64| part_ns as f64 * 100.0 / window_ns as f64;
-    reasons.extend(bottleneck(plan, edges));
-    let waited = end.waited_ns.iter().flatten().zip(start.waited_ns.iter().flatten());
-    let waited = waited.map(|(end, start)| percent(end.saturating_sub(*start))).reduce(f64::max);
-    if let Some(waited) = waited.filter(|&waited| waited > WAITED_MAX_PERCENT) {
-        reasons.push(format!(
-            "other programs, or threads of the generator, kept a thread from its CPU for {waited:.1} % of the window"
-        ));
-    }
-    let stolen = percent(end.machine.stolen_ns.saturating_sub(start.machine.stolen_ns));
-    if stolen > STOLEN_MAX_PERCENT {
-        reasons.push(format!("the hypervisor took {stolen:.0} % of a CPU away"));
-    }
-    if let Some(server) = end.server.zip(start.server) {
-        let known_ns = server.0.since(server.1).total_ns() + (end.own_cpu_ns - start.own_cpu_ns);
-        let busy_ns = end.machine.busy_ns.saturating_sub(start.machine.busy_ns);
-        let others = percent(busy_ns.saturating_sub(known_ns));
-        if others > OTHERS_MAX_PERCENT {
-            reasons.push(format!("other programs used {:.2} CPUs", others / 100.0));
-        }
-    }
-    reasons
-}
-
-/// Returns the sentence that says that the generator was the bottleneck, if it was. A generator that publishes as fast
-/// as it can has no time to spare, whatever the server does.
-fn bottleneck(plan: &Plan, edges: &[Edge; 2]) -> Option<String> {
-    let [start, end] = edges;
-    let is_unthrottled = plan.activity.pace().is_some_and(|pace| pace.load == Load::Unthrottled);
-    let spare = spare(start, end);
-    (is_judged(plan, edges) && spare < SPARE_VOID && !is_unthrottled)
-        .then(|| format!("the generator was the bottleneck: it had {:.1} % of its time to spare", spare * 100.0))
-}
-
-/// Returns whether a window is judged.
-fn is_judged(plan: &Plan, [start, end]: &[Edge; 2]) -> bool {
-    let is_counted = plan.activity.pace().is_some_and(|pace| matches!(pace.span, Span::Messages(_)));
-    !is_counted && end.time_ns - start.time_ns >= JUDGED_WINDOW_MIN_NS
-}
-
-/// Returns the fraction of the window that the busiest thread had to spare.
-fn spare(start: &Edge, end: &Edge) -> f64 {
-    let window_ns = (end.time_ns - start.time_ns).max(1) as f64;
-    let spare =
-        end.spare_ns.iter().zip(&start.spare_ns).map(|(end, start)| end.saturating_sub(*start) as f64 / window_ns);
-    spare.fold(1.0, f64::min)
-}
-
 fn figures(
     leader: &Generator<'_>,
     [latency, uncorrected]: &[Histogram<u64>; 2],
@@ -369,89 +326,5 @@ fn figures(
             spare: spare(&start, &end),
         },
         server,
-    }
-}
-
-/// A window that is shorter is not judged. A window of a second begins a little late.
-const JUDGED_WINDOW_MIN_NS: u64 = 950_000_000;
-
-/// A generator with less time to spare counts as the bottleneck.
-const SPARE_VOID: f64 = 0.02;
-
-/// The share of the window for which the generator may be ready to run without a CPU.
-const WAITED_MAX_PERCENT: f64 = 5.0;
-
-/// The share of a CPU that a hypervisor may take away.
-const STOLEN_MAX_PERCENT: f64 = 10.0;
-
-/// The share of a CPU that other programs may use, where the server's own use is known.
-const OTHERS_MAX_PERCENT: f64 = 50.0;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cli::Cli;
-    use crate::process::{Cpu, MachineTime};
-    use clap::Parser as _;
-
-    const SECOND: u64 = 1_000_000_000;
-
-    /// The end of a window that began at zero, of a generator with half of its time to spare.
-    fn end() -> Edge {
-        Edge {
-            time_ns: 2 * SECOND,
-            received: crate::generator::Received::default(),
-            server: Some(Cpu { user_ns: SECOND, system_ns: 0 }),
-            own_cpu_ns: 2 * SECOND,
-            waited_ns: Some(vec![0, 0]),
-            machine: MachineTime { busy_ns: 3 * SECOND, stolen_ns: 0 },
-            spare_ns: vec![SECOND, SECOND],
-        }
-    }
-
-    fn reasons(flags: &str, end: Edge) -> Vec<String> {
-        let words = ["ringhub-loadgen"].into_iter().chain(flags.split_ascii_whitespace());
-        let plan = Cli::try_parse_from(words).unwrap().into_options().unwrap().plan().unwrap();
-        let start = Edge {
-            time_ns: 0,
-            server: Some(Cpu::default()),
-            own_cpu_ns: 0,
-            machine: MachineTime::default(),
-            spare_ns: vec![0, 0],
-            ..end.clone()
-        };
-        let edges = [Edge { waited_ns: Some(vec![0, 0]), ..start }, end];
-        let reasons = disturbances(&plan, &edges);
-        let is_first = |bottleneck| reasons.first() == Some(&bottleneck);
-        assert!(bottleneck(&plan, &edges).is_none_or(is_first), "{reasons:?}");
-        reasons
-    }
-
-    #[test]
-    fn each_disturbance_has_its_reason() {
-        let check = |end: Edge, reason: &str| {
-            let found = reasons("--rate 1", end);
-            assert!(found.len() == 1 && found[0] == reason, "{found:?}");
-        };
-        assert_eq!(reasons("--rate 1", end()), [""; 0]);
-        let spare_ns = vec![SECOND, SECOND / 50];
-        check(Edge { spare_ns, ..end() }, "the generator was the bottleneck: it had 1.0 % of its time to spare");
-        let waited_ns = Some(vec![0, SECOND / 4]);
-        let reason = "other programs, or threads of the generator, kept a thread from its CPU for 12.5 % of the window";
-        check(Edge { waited_ns, ..end() }, reason);
-        let machine = MachineTime { busy_ns: 3 * SECOND, stolen_ns: SECOND };
-        check(Edge { machine, ..end() }, "the hypervisor took 50 % of a CPU away");
-        let machine = MachineTime { busy_ns: 6 * SECOND, stolen_ns: 0 };
-        check(Edge { machine, ..end() }, "other programs used 1.50 CPUs");
-    }
-
-    #[test]
-    fn what_cannot_be_judged_is_no_reason() {
-        let busy = || Edge { spare_ns: vec![0, 0], ..end() };
-        assert_eq!(reasons("--unthrottled", busy()), [""; 0]);
-        assert_eq!(reasons("--rate 1 --messages 5", busy()), [""; 0]);
-        assert_eq!(reasons("--rate 1", Edge { time_ns: SECOND / 2, ..busy() }), [""; 0]);
-        assert_eq!(reasons("--rate 1", Edge { server: None, waited_ns: None, ..end() }), [""; 0]);
-        assert_eq!(reasons("--in-flight 1", busy()).len(), 1);
     }
 }

@@ -55,11 +55,18 @@ pub enum ScenarioFigures {
         before: Option<Latency>,
         /// The latency of the others during the stall.
         during: Option<Latency>,
+        /// The server's memory at the end of the stall, before the stalled subscribers read again. `None` without
+        /// `--server-pid`, or if the run ended before the stall.
+        #[serde(default)]
+        memory: Option<Memory>,
     },
     /// The load rose step by step.
     Ramp {
         /// What rose: messages per second, or subscribers.
         by: String,
+        /// The bound of the 99th percentile, in nanoseconds.
+        #[serde(default)]
+        p99_bound_ns: Option<u64>,
         /// The steps in order.
         steps: Vec<RampStep>,
         /// The highest level whose latency was within the bound and whose deliveries were complete; `None` if there is
@@ -90,12 +97,15 @@ pub struct MemoryStep {
 /// A round of a storm.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct StormRound {
-    /// The time until the last connection was back.
+    /// The time until the last of the connections that came back.
     pub seconds: f64,
     /// Handshakes per second.
     pub per_second: f64,
     /// Attempts that failed; each was repeated.
     pub refused: u64,
+    /// Connections that did not come back. The round is then the last one.
+    #[serde(default)]
+    pub missing: u64,
     /// The time until each connection was back.
     pub back: Option<Latency>,
 }
@@ -112,6 +122,9 @@ pub struct RampStep {
     /// Messages that were due, and that the server did not take.
     #[serde(default)]
     pub unpublished: u64,
+    /// Connections that ended in this step.
+    #[serde(default)]
+    pub disconnected: u64,
     /// The latency.
     pub latency: Option<Latency>,
     /// Whether the latency was within the bound and everything arrived.
@@ -119,6 +132,52 @@ pub struct RampStep {
 }
 
 impl ScenarioFigures {
+    /// Returns the figures that assertions may name, that comparisons show, and that a page shows as large numbers.
+    /// Those that were not measured are left out. Times are in nanoseconds, memory is in bytes.
+    pub(crate) fn named(&self) -> Vec<(&'static str, f64)> {
+        let p99 = |latency: &Option<Latency>| latency.map(|latency| latency.p99_ns as f64);
+        let named: Vec<(&'static str, Option<f64>)> = match self {
+            ScenarioFigures::Echo { round_trips_per_second, .. } => {
+                vec![("round_trips_per_second", Some(*round_trips_per_second))]
+            }
+            ScenarioFigures::Idle { bytes_per_connection, .. } => {
+                vec![("bytes_per_connection", *bytes_per_connection)]
+            }
+            ScenarioFigures::Storm { rounds, .. } => {
+                // The worst round decides.
+                let of = |value: fn(&StormRound) -> f64| rounds.iter().map(value);
+                let is_back = rounds.iter().all(|round| round.missing == 0);
+                let slowest = of(|round| round.seconds * 1e9).reduce(f64::max).filter(|_| is_back);
+                vec![
+                    ("back", slowest),
+                    ("handshakes_per_second", of(|round| round.per_second).reduce(f64::min)),
+                    ("refused", of(|round| round.refused as f64).reduce(|sum, own| sum + own)),
+                ]
+            }
+            ScenarioFigures::Churn { refused, join, .. } => vec![
+                ("join_p50", join.map(|join| join.p50_ns as f64)),
+                ("join_p99", p99(join)),
+                ("refused", Some(*refused as f64)),
+            ],
+            ScenarioFigures::Stall { ended, missed, before, during, memory, .. } => vec![
+                ("p99_before", p99(before)),
+                ("p99_during", p99(during)),
+                ("stalled_ended", Some(*ended as f64)),
+                ("stalled_missed", Some(*missed as f64)),
+                ("stalled_rss", memory.and_then(|memory| memory.rss).map(|bytes| bytes as f64)),
+            ],
+            ScenarioFigures::Ramp { steps, knee, .. } => {
+                let at_knee = steps.iter().find(|step| Some(step.level) == *knee);
+                vec![
+                    ("knee", knee.map(|level| level as f64)),
+                    ("p99_at_knee", at_knee.and_then(|step| p99(&step.latency))),
+                ]
+            }
+            ScenarioFigures::Replay { .. } => Vec::new(),
+        };
+        named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+
     /// Returns the figures as a table for people: the name of each, and its value with its unit.
     pub fn rows(&self) -> Vec<(String, String)> {
         let row = |name: &str, value: String| (name.to_owned(), value);
@@ -130,16 +189,20 @@ impl ScenarioFigures {
             ScenarioFigures::Idle { steps, bytes_per_connection } => {
                 let mut rows: Vec<_> = steps.iter().map(MemoryStep::row).collect();
                 if let Some(bytes) = bytes_per_connection {
-                    rows.push(row("memory", format!("{bytes:.0} B for each connection (slope over the steps)")));
+                    rows.push(row("memory", format!("{bytes:.0} B for each connection (slope after the first step)")));
                 }
                 rows
             }
             ScenarioFigures::Storm { connections, rounds } => {
                 let mut rows = vec![row("connections", connections.to_string())];
                 rows.extend(rounds.iter().enumerate().map(|(place, round)| {
-                    let StormRound { seconds, per_second, refused, .. } = round;
+                    let StormRound { seconds, per_second, refused, missing, .. } = round;
+                    let back = match missing {
+                        0 => "all".to_owned(),
+                        missing => format!("{} of {connections}", *connections as u64 - missing),
+                    };
                     let text =
-                        format!("all back after {seconds:.3} s, {per_second:.0} handshakes/s, {refused} refused");
+                        format!("{back} back after {seconds:.3} s, {per_second:.0} handshakes/s, {refused} refused");
                     row(&format!("round {}", place + 1), text)
                 }));
                 rows
@@ -149,14 +212,21 @@ impl ScenarioFigures {
                 row("joined", format!("{joined}, after {refused} refusals")),
                 row("time to join", shown(join.as_ref())),
             ],
-            ScenarioFigures::Stall { stalled, ended, missed, before, during } => vec![
-                row("stalled", format!("{stalled} subscribers, {ended} of them disconnected")),
-                row("they missed", format!("{missed} deliveries, lost or outstanding")),
-                row("before stall", format!("others: {}", shown(before.as_ref()))),
-                row("during stall", format!("others: {}", shown(during.as_ref()))),
-            ],
-            ScenarioFigures::Ramp { by, steps, knee, end } => {
-                let mut rows: Vec<_> = steps.iter().map(|step| step.row(by)).collect();
+            ScenarioFigures::Stall { stalled, ended, missed, before, during, memory } => {
+                let mut rows = vec![
+                    row("stalled", format!("{stalled} subscribers, {ended} of them disconnected")),
+                    row("they missed", format!("{missed} deliveries, lost or outstanding")),
+                    row("before stall", format!("others: {}", shown(before.as_ref()))),
+                    row("during stall", format!("others: {}", shown(during.as_ref()))),
+                ];
+                let memory = memory.iter().map(|memory| format!("of the server at the end of the stall: {memory}"));
+                rows.extend(memory.map(|text| row("memory", text)));
+                rows
+            }
+            ScenarioFigures::Ramp { by, p99_bound_ns, steps, knee, end } => {
+                let bound = p99_bound_ns.map(|ns| row("bound", format!("p99 of {}", units::time(ns as f64))));
+                let steps_rows = steps.iter().map(|step| step.row(by));
+                let mut rows: Vec<_> = bound.into_iter().chain(steps_rows).collect();
                 let knee = match (knee, steps.last()) {
                     (None, _) => "below the first step".to_owned(),
                     (Some(level), Some(last)) if last.is_kept => {
@@ -177,18 +247,19 @@ impl ScenarioFigures {
 
 impl MemoryStep {
     fn row(&self) -> (String, String) {
-        let kib = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), |bytes| format!("{} KiB", bytes / 1_024));
-        let text = format!("anonymous {}, RSS {}", kib(self.memory.rss_anon), kib(self.memory.rss));
-        (format!("{} connections", self.connections), text)
+        (format!("{} connections", self.connections), self.memory.to_string())
     }
 }
 
 impl RampStep {
     fn row(&self, by: &str) -> (String, String) {
-        let RampStep { level, deliveries_per_second, missing, unpublished, .. } = self;
+        let RampStep { level, deliveries_per_second, missing, unpublished, disconnected, .. } = self;
         let mut wrong = if *missing == 0 { String::new() } else { format!(", {missing} lost or outstanding") };
         if *unpublished > 0 {
             wrong += &format!(", {unpublished} not published");
+        }
+        if *disconnected > 0 {
+            wrong += &format!(", {disconnected} connections ended");
         }
         let judged = match (self.is_kept, wrong.is_empty()) {
             (true, _) => "within the bound",
@@ -231,11 +302,14 @@ mod tests {
             deliveries_per_second: 1.0,
             missing: 0,
             unpublished: 0,
+            disconnected: 0,
             latency: None,
             is_kept,
         };
         let knee = |steps: &[RampStep], knee| {
-            let figures = ScenarioFigures::Ramp { by: "messages/s".to_owned(), steps: steps.to_vec(), knee, end: None };
+            let (by, steps) = ("messages/s".to_owned(), steps.to_vec());
+            let figures = ScenarioFigures::Ramp { by, p99_bound_ns: Some(10_000_000), steps, knee, end: None };
+            assert_eq!(figures.rows()[0], ("bound".to_owned(), "p99 of 10 ms".to_owned()));
             figures.rows().into_iter().find(|(name, _)| name == "knee").unwrap().1
         };
         let over = knee(&[step(100, true), step(200, false)], Some(100));

@@ -81,7 +81,7 @@ impl Tls {
     pub(crate) fn open(&mut self, mut records: &[u8], plain: &mut Vec<u8>) -> Result<(), String> {
         while !records.is_empty() {
             let taken = self.0.read_tls(&mut records).map_err(|error| error.to_string())?;
-            let state = self.0.process_new_packets().map_err(|error| format!("TLS: {error}"))?;
+            let state = self.0.process_new_packets().map_err(|error| format!("TLS: {error}{}", remedy(&error)))?;
             let start = plain.len();
             plain.resize(start + state.plaintext_bytes_to_read(), 0);
             self.0.reader().read_exact(&mut plain[start..]).map_err(|error| format!("TLS: {error}"))?;
@@ -103,6 +103,17 @@ impl Tls {
         while self.0.wants_write() {
             self.0.write_tls(out).expect("a vector takes all bytes");
         }
+    }
+}
+
+/// Returns the remedy of a failed handshake, as the end of a sentence; empty if there is none.
+fn remedy(error: &rustls::Error) -> &'static str {
+    match error {
+        rustls::Error::InvalidCertificate(_) => {
+            "; --insecure accepts every certificate, and SSL_CERT_FILE=ca.pem trusts an authority of your own"
+        }
+        rustls::Error::InvalidMessage(_) => "; does the server speak TLS at this port (ws:// is without TLS)?",
+        _ => "",
     }
 }
 

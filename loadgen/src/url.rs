@@ -1,6 +1,7 @@
 //! URLs of servers, and their addresses.
 
 use crate::error::Error;
+use crate::output::masked;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 
 /// Whether a URL asks for TLS.
@@ -29,10 +30,7 @@ impl Url {
     /// # Errors
     /// The error says what is wrong with the URL.
     pub(crate) fn parse(flag: &str, url: &str, [plain, tls]: [&str; 2]) -> Result<Url, Error> {
-        let shown = match url.split_once('@') {
-            Some((_, host)) => format!("***@{host}"),
-            None => url.to_owned(),
-        };
+        let shown = masked(flag.trim_start_matches('-'), url);
         let wrong = |why: &str| {
             Error::Options(format!("{flag} {shown}: {why}; expected {plain}://HOST[:PORT][/PATH] or {tls}://…"))
         };
@@ -42,7 +40,10 @@ impl Url {
             name if name.eq_ignore_ascii_case(tls) => Scheme::Tls,
             other => return Err(wrong(&format!("the scheme is {other}"))),
         };
-        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if authority.contains('@') {
+            return Err(wrong("a user name stands in it, which belongs into --header 'Authorization: …'"));
+        }
         let (host, port) = match authority.strip_prefix('[') {
             Some(literal) => {
                 let (host, port) = literal.split_once(']').ok_or_else(|| wrong("a bracket is not closed"))?;
@@ -64,9 +65,6 @@ impl Url {
         };
         if host.is_empty() {
             return Err(wrong("the host is missing"));
-        }
-        if authority.contains('@') {
-            return Err(wrong("a user name stands in it, which belongs into --header 'Authorization: …'"));
         }
         if rest.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'#') {
             return Err(wrong("a space, a control character or a # stands in it"));

@@ -194,6 +194,10 @@ fn an_interrupted_run_reports_what_was_measured() {
         assert!(report.figures.is_some_and(|figures| figures.seconds > 0.0), "{flags}");
         assert_eq!(watcher.connecting.last().map(|(open, of)| open == of), Some(true));
     }
+    // While the memory of a step is awaited, no connection is held yet.
+    let (_, report) = watch("--hold 30s", End::WhenOpen);
+    let report = report.unwrap();
+    assert!(report.interrupted && report.subscribers == 4 && report.figures.is_none(), "{report}");
     let (_, report) = watch("--rate 1", End::AtOnce);
     let complaint = report.unwrap_err().to_string();
     let (_, early) = watch("--rate 100 --warmup 60s", End::WhenOpen);

@@ -30,6 +30,11 @@ fn an_assertion_decides_the_exit_status() {
     }
     let both = run(Echo::All, &["--assert", "lost==0", "--assert", "published>50", "--json"]);
     assert_eq!(both.status.code(), Some(4));
+    let complaint = String::from_utf8(both.stderr).unwrap();
+    assert_eq!(complaint, "ringhub-loadgen: FAILS published>50 (found: 50)\n");
+    let broken = run(Echo::AllButTheFirst, &["--json"]);
+    let complaint = String::from_utf8(broken.stderr).unwrap();
+    assert_eq!((broken.status.code(), &*complaint), (Some(2), "ringhub-loadgen: BROKEN: lost 4\n"));
     let report: Report = serde_json::from_slice(&both.stdout).unwrap();
     let checked: Vec<(&str, bool)> =
         report.assertions.iter().map(|checked| (&*checked.assertion, checked.holds)).collect();
@@ -51,6 +56,28 @@ fn a_wrong_assertion_prevents_the_run() {
     let complaint = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{complaint}");
     assert!(complaint.contains("p99 is a time: write its unit, ns, us, ms or s"), "{complaint}");
+}
+
+#[test]
+fn a_command_after_flags_is_told_its_place() {
+    let output = Command::new(env!("CARGO_BIN_EXE_ringhub-loadgen"))
+        .args(["--url", "ws://127.0.0.1:1/", "ramp", "--from", "10"])
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{complaint}");
+    assert!(
+        complaint.ends_with("ringhub-loadgen: the command comes first: ringhub-loadgen ramp --url …\n"),
+        "{complaint}"
+    );
+}
+
+#[test]
+fn braces_that_are_no_placeholder_are_told() {
+    let output = run(Echo::All, &["--ignore", "{\"x\":{typing}}"]);
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    let warning = "ringhub-loadgen: warning: --ignore: {typing} is no placeholder, and stands for itself\n";
+    assert_eq!((output.status.code(), &*complaint), (Some(0), warning));
 }
 
 #[test]
@@ -77,6 +104,10 @@ fn a_file_that_cannot_be_written_costs_no_run() {
         assert_eq!(output.status.code(), Some(1));
         let why = "/no/such/folder/file: cannot open the file: No such file or directory (os error 2)";
         assert_eq!(complaint, format!("ringhub-loadgen: {flag} {why}\n"));
+        let output = run(Echo::All, &[flag, "-"]);
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        let why = "-: cannot open the file: - is no file; standard output is /dev/stdout";
+        assert_eq!((output.status.code(), complaint), (Some(1), format!("ringhub-loadgen: {flag} {why}\n")));
         let output = run(Echo::All, &[flag, "/dev/full"]);
         let complaint = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{flag}");
@@ -188,7 +219,10 @@ fn progress_is_drawn_on_a_terminal_only() {
     let flags = ["--rate", "500", "--warmup", "0", "--duration", "350ms"];
     let drawn = on_terminal(&flags);
     assert!(drawn.contains("\r\x1b[2Kconnecting [########################] 5 of 5"), "{drawn:?}");
-    assert!(drawn.contains(" s  5 connections  ") && drawn.contains("  p99 "), "{drawn:?}");
+    assert!(drawn.contains(" of 0.35 s  5 connections  ") && drawn.contains("  p99 "), "{drawn:?}");
+    assert!(!drawn.contains("warming up"), "{drawn:?}");
+    let drawn = on_terminal(&["--rate", "500", "--warmup", "300ms", "--duration", "10ms"]);
+    assert!(drawn.contains("\r\x1b[2Kwarming up for 0.3 s"), "{drawn:?}");
     assert!(drawn.ends_with("\r\x1b[2K"), "{drawn:?}");
     for silent in ["--quiet", "--json"] {
         let drawn = on_terminal(&[&flags[..], &[silent]].concat());

@@ -112,7 +112,9 @@ fn right_foreign_and_corrupt_messages() {
         assert_eq!((reading.foreign, reading.corrupt, reading.misrouted), (foreign, corrupt, misrouted));
         assert_eq!(reading.checkers[0].finish(1).outstanding, foreign + corrupt + misrouted);
         assert!(bench.judge.latency.is_empty() || bench.judge.latency.max() == 150);
-        assert_eq!(bench.judge.foreign_sample.len(), (foreign + misrouted) as usize);
+        let Judge { foreign_sample, corrupt_sample, misrouted_sample, .. } = &bench.judge;
+        let samples = [foreign_sample, corrupt_sample, misrouted_sample].map(|sample| sample.len() as u64);
+        assert_eq!(samples, [foreign, corrupt, misrouted]);
     }
 }
 

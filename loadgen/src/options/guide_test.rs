@@ -44,7 +44,7 @@ fn the_guide_names_every_command_flag_and_preset() {
         .filter_map(|word| word.strip_prefix("--"))
         .filter(|flag| {
             flag.starts_with(|letter: char| letter.is_alphabetic())
-                && !["entrypoint", "rm", "network", "path", "pid", "help"].contains(flag)
+                && !["entrypoint", "rm", "network", "locked", "path", "pid", "help"].contains(flag)
         })
         .collect();
     assert!(flags.len() > 80, "{flags:?}");

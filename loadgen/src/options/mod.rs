@@ -16,6 +16,7 @@ pub use target::{PackingFlag, TargetFlags};
 
 use crate::output::OutputOptions;
 use clap::{Args, Parser, ValueEnum};
+use std::str::FromStr;
 use std::time::Duration;
 
 /// The flags of `fanout`; the flags of other scenarios become these.
@@ -46,27 +47,27 @@ pub struct Options {
 #[command(next_help_heading = "Load")]
 pub struct LoadFlags {
     /// Connections that receive.
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 1_000, value_parser = whole::<usize>, allow_negative_numbers = true)]
     pub subscribers: usize,
     /// Connections that publish. They take turns: one message each.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = whole::<usize>, allow_negative_numbers = true)]
     pub publishers: usize,
     /// Payload bytes of each message, at least 17. Below 32 there is no room for a time, so no latency is measured.
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value_t = 128, value_parser = whole::<usize>, allow_negative_numbers = true)]
     pub size: usize,
     /// Send binary messages instead of text.
     #[arg(long)]
     pub binary: bool,
     /// Open loop: publish this many messages per second, over all publishers, whatever the server does. Latency
     /// counts from the time at which a message was due.
-    #[arg(long, conflicts_with = "in_flight")]
+    #[arg(long, conflicts_with = "in_flight", value_parser = whole::<u64>, allow_negative_numbers = true)]
     pub rate: Option<u64>,
     /// Closed loop: publish so that this many messages are in flight.
     ///
     /// The messages in flight are the outstanding deliveries divided by the mean number of subscribers of a message.
     /// A single slow subscriber hardly holds the loop back. Latency counts from the push, so the waits of a server
     /// that stops are not in it.
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<u64>, allow_negative_numbers = true)]
     pub in_flight: Option<u64>,
     /// Publish as fast as the server reads. Latency counts from the push, as with --in-flight.
     #[arg(long, conflicts_with_all = ["rate", "in_flight"])]
@@ -78,7 +79,7 @@ pub struct LoadFlags {
     #[arg(long, value_parser = parse_duration)]
     pub warmup: Option<Duration>,
     /// Publish this many messages instead of for a duration; the window ends when all are delivered.
-    #[arg(long, conflicts_with = "duration")]
+    #[arg(long, conflicts_with = "duration", value_parser = whole::<u64>, allow_negative_numbers = true)]
     pub messages: Option<u64>,
     /// How long to wait for the last deliveries.
     ///
@@ -141,6 +142,16 @@ pub struct MachineFlags {
     pub allow_disturbance: bool,
 }
 
+impl Options {
+    /// Returns what is probably a mistake in the flags, although a run can do it: a sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let unknown = self.target.unknown_placeholders();
+        let told =
+            |(flag, name): (&str, String)| format!("{flag}: {{{name}}} is no placeholder, and stands for itself");
+        unknown.into_iter().map(told).collect()
+    }
+}
+
 /// How deliveries are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum VerifyFlag {
@@ -164,6 +175,24 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     };
     let number: f64 = digits.parse().map_err(|_| "expected a number, such as 4, 4s, 500ms or 2m".to_owned())?;
     Duration::try_from_secs_f64(number * scale).map_err(|error| error.to_string())
+}
+
+/// Parses a time whose unit must be there.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    match text.ends_with(|letter: char| letter.is_ascii_digit()) {
+        true => Err(format!("{text} has no unit; there are us, ms, s and m")),
+        false => parse_duration(text),
+    }
+}
+
+/// Parses a number without a fraction, from 0.
+fn whole<N: FromStr>(text: &str) -> Result<N, String> {
+    text.parse().map_err(|_| "expected a whole number from 0, without a unit".to_owned())
+}
+
+/// Parses a number that may have a fraction.
+fn parse_number(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| "expected a number, such as 1.5".to_owned())
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -4,6 +4,7 @@ use super::{MachineFlags, Options, RampBy, Scenario, VerifyFlag, nanos};
 use crate::error::Error;
 use crate::frame::{PAYLOAD_MAX, opcode};
 use crate::generator::is_in_share;
+use crate::output::Assertion;
 use crate::payload::{SHORT_STAMP_LENGTH, STAMP_LENGTH};
 use crate::process::{cpu_of, cpus_of};
 use crate::protocol::{Endpoint, Protocol, Publishing, Request};
@@ -174,9 +175,28 @@ impl Activity {
         matches!(self, Activity::Hold { .. } | Activity::Storm { .. })
     }
 
+    /// Returns whether connections are only opened and held.
+    pub(crate) fn is_held(&self) -> bool {
+        matches!(self, Activity::Hold { .. })
+    }
+
     /// Returns whether all subscribers are there from the first message to the last, and read all the time.
     fn has_steady_subscribers(&self) -> bool {
         matches!(self, Activity::Publish(_) | Activity::Hold { .. })
+    }
+}
+
+impl Plan {
+    /// Returns the length of the measured window, if it is known before the run. A ramp has a window for each step.
+    pub fn window_ns(&self) -> Option<u64> {
+        match self.activity {
+            Activity::Ramp { .. } => None,
+            Activity::Hold { hold_ns, .. } => Some(hold_ns),
+            _ => self.activity.pace().and_then(|pace| match pace.span {
+                Span::Time(duration_ns) => Some(duration_ns),
+                Span::Messages(_) => None,
+            }),
+        }
     }
 }
 
@@ -191,7 +211,10 @@ impl Options {
         let activity = self.activity()?;
         if let Some(pid) = machine.server_pid {
             let why = |error| Error::Options(format!("--server-pid {pid}: {error}"));
-            cpu_of(pid).map_err(why)?;
+            cpu_of(pid).map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Error::Options(format!("--server-pid: there is no process {pid}")),
+                _ => why(error),
+            })?;
         }
         let is_silent = activity.is_silent();
         let is_echo = matches!(activity, Activity::Echo(_));
@@ -260,8 +283,11 @@ impl Options {
                 Activity::Hold { hold_ns: hold_ns.unwrap_or_default(), steps, settle_ns: nanos(settle) }
             }
             (&Scenario::Storm { rounds, at_once }, hold_ns) => {
-                if rounds == 0 || at_once == 0 {
-                    return wrong("--rounds and --at-once must be above 0");
+                if rounds == 0 {
+                    return wrong("--rounds must be above 0");
+                }
+                if at_once == 0 {
+                    return wrong("--at-once must be above 0");
                 }
                 Activity::Storm { hold_ns: hold_ns.unwrap_or_default(), rounds, at_once }
             }
@@ -275,10 +301,17 @@ impl Options {
                 Activity::Stall { pace: self.steady_pace("stall")?, share }
             }
             (&Scenario::Ramp { by, from, factor, steps, p99 }, None) => {
-                if from == 0 || steps == 0 || factor <= 1.0 || !factor.is_finite() {
-                    return wrong(
-                        "--from and --steps must be above 0, --factor above 1; the first rate is --from, not --rate",
-                    );
+                if from == 0 {
+                    return wrong("--from must be above 0");
+                }
+                if steps == 0 {
+                    return wrong("--steps must be above 0");
+                }
+                if factor <= 1.0 || !factor.is_finite() {
+                    return wrong("--factor must be above 1");
+                }
+                if by == RampBy::Rate && self.load.rate != Some(from) {
+                    return wrong("the first rate of a ramp is --from: leave out --rate");
                 }
                 Activity::Ramp { pace: self.steady_pace("ramp")?, by, factor, steps, p99_ns: nanos(p99) }
             }
@@ -297,7 +330,9 @@ impl Options {
     fn pace(&self) -> Result<Pace, Error> {
         let flags = &self.load;
         let load = match (flags.rate, flags.in_flight) {
-            (Some(0), _) | (_, Some(0)) => return wrong("--rate, --in-flight and --depth must be above 0"),
+            (Some(0), _) => return wrong("--rate must be above 0"),
+            (_, Some(0)) if matches!(self.scenario, Scenario::Echo { .. }) => return wrong("--depth must be above 0"),
+            (_, Some(0)) => return wrong("--in-flight must be above 0"),
             (Some(rate), _) => Load::Rate(rate),
             (_, Some(in_flight)) => Load::InFlight(in_flight),
             (None, None) if flags.unthrottled => Load::Unthrottled,
@@ -366,6 +401,10 @@ impl Options {
         if !load.total_order && self.output.assertions.iter().any(|assertion| assertion.is_about("other_orders")) {
             return wrong("--assert: other_orders is counted with --total-order only");
         }
+        let obstacle = |assertion: &Assertion| assertion.obstacle(activity.name());
+        if let Some(why) = self.output.assertions.iter().find_map(obstacle) {
+            return Err(Error::Options(why));
+        }
         if let Activity::Ramp { .. } = activity {
             if load.size < STAMP_LENGTH {
                 return wrong("ramp needs a latency: --size of at least 32");
@@ -385,6 +424,9 @@ impl Options {
         }
         if load.messages == Some(0) {
             return wrong("--messages must be above 0");
+        }
+        if load.duration.is_zero() {
+            return wrong("--duration must be above 0");
         }
         let longest =
             [load.duration, load.warmup.unwrap_or_default(), load.drain].into_iter().max().unwrap_or_default();

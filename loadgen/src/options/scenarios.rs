@@ -1,6 +1,8 @@
 //! The scenarios, and the flags of those that are not `fanout`.
 
-use super::{LoadFlags, MachineFlags, Options, TargetFlags, VerifyFlag, parse_duration};
+use super::{
+    LoadFlags, MachineFlags, Options, TargetFlags, VerifyFlag, parse_duration, parse_number, parse_time, whole,
+};
 use crate::output::OutputOptions;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -88,7 +90,7 @@ pub enum RampBy {
 #[command(next_help_heading = "Scenario")]
 pub struct EchoOptions {
     /// Connections, each of which sends and receives.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, alias = "subscribers", default_value_t = 100, value_parser = whole::<usize>)]
     connections: usize,
     /// Messages in flight on each connection.
     #[arg(long, default_value_t = 1)]
@@ -123,7 +125,7 @@ pub struct EchoOptions {
 #[command(next_help_heading = "Scenario")]
 pub struct IdleOptions {
     /// Connections to hold.
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, alias = "subscribers", default_value_t = 1_000, value_parser = whole::<usize>)]
     connections: usize,
     /// Steps in which the connections open; with --server-pid the memory for each connection is the slope over the
     /// steps.
@@ -148,7 +150,7 @@ pub struct IdleOptions {
 #[command(next_help_heading = "Scenario")]
 pub struct StormOptions {
     /// Connections to close and to open again.
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, alias = "subscribers", default_value_t = 1_000, value_parser = whole::<usize>)]
     connections: usize,
     /// How often all connections are closed and opened again.
     #[arg(long, default_value_t = 1)]
@@ -159,6 +161,10 @@ pub struct StormOptions {
     /// Time for which the connections are held before each round.
     #[arg(long, default_value = "1s", value_parser = parse_duration)]
     hold: Duration,
+    /// How long to wait for a connection to come back. When none has come back for this time, those that are not back
+    /// count as disconnected, and the run ends.
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    drain: Duration,
     #[command(flatten)]
     target: TargetFlags,
     #[command(flatten)]
@@ -192,7 +198,7 @@ pub struct StallOptions {
     ///
     /// The stall lasts for half of the window. The server notices it only when the socket buffers of a stalled
     /// subscriber are full: give enough --rate, --size and --duration.
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.1, value_parser = parse_number)]
     share: f64,
     #[command(flatten)]
     target: TargetFlags,
@@ -217,13 +223,13 @@ pub struct RampOptions {
     #[arg(long, default_value_t = 100)]
     from: u64,
     /// The factor from one step to the next.
-    #[arg(long, default_value_t = 1.5)]
+    #[arg(long, default_value_t = 1.5, value_parser = parse_number)]
     factor: f64,
     /// Largest number of steps, each of --warmup and --duration.
     #[arg(long, default_value_t = 20)]
     steps: usize,
-    /// The bound that the 99th percentile of the latency must not exceed, such as 10ms; a number alone is seconds.
-    #[arg(long, default_value = "10ms", value_parser = parse_duration)]
+    /// The bound that the 99th percentile of the latency must not exceed, such as 10ms.
+    #[arg(long, default_value = "10ms", value_parser = parse_time)]
     p99: Duration,
     #[command(flatten)]
     target: TargetFlags,
@@ -242,10 +248,10 @@ pub struct ReplayOptions {
     /// Lines such as {"at_ms": 12.5, "size": 200, "topic": 0}.
     ///
     /// at_ms: milliseconds, in ascending order. size: bytes of the payload, from 32. topic: from 0 and below --topics;
-    /// without it the topics take turns. The payloads are the generator's own.
+    /// without it the topics take turns. Other fields are left out. The payloads are the generator's own.
     file: PathBuf,
     /// How many times faster than recorded to publish.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = parse_number)]
     speed: f64,
     /// Connections that receive.
     #[arg(long, default_value_t = 1_000)]
@@ -314,8 +320,8 @@ impl From<IdleOptions> for Options {
 
 impl From<StormOptions> for Options {
     fn from(flags: StormOptions) -> Options {
-        let StormOptions { target, connections, rounds, at_once, hold, machine, output } = flags;
-        let load = LoadFlags { subscribers: connections, ..LoadFlags::default() };
+        let StormOptions { target, connections, rounds, at_once, hold, drain, machine, output } = flags;
+        let load = LoadFlags { subscribers: connections, drain, ..LoadFlags::default() };
         Options { scenario: Scenario::Storm { rounds, at_once }, target, load, hold: Some(hold), machine, output }
     }
 }
@@ -337,13 +343,11 @@ impl From<StallOptions> for Options {
 impl From<RampOptions> for Options {
     fn from(flags: RampOptions) -> Options {
         let RampOptions { target, by, from, factor, steps, p99, mut load, machine, output } = flags;
-        let has_own_rate = by == RampBy::Rate && load.rate.is_some();
         match by {
-            RampBy::Rate => load.rate = Some(from),
+            // The plan refuses another rate.
+            RampBy::Rate => load.rate = load.rate.or(Some(from)),
             RampBy::Connections => load.subscribers = usize::try_from(from).unwrap_or(usize::MAX),
         }
-        // The plan refuses the first step of 0, and says why.
-        let from = if has_own_rate { 0 } else { from };
         let scenario = Scenario::Ramp { by, from, factor, steps, p99 };
         Options { scenario, target, load, hold: None, machine, output }
     }

@@ -1,7 +1,7 @@
 //! The flags that say what the server is and what it expects.
 
 use crate::error::Error;
-use crate::pattern::{Pattern, Text};
+use crate::pattern::{Pattern, Text, names_in_braces};
 use crate::preset::{Preset, PresetName, Publish, Publishers, Signing};
 use crate::protocol::{Endpoint, Post, Protocol, Publishing, PusherKeys, Request, Step};
 use crate::tls::{Settings, Trust};
@@ -166,6 +166,35 @@ impl TargetFlags {
         self.preset.unwrap_or(if self.url == DEFAULT_URL { PresetName::Ringhub } else { PresetName::Ws })
     }
 
+    /// Returns the names in braces that are no placeholder, each with its flag. Such braces stand for themselves, and
+    /// may be a mistake in writing.
+    pub(crate) fn unknown_placeholders(&self) -> Vec<(&'static str, String)> {
+        let once = |flag, text: &Option<String>| (flag, text.iter().cloned().collect::<Vec<_>>());
+        let texts = [
+            ("--url", vec![self.url.clone()]),
+            once("--sub-query", &self.sub_query),
+            once("--pub-query", &self.pub_query),
+            once("--subscribe-path", &self.subscribe_path),
+            once("--publish-path", &self.publish_path),
+            ("--hello", self.hello.clone()),
+            once("--subscribe-message", &self.subscribe_message),
+            once("--acknowledgement", &self.acknowledgement),
+            once("--delivery", &self.delivery),
+            ("--reply", self.reply.clone()),
+            ("--ignore", self.ignore.clone()),
+            ("--refusal", self.refusal.clone()),
+            once("--publish-message", &self.publish_message),
+            once("--publish-http", &self.publish_http),
+            once("--publish-body", &self.publish_body),
+        ];
+        let is_set = |name: &str| self.set.iter().any(|pair| pair.split_once('=').is_some_and(|(own, _)| own == name));
+        let unknown = texts.into_iter().flat_map(|(flag, texts)| {
+            let names: Vec<String> = texts.iter().flat_map(|text| names_in_braces(text)).collect();
+            names.into_iter().filter(|name| !is_set(name)).map(move |name| (flag, name))
+        });
+        unknown.collect()
+    }
+
     /// Returns whether the server is one of ringhub's preset.
     pub(crate) fn is_for_ringhub(&self) -> bool {
         self.preset_name() == PresetName::Ringhub
@@ -263,14 +292,31 @@ impl Reader<'_> {
     }
 
     fn request(&self, flag: &str, path: String) -> Result<Request, Error> {
-        let mut lines = header_lines("--header", &self.flags.header)?;
+        let (host, mut lines) = self.headers("--header", &self.flags.header)?;
         let own = &self.flags.subprotocol;
+        let has_name = |line: &String, name: &str| line.to_ascii_lowercase().starts_with(name);
+        if !own.is_empty() && self.flags.header.iter().any(|line| has_name(line, "sec-websocket-protocol:")) {
+            return Err(Error::Options("--header: Sec-WebSocket-Protocol is that of --subprotocol".to_owned()));
+        }
         let subprotocols = if own.is_empty() { self.preset.subprotocol.to_owned() } else { own.join(", ") };
         if !subprotocols.is_empty() {
             lines += &header_lines("--subprotocol", &[format!("Sec-WebSocket-Protocol: {subprotocols}")])?;
         }
         let path = Text::parse(&path).for_path(flag, &self.flags.topic)?;
-        Ok(Request { host: self.url.authority.clone(), path, lines })
+        Ok(Request { host: host.unwrap_or_else(|| self.url.authority.clone()), path, lines })
+    }
+
+    /// Returns the value of the line `Host` among these, if there is one, and the other lines as they are sent.
+    fn headers(&self, flag: &str, lines: &[String]) -> Result<(Option<String>, String), Error> {
+        let name = |line: &String| line.split_once(':').map(|(name, _)| name.trim().to_ascii_lowercase());
+        let own = if flag == "--header" { &OPENING_HEADERS[..] } else { &["Content-Length"] };
+        if let Some(own) = own.iter().find(|own| lines.iter().any(|line| name(line) == Some(own.to_lowercase()))) {
+            return Err(Error::Options(format!("{flag}: the generator sends {own} itself")));
+        }
+        let is_host = |line: &&String| name(line).as_deref() == Some("host");
+        let host = lines.iter().find(is_host).and_then(|line| line.split_once(':'));
+        let others: Vec<String> = lines.iter().filter(|line| !is_host(line)).cloned().collect();
+        Ok((host.map(|(_, value)| value.trim().to_owned()), header_lines(flag, &others)?))
     }
 
     fn protocol(&self) -> Result<Protocol, Error> {
@@ -368,7 +414,8 @@ impl Reader<'_> {
             Publish::Message(_) => ("text/plain", "{payload}", Signing::None),
         };
         let body = self.with_values(flags.publish_body.as_deref().unwrap_or(body));
-        let mut lines = header_lines("--publish-header", &flags.publish_header)?;
+        let (own_host, mut lines) = self.headers("--publish-header", &flags.publish_header)?;
+        let host = own_host.unwrap_or(host);
         if !flags.publish_header.iter().any(|line| line.to_ascii_lowercase().starts_with("content-type:")) {
             lines += &format!("Content-Type: {content_type}\r\n");
         }
@@ -407,6 +454,9 @@ fn endpoint(url: &Url, trust: Trust) -> Result<Endpoint, Error> {
     };
     Ok(Endpoint { address: url.address()?, tls })
 }
+
+/// The header lines of an opening request that the generator makes itself.
+const OPENING_HEADERS: [&str; 4] = ["Upgrade", "Connection", "Sec-WebSocket-Key", "Sec-WebSocket-Version"];
 
 /// Returns the lines as they are sent.
 fn header_lines(flag: &str, lines: &[String]) -> Result<String, Error> {

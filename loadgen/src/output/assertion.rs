@@ -54,6 +54,8 @@ enum Kind {
 struct Name {
     text: &'static str,
     kind: Kind,
+    /// The scenarios that have this figure; none if all have it.
+    scenarios: &'static [&'static str],
     value: fn(&Report) -> Option<f64>,
 }
 
@@ -67,6 +69,13 @@ impl Assertion {
     /// Returns whether the assertion is about the count or figure with this name.
     pub(crate) fn is_about(&self, name: &str) -> bool {
         self.name.text == name
+    }
+
+    /// Returns why a run of a scenario cannot have the value, if so.
+    pub(crate) fn obstacle(&self, scenario: &str) -> Option<String> {
+        let Name { text, scenarios, .. } = self.name;
+        let has_it = scenarios.is_empty() || scenarios.contains(&scenario);
+        (!has_it).then(|| format!("--assert: {text} is a figure of {}", scenarios.join(" and ")))
     }
 
     /// Compares the report with the bound.
@@ -87,6 +96,12 @@ impl Assertion {
         });
         CheckedAssertion { assertion: self.text.clone(), holds, found, found_text }
     }
+}
+
+/// Returns the name and the number of each kind of mistakes.
+pub(crate) fn mistakes(report: &Report) -> impl Iterator<Item = (&'static str, u64)> {
+    let mistakes = NAMES.iter().filter(|name| name.kind == Kind::Mistakes);
+    mistakes.filter_map(|name| Some((name.text, (name.value)(report)? as u64)))
 }
 
 /// Returns the verdict about a run and its assertions. The run passes if it is not void, all assertions hold, and
@@ -161,7 +176,11 @@ impl FromStr for Assertion {
 }
 
 impl fmt::Display for CheckedAssertion {
+    /// Writes a line of the report; the alternate form has neither the verdict nor its column.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if out.alternate() {
+            return write!(out, "{} (found: {})", self.assertion, self.found_text);
+        }
         let word = if self.holds { "holds" } else { "FAILS" };
         write!(out, "{word:13} {} (found: {})", self.assertion, self.found_text)
     }
@@ -220,10 +239,37 @@ const NAMES: &[Name] = &[
     }),
     name("spare", Kind::Number, |report| figure(report, |figures| figures.generator.spare)),
     name("connections_per_second", Kind::Number, |report| report.opening.map(|opening| opening.per_second)),
+    name("rss", Kind::Number, |report| report.memory_after?.rss.map(|bytes| bytes as f64)),
+    name("rss_anon", Kind::Number, |report| report.memory_after?.rss_anon.map(|bytes| bytes as f64)),
+    of(&["echo"], name("round_trips_per_second", Kind::Number, |report| own(report, "round_trips_per_second"))),
+    of(&["idle"], name("bytes_per_connection", Kind::Number, |report| own(report, "bytes_per_connection"))),
+    of(&["storm"], name("back", Kind::Time, |report| own(report, "back"))),
+    of(&["storm"], name("handshakes_per_second", Kind::Number, |report| own(report, "handshakes_per_second"))),
+    of(&["storm", "churn"], name("refused", Kind::Number, |report| own(report, "refused"))),
+    of(&["churn"], name("join_p50", Kind::Time, |report| own(report, "join_p50"))),
+    of(&["churn"], name("join_p99", Kind::Time, |report| own(report, "join_p99"))),
+    of(&["stall"], name("p99_before", Kind::Time, |report| own(report, "p99_before"))),
+    of(&["stall"], name("p99_during", Kind::Time, |report| own(report, "p99_during"))),
+    of(&["stall"], name("stalled_ended", Kind::Number, |report| own(report, "stalled_ended"))),
+    of(&["stall"], name("stalled_missed", Kind::Number, |report| own(report, "stalled_missed"))),
+    of(&["stall"], name("stalled_rss", Kind::Number, |report| own(report, "stalled_rss"))),
+    of(&["ramp"], name("knee", Kind::Number, |report| own(report, "knee"))),
+    of(&["ramp"], name("p99_at_knee", Kind::Time, |report| own(report, "p99_at_knee"))),
 ];
 
 const fn name(text: &'static str, kind: Kind, value: fn(&Report) -> Option<f64>) -> Name {
-    Name { text, kind, value }
+    Name { text, kind, scenarios: &[], value }
+}
+
+/// Makes a name one of these scenarios alone.
+const fn of(scenarios: &'static [&'static str], name: Name) -> Name {
+    Name { scenarios, ..name }
+}
+
+/// Returns a figure of the scenario.
+pub(crate) fn own(report: &Report, name: &str) -> Option<f64> {
+    let named = report.scenario_figures.as_ref()?.named();
+    named.into_iter().find(|(own, _)| *own == name).map(|(_, value)| value)
 }
 
 fn latency(report: &Report, of: fn(&Latency) -> u64) -> Option<f64> {
@@ -245,7 +291,7 @@ fn server(report: &Report, of: fn(&ServerFigures) -> f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::testing::report;
+    use crate::output::testing::{all_scenario_figures, report};
 
     fn check(text: &str, report: &Report) -> CheckedAssertion {
         text.parse::<Assertion>().unwrap_or_else(|why| panic!("{text}: {why}")).check(report)
@@ -253,9 +299,40 @@ mod tests {
 
     #[test]
     fn every_name_has_a_value_in_a_full_report() {
-        let report = report();
+        let reports = all_scenario_figures().into_iter().map(|figures| {
+            let kind = serde_json::to_value(&figures).unwrap()["kind"].as_str().unwrap().to_owned();
+            Report { scenario: kind, scenario_figures: Some(figures), ..report() }
+        });
+        let reports: Vec<Report> = reports.collect();
         for name in NAMES {
-            assert!((name.value)(&report).is_some(), "{}", name.text);
+            let has_it = |report: &Report| name.scenarios.is_empty() || name.scenarios.contains(&&*report.scenario);
+            for report in &reports {
+                assert_eq!((name.value)(report).is_some(), has_it(report), "{}: {}", report.scenario, name.text);
+            }
+        }
+        let names = reports.iter().flat_map(|report| report.scenario_figures.as_ref().unwrap().named());
+        for (own, _) in names {
+            assert!(NAMES.iter().any(|name| name.text == own), "{own}");
+        }
+    }
+
+    #[test]
+    fn a_figure_of_another_scenario_is_refused() {
+        let knee: Assertion = "knee>=100".parse().unwrap();
+        assert_eq!(knee.obstacle("ramp"), None);
+        assert_eq!(knee.obstacle("fanout").as_deref(), Some("--assert: knee is a figure of ramp"));
+        let refused: Assertion = "refused==0".parse().unwrap();
+        assert_eq!(refused.obstacle("echo").as_deref(), Some("--assert: refused is a figure of storm and churn"));
+        assert_eq!("p99<1s".parse::<Assertion>().unwrap().obstacle("idle"), None);
+    }
+
+    /// The guide's table has every name.
+    #[test]
+    fn the_guide_has_every_name() {
+        let guide = include_str!("../../../docs/loadgen-report.md");
+        let table = guide.split_once("| name | value |").unwrap().1.split_once("\n\n").unwrap().0;
+        for name in NAMES {
+            assert!(table.contains(&format!("`{}`", name.text)), "{}", name.text);
         }
     }
 

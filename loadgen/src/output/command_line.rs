@@ -33,7 +33,7 @@ pub(crate) fn quoted(words: &[String]) -> String {
 }
 
 /// Returns the value of a flag without its secret.
-fn masked(flag: &str, value: &str) -> String {
+pub(crate) fn masked(flag: &str, value: &str) -> String {
     if flag.contains("header") {
         return match value.split_once(':') {
             Some((name, _)) => format!("{name}: {MASK}"),

@@ -1,7 +1,9 @@
 //! Two reports side by side.
 
+use super::assertion::own;
 use super::units;
-use crate::report::{Counts, Figures, Latency, Report, SCHEMA_VERSION, ServerFigures};
+use crate::report::{Counts, Figures, Latency, Report, SCHEMA_VERSION};
+use crate::scenario_figures::ScenarioFigures;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,8 +57,10 @@ impl Row {
 
 /// Returns the figures that at least one run has.
 pub(crate) fn rows(first: &Report, second: &Report) -> Vec<Row> {
-    let rows = FIGURES.iter().filter_map(|&(name, value, show)| {
-        let found = [first, second].map(value);
+    let of_scenario =
+        OF_SCENARIOS.iter().map(|&(name, title, show)| (title, [first, second].map(|report| own(report, name)), show));
+    let of_all = FIGURES.iter().map(|&(name, value, show)| (name, [first, second].map(value), show));
+    let rows = of_scenario.chain(of_all).filter_map(|(name, found, show)| {
         let ratio = match found {
             [Some(first), Some(second)] if first != 0.0 => Some(second / first),
             [None, None] => return None,
@@ -65,6 +69,16 @@ pub(crate) fn rows(first: &Report, second: &Report) -> Vec<Row> {
         Some(Row { name, shown: found.map(|figure| figure.map_or_else(|| "–".to_owned(), show)), ratio })
     });
     rows.collect()
+}
+
+/// Returns the title and the shown value of each figure that only this scenario has.
+pub(crate) fn of_scenario(report: &Report) -> Vec<(&'static str, String)> {
+    let named = report.scenario_figures.iter().flat_map(ScenarioFigures::named);
+    let shown = named.filter_map(|(own, value)| {
+        let (_, title, show) = OF_SCENARIOS.iter().find(|(name, ..)| *name == own)?;
+        Some((*title, show(value)))
+    });
+    shown.collect()
 }
 
 /// Returns what makes the runs hard to compare, a sentence each.
@@ -89,9 +103,19 @@ pub(crate) fn differences(first: &Report, second: &Report) -> Vec<String> {
 
 /// Returns the comparison as text for people.
 fn text((one, first): (&str, &Report), (other, second): (&str, &Report)) -> String {
-    let mut out = format!("A: {one}\nB: {other}\n");
-    for difference in differences(first, second) {
+    let mut out = String::new();
+    for (letter, path, report) in [("A", one, first), ("B", other, second)] {
         // Writing to a string does not fail, here and below.
+        _ = writeln!(out, "{letter}: {path}: {}", super::text::outcome(report));
+        let notes = [("void", &report.void_reasons), ("disturbed", &report.disturbances)];
+        for (name, reasons) in notes.into_iter().filter(|(_, reasons)| !reasons.is_empty()).take(1) {
+            _ = writeln!(out, "   {name}: {}", reasons.join("; "));
+        }
+        if report.interrupted || report.early_end.is_some() {
+            _ = writeln!(out, "   ended early: {}", report.early_end.as_deref().unwrap_or("by a signal"));
+        }
+    }
+    for difference in differences(first, second) {
         _ = writeln!(out, "{difference}");
     }
     let head = ["", "A", "B", "B : A"].map(str::to_owned).to_vec();
@@ -124,41 +148,76 @@ fn read(path: &Path) -> Result<Report, String> {
 type Value = fn(&Report) -> Option<f64>;
 type Show = fn(f64) -> String;
 
+/// The figures of scenarios, by their names in assertions: each has a title, and the way in which it is shown.
+const OF_SCENARIOS: &[(&str, &str, Show)] = &[
+    ("knee", "highest level within the bound", whole),
+    ("p99_at_knee", "p99 at this level", units::time),
+    ("back", "time until all were back", units::time),
+    ("handshakes_per_second", "handshakes per second", whole),
+    ("refused", "refused attempts", whole),
+    ("join_p50", "p50 of the time to join", units::time),
+    ("join_p99", "p99 of the time to join", units::time),
+    ("p99_before", "p99 before the stall", units::time),
+    ("p99_during", "p99 during the stall", units::time),
+    ("stalled_ended", "stalled subscribers disconnected", whole),
+    ("stalled_missed", "missed by the stalled", whole),
+    ("stalled_rss", "resident memory in the stall", mebibytes),
+    ("bytes_per_connection", "memory for each connection", bytes),
+    ("round_trips_per_second", "round trips per second", whole),
+];
+
 /// The compared figures: each has a name, its value in a report, and the way in which it is shown.
 const FIGURES: &[(&str, Value, Show)] = &[
-    ("deliveries per second", |report| figure(report, |figures| figures.deliveries_per_second), whole),
-    ("messages per read", |report| figure(report, |figures| figures.messages_per_read), units::significant),
+    ("deliveries per second", |report| of_one_load(report, |figures| figures.deliveries_per_second), whole),
+    ("messages per read", |report| of_deliveries(report, |figures| figures.messages_per_read), units::significant),
     ("p50", |report| latency(report, |latency| latency.p50_ns), units::time),
     ("p90", |report| latency(report, |latency| latency.p90_ns), units::time),
     ("p99", |report| latency(report, |latency| latency.p99_ns), units::time),
     ("p99.9", |report| latency(report, |latency| latency.p99_9_ns), units::time),
     ("max", |report| latency(report, |latency| latency.max_ns), units::time),
-    ("server CPU per delivery", |report| server(report, |server| server.cpu_ns_per_delivery), units::time),
-    ("server CPUs", |report| server(report, |server| server.cores), units::significant),
-    ("CPUs of other programs", |report| server(report, |server| server.other_cores), units::significant),
-    ("generator's time to spare", |report| figure(report, |figures| figures.generator.spare * 100.0), percent),
-    ("published", |report| count(report, |counts| counts.published), whole),
+    ("server CPU per delivery", server_cost, units::time),
+    ("server CPUs", |report| Some(report.figures.as_ref()?.server?.cores), units::significant),
+    ("CPUs of other programs", |report| Some(report.figures.as_ref()?.server?.other_cores), units::significant),
+    ("generator's time to spare", |report| Some(report.figures.as_ref()?.generator.spare * 100.0), percent),
+    ("published", |report| count(report, |counts| counts.published).filter(|_| has_deliveries(report)), whole),
     ("lost", |report| count(report, |counts| counts.lost), whole),
     ("outstanding", |report| count(report, |counts| counts.outstanding), whole),
     ("duplicated", |report| count(report, |counts| counts.duplicated), whole),
     ("reordered", |report| count(report, |counts| counts.reordered), whole),
     ("foreign", |report| count(report, |counts| counts.foreign), whole),
     ("corrupt", |report| count(report, |counts| counts.corrupt), whole),
+    ("misrouted", |report| count(report, |counts| counts.misrouted), whole),
+    ("miscounted", |report| count(report, |counts| counts.miscounted), whole),
+    ("unpublished", |report| count(report, |counts| counts.unpublished), whole),
+    ("other orders", |report| count(report, |counts| counts.other_orders), whole),
     ("disconnected", |report| count(report, |counts| counts.disconnected), whole),
     ("connections per second", |report| report.opening.map(|opening| opening.per_second), whole),
-    ("resident memory at the end", |report| Some(report.memory_after?.rss? as f64 / 1_048_576.0), mebibytes),
+    ("resident memory at the end", |report| Some(report.memory_after?.rss? as f64), mebibytes),
 ];
 
-fn figure(report: &Report, of: fn(&Figures) -> f64) -> Option<f64> {
-    report.figures.as_ref().map(of)
+/// Returns whether the run has published at all.
+fn has_deliveries(report: &Report) -> bool {
+    report.load != "none"
+}
+
+/// Returns a figure about deliveries; `None` of a run that publishes nothing.
+fn of_deliveries(report: &Report, of: fn(&Figures) -> f64) -> Option<f64> {
+    report.figures.as_ref().filter(|_| has_deliveries(report)).map(of)
+}
+
+/// Returns a figure that depends on the load; `None` of a ramp, which has a load for each step.
+fn of_one_load(report: &Report, of: fn(&Figures) -> f64) -> Option<f64> {
+    of_deliveries(report, of).filter(|_| report.scenario != "ramp")
 }
 
 fn latency(report: &Report, of: fn(&Latency) -> u64) -> Option<f64> {
-    report.figures.as_ref()?.latency.as_ref().map(|latency| of(latency) as f64)
+    let latency = report.figures.as_ref()?.latency.as_ref().filter(|_| report.scenario != "ramp");
+    latency.map(|latency| of(latency) as f64)
 }
 
-fn server(report: &Report, of: fn(&ServerFigures) -> f64) -> Option<f64> {
-    report.figures.as_ref()?.server.as_ref().map(of)
+fn server_cost(report: &Report) -> Option<f64> {
+    let server = report.figures.as_ref()?.server.filter(|_| has_deliveries(report));
+    server.map(|server| server.cpu_ns_per_delivery)
 }
 
 fn count(report: &Report, of: fn(&Counts) -> u64) -> Option<f64> {
@@ -173,14 +232,24 @@ fn percent(number: f64) -> String {
     format!("{number:.0} %")
 }
 
-fn mebibytes(number: f64) -> String {
-    format!("{number:.1} MiB")
+fn mebibytes(bytes: f64) -> String {
+    format!("{:.1} MiB", bytes / 1_048_576.0)
+}
+
+fn bytes(number: f64) -> String {
+    format!("{number:.0} B")
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::output::testing::{bare, report};
+    use crate::output::testing::{all_scenario_figures, bare, report};
+    use crate::report::Outcome;
+
+    /// Returns the title of a figure that only a scenario has.
+    pub(crate) fn title(name: &str) -> Option<&'static str> {
+        OF_SCENARIOS.iter().find(|(own, ..)| *own == name).map(|(_, title, _)| *title)
+    }
 
     #[test]
     fn a_row_has_both_figures_and_their_ratio() {
@@ -193,7 +262,41 @@ mod tests {
         assert_eq!(cells("deliveries per second"), expected);
         assert_eq!(cells("lost"), ["lost", "2", "0", "0.000"].map(str::to_owned));
         assert_eq!(cells("corrupt"), ["corrupt", "0", "0", ""].map(str::to_owned));
-        assert_eq!(rows.len(), FIGURES.len());
+        for name in ["misrouted", "unpublished", "other orders", "round trips per second"] {
+            assert!(rows.iter().any(|row| row.name == name), "{name}");
+        }
+    }
+
+    /// Every figure of a scenario has a row, and there is no row about what the scenario does not do.
+    #[test]
+    fn the_figures_of_a_scenario_are_compared() {
+        let mut shown = std::collections::BTreeSet::new();
+        let mut named = 0;
+        for figures in all_scenario_figures() {
+            named += figures.named().len();
+            let scenario = serde_json::to_value(&figures).unwrap()["kind"].as_str().unwrap().to_owned();
+            let is_silent = ["idle", "storm"].contains(&&*scenario);
+            let load = if is_silent { "none" } else { "rate 1000" }.to_owned();
+            let run = Report { scenario: scenario.clone(), scenario_figures: Some(figures), load, ..report() };
+            let names: Vec<&str> = rows(&run, &run).iter().map(|row| row.name).collect();
+            assert_eq!(names.contains(&"deliveries per second"), !is_silent && scenario != "ramp", "{scenario}");
+            assert_eq!(names.contains(&"p99"), scenario != "ramp", "{scenario}");
+            assert_eq!(names.contains(&"published"), !is_silent, "{scenario}");
+            shown.extend(names.into_iter().map(|name| (scenario.clone(), name)));
+        }
+        let without = Report { scenario_figures: None, ..report() };
+        let usual: Vec<&str> = rows(&without, &without).iter().map(|row| row.name).collect();
+        assert_eq!(shown.iter().filter(|(_, name)| !usual.contains(name)).count(), named, "{shown:?}");
+    }
+
+    #[test]
+    fn the_verdicts_of_both_runs_are_shown() {
+        let (mut one, mut other) = (report(), bare());
+        (one.void_reasons, one.disturbances, one.early_end) = (Vec::new(), Vec::new(), None);
+        other.outcome = Outcome::Void;
+        let text = text(("a", &one), ("b", &other));
+        assert!(text.contains("A: a: BROKEN") && text.contains("   ended early: by a signal\n"), "{text}");
+        assert!(text.contains("B: b: VOID") && text.contains("   void: the machine was busy with something"), "{text}");
     }
 
     #[test]
@@ -211,7 +314,7 @@ mod tests {
         (other.load, other.machine) = ("rate 2000".to_owned(), None);
         assert_eq!(differences(&one, &other), ["The runs differ in their load: rate 1000 and rate 2000"]);
         let text = text(("a", &one), ("b", &other));
-        assert!(text.starts_with("A: a\nB: b\nThe runs differ in their load"), "{text}");
+        assert!(text.starts_with("A: a: BROKEN") && text.contains("\nThe runs differ in their load"), "{text}");
         assert!(text.lines().any(|line| line.starts_with("p99 ") && line.ends_with(" 1.000")), "{text}");
     }
 }

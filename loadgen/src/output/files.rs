@@ -36,6 +36,10 @@ impl std::error::Error for FileError {}
 impl Pending {
     /// Opens the file of a flag. The file's earlier content stays until [`Self::write`].
     pub(crate) fn open(flag: &'static str, path: &Path) -> Result<Pending, FileError> {
+        if path == Path::new("-") {
+            let error = io::Error::other("- is no file; standard output is /dev/stdout");
+            return Err(FileError { flag, attempt: "open", path: path.to_owned(), error });
+        }
         match OpenOptions::new().create(true).write(true).truncate(false).open(path) {
             Ok(file) => Ok(Pending { flag, path: path.to_owned(), file }),
             Err(error) => Err(FileError { flag, attempt: "open", path: path.to_owned(), error }),

@@ -14,6 +14,7 @@ use std::thread::{self, JoinHandle};
 #[derive(Debug)]
 enum Event {
     Connecting { open: usize, of: usize },
+    WarmingUp { warmup_ns: u64 },
     Running(Box<Moment>),
 }
 
@@ -30,7 +31,8 @@ impl Live {
         Live { interrupt, drawing: None }
     }
 
-    /// Draws on `terminal`, whose width in columns `columns` returns. The thread begins here, so that it is not pinned
+    /// Draws on `terminal`, whose width in columns `columns` returns. `window_ns` is the length of the window, if it is
+    /// known before. The thread begins here, so that it is not pinned
     /// to the CPU of the generator.
     ///
     /// # Errors
@@ -39,10 +41,11 @@ impl Live {
         interrupt: Interrupt,
         terminal: impl Write + Send + 'static,
         columns: impl Fn() -> usize + Send + 'static,
+        window_ns: Option<u64>,
     ) -> std::io::Result<Live> {
         let (sender, receiver) = mpsc::sync_channel(EVENTS_MAX);
         let thread = thread::Builder::new().name("progress".to_owned());
-        let thread = thread.spawn(move || draw(&receiver, terminal, columns))?;
+        let thread = thread.spawn(move || draw(&receiver, terminal, columns, window_ns))?;
         Ok(Live { interrupt, drawing: Some((sender, thread)) })
     }
 
@@ -57,6 +60,10 @@ impl Live {
 impl Progress for Live {
     fn connecting(&mut self, open: usize, of: usize) {
         self.send(Event::Connecting { open, of });
+    }
+
+    fn warming_up(&mut self, warmup_ns: u64) {
+        self.send(Event::WarmingUp { warmup_ns });
     }
 
     fn running(&mut self, moment: &Moment) {
@@ -83,11 +90,14 @@ impl Drop for Live {
 }
 
 /// Draws each event over the one before, until the run is done. Then the line is empty again.
-fn draw(events: &Receiver<Event>, mut terminal: impl Write, columns: impl Fn() -> usize) {
-    let mut recent = Recent::default();
+fn draw(events: &Receiver<Event>, mut terminal: impl Write, columns: impl Fn() -> usize, window_ns: Option<u64>) {
+    let mut recent = Recent { window_ns, ..Recent::default() };
     for event in events {
         let text = match event {
             Event::Connecting { open, of } => connecting_text(open, of),
+            Event::WarmingUp { warmup_ns } => {
+                format!("warming up for {} s", units::significant(warmup_ns as f64 / 1e9))
+            }
             Event::Running(moment) => recent.take(*moment),
         };
         // The last column stays empty, since some terminals begin a new line after a character there.
@@ -110,6 +120,8 @@ fn connecting_text(open: usize, of: usize) -> String {
 #[derive(Debug, Default)]
 struct Recent {
     moments: VecDeque<Moment>,
+    /// The length of the window, if it is known.
+    window_ns: Option<u64>,
 }
 
 impl Recent {
@@ -131,7 +143,10 @@ impl Recent {
         }
         let rate = if span_ns == 0 { 0.0 } else { deliveries as f64 * 1e9 / span_ns as f64 };
         let mut parts = vec![
-            format!("{:.1} s", last.at_ns as f64 / 1e9),
+            match self.window_ns {
+                Some(ns) => format!("{:.1} of {} s", last.at_ns as f64 / 1e9, units::significant(ns as f64 / 1e9)),
+                None => format!("{:.1} s", last.at_ns as f64 / 1e9),
+            },
             format!("{} connections", units::grouped(last.connections as u64)),
             format!("{}/s", units::grouped(rate.round() as u64)),
         ];
@@ -191,20 +206,22 @@ mod tests {
     fn the_line_is_drawn_over_and_cleared() {
         let written = Arc::new(Mutex::new(Vec::new()));
         let screen = Screen(Some(Arc::clone(&written)));
-        let mut live = Live::drawing(Interrupt::default(), screen, || 60).unwrap();
+        let mut live = Live::drawing(Interrupt::default(), screen, || 60, None).unwrap();
         live.connecting(500, 1_000);
+        live.warming_up(1_500_000_000);
         live.running(&moment(500_000_000, 10));
         live.done();
         let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
         let lines: Vec<&str> = text.split("\r\x1b[2K").collect();
         assert_eq!(lines[1], "connecting [############------------] 500 of 1 000");
-        assert_eq!(lines[2], "0.5 s  1 001 connections  20/s  p50 1.57 ms  p99 1.57 ms  g");
-        assert_eq!((lines.len(), lines[3]), (4, ""));
+        assert_eq!(lines[2], "warming up for 1.5 s");
+        assert_eq!(lines[3], "0.5 s  1 001 connections  20/s  p50 1.57 ms  p99 1.57 ms  g");
+        assert_eq!((lines.len(), lines[4]), (5, ""));
     }
 
     #[test]
     fn a_terminal_that_is_gone_stops_nothing() {
-        let mut live = Live::drawing(Interrupt::default(), Screen(None), || 60).unwrap();
+        let mut live = Live::drawing(Interrupt::default(), Screen(None), || 60, None).unwrap();
         for at in 0..EVENTS_MAX * 3 {
             live.connecting(at, EVENTS_MAX * 3);
         }
@@ -220,6 +237,8 @@ mod tests {
         let line = recent.take(moment(1_500_000_000, 10));
         assert_eq!(line, "1.5 s  1 001 connections  20/s  p50 1.57 ms  p99 1.57 ms  gaps 3");
         assert_eq!(Recent::default().take(Moment::default()), "0.0 s  0 connections  0/s");
+        let mut known = Recent { window_ns: Some(10_000_000_000), ..Recent::default() };
+        assert!(known.take(moment(1_000_000_000, 10)).starts_with("1.0 of 10 s  "));
     }
 
     #[test]

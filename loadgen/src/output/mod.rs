@@ -15,9 +15,11 @@ pub(crate) mod units;
 #[cfg(test)]
 mod schema_test;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
+pub(crate) use assertion::mistakes;
 pub use assertion::{Assertion, CheckedAssertion, Verdict, verdict};
+pub(crate) use command_line::masked;
 pub use command_line::without_secrets;
 pub use comparison::Comparison;
 pub use files::FileError;
@@ -26,6 +28,7 @@ pub use interrupt::Interrupt;
 pub use live::Live;
 pub use options::OutputOptions;
 pub use page::{comparison_page, escape, page};
+pub(crate) use text::above_zero;
 
 use crate::report::Report;
 use files::Pending;
@@ -51,18 +54,20 @@ impl Output {
     }
 
     /// Returns the watcher of the run, which draws on standard error if that is a terminal and the flags allow it.
+    /// `window_ns` is the length of the window, if it is known before the run.
     ///
     /// # Errors
     /// An error is returned if the thread that draws cannot start.
-    pub fn watcher(&self, interrupt: Interrupt) -> io::Result<Live> {
+    pub fn watcher(&self, interrupt: Interrupt, window_ns: Option<u64>) -> io::Result<Live> {
         let is_dumb = std::env::var_os("TERM").is_some_and(|name| name == "dumb");
         if self.options.json || self.options.quiet || is_dumb || !io::stderr().is_terminal() {
             return Ok(Live::quiet(interrupt));
         }
-        Live::drawing(interrupt, io::stderr(), || match rustix::termios::tcgetwinsize(io::stderr()) {
+        let columns = || match rustix::termios::tcgetwinsize(io::stderr()) {
             Ok(size) if size.ws_col > 0 => usize::from(size.ws_col),
             _ => 80,
-        })
+        };
+        Live::drawing(interrupt, io::stderr(), columns, window_ns)
     }
 
     /// Checks the assertions, and writes the report to standard output and to all files.
@@ -79,6 +84,10 @@ impl Output {
                 return Err(format!("cannot write the report to standard output: {error}").into());
             }
             _ => {}
+        }
+        if let Some(why) = text::complaint(report, verdict).filter(|_| self.options.json) {
+            // If standard error is closed, the exit status still says it.
+            drop(writeln!(io::stderr(), "ringhub-loadgen: {why}"));
         }
         if let Some(file) = self.page {
             file.write(&page(report))?;
@@ -98,7 +107,8 @@ impl Output {
             }
         }
         // A run that ended before its window measured nothing.
-        if report.interrupted && report.figures.is_none() && verdict == Verdict::Passed {
+        let has_figures = report.figures.is_some() || report.scenario_figures.is_some();
+        if report.interrupted && !has_figures && verdict == Verdict::Passed {
             return Err("interrupted before anything was measured".into());
         }
         Ok(verdict)

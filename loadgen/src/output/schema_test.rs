@@ -3,10 +3,8 @@
 #[path = "../../tests/support/schema.rs"]
 mod schema;
 
-use super::testing::{bare, report};
-use crate::process::Memory;
+use super::testing::{all_scenario_figures, bare, report};
 use crate::report::SCHEMA_VERSION;
-use crate::scenario_figures::{MemoryStep, RampStep, ScenarioFigures, StormRound};
 use std::collections::BTreeSet;
 
 #[test]
@@ -42,20 +40,8 @@ fn a_report_before_the_schema_had_a_version_is_read() {
 
 #[test]
 fn every_figure_of_a_scenario_is_documented_and_every_documented_one_is_there() {
-    let memory = MemoryStep { connections: 1, memory: Memory::default() };
-    let round = StormRound { seconds: 1.0, per_second: 1.0, refused: 0, back: None };
-    let step =
-        RampStep { level: 1, deliveries_per_second: 1.0, missing: 0, unpublished: 0, latency: None, is_kept: true };
     let mut found = BTreeSet::new();
-    for figures in [
-        ScenarioFigures::Echo { depth: 1, round_trips_per_second: 1.0 },
-        ScenarioFigures::Idle { steps: vec![memory], bytes_per_connection: None },
-        ScenarioFigures::Storm { connections: 1, rounds: vec![round] },
-        ScenarioFigures::Churn { left: 0, joined: 0, refused: 0, join: None },
-        ScenarioFigures::Stall { stalled: 0, ended: 0, missed: 0, before: None, during: None },
-        ScenarioFigures::Ramp { by: String::new(), steps: vec![step], knee: None, end: None },
-        ScenarioFigures::Replay { messages: 0, seconds: 0.0 },
-    ] {
+    for figures in all_scenario_figures() {
         let value = serde_json::to_value(figures).unwrap();
         let kind = value["kind"].as_str().unwrap();
         for (name, field) in value.as_object().unwrap().iter().filter(|(name, _)| *name != "kind") {

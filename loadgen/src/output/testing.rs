@@ -7,7 +7,7 @@ use crate::report::{
     Counts, Distribution, Figures, GeneratorFigures, Latency, Opening, Outcome, Report, SCHEMA_VERSION, ServerFigures,
     SubscriberCounts,
 };
-use crate::scenario_figures::ScenarioFigures;
+use crate::scenario_figures::{MemoryStep, RampStep, ScenarioFigures, StormRound};
 use hdrhistogram::Histogram;
 
 /// Returns a report of a run that went wrong a little, in every field.
@@ -31,6 +31,9 @@ pub(crate) fn report() -> Report {
         early_end: Some("nothing arrived for 5 s".to_owned()),
         opening: Some(Opening::of(1_001, 250_000_000)),
         foreign_sample: vec!["<script>document.title='bad'</script>".to_owned()],
+        corrupt_sample: vec!["changed".to_owned()],
+        misrouted_sample: vec!["of another topic".to_owned()],
+        hints: vec!["--sleep may help".to_owned()],
         affected_subscribers: vec![SubscriberCounts { subscriber: 7, lost: 2, duplicated: 1, ..Default::default() }],
         scenario_figures: Some(scenario_figures()),
         figures: Some(figures()),
@@ -43,6 +46,44 @@ pub(crate) fn report() -> Report {
 /// Returns the figures of some scenario.
 pub(crate) fn scenario_figures() -> ScenarioFigures {
     ScenarioFigures::Echo { depth: 4, round_trips_per_second: 1_000.0 }
+}
+
+/// Returns the figures of all scenarios that have some, with every field filled.
+pub(crate) fn all_scenario_figures() -> Vec<ScenarioFigures> {
+    let latency = Some(Latency { p50_ns: 1, p90_ns: 2, p99_ns: 3, p99_9_ns: 4, max_ns: 5, count: 6 });
+    let memory = Memory { rss: Some(9 << 20), rss_peak: Some(10 << 20), rss_anon: Some(3 << 20), pss: Some(8 << 20) };
+    let round = StormRound { seconds: 1.0, per_second: 1.0, refused: 0, missing: 0, back: latency };
+    let step = |level, is_kept| RampStep {
+        level,
+        deliveries_per_second: 1.0,
+        missing: 0,
+        unpublished: 0,
+        disconnected: 0,
+        latency,
+        is_kept,
+    };
+    vec![
+        scenario_figures(),
+        ScenarioFigures::Idle { steps: vec![MemoryStep { connections: 1, memory }], bytes_per_connection: Some(100.0) },
+        ScenarioFigures::Storm { connections: 1, rounds: vec![round, StormRound { seconds: 2.0, ..round }] },
+        ScenarioFigures::Churn { left: 1, joined: 1, refused: 0, join: latency },
+        ScenarioFigures::Stall {
+            stalled: 1,
+            ended: 0,
+            missed: 0,
+            before: latency,
+            during: latency,
+            memory: Some(memory),
+        },
+        ScenarioFigures::Ramp {
+            by: "messages/s".to_owned(),
+            p99_bound_ns: Some(4),
+            steps: vec![step(100, true), step(200, false)],
+            knee: Some(100),
+            end: Some("p99 exceeded the bound".to_owned()),
+        },
+        ScenarioFigures::Replay { messages: 1, seconds: 1.0 },
+    ]
 }
 
 /// Returns a report without anything that may be left out.
@@ -60,6 +101,8 @@ pub(crate) fn bare() -> Report {
         ignore_foreign: false,
         opening: None,
         foreign_sample: Vec::new(),
+        corrupt_sample: Vec::new(),
+        misrouted_sample: Vec::new(),
         affected_subscribers: Vec::new(),
         scenario_figures: None,
         outcome: Outcome::Broken,
@@ -68,6 +111,7 @@ pub(crate) fn bare() -> Report {
         disturbances: vec!["the machine was busy with something else".to_owned()],
         bottleneck: None,
         disconnections: vec!["subscriber 3: closed by the server with 1008".to_owned()],
+        hints: Vec::new(),
         subscribers: 1_000,
         publishers: 1,
         size: 128,
@@ -77,6 +121,7 @@ pub(crate) fn bare() -> Report {
         figures: None,
         memory_before: None,
         memory_after: None,
+        total_order: false,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::assertion::{Assertion, Verdict, verdict};
 use super::units;
-use crate::process::Memory;
+use crate::disturbance::JUDGED_WINDOW_MIN_NS;
 use crate::report::{
     Counts, Figures, GeneratorFigures, Latency, Opening, Outcome, Report, ServerFigures, SubscriberCounts,
 };
@@ -24,18 +24,26 @@ impl fmt::Display for Report {
         for reason in self.void_reasons.iter().chain(allowed).chain(&self.disconnections) {
             writeln!(out, "  {reason}")?;
         }
+        if let more @ 1.. = more_ended(self) {
+            writeln!(out, "  and {more} more")?;
+        }
+        for hint in &self.hints {
+            writeln!(out, "hint          {hint}")?;
+        }
         counted(self, out)?;
-        for text in &self.foreign_sample {
-            writeln!(out, "  foreign     {text}")?;
+        let samples = [("foreign", &self.foreign_sample), ("corrupt", &self.corrupt_sample)];
+        for (name, sample) in samples.into_iter().chain([("misrouted", &self.misrouted_sample)]) {
+            for text in sample {
+                writeln!(out, "  {name:11} {text}")?;
+            }
         }
         for counts in &self.affected_subscribers {
-            let SubscriberCounts { subscriber, lost, outstanding, duplicated, reordered, .. } = counts;
-            let SubscriberCounts { foreign, corrupt, misrouted, .. } = counts;
-            writeln!(
-                out,
-                "  subscriber {subscriber}: lost {lost}, outstanding {outstanding}, duplicated {duplicated}, \
-                 reordered {reordered}, foreign {foreign}, corrupt {corrupt}, misrouted {misrouted}"
-            )?;
+            let SubscriberCounts { subscriber, lost, outstanding, duplicated, reordered, .. } = *counts;
+            let SubscriberCounts { foreign, corrupt, misrouted, .. } = *counts;
+            let numbers = [("lost", lost), ("outstanding", outstanding), ("duplicated", duplicated)];
+            let others = [("reordered", reordered), ("foreign", foreign), ("corrupt", corrupt)];
+            let all = numbers.into_iter().chain(others).chain([("misrouted", misrouted)]);
+            writeln!(out, "  subscriber {subscriber}: {}", above_zero(all))?;
         }
         if let Some(opening) = self.opening {
             let seconds = opening.seconds;
@@ -46,15 +54,11 @@ impl fmt::Display for Report {
             writeln!(out, "{name:13} {value}")?;
         }
         if let Some(figures) = &self.figures {
-            figures.fmt(out)?;
+            measured(figures, self.load != "none", out)?;
         }
         for (name, memory) in [("before the first connection", self.memory_before), ("at the end", self.memory_after)] {
             let Some(memory) = memory else { continue };
-            let kib =
-                |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), |bytes| format!("{} KiB", bytes / 1_024));
-            let Memory { rss, rss_anon, pss, .. } = memory;
-            let (rss, rss_anon, pss) = (kib(rss), kib(rss_anon), kib(pss));
-            writeln!(out, "server memory {name}: RSS {rss}, anonymous {rss_anon}, PSS {pss}")?;
+            writeln!(out, "server memory {name}: {memory}")?;
         }
         for assertion in &self.assertions {
             writeln!(out, "{assertion}")?;
@@ -65,34 +69,60 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Figures {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Figures { seconds, deliveries, deliveries_per_second, messages_per_read, .. } = self;
+        measured(self, true, out)
+    }
+}
+
+/// Writes the figures of a run; those about deliveries only if it has published.
+fn measured(figures: &Figures, has_published: bool, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let Figures { seconds, deliveries, deliveries_per_second, messages_per_read, .. } = figures;
+    if has_published {
         writeln!(out, "deliveries    {deliveries_per_second:.0}/s ({deliveries} in {seconds:.3} s)")?;
         writeln!(out, "per read      {messages_per_read:.2} messages in one read of the generator")?;
-        let latency = format!("latency       {}", since(self));
-        for (name, latency) in [(&*latency, self.latency), ("uncorrected   since written", self.latency_uncorrected)] {
-            let Some(Latency { p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns, .. }) = latency else { continue };
-            let times = [p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns].map(|ns| units::time(ns as f64));
-            let [p50, p90, p99, p99_9, max] = times;
-            writeln!(out, "{name}: p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p99_9}, max {max}")?;
-        }
-        if let Some(ServerFigures { cpu, cores, cpu_ns_per_delivery, other_cores }) = self.server {
-            let (user, system) = (cpu.user_ns as f64 / 1e9, cpu.system_ns as f64 / 1e9);
-            let total = user + system;
-            writeln!(
-                out,
-                "server        {cpu_ns_per_delivery:.0} ns CPU per delivery \
-                 ({total:.2} s: user {user:.2}, system {system:.2}; {cores:.2} CPUs)"
-            )?;
-            writeln!(out, "others        {other_cores:.2} CPUs busy with other programs")?;
-        }
-        let GeneratorFigures { cores, cpu_ns_per_delivery, spare, .. } = self.generator;
-        let warning = if spare < SPARE_WARNED { " (it may have been the bottleneck)" } else { "" };
-        writeln!(
-            out,
-            "generator     {:.0} % of its time to spare{warning}, {cpu_ns_per_delivery:.0} ns CPU per delivery \
-             ({cores:.2} CPUs)",
-            spare * 100.0
-        )
+    }
+    let latency = format!("latency       {}", since(figures));
+    for (name, latency) in [(&*latency, figures.latency), ("uncorrected   since written", figures.latency_uncorrected)]
+    {
+        let Some(Latency { p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns, .. }) = latency else { continue };
+        let times = [p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns].map(|ns| units::time(ns as f64));
+        let [p50, p90, p99, p99_9, max] = times;
+        writeln!(out, "{name}: p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p99_9}, max {max}")?;
+    }
+    if let Some(ServerFigures { cpu, cores, cpu_ns_per_delivery, other_cores }) = figures.server {
+        let (user, system) = (cpu.user_ns as f64 / 1e9, cpu.system_ns as f64 / 1e9);
+        let total = user + system;
+        let cost = if has_published { format!("{cpu_ns_per_delivery:.0} ns CPU per delivery ") } else { String::new() };
+        writeln!(out, "server        {cost}({total:.2} s: user {user:.2}, system {system:.2}; {cores:.2} CPUs)")?;
+        writeln!(out, "others        {other_cores:.2} CPUs busy with other programs")?;
+    }
+    let GeneratorFigures { cores, cpu_ns_per_delivery, spare, .. } = figures.generator;
+    let is_judged = has_published && *seconds * 1e9 >= JUDGED_WINDOW_MIN_NS as f64;
+    let warning = if is_judged && spare < SPARE_WARNED { " (it may have been the bottleneck)" } else { "" };
+    let spare = spare * 100.0;
+    let cost = if has_published { format!(", {cpu_ns_per_delivery:.0} ns CPU per delivery") } else { String::new() };
+    writeln!(out, "generator     {spare:.0} % of its time to spare{warning}{cost} ({cores:.2} CPUs)")
+}
+
+/// Returns the number of connections that ended, or got a wrong number of bytes, and whose reason is not shown.
+pub(crate) fn more_ended(report: &Report) -> u64 {
+    let Counts { disconnected, miscounted, .. } = report.counts;
+    (disconnected + miscounted).saturating_sub(report.disconnections.len() as u64)
+}
+
+/// Returns the numbers that are not zero, each with its name.
+pub(crate) fn above_zero<'n>(numbers: impl Iterator<Item = (&'n str, u64)>) -> String {
+    let shown = numbers.filter(|(_, number)| *number > 0).map(|(name, number)| format!("{name} {number}"));
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+/// Returns what is wrong with a run on one line; `None` if it has passed.
+pub(crate) fn complaint(report: &Report, verdict: Verdict) -> Option<String> {
+    let failed = report.assertions.iter().filter(|checked| !checked.holds);
+    match verdict {
+        Verdict::Passed => None,
+        Verdict::Void => Some(format!("VOID: {}", report.void_reasons.join("; "))),
+        Verdict::Broken => Some(format!("BROKEN: {}", report.mistakes())),
+        Verdict::Failed => Some(failed.map(|checked| format!("FAILS {checked:#}")).collect::<Vec<_>>().join("; ")),
     }
 }
 
@@ -132,8 +162,9 @@ fn checked(report: &Report) -> String {
         let (verified, others) = (grouped(*verified), grouped(subscribers - verified));
         format!("{verified} subscribers got each message once and in order, {others} the right number of bytes")
     } else {
-        let subscribers = grouped(*subscribers);
-        format!("{} deliveries to {subscribers} subscribers, each once and in order", units::grouped(expected))
+        let (subscribers, expected) = (grouped(*subscribers), units::grouped(expected));
+        let order = if report.total_order { ", and in one order at all of them" } else { "" };
+        format!("{expected} deliveries to {subscribers} subscribers, each once and in order{order}")
     };
     what + &ignored
 }
@@ -183,7 +214,10 @@ mod tests {
             "interrupted: the run was ended early",
             "  subscriber 3: closed by the server with 1008",
             "  foreign     <script>document.title='bad'</script>",
-            "  subscriber 7: lost 2, outstanding 0, duplicated 1, reordered 0, foreign 0, corrupt 0, misrouted 0",
+            "  subscriber 7: lost 2, duplicated 1",
+            "  corrupt     changed",
+            "  misrouted   of another topic",
+            "hint          --sleep may help",
             "connecting    4004 connections/s (1001 in 0.250 s)",
             "deliveries    1000000/s (6000000 in 6.000 s)",
             "server        700 ns CPU per delivery (4.20 s: user 1.20, system 3.00; 0.70 CPUs)",
@@ -214,7 +248,8 @@ mod tests {
         run.counts.foreign = 2;
         assert!(outcome(&run).ends_with("; ignored 2 foreign messages"));
         let (before, during) = (None, None);
-        run.scenario_figures = Some(ScenarioFigures::Stall { stalled: 100, ended: 0, missed: 9, before, during });
+        run.scenario_figures =
+            Some(ScenarioFigures::Stall { stalled: 100, ended: 0, missed: 9, before, during, memory: None });
         assert!(outcome(&run).contains(" to 900 subscribers that kept reading, "), "{}", outcome(&run));
         let sampled = Report { verified_subscribers: 16, scenario_figures: None, ..run.clone() };
         assert!(outcome(&sampled).contains("16 subscribers got each message"), "{}", outcome(&sampled));

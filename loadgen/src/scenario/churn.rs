@@ -26,6 +26,8 @@ pub(crate) struct Churn {
     under_way: Vec<(usize, u64)>,
     /// Those that were refused: when they try again, their place, and when they set out first.
     later: VecDeque<(u64, usize, u64)>,
+    /// Why the latest one was refused.
+    refusal: Option<String>,
 }
 
 /// The subscribers of a thread that came and went.
@@ -82,7 +84,8 @@ pub(crate) fn figures(generators: &[&Generator<'_>]) -> ScenarioFigures {
 impl Churn {
     pub(crate) fn new(plan: &Plan, begin_ns: u64) -> Churn {
         let Activity::Churn { per_second, .. } = plan.activity else { unreachable!("a churn has a plan of a churn") };
-        Churn { per_second, begin_ns, own: Churned::default(), under_way: Vec::new(), later: VecDeque::new() }
+        let (under_way, later) = (Vec::new(), VecDeque::new());
+        Churn { per_second, begin_ns, own: Churned::default(), under_way, later, refusal: None }
     }
 
     /// Returns the number of subscribers that are on their way in.
@@ -138,8 +141,9 @@ impl Churn {
                 self.under_way.push((index, since_ns));
             }
             // The server may be starting anew, or the machine has no port left for a moment.
-            Err(_) => {
+            Err(error) => {
                 self.own.refused += 1;
+                self.refusal = Some(error.to_string());
                 self.later.push_back((generator.now_ns() + RETRY_NS, index, since_ns));
             }
         }
@@ -149,8 +153,9 @@ impl Churn {
     /// Counts the subscribers that have joined, and lets those that were refused try again a little later.
     pub(crate) fn welcome(&mut self, generator: &mut Generator<'_>) -> Result<(), Error> {
         let now_ns = generator.now_ns();
-        for (index, _) in generator.refused.as_mut().map(std::mem::take).unwrap_or_default() {
+        for (index, why) in generator.refused.as_mut().map(std::mem::take).unwrap_or_default() {
             self.own.refused += 1;
+            self.refusal = Some(why);
             let place = self.under_way.iter().position(|&(other, _)| other == index);
             let since_ns = place.map_or(now_ns, |place| self.under_way.swap_remove(place).1);
             self.later.push_back((now_ns + RETRY_NS, index, since_ns));
@@ -174,10 +179,11 @@ impl Churn {
 
     /// Ends the churn. Subscribers that are still on their way in count as ended by the server.
     pub(crate) fn finish(self, generator: &mut Generator<'_>) {
-        let Churn { own, under_way, later, .. } = self;
+        let Churn { own, under_way, later, refusal, .. } = self;
+        let why = refusal.unwrap_or_else(|| "no answer".to_owned());
         let late = under_way.into_iter().map(|(index, _)| index).chain(later.into_iter().map(|(_, index, _)| index));
         for index in late {
-            generator.count_ended(index, "the server did not let a new subscriber in");
+            generator.count_ended(index, &format!("the server did not let a new subscriber in: {why}"));
         }
         generator.refused = None;
         generator.churned = own;

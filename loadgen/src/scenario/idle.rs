@@ -35,19 +35,27 @@ pub(super) fn run(
             break;
         }
     }
+    let opened = generator.opened + generator.crew.connections().0;
+    let opening = Some(Opening::of(opened, opening_ns));
+    let bytes_per_connection = slope(&measured);
+    let has_figures = steps > 1 && (bytes_per_connection.is_some() || !is_interrupted);
+    let figures = has_figures.then_some(ScenarioFigures::Idle { steps: measured, bytes_per_connection });
+    if is_interrupted {
+        // The connections were not held yet.
+        return Ok(Run { is_interrupted, opened: Some(opened), opening, figures, ..Run::default() });
+    }
     let mut sampler = Sampler::new();
     let start = Edge::now(generator)?;
     sampler.begin(generator, 0);
-    let is_interrupted = hold(generator, hold_ns, &mut sampler, progress)? || is_interrupted;
+    let is_interrupted = hold(generator, hold_ns, &mut sampler, progress)?;
     let end = Edge::now(generator)?;
     sampler.sample(generator, 0, progress);
-    let bytes_per_connection = slope(&measured);
     Ok(Run {
         edges: Some([start, end]),
         is_interrupted,
         series: sampler.into_moments(),
-        opening: Some(Opening::of(generator.opened + generator.crew.connections().0, opening_ns)),
-        figures: (steps > 1).then_some(ScenarioFigures::Idle { steps: measured, bytes_per_connection }),
+        opening,
+        figures,
         ..Run::default()
     })
 }

@@ -7,10 +7,12 @@ pub(crate) mod stall;
 pub(crate) mod storm;
 
 use crate::crew::Order;
+use crate::disturbance::Disturbance;
 use crate::error::Error;
 use crate::generator::Generator;
 use crate::moment::Moment;
 use crate::options::{Activity, Load, Pace, Span};
+use crate::process::Memory;
 use crate::progress::Progress;
 use crate::publishing::{Measured, Publishing};
 use crate::report::Opening;
@@ -27,11 +29,15 @@ pub(crate) struct Run {
     /// Messages that were due and that the server did not take.
     pub(crate) unpublished: u64,
     /// Why parts of the run cannot be trusted, if they were judged apart.
-    pub(crate) disturbed: Vec<String>,
+    pub(crate) disturbed: Vec<Disturbance>,
     /// Whether the user ended the run early.
     pub(crate) is_interrupted: bool,
-    /// Whether the window ended early because nothing arrived.
-    pub(crate) is_stalled: bool,
+    /// Connections that the run has opened, if the user ended it before all were open.
+    pub(crate) opened: Option<usize>,
+    /// Why the window ended early, if nobody ended it.
+    pub(crate) early_end: Option<String>,
+    /// In a stall, the server's memory before the stalled subscribers read again.
+    pub(crate) memory_in_stall: Option<Memory>,
     pub(crate) series: Vec<Moment>,
     pub(crate) opening: Option<Opening>,
     pub(crate) figures: Option<ScenarioFigures>,
@@ -39,9 +45,19 @@ pub(crate) struct Run {
 
 impl Run {
     fn of(measured: Measured, sampler: Sampler, opening: Opening) -> Run {
-        let Measured { edges, written, unpublished, is_interrupted, is_stalled } = measured;
+        let Measured { edges, written, unpublished, is_interrupted, early_end, memory_in_stall } = measured;
         let (series, opening) = (sampler.into_moments(), Some(opening));
-        Run { edges, written, unpublished, is_interrupted, is_stalled, series, opening, ..Run::default() }
+        Run {
+            edges,
+            written,
+            unpublished,
+            is_interrupted,
+            early_end,
+            memory_in_stall,
+            series,
+            opening,
+            ..Run::default()
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Run, open};
 use crate::crew::{Handed, Order};
+use crate::disturbance::{Disturbance, disturbances};
 use crate::error::Error;
 use crate::generator::Generator;
 use crate::judge::histogram;
@@ -9,7 +10,6 @@ use crate::options::{Activity, Load, Pace, RampBy};
 use crate::progress::Progress;
 use crate::publishing::{Measured, Publishing};
 use crate::report::Latency;
-use crate::reporting::disturbances;
 use crate::sampling::{Edge, Sampler, joined};
 use crate::scenario_figures::{RampStep, ScenarioFigures};
 
@@ -20,10 +20,11 @@ pub(super) fn run(generator: &mut Generator<'_>, progress: &mut dyn Progress) ->
     };
     let Load::Rate(rate) = pace.load else { unreachable!("a ramp has a rate") };
     let opening = open(generator, progress)?;
-    let mut all = Handed { latency: histogram(), uncorrected: histogram(), refused: 0, last_ns: 0 };
+    let mut all = Handed::new();
     let (mut done, mut edges, mut knee) = (Vec::new(), None::<[Edge; 2]>, None);
     let (mut sampler, mut disturbed) = (Sampler::new(), Vec::new());
     let (mut rate, mut subscribers) = (rate, plan.subscribers);
+    let mut ended = 0;
     let (measured, end) = loop {
         let step_pace = Pace { load: Load::Rate(rate), ..pace };
         let mut publishing = Publishing::new(generator, step_pace, subscribers);
@@ -34,12 +35,15 @@ pub(super) fn run(generator: &mut Generator<'_>, progress: &mut dyn Progress) ->
         let latency = take_latency(generator, &mut all)?;
         let mut step = step(generator, &measured, level, latency, p99_ns);
         (step.missing, step.unpublished) = (missing, unpublished);
-        step.is_kept &= missing == 0 && unpublished == 0 && !measured.is_interrupted;
+        step.disconnected = generator.disconnected + generator.crew.connections().1 - ended;
+        ended += step.disconnected;
+        step.is_kept &= missing == 0 && unpublished == 0 && step.disconnected == 0 && !measured.is_interrupted;
         if let Some([start, end]) = &measured.edges {
             edges = Some(joined(edges, start, end));
-            let reasons = disturbances(plan, &[start.clone(), end.clone()]);
-            if let Some(reason) = reasons.first() {
-                disturbed.push(format!("the step of {level}: {reason}"));
+            if let Some(Disturbance { cause, text }) =
+                disturbances(plan, &[start.clone(), end.clone()]).into_iter().next()
+            {
+                disturbed.push(Disturbance { cause, text: format!("the step of {level}: {text}") });
             }
         }
         done.push(step);
@@ -47,7 +51,7 @@ pub(super) fn run(generator: &mut Generator<'_>, progress: &mut dyn Progress) ->
             knee = Some(level);
         }
         if let Some(end) = ending(&step, &measured, done.len() == steps) {
-            break (measured, end.to_owned());
+            break (measured, end);
         }
         match by {
             RampBy::Rate => rate = raised(rate, factor),
@@ -74,21 +78,26 @@ pub(super) fn run(generator: &mut Generator<'_>, progress: &mut dyn Progress) ->
         is_interrupted: measured.is_interrupted,
         series: sampler.into_moments(),
         opening: Some(opening),
-        figures: Some(ScenarioFigures::Ramp { by, steps: done, knee, end: Some(end) }),
+        figures: Some(ScenarioFigures::Ramp { by, p99_bound_ns: Some(p99_ns), steps: done, knee, end: Some(end) }),
         ..Run::default()
     })
 }
 
 /// Returns the reason for which a step is the last one.
-fn ending(step: &RampStep, measured: &Measured, is_last: bool) -> Option<&'static str> {
-    match step {
-        _ if measured.is_interrupted => Some(INTERRUPTED),
-        RampStep { missing: 1.., .. } => Some("deliveries were lost or outstanding"),
-        RampStep { unpublished: 1.., .. } => Some("the server did not take all messages"),
-        RampStep { latency: None, .. } => Some("no latency was measured"),
-        RampStep { is_kept: false, .. } => Some("p99 exceeded the bound"),
-        _ => is_last.then_some("all steps were done"),
-    }
+fn ending(step: &RampStep, measured: &Measured, is_last: bool) -> Option<String> {
+    let why = match step {
+        _ if measured.is_interrupted => INTERRUPTED,
+        RampStep { disconnected: ended @ 1.., .. } => {
+            return Some(format!("{ended} connections ended in the last step"));
+        }
+        RampStep { missing: 1.., .. } => "deliveries were lost or outstanding",
+        RampStep { unpublished: 1.., .. } => "the server did not take all messages",
+        RampStep { latency: None, .. } => "no latency was measured",
+        RampStep { is_kept: false, .. } => "p99 exceeded the bound",
+        _ if is_last => "all steps were done",
+        _ => return None,
+    };
+    Some(why.to_owned())
 }
 
 /// Takes the latencies of a step from all threads, and adds them to those of all steps.
@@ -113,7 +122,7 @@ fn step(generator: &Generator<'_>, measured: &Measured, level: u64, latency: Opt
         deliveries as f64 / ((end.time_ns - start.time_ns).max(1) as f64 / 1e9)
     });
     let is_kept = latency.is_some_and(|latency| latency.p99_ns <= p99_ns);
-    RampStep { level, deliveries_per_second, missing: 0, unpublished: 0, latency, is_kept }
+    RampStep { level, deliveries_per_second, missing: 0, unpublished: 0, disconnected: 0, latency, is_kept }
 }
 
 /// Returns the next level, which is higher in any case.

@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::generator::{Generator, is_in_share};
 use crate::judge::histogram;
 use crate::options::{Activity, Pace};
+use crate::process::Memory;
 use crate::progress::Progress;
 use crate::publishing::Publishing;
 use crate::report::Latency;
@@ -32,8 +33,9 @@ pub(super) fn run(generator: &mut Generator<'_>, pace: Pace, progress: &mut dyn 
     Ok(Run::of(measured, sampler, opening))
 }
 
-/// Returns the figures of a stall, and joins the latencies before the stall and during it.
-pub(crate) fn figures(generators: &mut [Generator<'_>]) -> Option<ScenarioFigures> {
+/// Returns the figures of a stall, and joins the latencies before the stall and during it. `memory` is that of the
+/// server at the end of the stall.
+pub(crate) fn figures(generators: &mut [Generator<'_>], memory: Option<Memory>) -> Option<ScenarioFigures> {
     let Activity::Stall { share, .. } = generators.first()?.plan.activity else { return None };
     let (mut before, mut during, mut has_begun) = (histogram(), histogram(), false);
     for Generator { judge, .. } in &mut *generators {
@@ -57,7 +59,7 @@ pub(crate) fn figures(generators: &mut [Generator<'_>]) -> Option<ScenarioFigure
         }
     }
     let [before, during] = [before, during].map(|latency| Latency::from_histogram(&latency));
-    Some(ScenarioFigures::Stall { stalled, ended, missed, before, during })
+    Some(ScenarioFigures::Stall { stalled, ended, missed, before, during, memory })
 }
 
 /// Returns the deliveries that were lost or outstanding at a subscriber.

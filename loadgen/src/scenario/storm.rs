@@ -1,12 +1,11 @@
 //! All connections are closed at once and come back at once.
 
 use super::{Run, idle, open};
-use crate::connection::State;
+use crate::connection::{Connection, State};
 use crate::crew::{Handed, Order};
 use crate::error::Error;
 use crate::generator::Generator;
 use crate::judge::histogram;
-use crate::open::OPENING_SILENCE_MAX_NS;
 use crate::progress::Progress;
 use crate::report::Latency;
 use crate::sampling::{Edge, Sampler, joined};
@@ -37,6 +36,9 @@ pub(super) fn run(
         };
         done.push(round);
         edges = Some(joined(edges, &start, &Edge::now(generator)?));
+        if round.missing > 0 {
+            break;
+        }
     }
     sampler.sample(generator, 0, progress);
     let connections = generator.plan.subscribers;
@@ -50,8 +52,7 @@ pub(super) fn run(
     })
 }
 
-/// Closes all connections of all threads, and opens them again. Returns `None` if the user ends the run before all are
-/// back.
+/// Closes all connections of all threads, and opens them again. Returns `None` if the user ends the run before that.
 fn round(
     generator: &mut Generator<'_>,
     at_once: usize,
@@ -79,22 +80,24 @@ fn round(
         all.latency += back.latency;
         all.refused += back.refused;
         all.last_ns = all.last_ns.max(back.last_ns);
+        all.missing += back.missing;
     }
-    let count = generator.plan.subscribers;
-    if all.latency.len() < count as u64 {
+    let count = all.latency.len();
+    if count + all.missing < generator.plan.subscribers as u64 {
         return Ok(None);
     }
     let seconds = (all.last_ns - begin_ns) as f64 / 1e9;
     let per_second = count as f64 / seconds.max(1e-9);
     let back = Latency::from_histogram(&all.latency);
-    Ok(Some(StormRound { seconds, per_second, refused: all.refused, back }))
+    Ok(Some(StormRound { seconds, per_second, refused: all.refused, missing: all.missing, back }))
 }
 
 /// Closes all connections of this thread, and opens them again. A connection that is refused tries again a little
-/// later. It ends early if `is_over` says so.
+/// later. When none comes back for the plan's drain time, those that are not back count as ended by the server. It ends
+/// early if `is_over` says so.
 ///
 /// # Errors
-/// An error is returned if no connection comes back for [`OPENING_SILENCE_MAX_NS`].
+/// The failure of a system call, and the errors of `is_over`.
 pub(crate) fn reopen(
     generator: &mut Generator<'_>,
     begin_ns: u64,
@@ -107,6 +110,7 @@ pub(crate) fn reopen(
     close_all(generator);
     let (mut due, mut later) = ((0..count).collect::<VecDeque<usize>>(), VecDeque::new());
     let (mut under_way, mut refused, mut started) = (Vec::new(), 0, 0);
+    let (mut missing, mut refusal) = (0, None);
     let mut times = histogram();
     let mut last_back = (0, begin_ns);
     while times.len() < count as u64 && !is_over(generator)? {
@@ -123,18 +127,20 @@ pub(crate) fn reopen(
                     under_way.push(index);
                 }
                 // The server may be starting anew, or the machine has no port left for a moment.
-                Err(_) => {
+                Err(error) => {
                     later.push_back((now_ns + RETRY_NS, index));
                     refused += 1;
+                    refusal = Some(error.to_string());
                 }
             }
         }
         generator.poll(Duration::from_millis(1))?;
         let now_ns = generator.now_ns();
-        for (index, _) in generator.refused.as_mut().map(std::mem::take).unwrap_or_default() {
+        for (index, why) in generator.refused.as_mut().map(std::mem::take).unwrap_or_default() {
             under_way.retain(|&other| other != index);
             later.push_back((now_ns + RETRY_NS, index));
             refused += 1;
+            refusal = Some(why);
         }
         under_way.retain(|&index| {
             let is_open = generator.connections[index].is_open();
@@ -145,12 +151,27 @@ pub(crate) fn reopen(
         });
         if times.len() != last_back.0 {
             last_back = (times.len(), now_ns);
-        } else if now_ns - last_back.1 > OPENING_SILENCE_MAX_NS {
-            return Err(Error::Connect(generator.stuck(count)));
+        } else if now_ns - last_back.1 > generator.plan.drain_ns {
+            let why = refusal.unwrap_or_else(|| "no answer".to_owned());
+            missing = give_up(generator, &why);
+            break;
         }
     }
     generator.refused = None;
-    Ok(Handed { latency: times, uncorrected: histogram(), refused, last_ns: last_back.1 })
+    Ok(Handed { refused, last_ns: last_back.1, missing, latency: times, ..Handed::new() })
+}
+
+/// Counts the connections that did not come back as ended, and closes them. Returns their number.
+fn give_up(generator: &mut Generator<'_>, why: &str) -> u64 {
+    let late = |connection: &Connection| !connection.is_open();
+    let late: Vec<usize> = (0..generator.connections.len()).filter(|&at| late(&generator.connections[at])).collect();
+    for &index in &late {
+        generator.connections[index].socket = None;
+        // What ends has opened before, in the numbers of connections.
+        generator.opened += 1;
+        generator.count_ended(index, &format!("it did not come back: {why}"));
+    }
+    late.len() as u64
 }
 
 /// Closes all connections without a closing handshake, as a lost network does.

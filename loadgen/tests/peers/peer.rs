@@ -6,7 +6,7 @@ use std::io::{Read, Result, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The protocol of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,10 @@ pub(crate) enum Fault {
     CloseEarly,
     /// Ends the publisher's connection after this message.
     ClosePublisher,
+    /// Ends all connections after this message, as a server that dies.
+    Die,
+    /// Is busy for this time before it sends a message, on the first CPU.
+    Busy(Duration),
     /// Refuses every opening with a reason in the body.
     Refuse,
     /// Hangs up on connections from this number on, five times.
@@ -219,6 +223,12 @@ fn websocket(mut stream: TcpStream, head: &str, speech: Speech, fault: Fault, sh
                         thread::sleep(Duration::from_millis(200));
                         return stream.shutdown(Shutdown::Both);
                     }
+                    if fault == Fault::Die && shared.lock().unwrap().messages > AT {
+                        for (_, subscriber) in &shared.lock().unwrap().subscribers {
+                            subscriber.shutdown(Shutdown::Both)?;
+                        }
+                        return stream.shutdown(Shutdown::Both);
+                    }
                 }
             }
         }
@@ -240,6 +250,12 @@ fn publish(
     state.sizes.push(payload.len());
     if let (Fault::Pause(time), AT) = (fault, at) {
         thread::sleep(time);
+    }
+    if let Fault::Busy(time) = fault {
+        let first = core_affinity::get_core_ids().unwrap()[0];
+        assert!(core_affinity::set_for_current(first));
+        let end = Instant::now() + time;
+        while Instant::now() < end {}
     }
     let subscribers = std::mem::take(&mut state.subscribers);
     for (index, (own, subscriber)) in subscribers.iter().enumerate() {

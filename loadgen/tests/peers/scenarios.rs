@@ -58,6 +58,24 @@ fn a_storm_comes_back_in_spite_of_refusals() {
 }
 
 #[test]
+fn a_storm_that_does_not_come_back_is_reported() {
+    for threads in [1, 2] {
+        // The first ten connections are the opening, and four come back.
+        let peer = Peer::start(Speech::Raw, Fault::HangUpSince(15));
+        let words = format!("storm --url {}/x --connections 10 --rounds 2 --hold 10ms --drain 400ms", peer.url());
+        let done = generator(&format!("{words} --threads {threads}"), &[]);
+        let report = done.report();
+        let Some(ScenarioFigures::Storm { rounds, .. }) = &report.scenario_figures else { panic!("{report}") };
+        let [round] = &rounds[..] else { panic!("{report}") };
+        assert_eq!((round.missing, round.back.map(|back| back.count)), (6, Some(4)), "{report}");
+        assert!(round.refused >= 6 && report.to_string().contains("4 of 10 back after "), "{report}");
+        assert_eq!((done.status, report.outcome, report.counts.disconnected), (2, Outcome::Broken, 6), "{report}");
+        let reason = &report.disconnections[0];
+        assert!(reason.contains("it did not come back: ") && reason.ends_with("before the handshake was done"));
+    }
+}
+
+#[test]
 fn churn_counts_what_each_subscriber_owes() {
     let run = |fault: Fault, flags: &str| {
         let peer = Peer::start(Speech::Raw, fault);
@@ -89,7 +107,9 @@ fn a_subscriber_that_is_not_let_in_again_is_a_mistake() {
         let done = generator(&format!("{words} --warmup 0 --drain 300ms --duration 300ms --threads {threads}"), &[]);
         let report = done.report();
         assert_eq!((done.status, report.outcome, report.counts.disconnected), (2, Outcome::Broken, 6), "{report}");
-        assert!(report.disconnections[0].ends_with("the server did not let a new subscriber in"), "{report}");
+        let reason = "the server did not let a new subscriber in: ";
+        assert!(report.disconnections[0].contains(reason), "{report}");
+        assert!(report.disconnections[0].ends_with("before the handshake was done"), "{report}");
     }
 }
 
@@ -98,12 +118,16 @@ fn a_stall_shows_the_others() {
     for threads in [1, 2] {
         let peer = Peer::start(Speech::Raw, Fault::None);
         let words = format!("stall --url {}/x --subscribers 10 --share 0.2 --rate 500", peer.url());
-        let done = generator(&format!("{words} --warmup 0 --duration 400ms --threads {threads}"), &[]);
+        let words = format!("{words} --warmup 0 --duration 400ms --threads {threads}");
+        let done = generator(&format!("{words} --server-pid {}", std::process::id()), &[]);
         let report = done.report();
-        let Some(ScenarioFigures::Stall { stalled, ended, missed, before, during }) = report.scenario_figures.clone()
+        let Some(ScenarioFigures::Stall { stalled, ended, missed, before, during, memory }) =
+            report.scenario_figures.clone()
         else {
             panic!("{report}");
         };
+        assert!(memory.is_some_and(|memory| memory.rss.is_some()), "{report}");
+        assert!(report.to_string().contains("memory        of the server at the end of the stall: RSS "), "{report}");
         assert_eq!((done.status, stalled, ended, missed), (0, 2, 0, 0), "{report}");
         let (before, during) = (before.unwrap(), during.unwrap());
         assert!(before.count > 0 && during.count > 0, "{report}");
@@ -147,9 +171,28 @@ fn a_ramp_finds_the_knee() {
         let ramp = |flags: &str| ramp(&format!("{flags} --threads {threads}"));
         let found = ramp("--from 100 --p99 1m --subscribers 2");
         assert_eq!(found, (vec![100, 200, 400], Some(400), done.clone()));
-        assert_eq!(ramp("--from 100 --p99 0 --subscribers 2"), (vec![100], None, passed.clone()));
+        assert_eq!(ramp("--from 100 --p99 0.001us --subscribers 2"), (vec![100], None, passed.clone()));
         let found = ramp("--by connections --rate 100 --from 2 --p99 1m");
         assert_eq!(found, (vec![2, 4, 8], Some(8), done.clone()));
+    }
+}
+
+#[test]
+fn a_server_that_dies_in_a_step_does_not_pass_it() {
+    for threads in [1, 2] {
+        let peer = Peer::start(Speech::Raw, Fault::Die);
+        let words = format!("ramp --url {}/x --from 50 --p99 1m --subscribers 4 --threads {threads}", peer.url());
+        let done = generator(&format!("{words} --warmup 0 --duration 2s --drain 300ms"), &[]);
+        let report = done.report();
+        let Some(ScenarioFigures::Ramp { steps, knee, end, p99_bound_ns, .. }) = report.scenario_figures.clone() else {
+            panic!("{report}");
+        };
+        assert_eq!((done.status, steps.len(), steps[0].disconnected, knee), (2, 1, 5, None), "{report}");
+        assert_eq!(
+            (end.as_deref(), p99_bound_ns),
+            (Some("5 connections ended in the last step"), Some(60_000_000_000))
+        );
+        assert!(report.to_string().contains(", 5 connections ended: incomplete"), "{report}");
     }
 }
 

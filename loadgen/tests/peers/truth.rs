@@ -68,7 +68,7 @@ fn the_end_of_the_servers_process_costs_no_report() {
     assert_eq!((done.status, done.report().outcome), (0, Outcome::Exact), "{} {}", done.report(), done.stderr);
     let done = generator(&format!("{words} --server-pid {pid}"), &[]);
     assert_eq!((done.status, done.stderr.lines().count()), (1, 1), "{}", done.stderr);
-    assert!(done.stderr.starts_with("ringhub-loadgen: --server-pid "), "{}", done.stderr);
+    assert!(done.stderr.starts_with("ringhub-loadgen: --server-pid: there is no process "), "{}", done.stderr);
 }
 
 #[test]
@@ -92,6 +92,16 @@ fn a_server_that_cannot_be_used_is_told_in_one_line() {
         assert_eq!((done.status, done.stderr.lines().count()), (1, 1), "{words}: {}", done.stderr);
         assert!(done.stderr.starts_with("ringhub-loadgen: ") && done.stderr.contains(why), "{words}: {}", done.stderr);
     }
+}
+
+/// The error shows what is awaited, and what has come instead.
+#[test]
+fn a_hello_that_does_not_come_is_told() {
+    let peer = Peer::start(Speech::Nats, Fault::None);
+    let words = format!("--url {}/x --subscribers 2 --rate 1 --hello await:hello{{any}}", peer.url());
+    let done = generator(&words, &[]);
+    let why = "; a message is awaited: hello{any} (--hello await); the server's message: INFO ";
+    assert!(done.status == 1 && done.stderr.contains(why), "{}", done.stderr);
 }
 
 #[test]
@@ -126,6 +136,51 @@ fn after_the_end_of_a_publisher_only_what_was_seen_counts() {
     let published = AT as u64 + 1;
     let expected = Counts { published, expected: 2 * published, disconnected: 1, ..Counts::default() };
     assert_eq!((done.status, report.counts), (2, expected), "{report}");
+    let why = report.early_end.as_deref().unwrap();
+    assert!(why.starts_with("no publisher is connected any more, after ") && why.ends_with(" of 30 s"), "{why}");
+}
+
+/// The window ends with the publisher, whose reason comes first. The log of a script has a line about it.
+#[test]
+fn a_server_that_dies_ends_the_window_and_the_report_says_so() {
+    let peer = Peer::start(Speech::Raw, Fault::Die);
+    let words = format!("--url {}/x --subscribers 12 --rate 100 --warmup 0 --duration 30s --drain 300ms", peer.url());
+    let done = generator(&words, &[]);
+    let report = done.report();
+    assert_eq!((done.status, report.counts.disconnected, report.disconnections.len()), (2, 13, 8), "{report}");
+    assert!(report.disconnections[0].starts_with("publisher 0: "), "{report}");
+    assert!(report.early_end.as_deref().is_some_and(|why| why.starts_with("no publisher is connected")), "{report}");
+    assert!(report.to_string().lines().any(|line| line == "  and 5 more"), "{report}");
+    assert!(done.stderr.starts_with("ringhub-loadgen: BROKEN: ") && done.stderr.contains("disconnected 13"));
+    let peer = Peer::start(Speech::Raw, Fault::Die);
+    let done = generator(&format!("--url {}/x --subscribers 2 --in-flight 1 --messages 30", peer.url()), &[]);
+    let why = done.report().early_end.as_deref().unwrap();
+    assert!(why.starts_with("no publisher is connected any more, after ") && why.ends_with(" of 30 messages"), "{why}");
+}
+
+#[test]
+fn a_message_of_another_type_is_corrupt_and_has_a_hint() {
+    let peer = Peer::start(Speech::Raw, Fault::None);
+    let words = format!("--url {}/x --subscribers 2 --in-flight 1 --messages 5 --drain 300ms --binary", peer.url());
+    let done = generator(&words, &[]);
+    let report = done.report();
+    assert_eq!((done.status, report.counts.corrupt, report.counts.outstanding), (2, 10, 10), "{report}");
+    assert_eq!(report.hints, ["binary messages came back as text: leave out --binary"]);
+    assert_eq!((report.corrupt_sample.len(), report.foreign_sample.len()), (3, 0), "{report}");
+}
+
+/// The server's time to answer is a part of the latency since the write, even where its thread takes the CPU of the
+/// generator within the write.
+#[test]
+fn a_message_is_written_before_the_server_has_it() {
+    let busy = Duration::from_millis(2);
+    let peer = Peer::start(Speech::Raw, Fault::Busy(busy));
+    let cpu = core_affinity::get_core_ids().unwrap()[0].id;
+    let words = format!("--url {}/x --subscribers 1 --rate 50 --warmup 0 --duration 1s --cpu {cpu}", peer.url());
+    let done = generator(&words, &[]);
+    let figures = done.report().figures.as_ref().unwrap();
+    let written = figures.latency_uncorrected.unwrap();
+    assert!(u128::from(written.p50_ns) >= busy.as_nanos(), "{written:?}");
 }
 
 #[test]
@@ -187,6 +242,8 @@ fn a_generator_that_is_kept_from_its_cpu_makes_the_run_void() {
     assert!(report.figures.is_none(), "{report}");
     let reason = "other programs, or threads of the generator, kept a thread from its CPU for ";
     assert!(report.void_reasons.iter().any(|why| why.starts_with(reason)), "{report}");
+    assert!(report.hints.iter().any(|hint| hint.contains("--sleep")), "{report}");
+    assert!(done.stderr.starts_with("ringhub-loadgen: VOID: "), "{}", done.stderr);
     let done = generator(&words, &[]);
     assert_eq!((done.status, done.report().outcome), (0, Outcome::Exact), "{}", done.report());
 }

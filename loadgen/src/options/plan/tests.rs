@@ -50,6 +50,13 @@ fn contradictions_are_refused() {
     for flags in [
         "",
         "--rate 0",
+        "--in-flight 0",
+        "--rate 1 --duration 0",
+        "echo --duration 0",
+        "ramp --duration 0ms",
+        "storm --at-once 0",
+        "ramp --steps 0",
+        "ramp --factor 1",
         "--rate 1 --in-flight 1",
         "--rate 1 --size 16",
         "--rate 1 --unthrottled",
@@ -126,10 +133,35 @@ fn scenarios_are_commands() {
         ("churn --rate 1", "churn"),
         ("stall --rate 1", "stall"),
         ("ramp", "ramp"),
+        ("ramp --p99 500us", "ramp"),
+        ("echo --subscribers 8", "echo"),
         ("ramp --by connections --rate 10", "ramp"),
     ] {
         assert_eq!(plan(flags).map(|plan| plan.activity.name()), Ok(name), "{flags}");
     }
+}
+
+#[test]
+fn a_host_of_ones_own_replaces_that_of_the_url() {
+    let words = ["ringhub-loadgen", "--rate=1", "--url=ws://127.0.0.1:99/", "--header=host: chat.example"];
+    let options = Cli::try_parse_from(words).unwrap().into_options().unwrap();
+    let request = options.plan().unwrap().subscribe;
+    assert_eq!((&*request.host, &*request.lines), ("chat.example", ""));
+}
+
+#[test]
+fn braces_that_are_no_placeholder_are_told() {
+    let warnings = |flags: &[&str]| {
+        let words = ["ringhub-loadgen", "--rate=1"].iter().chain(flags);
+        Cli::try_parse_from(words).unwrap().into_options().unwrap().warnings()
+    };
+    let join = r#"--subscribe-message={"join":"{topics}","id":{id},"more":{}}"#;
+    assert_eq!(warnings(&[join]), ["--subscribe-message: {topics} is no placeholder, and stands for itself"]);
+    assert_eq!(warnings(&[join, "--set=topics=x"]), [""; 0]);
+    let url = "--url=ws://127.0.0.1:1/{room}/{topic}";
+    assert_eq!(warnings(&[url]), ["--url: {room} is no placeholder, and stands for itself"]);
+    assert_eq!(warnings(&["--hello=await:{any}", "--ignore={name}"]).len(), 1);
+    assert_eq!(warnings(&["--preset=pusher", "--set=key=1", "--set=app=2", "--set=secret=3"]), [""; 0]);
 }
 
 #[test]
@@ -168,6 +200,18 @@ fn errors_name_the_flag() {
         ("stall --rate 1 --messages 5", "stall takes no --messages"),
         ("ramp --by connections", "ramp needs --rate"),
         ("storm --connections 0", "--connections must be above 0"),
+        ("storm --rounds 0", "--rounds must be above 0"),
+        ("storm --at-once 0", "--at-once must be above 0"),
+        ("--rate 1 --assert knee>5", "--assert: knee is a figure of ramp"),
+        ("--rate 0", "--rate must be above 0"),
+        ("--in-flight 0", "--in-flight must be above 0"),
+        ("echo --depth 0", "--depth must be above 0"),
+        ("--rate 1 --duration 0", "--duration must be above 0"),
+        ("ramp --from 0", "--from must be above 0"),
+        ("ramp --steps 0", "--steps must be above 0"),
+        ("ramp --factor 1", "--factor must be above 1"),
+        ("ramp --rate 5", "the first rate of a ramp is --from: leave out --rate"),
+        ("--rate 1 --server-pid 4000000000", "--server-pid: there is no process 4000000000"),
         ("ramp --by connections --rate 1 --from 0", "--from"),
         ("--rate 1 --subscribers 0", "--subscribers must be above 0"),
         ("--rate 1 --publishers 0", "--publishers must be above 0"),
@@ -177,6 +221,21 @@ fn errors_name_the_flag() {
         ("--rate 1 --duration 1h", "unknown unit `h`; there are us, ms, s and m"),
         ("--rate 1 --url http://h/", "the scheme is http"),
         ("--rate 1 --url ws://me@h/", "a user name stands in it"),
+        (
+            "--rate 1 --url ws://me:pw@h:1/x?access_token=SECRET",
+            "ws://***@h:1/x?access_token=***: a user name stands in it",
+        ),
+        ("--rate 1 --url ws://h:1#part", "a space, a control character or a # stands in it"),
+        ("--rate -5", "expected a whole number"),
+        ("--rate 0.5", "expected a whole number"),
+        ("--rate 1 --size 65MiB", "expected a whole number"),
+        ("ramp --factor 50%", "expected a number, such as 1.5"),
+        ("ramp --p99 10", "10 has no unit; there are us, ms, s and m"),
+        ("--rate 1 --header Upgrade:x", "--header: the generator sends Upgrade itself"),
+        (
+            "--rate 1 --subprotocol a --header Sec-WebSocket-Protocol:b",
+            "--header: Sec-WebSocket-Protocol is that of --subprotocol",
+        ),
         ("--rate 1 --preset pusher", "give --set key=VALUE"),
         ("--rate 1 --delivery {any}{payload}", "--delivery: the pattern `{any}{payload}`: "),
         ("--rate 1 --ignore {any}{any}", "--ignore: the pattern"),

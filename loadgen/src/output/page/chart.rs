@@ -85,6 +85,12 @@ impl Chart {
         _ = write!(self.marks, "<circle class=\"dot {class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\">{title}</circle>");
     }
 
+    /// Draws a line across the chart at a value of `x`, whose text is shown under the pointer.
+    pub(crate) fn mark(&mut self, x: f64, text: &str) {
+        let ((bottom, top), x, text) = (self.y.ends(), self.x.place(x), escape(text));
+        _ = write!(self.hits, "<path class=\"mark\" d=\"M{x:.1} {bottom:.1}V{top:.1}\"><title>{text}</title></path>");
+    }
+
     /// Fills cells of the same shade. Each cell has its left, right, lower and upper value.
     pub(crate) fn cells(&mut self, shade: usize, cells: &[[f64; 4]]) {
         let mut path = String::new();

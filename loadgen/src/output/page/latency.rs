@@ -5,7 +5,8 @@ use super::scale::Scale;
 use super::{Run, time_ticks};
 use crate::moment::{LatencyRow, Moment, bucket_start_ns};
 use crate::output::{text, units};
-use crate::report::{Distribution, Figures, Latency};
+use crate::report::{Distribution, Figures, Latency, Report};
+use crate::scenario_figures::ScenarioFigures;
 
 /// Returns the chart of latency by percentile; `None` without a latency. One run is shown beside its uncorrected
 /// latency, two runs beside each other.
@@ -41,8 +42,40 @@ pub(crate) fn by_percentile(runs: &[Run<'_>]) -> Option<(String, Vec<(Colour, St
     Some((chart.svg("Latency by percentile, both on logarithmic scales"), legend))
 }
 
+/// Returns the chart of a ramp's p99 by level, with its bound; `None` if the run is no ramp, or without a latency.
+pub(crate) fn by_level(report: &Report) -> Option<(String, Vec<(Colour, String)>)> {
+    let Some(ScenarioFigures::Ramp { by, p99_bound_ns, steps, .. }) = &report.scenario_figures else { return None };
+    let points = steps.iter().filter_map(|step| Some((step.level as f64, step.latency?.p99_ns.max(1) as f64)));
+    let points: Vec<(f64, f64)> = points.collect();
+    let bound = p99_bound_ns.map(|ns| ns.max(1) as f64);
+    let values = || points.iter().map(|point| point.1).chain(bound);
+    let (low, high) = (values().reduce(f64::min)?, values().reduce(f64::max)?);
+    let most = points.iter().map(|point| point.0).reduce(f64::max)?;
+    let (x, y) = (Scale::linear(most), Scale::log(low, high));
+    let x_ticks: Vec<Tick> = x.ticks().into_iter().map(|level| (level, units::short(level))).collect();
+    let mut chart = Chart::new(x, &x_ticks, by, y, &time_labels(&y));
+    chart.line(Colour::First, &points);
+    for (level, p99_ns) in &points {
+        chart.dot(Colour::First, *level, *p99_ns, &format!("{level} {by}: p99 {}", units::time(*p99_ns)));
+    }
+    let mut legend = vec![(Colour::First, "p99".to_owned())];
+    if let Some(bound) = bound {
+        chart.line(Colour::Second, &[(0.0, bound), (most, bound)]);
+        legend.push((Colour::Second, format!("the bound, {}", units::time(bound))));
+    }
+    Some((chart.svg("p99 of the latency at each level of the ramp"), legend))
+}
+
+/// Returns the time at which a stall began, in seconds since the start of the window.
+fn stall_begin(report: &Report) -> Option<f64> {
+    let figures = report.figures.as_ref()?;
+    // It begins in the middle of the window.
+    matches!(report.scenario_figures, Some(ScenarioFigures::Stall { .. })).then_some(figures.seconds / 2.0)
+}
+
 /// Returns the heat map of a run's latency over time, on the scales of `of_all`; `None` without a latency.
-pub(crate) fn over_time(figures: &Figures, of_all: &Bounds) -> Option<String> {
+pub(crate) fn over_time(report: &Report, of_all: &Bounds) -> Option<String> {
+    let figures = report.figures.as_ref()?;
     let moments = condensed(&figures.series, COLUMNS_MAX);
     let (low, high) = (bucket_start_ns(of_all.first).max(LOWEST_NS) as f64, bucket_start_ns(of_all.last + 1) as f64);
     let y = Scale::log(low, high);
@@ -70,6 +103,9 @@ pub(crate) fn over_time(figures: &Figures, of_all: &Bounds) -> Option<String> {
                 to,
                 &format!("{from:.1} to {to:.1} s: {total} deliveries, p50 {p50}, p99 {p99}, max {max}"),
             );
+        }
+        if let Some(second) = stall_begin(report) {
+            chart.mark(second, "the stall begins");
         }
         chart.svg("Latency over time. The stronger a cell's shade, the more deliveries")
     })

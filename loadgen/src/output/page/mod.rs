@@ -9,6 +9,7 @@ mod tables;
 
 use super::text;
 use crate::report::{Outcome, Report};
+use crate::scenario_figures::ScenarioFigures;
 use chart::{Colour, Tick};
 pub use html::escape;
 use latency::Bounds;
@@ -88,6 +89,10 @@ fn heading(run: &Run<'_>, level: &str) -> String {
     };
     let (title, verdict) = (escape(&title(report)), text::outcome(report));
     let mut out = format!("<{level}>{title}</{level}><p class=\"verdict {class}\">{verdict}</p>");
+    for failed in report.assertions.iter().filter(|checked| !checked.holds) {
+        let failed = escape(&format!("{failed:#}"));
+        _ = write!(out, "<p class=\"verdict broken\">An assertion does not hold: {failed}</p>");
+    }
     if report.interrupted {
         out += "<p class=\"void\">Interrupted: the run was ended early.</p>";
     }
@@ -96,7 +101,10 @@ fn heading(run: &Run<'_>, level: &str) -> String {
     }
     let allowed = report.disturbances.iter().filter(|reason| !report.void_reasons.contains(reason));
     let reasons = report.void_reasons.iter().chain(allowed).chain(&report.disconnections);
-    let reasons: String = reasons.map(|reason| format!("<li>{}</li>", escape(reason))).collect();
+    let more = Some(text::more_ended(report)).filter(|more| *more > 0).map(|more| format!("<li>and {more} more</li>"));
+    let hints = report.hints.iter().map(|hint| format!("<li>Hint: {}</li>", escape(hint)));
+    let reasons = reasons.map(|reason| format!("<li>{}</li>", escape(reason)));
+    let reasons: String = reasons.chain(more).chain(hints).collect();
     if !reasons.is_empty() {
         _ = write!(out, "<ul>{reasons}</ul>");
     }
@@ -110,6 +118,10 @@ fn cards(runs: &[Run<'_>]) -> String {
         Some((svg, legend)) => card(title, note, &format!("{}{svg}{beside}", key(&legend)), false),
         None => String::new(),
     };
+    for run in runs {
+        let title = if runs.len() > 1 { format!("p99 by level, {}", run.name) } else { "p99 by level".to_owned() };
+        out += &chart(&title, "The latency axis is logarithmic.", latency::by_level(run.report), String::new());
+    }
     let percentiles = tables::percentiles(runs);
     let note = "Both axes are logarithmic. Since due counts the wait of messages that the server was too slow to take.";
     out += &chart("Latency by percentile", note, latency::by_percentile(runs), percentiles);
@@ -126,6 +138,9 @@ fn cards(runs: &[Run<'_>]) -> String {
     };
     out = out + &second + &third;
     let note = match runs {
+        [run] if matches!(run.report.scenario_figures, Some(ScenarioFigures::Storm { .. })) => {
+            "CPU use. The time has the waits before and after each round."
+        }
         [run] if run.report.figures.as_ref().is_some_and(|figures| figures.server.is_none()) => {
             "CPU use. Give --server-pid to see the server's. A spinning generator uses one CPU for each thread."
         }
@@ -145,7 +160,7 @@ fn cards(runs: &[Run<'_>]) -> String {
         if !assertions.is_empty() {
             out += &card(&named("Assertions"), "", &assertions, false);
         }
-        out += &card(&named("Command and machine"), "", &tables::circumstances(run.report), false);
+        out += &card(&named("Command and machine"), "", &tables::circumstances(run.report), true);
         if let Some(figures) = run.report.figures.as_ref().filter(|figures| !figures.series.is_empty()) {
             let table = html::table(&load::HEAD, &load::rows(figures));
             let note = "One row for each part of the window. Percentiles are rounded up by an eighth at most, below \
@@ -170,10 +185,17 @@ fn heat_maps(runs: &[Run<'_>]) -> String {
     let key =
         format!("<div class=\"key\"><span>deliveries in a cell, from</span>{}</div>", swatches.collect::<String>());
     let maps = runs.iter().filter_map(|run| {
-        let map = latency::over_time(run.report.figures.as_ref()?, &bounds)?;
+        let map = latency::over_time(run.report, &bounds)?;
         let title =
             if runs.len() > 1 { format!("Latency over time, {}", run.name) } else { "Latency over time".to_owned() };
-        Some(card(&title, "The latency axis is logarithmic.", &format!("{key}{map}"), false))
+        let note = match &run.report.scenario_figures {
+            Some(ScenarioFigures::Stall { .. }) => "The latency axis is logarithmic. The stall begins at the line.",
+            Some(ScenarioFigures::Ramp { .. }) => {
+                "The latency axis is logarithmic. The time has the steps with their warm-ups and waits."
+            }
+            _ => "The latency axis is logarithmic.",
+        };
+        Some(card(&title, note, &format!("{key}{map}"), false))
     });
     maps.collect()
 }
@@ -215,7 +237,8 @@ fn whole(title: &str, body: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::testing::{bare, report};
+    use crate::output::comparison;
+    use crate::output::testing::{all_scenario_figures, bare, report};
 
     #[test]
     fn a_full_page_has_every_part_and_no_foreign_markup() {
@@ -234,6 +257,9 @@ mod tests {
             "A CPU &amp; more",
             "&lt;script&gt;document.title=&#39;bad&#39;&lt;/script&gt;",
             "Interrupted: the run was ended early.",
+            "<p class=\"verdict broken\">An assertion does not hold: p99&lt;5ms (found: not measured)</p>",
+            "<li>Hint: --sleep may help</li>",
+            "<span class=\"word\">--rate</span>",
         ] {
             assert!(page.contains(part), "{part}");
         }
@@ -264,6 +290,32 @@ mod tests {
         for absent in ["<h2>Throughput</h2>", "deliveries per second", "lost or outstanding", "CPU per delivery"] {
             assert!(!page.contains(absent), "{absent}");
         }
+    }
+
+    #[test]
+    fn a_page_shows_what_its_scenario_is_about() {
+        for figures in all_scenario_figures() {
+            let page = page(&Report { scenario_figures: Some(figures.clone()), ..report() });
+            for (name, _) in figures.named() {
+                let title = comparison::tests::title(name).unwrap();
+                assert!(page.contains(&format!("<span>{title}</span>")), "{name}: {title}");
+            }
+            let is_ramp = matches!(figures, ScenarioFigures::Ramp { .. });
+            assert_eq!(page.contains("<h2>p99 by level</h2>"), is_ramp);
+            assert_eq!(page.contains("the bound, 4 ns"), is_ramp);
+            assert_eq!(page.contains("<span>p99 latency</span>"), !is_ramp);
+            let is_stall = matches!(figures, ScenarioFigures::Stall { .. });
+            assert_eq!(page.contains("<title>the stall begins</title>"), is_stall);
+        }
+    }
+
+    #[test]
+    fn a_short_window_accuses_no_generator() {
+        let mut short = report();
+        assert!(page(&short).contains("The generator had 40 % of its time to spare. Other programs used 0.05 CPUs."));
+        short.figures.as_mut().unwrap().seconds = 0.3;
+        let page = page(&short);
+        assert!(!page.contains("of its time to spare") && page.contains("Other programs used 0.05 CPUs."), "{page}");
     }
 
     #[test]

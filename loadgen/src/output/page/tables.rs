@@ -3,14 +3,19 @@
 use super::Run;
 use super::html::{escape, facts, table};
 use super::load::absent;
-use crate::output::{text, units};
+use crate::disturbance::JUDGED_WINDOW_MIN_NS;
+use crate::output::command_line::quoted;
+use crate::output::{comparison, text, units};
 use crate::report::{Counts, Figures, Latency, Report, ServerFigures};
+use crate::scenario_figures::ScenarioFigures;
 use std::fmt::Write as _;
 
 /// Returns the main figures as large numbers.
 pub(crate) fn tiles(report: &Report) -> String {
+    // The steps of a ramp have loads and latencies of their own.
+    let is_ramp = matches!(report.scenario_figures, Some(ScenarioFigures::Ramp { .. }));
     let figures = report.figures.as_ref();
-    let latency = figures.and_then(|figures| figures.latency);
+    let latency = figures.and_then(|figures| figures.latency).filter(|_| !is_ramp);
     let time = |ns: u64| units::time(ns as f64);
     let wrong = report.counts.lost + report.counts.outstanding;
     let whole = |number: f64| units::grouped(number.round() as u64);
@@ -18,7 +23,7 @@ pub(crate) fn tiles(report: &Report) -> String {
     let tiles = [
         (
             "deliveries per second",
-            figures.filter(|_| has_deliveries).map(|figures| whole(figures.deliveries_per_second)),
+            figures.filter(|_| has_deliveries && !is_ramp).map(|figures| whole(figures.deliveries_per_second)),
         ),
         ("connections", Some(whole(report.subscribers as f64)).filter(|_| !has_deliveries)),
         ("connections per second", report.opening.filter(|_| !has_deliveries).map(|opening| whole(opening.per_second))),
@@ -34,7 +39,8 @@ pub(crate) fn tiles(report: &Report) -> String {
                 .map(|server| units::time(server.cpu_ns_per_delivery)),
         ),
     ];
-    let tiles = tiles.into_iter().filter_map(|(name, value)| {
+    let own = comparison::of_scenario(report).into_iter().map(|(title, value)| (title, Some(value)));
+    let tiles = own.chain(tiles).filter_map(|(name, value)| {
         Some(format!("<div class=\"tile\"><b>{}</b><span>{}</span></div>", escape(&value?), escape(name)))
     });
     format!("<div class=\"tiles\">{}</div>", tiles.collect::<String>())
@@ -84,11 +90,14 @@ pub(crate) fn cpu(runs: &[Run<'_>]) -> String {
         let own = [run.labelled("generator"), absent(), absent(), second(generator.cpu_ns), format!("{cores:.2}")];
         rows.push(own.to_vec());
         let (spare, name) = (generator.spare * 100.0, escape(&run.labelled("The generator")));
-        _ = write!(notes, "<p class=\"soft\">{name} had {spare:.0} % of its time to spare");
-        if let Some(server) = server {
-            _ = write!(notes, "; other programs used {:.2} CPUs", server.other_cores);
+        // In a shorter window a generator that has much to do has no time to spare, whatever it could do.
+        let is_judged = *seconds * 1e9 >= JUDGED_WINDOW_MIN_NS as f64;
+        let spare = is_judged.then(|| format!("{name} had {spare:.0} % of its time to spare."));
+        let others = server.map(|server| format!("Other programs used {:.2} CPUs.", server.other_cores));
+        let texts: Vec<String> = spare.into_iter().chain(others).collect();
+        if !texts.is_empty() {
+            _ = write!(notes, "<p class=\"soft\">{}</p>", texts.join(" "));
         }
-        notes += ".</p>";
     }
     table(&["CPU time", "user", "system", "both", "CPUs"], &rows) + &notes
 }
@@ -191,8 +200,10 @@ pub(crate) fn circumstances(report: &Report) -> String {
     }
     let mut out = String::new();
     if !report.command_line.is_empty() {
-        let line = crate::output::command_line::quoted(&report.command_line);
-        _ = write!(out, "<p><code>{}</code></p>", escape(&line));
+        // A line breaks between words only: the hyphens of a flag are no place for it.
+        let quoted = report.command_line.iter().map(|word| quoted(std::slice::from_ref(word)));
+        let words = quoted.map(|word| format!("<span class=\"word\">{}</span>", escape(&word)));
+        _ = write!(out, "<p><code>{}</code></p>", words.collect::<Vec<_>>().join(" "));
     }
     out + &facts(&pairs)
 }
