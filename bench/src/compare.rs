@@ -5,7 +5,7 @@ use crate::judge::Sample;
 use crate::metric::{Metric, number};
 use crate::peers::Peer;
 use crate::record::{self, Circumstances};
-use crate::run::{OTHERS_MAX, Order, Run, rotated, run_once};
+use crate::run::{OTHERS_MAX, Order, Run, at_least_one, rotated, run_once};
 use crate::scenario::{Bar, Load, Scenario, Topics, Verdict};
 use crate::statistics::Summary;
 use crate::table::{BESIDE_BASELINE, SCENARIOS, USUAL, scenario};
@@ -18,7 +18,7 @@ use std::error::Error;
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Rounds; each runs every server in every scenario once.
-    #[arg(long, default_value_t = 9)]
+    #[arg(long, default_value_t = 9, value_parser = at_least_one)]
     rounds: usize,
     /// The servers to compare. [default: hub,bun,k2; with --baseline hub,baseline]
     #[arg(long, value_enum, value_delimiter = ',')]
@@ -40,6 +40,9 @@ pub(crate) struct Options {
     /// How often a disturbed run is repeated.
     #[arg(long, default_value_t = 2)]
     retries: usize,
+    /// Show disturbed runs too, for a rough table on a busy machine. No run is repeated, and no bar is judged.
+    #[arg(long, conflicts_with = "retries")]
+    allow_disturbance: bool,
     #[command(flatten)]
     tools: Flags,
 }
@@ -98,6 +101,20 @@ struct Judged {
     /// `None` if a side has no run that counts.
     ratio: Option<f64>,
     met: bool,
+    /// Why the bar is not judged, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    obstacle: Option<&'static str>,
+}
+
+impl Judged {
+    /// Returns the verdict for people.
+    fn verdict(&self) -> String {
+        match (self.obstacle, self.met) {
+            (Some(obstacle), _) => format!("NOT JUDGED, {obstacle}"),
+            (None, true) => "met".to_owned(),
+            (None, false) => "MISSED".to_owned(),
+        }
+    }
 }
 
 /// Runs and prints the comparison, and writes a record. Returns whether all runs were exact, and all bars were judged
@@ -117,7 +134,7 @@ pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
             for &server in rotated(&scenario.servers(&servers), round) {
                 let &Options { seconds, others_max, .. } = options;
                 let order = Order { round, scenario, server, rate: None, seconds, others_max };
-                for _ in 0..=options.retries {
+                for _ in 0..=if options.allow_disturbance { 0 } else { options.retries } {
                     let run = run_once(&tools, order);
                     eprintln!("round {}/{} {}", round + 1, options.rounds, run.line());
                     let again = run.failure.is_none() && run.disturbed;
@@ -135,13 +152,19 @@ pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
     }
     println!("command: {}", std::env::args().collect::<Vec<_>>().join(" "));
     let mut judged = Vec::new();
+    let disturbed = runs.iter().filter(|run| run.disturbed).count();
+    let shown: Vec<Run> = match options.allow_disturbance {
+        true => runs.iter().map(|run| Run { disturbed: false, ..run.clone() }).collect(),
+        false => runs.clone(),
+    };
+    let obstacle = (options.allow_disturbance && disturbed > 0).then_some("disturbed runs are among those shown");
     for scenario in scenarios {
-        print_scenario(scenario, &scenario.servers(&servers), &runs, &mut judged);
+        print_scenario(scenario, &scenario.servers(&servers), &shown, obstacle, &mut judged);
     }
     print_bars(&judged);
-    let disturbed = runs.iter().filter(|run| run.disturbed).count();
-    if disturbed > 0 {
-        println!("\n{disturbed} of {} runs were disturbed and left out", runs.len());
+    if disturbed > 0 && !options.allow_disturbance {
+        let hint = "end other programs, raise --others-max, or see a rough table with --allow-disturbance";
+        println!("\n{disturbed} of {} runs were disturbed and left out: {hint}", runs.len());
     }
     let failures: Vec<&Run> = runs.iter().filter(|run| run.failure.is_some()).collect();
     for run in &failures {
@@ -159,12 +182,23 @@ pub(crate) fn compare(options: &Options) -> Result<bool, Box<dyn Error>> {
 
 /// Prints a table for each placement in which every server has runs that count. The bars are judged by the table with
 /// most runs.
-fn print_scenario(scenario: &'static Scenario, servers: &[Peer], runs: &[Run], judged: &mut Vec<Judged>) {
+fn print_scenario(
+    scenario: &'static Scenario,
+    servers: &[Peer],
+    runs: &[Run],
+    obstacle: Option<&'static str>,
+    judged: &mut Vec<Judged>,
+) {
     println!("\n{}", scenario.line());
-    let names = || servers.iter().map(|server| server.name());
+    // A server without a run that counts takes no table from the others.
+    let counted = |server: &&Peer| {
+        runs.iter().any(|run| run.counts() && run.scenario == scenario.name && run.server == server.name())
+    };
+    let able: Vec<Peer> = servers.iter().filter(counted).copied().collect();
+    let names = || able.iter().map(|server| server.name());
     let samples: Vec<Sample<'_>> =
         Sample::all(scenario.name, runs).into_iter().filter(|sample| sample.depth(names()) > 0).collect();
-    samples.iter().for_each(|sample| print_sample(sample, servers, &scenario.metrics()));
+    samples.iter().for_each(|sample| print_sample(sample, &able, &scenario.metrics()));
     let deepest = samples.iter().max_by_key(|sample| sample.depth(names()));
     for bar in scenario.compared_bars() {
         let Bar { of, metric, against, .. } = bar;
@@ -172,9 +206,11 @@ fn print_scenario(scenario: &'static Scenario, servers: &[Peer], runs: &[Run], j
             continue;
         }
         let judgement = deepest.and_then(|sample| sample.judge(&bar, None));
-        let found = match judgement {
-            Some(judgement) => format!("{}, {}", bar.text(judgement.value), judgement.verdict),
-            None => "NOT JUDGED, no comparable runs".to_owned(),
+        let obstacle = if judgement.is_none() { Some("no comparable runs") } else { obstacle };
+        let found = match (judgement, obstacle) {
+            (Some(judgement), None) => format!("{}, {}", bar.text(judgement.value), judgement.verdict),
+            (Some(judgement), Some(why)) => format!("{}, NOT JUDGED, {why}", bar.text(judgement.value)),
+            (None, why) => format!("NOT JUDGED, {}", why.unwrap_or_default()),
         };
         let against = against.name(None);
         let line = format!("{} {}/{against} {}: {found}", metric.title(), of.name(), bar.must());
@@ -186,7 +222,8 @@ fn print_scenario(scenario: &'static Scenario, servers: &[Peer], runs: &[Run], j
             against: against.to_owned(),
             line,
             ratio: judgement.map(|judgement| judgement.value),
-            met: judgement.is_some_and(|judgement| judgement.verdict != Verdict::Missed),
+            met: obstacle.is_none() && judgement.is_some_and(|judgement| judgement.verdict != Verdict::Missed),
+            obstacle,
         });
     }
 }
@@ -197,9 +234,9 @@ fn print_bars(judged: &[Judged]) {
         return;
     }
     println!("\n{:16}{:18}{:>10}  {:>8}  bar", "all scenarios", "", "", "ratio");
-    for Judged { scenario, metric, of, against, ratio, met, .. } in judged {
+    for bar @ Judged { scenario, metric, of, against, ratio, .. } in judged {
         let (ratio, sides) = (ratio.map_or_else(|| "–".to_owned(), number), format!("{}/{against}", of.name()));
-        let verdict = if *met { "met" } else { "MISSED" };
+        let verdict = bar.verdict();
         println!("{scenario:20}{metric:18}{sides:>16}  {ratio:>8}  {verdict}");
     }
 }
@@ -232,6 +269,8 @@ fn print_sample(sample: &Sample<'_>, servers: &[Peer], metrics: &[Metric]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::testing::run;
+    use crate::scenario::SATURATION;
 
     fn options(flags: &str) -> Options {
         #[derive(clap::Parser)]
@@ -241,6 +280,31 @@ mod tests {
         }
         let words = ["compare"].into_iter().chain(flags.split_ascii_whitespace());
         <Cli as clap::Parser>::try_parse_from(words).map(|cli| cli.options).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Returns the bars of a scenario with these runs of the hub and of Bun.
+    fn judged(obstacle: Option<&'static str>, hub: Option<f64>, bun: Option<f64>) -> Vec<Judged> {
+        let speed = |server, value: f64| run(SATURATION, server, 0, Metric::DeliveriesPerSecond, value);
+        let runs = [(Peer::Hub, hub), (Peer::Bun, bun)];
+        let runs: Vec<Run> = runs.into_iter().filter_map(|(server, value)| Some(speed(server, value?))).collect();
+        let mut judged = Vec::new();
+        print_scenario(scenario(SATURATION).unwrap(), &[Peer::Hub, Peer::Bun], &runs, obstacle, &mut judged);
+        judged.retain(|bar| bar.metric == Metric::DeliveriesPerSecond.title() && bar.against == Peer::Bun.name());
+        assert_eq!(judged.len(), 1);
+        judged
+    }
+
+    /// A bar has the same verdict below its scenario and in the table of all.
+    #[test]
+    fn a_bar_is_judged_once() {
+        let check = |bar: &Judged, verdict: &str| {
+            assert!(bar.line.ends_with(verdict) && bar.verdict() == verdict, "{}: {}", bar.line, bar.verdict());
+            assert_eq!(bar.met, verdict == "met");
+        };
+        check(&judged(None, Some(10.0), Some(1.0))[0], "met");
+        check(&judged(None, Some(1.0), Some(10.0))[0], "MISSED");
+        check(&judged(None, Some(1.0), None)[0], "NOT JUDGED, no comparable runs");
+        check(&judged(Some("disturbed runs"), Some(10.0), Some(1.0))[0], "NOT JUDGED, disturbed runs");
     }
 
     #[test]

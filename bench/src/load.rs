@@ -153,7 +153,7 @@ fn failure_of(report: &Report, scenario: &Scenario, exact_messages: Option<u64>)
     let is_silent = scenario.load == Load::Storm;
     match report.outcome {
         Outcome::Void => Some(format!("void: {}", report.void_reasons.join("; "))),
-        Outcome::Broken => Some(format!("{NOT_EXACT}: {:?} {}", report.counts, report.disconnections.join("; "))),
+        Outcome::Broken => Some(format!("{NOT_EXACT}: {}", mistakes_of(report))),
         Outcome::Exact => match exact_messages {
             Some(exact) if published != exact => Some(format!("published {published} messages instead of {exact}")),
             _ if report.figures.is_none() => Some("the report has no figures".to_owned()),
@@ -164,6 +164,12 @@ fn failure_of(report: &Report, scenario: &Scenario, exact_messages: Option<u64>)
             _ => None,
         },
     }
+}
+
+/// Returns what went wrong in a run, for people: the numbers of mistakes, and the first connections that ended.
+pub(crate) fn mistakes_of(report: &Report) -> String {
+    let numbers = [report.mistakes()].into_iter().filter(|numbers| !numbers.is_empty());
+    numbers.chain(report.disconnections.iter().cloned()).collect::<Vec<_>>().join("; ")
 }
 
 /// Returns how many connections of a storm were refused before they came back.
@@ -232,7 +238,7 @@ fn idle(server: &Running, many: usize) -> Result<Values, Box<dyn Error>> {
     let mut limit = rustix::process::getrlimit(resource);
     limit.current = limit.maximum;
     rustix::process::setrlimit(resource, limit)?;
-    await_ended_connections()?;
+    await_ended_connections(ENDED_MAX)?;
     let mut connections: Vec<TcpStream> = Vec::with_capacity(many);
     let mut grow = |count: usize| -> Result<[f64; 2], Box<dyn Error>> {
         while connections.len() < count {
@@ -253,13 +259,18 @@ fn idle(server: &Running, many: usize) -> Result<Values, Box<dyn Error>> {
     Ok(values)
 }
 
-/// Waits until the kernel has forgotten the connections that ended before. It keeps an ended connection for a minute,
-/// and the memory of some thousand of them would be missing from the second of two readings.
-fn await_ended_connections() -> io::Result<()> {
+/// Waits until the kernel has forgotten the connections that ended before, but for `most` of them. It keeps an ended
+/// connection for a minute. Meanwhile the memory of some thousand of them would be missing from the second of two
+/// readings, and their ports cannot be used.
+pub(crate) fn await_ended_connections(most: u64) -> io::Result<()> {
     let begin = Instant::now();
+    let mut is_told = false;
     while begin.elapsed() < FORGOTTEN_AFTER
-        && ended_connections(&fs::read_to_string("/proc/net/sockstat")?).is_some_and(|ended| ended > ENDED_MAX)
+        && let Some(ended) = ended_connections(&fs::read_to_string("/proc/net/sockstat")?).filter(|ended| *ended > most)
     {
+        if !std::mem::replace(&mut is_told, true) {
+            eprintln!("waiting up to a minute, until the kernel forgets {ended} connections that have ended");
+        }
         thread::sleep(SETTLE);
     }
     Ok(())

@@ -20,7 +20,7 @@ pub(crate) struct Options {
     /// How often every benchmark is run.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Measure roughly, to see that everything works.
+    /// Measure roughly, to see that everything works. The build takes as long as without this.
     #[arg(long)]
     quick: bool,
     /// Run only benchmarks whose name has this text.
@@ -32,6 +32,7 @@ pub(crate) fn micro(options: &Options) -> Result<bool, Box<dyn Error>> {
     let criterion = std::path::absolute(Path::new(OUTPUT).join("criterion"))?;
     let circumstances = Circumstances::now();
     let mut rounds = Vec::new();
+    eprintln!("building the benchmarks, which takes minutes the first time");
     for _ in 0..options.rounds {
         // The figures of another round, or of a benchmark that is no more, are not taken for those of this round.
         if criterion.exists() {
@@ -40,7 +41,11 @@ pub(crate) fn micro(options: &Options) -> Result<bool, Box<dyn Error>> {
         let mut bench = pinned(SERVER_CPU, Path::new(cargo().get_program()));
         bench.args(["bench", "--package", "ringhub-bench", "--bench", "micro", "--"]).env("CRITERION_HOME", &criterion);
         succeed(bench.args(options.quick.then_some("--quick")).args(&options.filter))?;
-        rounds.push(figures(&criterion)?);
+        let round = figures(&criterion)?;
+        if let (Some(filter), true) = (&options.filter, round.is_empty()) {
+            return Err(format!("no benchmark has a name with {filter:?}").into());
+        }
+        rounds.push(round);
     }
     let rows = rows(&rounds)?;
     rows.iter().for_each(|row| println!("{}", row.line()));

@@ -58,6 +58,7 @@ pub(crate) fn runs(cases: &[Case], row: &Scenario) -> Result<Vec<Run>, String> {
         load_command: format!("bench/run micro --rounds {ROUNDS} '{FILTER}'"),
         failure: None,
         disturbed: false,
+        disturbance: None,
         is_limited: false,
         hops_ns: [hop; 2],
         placement: Placement::of(hop),

@@ -7,6 +7,7 @@ use crate::client::{DROP_BYTES, Received, drop_received, open};
 use crate::distance::{Placement, hop_ns};
 use crate::peers::{LOAD_CPU, Peer, Running, SERVER_CPU, on_the_loads_cpu};
 use crate::record::{self, Circumstances};
+use crate::run::at_least_one;
 use crate::statistics::Summary;
 use crate::tools::{Flags, Tools};
 use ringhub_loadgen::{cpu_of, machine_busy_ns};
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Rounds; each starts the server once for every number of subscribers.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
     rounds: usize,
     /// Length of each measured window.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=20))]

@@ -3,6 +3,7 @@
 //! Each server is started once, and gets short loads of a few clients. The check is that each message arrives once and
 //! in order. The lines of the output have the form of Rust's tests, which `tests/run` counts.
 
+use crate::load::{NOT_EXACT, mistakes_of};
 use crate::peers::{Load, Peer, Running};
 use crate::tools::{Flags, Tools};
 use clap::ValueEnum;
@@ -167,11 +168,7 @@ fn failure_of(report: &Report) -> Option<String> {
     match report.outcome {
         Outcome::Exact if counts.published > 0 && counts.expected > 0 => None,
         Outcome::Exact => Some("nothing was published".to_owned()),
-        Outcome::Broken => Some(format!(
-            "not exact: {counts:?} {} {}",
-            report.disconnections.join("; "),
-            report.foreign_sample.join("; ")
-        )),
+        Outcome::Broken => Some(format!("{NOT_EXACT}: {}; {}", mistakes_of(report), report.foreign_sample.join("; "))),
         Outcome::Void => Some(format!("void: {}", report.void_reasons.join("; "))),
     }
 }

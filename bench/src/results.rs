@@ -12,15 +12,16 @@ use crate::judge;
 use crate::micro_rows;
 use crate::peers::Peer;
 use crate::record::{self, Circumstances, measured_state};
-use crate::run::{OTHERS_MAX, Order, Run, rotated, run_once};
+use crate::run::{OTHERS_MAX, Order, Run, at_least_one, rotated, run_once};
 use crate::scenario::{Load, Rival, SATURATION, Scenario};
 use crate::table::rows;
-use crate::tools::{Flags, Tools};
+use crate::tools::{Flags, OUTPUT, Tools};
 use clap::builder::PossibleValuesParser;
 use kept::{Described, Kept, Stamp, crates, is_given_up};
 use serde::Serialize;
 use std::error::Error;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 pub(crate) use view::ROUNDS;
 use view::View;
@@ -33,7 +34,7 @@ pub(crate) struct Options {
           value_parser = PossibleValuesParser::new(rows().map(|scenario| scenario.name)))]
     only: Vec<String>,
     /// The rounds that each row needs. A bar is judged from 9 rounds on.
-    #[arg(long, default_value_t = ROUNDS)]
+    #[arg(long, default_value_t = ROUNDS, value_parser = at_least_one)]
     rounds: usize,
     /// Length of each measured window. Rounds with another window do not count.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=20))]
@@ -74,11 +75,30 @@ pub(crate) fn results(options: &Options) -> Result<bool, Box<dyn Error>> {
         eprintln!("{count} records do not count: {why}");
     }
     let view = View::of(&kept, &state, options.seconds);
-    fs::write(PAGE, markdown::page(&view))?;
-    fs::write(HTML_PAGE, html::page(&view))?;
     println!("{}", view.summary());
-    println!("{PAGE} and {HTML_PAGE} are written");
+    let is_full = options.only.is_empty() && !options.no_run && options.rounds >= ROUNDS;
+    let (pages, unmeasured) = pages(&kept, is_full);
+    fs::write(&pages[0], markdown::page(&view))?;
+    fs::write(&pages[1], html::page(&view))?;
+    let [page, html_page] = pages.each_ref().map(|path| path.display());
+    println!("{page} and {html_page} are written");
+    if let Some(row) = unmeasured {
+        println!("{PAGE} stays as it is: there is no record of {row} and perhaps of others (`bench/run results`)");
+    }
     Ok(view.rows.iter().filter(|row| wanted.iter().any(|wanted| wanted.name == row.name)).all(view::Row::is_met))
+}
+
+/// Returns the paths of the pages. The published ones are replaced by a full run, or if each row has a record; else the
+/// first row without a record is returned too.
+fn pages(kept: &Kept, is_full: bool) -> ([PathBuf; 2], Option<&'static str>) {
+    let unmeasured = rows().map(|row| row.name).find(|name| kept.rounds_of(name).next().is_none());
+    match unmeasured {
+        Some(row) if !is_full => {
+            let below = |page: &str| Path::new(OUTPUT).join(Path::new(page).file_name().unwrap_or_default());
+            ([PAGE, HTML_PAGE].map(below), Some(row))
+        }
+        _ => ([PAGE, HTML_PAGE].map(PathBuf::from), None),
+    }
 }
 
 /// A run of `results`.
@@ -233,3 +253,27 @@ const RETRIES: usize = 1;
 
 /// How many rounds a row may take in one run, as a multiple of those that it needs.
 const ROUNDS_FACTOR: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metric::Metric;
+    use crate::run::testing::run;
+
+    #[test]
+    fn a_part_of_the_rows_leaves_the_published_pages() {
+        let round =
+            |name: &str| kept::testing::round(name, 1, vec![run(name, Peer::Hub, 0, Metric::DeliveriesPerSecond, 1.0)]);
+        let part = Kept { rounds: vec![round(SATURATION)], ..Kept::default() };
+        let (paths, unmeasured) = pages(&part, false);
+        assert_eq!(
+            paths.map(|path| path.display().to_string()),
+            ["target/bench/RESULTS.md", "target/bench/results.html"]
+        );
+        assert!(unmeasured.is_some_and(|row| row != SATURATION));
+        let published = [PAGE, HTML_PAGE].map(PathBuf::from);
+        assert_eq!(pages(&part, true), (published.clone(), None));
+        let all = Kept { rounds: rows().map(|row| round(row.name)).collect(), ..Kept::default() };
+        assert_eq!(pages(&all, false), (published, None));
+    }
+}

@@ -39,6 +39,9 @@ pub(crate) struct Run {
     pub(crate) failure: Option<String>,
     /// Whether other programs used the machine meanwhile. Such a run must still be exact, but its figures do not count.
     pub(crate) disturbed: bool,
+    /// By what the run was disturbed; records from before the field existed lack it.
+    #[serde(default)]
+    pub(crate) disturbance: Option<String>,
     /// Whether the generator had no time to spare, so that the server could have done more.
     #[serde(default)]
     pub(crate) is_limited: bool,
@@ -84,7 +87,11 @@ impl Run {
             }
         };
         let [before, after] = self.hops_ns;
-        let disturbed = if self.disturbed { ", DISTURBED" } else { "" };
+        let disturbed = match (self.disturbed, &self.disturbance) {
+            (false, _) => String::new(),
+            (true, None) => ", DISTURBED".to_owned(),
+            (true, Some(why)) => format!(", DISTURBED: {why}"),
+        };
         let limited = if self.is_limited { ", the generator was the bottleneck" } else { "" };
         let placement = self.placement.name();
         format!(
@@ -108,6 +115,7 @@ pub(crate) fn run_once(tools: &Tools, order: Order<'_>) -> Run {
     let hops_ns = [hop_before, hop_ns(SERVER_CPU, LOAD_CPU)];
     let [placement, placement_after] = hops_ns.map(Placement::of);
     let others = driven.values.get(&Metric::Others).copied().unwrap_or_default();
+    let disturbance = disturbance([placement, placement_after], [others, others_max], driven.disturbance);
     Run {
         round,
         scenario: scenario.name.to_owned(),
@@ -116,7 +124,8 @@ pub(crate) fn run_once(tools: &Tools, order: Order<'_>) -> Run {
         server_command,
         load_command: driven.command,
         failure: driven.failure,
-        disturbed: placement != placement_after || others > others_max || driven.disturbance.is_some(),
+        disturbed: disturbance.is_some(),
+        disturbance,
         is_limited: driven.report.as_ref().is_some_and(|report| report.bottleneck.is_some()),
         hops_ns,
         placement,
@@ -124,6 +133,29 @@ pub(crate) fn run_once(tools: &Tools, order: Order<'_>) -> Run {
         elsewhere: None,
         report: driven.report,
         requests: driven.requests,
+    }
+}
+
+/// Returns by what a run was disturbed: a placement of the CPUs that changed, other programs that were busy, or what
+/// the generator says.
+fn disturbance(
+    [before, after]: [Placement; 2],
+    [others, others_max]: [f64; 2],
+    of_generator: Option<String>,
+) -> Option<String> {
+    if before != after {
+        return Some(format!("the CPUs moved from {} to {}", before.name(), after.name()));
+    }
+    let busy = || format!("other programs used {others:.2} CPUs, and --others-max is {others_max}");
+    (others > others_max).then(busy).or(of_generator)
+}
+
+/// Parses a number of rounds or of something else, of which there must be one at least.
+pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("it must be above 0".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("expected a whole number above 0".to_owned()),
     }
 }
 
@@ -158,6 +190,7 @@ pub(crate) mod testing {
             load_command: "ringhub-loadgen fanout".to_owned(),
             failure: None,
             disturbed: false,
+            disturbance: None,
             is_limited: false,
             hops_ns: [25.0; 2],
             placement: Placement::Near,
@@ -190,9 +223,27 @@ mod tests {
     fn a_run_that_failed_or_was_disturbed_does_not_count() {
         let run = || testing::run("rate-100", Peer::Hub, 0, Metric::CpuPerDelivery, 900.0);
         assert!(run().counts() && run().line().contains("ns of CPU per delivery 900"));
-        assert!(!Run { disturbed: true, ..run() }.counts());
+        let busy = Run { disturbed: true, disturbance: Some("other programs".to_owned()), ..run() };
+        assert!(!busy.counts() && busy.line().contains(", DISTURBED: other programs"));
         let failed = Run { failure: Some("void: no CPU".to_owned()), ..run() };
         assert!(!failed.counts() && failed.line().contains("FAILED: void: no CPU"));
+    }
+
+    #[test]
+    fn a_disturbance_has_its_reason() {
+        let (near, far) = (Placement::Near, Placement::Far);
+        assert_eq!(disturbance([near, near], [0.1, 0.1], None), None);
+        assert_eq!(disturbance([near, far], [0.0, 0.1], None).unwrap(), "the CPUs moved from near to far");
+        let busy = "other programs used 0.84 CPUs, and --others-max is 0.15";
+        assert_eq!(disturbance([near, near], [0.84, 0.15], None).unwrap(), busy);
+        let waited = Some("kept a thread from its CPU".to_owned());
+        assert_eq!(disturbance([near, near], [0.0, 0.15], waited.clone()), waited);
+    }
+
+    #[test]
+    fn there_is_a_round_at_least() {
+        assert_eq!(at_least_one("3"), Ok(3));
+        assert!(at_least_one("0").is_err() && at_least_one("x").is_err() && at_least_one("-1").is_err());
     }
 
     #[test]

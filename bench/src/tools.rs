@@ -37,6 +37,9 @@ pub(crate) struct Flags {
     /// Use the programs of the last build, beside this one.
     #[arg(long)]
     no_build: bool,
+    /// Install no server of others: one that is missing is skipped.
+    #[arg(long)]
+    no_install: bool,
 }
 
 impl Flags {
@@ -47,11 +50,18 @@ impl Flags {
     }
 }
 
-/// Whether programs may be built.
+/// What may be done so that a program is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Building {
-    Allowed,
-    Forbidden,
+pub(crate) struct May {
+    pub(crate) build: bool,
+    pub(crate) install: bool,
+}
+
+impl May {
+    /// Returns an error if something that is missing may not be installed.
+    pub(crate) fn install(self, what: &str) -> Result<(), Box<dyn Error>> {
+        if self.install { Ok(()) } else { Err(format!("{what} is not installed, and --no-install forbids it").into()) }
+    }
 }
 
 impl Tools {
@@ -93,10 +103,10 @@ impl Tools {
         }
         fs::create_dir_all(OUTPUT)?;
         allow_descriptors()?;
-        let building = if flags.no_build { Building::Forbidden } else { Building::Allowed };
+        let may = May { build: !flags.no_build, install: !flags.no_install };
         let mut others = Vec::new();
         for &peer in servers {
-            others.extend(installed::install(peer, building)?.map(|installation| (peer, installation)));
+            others.extend(installed::install(peer, may)?.map(|installation| (peer, installation)));
         }
         Ok(Tools { hub, baseline: None, loadgen, bench, others })
     }
