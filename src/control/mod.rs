@@ -60,7 +60,7 @@ use self::{
 use crate::{
     access_log::AccessLog,
     budget::Budget,
-    clock::Clock,
+    clock::{Clock, WallStart},
     config::{Config, Http, Limits},
     current::Current,
     endpoints::{Endpoints, Readiness},
@@ -178,6 +178,7 @@ async fn serve(start: Start) -> io::Result<()> {
         monitors: Farewells::new(Limits::MONITORS_MAX * 3 / 4),
         bodies,
         clock,
+        wall_start: WallStart::default(),
         handshakes,
         publish_buckets: PublishBuckets::new(clock),
         files,

@@ -232,6 +232,10 @@ impl Commands for RequestCommands {
         })
     }
 
+    fn wall_start_ms(&self) -> u64 {
+        self.shared.wall_start.of(&self.shared.clock)
+    }
+
     fn hold(&self, page: Bytes) -> Result<Bytes, Refusal> {
         self.shared.history_reads.hold(page)
     }

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     access_log::AccessLog,
     auth::{Answers, Callback, Credentials, Identities, Identity},
-    clock::Clock,
+    clock::{Clock, WallStart},
     config::{Config, weights},
     current::Current,
     endpoints::{Denied, Endpoint, Endpoints, Intent, Readiness, until_decided},
@@ -62,6 +62,8 @@ pub(super) struct Shared {
     pub(super) monitors: Farewells,
     pub(super) bodies: Bodies,
     pub(super) clock: Clock,
+    /// The start of the clock by the wall clock.
+    pub(super) wall_start: WallStart,
     /// The buckets of the addresses that open WebSockets, which the shards have too.
     pub(super) handshakes: Arc<RateTable>,
     pub(super) publish_buckets: PublishBuckets,

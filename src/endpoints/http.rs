@@ -180,6 +180,9 @@ pub(crate) trait Commands: Send + Sync {
     /// 503 if the server leaves, or the topic's home is behind.
     fn read_history(&self, topic: TopicName, query: HistoryQuery) -> Reading;
 
+    /// Returns the time of the wall clock, in milliseconds since 1970, from which the times of messages count.
+    fn wall_start_ms(&self) -> u64;
+
     /// Returns a page of a history that counts as memory of the server until the client has taken it.
     ///
     /// # Errors

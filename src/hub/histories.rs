@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::topic_id::TopicId;
+use crate::proto::Millis;
 
 /// The histories of a shard.
 #[derive(Debug, Default)]
@@ -24,6 +25,8 @@ pub(super) struct Histories {
     pub(super) ended: Vec<TopicId>,
     /// The entry after the one whose age was looked at last.
     cursor: usize,
+    /// When the ages are to be looked at again, if a message has an age at which it leaves.
+    pub(super) next_look: Option<Millis>,
 }
 
 /// A history in the list. Entries are compared by their uses first, of which no two have the same number.
@@ -72,6 +75,11 @@ impl Histories {
         let entry = self.entries.as_slice().get(self.cursor).map(|entry| entry.0);
         self.cursor += 1;
         entry
+    }
+
+    /// Notes that a message leaves its history at this time, unless it has left before.
+    pub(super) fn note_expiry(&mut self, at: Option<Millis>) {
+        self.next_look = self.next_look.into_iter().chain(at).min();
     }
 
     /// Notes that a history has ended whose entry is in the list.

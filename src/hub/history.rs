@@ -148,6 +148,12 @@ impl History {
         }
     }
 
+    /// Returns when the first message becomes too old; `None` if it never does.
+    pub(super) fn expiry(&self, rules: &HistoryRules) -> Option<Millis> {
+        let (_, time, _) = self.front().filter(|_| self.messages > 1 || !rules.retains_last)?;
+        rules.expiry(time)
+    }
+
     /// Lets the messages of the first segment leave. Returns how many there were.
     pub(super) fn drop_segment(&mut self) -> u64 {
         let before = self.messages;
@@ -331,7 +337,7 @@ impl Segment {
         let begin = index.checked_sub(1).map_or(0, |before| records[before].end as usize);
         let mut rest = &bytes[begin..record.end as usize];
         let found = NAMES.map(|mark| (record.marks & mark != 0).then(|| take_name(&mut rest)));
-        let mut publication = Publication::kept(rest, record.is_binary(), record.is_json());
+        let mut publication = Publication::kept(rest, record.kind(), record.is_json());
         publication.stamp(record.time);
         let [event, key, id] = found;
         if let Some(event) = event {
@@ -348,8 +354,8 @@ impl Segment {
 }
 
 impl Record {
-    fn is_binary(self) -> bool {
-        self.marks & marks::BINARY != 0
+    fn kind(self) -> MessageType {
+        if self.marks & marks::BINARY != 0 { MessageType::Binary } else { MessageType::Text }
     }
 
     fn is_json(self) -> bool {
@@ -419,6 +425,7 @@ const _: () = assert!(SHARED_MIN <= SEGMENT_MAX && SEGMENT_MAX <= u32::MAX as us
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::{Fin, OpCode, PreparedMessage};
 
     fn history(rules: &HistoryRules, messages: impl IntoIterator<Item = (u64, Publication)>) -> History {
         let mut history = History::new(OrderEnd { epoch: 1, offset: 0 }, 1);
@@ -451,6 +458,8 @@ mod tests {
             Publication::json(r#"{"a":1}"#).unwrap().event("e").id("i"),
             Publication::text(&"long".repeat(2_000)).event("large"),
             Publication::text("names").event(&"e".repeat(70_000)),
+            // A text of a route that does not check it.
+            Publication::try_from(PreparedMessage::one(OpCode::Text, Fin::Set, b"\xff")).unwrap(),
         ];
         let history = history(&ALL, (1..).zip(publications.clone()));
         let (found, more) = history.read(Wanted::After(0), usize::MAX, u64::MAX);

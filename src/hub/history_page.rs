@@ -4,7 +4,6 @@ use super::{
     memory::{ALLOCATION, pinned},
     publication::{OrderEnd, Publication},
 };
-use crate::proto::Millis;
 
 /// A request for a part of a topic's history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +45,6 @@ pub struct HistoryPage {
     pub messages: Vec<KeptMessage>,
     /// Whether there are further messages of the part.
     pub has_more: bool,
-    /// The time at which the page was made, on the clock of the messages' times.
-    pub now: Millis,
 }
 
 impl HistoryPage {

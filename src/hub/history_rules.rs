@@ -32,8 +32,13 @@ impl HistoryRules {
         if has_no_limit { 1 } else { self.messages_max.unwrap_or(u64::MAX).max(1) }
     }
 
+    /// Returns when a message of this time becomes too old.
+    pub(super) fn expiry(&self, time: Millis) -> Option<Millis> {
+        self.age_max_ms.map(|most| Millis(time.0.saturating_add(most)))
+    }
+
     /// Returns whether a message of this time has become too old.
     pub(super) fn has_expired(&self, time: Millis, now: Millis) -> bool {
-        self.age_max_ms.is_some_and(|most| now.0.saturating_sub(time.0) >= most)
+        self.expiry(time).is_some_and(|end| end <= now)
     }
 }

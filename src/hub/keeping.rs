@@ -15,6 +15,7 @@ use super::{
     topic_name::TopicName,
     topics::{Home, TopicRole, Topics},
 };
+use crate::proto::Millis;
 
 impl<T: Attachment> ShardHub<T> {
     /// Keeps a publication that has got its place, if the rules of its topic ask for a history.
@@ -40,8 +41,9 @@ impl<T: Attachment> ShardHub<T> {
         history.used = used;
         history.keep(place.offset, publication);
         history.trim(&rules, now);
-        let after = (history.memory(), history.messages());
+        let (after, expiry) = ((history.memory(), history.messages()), history.expiry(&rules));
         self.histories.note_change(before, after);
+        self.histories.note_expiry(expiry);
         if is_new {
             self.histories.add(Entry { used, number: used, topic });
         }
@@ -91,7 +93,7 @@ impl<T: Attachment> ShardHub<T> {
     }
 
     fn history_page(&mut self, topic: TopicId, query: &HistoryQuery) -> HistoryPage {
-        let (now, end, used) = (self.now(), self.topics[topic].end(), self.histories.next_use());
+        let (end, used) = (self.topics[topic].end(), self.histories.next_use());
         let home = self.home_of(topic);
         let (epoch, offset) = (home.epoch, home.offset);
         let floor = home.history.as_ref().map_or(offset, |history| history.floor());
@@ -114,7 +116,7 @@ impl<T: Attachment> ShardHub<T> {
             }
             None => (Vec::new(), false),
         };
-        HistoryPage { end, floor, has_gap, messages, has_more, now }
+        HistoryPage { end, floor, has_gap, messages, has_more }
     }
 
     /// Forgets the history of a topic, and returns how many messages it had. The order of the topic goes on.
@@ -131,7 +133,10 @@ impl<T: Attachment> ShardHub<T> {
 
     /// Looks at the ages of some histories, and forgets what has become too old, or is not to be kept any more.
     pub fn trim_histories(&mut self) {
-        for _ in 0..self.histories.len().min(TRIMMED_MAX) {
+        let entries = self.histories.len();
+        // Histories that are not looked at now have their turns later.
+        self.histories.next_look = (entries > TRIMMED_MAX).then(|| Millis(self.now().0 + LOOK_MS));
+        for _ in 0..entries.min(TRIMMED_MAX) {
             let Some(entry) = self.histories.next_to_trim() else { break };
             if history_of(&self.topics, entry).is_some() {
                 self.topics.renew_rules(entry.topic);
@@ -151,6 +156,12 @@ impl<T: Attachment> ShardHub<T> {
         self.make_room_for_history(before.saturating_sub(bytes as usize), None);
         self.notice_ended_histories();
         (before - self.histories.weight()) as u64
+    }
+
+    /// Returns when [`ShardHub::trim_histories`] is to be called even if nothing happens: messages become too old.
+    #[must_use]
+    pub fn next_history_look(&self) -> Option<Millis> {
+        self.histories.next_look
     }
 
     /// Returns the memory of all histories, in bytes.
@@ -175,8 +186,9 @@ impl<T: Attachment> ShardHub<T> {
         let Some(history) = &mut self.home_of(topic).history else { return };
         let before = (history.memory(), history.messages());
         history.trim(&rules, now);
-        let after = (history.memory(), history.messages());
+        let (after, expiry) = ((history.memory(), history.messages()), history.expiry(&rules));
         self.histories.note_change(before, after);
+        self.histories.note_expiry(expiry);
         if after.1 == 0 {
             self.end_history(topic);
         }
@@ -227,13 +239,13 @@ fn history_of(topics: &Topics, entry: Entry) -> Option<&History> {
 /// The most histories whose ages are looked at in a tick.
 const TRIMMED_MAX: usize = 256;
 
+/// Milliseconds between two looks of a shard that has nothing else to do, if it has more histories than that.
+const LOOK_MS: u64 = 1_000;
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        hub::{HubLimits, MeshEnd, RulesOfTopics, Scope, TopicRule, TopicTable},
-        proto::Millis,
-    };
+    use crate::hub::{HubLimits, MeshEnd, RulesOfTopics, Scope, TopicRule, TopicTable};
 
     fn name(text: &str) -> TopicName {
         TopicName::new(text).unwrap()
@@ -393,6 +405,35 @@ mod tests {
         hub.set_limits(HubLimits { history_bytes_max: 5_000, ..hub.limits });
         hub.trim_histories();
         assert!((1..4).contains(&hub.topics()), "a smaller budget holds at the next look: {}", hub.topics());
+    }
+
+    /// A shard that has nothing else to do knows when it must look at its histories again.
+    #[test]
+    fn the_next_look_is_due_when_a_message_becomes_too_old() {
+        let mut hub = hub(HubLimits::default());
+        assert_eq!(hub.next_history_look(), None);
+        for (now, topic) in [(0, "kept/a"), (30, "kept/b"), (60, "kept/a")] {
+            hub.note_time(Millis(now));
+            publish(&mut hub, topic, "1");
+            assert_eq!(hub.next_history_look(), Some(Millis(100)));
+        }
+        for (look, left, next) in [(100, 2, Some(130)), (130, 1, Some(160)), (160, 0, None)] {
+            hub.note_time(Millis(look));
+            hub.trim_histories();
+            assert_eq!((hub.history_messages().0, hub.next_history_look()), (left, next.map(Millis)));
+        }
+        let many = 2 * TRIMMED_MAX as u64;
+        (0..many).for_each(|number| _ = publish(&mut hub, &format!("kept/{number}"), "1"));
+        hub.note_time(Millis(10_000));
+        hub.trim_histories();
+        assert_eq!(hub.history_messages().0, many - TRIMMED_MAX as u64);
+        assert_eq!(hub.next_history_look(), Some(Millis(10_000 + LOOK_MS)), "the others have their turn later");
+        let retains = TopicRule::new(["kept/*".parse().unwrap()]).history_age_ms(100).retain(true);
+        hub.topic_rules().replace(TopicTable::new([&retains]).unwrap());
+        (0..4).for_each(|_| hub.trim_histories());
+        publish(&mut hub, "kept/a", "1");
+        hub.trim_histories();
+        assert_eq!(hub.next_history_look(), None, "the last message stays");
     }
 
     /// A history whose rule is gone after a reload is forgotten at the next look.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     connection_id::ConnectionId, format::Format, not_a_key::NotAKey, not_json::NotJson, topic_name::TopicName,
 };
-use crate::proto::{Message, MessageType, Millis, PreparedMessage};
+use crate::proto::{Fin, Message, MessageType, Millis, PreparedMessage};
 
 /// The subscribers that a publication is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -277,13 +277,11 @@ impl Publication {
         Arc::make_mut(self.names.get_or_insert_default())
     }
 
-    /// Makes a publication of a message that a history has kept. JSON has been checked before.
-    pub(super) fn kept(payload: &[u8], is_binary: bool, is_json: bool) -> Self {
-        let publication = match str::from_utf8(payload) {
-            Ok(text) if !is_binary => Self::text(text),
-            _ => Self::binary(payload),
-        };
-        Publication { is_json, ..publication }
+    /// Makes a publication of a message that a history has kept. JSON has been checked before, and so has the UTF-8 of
+    /// a text, unless its route takes any text.
+    pub(super) fn kept(payload: &[u8], kind: MessageType, is_json: bool) -> Self {
+        let message = PreparedMessage::one(kind.opcode(), Fin::Set, payload);
+        Publication { is_json, ..Self::of_message(message, kind) }
     }
 
     /// Makes a publication of a message that is one frame of this kind.

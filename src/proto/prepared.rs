@@ -205,7 +205,7 @@ impl PreparedMessage {
     }
 
     /// Makes one frame. The caller has checked the payload, and that the frame is no close frame.
-    pub(super) fn one(opcode: OpCode, fin: Fin, payload: &[u8]) -> Self {
+    pub(crate) fn one(opcode: OpCode, fin: Fin, payload: &[u8]) -> Self {
         let header_len = FrameHeader::new(opcode, fin, payload.len()).encoded_len();
         let mut frame = Vec::with_capacity(header_len + payload.len());
         encode_frame(opcode, fin, payload, &mut frame);

@@ -1,7 +1,5 @@
 //! The mail of a shard: deliveries, requests and commands of the other shards and of the control thread.
 
-use std::mem;
-
 use super::{
     pace::{Mail, MailLeft},
     state::Shard,
@@ -50,17 +48,18 @@ impl<I: Io> Shard<I> {
         self.report_answered();
     }
 
-    /// Takes requests, and runs the commands among them.
+    /// Takes requests, and runs the commands among them. Each command runs before the next request is taken: no
+    /// request is taken while too many replies wait for room.
     fn take_requests(&mut self) {
         while self.mail_left.requests > 0 && self.hub.has_room_for_mail() && self.hub.take_request(&mut self.commands) {
             self.mail_left.requests -= 1;
+            if let Some(command) = self.commands.pop() {
+                self.run_command(command);
+            }
         }
         if self.hub.has_engine_mail() {
             self.marks.note_left_mail(self.now);
         }
-        let mut commands = mem::take(&mut self.commands);
-        commands.drain(..).for_each(|command| self.run_command(command));
-        self.commands = commands;
         // A command may have made a subscription.
         self.report_joined();
         self.report_answered();

@@ -44,6 +44,7 @@ mod driver;
 mod engine;
 mod events;
 mod full;
+mod histories;
 mod homes;
 mod kernel_limits;
 mod leftovers;

@@ -242,9 +242,11 @@ impl<I: Io> Shard<I> {
     pub(crate) fn next_deadline(&self) -> Option<Millis> {
         let drain = self.drain.as_ref().map(|drain| drain.next_step(self.now, self.is_empty()));
         let look = self.memory.next_look(self.counters.get(Counter::SlowConsumers) > 0, self.now);
-        let receipt = self.hub.next_receipt_end().map(|end| end.tick().after(1));
-        let tick =
-            self.wheel.next().into_iter().chain(drain).chain(self.flush.next_try()).chain(look).chain(receipt).min();
+        // The first tick that begins at these times or after them.
+        let after = |time: Option<Millis>| time.map(|time| time.tick().after(1));
+        let (receipt, history) = (after(self.hub.next_receipt_end()), after(self.hub.next_history_look()));
+        let others = drain.into_iter().chain(self.flush.next_try()).chain(look).chain(receipt).chain(history);
+        let tick = self.wheel.next().into_iter().chain(others).min();
         tick.map(Tick::begin).into_iter().chain(self.hub.next_walk()).min()
     }
 

@@ -4,11 +4,7 @@
 //! The query says which part a reader wants: `since=EPOCH.OFFSET` or `since=earliest`, or `last=N`; `limit=N`;
 //! `reverse=true`. A position that is not known is answered with `"gap": true`, never as if nothing were missing.
 
-use std::{
-    borrow::Cow,
-    fmt::Write as _,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{borrow::Cow, fmt::Write as _};
 
 use bytes::{BufMut as _, BytesMut};
 
@@ -18,7 +14,7 @@ use crate::{
     endpoints::HttpRequest,
     handler::Response,
     hub::{HistoryFrom, HistoryPage, HistoryQuery, KeptMessage, OrderEnd},
-    proto::{Millis, Refusal, RequestHead, query_pairs},
+    proto::{Refusal, RequestHead, query_pairs},
 };
 
 /// Returns whether a request asks for the history of a topic: it accepts JSON.
@@ -106,13 +102,14 @@ pub(super) async fn answer_page(request: Box<HttpRequest>) -> Result<Response, R
     let page = request.read_history(query)?.await?;
     let topic = request.topic.as_ref().map_or("", |topic| topic.as_str());
     let (epoch, offset) = page.end.map_or((0, 0), |end| (end.epoch, end.offset));
-    // The page of one query changes with the end of the order, and with what is kept.
-    let tag = format!("\"{epoch}.{}.{offset}\"", page.floor);
+    let start_ms = request.commands.wall_start_ms();
+    // The page of one query changes with the end of the order, with what is kept, and when the wall clock is set.
+    let tag = format!("\"{epoch}.{}.{offset}.{start_ms}\"", page.floor);
     let is_known = request.head.headers().get("if-none-match").is_some_and(|known| has_tag(known, &tag));
     let response = if is_known {
         Response::new(304, "application/json", "")
     } else {
-        let page = page_as_json(topic, &page, unix_ms());
+        let page = page_as_json(topic, &page, start_ms);
         Response::new(200, "application/json", request.commands.hold(page.freeze())?)
     };
     Ok(response.header("ETag", &tag).header("Cache-Control", "no-cache").header("Vary", "Accept"))
@@ -130,15 +127,9 @@ fn has_tag(list: &[u8], tag: &str) -> bool {
     tags.any(|other| other == b"*" || other.strip_prefix(b"W/").unwrap_or(other) == tag.as_bytes())
 }
 
-/// Returns the time of the wall clock, in milliseconds since 1970.
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    since.as_millis().try_into().unwrap_or(u64::MAX)
-}
-
-/// Returns a page as JSON. `unix_ms` is the time of the wall clock at which the page was made.
-fn page_as_json(topic: &str, page: &HistoryPage, unix_ms: u64) -> BytesMut {
-    let HistoryPage { end, floor, has_gap, messages, has_more, now } = page;
+/// Returns a page as JSON. `start_ms` is the time of the wall clock from which the times of messages count.
+fn page_as_json(topic: &str, page: &HistoryPage, start_ms: u64) -> BytesMut {
+    let HistoryPage { end, floor, has_gap, messages, has_more } = page;
     let mut out = BytesMut::from(&b"{\"topic\":"[..]);
     put_string(topic, &mut out);
     if let Some(OrderEnd { epoch, offset }) = end {
@@ -150,7 +141,7 @@ fn page_as_json(topic: &str, page: &HistoryPage, unix_ms: u64) -> BytesMut {
         if number > 0 {
             out.put_u8(b',');
         }
-        put_message(message, unix_ms, *now, &mut out);
+        put_message(message, start_ms, &mut out);
     }
     out.put_u8(b']');
     if let (true, Some(last), Some(OrderEnd { epoch, .. })) = (has_more, messages.last(), end) {
@@ -160,8 +151,8 @@ fn page_as_json(topic: &str, page: &HistoryPage, unix_ms: u64) -> BytesMut {
     out
 }
 
-fn put_message(KeptMessage { offset, publication }: &KeptMessage, unix_ms: u64, now: Millis, out: &mut BytesMut) {
-    let time = unix_ms.saturating_sub(now.0.saturating_sub(publication.time().0));
+fn put_message(KeptMessage { offset, publication }: &KeptMessage, start_ms: u64, out: &mut BytesMut) {
+    let time = start_ms.saturating_add(publication.time().0);
     write!(out, "{{\"offset\":{offset},\"time\":{time}").expect(MEMORY);
     let names = [("event", publication.event_name()), ("key", publication.key_name()), ("id", publication.id_name())];
     for (member, name) in names {
@@ -192,7 +183,7 @@ fn bad(what: &str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::Publication;
+    use crate::{hub::Publication, proto::Millis};
 
     #[test]
     fn queries_are_read() {
@@ -249,9 +240,8 @@ mod tests {
             has_gap: true,
             messages: (5..).zip(publications).map(kept).collect(),
             has_more: true,
-            now: Millis(100),
         };
-        let text = page_as_json("a/b", &page, 1_000);
+        let text = page_as_json("a/b", &page, 900);
         let expected = concat!(
             r#"{"topic":"a/b","epoch":"17","first":5,"offset":9,"gap":true,"messages":["#,
             r#"{"offset":5,"time":950,"event":"e\"","key":"k","data":{"x":1}},"#,

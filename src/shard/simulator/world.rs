@@ -55,13 +55,22 @@ impl World {
         change: impl FnOnce(&mut Config),
         complete: impl FnOnce(Shard<SimulatedIo>) -> Shard<SimulatedIo>,
     ) -> Self {
+        Self::at(MeshEnd::alone(), change, complete)
+    }
+
+    /// Returns the same at an end of a mesh.
+    pub(super) fn at(
+        mesh: MeshEnd,
+        change: impl FnOnce(&mut Config),
+        complete: impl FnOnce(Shard<SimulatedIo>) -> Shard<SimulatedIo>,
+    ) -> Self {
         let mut config = Config::new(&Settings::default(), 20_000).expect("the defaults");
         change(&mut config);
         let network = Rc::new(RefCell::new(Network::new(Random::new(0), Weather::FAIR)));
         let counters = Arc::new(Counters::default());
         let io = SimulatedIo::new(&network);
         let handlers = handlers(&config);
-        let shard = Shard::new(MeshEnd::alone(), &config, io, handlers, Arc::clone(&counters), 1, Tick(0).begin());
+        let shard = Shard::new(mesh, &config, io, handlers, Arc::clone(&counters), 1, Tick(0).begin());
         World { shard: complete(shard), counters, network }
     }
 
