@@ -167,6 +167,11 @@ impl Audiences {
         iter::once(&self.raw).chain(self.others.iter().map(|(_, other)| other))
     }
 
+    /// Calls `visit` with each audience.
+    pub(super) fn for_each(&mut self, visit: impl FnMut(&mut Audience)) {
+        iter::once(&mut self.raw).chain(self.others.iter_mut().map(|(_, other)| other)).for_each(visit);
+    }
+
     /// Returns all audiences but that of [`Format::RAW`].
     pub(super) fn others_mut(&mut self) -> impl Iterator<Item = (Format, &mut Audience)> {
         self.others.iter_mut().map(|(format, other)| (*format, other))

@@ -145,7 +145,7 @@ impl<T: Attachment> ShardHub<T> {
             // The visit of a connection with several topics may have begun the walk already.
             let waits = audience.walk.is_none() && audience.next_walk > now;
             if waits {
-                paced.insert(audience.next_walk, id);
+                paced.insert(audience.next_walk, id, audience.weight());
             }
             !waits
         });
@@ -156,7 +156,9 @@ impl<T: Attachment> ShardHub<T> {
             self.dirty.push(id);
         }
         let most = self.limits.gathered_bytes_max / PACED_PART;
-        if self.gathered.bytes > most {
+        let grown = self.gathered.grown;
+        // All audiences that wait are added up only when they may be too much by what has been gathered since.
+        if self.gathered.bytes > most && paced.weighs_at_most(grown) > most {
             let mut waiting = paced.iter().map(|id| topics[id].weight()).sum::<usize>();
             while waiting > most
                 && let Some(id) = paced.take_first()
@@ -164,6 +166,7 @@ impl<T: Attachment> ShardHub<T> {
                 waiting -= topics[id].weight();
                 self.dirty.push(id);
             }
+            paced.note_weight(waiting, grown);
         }
     }
 

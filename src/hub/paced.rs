@@ -9,12 +9,26 @@ use crate::proto::Millis;
 #[derive(Debug, Default)]
 pub(super) struct Paced {
     waiting: BTreeSet<(Millis, AudienceId)>,
+    /// What these audiences weigh, as far as it has been added up, and by how much all runs had grown at that time.
+    weighed: usize,
+    grown: usize,
 }
 
 impl Paced {
-    /// Lets an audience wait until this time.
-    pub(super) fn insert(&mut self, until: Millis, id: AudienceId) {
+    /// Lets an audience of this weight wait until this time.
+    pub(super) fn insert(&mut self, until: Millis, id: AudienceId, weight: usize) {
         assert!(self.waiting.insert((until, id)), "an audience waits once");
+        self.weighed += weight;
+    }
+
+    /// Returns what the audiences weigh at most, if all runs have grown by `grown` until now.
+    pub(super) fn weighs_at_most(&self, grown: usize) -> usize {
+        self.weighed.saturating_add(grown.wrapping_sub(self.grown))
+    }
+
+    /// Notes what the audiences weigh, and by how much all runs have grown until now.
+    pub(super) fn note_weight(&mut self, weight: usize, grown: usize) {
+        (self.weighed, self.grown) = (weight, grown);
     }
 
     /// Returns whether no audience waits.
@@ -56,11 +70,14 @@ mod tests {
         let mut paced = Paced::default();
         assert_eq!((paced.next(), paced.take_due(Millis(9))), (None, None));
         for (until, topic) in [(30, 1), (10, 2), (20, 3), (10, 4)] {
-            paced.insert(Millis(until), id(topic));
+            paced.insert(Millis(until), id(topic), 100);
         }
         assert_eq!((paced.next(), paced.take_due(Millis(9))), (Some(Millis(10)), None));
         assert_eq!([paced.take_due(Millis(10)), paced.take_due(Millis(10))], [Some(id(2)), Some(id(4))]);
         assert_eq!((paced.take_due(Millis(10)), paced.take_first()), (None, Some(id(3))));
         assert_eq!(paced.iter().collect::<Vec<_>>(), [id(1)]);
+        assert_eq!((paced.weighs_at_most(0), paced.weighs_at_most(50)), (400, 450));
+        paced.note_weight(120, 50);
+        assert_eq!((paced.weighs_at_most(50), paced.weighs_at_most(80)), (120, 150));
     }
 }

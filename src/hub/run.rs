@@ -236,7 +236,9 @@ impl Run {
     #[inline]
     fn conflate_if_due(&mut self) {
         let conflation = self.tags.as_ref().and_then(|tags| tags.conflation);
-        if conflation.is_some_and(|conflation| conflation.is_due(self.gathered.end.message, self.gathered.end.byte)) {
+        let Some(conflation) = conflation else { return };
+        let (end, own) = (self.gathered.end, self.gathered.losses.as_ref().map_or(0, |losses| losses.own.len()));
+        if conflation.is_due(end.message, end.byte, own) {
             self.conflate();
         }
     }

@@ -13,6 +13,8 @@ use super::{
     entry::Interest,
     history::History,
     publication::OrderEnd,
+    run::Run,
+    tag::Tags,
     topic_id::TopicId,
     topic_name::{TopicName, home},
     topic_rules::{RulesOfTopics, TopicRules},
@@ -214,6 +216,10 @@ impl Topics {
         let (rules, generation) = (self.rules.of(&self[id].name), self.rules_generation);
         let topic = &mut self[id];
         (topic.rules, topic.rules_generation) = (rules, generation);
+        if topic.rules.tags != Tags::Newest {
+            // The runs may have begun under a rule by which they keep only the newest message of each key.
+            topic.audiences.for_each(|audience| audience.for_each_run(Run::keep_all));
+        }
     }
 
     /// Returns the shard that orders the messages of the topic of that name.

@@ -94,7 +94,7 @@ fn mail_that_input_replaces_keeps_no_mail_waiting() {
             gathered = hub.gathered.bytes;
             publish_from(&mut hub, false, "x");
         }
-        let RunWeights { bytes, from_mail } = hub.gathered;
+        let RunWeights { bytes, from_mail, .. } = hub.gathered;
         assert!(from_mail <= bytes && bytes < mail.len(), "round {round}: {from_mail} of {bytes} bytes");
         assert!(flush(&mut hub).is_empty() && hub.has_room_for_mail());
     }
@@ -115,7 +115,7 @@ fn mail_that_a_walk_drops_keeps_no_mail_waiting() {
     let mut walks = Vec::new();
     hub.take_due(&mut walks);
     assert_eq!(hub.next_member(walks[0]), Some(id.slot()));
-    let RunWeights { bytes, from_mail } = hub.gathered;
+    let RunWeights { bytes, from_mail, .. } = hub.gathered;
     assert!(from_mail <= bytes && bytes < 8_000, "{from_mail} of {bytes} bytes");
     assert_eq!(texts(&mut hub, walks[0], id.slot()), ["last"]);
     hub.end_walk(walks[0]);

@@ -54,14 +54,19 @@ impl Losses {
 }
 
 impl Conflation {
-    /// Returns whether a run of so many messages and bytes is to be conflated.
+    /// Returns whether a run of so many messages and bytes is to be conflated. So many members have losses of their
+    /// own, each of which is looked at.
     #[inline]
-    pub(super) fn is_due(&self, messages: u32, bytes: usize) -> bool {
-        messages > 2 * self.kept + MESSAGES_MORE || bytes > 2 * self.kept_bytes + BYTES_MORE
+    pub(super) fn is_due(&self, messages: u32, bytes: usize, own: usize) -> bool {
+        messages as usize > 2 * self.kept as usize + MESSAGES_MORE + own
+            || bytes > 2 * self.kept_bytes + BYTES_MORE + BYTES_OF_OWN * own
     }
 }
 
 /// A run conflates when it has twice as many messages as it kept the last time and so many more, or twice as many bytes
 /// and so many more.
-const MESSAGES_MORE: u32 = 64;
+const MESSAGES_MORE: usize = 64;
 const BYTES_MORE: usize = 64 * 1_024;
+
+/// The bytes that come for each member with losses of its own before the losses are looked at again.
+const BYTES_OF_OWN: usize = 64;

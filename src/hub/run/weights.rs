@@ -9,6 +9,8 @@ pub(in crate::hub) struct RunWeights {
     pub(in crate::hub) bytes: usize,
     /// The part of it that has come by lanes: of each run at most what the run weighs.
     pub(in crate::hub) from_mail: usize,
+    /// By how much runs have grown since the hub began, modulo 2^64.
+    pub(in crate::hub) grown: usize,
 }
 
 impl RunWeights {
@@ -19,6 +21,7 @@ impl RunWeights {
         let result = change(run);
         let weight = run.weight();
         self.bytes = self.bytes - before + weight;
+        self.grown = self.grown.wrapping_add(weight.saturating_sub(before));
         // The run has conflated, or its pieces were joined.
         if weight < before {
             self.from_mail -= run.bound_from_mail();

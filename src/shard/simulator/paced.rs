@@ -238,6 +238,27 @@ fn who_cannot_be_told_loses_nothing() {
     assert_eq!(world.counters.get(Counter::LagsTold) - told_before, 2, "the handler is told of the silent lag");
 }
 
+/// After a reload to another policy a run that gathers keeps every message, also those that have no key any more.
+#[test]
+fn a_run_keeps_all_once_the_policy_keeps_all() {
+    for overflow in [Overflow::DropOldest, Overflow::Close] {
+        let mut world = world(Overflow::Latest, 10);
+        connect(&mut world, Millis(0), (true, false));
+        publish(&mut world, 0, "1");
+        turns(&mut world, Millis(0));
+        (2..=100).for_each(|number| publish(&mut world, 0, &number.to_string()));
+        let rule = TopicRule::new(["t".parse().expect("a pattern")]).slow(overflow);
+        world.shard.hub.topic_rules().replace(TopicTable::new([&rule]).expect("one rule"));
+        turns(&mut world, Millis(1));
+        (101..=300).for_each(|number| publish(&mut world, 0, &number.to_string()));
+        turns(&mut world, Millis(10));
+        let mut known = Known::default();
+        known.note(&told(&world, 0));
+        assert!(known.received.ends_with(&(101..=300).collect::<Vec<_>>()), "{known:?}");
+        assert_eq!(known.received.len() as u64 + known.told, 300);
+    }
+}
+
 /// What waits has a limit, beyond which walks begin early, whatever the interval.
 #[test]
 fn what_waits_has_a_limit() {

@@ -209,3 +209,17 @@ fn a_publisher_is_told_of_what_it_has_replaced() {
     assert!(matches!(run.share(3), Share::Nothing) && !run.is_whole(3) && !run.is_whole(0));
     assert_eq!([0, 3].map(|slot| run.lost(slot).map(|lost| lost.count)), [Some(1); 2]);
 }
+
+/// The losses of members are looked at once for so many messages, however many members publish.
+#[test]
+fn many_members_with_losses_of_their_own_are_looked_at_seldom() {
+    const MEMBERS: u32 = 2_000;
+    let mut run = newest();
+    let (mut looks, mut before) = (0, 0);
+    for number in 0..10 * MEMBERS {
+        run.append(&message(number.into(), 1), Some(number % MEMBERS), Some(&tag(number.into(), 1)));
+        looks += u32::from(run.gathered.messages() < before);
+        before = run.gathered.messages();
+    }
+    assert!((5..25).contains(&looks), "{looks} looks at {MEMBERS} losses");
+}
