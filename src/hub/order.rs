@@ -193,6 +193,9 @@ impl<T: Attachment> ShardHub<T> {
     /// Publishes a publication with an id, unless its id is remembered.
     #[cold]
     fn publish_once(&mut self, topic: TopicId, posted: &Arc<Posted>, asker: Option<Asker>) -> Option<PublishOutcome> {
+        if self.takes_mail {
+            self.hashed_from_mail += posted.publication.payload().len();
+        }
         match self.ids.begin(posted, asker, self.now()) {
             Ok(Begun::New) => {
                 let published = self.order(topic, posted, asker)?;
@@ -360,8 +363,31 @@ mod tests {
 
     use super::*;
     use crate::hub::{
-        EndRole, HubConnection, HubLimits, MeshEnd, MeshLimits, Wake, testing::TestEngine, topic_name::home,
+        EndRole, ExternalEnd, HubConnection, HubLimits, MeshEnd, MeshLimits, Wake, testing::TestEngine,
+        topic_name::home,
     };
+
+    /// Publications with ids are hashed, so a turn takes so many bytes of them alone, even if they gather nothing.
+    #[test]
+    fn ids_take_room_for_mail_within_their_turn() {
+        let roles = EndRole::shards_and_control(1);
+        let wake = roles.iter().map(|_| Arc::new(|| {}) as Wake).collect();
+        let mut ends = MeshEnd::connect_with(wake, &roles, &MeshLimits::default());
+        let mut control = ExternalEnd::new(ends.pop().unwrap());
+        let mut hub: ShardHub = ShardHub::new(ends.pop().unwrap(), HubLimits::default(), 7);
+        let message = Publication::text(&"x".repeat(hub.limits.gathered_bytes_max / 16)).id("1");
+        (0..12).for_each(|ticket| control.submit(TopicName::new("t").unwrap(), None, message.clone(), ticket));
+        control.send_out();
+        for (now, expected) in [5, 5, 2].into_iter().enumerate() {
+            hub.note_time(Millis(now as u64));
+            let mut taken = 0;
+            while hub.has_room_for_mail() && hub.take_request(&mut Vec::new()) {
+                taken += 1;
+            }
+            assert_eq!(taken, expected, "the turn takes a quarter of the memory, and one message more");
+        }
+        assert_eq!(hub.id_counts().repeated, 11);
+    }
 
     /// The place comes at once if this shard orders the topic, and else when another shard or an engine has given it.
     #[test]
