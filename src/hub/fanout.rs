@@ -478,9 +478,9 @@ impl Gathering<'_> {
     #[cold]
     fn note_watched(&mut self, watch: &Rc<Watch>, audience: &mut Audience, has_exception: bool) {
         let members = audience.members.len() - audience.vacant as usize + audience.joining.len();
-        watch.begin_run(members as u32 - u32::from(has_exception));
+        let members = members as u32 - u32::from(has_exception);
         if let Some(run) = &mut audience.run {
-            self.gathered.change(run, |run| run.watch(watch));
+            self.gathered.change(run, |run| run.watch(watch, members));
         }
     }
 

@@ -122,6 +122,12 @@ impl Watch {
         add_one(&self.runs);
     }
 
+    /// Notes that the topic's policy has dropped the publication out of a run, for so many subscribers.
+    pub(super) fn drop_for(&self, members: u32) {
+        self.late.set(self.late.get() + members);
+        self.dropped.set(self.dropped.get() + members);
+    }
+
     /// Notes that a run with the publication was handed out. Returns whether it was the last one.
     pub(super) fn end_run(&self) -> bool {
         self.runs.set(self.runs.get() - 1);
@@ -204,10 +210,11 @@ mod tests {
         tickets.pop().unwrap().sent();
         tickets.pop().unwrap().dropped();
         drop(tickets.pop());
+        watch.drop_for(2);
         assert!(!watch.end_run() && !tickets[0].is_void());
-        assert_eq!(watch.receipt(), Receipt { matched: 10, sent: 5, queued: 3, dropped: 1, closed: 1 });
+        assert_eq!(watch.receipt(), Receipt { matched: 10, sent: 3, queued: 3, dropped: 3, closed: 1 });
         assert!(watch.end_run() && !tickets[0].is_void());
-        assert_eq!(watch.take(), Receipt { matched: 10, sent: 5, queued: 3, dropped: 1, closed: 1 });
+        assert_eq!(watch.take(), Receipt { matched: 10, sent: 3, queued: 3, dropped: 3, closed: 1 });
         assert!(tickets[0].is_void());
     }
 }

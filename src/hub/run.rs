@@ -4,7 +4,7 @@ mod conflation;
 mod losses;
 mod weights;
 
-use std::{collections::HashMap, iter, mem, ops::Range, rc::Rc, sync::Arc};
+use std::{cell::Cell, collections::HashMap, iter, mem, ops::Range, rc::Rc, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
@@ -169,11 +169,11 @@ impl Run {
         owed
     }
 
-    /// Notes that the publisher of the last message waits for a receipt. From now on the run keeps every message, so
-    /// that the message stays where it is.
-    pub(super) fn watch(&mut self, watch: &Rc<Watch>) {
-        self.keep_all();
-        self.gathered.watched.push(Watched { end: self.gathered.end, watch: Rc::clone(watch) });
+    /// Notes that the publisher of the last message, which is owed to so many members, waits for a receipt.
+    pub(super) fn watch(&mut self, watch: &Rc<Watch>, members: u32) {
+        watch.begin_run(members);
+        let (end, members) = (Some(self.gathered.end), Cell::new(members));
+        self.gathered.watched.push(Watched { end, members, watch: Rc::clone(watch) });
     }
 
     /// Returns what [`FrozenRun::tickets`] returns for the messages up to now.
@@ -383,8 +383,10 @@ pub struct FrozenRun {
 /// A message of a run whose publisher waits for a receipt.
 #[derive(Debug)]
 struct Watched {
-    /// The end of the message.
-    end: Position,
+    /// The end of the message; `None` if the run has dropped it.
+    end: Option<Position>,
+    /// The members that the message is owed to and that have no ticket.
+    members: Cell<u32>,
     watch: Rc<Watch>,
 }
 
@@ -466,11 +468,13 @@ impl FrozenRun {
             return Vec::new();
         }
         let exclusions = self.excluded.get(&slot).map_or(&[][..], Vec::as_slice);
-        let of_message = |Watched { end, watch }: &Watched| {
+        let of_message = |Watched { end, members, watch }: &Watched| {
+            let end = (*end)?;
             let before = exclusions.iter().take_while(|excluded| excluded.start.byte < end.byte);
             let is_owed = |excluded: &Range<Position>| excluded.end.byte < end.byte;
             let bytes = before.map(|excluded| is_owed(excluded).then_some(excluded.end.byte - excluded.start.byte));
             let bytes = bytes.sum::<Option<usize>>()?;
+            members.set(members.get() - 1);
             Some((end.byte - bytes, Ticket::new(watch)))
         };
         self.watched.iter().filter_map(of_message).collect()

@@ -120,6 +120,16 @@ impl Run {
                 }
             }
         }
+        left.gathered.watched = mem::take(&mut self.gathered.watched);
+        for watched in &mut left.gathered.watched {
+            let Some(end) = watched.end else { continue };
+            if dropped.binary_search_by_key(&(end.message - 1), |(number, _)| *number).is_ok() {
+                watched.watch.drop_for(watched.members.take());
+                watched.end = None;
+            } else {
+                watched.end = Some(moved(end));
+            }
+        }
         left.gathered.losses = self.gathered.losses.take();
         left.gathered.from_mail = self.gathered.from_mail;
         left.gathered.gathered_at_us = self.gathered.gathered_at_us;

@@ -1,6 +1,10 @@
 //! Topics with an interval between two deliveries, on a whole shard and in simulated time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use bytes::{Bytes, BytesMut};
 
@@ -13,8 +17,8 @@ use super::{
 use crate::{
     handler::ShardApi,
     hub::{
-        ConnectionId, Format, Overflow, Publication, RulesOfTopics, Scope, SubscribeOptions, TopicName, TopicRule,
-        TopicTable,
+        ConnectionId, Format, Overflow, Publication, PublishOutcome, Receipt, RulesOfTopics, Scope, SubscribeOptions,
+        TopicName, TopicRule, TopicTable,
         seeds::each_seed,
         testing::{REVERSED, reversed, telling_encodings},
     },
@@ -236,6 +240,47 @@ fn who_cannot_be_told_loses_nothing() {
     let told_before = world.counters.get(Counter::LagsTold);
     assert_eq!(round(&mut world, 20), [2, 1, 0]);
     assert_eq!(world.counters.get(Counter::LagsTold) - told_before, 2, "the handler is told of the silent lag");
+}
+
+/// A receipt counts a message as dropped that a newer one of its key has replaced before the walk; who has left before
+/// has ended.
+#[test]
+fn receipts_count_what_the_interval_drops() {
+    let mut world = world(Overflow::Latest, 10);
+    let [_, publisher, leaver] = [(); 3].map(|()| connect(&mut world, Millis(0), (true, false)));
+    publish(&mut world, 0, "1");
+    turns(&mut world, Millis(0));
+    let receipts: Rc<RefCell<Vec<(u64, Receipt)>>> = Rc::default();
+    let ask = |world: &mut World, number: u64, key: &str| {
+        let publication = Publication::text(&number.to_string()).key(key).expect("a key").ask_receipt();
+        let receipts = Rc::clone(&receipts);
+        let note = move |_: &mut dyn ShardApi, answer: PublishOutcome| {
+            receipts
+                .borrow_mut()
+                .push((number, answer.expect("it has no id").receipt.expect("asked").expect("in time")));
+        };
+        world.shard.publish_asking(publisher, &topic(), publication, Box::new(note));
+    };
+    ask(&mut world, 2, "a");
+    ask(&mut world, 3, "b");
+    world.shard.remove(leaver);
+    // The run drops messages while it gathers, too.
+    (4..100).for_each(|number| ask(&mut world, number, "c"));
+    ask(&mut world, 100, "a");
+    turns(&mut world, Millis(9));
+    assert_eq!(receipts.borrow().len(), 0, "the walk has not begun");
+    turns(&mut world, Millis(10));
+    let mut receipts = receipts.take();
+    receipts.sort_unstable_by_key(|receipt| receipt.0);
+    assert_eq!(receipts.len(), 99);
+    for (number, receipt) in receipts {
+        let is_sent = [3, 99, 100].contains(&number);
+        let closed = u32::from(number < 4);
+        let (sent, dropped) = (u32::from(is_sent), u32::from(!is_sent));
+        assert_eq!(receipt, Receipt { matched: 1 + closed, sent, queued: 0, dropped, closed }, "{number}");
+    }
+    let items = told(&world, 0);
+    assert_eq!(items.len(), 2 + 3, "the first message, a notice, and the newest of each key: {items:?}");
 }
 
 /// After a reload to another policy a run that gathers keeps every message, also those that have no key any more.
