@@ -26,6 +26,8 @@ struct Table {
     bytes_max: usize,
     /// The bytes of all bodies, complete ones included.
     bytes: usize,
+    /// The part of these bytes that batches of messages have beside their bodies.
+    batch_bytes: usize,
     incomplete: BTreeMap<u64, Entry>,
     next: u64,
 }
@@ -50,6 +52,7 @@ pub(super) struct Incomplete {
 pub(super) struct Room {
     bodies: Bodies,
     bytes: usize,
+    is_of_batch: bool,
 }
 
 /// Resolves when a body has given way.
@@ -105,7 +108,29 @@ impl Bodies {
             self.make_room(&mut table, Instant::now(), bytes, None)?;
         }
         table.bytes += bytes;
-        Ok(Room { bodies: self.clone(), bytes })
+        Ok(Room { bodies: self.clone(), bytes, is_of_batch: false })
+    }
+
+    /// Takes room for the messages of a batch and their answers, beside the batch's body. All batches together have
+    /// half of the bytes, so clients that are slow to take their answers leave room for bodies.
+    ///
+    /// # Errors
+    ///
+    /// If there is no room.
+    pub(super) fn take_for_batch(&self, bytes: usize) -> Result<Room, NoRoom> {
+        let most = self.lock().bytes_max / 2;
+        // One batch of any size has room.
+        let mut room = self.take(bytes.min(most))?;
+        let mut table = self.lock();
+        if table.batch_bytes + room.bytes > most {
+            // The drop of the room locks the table.
+            drop(table);
+            return Err(NoRoom);
+        }
+        table.batch_bytes += room.bytes;
+        room.is_of_batch = true;
+        drop(table);
+        Ok(room)
     }
 
     /// Begins a body. The second value resolves when the body has given way.
@@ -179,7 +204,7 @@ impl Incomplete {
         // The bytes stay in the sum.
         let Entry { bytes, .. } = table.incomplete.remove(&self.number).ok_or(NoRoom)?;
         drop(table);
-        Ok(Room { bodies: self.bodies.clone(), bytes })
+        Ok(Room { bodies: self.bodies.clone(), bytes, is_of_batch: false })
     }
 }
 
@@ -193,7 +218,11 @@ impl BodyRoom for Room {}
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.bodies.lock().bytes -= self.bytes;
+        let mut table = self.bodies.lock();
+        table.bytes -= self.bytes;
+        if self.is_of_batch {
+            table.batch_bytes -= self.bytes;
+        }
     }
 }
 
@@ -236,6 +265,25 @@ mod tests {
         assert_eq!((bodies.take(3).err(), bodies.take(2).is_ok()), (Some(NoRoom), true));
         drop(room);
         assert_eq!(bodies.lock().bytes, 0);
+    }
+
+    /// Batches leave half of the room to bodies, and one batch of any size has room.
+    #[test]
+    fn batches_have_half_of_the_room() {
+        let bodies = Bodies::new(10);
+        let taken = || {
+            let table = bodies.lock();
+            (table.bytes, table.batch_bytes)
+        };
+        let two = [bodies.take_for_batch(3).unwrap(), bodies.take_for_batch(2).unwrap()];
+        assert_eq!(bodies.take_for_batch(1).err(), Some(NoRoom));
+        let body = bodies.take(5).unwrap();
+        drop(two);
+        assert_eq!(taken(), (5, 0));
+        let large = bodies.take_for_batch(100).unwrap();
+        assert_eq!((taken(), bodies.take(1).err()), ((10, 5), Some(NoRoom)));
+        drop((body, large));
+        assert_eq!(taken(), (0, 0));
     }
 
     #[test]

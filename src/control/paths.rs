@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 
 use super::{
     answers::{Answer, of_surface, preflight},
+    bodies::NoRoom,
     body::{self, BodyMax},
     publisher::NotPublished,
     router::RoutedRequest,
@@ -22,7 +23,7 @@ use crate::{
         AdmittedSender, BodyLimit, Commands, Denied, Endpoint, Endpoints, Forgetting, HttpEndpoint, HttpRequest,
         Intent, PublishGrant, Publishing, PublishingAll, Reading,
     },
-    handler::Parameters,
+    handler::{BodyRoom, Parameters},
     hub::{HistoryQuery, Publication, PublishError, TopicName, home},
     proto::{HandshakeError, Refusal, RefusalCause, RequestHead},
 };
@@ -238,6 +239,11 @@ impl Commands for RequestCommands {
 
     fn hold(&self, page: Bytes) -> Result<Bytes, Refusal> {
         self.shared.history_reads.hold(page)
+    }
+
+    fn take_room(&self, bytes: usize) -> Result<Box<dyn BodyRoom>, Refusal> {
+        let no_room = |NoRoom| Refusal::not_now("as many batches of messages are under way as this server allows");
+        Ok(Box::new(self.shared.bodies.take_for_batch(bytes).map_err(no_room)?))
     }
 
     fn forget_history(&self, topic: TopicName) -> Forgetting {

@@ -1,7 +1,7 @@
 //! The one task that sends requests to shards for all other tasks, and receives the replies.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     future::{Future, poll_fn},
     pin::Pin,
     sync::Arc,
@@ -149,38 +149,39 @@ impl Publisher {
     }
 
     /// Publishes the messages of one body, those to one home in their order. The answers have the order of the
-    /// messages.
-    /// A message for whose home too many bodies wait goes on when an earlier one of the same body is answered.
+    /// messages. For each home the body waits once, with the bytes of all its messages to the home.
     pub(super) async fn publish_bodies(
         &self,
         messages: Vec<(TopicName, Publication)>,
     ) -> Vec<Result<Published, NotPublished>> {
-        let mut answers: Vec<Result<Published, NotPublished>> = Vec::with_capacity(messages.len());
-        let mut under_way: VecDeque<(usize, Wait, Requested)> = VecDeque::new();
-        for (at, (topic, publication)) in messages.into_iter().enumerate() {
-            let begun = loop {
-                match self.begin_body(topic.clone(), publication.clone()) {
-                    Err(NotPublished::HomeIsBehind) if !under_way.is_empty() => {
-                        if let Some((earlier, _wait, requested)) = under_way.pop_front() {
-                            answers[earlier] = requested.published().await;
-                        }
-                    }
-                    begun => break begun,
-                }
-            };
-            // Until the message is answered.
-            answers.push(Err(NotPublished::Leaving));
-            match begun {
-                Ok((wait, mut requested)) => {
-                    // The next message must not find room that this one has waited for.
-                    requested.find_room().await;
-                    under_way.push_back((at, wait, requested));
-                }
-                Err(error) => answers[at] = Err(error),
-            }
+        let Some(queues) = self.queues.borrow().clone() else {
+            return messages.iter().map(|_| Err(NotPublished::Leaving)).collect();
+        };
+        let home_of = |topic: &TopicName| home(topic, queues.len() as u16);
+        let mut bytes_of_homes: BTreeMap<u16, usize> = BTreeMap::new();
+        for (topic, publication) in &messages {
+            *bytes_of_homes.entry(home_of(topic)).or_default() += publication.payload().len();
         }
-        for (at, _wait, requested) in under_way {
-            answers[at] = requested.published().await;
+        let begin = |(home, bytes)| Some((home, self.waits.begin(home, bytes).ok()?));
+        let waits: BTreeMap<u16, Wait> = bytes_of_homes.into_iter().filter_map(begin).collect();
+        let mut begun: Vec<Result<Requested, NotPublished>> = Vec::with_capacity(messages.len());
+        for (topic, publication) in messages {
+            let home = home_of(&topic);
+            if !waits.contains_key(&home) {
+                begun.push(Err(NotPublished::HomeIsBehind));
+                continue;
+            }
+            let mut requested = publish_to(&queues[usize::from(home)], topic, publication);
+            // The next message must not find room that this one has waited for.
+            requested.find_room().await;
+            begun.push(Ok(requested));
+        }
+        let mut answers = Vec::with_capacity(begun.len());
+        for begun in begun {
+            answers.push(match begun {
+                Ok(requested) => requested.published().await,
+                Err(error) => Err(error),
+            });
         }
         answers
     }
@@ -189,10 +190,9 @@ impl Publisher {
         let queues = self.queues.borrow();
         let queues = queues.as_ref().ok_or(NotPublished::Leaving)?;
         let home = home(&topic, queues.len() as u16);
-        let bytes = publication.payload().len();
-        let wait = self.waits.begin(home, bytes).map_err(|HomeIsBehind| NotPublished::HomeIsBehind)?;
-        let publish = ShardRequest::Publish { topic, source: None, publication, body_bytes: Some(bytes as u64) };
-        Ok((wait, Requested::of(&queues[usize::from(home)], publish)))
+        let wait = self.waits.begin(home, publication.payload().len());
+        let wait = wait.map_err(|HomeIsBehind| NotPublished::HomeIsBehind)?;
+        Ok((wait, publish_to(&queues[usize::from(home)], topic, publication)))
     }
 
     /// Sends a command to a shard, and waits for the reply. Returns `None` if the server has ended meanwhile.
@@ -267,6 +267,12 @@ impl Publisher {
         let mut started = self.queues.clone();
         started.wait_for(Option::is_some).await.ok()?.clone()
     }
+}
+
+/// Requests that a message of a body is published.
+fn publish_to(queue: &mpsc::Sender<Submission>, topic: TopicName, publication: Publication) -> Requested {
+    let body_bytes = Some(publication.payload().len() as u64);
+    Requested::of(queue, ShardRequest::Publish { topic, source: None, publication, body_bytes })
 }
 
 /// A request to a shard that is in the shard's queue, or waits for room in it.
@@ -900,6 +906,63 @@ mod tests {
                     assert_eq!(place.unwrap().place.offset, before + number as u64 + 1);
                 }
             }
+            drop(finish);
+            woken.notify_one();
+            task.await.unwrap();
+        });
+    }
+
+    /// A batch of many messages waits for a home as one body does, so it leaves places to others.
+    #[test]
+    fn a_batch_waits_as_one_body() {
+        const MESSAGES: u64 = 50;
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let woken: Arc<Notify> = Arc::default();
+        let notified = Arc::clone(&woken);
+        let wake: Vec<Wake> = vec![Arc::new(|| {}), Arc::new(move || notified.notify_one())];
+        let mut ends = MeshEnd::connect_with(wake, &EndRole::shards_and_control(1), &MeshLimits::default());
+        let outside = ExternalEnd::new(ends.pop().unwrap());
+        let mut hub: ShardHub = ShardHub::new(ends.pop().unwrap(), HubLimits::default(), 1);
+        let (publisher, requests) = Publisher::new();
+        let leaving = watch::Sender::new(false).subscribe();
+        let task = PublisherTask::new(outside, Clock::new(), Arc::clone(&woken), Arc::default(), leaving, requests);
+        runtime.block_on(async {
+            let (finish, finishing) = watch::channel(());
+            let task = tokio::spawn(task.run(finishing));
+            let topic = || TopicName::new("x").unwrap();
+            let publisher = publisher.with_waits(Waits::new(1, 2, 1_000));
+            let publish_batch = |messages: u64, length: usize| {
+                let message = (topic(), Publication::text(&"x".repeat(length)));
+                let (publisher, messages) = (publisher.clone(), (0..messages).map(|_| message.clone()).collect());
+                tokio::spawn(async move { publisher.publish_bodies(messages).await })
+            };
+            let publish_body = || {
+                let publisher = publisher.clone();
+                tokio::spawn(async move { publisher.publish_body(topic(), Publication::text("x")).await })
+            };
+            let let_all_run = || async {
+                for _ in 0..1_000 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let batch = publish_batch(MESSAGES, 10);
+            let_all_run().await;
+            let too_large = publish_batch(MESSAGES, 11).await.unwrap();
+            assert!(too_large.len() == MESSAGES as usize && too_large.iter().all(Result::is_err), "of all bytes");
+            let single = publish_body();
+            let_all_run().await;
+            assert!(!batch.is_finished() && !single.is_finished(), "there is a place for another body");
+            assert_eq!(publish_body().await.unwrap(), Err(NotPublished::HomeIsBehind));
+            assert_eq!(publish_batch(1, 0).await.unwrap(), [Err(NotPublished::HomeIsBehind)]);
+            while !single.is_finished() {
+                while hub.take_request(&mut Vec::new()) {}
+                hub.send_out();
+                tokio::task::yield_now().await;
+            }
+            let offset = |answer: Result<Published, NotPublished>| answer.map(|published| published.place.offset);
+            let offsets: Vec<_> = batch.await.unwrap().into_iter().map(offset).collect();
+            assert_eq!(offsets, (1..=MESSAGES).map(Ok).collect::<Vec<_>>());
+            assert_eq!(offset(single.await.unwrap()), Ok(MESSAGES + 1));
             drop(finish);
             woken.notify_one();
             task.await.unwrap();

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use super::{denied::Denied, intent::ReadIntent, values::RouteValues, waiting::until_decided};
 use crate::{
     auth::{Answers, Credentials, Identities, Identity},
-    handler::{Parameters, Response},
-    hub::{HistoryPage, HistoryQuery, KeyPointer, Publication, Published, TopicName},
+    handler::{BodyRoom, Parameters, Response, owner_of},
+    hub::{HistoryPage, HistoryQuery, KeyPointer, Owner, Publication, Published, TopicName},
     proto::{Refusal, RequestHead},
 };
 
@@ -190,6 +190,13 @@ pub(crate) trait Commands: Send + Sync {
     /// 503 if clients have not taken as many bytes of pages as allowed.
     fn hold(&self, page: Bytes) -> Result<Bytes, Refusal>;
 
+    /// Takes room, until the returned value is dropped, for the messages of a batch and their answers.
+    ///
+    /// # Errors
+    ///
+    /// 503 if batches have as much room as they may.
+    fn take_room(&self, bytes: usize) -> Result<Box<dyn BodyRoom>, Refusal>;
+
     /// Forgets the history of a topic, and returns how many messages were kept.
     ///
     /// # Errors
@@ -301,6 +308,11 @@ impl HttpRequest {
     /// 413 for a message that is too large; 422 for one without the key that its topic asks for; 503 if too many bodies
     /// wait for the topic's home, or if the server leaves and has not published the message.
     pub(crate) fn publish(&self, grant: PublishGrant, message: Publication) -> Publishing {
-        self.commands.publish(grant, message)
+        self.commands.publish(grant, message.owned_by(self.owner()))
+    }
+
+    /// Returns whom the ids and receipts of the sender's messages count for.
+    pub(crate) fn owner(&self) -> Option<Owner> {
+        owner_of(self.identity.as_ref(), self.peer)
     }
 }

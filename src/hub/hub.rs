@@ -23,7 +23,7 @@ use super::{
     paced::Paced,
     publication::Scope,
     publish_error::PublishOutcome,
-    receipts::{ReceiptCounts, Receipts},
+    receipts::{RECEIPTS_MAX, ReceiptCounts, Receipts},
     run::RunWeights,
     topic_id::TopicId,
     topic_name::TopicName,
@@ -49,6 +49,8 @@ pub struct HubLimits {
     pub history_bytes_max: usize,
     /// Milliseconds for which a publisher waits for a receipt.
     pub receipt_ms: u64,
+    /// The most publications that wait for their receipts, of topics whose home is this shard.
+    pub receipts_max: usize,
 }
 
 impl Default for HubLimits {
@@ -60,6 +62,7 @@ impl Default for HubLimits {
             ids: IdLimits::default(),
             history_bytes_max: 64 << 20,
             receipt_ms: 5_000,
+            receipts_max: RECEIPTS_MAX,
         }
     }
 }
@@ -164,7 +167,7 @@ impl<T: Attachment> ShardHub<T> {
             ids: Ids::new(limits.ids),
             hashed_from_mail: 0,
             limited: Vec::new(),
-            receipts: Receipts::new(limits.receipt_ms),
+            receipts: Receipts::new(limits.receipts_max, limits.receipt_ms),
             now: Millis::default(),
             turn_us: 0,
             subscribed: 0,
@@ -276,7 +279,7 @@ impl<T: Attachment> ShardHub<T> {
         self.limits = limits;
         self.topics.idle_max = limits.topics_idle_max;
         self.ids.set_limits(limits.ids);
-        self.receipts.timeout_ms = limits.receipt_ms;
+        self.receipts.set_limits(limits.receipts_max, limits.receipt_ms, self.now);
     }
 
     /// Forgets ids of publications whose time has ended, a bounded number of them.

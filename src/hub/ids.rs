@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     memory::ALLOCATION,
+    owner::{OWNER_BYTES, Owner, Shares},
     publication::{Posted, Publication},
     publish_error::PublishError,
     receipt::Published,
@@ -43,8 +44,9 @@ pub(super) struct Ids {
     /// The ids whose publications have their places, by the times at which they are forgotten. An id that was forgotten
     /// earlier may still stand here.
     ends: VecDeque<(Millis, Key)>,
-    /// The memory of all ids.
+    /// The memory of all ids, and the parts that owners have of it.
     bytes: usize,
+    shares: Shares,
     limits: IdLimits,
     counts: IdCounts,
 }
@@ -71,6 +73,7 @@ pub(super) struct Key {
 struct Remembered {
     /// The hash of the contents.
     contents: Contents,
+    owner: Option<Owner>,
     answer: AnswerOfId,
 }
 
@@ -136,12 +139,14 @@ impl Ids {
                 }
             });
         }
-        self.make_room(key.weight(), now)?;
-        let remembered = Remembered { contents, answer: AnswerOfId::Awaited(Vec::new()) };
-        let weight = key.weight();
-        if self.by_key.insert(key, remembered).is_none() {
-            self.bytes += weight;
+        let (weight, owner) = (key.weight(), posted.publication.owner());
+        self.make_room(weight, owner, now)?;
+        let remembered = Remembered { contents, owner, answer: AnswerOfId::Awaited(Vec::new()) };
+        match self.by_key.insert(key, remembered) {
+            None => self.bytes += weight,
+            Some(ended) => self.shares.give_back(ended.owner, weight),
         }
+        self.shares.take(owner, weight);
         Ok(Begun::New)
     }
 
@@ -170,9 +175,11 @@ impl Ids {
             // The id may have come again after its end, and is then a later one.
             let is_it =
                 |known: &Remembered| matches!(known.answer, AnswerOfId::Given { until: own, .. } if own == until);
-            if self.by_key.get(&key).is_some_and(is_it) {
-                self.by_key.remove(&key);
+            if self.by_key.get(&key).is_some_and(is_it)
+                && let Some(Remembered { owner, .. }) = self.by_key.remove(&key)
+            {
                 self.bytes -= key.weight();
+                self.shares.give_back(owner, key.weight());
             }
         }
         if self.by_key.is_empty() && self.ends.capacity() > 0 {
@@ -192,8 +199,8 @@ impl Ids {
     }
 
     /// Makes room for an id of this weight, by forgetting ids whose time has ended.
-    fn make_room(&mut self, weight: usize, now: Millis) -> Result<(), PublishError> {
-        while self.bytes + weight > self.limits.bytes_max {
+    fn make_room(&mut self, weight: usize, owner: Option<Owner>, now: Millis) -> Result<(), PublishError> {
+        while !self.shares.may_take(owner, weight, self.limits.bytes_max.saturating_sub(self.bytes)) {
             let before = self.ends.len();
             self.forget_ended(now, FORGOTTEN_PER_STEP);
             if self.ends.len() == before {
@@ -218,9 +225,11 @@ impl Key {
         Some(Key { topic: topic.clone(), id: publication.shared_id()? })
     }
 
-    /// Returns the memory of an id: its places in the two tables, which are up to half empty, and its two texts.
+    /// Returns the memory of an id: its places in the two tables, which are up to half empty, its owner, and its two
+    /// texts.
     fn weight(&self) -> usize {
-        PLACES + 2 * (ALLOCATION + 2 * size_of::<usize>()) + self.topic.as_str().len() + self.id.len()
+        let texts = 2 * (ALLOCATION + 2 * size_of::<usize>()) + self.topic.as_str().len() + self.id.len();
+        PLACES + OWNER_BYTES + texts
     }
 }
 
@@ -331,6 +340,25 @@ mod tests {
         assert_eq!(ids.counts().full, 2);
         ids.forget_ended(Millis(1_000), usize::MAX);
         assert_eq!((ids.bytes(), ids.by_key.capacity(), ids.ends.capacity()), (0, 0, 0));
+    }
+
+    /// One owner takes half of the memory, so that others find room.
+    #[test]
+    fn an_owner_does_not_fill_the_memory_for_others() {
+        let of = |owner: &str, number: u64| {
+            posted("t", Publication::text("x").id(&format!("{owner}{number:03}")).owned_by(Some(Owner::of(&owner))))
+        };
+        let mut ids = ids(100, 16 * Key::of(&of("a", 1)).unwrap().weight());
+        let publish_all = |ids: &mut Ids, owner: &str, now: u64| {
+            (0..100).take_while(|number| publish(ids, &of(owner, *number), 1, now) == Ok(Begun::New)).count()
+        };
+        let counts = ["a", "b", "c"].map(|owner| publish_all(&mut ids, owner, 0));
+        assert_eq!(counts, [8, 4, 2]);
+        assert_eq!(publish(&mut ids, &of("a", 99), 1, 60), Err(PublishError::IdsFull { free_in_ms: 40 }));
+        assert_eq!(publish(&mut ids, &of("a", 0), 9, 60), Ok(Begun::Repeated(place(1))), "it needs no room");
+        assert_eq!(publish_all(&mut ids, "b", 200), 8, "all have ended");
+        ids.forget_ended(Millis(1_000), usize::MAX);
+        assert!(ids.shares.may_take(Some(Owner::of(&"b")), usize::MAX, usize::MAX), "nothing stays counted");
     }
 
     /// More ids end at the same time than are forgotten at once: an id that comes again is new, and its earlier end

@@ -428,12 +428,21 @@ mod tests {
         hub.trim_histories();
         assert_eq!(hub.history_messages().0, many - TRIMMED_MAX as u64);
         assert_eq!(hub.next_history_look(), Some(Millis(10_000 + LOOK_MS)), "the others have their turn later");
+    }
+
+    #[test]
+    fn a_message_that_is_retained_needs_no_look() {
+        let mut hub = hub(HubLimits::default());
         let retains = TopicRule::new(["kept/*".parse().unwrap()]).history_age_ms(100).retain(true);
         hub.topic_rules().replace(TopicTable::new([&retains]).unwrap());
-        (0..4).for_each(|_| hub.trim_histories());
-        publish(&mut hub, "kept/a", "1");
+        for (now, expected) in [(1, None), (2, Some(101)), (3, Some(101))] {
+            hub.note_time(Millis(now));
+            publish(&mut hub, "kept/a", "1");
+            assert_eq!(hub.next_history_look(), expected.map(Millis), "a further message lets the one before leave");
+        }
+        hub.note_time(Millis(103));
         hub.trim_histories();
-        assert_eq!(hub.next_history_look(), None, "the last message stays");
+        assert_eq!((hub.history_messages().0, hub.next_history_look()), (1, None), "the last message stays");
     }
 
     /// A history whose rule is gone after a reload is forgotten at the next look.

@@ -172,6 +172,10 @@ impl<T: Attachment> ShardHub<T> {
     fn send_counts(&mut self) {
         for watch in mem::take(&mut self.receipts.ended) {
             let (home, number, receipt) = (watch.home, watch.number, watch.take());
+            #[cfg(test)]
+            if let Some(journal) = &mut self.journal {
+                journal.counted.push((home, number, receipt));
+            }
             if home == self.mesh.number() {
                 self.count(number, receipt);
             } else {

@@ -3,8 +3,8 @@
 //!
 //! The files are listed from the lowest floor to the highest. A file imports only files that stand before it:
 //!
-//! - values: `atomic`, `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `not_json`, `publication`,
-//!   `receipt`, `publish_error`, `history_rules`, `history_page`, `encoding`, `subscribe_options`, `listing`,
+//! - values: `atomic`, `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `not_json`, `owner`,
+//!   `publication`, `receipt`, `publish_error`, `history_rules`, `history_page`, `encoding`, `subscribe_options`, `listing`,
 //!   `command`, `barrier`, `end_role`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `feeds`, `external`;
 //! - tables: `ids`, `receipts`, `history`, `histories`, `tag`, `topic_rules`, `piece`, `run`, `walk`, `label`,
@@ -54,6 +54,7 @@ mod not_a_key;
 mod not_json;
 mod order;
 mod overflow;
+mod owner;
 mod paced;
 mod piece;
 mod publication;
@@ -112,6 +113,7 @@ pub use mesh_limits::MeshLimits;
 pub use not_a_key::NotAKey;
 pub use not_json::NotJson;
 pub use overflow::{Decision, OutputLimits, OwedOutput};
+pub use owner::Owner;
 pub use piece::{Owed, Piece, bounded};
 pub use publication::{NotAMessage, OrderEnd, Place, Posted, Publication, Scope};
 pub use publish_error::{PublishError, PublishOutcome};

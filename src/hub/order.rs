@@ -242,7 +242,12 @@ impl<T: Attachment> ShardHub<T> {
         let shards = self.mesh.shards();
         let others = home.interested.iter().filter(|(shard, _)| *shard < shards).count() as u16;
         let now = self.now();
+        let asker = (asker, posted.publication.owner());
         let number = self.receipts.begin((place, others + 1), asker, Key::of(posted), now);
+        #[cfg(test)]
+        if let (Some(journal), Ok(number)) = (&mut self.journal, number) {
+            journal.receipts.insert(number, (posted.topic.clone(), place.offset));
+        }
         let Posted { topic: name, source, publication } = &**posted;
         let publication = publication.clone().number_receipt(number.ok());
         self.distribute(topic, &Arc::new(Posted { topic: name.clone(), source: *source, publication }), place);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    connection_id::ConnectionId, format::Format, not_a_key::NotAKey, not_json::NotJson, topic_name::TopicName,
+    connection_id::ConnectionId, format::Format, not_a_key::NotAKey, not_json::NotJson, owner::Owner,
+    topic_name::TopicName,
 };
 use crate::proto::{Fin, Message, MessageType, Millis, PreparedMessage};
 
@@ -75,6 +76,8 @@ struct Names {
     key: Option<Arc<str>>,
     id: Option<Arc<str>>,
     receipt: ReceiptWish,
+    /// Whom the id and the receipt count for.
+    owner: Option<Owner>,
 }
 
 /// Whether the publisher wants a receipt. Publications without any name and without a receipt have no [`Names`].
@@ -158,6 +161,19 @@ impl Publication {
     pub(crate) fn ask_receipt(mut self) -> Self {
         self.names_mut().receipt = ReceiptWish::Receipt;
         self
+    }
+
+    /// Notes whom the id and the receipt of the publication count for. A publication without names counts for nobody.
+    pub(crate) fn owned_by(mut self, owner: Option<Owner>) -> Self {
+        if let Some(names) = &mut self.names {
+            Arc::make_mut(names).owner = owner;
+        }
+        self
+    }
+
+    /// Returns whom the id and the receipt count for.
+    pub(super) fn owner(&self) -> Option<Owner> {
+        self.names.as_ref()?.owner
     }
 
     /// Notes the number that the home of the topic has given to the receipt; `None` if there is none.

@@ -17,6 +17,7 @@ use super::{
     mesh::MeshEnd,
     piece::{Owed, Piece},
     publication::{Place, Publication},
+    receipt::Receipt,
     tag::Tag,
     topic_name::TopicName,
     topics::{Feed, TopicRole},
@@ -185,6 +186,11 @@ pub(crate) struct Journal {
     pub(crate) sent: HashMap<TopicName, u64>,
     /// The place of each topic's last message that has come from the topic's home.
     pub(crate) taken: HashMap<TopicName, Place>,
+    /// The messages whose receipts the hub, as their home, has begun to wait for: the topic and the offset of each, by
+    /// the number of the receipt.
+    pub(crate) receipts: HashMap<u64, (TopicName, u64)>,
+    /// The counts of the hub's walks for receipts: the home and the number of each receipt, and the count.
+    pub(crate) counted: Vec<(u16, u64, Receipt)>,
 }
 
 /// A message that has a place in its topic's order.

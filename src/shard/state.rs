@@ -36,7 +36,8 @@ use crate::{
     handler::Seat,
     handover::AddressPermit,
     hub::{
-        Commanded, ConnectionId, Encodings, EngineTopics, Homes, HubLimits, IdLimits, Joined, MeshEnd, RulesOfTopics,
+        Commanded, ConnectionId, Encodings, EngineTopics, Homes, HubLimits, IdLimits, Joined, MeshEnd, RECEIPTS_MAX,
+        RulesOfTopics,
     },
     metrics::{Counter, Counters},
     proto::{Millis, Tick},
@@ -120,7 +121,16 @@ pub(super) fn hub_limits(config: &Config) -> HubLimits {
     let ids = IdLimits { window_ms: ids_window.as_millis() as u64, bytes_max: ids_bytes_max / config.shards };
     let history_bytes_max = config.history_bytes_max_of_shard();
     let receipt_ms = receipt_timeout.as_millis() as u64;
-    HubLimits { subscriptions_max, topics_idle_max, gathered_bytes_max, ids, history_bytes_max, receipt_ms }
+    let receipts_max = RECEIPTS_MAX;
+    HubLimits {
+        subscriptions_max,
+        topics_idle_max,
+        gathered_bytes_max,
+        ids,
+        history_bytes_max,
+        receipt_ms,
+        receipts_max,
+    }
 }
 
 impl<I: Io> Shard<I> {

@@ -10,6 +10,7 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use serde::{
     Deserializer, Serialize,
     de::{SeqAccess, Visitor},
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     auth::Identities,
     endpoints::{BodyLimit, HttpEndpoint, HttpRequest, Intent, PublishGrant},
-    handler::{Accept, Handler, OpeningRequest, Response, Typed},
+    handler::{Accept, BodyRoom, Handler, OpeningRequest, Response, Typed},
     hub::{Place, Publication, Published, TopicName},
     proto::Refusal,
 };
@@ -87,8 +88,9 @@ async fn publish(mut request: Box<HttpRequest>) -> Result<Response, Refusal> {
     let body = mem::take(&mut request.body);
     let text = simdutf8::compat::from_utf8(&body).map_err(|_| bad("the body is not UTF-8"))?;
     let items = read_array(text)?;
+    let room = request.commands.take_room(bytes_of(items.len(), text.len()))?;
     let mut answers: Vec<Option<Answer>> = Vec::with_capacity(items.len());
-    let mut messages = Vec::new();
+    let (mut messages, owner) = (Vec::new(), request.owner());
     let mut judged = Judged { decisions: HashMap::new(), ends_by: Instant::now() + request.commands.wait_max() };
     for (number, item) in items.into_iter().enumerate() {
         if number % ITEMS_PER_STEP == ITEMS_PER_STEP - 1 {
@@ -97,7 +99,7 @@ async fn publish(mut request: Box<HttpRequest>) -> Result<Response, Refusal> {
         }
         match judged.read(&request, item).await {
             Ok((grant, publication)) => {
-                messages.push((number, grant.topic().clone(), (grant, publication)));
+                messages.push((number, grant.topic().clone(), (grant, publication.owned_by(owner))));
                 answers.push(None);
             }
             Err(refusal) => answers.push(Some(Answer::refused(&refusal))),
@@ -114,7 +116,25 @@ async fn publish(mut request: Box<HttpRequest>) -> Result<Response, Refusal> {
     }
     let mut text = serde_json::to_vec(&answers).expect("names and numbers can be encoded");
     text.push(b'\n');
-    Ok(Response::new(200, "application/json", text))
+    Ok(Response::new(200, "application/json", Bytes::from_owner(HeldAnswer { text, _room: room })))
+}
+
+/// The answer to a batch, whose room ends when the last byte has left.
+struct HeldAnswer {
+    text: Vec<u8>,
+    _room: Box<dyn BodyRoom>,
+}
+
+impl AsRef<[u8]> for HeldAnswer {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
+/// Returns the bytes of memory of so many messages beside their batch, whose text has `length` bytes, and of their
+/// answers, which repeat the names of the topics.
+fn bytes_of(messages: usize, length: usize) -> usize {
+    messages * ITEM_BYTES + length.min(messages * NAME_BYTES_MAX)
 }
 
 /// The decisions of the judge about the topics of a batch.
@@ -222,6 +242,15 @@ fn bad(what: &str) -> Refusal {
 
 /// The most messages of a batch.
 const BATCH_MAX: usize = 1_000;
+
+/// Bytes of memory of a message of a batch: what is known about it until it is answered, and its answer without the name
+/// of its topic.
+const ITEM_BYTES: usize = 640;
+
+/// Bytes of the longest name of a topic as JSON.
+const NAME_BYTES_MAX: usize = 2 * 255;
+
+const _: () = assert!(size_of::<(TopicName, PublishGrant, Publication, Option<Answer>)>() < ITEM_BYTES / 2);
 
 /// The messages of a batch that are read and judged before other requests of the thread have a turn.
 const ITEMS_PER_STEP: usize = 16;

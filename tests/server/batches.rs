@@ -1,6 +1,6 @@
 //! Batches: several messages in one `POST`, each with its own answer.
 
-use std::{fs, path::PathBuf};
+use std::{fs, io::Write as _, net::TcpStream, path::PathBuf};
 
 use serde_json::{Value, json};
 
@@ -120,6 +120,33 @@ fn each_message_is_judged_by_itself() {
     subscriber.expect(text("first"));
     subscriber.expect(text("last"));
     subscriber.expect_nothing();
+}
+
+/// Batches that wait for receipts have half of the room for bodies, and their messages leave places for other bodies.
+#[test]
+fn batches_that_wait_leave_room_to_others() {
+    let rules = "max_bodies = \"1MiB\"\nmax_http_connections = 8\nreceipt_timeout = \"1h\"\n\
+                 [[topics]]\nmatch = \"slow\"\ndelivery_interval = \"1h\"\n";
+    let (_file, server) = File::start("waiting", rules);
+    let mut subscriber = server.connect("/t/slow?mode=sub");
+    publish(&server, &json!([{"topic": "slow", "data": "first"}]));
+    subscriber.expect(text("first"));
+    let message = json!({"topic": "slow", "data": "x", "receipt": true});
+    let batch = |count: usize| Value::from(vec![message.clone(); count]).to_string();
+    let request = post("/publish", "application/json", &batch(600));
+    let mut waiting = TcpStream::connect(server.address()).unwrap();
+    waiting.write_all(request.as_bytes()).unwrap();
+    let one = || exchange(server.address(), &post("/t/slow", "text/plain", "one"));
+    let offset = |answer: &Response| serde_json::from_str::<Value>(&answer.body).unwrap()["offset"].as_u64();
+    // The batch has its room once its messages have their places.
+    while offset(&one()) <= Some(600) {}
+    let refused = send(&server, &batch(600));
+    assert_eq!(refused.status(), 503);
+    assert!(refused.error().starts_with("as many batches of messages are under way"), "{refused:?}");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(one().status(), 202, "the home has places for other bodies");
+    let answers = publish(&server, &json!([{"topic": "other", "data": "x"}]));
+    assert_eq!(answers[0]["status"], 202, "a small batch has room");
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::{
     endpoints::{Judge, PublishGrant},
     handler::{
         Accept, Connection, Handler, HeldPublication, OpeningRequest, RenewError, RenewedToken, Response,
-        SubscribeError,
+        SubscribeError, owner_of,
     },
     hub::{Encodings, Format, Publication, PublishError, PublishOutcome, Scope, SubscribeOptions, TopicName},
     proto::{Message, MessageType, Refusal, State},
@@ -249,6 +249,7 @@ impl Speaker {
             connection.publish(topic, publication, Scope::Server);
             return connection.state_mut().end(None);
         }
+        let publication = publication.owned_by(owner_of(connection.identity(), connection.peer()));
         let name = topic.clone();
         let answer = move |connection: &mut Client<'_>, outcome: PublishOutcome| {
             connection.state_mut().end(id);
