@@ -4,8 +4,8 @@
 //! The files are listed from the lowest floor to the highest. A file imports only files that stand before it:
 //!
 //! - values: `atomic`, `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `not_json`, `owner`,
-//!   `publication`, `receipt`, `publish_error`, `history_rules`, `history_page`, `encoding`, `subscribe_options`, `listing`,
-//!   `command`, `barrier`, `end_role`;
+//!   `publication`, `receipt`, `publish_error`, `history_rules`, `history_page`, `encoding`, `subscribe_options`,
+//!   `listing`, `command`, `barrier`, `end_role`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `feeds`, `external`;
 //! - tables: `ids`, `receipts`, `history`, `histories`, `tag`, `topic_rules`, `piece`, `run`, `walk`, `label`,
 //!   `awaited`, `backlog`, `overflow`, `audience`, `topics`, `due`, `subscriptions`, `connections`;

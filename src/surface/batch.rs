@@ -243,8 +243,8 @@ fn bad(what: &str) -> Refusal {
 /// The most messages of a batch.
 const BATCH_MAX: usize = 1_000;
 
-/// Bytes of memory of a message of a batch: what is known about it until it is answered, and its answer without the name
-/// of its topic.
+/// Bytes of memory of a message of a batch: what is known about it until it is answered, and its answer without the
+/// name of its topic.
 const ITEM_BYTES: usize = 640;
 
 /// Bytes of the longest name of a topic as JSON.

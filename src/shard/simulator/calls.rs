@@ -81,7 +81,8 @@ impl Simulation {
                 let source = target.filter(|_| random.chance(300));
                 let most = random.pick(&[0, 20, 150, self.plan.message_max]).min(self.plan.message_max);
                 let size = random.within(0..=most);
-                let name = self.control.publish((topic, self.topics[topic].clone()), source, size);
+                let asks = random.chance(self.plan.receipts);
+                let name = self.control.publish((topic, self.topics[topic].clone()), source, size, asks);
                 format!("publishes {name:x} of {source:?}")
             }
             (11..=14, Some((number, id))) if !self.clients[number].observes => {

@@ -8,7 +8,7 @@ use super::{
     names::{CONTROL, Name, Stream, name, prepare},
 };
 use crate::{
-    hub::{Command, ConnectionId, ExternalEnd, Place, Reply, TopicName, home, testing::UnderWay},
+    hub::{Command, ConnectionId, ExternalEnd, Place, Receipt, Reply, TopicName, home, testing::UnderWay},
     proto::{KeepAlive, PreparedMessage},
 };
 
@@ -38,8 +38,12 @@ pub(super) struct Post {
     pub(super) name: Name,
     /// The client that is the message's source: it gets the message only with an echo.
     pub(super) source: Option<usize>,
+    /// Whether the publisher wants a receipt.
+    asks: bool,
     /// The place that the topic's home has answered.
     pub(super) place: Option<Place>,
+    /// The receipt that the topic's home has answered, if it has not been given up.
+    pub(super) receipt: Option<Receipt>,
 }
 
 /// A request that is not submitted yet.
@@ -50,6 +54,8 @@ enum Submission {
         source: Option<(usize, ConnectionId)>,
         name: Name,
         size: usize,
+        /// Whether the publisher wants a receipt.
+        asks: bool,
     },
     Command {
         shard: u16,
@@ -125,19 +131,20 @@ impl Control {
         self.end.overflowed()
     }
 
-    /// Submits a message when there is room. A client may be the message's source.
+    /// Submits a message when there is room, and asks for a receipt. A client may be the message's source.
     pub(super) fn publish(
         &mut self,
         (topic, topic_name): (usize, TopicName),
         source: Option<(usize, ConnectionId)>,
         size: usize,
+        asks: bool,
     ) -> Name {
         if self.numbers.len() <= topic {
             self.numbers.resize(topic + 1, 0);
         }
         let name = name(CONTROL, topic, Stream::Forwarded, self.numbers[topic]);
         self.numbers[topic] += 1;
-        self.queue.push_back(Submission::Publish { topic: (topic, topic_name), source, name, size });
+        self.queue.push_back(Submission::Publish { topic: (topic, topic_name), source, name, size, asks });
         name
     }
 
@@ -201,10 +208,12 @@ impl Control {
         self.ticket += 1;
         let waiting = match submission {
             Submission::Publish { .. } if self.is_leaving => return,
-            Submission::Publish { topic: (topic, topic_name), source, name, size } => {
+            Submission::Publish { topic: (topic, topic_name), source, name, size, asks } => {
                 let (source, id) = source.unzip();
-                self.end.submit(topic_name, id, prepare(name, size), self.ticket);
-                self.posts.push(Post { topic, name, source, place: None });
+                let message = prepare(name, size);
+                let message = if asks { message.ask_receipt() } else { message };
+                self.end.submit(topic_name, id, message, self.ticket);
+                self.posts.push(Post { topic, name, source, asks, place: None, receipt: None });
                 Waiting::Place(self.posts.len() - 1)
             }
             Submission::Command { shard, command } => {
@@ -228,8 +237,12 @@ impl Control {
         let mut answers = Answers::default();
         while let Some((ticket, reply)) = self.end.next_answer() {
             match (self.waiting.remove(&ticket), reply) {
-                (Some(Waiting::Place(number)), Reply::Published(place)) => {
-                    self.posts[number].place = Some(place);
+                (Some(Waiting::Place(number)), reply) => {
+                    let published = reply.published().expect("an answer to a message").expect("the message has no id");
+                    let post = &mut self.posts[number];
+                    assert_eq!(published.receipt.is_some(), post.asks, "{post:?}");
+                    post.place = Some(published.place);
+                    post.receipt = published.receipt.and_then(Result::ok);
                     answers.places.push(number);
                 }
                 (Some(Waiting::Sent(client)), Reply::Sent(sent)) if sent.is_accepted() => {

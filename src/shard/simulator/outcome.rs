@@ -9,7 +9,7 @@ use super::{
     simulation::Simulation,
 };
 use crate::{
-    hub::Place,
+    hub::{Place, Receipt},
     metrics::Counter,
     proto::{CloseCode, KeepAlive},
 };
@@ -129,6 +129,12 @@ impl Simulation {
                 let expected = Place { offset: at + 1, previous: at, ..order[0].place };
                 assert_eq!(place, expected, "the places in topic {topic}");
             }
+        }
+        for Receipt { matched, sent, queued, dropped, closed } in
+            self.control.posts.iter().filter_map(|post| post.receipt)
+        {
+            assert_eq!(sent + queued + dropped + closed, matched, "each subscriber counts once");
+            assert!(dropped == 0 && matched as usize <= self.clients.len());
         }
         for post in &self.control.posts {
             let at = orders[post.topic].iter().position(|placed| placed.name == post.name);

@@ -1,9 +1,11 @@
 //! The plan of a run, which its seed draws.
 
+use std::time::Duration;
+
 use super::{network::Weather, random::Random};
 use crate::{
     config::Config,
-    hub::MeshLimits,
+    hub::{MeshLimits, RECEIPTS_MAX},
     proto::{KeepAlive, Tick},
     shard::pace::Pace,
 };
@@ -42,6 +44,10 @@ pub(super) struct Plan {
     pub(super) unfinished_is_limited: bool,
     /// Chance per mille that a client's bytes travel in records.
     pub(super) sealed: u32,
+    /// Chance per mille that a message of the control thread asks for a receipt, and the most receipts that a home
+    /// waits for.
+    pub(super) receipts: u32,
+    pub(super) receipts_max: usize,
     /// Clients get all their messages before the end begins.
     pub(super) settles: bool,
     pub(super) weather: Weather,
@@ -73,6 +79,8 @@ impl Plan {
         backlog_is_limited: false,
         unfinished_is_limited: false,
         sealed: 0,
+        receipts: 0,
+        receipts_max: RECEIPTS_MAX,
         settles: true,
         weather: Weather::FAIR,
         pace: Pace::DEFAULT,
@@ -101,6 +109,7 @@ impl Plan {
             config.limits.unfinished_bytes_max = random.pick(&[2_000, 20_000, huge]);
             config.limits.message_ticks_max = random.pick(&[0, 25, 60]);
         }
+        config.limits.receipt_timeout = Duration::from_millis(random.pick(&[100, 300, 5_000]));
         let shards = random.pick(&[1, 2, 2, 3, 4]);
         Plan {
             start: Tick(random.within(0..=2_000) as u32),
@@ -124,6 +133,8 @@ impl Plan {
             backlog_is_limited,
             unfinished_is_limited,
             sealed: random.pick(&[0, 300, 300, 1_000]),
+            receipts: random.pick(&[0, 300, 1_000]),
+            receipts_max: random.pick(&[1, 3, RECEIPTS_MAX]),
             settles: random.chance(500),
             weather: Weather {
                 late: random.pick(&[0, 100, 500, 900]),

@@ -1,11 +1,20 @@
-//! The policies for slow subscribers on a whole shard: clients that take bytes now and then know what they have lost.
+//! The policies for slow subscribers on whole shards: clients that take bytes now and then know what they have lost.
+//!
+//! Two shards, each the home of some topics, and the control thread's end. Clients, shards and the control thread
+//! publish to the same topics. Clients of three formats have sockets with little room, and connect also while others
+//! are losing messages. The rules are replaced meanwhile. The control thread's end reads all topics, which tells the
+//! test the order of each: what a client has received, and what it was told that it lost, is exactly the rest of that
+//! order from where it connected. And the count of a shard for a receipt is what has become of the message when the
+//! shard sends the count: in the sockets and in the backlogs of the clients.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod checks;
+mod client;
+mod run;
 
 use bytes::{Bytes, BytesMut};
 
+use self::{client::Manner, run::Run};
 use super::{
-    random::Random,
     simulation::arrival,
     socket::SimulatedSocket,
     world::{ANSWER, EMPTY_MESSAGE, World, take_sent},
@@ -13,60 +22,39 @@ use super::{
 use crate::{
     handler::ShardApi,
     hub::{
-        ConnectionId, Format, Overflow, Publication, RulesOfTopics, Scope, SlowRules, SubscribeOptions, Tags,
-        TopicName, TopicRules,
+        Overflow, Publication, Receipt, RulesOfTopics, Scope, SlowRules, SubscribeOptions, Tags, TopicName, TopicRules,
         seeds::each_seed,
-        testing::{REVERSED, reversed, telling_encodings},
     },
     metrics::Counter,
-    proto::{MessageType, Millis},
+    proto::Millis,
     shard::arrival::Arrival,
 };
 
-/// The topics, by the names of their policies. The last has no rule.
-const TOPICS: [&str; 4] = ["drop_oldest", "drop_newest", "latest", "plain"];
+/// The topics, which begin with the names of their policies. The last has no policy. Both shards are homes.
+const TOPICS: [&str; 4] = ["drop_oldest", "drop_newest", "latest.1", "plain.1"];
+const PLAIN: usize = 3;
 const KEYS: u64 = 4;
-
-/// What a client has agreed to, and so what becomes of it when it is slow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Manner {
-    /// Its format has notices.
-    Told,
-    /// It has agreed to lose messages.
-    Silent,
-    /// It is closed.
-    Raw,
-}
-
-struct Client {
-    id: ConnectionId,
-    manner: Manner,
-    topics: Vec<usize>,
-    texts: Vec<String>,
-}
-
-/// A run of one shard whose clients have these manners.
-struct Run {
-    world: World,
-    random: Random,
-    now: Millis,
-    clients: Vec<Client>,
-    /// How many messages each topic has had.
-    published: [u64; TOPICS.len()],
-}
 
 fn name(topic: usize) -> TopicName {
     TopicName::new(TOPICS[topic]).expect("a name")
 }
 
-/// Returns the rules of a topic, with limits that the random number draws.
-fn rules(topic: &TopicName, draw: u64) -> TopicRules {
+/// Returns the rules of a topic, with limits that the random number draws. After a reload by another random number a
+/// topic may have the policy of another one's name, or none.
+fn rules(topic: &TopicName, draw: u64, reload: Option<u64>) -> TopicRules {
+    // The publishers of a run agree about the keys.
+    let key = draw.is_multiple_of(7).then(|| "/k".parse().expect("a pointer"));
+    let draw = reload.unwrap_or(draw);
     let delivery_interval_ms = (draw / 64).is_multiple_of(2).then_some(1 + draw / 128 % 30);
-    let overflow = match topic.as_str() {
-        "drop_oldest" => Overflow::DropOldest,
-        "drop_newest" => Overflow::DropNewest,
-        "latest" => Overflow::Latest,
-        _ => return TopicRules { delivery_interval_ms, ..TopicRules::default() },
+    let rules = TopicRules { delivery_interval_ms, key, ..TopicRules::default() };
+    let policies = [Overflow::DropOldest, Overflow::DropNewest, Overflow::Latest];
+    let own = policies.iter().position(|policy| topic.as_str().starts_with(policy.name()));
+    let shift = reload.map_or(0, |reload| reload / 8 % 6) as usize;
+    // Half of the reloads leave the policies and change the limits.
+    let overflow = match (own, shift) {
+        (None, _) | (_, 5) => return rules,
+        (Some(own), 0..=2) => policies[own],
+        (Some(own), shift) => policies[(own + shift - 2) % policies.len()],
     };
     let is_latest = overflow == Overflow::Latest;
     let (messages_max, bytes_max) = (draw.is_multiple_of(2).then_some(5), draw.is_multiple_of(3).then_some(9_000));
@@ -74,199 +62,53 @@ fn rules(topic: &TopicName, draw: u64) -> TopicRules {
     let slow =
         if is_latest { SlowRules::default() } else { SlowRules { messages_max, bytes_max, age_max_ms, overflow } };
     let tags = if is_latest && delivery_interval_ms.is_some() { Tags::Newest } else { Tags::On };
-    TopicRules { tags, slow: SlowRules { overflow, ..slow }, delivery_interval_ms, ..TopicRules::default() }
+    TopicRules { tags, slow: SlowRules { overflow, ..slow }, ..rules }
 }
 
-impl Run {
-    fn new(seed: u64) -> Self {
-        let mut random = Random::new(seed);
-        let draw = random.next();
-        let rules = RulesOfTopics::new(move |topic| rules(topic, draw));
-        let messages_max = random.pick(&[12, 40, 1_000]);
-        let bytes_max = random.pick(&[20_000, 100_000, 4 << 20]);
-        let change = |config: &mut crate::config::Config| {
-            (config.limits.backlog_messages_max, config.limits.backlog_bytes_max) = (messages_max, bytes_max);
-        };
-        let mut world =
-            World::with_shard(change, |shard| shard.with_encodings(telling_encodings()).with_topic_rules(rules));
-        world.shard.pace.backlog_bytes = random.pick(&[100, 3_000, 256 << 10]);
-        Run { world, random, now: Millis(0), clients: Vec::new(), published: [0; TOPICS.len()] }
-    }
-
-    fn connect(&mut self, manner: Manner) {
-        let all = 1..=TOPICS.len() - 1;
-        let topics = match self.random.within(0..=2) {
-            0 => vec![self.random.within(0..=TOPICS.len() - 1)],
-            1 => (0..TOPICS.len()).collect(),
-            _ => (0..self.random.within(all)).collect(),
-        };
-        let room = self.random.within(100..=4_000);
-        let socket = SimulatedSocket::connect(&self.world.network, ANSWER, room);
-        let arrival = arrival(socket, Vec::new(), None, Bytes::from_static(ANSWER), BytesMut::new());
-        let options = SubscribeOptions { has_silent_lags: manner == Manner::Silent, ..SubscribeOptions::default() };
-        let arrival = Arrival {
-            subscriptions: topics.iter().map(|&topic| (name(topic), options)).collect(),
-            format: if manner == Manner::Told { REVERSED } else { Format::RAW },
-            ..arrival
-        };
-        let id = self.world.shard.adopt(self.now, arrival).expect("there is room");
-        self.clients.push(Client { id, manner, topics, texts: Vec::new() });
-        self.turns();
-    }
-
-    fn turns(&mut self) {
-        while self.world.shard.turn(self.now) || self.world.network.borrow().has_reports() {}
-    }
-
-    fn publish(&mut self, topic: usize) {
-        self.published[topic] += 1;
-        let number = self.published[topic];
-        let length = if self.random.chance(30) { 30_000 } else { self.random.within(0..=600) };
-        let text = format!("{} {number} {}", TOPICS[topic], "x".repeat(length));
-        let publication = Publication::text(&text).key(&(number % KEYS).to_string()).expect("a key");
-        let place = ShardApi::publish(&mut self.world.shard, None, &name(topic), publication, Scope::Server);
-        assert_eq!(place.map(|place| place.offset), Some(number));
-    }
-
-    fn step(&mut self) {
-        match self.random.within(0..=9) {
-            0..=4 => {
-                let topic = self.random.within(0..=TOPICS.len() - 1);
-                let most = if TOPICS[topic] == "plain" { 1 } else { 12 };
-                (0..self.random.within(1..=most)).for_each(|_| self.publish(topic));
-            }
-            5..=7 => {
-                let client = self.random.within(0..=self.clients.len() - 1);
-                let bytes = self.random.within(1..=2_500);
-                self.world.network.borrow_mut().fetch(client, bytes);
-            }
-            8 => self.now = Millis(self.now.0 + self.random.within(1..=30) as u64),
-            _ => {}
-        }
-        if self.random.chance(700) {
-            self.turns();
-        }
-    }
-
-    /// Lets every client take all that it is owed.
-    fn drain(&mut self) {
-        self.turns();
-        for _ in 0..20_000 {
-            let mut is_quiet = true;
-            for client in 0..self.clients.len() {
-                let texts = take_sent(&self.world.network, client);
-                is_quiet &= texts.is_empty() && self.world.network.borrow().lines[client].fetched.is_empty();
-                self.clients[client].texts.extend(texts);
-            }
-            if let Some(due) = self.world.shard.hub.next_walk() {
-                self.now = due.max(self.now);
-            }
-            self.turns();
-            is_quiet &= self.world.shard.hub.next_walk().is_none();
-            if is_quiet && self.clients.iter().all(|client| !self.owes(client)) {
-                return;
-            }
-        }
-        panic!("the clients are still owed something");
-    }
-
-    fn owes(&self, client: &Client) -> bool {
-        self.world.shard.hub.connections.get(client.id).is_some_and(|connection| connection.io.owes_output())
-    }
-
-    /// Checks what each client knows. Returns how many messages the clients have lost that were not closed, and how
-    /// many clients were closed.
-    fn check(&self) -> (u64, u64) {
-        let (mut lost, mut closed) = (0, 0);
-        for client in &self.clients {
-            let mut items: Vec<String> = client.texts[1..].to_vec();
-            let is_closed = items.last().is_some_and(|last| last.starts_with("close"));
-            assert_eq!(client.texts[0], "answer");
-            closed += u64::from(is_closed);
-            if is_closed {
-                assert_eq!(items.pop().as_deref(), Some("close 1008"));
-            }
-            if client.manner == Manner::Told {
-                let forward =
-                    |text: &String| String::from_utf8(reversed(MessageType::Text, text.as_bytes())).expect("text");
-                items = items.iter().map(forward).collect();
-            }
-            for &topic in &client.topics {
-                lost += self.check_topic(client, topic, &items, is_closed);
-            }
-        }
-        (lost, closed)
-    }
-
-    fn check_topic(&self, client: &Client, topic: usize, items: &[String], is_closed: bool) -> u64 {
-        let (mut received, mut lags, mut last) = (BTreeSet::new(), Vec::new(), 0);
-        for item in items {
-            let parts: Vec<&str> = item.split(' ').collect();
-            let number = |at: usize| parts[at].parse::<u64>().expect("a number");
-            if parts[0] == TOPICS[topic] {
-                assert!(last < number(1), "messages come in their order");
-                last = number(1);
-                received.insert(last);
-            } else if parts[0] == "lag" && parts[1] == TOPICS[topic] {
-                assert!(last < number(3), "a notice stands before what follows the first message that is missing");
-                lags.push((number(3), number(4), number(5)));
-            }
-        }
-        let published = self.published[topic];
-        let lost: BTreeSet<u64> = (1..=published).filter(|number| !received.contains(number)).collect();
-        let is_plain = TOPICS[topic] == "plain" || client.manner == Manner::Raw;
-        if is_plain {
-            assert!(lags.is_empty() && received.iter().copied().eq(1..=received.len() as u64), "nothing is missing");
-        }
-        if is_closed {
-            return 0;
-        }
-        assert!(!is_plain || lost.is_empty());
-        if client.manner == Manner::Told {
-            for &(from, to, count) in &lags {
-                assert!(lost.contains(&from) && lost.contains(&to) && lost.range(from..=to).count() as u64 >= count);
-            }
-            let is_told = |number: &u64| lags.iter().any(|&(from, to, _)| (from..=to).contains(number));
-            assert!(lost.iter().all(is_told), "{lags:?} {lost:?}");
-            assert_eq!(lags.iter().map(|lag| lag.2).sum::<u64>(), lost.len() as u64, "{lags:?} {lost:?}");
-        }
-        if TOPICS[topic] == "latest" {
-            let last = |numbers: &mut dyn Iterator<Item = u64>| -> BTreeMap<u64, u64> {
-                numbers.map(|number| (number % KEYS, number)).collect()
-            };
-            assert_eq!(
-                last(&mut received.iter().copied()),
-                last(&mut (1..=published)),
-                "each key ends at its last value"
-            );
-        }
-        lost.len() as u64
-    }
+fn topic_of(name: &str) -> usize {
+    TOPICS.iter().position(|topic| *topic == name).expect("a topic of the run")
 }
 
-/// The counters of all runs: messages that each policy has dropped, lags that were told, and clients that were closed.
-type Seen = [u64; 6];
+/// The counters of all runs: messages that each policy has dropped, lags that were told, clients that were closed, and
+/// what receipts have counted.
+type Seen = [u64; 11];
 
 fn run(seed: u64) -> Seen {
     let mut run = Run::new(seed);
-    let raw = if run.random.chance(500) { Manner::Raw } else { Manner::Silent };
-    for manner in [Manner::Told, Manner::Silent, raw, Manner::Told, Manner::Told] {
-        run.connect(manner);
+    for manner in [Manner::Told, Manner::Silent, Manner::Raw, Manner::Json, Manner::Told, Manner::Json] {
+        if run.random.chance(800) {
+            run.connect(manner);
+        }
     }
+    run.connect(Manner::Told);
     let steps = run.random.within(5..=150);
     (0..steps).for_each(|_| run.step());
     run.drain();
     let (lost, closed) = run.check();
-    run.world.shard.set_gauges();
-    let count = |counter| run.world.counters.get(counter);
+    run.worlds.iter_mut().for_each(|world| world.shard.set_gauges());
+    let count = |counter| run.worlds.iter().map(|world| world.counters.get(counter)).sum::<u64>();
     let dropped =
         [Counter::DroppedOldest, Counter::DroppedNewest, Counter::DroppedOutdated, Counter::DroppedByInterval]
             .map(count);
     let all = dropped.iter().sum::<u64>();
     assert!(lost == all || lost < all && closed > 0, "{lost} messages are missing, and {all} were dropped");
     assert_eq!((count(Counter::Lagging), count(Counter::SlowConsumers)), (0, 0));
+    assert_eq!(count(Counter::BacklogBytes) + count(Counter::BacklogMessages), 0, "nothing stays counted");
+    let receipts = |part: fn(&Receipt) -> u32| run.answered.values().map(|receipt| u64::from(part(receipt))).sum();
     let [oldest, newest, outdated, by_interval] = dropped;
-    [oldest, newest, outdated, by_interval, count(Counter::LagsTold), closed]
+    [
+        oldest,
+        newest,
+        outdated,
+        by_interval,
+        count(Counter::LagsTold),
+        closed,
+        receipts(|receipt| receipt.matched),
+        receipts(|receipt| receipt.sent),
+        receipts(|receipt| receipt.queued),
+        receipts(|receipt| receipt.dropped),
+        receipts(|receipt| receipt.closed),
+    ]
 }
 
 /// What a client has received, and what it was told that it lost, is exactly the order of each topic.
@@ -285,7 +127,7 @@ fn slow_clients_know_what_they_have_lost() {
 fn a_lagging_client_is_heard() {
     for (topic, is_heard) in [("drop_oldest", true), ("drop_newest", true), ("latest", true), ("plain", false)] {
         let change = |config: &mut crate::config::Config| config.limits.backlog_messages_max = 40;
-        let rules = RulesOfTopics::new(|topic| rules(topic, 67));
+        let rules = RulesOfTopics::new(|topic| rules(topic, 67, None));
         let mut world = World::with_shard(change, |shard| shard.with_topic_rules(rules));
         let socket = SimulatedSocket::connect(&world.network, ANSWER, 1_000);
         let target = TopicName::new("t").expect("a name");
@@ -346,6 +188,9 @@ fn a_woken_reader_gets_no_old_messages() {
         assert!(numbers.len() as u64 <= old as u64 + kept + 1, "{slow:?}: {numbers:?}");
     }
 }
+
+/// The most clients of a run.
+const CLIENTS_MAX: usize = 9;
 
 /// Seeds of an ordinary test run.
 const SEEDS: u64 = 300;

@@ -50,13 +50,10 @@ impl Seen {
             Counter::DroppedByInterval,
             Counter::LagsTold,
             Counter::Lagging,
-            // The simulator of hubs has publications with ids, and receipts.
+            // The simulator of hubs has publications with ids.
             Counter::IdsRepeated,
             Counter::IdsOtherContents,
             Counter::IdsFull,
-            Counter::ReceiptsComplete,
-            Counter::ReceiptsTimedOut,
-            Counter::ReceiptsTooMany,
             Counter::MemoryClosed,
             Counter::MemoryOpeningsEnded,
             Counter::TokenExpired,

@@ -28,8 +28,8 @@ use crate::{
     config::{Config, Sources, settle},
     handler::{Pattern, Route, RouteOptions, Tasks, Typed},
     hub::{
-        ConnectionId, EndRole, ExternalEnd, Format, MeshEnd, Place, RulesOfTopics, Scope, SubscribeOptions, Tags,
-        TopicName, TopicRules,
+        ConnectionId, EndRole, ExternalEnd, Format, HubLimits, MeshEnd, Place, RulesOfTopics, Scope, SubscribeOptions,
+        Tags, TopicName, TopicRules,
         testing::{Journal, Ordered, TestEngine, encodings},
     },
     metrics::Counters,
@@ -99,7 +99,8 @@ impl Simulation {
                 shard = shard.with_engine(TestEngine::topics(engine_end));
             }
             shard.pace = plan.pace;
-            shard.hub.limits.subscriptions_max = plan.subscriptions_max;
+            let (subscriptions_max, receipts_max) = (plan.subscriptions_max, plan.receipts_max);
+            shard.hub.set_limits(HubLimits { subscriptions_max, receipts_max, ..shard.hub.limits });
             shard.hub.connections.let_rest(plan.slots_resting);
             shard.hub.journal = Some(Box::new(Journal::default()));
             SimulatedDriver::new(shard, counters, network, woken.clone(), plan.start)

@@ -143,17 +143,26 @@ pub(super) fn take_sent(network: &RefCell<Network>, client: usize) -> Vec<String
         sent.push("answer".to_owned());
         rest = behind;
     }
-    while let Some((header, length)) = FrameHeader::decode(rest).expect("a frame")
-        && let Some(payload) = rest.get(length..length + header.payload_len as usize)
-    {
-        sent.push(match header.opcode {
+    let frames = for_each_frame(rest, |opcode, payload| {
+        sent.push(match opcode {
             OpCode::Close => format!("close {}", u16::from_be_bytes([payload[0], payload[1]])),
             _ => String::from_utf8_lossy(payload).into_owned(),
         });
-        rest = &rest[length + payload.len()..];
-    }
-    *fetched = rest.to_vec();
+    });
+    *fetched = rest[frames..].to_vec();
     sent
+}
+
+/// Calls `visit` with each whole frame at the beginning of these bytes. Returns the length of these frames.
+pub(super) fn for_each_frame(bytes: &[u8], mut visit: impl FnMut(OpCode, &[u8])) -> usize {
+    let mut begin = 0;
+    while let Some((header, length)) = FrameHeader::decode(&bytes[begin..]).expect("a frame")
+        && let Some(payload) = bytes[begin + length..].get(..header.payload_len as usize)
+    {
+        visit(header.opcode, payload);
+        begin += length + payload.len();
+    }
+    begin
 }
 
 pub(super) const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
