@@ -126,7 +126,7 @@ fn each_message_is_judged_by_itself() {
 #[test]
 fn batches_that_wait_leave_room_to_others() {
     let rules = "max_bodies = \"1MiB\"\nmax_http_connections = 8\nreceipt_timeout = \"1h\"\n\
-                 [[topics]]\nmatch = \"slow\"\ndelivery_interval = \"1h\"\n";
+                 [[topics]]\nmatch = \"slow\"\ndelivery_interval = \"1m\"\n";
     let (_file, server) = File::start("waiting", rules);
     let mut subscriber = server.connect("/t/slow?mode=sub");
     publish(&server, &json!([{"topic": "slow", "data": "first"}]));

@@ -183,6 +183,11 @@ impl Control {
         self.end.send_barrier();
     }
 
+    /// Returns how many messages have asked for receipts and got none, some of which were given up.
+    pub(super) fn receipts_missing(&self) -> usize {
+        self.posts.iter().filter(|post| post.asks && post.receipt.is_none()).count()
+    }
+
     /// Returns whether many requests wait for room.
     pub(super) fn is_busy(&self) -> bool {
         self.queue.len() >= QUEUE_MAX

@@ -2,7 +2,7 @@
 
 use super::{super::incoming::RECEIVE_BUFFER, simulation::Simulation, socket::SimulatedIo};
 use crate::{
-    hub::{ConnectionId, LARGE_PIECE_PINS, testing::UnderWay},
+    hub::{ConnectionId, LARGE_PIECE_PINS, RECEIPT_BYTES, testing::UnderWay},
     metrics::Counter,
     proto::{LARGE_FRAME, State},
     shard::state::Shard,
@@ -63,11 +63,14 @@ impl Simulation {
         // At the limit, connections with handlers wait for any home. Other connections publish to each home, and each
         // of them may leave a mark.
         let marks = driver.clients.len() * LANE_BESIDES;
+        // The counts and the answers of receipts come when walks end.
+        let receipts = self.control.receipts_missing() * RECEIPT_BYTES;
         // The messages that an engine is to order have the limit for themselves.
-        let most =
-            (self.plan.mesh.overflow_bytes_max * (1 + engines)).saturating_add((in_lane + marks) * (others + engines));
+        let most = (self.plan.mesh.overflow_bytes_max * (1 + engines))
+            .saturating_add((in_lane + marks) * (others + engines) + receipts);
         assert!(requests <= most, "{requests} bytes of requests wait for room, of at most {most}");
-        let most = self.plan.mesh.overflow_bytes_max.saturating_add((in_lane + marks) * others + LANE_BESIDES);
+        let most =
+            self.plan.mesh.overflow_bytes_max.saturating_add((in_lane + marks) * others + LANE_BESIDES + receipts);
         assert!(deliveries <= most, "{deliveries} bytes of deliveries wait for room, of at most {most}");
         // The buffer of a run doubles.
         let run = RUN + driver.clients.len() * RUN_BESIDES;
