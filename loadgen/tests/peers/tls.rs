@@ -22,6 +22,11 @@ type Answer = fn(&mut StreamOwned<ServerConnection, TcpStream>) -> Result<()>;
 
 /// Starts a server that does this again and again after the handshake.
 fn start_with(answer: Answer) -> SocketAddr {
+    start_with_certificate(answer).0
+}
+
+/// Starts such a server, and returns its certificate in PEM too.
+fn start_with_certificate(answer: Answer) -> (SocketAddr, String) {
     let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -40,7 +45,7 @@ fn start_with(answer: Answer) -> SocketAddr {
             thread::spawn(move || drop(converse(stream, config, answer)));
         }
     });
-    address
+    (address, own.cert.pem())
 }
 
 fn converse(stream: TcpStream, config: Arc<ServerConfig>, answer: Answer) -> Result<()> {
@@ -87,6 +92,26 @@ fn a_certificate_that_nobody_trusts_is_refused() {
     // A machine without authorities cannot trust any certificate, which is another complaint.
     let complaints = ["invalid peer certificate", "the system trusts no certificate authority"];
     assert!(complaints.iter().any(|complaint| done.stderr.contains(complaint)), "{}", done.stderr);
+    assert!(done.stderr.contains("; --insecure accepts every certificate"), "{}", done.stderr);
+}
+
+#[test]
+fn an_authority_of_ones_own_is_trusted() {
+    let (address, certificate) = start_with_certificate(|stream| {
+        let payload = read_message(stream)?;
+        stream.write_all(&[&[0x81, u8::try_from(payload.len()).unwrap()], &payload[..]].concat())
+    });
+    let file = std::env::temp_dir().join(format!("loadgen-authority-{}.pem", std::process::id()));
+    std::fs::write(&file, certificate).unwrap();
+    let words = format!("echo --url wss://localhost:{}/x --connections 1 --warmup 0", address.port());
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_ringhub-loadgen"))
+        .args(words.split(' '))
+        .args(["--duration", "200ms", "--allow-disturbance"])
+        .env("SSL_CERT_FILE", &file)
+        .output()
+        .unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
@@ -99,5 +124,10 @@ fn a_server_without_tls_is_refused() {
         }
     });
     let done = generator(&format!("--url wss://{address}/x --insecure --rate 1"), &[]);
-    assert!(done.status == 1 && done.stderr.contains("TLS"), "{}", done.stderr);
+    assert_eq!(done.status, 1, "{}", done.stderr);
+    assert!(
+        done.stderr.contains("; does the server speak TLS at this port (ws:// is without TLS)?"),
+        "{}",
+        done.stderr
+    );
 }
