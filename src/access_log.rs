@@ -84,11 +84,11 @@ impl AccessLog {
 
     /// Writes the line of an opening that has become a connection.
     /// Returns whether the connection has lines.
-    pub(crate) fn opened(&self, id: ConnectionId, access: &Access) -> bool {
+    pub(crate) fn opened(&self, id: ConnectionId, access: &Access, status: u16) -> bool {
         let Some(inner) = self.of_connection(id) else { return false };
         let mut line = Line::new("opening");
         line.text("id", &id.to_string());
-        line.access(access, 101);
+        line.access(access, status);
         inner.write(line);
         true
     }
@@ -224,7 +224,7 @@ mod tests {
         let mut access = log.begin(|| "[::1]:1".parse().ok(), &odd, &odd).unwrap();
         access.identity = Some("ä".repeat(100_000));
         log.request(&access, 200);
-        log.opened(ConnectionId::new(1, 2, 3), &access);
+        log.opened(ConnectionId::new(1, 2, 3), &access, 101);
         let lines = lines.lock().unwrap();
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[0]["identity"].as_str().unwrap().len(), IDENTITY_MAX);
@@ -238,7 +238,7 @@ mod tests {
         let access = log.begin(|| None, "GET", "/live").unwrap();
         for number in 0..5_000 {
             let id = ConnectionId::new(0, number, 7);
-            log.opened(id, &access);
+            log.opened(id, &access, 101);
             log.ended(id, None, access.begun, 1_000);
         }
         let lines = lines.lock().unwrap();

@@ -287,7 +287,7 @@ mod tests {
             change(&mut settings);
             settings
         };
-        let largest = 6 * (1 << 20) + 3_210;
+        let largest = 6 * (1 << 20) + 4_156;
         assert!(2 * largest <= 13 << 20);
         assert_eq!(part(&settings(|_| {}), "backlogs"), 10 * (13 << 20), "two messages as JSON");
         assert_eq!(part(&settings(|s| s.max_message = Size(1 << 10)), "backlogs"), 10 * (4 << 20));

@@ -69,6 +69,17 @@ pub(super) fn refuse(shared: &Shared, refusal: &Refusal) -> Answer {
     answer
 }
 
+/// Counts the refusal of an event stream, and returns it as an answer.
+pub(super) fn refuse_stream(shared: &Shared, refusal: Refusal) -> Answer {
+    shared.note_cause(shared.cause(&refusal), refusal.status);
+    let handler::Response { status, headers, body } = handler::Response::from(refusal).for_stream();
+    let mut answer = Answer::new(Either::Left(Full::new(body)));
+    *answer.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    append(answer.headers_mut(), &headers);
+    answer.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    answer
+}
+
 /// Returns the answer of a surface's endpoint. An answer with a status from 400 on is counted as a refusal.
 pub(super) fn of_surface(shared: &Shared, response: handler::Response) -> Answer {
     let handler::Response { status, headers, body } = response;

@@ -86,7 +86,7 @@ pub(super) enum EndReason {
     /// A head took too long.
     Timeout,
     /// The next request is for a shard.
-    WebSocket,
+    Shard,
     /// The next head is refused.
     Malformed(HttpError),
 }
@@ -251,8 +251,8 @@ impl HttpConnection {
         self.is_between = false;
         self.has_request = true;
         let (checked, body) = (head.check_host(), head.body());
-        if self.router.route(head) == Destination::WebSocket {
-            return self.end(EndReason::WebSocket);
+        if self.router.route(head) == Destination::Shard {
+            return self.end(EndReason::Shard);
         }
         if let Err(error) = checked {
             return self.end(EndReason::Malformed(error));

@@ -69,7 +69,7 @@ impl Port {
             return None;
         };
         match converse(shared, caller, self.served, Some(permit), finishing.clone()).await? {
-            (connection, Some(EndReason::WebSocket)) => Some(connection),
+            (connection, Some(EndReason::Shard)) => Some(connection),
             (mut connection, reason) => {
                 if matches!(reason, Some(EndReason::Quiet) | None) && !connection.deliver().await {
                     shared.counters.add(Counter::HttpTooSlow, 1);
@@ -274,7 +274,7 @@ async fn take_leave(shared: &Shared, connection: HttpConnection, reason: Option<
             connection.refuse(&refusal).await;
         }
         Some(EndReason::Timeout) => shared.counters.add(Counter::HandshakeTimeout, 1),
-        Some(EndReason::Quiet | EndReason::WebSocket) | None => connection.finish().await,
+        Some(EndReason::Quiet | EndReason::Shard) | None => connection.finish().await,
     }
 }
 

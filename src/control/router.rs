@@ -11,9 +11,8 @@ use tokio::net::TcpStream;
 use super::shared::Shared;
 use crate::{
     auth::{Answers, Credentials, Remote},
-    endpoints::{Denied, Endpoint, Endpoints, OpeningAt},
-    proto::{Refusal, RequestHead, Upgrade},
-    surface::raw::is_opening_request,
+    endpoints::{Denied, Endpoint, Endpoints, OpeningAt, Opens},
+    proto::{Framing, Refusal, RequestHead, Upgrade},
     sys::net::is_reset,
 };
 
@@ -21,7 +20,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct RequestRouter {
     shared: Arc<Shared>,
-    /// Whether the connection may become a WebSocket.
+    /// Whether the connection may go to a shard, to become a WebSocket or an event stream.
     may_upgrade: bool,
     /// The other side of the connection. A trusted proxy names another client with each request.
     of_connection: Remote,
@@ -38,7 +37,7 @@ pub(super) struct RoutedRequest {
     pub(super) endpoints: Arc<Endpoints>,
     /// The endpoint of its path, or the refusal of its path.
     pub(super) endpoint: Result<Endpoint, Refusal>,
-    /// The refusal of the upgrade that the request asks for.
+    /// The refusal of the WebSocket, or of the event stream, that the request asks for.
     pub(super) refusal: Option<Refusal>,
     pub(super) remote: Remote,
     /// The client's address, if a header line of the request has named it.
@@ -51,7 +50,7 @@ pub(super) enum Destination {
     /// The service answers, and begins with [`RequestRouter::take`].
     Http,
     /// A shard answers: only a shard may answer that a client subscribes.
-    WebSocket,
+    Shard,
 }
 
 impl RequestRouter {
@@ -84,9 +83,9 @@ impl RequestRouter {
         let endpoint = endpoints.resolve(&head);
         let remote = self.shared.config.get().trusted_proxies.remote(self.of_connection, &head);
         let mut refusal = None;
-        if self.may_upgrade && is_opening_request(&head) {
+        if self.may_upgrade && endpoints.opens(&head) {
             match self.open(&endpoints, &head, remote, &endpoint) {
-                Ok(()) => return Destination::WebSocket,
+                Ok(()) => return Destination::Shard,
                 Err(refused) => refusal = Some(refused),
             }
         }
@@ -105,7 +104,10 @@ impl RequestRouter {
         let endpoint = endpoint.as_ref().map_err(Clone::clone)?;
         let opening = endpoints.opening(endpoint, head);
         let OpeningAt { openings, .. } = opening.ok_or_else(|| endpoints.no_websocket_at(head.path()))?;
-        Upgrade::from_request(head).map_err(|error| error.refusal())?;
+        match openings.opens {
+            Opens::WebSocket => drop(Upgrade::from_request(head).map_err(|error| error.refusal())?),
+            Opens::EventStream => drop(Framing::of_answer_to(head)?),
+        }
         if self.shared.is_leaving() {
             return Err(Refusal::leaving());
         }

@@ -18,7 +18,7 @@ use tracing::field::display;
 
 use super::{
     admin::AdminCall,
-    answers::{Answer, Body, TEXT, append, client_file, preflight, refuse, response, the_page},
+    answers::{Answer, Body, TEXT, append, client_file, preflight, refuse, refuse_stream, response, the_page},
     date,
     embedded::{self, AtService, ServiceCall},
     paths::{self, AtPath, EndpointCall},
@@ -33,7 +33,7 @@ use crate::{
     endpoints::{ClientFile, Endpoint, Intent},
     handover::AddressPermit,
     metrics::{Counter, text::TextFormat},
-    proto::Refusal,
+    proto::{Framing, Refusal},
 };
 
 /// Answers the requests of one connection.
@@ -68,6 +68,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let mut facts = RequestFacts {
             has_body: !request.body().is_end_stream(),
             target: None,
+            asks_for_stream: false,
             page_lines: Vec::new(),
             remote: Remote::default(),
             of_address: None,
@@ -85,6 +86,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         };
         facts.page_lines = routed.endpoints.page_lines(origin, routed.endpoint.as_ref().ok());
         facts.remote = routed.remote;
+        facts.asks_for_stream = (routed.refusal.is_some() || !self.has_permit) && Framing::is_asked_for(&routed.head);
         if let Some(access) = &mut facts.access {
             access.peer = routed.remote.client;
         }
@@ -102,6 +104,8 @@ struct RequestFacts {
     has_body: bool,
     /// The method and the path, where refusals are logged.
     target: Option<Box<(Method, String)>>,
+    /// Whether the request asks for an event stream, and is refused.
+    asks_for_stream: bool,
     /// The header lines that tell a browser which pages may have the answer.
     page_lines: Vec<(&'static str, String)>,
     remote: Remote,
@@ -128,7 +132,8 @@ impl RequestFacts {
                 let (peer, proxy) = (self.remote.client.map(display), self.remote.proxy.map(display));
                 tracing::debug!(peer, proxy, status, cause, %method, path, "refused");
             }
-            let mut answer = refuse(shared, &refusal);
+            let mut answer =
+                if self.asks_for_stream { refuse_stream(shared, refusal) } else { refuse(shared, &refusal) };
             if self.has_body {
                 // The unread rest of the body stands in front of the next request.
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

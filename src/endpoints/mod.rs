@@ -38,7 +38,7 @@ pub(crate) use intent::Intent;
 pub(crate) use judge::Judge;
 pub(crate) use permissions::{Permissions, asking};
 pub(crate) use readiness::Readiness;
-pub(crate) use served_path::{NewPath, OpeningAt, Openings, RouteBeside, ServedPath, ServedRoute};
+pub(crate) use served_path::{NewPath, OpeningAt, Openings, Opens, RouteBeside, ServedPath, ServedRoute};
 pub(crate) use served_service::ServedService;
 pub(crate) use values::{RouteValue, RouteValues};
 pub(crate) use waiting::until_decided;
@@ -247,9 +247,9 @@ impl Endpoints {
         for ServedRoute { route, paths: unnumbered, values, beside } in served {
             let number = routes.len();
             routes.push(route);
-            let numbered = beside.as_ref().map(|beside| beside.numbered(number + 1));
-            paths.extend(unnumbered.into_iter().map(|path| path.numbered(number, &values, numbered)));
-            routes.extend(beside.map(|beside| beside.route));
+            let numbered: Vec<_> = (number + 1..).zip(&beside).map(|(at, beside)| beside.numbered(at)).collect();
+            paths.extend(unnumbered.into_iter().map(|path| path.numbered(number, &values, &numbered)));
+            routes.extend(beside.into_iter().map(|beside| beside.route));
         }
         if let Some((path, method)) = paths.iter().find_map(|path| Some((path, path.ambiguous_method()?))) {
             return Err(Conflict::Method(path.pattern.clone(), method));
@@ -473,7 +473,16 @@ impl Endpoints {
         leading.map(|route| route.rules.limits.message_bytes_max).min().unwrap_or_default()
     }
 
-    /// Returns what a request opens at its endpoint, if WebSockets are opened there.
+    /// Returns whether only a shard may answer a request: it asks for a WebSocket, or for an event stream where there
+    /// is one.
+    pub(crate) fn opens(&self, head: &RequestHead) -> bool {
+        Opens::asked_by(head).is_some_and(|opens| match opens {
+            Opens::WebSocket => true,
+            Opens::EventStream => self.resolve(head).is_ok_and(|endpoint| self.opening(&endpoint, head).is_some()),
+        })
+    }
+
+    /// Returns what a request opens at its endpoint, if that is opened there.
     pub(crate) fn opening(&self, endpoint: &Endpoint, head: &RequestHead) -> Option<OpeningAt> {
         let Endpoint::Path { path: number, .. } = endpoint else { return None };
         self.paths[*number].opening(*number, head)
@@ -501,7 +510,11 @@ impl Endpoints {
 
     /// Returns the refusal of a WebSocket at a path without one.
     pub(crate) fn no_websocket_at(&self, path: &str) -> Refusal {
-        let opening = || self.paths.iter().filter(|served| served.openings.is_some());
+        let opening = || {
+            let opens =
+                |served: &&ServedPath| served.openings.is_some_and(|openings| openings.opens == Opens::WebSocket);
+            self.paths.iter().filter(opens)
+        };
         let patterns: Vec<&str> = opening().take(NAMED_MAX).map(|served| served.pattern.as_str()).collect();
         let elsewhere = match opening().count() - patterns.len() {
             _ if patterns.is_empty() => "nowhere".into(),

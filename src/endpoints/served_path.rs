@@ -9,23 +9,54 @@ use super::{
 };
 use crate::{
     handler::{Pattern, Route},
-    proto::{Refusal, RequestHead},
+    proto::{Framing, Refusal, RequestHead},
 };
 
-/// The openings of WebSockets at a path.
+/// What an opening request asks for: a connection of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opens {
+    /// RFC 6455.
+    WebSocket,
+    /// Server-Sent Events.
+    EventStream,
+}
+
+impl Opens {
+    /// Returns what a request asks for; `None` for a request that asks for a response with an end. A request for a
+    /// WebSocket may be malformed.
+    pub(crate) fn asked_by(head: &RequestHead) -> Option<Opens> {
+        if head.headers().list_contains("upgrade", "websocket") {
+            return Some(Opens::WebSocket);
+        }
+        Framing::is_asked_for(head).then_some(Opens::EventStream)
+    }
+}
+
+/// The openings of WebSockets, or of event streams, at a path.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Openings {
+    pub(crate) opens: Opens,
     /// The methods that a 405 names for the openings. A request with one of them, or HEAD instead of GET, that does not
     /// ask for a WebSocket is answered 426, unless an HTTP endpoint of the path has the method.
     pub(crate) methods: &'static [&'static str],
     /// Reads the intent of an opening request. Without this function the intent is [`Intent::Use`], and only the
     /// connection's shard judges the request, just before the shard calls the handler.
     pub(crate) intent: Option<ReadIntent>,
+    /// Reads the names of the topics to which the query subscribes. The judge decides about each of them.
+    pub(crate) topics: Option<ReadTopics>,
 }
+
+/// Reads the names of topics in the query of an opening request.
+///
+/// # Errors
+///
+/// The refusal of the query.
+pub(crate) type ReadTopics = fn(&RequestHead) -> Result<Vec<String>, Refusal>;
 
 impl Openings {
     /// The openings of a handler that needs only the gate of its route.
-    pub(crate) const OF_ANY_HANDLER: Openings = Openings { methods: &["GET", "HEAD"], intent: None };
+    pub(crate) const OF_ANY_HANDLER: Openings =
+        Openings { opens: Opens::WebSocket, methods: &["GET", "HEAD"], intent: None, topics: None };
 
     /// Returns the intent of an opening request.
     ///
@@ -44,23 +75,24 @@ pub(crate) struct ServedPath {
     pub(crate) route: usize,
     pub(crate) pattern: Pattern,
     pub(crate) openings: Option<Openings>,
-    /// The openings of clients that offer a subprotocol of another route.
-    pub(super) beside: Option<PathBeside>,
+    /// The openings of clients that ask for what other routes serve here.
+    pub(super) beside: Vec<PathBeside>,
     pub(crate) endpoints: &'static [HttpEndpoint],
     /// The values of the route's own keys.
     pub(crate) values: Arc<RouteValues>,
 }
 
-/// The openings of clients that offer a subprotocol, at the path of another route.
+/// The openings of a route at the path of another route.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PathBeside {
-    protocol: &'static str,
+    /// The subprotocol that the clients offer.
+    protocol: Option<&'static str>,
     /// The number of the route that the clients belong to.
     route: usize,
     openings: Openings,
 }
 
-/// What a request for a WebSocket opens.
+/// What an opening request opens.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OpeningAt {
     /// The number of the path.
@@ -71,18 +103,17 @@ pub(crate) struct OpeningAt {
 }
 
 impl ServedPath {
-    /// Returns what a request opens here; `number` is that of this path. The subprotocols that the client offers may
-    /// lead to another route than the path's own.
+    /// Returns what a request opens here; `number` is that of this path. What the request asks for, and the
+    /// subprotocols that the client offers, may lead to another route than the path's own.
     pub(super) fn opening(&self, number: usize, head: &RequestHead) -> Option<OpeningAt> {
-        let openings = self.openings?;
-        let beside = self.beside.filter(|beside| {
-            let mut offered = head.headers().list("sec-websocket-protocol");
-            offered.any(|protocol| protocol == beside.protocol.as_bytes())
-        });
-        Some(match beside {
-            Some(PathBeside { route, openings, .. }) => OpeningAt { path: number, route, openings },
-            None => OpeningAt { path: number, route: self.route, openings },
-        })
+        let opens = Opens::asked_by(head)?;
+        let offers =
+            |name: &str| head.headers().list("sec-websocket-protocol").any(|offered| offered == name.as_bytes());
+        let beside = self.beside.iter().filter(|beside| beside.openings.opens == opens);
+        let of_beside = beside.filter(|beside| beside.protocol.is_none_or(offers));
+        let own = self.openings.filter(|openings| openings.opens == opens).map(|openings| (self.route, openings));
+        let (route, openings) = of_beside.map(|beside| (beside.route, beside.openings)).next().or(own)?;
+        Some(OpeningAt { path: number, route, openings })
     }
 
     /// Returns the endpoint for a method. HEAD is answered as GET is (RFC 9110 9.3.2).
@@ -102,7 +133,7 @@ impl ServedPath {
     /// Returns whether a request with that method could have asked for a WebSocket here.
     pub(crate) fn opens_by(&self, method: &str) -> bool {
         let method = if method == "HEAD" { "GET" } else { method };
-        self.openings.is_some_and(|openings| openings.methods.contains(&method))
+        self.openings.is_some_and(|openings| openings.opens == Opens::WebSocket && openings.methods.contains(&method))
     }
 
     /// Returns the methods of the path, for `Allow` (RFC 9110 10.2.1).
@@ -124,14 +155,15 @@ pub(crate) struct ServedRoute {
     pub(crate) paths: Vec<NewPath>,
     /// The values of the route's own keys.
     pub(crate) values: Arc<RouteValues>,
-    /// A further route at the same paths.
-    pub(crate) beside: Option<Box<RouteBeside>>,
+    /// Further routes at the same paths.
+    pub(crate) beside: Vec<RouteBeside>,
 }
 
-/// A route for those clients of another route's paths that offer a subprotocol.
+/// A route for those clients of another route's paths that ask for what it opens.
 #[derive(Debug, Clone)]
 pub(crate) struct RouteBeside {
-    pub(crate) protocol: &'static str,
+    /// The subprotocol that the clients offer.
+    pub(crate) protocol: Option<&'static str>,
     pub(crate) route: Route,
     pub(crate) openings: Openings,
 }
@@ -153,9 +185,9 @@ pub(crate) struct NewPath {
 
 impl NewPath {
     /// Returns the path of the route that has this number.
-    pub(super) fn numbered(self, route: usize, values: &Arc<RouteValues>, beside: Option<PathBeside>) -> ServedPath {
+    pub(super) fn numbered(self, route: usize, values: &Arc<RouteValues>, beside: &[PathBeside]) -> ServedPath {
         let NewPath { pattern, openings, endpoints } = self;
-        ServedPath { route, pattern, openings, beside, endpoints, values: Arc::clone(values) }
+        ServedPath { route, pattern, openings, beside: beside.to_vec(), endpoints, values: Arc::clone(values) }
     }
 }
 
@@ -164,6 +196,6 @@ impl From<Route> for ServedRoute {
     fn from(route: Route) -> Self {
         let openings = Some(Openings::OF_ANY_HANDLER);
         let paths = vec![NewPath { pattern: route.pattern.clone(), openings, endpoints: &[] }];
-        ServedRoute { route, paths, values: Arc::default(), beside: None }
+        ServedRoute { route, paths, values: Arc::default(), beside: Vec::new() }
     }
 }

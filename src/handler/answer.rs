@@ -1,13 +1,16 @@
 //! Answers to an opening request.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    hash::{BuildHasher as _, RandomState},
+};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::{
     auth::Identity,
     hub::{Format, Scope, SubscribeOptions, TopicName},
-    proto::{Refusal, encode_response, is_token},
+    proto::{EVENT_STREAM, Framing, Refusal, STREAM_HEADERS, encode_response, is_token, put_data, put_field},
 };
 
 /// Accepts an opening request.
@@ -160,6 +163,24 @@ impl Response {
         assert!(!is_ours(name), "{name} belongs to the server");
         self.headers.push((name.to_owned().into(), value.to_owned().into()));
         self
+    }
+
+    /// Returns the response to a request for an event stream. A browser gives up a stream for good after any other
+    /// status than 200. So a refusal that will not last, 429 or 503, becomes a stream that ends at once, and that tells
+    /// the client to ask again in 5 to 15 s. Its event has the body of the refusal.
+    pub(crate) fn for_stream(self) -> Response {
+        if !matches!(self.status, 429 | 503) {
+            return self;
+        }
+        let jitter = RandomState::new().hash_one(()) % 10_000;
+        let mut block = BytesMut::new();
+        Framing::CloseDelimited.in_block(&mut block, |out| {
+            put_field("event", "close", out);
+            put_field("retry", &(5_000 + jitter).to_string(), out);
+            put_data(self.body.trim_ascii_end(), out);
+        });
+        let response = Response::new(200, EVENT_STREAM, block.freeze());
+        STREAM_HEADERS.iter().fold(response, |response, (name, value)| response.header(name, value))
     }
 
     /// Encodes the whole response, after which the connection ends.

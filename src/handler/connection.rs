@@ -236,6 +236,17 @@ impl<S: 'static> Connection<'_, S> {
         self.shard.send(self.id, message.frame())
     }
 
+    /// Notes, for a stream of several topics, that the client has the messages of a topic up to this end. Returns the
+    /// text of the client's position in all topics; `None` for any other connection.
+    pub(crate) fn note_position(&mut self, topic: &TopicName, end: Option<OrderEnd>) -> Option<String> {
+        self.shard.note_position(self.id, topic, end)
+    }
+
+    /// Sends bytes that are whole in the protocol of the connection, such as a block of an event stream.
+    pub(crate) fn send_encoded(&mut self, bytes: &[u8]) -> Sent {
+        self.shard.send(self.id, bytes)
+    }
+
     /// Sends a message in frames of at most `frame_bytes_max` payload bytes each (RFC 6455 5.4).
     ///
     /// # Errors

@@ -27,6 +27,8 @@ use crate::{
 pub struct OpeningRequest {
     pub(crate) id: u64,
     pub(crate) head: RequestHead,
+    /// The topics that the query names, which the judge has permitted.
+    pub(crate) topics: Box<[TopicName]>,
     pub(crate) parameters: Vec<(String, String)>,
     pub(crate) topic: Option<TopicName>,
     /// The number of the route.

@@ -71,6 +71,10 @@ pub(crate) trait ShardApi {
     /// Returns, in the call that reports a subscription, the end of the topic's order at which it begins.
     fn order_end(&self) -> Option<OrderEnd>;
 
+    /// Notes, for a stream of several topics, that the client has the messages of a topic up to this end. Returns the
+    /// text of the client's position in all topics; `None` for any other connection.
+    fn note_position(&mut self, id: ConnectionId, topic: &TopicName, end: Option<OrderEnd>) -> Option<String>;
+
     /// Publishes to a topic for a connection that wants the answer of the topic's home. Returns the answer, or calls
     /// `on_answered` with it later.
     fn publish_asking(

@@ -48,6 +48,8 @@ pub struct NewEncoding {
     pub encode_lag: Option<EncodeLag>,
     /// How much larger than its payload the form of a publication may be.
     pub growth: Growth,
+    /// Whether the form is a body, to which each connection adds a part of its own before it is sent.
+    pub is_body: bool,
 }
 
 /// How much larger than its payload the form of a publication may be.
@@ -109,6 +111,7 @@ struct Row {
     /// The function that makes the dear part; `None` if the encoding is not dear.
     prepare: Option<Prepare>,
     encode_lag: Option<EncodeLag>,
+    is_body: bool,
 }
 
 impl Encodings {
@@ -118,7 +121,7 @@ impl Encodings {
     ///
     /// If the name is taken, or the table has 256 rows.
     pub fn add(&mut self, name: &'static str, encode: Encode) -> Format {
-        self.add_row(Row { name, encode, prepare: None, encode_lag: None })
+        self.add_row(Row { name, encode, prepare: None, encode_lag: None, is_body: false })
     }
 
     /// Adds an encoding with all that its surface says about it, as [`Encodings::add`] does.
@@ -127,8 +130,8 @@ impl Encodings {
     ///
     /// As [`Encodings::add`] does.
     pub fn add_new(&mut self, new: &NewEncoding) -> Format {
-        let &NewEncoding { name, encode, encode_lag, growth: _ } = new;
-        self.add_row(Row { name, encode, prepare: None, encode_lag })
+        let &NewEncoding { name, encode, encode_lag, growth: _, is_body } = new;
+        self.add_row(Row { name, encode, prepare: None, encode_lag, is_body })
     }
 
     /// Adds a dear encoding, as [`Encodings::add`] does.
@@ -139,7 +142,7 @@ impl Encodings {
     pub fn add_dear(&mut self, name: &'static str, prepare: Prepare, encode: Encode) -> Format {
         let dear = self.others.iter().filter(|row| row.prepare.is_some()).count();
         assert!(dear < DearFormats::MAX, "a server has at most {} dear encodings", DearFormats::MAX);
-        self.add_row(Row { name, encode, prepare: Some(prepare), encode_lag: None })
+        self.add_row(Row { name, encode, prepare: Some(prepare), encode_lag: None, is_body: false })
     }
 
     fn add_row(&mut self, row: Row) -> Format {
@@ -185,6 +188,12 @@ impl Encodings {
         self.others[index].encode_lag
     }
 
+    /// Returns whether the forms of a format are bodies, to which each connection adds a part of its own.
+    #[inline]
+    pub(super) fn is_body(&self, format: Format) -> bool {
+        format != Format::RAW && self.others[usize::from(format.0) - 1].is_body
+    }
+
     /// Returns the format of the encoding of that name.
     #[must_use]
     pub fn format(&self, name: &str) -> Option<Format> {
@@ -223,7 +232,8 @@ mod tests {
     #[test]
     fn a_format_may_tell_of_lags() {
         let mut encodings = Encodings::default();
-        let new = |name, encode_lag| NewEncoding { name, encode: nothing, encode_lag, growth: Growth::RAW };
+        let new =
+            |name, encode_lag| NewEncoding { name, encode: nothing, encode_lag, growth: Growth::RAW, is_body: false };
         let tells = encodings.add_new(&new("tells", Some(|_, out| out.extend_from_slice(b"lag"))));
         let silent = encodings.add_new(&new("silent", None));
         assert!(encodings.lag(tells).is_some());

@@ -490,7 +490,12 @@ impl Gathering<'_> {
     fn add(&mut self, format: Format, audience: &mut Audience, append: impl FnOnce(&mut Run, Option<&Tag>)) {
         let epoch = self.tag.place.map(|place| place.epoch);
         if !audience.run.as_ref().is_some_and(|run| run.takes_epoch(epoch)) {
-            let tags = if self.tags == Tags::Newest && audience.lossless > 0 { Tags::On } else { self.tags };
+            let tags = match self.tags {
+                Tags::Newest if audience.lossless > 0 => Tags::On,
+                // A connection adds its part to each body by itself.
+                Tags::Off if self.encodings.is_body(format) => Tags::On,
+                tags => tags,
+            };
             let mut run = Box::new(Run::new(self.spare.pop().unwrap_or_default(), tags));
             run.note_begin(self.turn_us);
             run.earlier = audience.run.take();
@@ -522,6 +527,9 @@ fn begin_walk(topic: &mut Topic, format: Format, now: Millis, encodings: &Encodi
     let run = audience.take_run().expect("an audience whose walk is due has a run");
     let mut run = gathered.freeze(*run);
     run.encode_notice(|lost| notice(encodings.lag(format), lost, name));
+    if encodings.is_body(format) {
+        run.note_bodies();
+    }
     audience.next_walk = rules.delivery_interval_ms.map_or(Millis(0), |ms| Millis(now.0.saturating_add(ms)));
     // The step shares no divisor with most numbers of members, so over many walks every subscriber is early and late.
     audience.rotation = audience.rotation.wrapping_add(ROTATION_STEP);

@@ -368,6 +368,8 @@ pub struct FrozenRun {
     losses: Option<Box<Losses>>,
     /// Whether a subscriber is owed anything but all messages: some of them, or the notice of a lag too.
     has_parts: bool,
+    /// Whether the run has bodies, to which each connection adds a part of its own.
+    has_bodies: bool,
     /// The leading ones of `pieces`, in the form in which backlogs keep them. A piece that keeps much more memory alive
     /// than its bytes is copied once for all backlogs: its buffer has other pieces too, or has doubled.
     kept: Vec<Piece>,
@@ -414,13 +416,18 @@ impl FrozenRun {
     #[must_use]
     pub fn is_whole(&self, slot: u32) -> bool {
         // Nearly every run has no exclusions; then a recipient costs only this check.
-        !self.has_parts || self.losses.is_none() && !self.excluded.contains_key(&slot)
+        !self.has_parts || !self.has_bodies && self.losses.is_none() && !self.excluded.contains_key(&slot)
     }
 
     /// Returns what the subscriber at `slot` has lost while the run gathered.
     pub(super) fn lost(&self, slot: u32) -> Option<Lost> {
         let losses = self.losses.as_deref()?;
         Some(losses.of(slot)).filter(|lost| lost.count > 0)
+    }
+
+    /// Notes that the run has bodies: no connection is sent the run itself.
+    pub(super) fn note_bodies(&mut self) {
+        (self.has_parts, self.has_bodies) = (true, true);
     }
 
     /// Makes the notice of what most subscribers have lost.

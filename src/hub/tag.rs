@@ -47,7 +47,9 @@ pub struct PieceTags {
 }
 
 impl PieceTags {
-    pub(super) fn new(messages: Vec<TaggedMessage>) -> Arc<Self> {
+    /// Returns the tags of a piece with these messages.
+    #[must_use]
+    pub fn new(messages: Vec<TaggedMessage>) -> Arc<Self> {
         let memory = SHARED_TAGS + messages.iter().map(TaggedMessage::memory).sum::<usize>();
         Arc::new(PieceTags { messages: messages.into(), memory })
     }

@@ -75,7 +75,13 @@ pub(crate) fn encodings() -> Arc<Encodings> {
 /// Returns encodings of tests whose format [`REVERSED`] has notices of lags.
 pub(crate) fn telling_encodings() -> Arc<Encodings> {
     let mut encodings = Encodings::default();
-    let new = NewEncoding { name: "reversed", encode: reverse, encode_lag: Some(tell_of_lag), growth: Growth::RAW };
+    let new = NewEncoding {
+        name: "reversed",
+        encode: reverse,
+        encode_lag: Some(tell_of_lag),
+        growth: Growth::RAW,
+        is_body: false,
+    };
     assert_eq!(encodings.add_new(&new), REVERSED);
     Arc::new(encodings)
 }

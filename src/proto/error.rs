@@ -49,6 +49,8 @@ pub enum ProtocolError {
     /// A hook of [`WebSocket::receive_with`](super::WebSocket::receive_with) failed the connection with this code (RFC
     /// 6455 7.1.7).
     Refused(CloseCode),
+    /// The client of an event stream has sent more than the 8 KiB after its request that are dropped.
+    StreamInput,
 }
 
 impl ProtocolError {
@@ -70,6 +72,7 @@ impl ProtocolError {
             Self::CloseReasonNotUtf8 | Self::InvalidUtf8 => CloseCode::INVALID_PAYLOAD,
             Self::FrameTooBig | Self::MessageTooBig | Self::TooManyFragments => CloseCode::MESSAGE_TOO_BIG,
             Self::Refused(code) => code,
+            Self::StreamInput => CloseCode::POLICY_VIOLATION,
         }
     }
 
@@ -110,6 +113,7 @@ impl fmt::Display for ProtocolError {
             Self::MessageTooBig => "a message is too big",
             Self::TooManyFragments => "a message has too many fragments",
             Self::Refused(_) => "the frame was refused",
+            Self::StreamInput => "the client of an event stream has sent more than 8192 bytes",
         })
     }
 }

@@ -92,6 +92,15 @@ impl KeepAlive {
     }
 }
 
+impl KeepAlive {
+    /// Returns how many milliseconds a peer may take nothing of what it is sent; `None` if it may take its time.
+    pub(crate) fn silence_ms(&self) -> Option<u64> {
+        let KeepAlive { ping_interval, pong_timeout, .. } = *self;
+        let ticks = u64::from(ping_interval) + u64::from(pong_timeout);
+        (ping_interval > 0 && pong_timeout > 0).then_some(ticks * Tick::MILLIS)
+    }
+}
+
 impl Default for KeepAlive {
     /// A ping after 30 s, a pong within 10 s, a close answered within 10 s.
     fn default() -> Self {

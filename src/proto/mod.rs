@@ -26,6 +26,7 @@ mod close;
 mod close_code;
 mod error;
 mod event;
+mod event_stream;
 mod frame;
 #[doc(hidden)]
 pub mod fuzz;
@@ -49,6 +50,7 @@ pub use close::{CLOSE_REASON_MAX, CloseFrame, CloseFrameError, truncate_reason};
 pub use close_code::CloseCode;
 pub use error::ProtocolError;
 pub use event::{Event, Verdict};
+pub(crate) use event_stream::{EVENT_STREAM, Framing, STREAM_HEADERS, put_data, put_field};
 pub use frame::{CONTROL_PAYLOAD_MAX, Fin, FrameHeader, MessageType, OpCode, encode_frame, encode_masked};
 pub(crate) use handshake::token_of_protocols;
 pub use handshake::{ClientHandshake, HandshakeError, ResponseError, Upgrade};

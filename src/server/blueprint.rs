@@ -15,6 +15,7 @@ use crate::{
     surface::{
         self, HandlerParts,
         batch::{BATCH_PATTERN, BATCHES},
+        events::{self, EVENTS},
         raw::{RAW, TOPIC_PATTERN},
         v1::{PATTERN, V1},
     },
@@ -68,7 +69,9 @@ impl Blueprint {
             if config.routes.is_empty() {
                 options.gate.authenticator = config.authenticator_of_topics();
             }
-            for (surface, path) in [(&RAW, TOPIC_PATTERN), (&V1, PATTERN), (&BATCHES, BATCH_PATTERN)] {
+            for (surface, path) in
+                [(&RAW, TOPIC_PATTERN), (&V1, PATTERN), (&EVENTS, events::PATTERN), (&BATCHES, BATCH_PATTERN)]
+            {
                 let pattern = Pattern::new(path).map_err(BuildError::Pattern)?;
                 // A program that has its own endpoint there keeps it.
                 if path != TOPIC_PATTERN && self.has_own_at(&pattern, config) {

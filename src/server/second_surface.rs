@@ -330,11 +330,11 @@ fn no_two_surfaces_have_one_path() {
         (vec![lines("/l", "documents = \"x\"")], "routes.documents"),
         (
             vec!["match = \"/l\"\nhandler = \"line\"".into()],
-            "routes.handler: \"line\" is none of hub, echo, lines, ringhub.v1, publish, files, page",
+            "routes.handler: \"line\" is none of hub, echo, lines, ringhub.v1, events, publish, files, page",
         ),
         (
             vec!["match = \"/l\"".into()],
-            "a route needs a handler: \"hub\", \"echo\", \"lines\", \"ringhub.v1\", \"publish\",",
+            "a route needs a handler: \"hub\", \"echo\", \"lines\", \"ringhub.v1\", \"events\",",
         ),
     ] {
         let routes: Vec<&str> = routes.iter().map(|route| &**route).collect();

@@ -28,10 +28,10 @@ impl AccessLines {
         AccessLines { log, open: HashMap::new() }
     }
 
-    /// Writes the line of a connection's opening, if the connection has lines.
-    pub(super) fn note_opened(&mut self, id: ConnectionId, access: Option<Box<Access>>) {
+    /// Writes the line of a connection's opening, if the connection has lines. `status` is that of the opening answer.
+    pub(super) fn note_opened(&mut self, id: ConnectionId, access: Option<Box<Access>>, status: u16) {
         if let Some(access) = access
-            && self.log.opened(id, &access)
+            && self.log.opened(id, &access, status)
         {
             let open = OpenConnection { since: Instant::now(), peer: access.peer, code: CloseCode::ABNORMAL };
             self.open.insert(id, open);

@@ -28,6 +28,7 @@ impl<I: Io> Shard<I> {
         // A message that is gathered before the connection joins needs no exclusion of the connection.
         self.take_mail();
         let mut connection = ShardConnection::new(IoState::new(session));
+        let opening_status = connection.io.session.opening_status();
         connection.io.session.excuse_silence(self.now);
         // Hold the 101 until every subscription is live: after it, the client must miss no message.
         connection.is_held = true;
@@ -59,7 +60,7 @@ impl<I: Io> Shard<I> {
         self.reply(id, &answer);
         self.schedule(id);
         self.opening.insert(id, begun);
-        self.access.note_opened(id, access);
+        self.access.note_opened(id, access, opening_status);
         self.call(id, |handler, shard, seat| handler.on_open(shard, seat));
         self.release(id);
         self.report_joined();

@@ -54,7 +54,7 @@ impl<I: Io> Shard<I> {
             drain.note_closing(id);
             let retry_after_ms = drain.next_retry();
             self.count(Counter::DrainClosed, 1);
-            let Some(connection) = self.hub.connections.get(id) else { return };
+            let Some(connection) = self.hub.connections.get_mut(id) else { return };
             let (code, reason) = connection.io.session.goodbye_of_restart(retry_after_ms);
             self.close(id, code, &reason);
         }

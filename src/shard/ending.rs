@@ -151,14 +151,16 @@ impl<I: Io> Shard<I> {
     fn abandon(&mut self, id: ConnectionId) {
         let Some(connection) = self.hub.connections.get_mut(id) else { return };
         assert!(connection.io.sides.has_peer_ended(), "a goodbye may still come");
-        let (was_open, was_slow) = (connection.io.session.state() == State::Open, connection.io.has_backlog());
-        connection.io.session.abandon();
+        let session = &mut connection.io.session;
+        let is_aborted = session.state() == State::Open && !session.ends_without_goodbye();
+        session.abandon();
+        let was_slow = connection.io.has_backlog();
         let output = connection.io.output.take();
         self.forget_output(id, output.as_deref());
         if self.marks.end(id).is_some() {
             self.hub.unsubscribe_all(id);
         }
-        self.count(Counter::Aborted, u64::from(was_open));
+        self.count(Counter::Aborted, u64::from(is_aborted));
         self.count_slow(was_slow, false);
         self.notice_close(id);
     }

@@ -25,7 +25,8 @@ use crate::{
         Sent, SubscribeOptions, SubscribeOutcome, Subscribed, TopicName, TopicRules,
     },
     metrics::Counter,
-    proto::{CloseCode, Event, KeepAlive, MessageLimits, Millis, Refusal, State},
+    proto::{CloseCode, Event, KeepAlive, MessageLimits, Millis, PreparedMessage, Refusal, State},
+    surface::message_to_one,
     sys::Io,
 };
 
@@ -164,7 +165,7 @@ impl<I: Io> Shard<I> {
     /// Runs a command of an external end, and replies.
     pub(super) fn run_command(&mut self, Commanded { end, ticket, command }: Commanded) {
         let reply = match command {
-            Command::Send { id, message } => Reply::Sent(self.send(id, message.frame())),
+            Command::Send { id, message } => Reply::Sent(self.send_message(id, &message)),
             Command::Close { id, code, reason } => {
                 let is_open = self.facts(id).is_some_and(|facts| facts.state == State::Open);
                 if is_open {
@@ -206,6 +207,16 @@ impl<I: Io> Shard<I> {
             }
         };
         self.hub.reply(end, ticket, reply);
+    }
+
+    /// Sends a message of the program to one connection. An event stream has no fragments and no control frames.
+    fn send_message(&mut self, id: ConnectionId, message: &PreparedMessage) -> Sent {
+        let framing = self.hub.connections.get(id).and_then(|connection| connection.io.session.framing());
+        let Some(framing) = framing else { return self.send(id, message.frame()) };
+        let is_whole = message.frames().last().is_some_and(|(header, _)| header.fin.is_set());
+        let Some(kind) = message.message_type().filter(|_| is_whole) else { return Sent::Refused(Refused::OpCode) };
+        let payload = message.frames().flat_map(|(_, part)| part).copied().collect::<Vec<u8>>();
+        self.send(id, &message_to_one(framing, kind, &payload))
     }
 
     /// Ends a subscription for the program, and tells the handler. Returns whether the connection was a subscriber.
@@ -337,6 +348,14 @@ impl<I: Io> ShardApi for Shard<I> {
 
     fn order_end(&self) -> Option<OrderEnd> {
         self.handlers.order_end
+    }
+
+    fn note_position(&mut self, id: ConnectionId, topic: &TopicName, end: Option<OrderEnd>) -> Option<String> {
+        let (_, positions) = self.hub.connections.get_mut(id)?.io.session.positions()?;
+        if let Some(end) = end {
+            positions.note(topic, end);
+        }
+        Some(positions.to_string())
     }
 
     fn publish_asking(

@@ -23,11 +23,11 @@ use crate::{
     access_log::Access,
     auth::{Credentials, Remote},
     config::Limits,
-    endpoints::{Endpoint, Endpoints, Intent},
+    endpoints::{Endpoint, Endpoints, Intent, Opens},
     handler::{Opened, Profile, Response},
     handover::{HandedOff, SocketPermits},
     metrics::Counter,
-    proto::{HeadScan, HttpError, ProxyHeader, ProxyHeaderError, Refusal, RefusalCause, RequestHead},
+    proto::{Framing, HeadScan, HttpError, ProxyHeader, ProxyHeaderError, Refusal, RefusalCause, RequestHead},
     refusal_log::counter_of,
     surface::raw::is_opening_request,
     sys::{
@@ -92,7 +92,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut permit: Openin
             refuse_opening(&lobby, socket, refused, cause_of(&lobby, &response, RefusalCause::OfStatus), &response)
                 .await;
         }
-        Some(Ok((head, _))) if !is_opening_request(&head) => match health(&lobby, &head) {
+        Some(Ok((head, _))) if !lobby.endpoints.get().opens(&head) => match health(&lobby, &head) {
             // The shard answers this itself, since the control thread may be busy or have no room.
             Some(response) => send_and_close(lobby.backend, socket, response).await,
             None => {
@@ -110,7 +110,7 @@ pub(super) async fn serve(lobby: Rc<Lobby>, opening: Opening, mut permit: Openin
     }
 }
 
-/// Judges a request for a WebSocket: queues its connection for the turn, or refuses the request.
+/// Judges an opening request: queues its connection for the turn, or refuses the request.
 async fn open(
     lobby: &Rc<Lobby>,
     socket: BoundedClose<Rc<Transport>>,
@@ -121,12 +121,16 @@ async fn open(
 ) {
     if let Err(no_room) = lobby.admit_client(&mut permit, remote.client) {
         lobby.note_refusal(no_room);
-        let answer = no_room.refusal().encode_for(head.method());
-        return send_and_close(lobby.backend, socket, answer).await;
+        return send_and_close(lobby.backend, socket, refusal_of_room(no_room, &head)).await;
     }
     // Without the query, which may hold a token.
     let path = tracing::enabled!(tracing::Level::DEBUG).then(|| head.path().to_owned());
-    let refused = Refused { remote, path, has_body: head.method() != "HEAD" };
+    let mut refused = Refused { remote, path, has_body: head.method() != "HEAD", stream: None };
+    if Opens::asked_by(&head) == Some(Opens::EventStream) {
+        let endpoints = lobby.endpoints.get();
+        let endpoint = endpoints.resolve(&head).ok();
+        refused.stream = Some(endpoints.page_lines(head.headers().get("origin"), endpoint.as_ref()));
+    }
     let access = lobby.access_log.begin(|| remote.client, head.method(), head.path());
     let mut access = access.map(|access| Box::new(Access { begun, ..access }));
     let judged = judge(lobby, &socket, head, remote).await;
@@ -208,12 +212,14 @@ struct Refused {
     path: Option<String>,
     /// Whether the answer has a body.
     has_body: bool,
+    /// The header lines for browsers' pages, if the request has asked for an event stream.
+    stream: Option<Vec<(&'static str, String)>>,
 }
 
 impl Refused {
     /// Returns the facts about a request whose head is refused.
     fn before_its_head(remote: Remote) -> Refused {
-        Refused { remote, path: None, has_body: true }
+        Refused { remote, path: None, has_body: true, stream: None }
     }
 }
 
@@ -222,14 +228,32 @@ impl Refused {
 async fn refuse_opening(
     lobby: &Lobby,
     socket: BoundedClose<Rc<Transport>>,
-    Refused { remote, path, has_body }: Refused,
+    Refused { remote, path, has_body, stream }: Refused,
     cause: Counter,
     response: &Response,
 ) {
     let (peer, proxy, status) = (remote.client.map(display), remote.proxy.map(display), response.status());
     tracing::debug!(peer, proxy, status, cause = cause.cause(), path, "refused");
     lobby.note_cause(cause, status);
-    send_and_close(lobby.backend, socket, response.encode(has_body)).await;
+    let answer = match stream {
+        None => response.encode(has_body),
+        Some(lines) => with_lines(response.clone().for_stream(), &lines).encode(has_body),
+    };
+    send_and_close(lobby.backend, socket, answer).await;
+}
+
+/// Returns the answer to a client for whose connection there is no room.
+fn refusal_of_room(no_room: NoRoom, head: &RequestHead) -> Bytes {
+    let refusal = no_room.refusal();
+    if Framing::is_asked_for(head) {
+        return Response::from(refusal).for_stream().encode(true);
+    }
+    refusal.encode_for(head.method())
+}
+
+/// Adds header lines to a response.
+fn with_lines(response: Response, lines: &[(&'static str, String)]) -> Response {
+    lines.iter().fold(response, |response, (name, value)| response.header(name, value))
 }
 
 /// Answers a client for which there is no room. The answer is the refusal, unless the client has asked for the server's
@@ -262,8 +286,8 @@ pub(super) async fn refuse(lobby: Rc<Lobby>, opening: Opening<Rc<Transport>>, no
             return hand_over(&lobby, HandedOff { socket, received, permits, header, is_refused: true }).await;
         }
     }
-    let method = head.map_or("GET", RequestHead::method);
-    send_and_close(lobby.backend, socket, response.unwrap_or_else(|| no_room.refusal().encode_for(method))).await;
+    let refusal = || head.map_or_else(|| no_room.refusal().encode(), |head| refusal_of_room(no_room, head));
+    send_and_close(lobby.backend, socket, response.unwrap_or_else(refusal)).await;
 }
 
 /// Returns whether a request is for the metrics, and they are served at this address.
@@ -307,8 +331,7 @@ fn health(lobby: &Lobby, head: &RequestHead) -> Option<Bytes> {
 /// Encodes the answer to a request that asks for no WebSocket, with the header lines for browsers' pages.
 fn complete(endpoints: &Endpoints, head: &RequestHead, endpoint: &Endpoint, response: Response) -> Bytes {
     let lines = endpoints.page_lines(head.headers().get("origin"), Some(endpoint));
-    let response = lines.iter().fold(response, |response, (name, value)| response.header(name, value));
-    response.encode(head.method() != "HEAD")
+    with_lines(response, &lines).encode(head.method() != "HEAD")
 }
 
 /// Gives a connection that speaks HTTP to the control thread, or refuses it if the control thread has no room.

@@ -36,6 +36,7 @@ mod opening;
 mod opening_sockets;
 mod outgoing;
 mod owed;
+mod own_ids;
 mod pace;
 mod parking;
 mod people;

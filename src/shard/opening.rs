@@ -19,11 +19,12 @@ use super::session::length_prefixed::LengthPrefixed;
 use super::{lobby::Lobby, session::Session};
 use crate::{
     auth::{Answers, Credentials, Identities, Remote},
-    endpoints::{Admittance, Denied, Endpoint, Endpoints, Intent, OpeningAt, until_decided},
+    endpoints::{Admittance, AdmittedSender, Denied, Endpoint, Endpoints, Intent, OpeningAt, Opens, until_decided},
     handler::{ANY_PROTOCOL, Opened, OpeningRequest, Panicked, Profile, ProtocolChoice, Response, Route},
     hub::{SubscribeOptions, TopicName},
     metrics::Counter,
-    proto::{MessageLimits, Refusal, RefusalCause, RequestHead, Upgrade},
+    proto::{Framing, MessageLimits, Refusal, RefusalCause, RequestHead, Upgrade},
+    surface::Positions,
     sys::{Transport, net},
 };
 
@@ -60,7 +61,7 @@ impl From<Refusal> for NotOpened {
     }
 }
 
-/// Judges a request for a WebSocket.
+/// Judges an opening request.
 pub(super) async fn judge(
     lobby: &Lobby,
     socket: &Rc<Transport>,
@@ -69,12 +70,13 @@ pub(super) async fn judge(
 ) -> Result<Accepted, NotOpened> {
     let endpoints = lobby.endpoints.get();
     let endpoint = endpoints.resolve(&head)?;
-    let Some(OpeningAt { path, route: at, openings }) = endpoints.opening(&endpoint, &head) else {
+    let opening = endpoints.opening(&endpoint, &head);
+    let Some(OpeningAt { path, route: at, openings }) = opening else {
         return Err(endpoints.no_websocket_at(head.path()).into());
     };
     let parameters = endpoints.parameters(path, &head);
     let route = &endpoints.routes()[at];
-    let upgrade = Upgrade::from_request(&head).map_err(|error| Response::from(error.refusal()))?;
+    let asked = Asked::read(&head, openings.opens)?;
     check_leaving(lobby)?;
     let intent = openings.intent(&head)?;
     let Remote { client: peer, proxy, .. } = remote;
@@ -88,23 +90,34 @@ pub(super) async fn judge(
     let credentials = Credentials::new(&head, peer).with_answers(&answers);
     let Admittance { mut identities, .. } =
         admit(lobby, &endpoints, socket, &credentials, intent, &endpoint).instrument(span.clone()).await?;
-    let protocol = choose_protocol(route, &upgrade)?;
+    let topics = match openings.topics {
+        None => Box::default(),
+        Some(read_topics) => {
+            let names = read_topics(&head)?;
+            let sender = (&credentials, at);
+            admit_to_topics(lobby, &endpoints, socket, sender, &names, &mut identities).instrument(span.clone()).await?
+        }
+    };
+    let protocol = choose_protocol(route, asked.offered())?;
+    let page_lines = asked.page_lines(&endpoints, &head, &endpoint);
     let local = net::local(&**socket);
     let listener = local.and_then(|local| lobby.addresses.iter().position(|&address| serves(address, local)));
     let request = OpeningRequest {
         id,
         parameters,
         topic: endpoint.topic().cloned(),
+        topics,
         route: at,
         head,
         peer,
         proxy,
         local,
         listener: listener.unwrap_or_default(),
-        protocols: upgrade.protocols().to_vec(),
+        protocols: asked.protocols().to_vec(),
         protocol,
         identity: identities.own().cloned(),
     };
+    let positions = openings.topics.is_some().then(|| Positions::new(&request.topics));
     let mut opened = call_handler(lobby, socket, at, &request).instrument(span.clone()).await?;
     // The server may have begun to leave meanwhile.
     check_leaving(lobby)?;
@@ -117,11 +130,80 @@ pub(super) async fn judge(
     // the request was judged: a reload may have come meanwhile.
     let latest = lobby.endpoints.get();
     let limits = latest.limits_of_topic(at, latest.message_bytes_max(&endpoint));
-    let (profile, answer) = span.in_scope(|| complete(lobby, route, &upgrade, request, identities, &mut opened))?;
-    let session = Session::web_socket();
-    #[cfg(test)]
-    let session = LengthPrefixed::asked_for(&upgrade).unwrap_or(session);
+    opened.headers.extend(page_lines);
+    let (profile, answer) = span.in_scope(|| complete(lobby, route, &asked, request, identities, &mut opened))?;
+    let session = asked.session(socket, &latest.routes()[at], positions);
     Ok(Accepted { session, route: at as u16, opened, profile, limits, answer })
+}
+
+/// What an opening request asks for, as its head has it.
+enum Asked {
+    WebSocket(Upgrade),
+    EventStream(Framing),
+}
+
+impl Asked {
+    /// Reads the head of an opening request.
+    ///
+    /// # Errors
+    ///
+    /// The refusal of a head that is not what the protocol demands.
+    fn read(head: &RequestHead, opens: Opens) -> Result<Asked, Refusal> {
+        match opens {
+            Opens::WebSocket => Upgrade::from_request(head).map(Asked::WebSocket).map_err(|error| error.refusal()),
+            Opens::EventStream => Framing::of_answer_to(head).map(Asked::EventStream),
+        }
+    }
+
+    /// Returns the subprotocols that the client offers; `None` if the protocol has none.
+    fn offered(&self) -> Option<&[String]> {
+        if let Asked::WebSocket(upgrade) = self { Some(upgrade.protocols()) } else { None }
+    }
+
+    /// Returns the subprotocols that the client offers.
+    fn protocols(&self) -> &[String] {
+        self.offered().unwrap_or_default()
+    }
+
+    /// Returns the header lines that tell a browser which pages may read the answer. A browser does not look for them
+    /// in the answer for a WebSocket.
+    fn page_lines(&self, endpoints: &Endpoints, head: &RequestHead, endpoint: &Endpoint) -> Vec<(String, String)> {
+        if let Asked::WebSocket(_) = self {
+            return Vec::new();
+        }
+        let lines = endpoints.page_lines(head.headers().get("origin"), Some(endpoint));
+        lines.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// Returns the answer that accepts the request.
+    fn answer(&self, protocol: Option<&str>, headers: &[(&str, &str)]) -> Bytes {
+        match self {
+            Asked::WebSocket(upgrade) => upgrade.response(protocol, headers),
+            Asked::EventStream(framing) => framing.response(headers).into(),
+        }
+    }
+
+    /// Returns the session that begins with the answer.
+    fn session(&self, socket: &Transport, route: &Route, positions: Option<Positions>) -> Session {
+        match self {
+            Asked::WebSocket(upgrade) => {
+                #[cfg(test)]
+                if let Some(session) = LengthPrefixed::asked_for(upgrade) {
+                    return session;
+                }
+                #[cfg(not(test))]
+                let _: &Upgrade = upgrade;
+                Session::web_socket()
+            }
+            Asked::EventStream(framing) => {
+                // The client of a stream sends no sign of life.
+                if let Some(silence_ms) = route.rules.keep_alive.silence_ms() {
+                    net::limit_silence(socket, silence_ms);
+                }
+                Session::event_stream(*framing, positions)
+            }
+        }
+    }
 }
 
 /// Returns the sender of a request that the judge has admitted. The judge may have to wait, within the time for
@@ -135,11 +217,42 @@ async fn admit(
     endpoint: &Endpoint,
 ) -> Result<Admittance, NotOpened> {
     let ask = || endpoints.authorize(credentials, intent, endpoint);
-    until_decided(endpoints.wait_max(), left(socket), ask).await.map_err(|denied| match denied {
+    until_decided(endpoints.wait_max(), left(socket), ask).await.map_err(|denied| not_opened(lobby, denied))
+}
+
+/// Returns the topics of these names, to which the judge has admitted the sender of a request. Adds the identities that
+/// the gates of other routes to these topics have found.
+async fn admit_to_topics(
+    lobby: &Lobby,
+    endpoints: &Endpoints,
+    socket: &Transport,
+    (credentials, route): (&Credentials<'_>, usize),
+    names: &[String],
+    identities: &mut Identities,
+) -> Result<Box<[TopicName]>, NotOpened> {
+    let intent = Intent::Attach { subscribes: true, publishes: false };
+    let mut topics = Vec::with_capacity(names.len());
+    for name in names {
+        let topic = endpoints.topic(route, name)?;
+        let found = {
+            let sender = AdmittedSender { credentials: *credentials, identities, route };
+            let ask = || endpoints.authorize_topic(&sender, intent, &topic);
+            until_decided(endpoints.wait_max(), left(socket), ask).await.map_err(|denied| not_opened(lobby, denied))?
+        };
+        let sum = identities.with_others(&found.identities);
+        *identities =
+            sum.ok_or_else(|| Refusal::new(403, "the topics have more identities than a connection may have"))?;
+        topics.push(topic);
+    }
+    Ok(topics.into())
+}
+
+fn not_opened(lobby: &Lobby, denied: Denied) -> NotOpened {
+    match denied {
         Denied::Later(_) | Denied::Undecided => NotOpened::Undecided,
         Denied::Left => NotOpened::Left,
         Denied::Refused(_) | Denied::Panicked => lobby.refusal(denied).into(),
-    })
+    }
 }
 
 /// Completes an accepted request: chooses its subprotocol, and subscribes its connection to broadcasts. Returns the
@@ -151,7 +264,7 @@ async fn admit(
 fn complete(
     lobby: &Lobby,
     route: &Route,
-    upgrade: &Upgrade,
+    asked: &Asked,
     mut request: OpeningRequest,
     identities: Identities,
     opened: &mut Opened,
@@ -162,19 +275,19 @@ fn complete(
         ProtocolChoice::Named(name) => Some(name),
     };
     if let Some(protocol) = &protocol
-        && !upgrade.protocols().contains(protocol)
+        && !asked.protocols().contains(protocol)
     {
         tracing::error!(protocol, "a handler has chosen a subprotocol that was not offered");
         return Err(Response::error(500, "this server has chosen a subprotocol that was not offered"));
     }
-    if protocol.is_none() && !upgrade.protocols().is_empty() {
+    if protocol.is_none() && !asked.protocols().is_empty() {
         warn_of_protocols(lobby, route);
     }
     if !route.rules.skips_broadcasts {
         opened.subscriptions.push((TopicName::everyone(), SubscribeOptions::default()));
     }
     let headers: Vec<(&str, &str)> = opened.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
-    let answer = upgrade.response(protocol.as_deref(), &headers);
+    let answer = asked.answer(protocol.as_deref(), &headers);
     let keeps_request = !route.rules.forgets_request;
     let profile = (keeps_request || !identities.is_empty() || protocol.is_some()).then(|| {
         let request = keeps_request.then(|| Arc::new(request));
@@ -211,9 +324,9 @@ fn warn_of_protocols(lobby: &Lobby, route: &Route) {
 /// # Errors
 ///
 /// 400 if the client offers none of them and the route requires one.
-fn choose_protocol(route: &Route, upgrade: &Upgrade) -> Result<Option<String>, Response> {
+fn choose_protocol(route: &Route, offered: Option<&[String]>) -> Result<Option<String>, Response> {
     let ours = &route.rules.protocols;
-    let offered = upgrade.protocols();
+    let Some(offered) = offered else { return Ok(None) };
     let named = ours.iter().filter(|ours| *ours != ANY_PROTOCOL).find(|ours| offered.contains(ours));
     let any = || offered.first().filter(|_| ours.iter().any(|ours| ours == ANY_PROTOCOL));
     let chosen = named.or_else(any).cloned();

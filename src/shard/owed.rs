@@ -7,6 +7,7 @@ use super::{
     lag::{BacklogSize, MarkedByte},
     marks::MarkWait,
     outgoing::outbox,
+    own_ids,
     state::Shard,
 };
 use crate::{
@@ -87,7 +88,9 @@ impl<I: Io> Shard<I> {
         let before = backlog.messages();
         let mut lost = 0;
         outbox.into_iter().for_each(|outbox| backlog.push(outbox, None));
-        for Owed { topic, lag, pieces, slow, tickets } in owed {
+        for mut owed in owed {
+            own_ids::stamp(&mut connection.io.session, &mut owed);
+            let Owed { topic, lag, pieces, slow, tickets } = owed;
             if let Some(lag) = lag {
                 lost += lag.lag.count;
                 backlog.owe_lag(lag, slow);

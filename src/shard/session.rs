@@ -18,15 +18,18 @@
 
 #[cfg(test)]
 pub(crate) mod client_end;
+mod event_stream;
 #[cfg(test)]
 pub(crate) mod length_prefixed;
 
+use self::event_stream::EventStream;
 #[cfg(test)]
 use self::length_prefixed::LengthPrefixed;
 use crate::proto::{
-    CloseCode, Event, FrameHeader, Input, KeepAlive, MessageLimits, ProtocolError, Role, State, Tick, Timeout, Verdict,
-    WebSocket,
+    CloseCode, Event, FrameHeader, Framing, Input, KeepAlive, MessageLimits, ProtocolError, Role, State, Tick, Timeout,
+    Verdict, WebSocket,
 };
+use crate::surface::Positions;
 
 /// The protocol of an established connection, in its present state.
 ///
@@ -41,6 +44,8 @@ use crate::proto::{
 pub(crate) enum Session {
     /// RFC 6455.
     WebSocket(WebSocket),
+    /// Server-Sent Events.
+    EventStream(EventStream),
     /// The second protocol of the tests.
     #[cfg(test)]
     LengthPrefixed(LengthPrefixed),
@@ -51,6 +56,7 @@ macro_rules! of {
     ($session:expr, $protocol:ident => $call:expr) => {
         match $session {
             Session::WebSocket($protocol) => $call,
+            Session::EventStream($protocol) => $call,
             #[cfg(test)]
             Session::LengthPrefixed($protocol) => $call,
         }
@@ -64,6 +70,37 @@ impl Session {
         Session::WebSocket(WebSocket::new(Role::Server, Tick(0)))
     }
 
+    /// Returns an event stream whose head is sent. The messages of a stream of several topics have positions in all of
+    /// them.
+    pub(crate) fn event_stream(framing: Framing, positions: Option<Positions>) -> Self {
+        Session::EventStream(EventStream::new(framing, positions))
+    }
+
+    /// Returns the position of the client in several topics, and the framing of the stream; `None` if messages need no
+    /// such position.
+    #[inline]
+    pub(crate) fn positions(&mut self) -> Option<(Framing, &mut Positions)> {
+        let Session::EventStream(stream) = self else { return None };
+        let framing = stream.framing();
+        stream.positions().map(|positions| (framing, positions))
+    }
+
+    /// Returns whether each message needs a position of its own.
+    #[inline]
+    pub(crate) fn adds_positions(&self) -> bool {
+        matches!(self, Session::EventStream(stream) if stream.has_positions())
+    }
+
+    /// Returns the status of the answer with which the session begins.
+    pub(crate) fn opening_status(&self) -> u16 {
+        if self.framing().is_some() { 200 } else { 101 }
+    }
+
+    /// Returns the framing of an event stream; `None` for any other protocol.
+    pub(crate) fn framing(&self) -> Option<Framing> {
+        if let Session::EventStream(stream) = self { Some(stream.framing()) } else { None }
+    }
+
     /// Returns the state. In `Open` neither side has said goodbye, and the session may be sent messages. In `Closing`
     /// our side has, and the peer's answer is awaited. In `Closed` nothing more is appended and all input is dropped.
     #[inline]
@@ -75,18 +112,23 @@ impl Session {
     pub(crate) fn has_pings(&self) -> bool {
         match self {
             Session::WebSocket(_) => true,
+            Session::EventStream(_) => false,
             #[cfg(test)]
             Session::LengthPrefixed(_) => false,
         }
     }
 
     /// Returns the code and the reason of the goodbye of a server that leaves, which asks the peer to connect again
-    /// after so many milliseconds.
-    pub(crate) fn goodbye_of_restart(&self, retry_after_ms: u32) -> (CloseCode, String) {
+    /// after so many milliseconds. The goodbye has to follow, since some protocols tell the time in another place.
+    pub(crate) fn goodbye_of_restart(&mut self, retry_after_ms: u32) -> (CloseCode, String) {
         match self {
             // The reason is JSON, so that a page reads it by `JSON.parse(event.reason)`. It has far fewer than the 123
             // bytes that a close frame has room for (RFC 6455 5.5).
             Session::WebSocket(_) => (CloseCode::SERVICE_RESTART, format!(r#"{{"retry_after_ms":{retry_after_ms}}}"#)),
+            Session::EventStream(stream) => {
+                stream.set_retry(retry_after_ms);
+                (CloseCode::SERVICE_RESTART, "this server is going away".into())
+            }
             #[cfg(test)]
             Session::LengthPrefixed(_) => (CloseCode::SERVICE_RESTART, format!("retry after {retry_after_ms} ms")),
         }
@@ -99,9 +141,15 @@ impl Session {
             Session::WebSocket(websocket) => {
                 websocket.state() == State::Closed && websocket.sent_close_code() == CloseCode::MESSAGE_TOO_BIG
             }
+            Session::EventStream(_) => false,
             #[cfg(test)]
             Session::LengthPrefixed(_) => false,
         }
+    }
+
+    /// Returns whether a client ends the session by the end of its side alone, without a goodbye.
+    pub(crate) fn ends_without_goodbye(&self) -> bool {
+        matches!(self, Session::EventStream(_))
     }
 
     /// Returns the time of the peer's last sign of life: of its last bytes, or of the last call of

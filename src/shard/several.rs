@@ -65,10 +65,15 @@ impl<I: Io> Shard<I> {
     /// connection is handed, to its socket or to its backlog; `None` if this batch has no room for the share: the
     /// connection's entry is full, or the connection is owed more than it may be.
     pub(super) fn plan_share(&mut self, id: ConnectionId, audience: AudienceId) -> Option<usize> {
-        let output = self.hub.connections.get(id).map(|own| (own.io.output.is_some(), own.io.has_backlog()));
-        let outbox = match output {
-            Some((_, true)) => return self.owe_share(id, audience),
-            Some((true, false)) => self.take_outbox(id),
+        let own = self
+            .hub
+            .connections
+            .get(id)
+            .map(|own| (own.io.output.is_some(), own.io.has_backlog(), own.io.session.adds_positions()));
+        let outbox = match own {
+            Some((_, _, true)) => return self.owe_bodies(id, audience),
+            Some((_, true, false)) => return self.owe_share(id, audience),
+            Some((true, false, false)) => self.take_outbox(id),
             _ => None,
         };
         let Some(portion) = Portion::of_walk(&self.hub, audience, id.slot(), outbox) else {
@@ -103,6 +108,16 @@ impl<I: Io> Shard<I> {
         let owed = self.hub.owed_by_walk(audience, id.slot());
         let bytes = length(&owed.pieces);
         self.owe_in_order(id, [owed]);
+        Some(bytes)
+    }
+
+    /// Appends a share of bodies to the backlog of a connection that adds its positions to them. The backlog of a
+    /// connection that keeps up leaves with this flush.
+    fn owe_bodies(&mut self, id: ConnectionId, audience: AudienceId) -> Option<usize> {
+        let bytes = self.owe_share(id, audience)?;
+        if let Some(connection) = self.hub.connections.get_mut(id) {
+            self.flush.mark_dirty(connection, id);
+        }
         Some(bytes)
     }
 

@@ -41,7 +41,7 @@ pub(crate) const BATCHES: Surface = Surface {
     skips_broadcasts: true,
     paths: &[PathRow { below: "", openings: None, endpoints: &[PUBLISH] }],
     protocol: None,
-    beside: None,
+    beside: &[],
     handler: |_| Arc::new(Typed(Arc::new(NoOpenings))),
     encodings: &[],
 };

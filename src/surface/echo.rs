@@ -20,7 +20,7 @@ pub(crate) const ECHO: Surface = Surface {
     skips_broadcasts: false,
     paths: &[PathRow { below: "", openings: Some(Openings::OF_ANY_HANDLER), endpoints: &[] }],
     protocol: None,
-    beside: None,
+    beside: &[],
     handler: |_| Arc::new(Typed(Arc::new(Echo))),
     encodings: &[],
 };

@@ -19,14 +19,7 @@ use crate::{
 
 /// Returns whether a request asks for the history of a topic: it accepts JSON.
 pub(super) fn is_for_history(head: &RequestHead) -> bool {
-    let accepts = |value: &[u8]| {
-        let mut ranges = value.split(|byte| *byte == b',');
-        ranges.any(|range| {
-            let media_type = range.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-            media_type.eq_ignore_ascii_case(b"application/json")
-        })
-    };
-    head.headers().get("accept").is_some_and(accepts)
+    head.headers().accepts("application/json")
 }
 
 /// Reads the query of a request for a history.
@@ -85,7 +78,7 @@ pub(super) fn position(text: &str) -> Option<OrderEnd> {
 }
 
 /// Reads a number that has digits alone.
-fn digits(text: &str) -> Option<u64> {
+pub(super) fn digits(text: &str) -> Option<u64> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| is_number)
 }

@@ -5,6 +5,7 @@
 pub(crate) mod batch;
 pub mod client;
 pub mod echo;
+pub mod events;
 mod history;
 pub mod page;
 pub mod raw;
@@ -16,6 +17,7 @@ mod table;
 mod testing;
 pub mod v1;
 
+pub(crate) use events::{Positions, message_to_one};
 pub(crate) use surface::{HandlerParts, KeyFault, KeyKind, Surface, SurfaceKey, TopicUse};
 pub(crate) use table::{SURFACES, all_forms, encodings, largest_form};
 pub(crate) use v1::COMMANDS_MAX;

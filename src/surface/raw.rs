@@ -9,6 +9,7 @@ use std::{borrow::Cow, mem, sync::Arc};
 use serde::Serialize;
 
 use super::{
+    events::{EVENTS, Names, STREAMS_AT_A_TOPIC, SUBSCRIBES, StreamOptions, headers_of_stream, is_for_stream},
     history,
     receipt::ReceiptJson,
     surface::{Beside, PathRow, Surface, TopicUse, any_values},
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     auth::TOKEN_KEY,
-    endpoints::{BodyLimit, HttpEndpoint, HttpRequest, Intent, Openings},
+    endpoints::{BodyLimit, HttpEndpoint, HttpRequest, Intent, Openings, Opens},
     handler::{Accept, Connection, Handler, OpeningRequest, Response, Typed},
     hub::{Place, Publication, Published, Scope, SubscribeOptions, TopicName},
     proto::{CloseCode, HandshakeError, Headers, Message, Refusal, RequestHead, query_pairs},
@@ -34,13 +35,20 @@ pub(crate) const RAW: Surface = Surface {
     skips_broadcasts: true,
     paths: &[PathRow { below: "", openings: Some(OPENINGS), endpoints: &[READ, PUBLISH, FORGET] }],
     protocol: None,
-    beside: Some(Beside { surface: &V1, openings: OPENINGS_AT_A_TOPIC }),
+    beside: &[
+        Beside { surface: &V1, openings: OPENINGS_AT_A_TOPIC },
+        Beside { surface: &EVENTS, openings: STREAMS_AT_A_TOPIC },
+    ],
     handler: |_| Arc::new(Typed(Arc::new(RawTopics))),
     encodings: &[],
 };
 
-const OPENINGS: Openings =
-    Openings { methods: &["GET"], intent: Some(|head| RawOptions::read(head.query()).map(|options| options.intent())) };
+const OPENINGS: Openings = Openings {
+    opens: Opens::WebSocket,
+    methods: &["GET"],
+    intent: Some(|head| RawOptions::read(head.query()).map(|options| options.intent())),
+    topics: None,
+};
 
 /// `POST /t/{topic}` publishes its body.
 const PUBLISH: HttpEndpoint = HttpEndpoint {
@@ -55,16 +63,22 @@ const PUBLISH: HttpEndpoint = HttpEndpoint {
     answer: |request| Box::pin(publish(request)),
 };
 
-/// `GET /t/{topic}` of a client that accepts JSON reads the history of the topic. A browser hides the response to a
+/// `GET /t/{topic}` of a client that accepts JSON reads the history of the topic, and `HEAD` of one that accepts an
+/// event stream has the head of the stream. A browser hides the response to a
 /// failed opening handshake from its page, so the page can ask by any other `GET` why no WebSocket opens.
 const READ: HttpEndpoint = HttpEndpoint {
     methods: &["GET"],
-    intent: |head| match history::is_for_history(head) {
-        true => history::read_query(head.query()).map(|_| Intent::ReadHistory),
-        false => RawOptions::read(head.query()).map(|options| options.intent()),
+    intent: |head| {
+        if is_for_stream(head) {
+            return StreamOptions::read(head, Names::Path).map(|_| SUBSCRIBES);
+        }
+        match history::is_for_history(head) {
+            true => history::read_query(head.query()).map(|_| Intent::ReadHistory),
+            false => RawOptions::read(head.query()).map(|options| options.intent()),
+        }
     },
     body: BodyLimit::Nothing,
-    page_headers: &["if-none-match"],
+    page_headers: &["cache-control", "if-none-match", "last-event-id"],
     answer: |request| Box::pin(read(request)),
 };
 
@@ -188,6 +202,9 @@ pub fn is_opening_request(head: &RequestHead) -> bool {
 
 /// Answers a `GET` that is no opening request.
 async fn read(request: Box<HttpRequest>) -> Result<Response, Refusal> {
+    if is_for_stream(&request.head) {
+        return Ok(headers_of_stream());
+    }
     if history::is_for_history(&request.head) {
         return history::answer_page(request).await;
     }

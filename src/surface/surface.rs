@@ -30,15 +30,15 @@ pub(crate) struct Surface {
     pub(crate) paths: &'static [PathRow],
     /// The subprotocol that its clients have to offer.
     pub(crate) protocol: Option<&'static str>,
-    /// The surface of those clients at its paths that offer another subprotocol.
-    pub(crate) beside: Option<Beside>,
+    /// The surfaces of those clients at its paths that ask for something else.
+    pub(crate) beside: &'static [Beside],
     /// Makes the handler of a route.
     pub(crate) handler: fn(&HandlerParts<'_>) -> Arc<dyn Factory>,
     /// The encodings of its formats, in addition to raw frames.
     pub(crate) encodings: &'static [NewEncoding],
 }
 
-/// A surface with a subprotocol of its own, at the paths of another surface.
+/// A surface at the paths of another surface: its clients offer its subprotocol, or ask for an event stream.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Beside {
     pub(crate) surface: &'static Surface,
@@ -155,13 +155,13 @@ impl Surface {
         let rows = self.paths.iter().zip(self.patterns(&pattern)?);
         let paths = rows.map(|(row, pattern)| NewPath { pattern, openings: row.openings, endpoints: row.endpoints });
         let paths = paths.collect();
-        let beside = self.beside.map(|Beside { surface, openings }| {
-            let protocol = surface.protocol.expect("its clients offer a subprotocol");
+        let beside = self.beside.iter().map(|&Beside { surface, openings }| {
             let values = Arc::default();
             let parts = HandlerParts { values, judge: parts.judge.clone(), encodings: parts.encodings };
             let route = surface.bare_route(pattern.clone(), rules.clone(), topics.clone(), &parts);
-            Box::new(RouteBeside { protocol, route, openings })
+            RouteBeside { protocol: surface.protocol, route, openings }
         });
+        let beside = beside.collect();
         let route = self.bare_route(pattern, rules, topics, parts);
         Ok(ServedRoute { route, paths, values: Arc::clone(&parts.values), beside })
     }

@@ -1,7 +1,7 @@
 //! The table of surfaces. The names of handlers in the settings' file, the reader of routes, docs/routes.md and the
 //! control thread follow from it.
 
-use super::{batch::BATCHES, echo::ECHO, raw::RAW, surface::Surface, v1::V1};
+use super::{batch::BATCHES, echo::ECHO, events::EVENTS, raw::RAW, surface::Surface, v1::V1};
 use crate::hub::{Encodings, Growth};
 
 /// Every surface, in the order in which the settings' file and the documentation name them.
@@ -11,6 +11,7 @@ pub(crate) const SURFACES: &[&Surface] = &[
     #[cfg(test)]
     &super::testing::LINES,
     &V1,
+    &EVENTS,
     &BATCHES,
 ];
 

@@ -78,12 +78,18 @@ pub(crate) const LINES: Surface = Surface {
         PathRow { below: "/facts/{kind}/{name}", openings: None, endpoints: &[FACTS, DELETE] },
     ],
     protocol: None,
-    beside: None,
+    beside: &[],
     handler: |parts| {
         let HandlerParts { values, judge, .. } = parts;
         Arc::new(Typed(Arc::new(Lines { values: Arc::clone(values), judge: judge.clone() })))
     },
-    encodings: &[NewEncoding { name: "reversed", encode: reverse, encode_lag: Some(tell_of_lag), growth: Growth::RAW }],
+    encodings: &[NewEncoding {
+        name: "reversed",
+        encode: reverse,
+        encode_lag: Some(tell_of_lag),
+        growth: Growth::RAW,
+        is_body: false,
+    }],
 };
 
 /// `POST publish` with `{"topic": ..., "payload": ...}`.

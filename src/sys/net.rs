@@ -114,6 +114,15 @@ pub fn limit_output(socket: &impl AsFd, limits: SendLimits) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets the kernel end a connection whose peer acknowledges nothing of what it is sent for so long
+/// (`TCP_USER_TIMEOUT`). Where the kernel refuses, its own time holds: some 15 minutes.
+pub fn limit_silence(socket: &impl AsFd, silence_ms: u64) {
+    let set = sockopt::set_tcp_user_timeout(socket, u32::try_from(silence_ms).unwrap_or(u32::MAX));
+    if let Err(error) = set {
+        tracing::debug!(%error, "TCP_USER_TIMEOUT cannot be set");
+    }
+}
+
 /// Returns the address of the other side.
 #[must_use]
 pub fn peer(socket: &impl AsFd) -> Option<SocketAddr> {

@@ -8,6 +8,7 @@ mod client;
 mod engines;
 mod harness;
 mod login;
+mod sse;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "these tests use a part of it")]
 mod support;
@@ -32,6 +33,7 @@ const TESTS: &[Test] = &[
     ("a_flood_is_counted_whole", a_flood_is_counted_whole),
     ("publishing_by_the_websocket", publishing_by_the_websocket),
     ("publishing_by_post", publishing_by_post),
+    ("an_event_stream_and_posts", an_event_stream_and_posts),
     ("a_close_is_shown_and_mended", a_close_is_shown_and_mended),
     ("a_close_code_in_words", a_close_code_in_words),
     ("several_topics_on_one_socket", several_topics_on_one_socket),
@@ -57,6 +59,7 @@ const TESTS: &[Test] = &[
     ("client_in_a_worker", client::in_a_worker),
     ("client_in_firefox", client::in_firefox),
     ("client_in_node", client::in_node),
+    ("event_source_in_a_page", sse::in_a_page),
 ];
 
 /// The programs that tests need, beside a Chromium.
@@ -190,6 +193,24 @@ fn publishing_by_the_websocket(browser: &mut Browser) {
     page.until_says("answer", "Not connected");
     other.expect_nothing();
     is_quiet(&mut page, &server);
+}
+
+/// A whole client without a WebSocket.
+fn an_event_stream_and_posts(browser: &mut Browser) {
+    let server = Server::start(&[]);
+    let mut page = watch(browser, &server, "a");
+    page.choose("mode", "stream");
+    page.until_says("state", "Watching a");
+    page.type_into("body", "{\"x\": 1}");
+    page.click("#publish button");
+    page.until_says("answer", "Published: offset 1, epoch ");
+    page.until_says("list", "\"x\": 1");
+    server.expect_counts(&[("connections_open", 1)]);
+    server.connect("/t/a").send_binary(&[1, 0xff]);
+    page.until_says("list", "01 ff");
+    page.type_into("body", "two\nlines");
+    page.click("#publish button");
+    page.until_says("list", "two\nlines");
 }
 
 fn publishing_by_post(browser: &mut Browser) {

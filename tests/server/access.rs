@@ -271,7 +271,8 @@ fn a_browser_asks_before_it_publishes_with_a_token() {
     for line in [
         "access-control-allow-origin: https://a.example",
         "access-control-allow-methods: get, post, delete",
-        "access-control-allow-headers: authorization, content-type, idempotency-key, if-none-match",
+        "access-control-allow-headers: authorization, content-type, cache-control, idempotency-key, if-none-match, \
+         last-event-id",
         "access-control-allow-credentials: true",
         "vary: origin, sec-fetch-site, sec-fetch-mode, sec-fetch-dest",
     ] {

@@ -14,6 +14,7 @@ mod callbacks;
 mod config;
 mod container;
 mod documents;
+mod event_stream;
 mod faults;
 mod handshake;
 mod health;
@@ -47,6 +48,7 @@ mod service_manager;
 mod shards;
 mod smuggling;
 mod soak;
+mod sse;
 #[path = "../support/mod.rs"]
 mod support;
 mod tokens;

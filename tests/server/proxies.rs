@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::event_stream::stream_request;
 use crate::support::{
     Client, DEADLINE, Response, Server, ask, binary, clean, dial, dial_from, pattern, post, program, published,
     request, text, upgrade_request,
@@ -95,6 +96,26 @@ fn caddy(folder: &str, hub: SocketAddr, own: SocketAddr) -> Command {
     command
 }
 
+/// Reads an event stream through a proxy, which holds no event back.
+fn check_stream(proxy: &Proxy) {
+    let mut stream = dial(proxy.address);
+    stream.write_all(stream_request("/t/stream", "").as_bytes()).unwrap();
+    let mut text = String::new();
+    let mut until = |what: &str| {
+        while !text.contains(what) {
+            let mut bytes = [0; 4_096];
+            let count = stream.read(&mut bytes).unwrap();
+            assert!(count > 0, "the stream ends without {what:?}: {text}");
+            text += str::from_utf8(&bytes[..count]).unwrap();
+        }
+    };
+    until("event: ready\n");
+    for round in 0..3 {
+        published(&ask(&mut dial(proxy.address), &post("/t/stream", "text/plain", &format!("event {round}"))));
+        until(&format!("data: event {round}\n"));
+    }
+}
+
 /// Alternates posts and WebSockets through a proxy that reuses its connections, for opening requests too if
 /// `upgrades_kept`.
 fn check(upgrades_kept: bool, command: impl Fn(&str, SocketAddr, SocketAddr) -> Command) {
@@ -132,6 +153,7 @@ fn check(upgrades_kept: bool, command: impl Fn(&str, SocketAddr, SocketAddr) -> 
     assert_eq!(counts.get("http_returned_total") > 0, upgrades_kept, "{counts:?}");
     clients.into_iter().for_each(Client::leave);
     server.expect_counts(&[("connections_open", 0), ("aborted_total", 0)]);
+    check_stream(&proxy);
 }
 
 /// The place where a proxy names its client.

@@ -70,6 +70,20 @@ impl Headers {
         self.list(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
     }
 
+    /// Returns whether `Accept` has a media type by name (RFC 9110 12.5.1), not only by a range such as `*/*`.
+    pub(crate) fn accepts(&self, media_type: &str) -> bool {
+        self.list("accept").any(|element| {
+            let mut parts = element.split(|&octet| octet == b';').map(<[u8]>::trim_ascii);
+            let is_it = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(media_type.as_bytes()));
+            // A weight of 0 means "not acceptable" (RFC 9110 12.4.2).
+            let is_refusal = |parameter: &[u8]| match parameter {
+                [b'q' | b'Q', b'=', weight @ ..] => weight.iter().all(|octet| matches!(octet, b'0' | b'.')),
+                _ => false,
+            };
+            is_it && !parts.any(is_refusal)
+        })
+    }
+
     /// Returns the value of the only line of that name.
     ///
     /// # Errors

@@ -20,20 +20,27 @@ pub(super) const AS_JSON: &str = "ringhub.v1";
 pub(super) const AS_BINARY: &str = "ringhub.v1.binary";
 
 /// Encodes a message of a topic as JSON.
-pub(super) fn message_as_json(Encodable { topic, publication, place, .. }: &Encodable<'_>, out: &mut BytesMut) {
+pub(super) fn message_as_json(message: &Encodable<'_>, out: &mut BytesMut) {
     in_frame(OpCode::Text, out, |out| {
-        out.put_slice(b"{\"message\":{\"topic\":");
-        put_string(topic.as_str(), out);
-        if let Some(Place { epoch, offset, .. }) = place {
-            write!(out.writer(), ",\"epoch\":\"{epoch}\",\"offset\":{offset}").expect(MEMORY);
-        }
-        if let Some(event) = publication.event_name().map(short) {
-            out.put_slice(b",\"event\":");
-            put_string(event, out);
-        }
-        put_payload(publication, out);
-        out.put_slice(b"}}");
+        out.put_slice(b"{\"message\":");
+        put_message(message, out);
+        out.put_u8(b'}');
     });
+}
+
+/// Appends a message of a topic as an object of JSON.
+pub(in crate::surface) fn put_message(Encodable { topic, publication, place, .. }: &Encodable<'_>, out: &mut BytesMut) {
+    out.put_slice(b"{\"topic\":");
+    put_string(topic.as_str(), out);
+    if let Some(Place { epoch, offset, .. }) = place {
+        write!(out.writer(), ",\"epoch\":\"{epoch}\",\"offset\":{offset}").expect(MEMORY);
+    }
+    if let Some(event) = publication.event_name().map(short) {
+        out.put_slice(b",\"event\":");
+        put_string(event, out);
+    }
+    put_payload(publication, out);
+    out.put_u8(b'}');
 }
 
 /// Returns the name of an event with no more bytes than a client can give it. A handler may give a longer one.
@@ -43,7 +50,8 @@ fn short(event: &str) -> &str {
 
 /// The largest growth of a message as JSON: a control character has six bytes (`\u0001`). Besides, there are the names
 /// of the topic and of the event, whose bytes grow in the same way, and less than 150 bytes of numbers and members.
-pub(super) const GROWTH_AS_JSON: Growth = Growth { factor: 6, besides: 2 * 6 * SHORT_BYTES_MAX as u64 + 150 };
+pub(in crate::surface) const GROWTH_AS_JSON: Growth =
+    Growth { factor: 6, besides: 2 * 6 * SHORT_BYTES_MAX as u64 + 150 };
 
 /// The largest growth of a message in a binary frame: its headers, and the names of the topic and of the event.
 pub(super) const GROWTH_AS_BINARY: Growth = Growth { factor: 1, besides: 2 * SHORT_BYTES_MAX as u64 + 24 + 10 };

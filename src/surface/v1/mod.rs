@@ -29,7 +29,7 @@ use self::{
 };
 use super::surface::{PathRow, Surface, TopicUse, any_values};
 use crate::{
-    endpoints::{Intent, Openings},
+    endpoints::{Intent, Openings, Opens},
     handler::Typed,
     hub::NewEncoding,
 };
@@ -45,7 +45,7 @@ pub(crate) const V1: Surface = Surface {
     skips_broadcasts: true,
     paths: &[PathRow { below: "", openings: Some(OPENINGS), endpoints: &[] }],
     protocol: Some(PROTOCOL),
-    beside: None,
+    beside: &[],
     handler: |parts| Arc::new(Typed(Arc::new(Speaker::new(parts.judge.clone(), parts.encodings)))),
     encodings: &[
         NewEncoding {
@@ -53,27 +53,33 @@ pub(crate) const V1: Surface = Surface {
             encode: encode::message_as_json,
             encode_lag: Some(encode::lag),
             growth: encode::GROWTH_AS_JSON,
+            is_body: false,
         },
         NewEncoding {
             name: AS_BINARY,
             encode: encode::message_as_binary,
             encode_lag: Some(encode::lag),
             growth: encode::GROWTH_AS_BINARY,
+            is_body: false,
         },
     ],
 };
 
 /// The openings at a path of the surface's own.
 const OPENINGS: Openings = Openings {
+    opens: Opens::WebSocket,
     methods: &["GET", "HEAD"],
     intent: Some(|head| TalkOptions::read(head.query(), Names::NoTopic).map(|_| Intent::Use)),
+    topics: None,
 };
 
 /// The openings at a path that names a topic, to which the client subscribes at once.
 pub(crate) const OPENINGS_AT_A_TOPIC: Openings = Openings {
+    opens: Opens::WebSocket,
     methods: &["GET"],
     intent: Some(|head| {
         let intent = Intent::Attach { subscribes: true, publishes: false };
         TalkOptions::read(head.query(), Names::Topic).map(|_| intent)
     }),
+    topics: None,
 };

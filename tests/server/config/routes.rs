@@ -43,7 +43,7 @@ fn a_route_says_what_is_wrong_and_where() {
     }
     check(
         "[[routes]]\nhandler = \"ech\"\nmatch = \"/\"",
-        "2: routes.handler: \"ech\" is none of hub, echo, ringhub.v1, publish, files, page",
+        "2: routes.handler: \"ech\" is none of hub, echo, ringhub.v1, events, publish, files, page",
     );
     check("[[routes]]\nhandler = \"hub\"\nmatch = \"/t/topic\"", "3: routes.match: \"/t/topic\" has no {topic}");
     check("[[routes]]\nhandler = \"files\"\nmatch = \"/\"", "2: routes.documents: a route of files needs a folder");
@@ -246,8 +246,9 @@ fn a_route_with_larger_messages_needs_room_for_them() {
         memory.into_iter().find(|part| part.name == name).unwrap().bytes
     };
     // Two lanes lead from each shard to the other. Each lane has room for one of the largest messages; so have the
-    // bodies. The runs of each shard have it in all forms: raw, as JSON with six times the bytes, and binary.
-    for (name, count) in [("lanes between shards", 4), ("runs", 2 * 8), ("bodies", 1)] {
+    // bodies. The runs of each shard have it in all forms: raw and binary, and, with six times the bytes, as JSON
+    // and in the four forms of event streams.
+    for (name, count) in [("lanes between shards", 4), ("runs", 2 * 32), ("bodies", 1)] {
         assert_eq!(bytes(&hub("3MiB"), name), bytes("", name) + count * (2 << 20), "{name}");
         assert_eq!(bytes(&hub("1KiB"), name), bytes("", name), "{name}");
     }
