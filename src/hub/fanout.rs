@@ -136,9 +136,10 @@ impl<T: Attachment> ShardHub<T> {
     }
 
     /// Lets the audiences whose walks are not due yet wait, and takes those whose walks have come due. If the runs that
-    /// wait are too much memory together, walks begin early, the first ones that are due first.
+    /// wait are too much memory together, walks begin early, the first ones that are due first. In a drain none waits,
+    /// since publishers wait for the receipts of what was published.
     fn pace_walks(&mut self) {
-        let now = self.now();
+        let now = if self.barriers.has_begun { Millis(u64::MAX) } else { self.now() };
         let (topics, paced) = (&self.topics, &mut self.paced);
         self.dirty.retain(|&id| {
             let audience = &topics[id];

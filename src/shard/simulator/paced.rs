@@ -283,6 +283,27 @@ fn receipts_count_what_the_interval_drops() {
     assert_eq!(items.len(), 2 + 3, "the first message, a notice, and the newest of each key: {items:?}");
 }
 
+/// A server that leaves ends the intervals, so that publishers get their receipts while there are subscribers.
+#[test]
+fn a_drain_ends_the_interval() {
+    let mut world = world(Overflow::Latest, 60_000);
+    let [_, publisher] = [(); 2].map(|()| connect(&mut world, Millis(0), (true, false)));
+    publish(&mut world, 0, "1");
+    turns(&mut world, Millis(0));
+    let receipt: Rc<RefCell<Option<Receipt>>> = Rc::default();
+    let noted = Rc::clone(&receipt);
+    let note = move |_: &mut dyn ShardApi, answer: PublishOutcome| {
+        noted.replace(Some(answer.expect("it has no id").receipt.expect("asked").expect("in time")));
+    };
+    world.shard.publish_asking(publisher, &topic(), Publication::text("2").ask_receipt(), Box::new(note));
+    turns(&mut world, Millis(1));
+    assert_eq!(receipt.take(), None);
+    world.shard.drain(Millis(2), 100);
+    turns(&mut world, Millis(2));
+    assert_eq!(receipt.take(), Some(Receipt { matched: 1, sent: 1, ..Receipt::default() }));
+    assert_eq!(told(&world, 0)[..2], ["1", "2"]);
+}
+
 /// After a reload to another policy a run that gathers keeps every message, also those that have no key any more.
 #[test]
 fn a_run_keeps_all_once_the_policy_keeps_all() {
