@@ -93,9 +93,10 @@ pub use auth::{Authenticator, Identity};
 pub use handler::{Accept, Closed, Connection, Handle, Handler, OpeningRequest, Response, RouteOptions};
 pub use hub::{
     ConnectionFilter, ConnectionId, ConnectionIdError, ConnectionPage, ConnectionSummary, KernelRules, KeyPointer,
-    KeyPointerError, Lag, NoReceipt, NotAKey, NotAMessage, NotJson, Overflow, Permission, Place, Publication,
-    PublishError, Receipt, Refused, Scope, Sent, SlowRules, SubscribeOptions, TopicCursor, TopicName, TopicNameError,
-    TopicPage, TopicPattern, TopicPatternError, TopicRule, TopicRules, TopicSummary, TopicTable, Who,
+    KeyPointerError, Lag, Member, NoReceipt, NotAKey, NotAMessage, NotJson, Overflow, Permission, Place, Presence,
+    PresenceRules, Publication, PublishError, Receipt, Refused, Scope, Sent, SlowRules, SubscribeOptions, TopicCursor,
+    TopicName, TopicNameError, TopicPage, TopicPattern, TopicPatternError, TopicRule, TopicRules, TopicSummary,
+    TopicTable, Who,
 };
 #[doc(inline)]
 pub use proto::{CloseCode, KeepAlive, Message, MessageType, OpCode, PreparedMessage};

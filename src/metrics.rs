@@ -257,8 +257,16 @@ counters! {
     MemoryTopics "memory_bytes{kind=\"topics\"}" "bytes" Gauge Shard;
     /// Bytes of the idempotency keys that are remembered.
     MemoryIds "memory_bytes{kind=\"idempotency\"}" "bytes" Gauge Shard;
+    /// Members of the topics whose rules keep presence; each topic counts its own.
+    PresenceMembers "presence_members" "members" Gauge Shard;
+    /// Members that are counted and not listed, because a limit of members or of memory leaves no room.
+    PresenceUnlisted "presence_unlisted" "members" Gauge Shard;
+    /// Batches of joins and leaves that were published to those who want them.
+    PresenceBatches "presence_batches_total" "batches" Counter Shard;
     /// Bytes of the histories of topics.
     MemoryHistory "memory_bytes{kind=\"history\"}" "bytes" Gauge Shard;
+    /// Bytes of the members of topics.
+    MemoryPresence "memory_bytes{kind=\"presence\"}" "bytes" Gauge Shard;
     /// Bytes of bodies of requests, and of pages of histories that clients have not taken.
     MemoryBodies "memory_bytes{kind=\"bodies\"}" "bytes" Gauge Control;
     /// Bytes of the tables of rates, of revocations, and of the callback's answers, roughly.

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     auth::{IssuerChange, Jwt},
     error::ConfigErrors,
-    hub::TopicRules,
+    hub::{PresenceRules, TopicRules},
 };
 
 /// A setting, a route, an issuer of tokens, or the rules of topics, where the new value differs from the value in
@@ -180,9 +180,17 @@ fn rules_in_words(rules: &[TopicRuleConfig]) -> String {
             kernel,
             key,
             kept,
+            members,
         } = rule.rules();
-        let columns =
-            format!("subscribe {subscribe:?}, publish {publish:?}, presence {presence:?}, history {history:?}");
+        let columns = format!("subscribe {subscribe:?}, publish {publish:?}, history {history:?}");
+        let members = members.map_or(String::new(), |members| {
+            let PresenceRules { leave_delay_ms, members_max, events_members_max, .. } = members;
+            format!(
+                ", presence {} (leave_delay {leave_delay_ms}ms, presence_max_members {members_max}, \
+                 presence_events_max_members {events_members_max})",
+                format!("{presence:?}").to_ascii_lowercase()
+            )
+        });
         let key = key.as_ref().map_or(String::new(), |key| format!(", key {}", key.as_str()));
         let limits = [("bytes", slow.bytes_max), ("messages", slow.messages_max), ("age", slow.age_max_ms)];
         let limits = limits.iter().filter_map(|(of, most)| most.map(|most| format!(", backlog_{of} {most}")));
@@ -200,7 +208,7 @@ fn rules_in_words(rules: &[TopicRuleConfig]) -> String {
         let kernel = kernel.iter().filter_map(|(of, bytes)| bytes.map(|bytes| format!(", {of} {bytes}")));
         let kernel = kernel.collect::<String>();
         format!(
-            "{patterns}: {}, slow {}{limits}{key}{interval}{kernel}{kept}",
+            "{patterns}: {}, slow {}{limits}{key}{interval}{kernel}{kept}{members}",
             columns.to_ascii_lowercase(),
             slow.overflow.name()
         )

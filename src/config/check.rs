@@ -338,6 +338,8 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
     let gathered = faults.keep(gathered_bytes_max(settings, message));
     let history = settings.history_memory.unwrap_or(Size(memory.flatten().map_or(256 << 20, |memory| memory / 4)));
     let history = faults.keep(size_within("history_memory", history, 0, Limits::SIZE_MAX));
+    let presence = settings.presence_memory.unwrap_or(Size(memory.flatten().map_or(64 << 20, |memory| memory / 8)));
+    let presence = faults.keep(size_within("presence_memory", presence, 0, Limits::SIZE_MAX));
     let of_each = NonZeroU64::new(shards as u64).unwrap_or(NonZeroU64::MIN);
     let unfinished =
         backlog.and_then(|backlog| faults.keep(unfinished_bytes_max(settings, shards, backlog, memory.flatten())));
@@ -370,6 +372,7 @@ fn check_limits(settings: &Settings, descriptors: &Descriptors, shards: usize, f
         ids_window: ids_window?.0,
         ids_bytes_max: ids? as usize,
         history_bytes_max: history? as usize,
+        presence_bytes_max: presence? as usize,
         revocations_max: settings.max_revocations,
     })
 }

@@ -196,6 +196,9 @@ pub struct Limits {
     /// Bytes of the histories of all topics, of which each shard has an equal part. Beyond it the histories that have
     /// not been used for the longest time are forgotten.
     pub history_bytes_max: usize,
+    /// Bytes of presence over all topics, of which each shard has an equal part. Beyond it further members of topics
+    /// are counted, and not listed.
+    pub presence_bytes_max: usize,
     /// Revocations of identities and tokens in force. Beyond it a further one is answered 503: none is forgotten before
     /// its end. Each costs at most some 700 bytes.
     pub revocations_max: usize,
@@ -231,6 +234,16 @@ impl Config {
     /// Returns whether a rule of topics keeps messages.
     pub(super) fn keeps_history(&self) -> bool {
         self.topics.iter().any(|given| given.rule.rules().kept.keeps_messages())
+    }
+
+    /// Returns whether a rule of topics keeps presence.
+    pub(super) fn keeps_presence(&self) -> bool {
+        self.topics.iter().any(|given| given.rule.rules().members.is_some())
+    }
+
+    /// Returns the bytes of presence of one shard.
+    pub(crate) fn presence_bytes_max_of_shard(&self) -> usize {
+        self.limits.presence_bytes_max / self.shards.max(1)
     }
 
     /// Returns the bytes of the histories of one shard.

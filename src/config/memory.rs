@@ -4,8 +4,8 @@ use super::{
     checked::{Config, Limits},
     quantities::Size,
     weights::{
-        COMMAND, EXCHANGE, HTTP_CONNECTION, OPENING, QUESTION, REVOCATION, SERVER, SHARD, SUBSCRIPTION, TOPIC,
-        WAITING_INPUT,
+        ATTENDANCE, COMMAND, EXCHANGE, HTTP_CONNECTION, OPENING, QUESTION, REVOCATION, SERVER, SHARD, SUBSCRIPTION,
+        TOPIC, WAITING_INPUT,
     },
 };
 use crate::{
@@ -73,6 +73,7 @@ impl Config {
         let idle = shards.saturating_mul(limits.topics_idle_max as u64);
         let subscriptions = connections.saturating_mul(limits.subscriptions_max as u64);
         let (idle, subscribed) = (idle.saturating_mul(TOPIC), subscriptions.saturating_mul(TOPIC + SUBSCRIPTION));
+        let (presence, attended) = (limits.presence_bytes_max as u64, subscriptions.saturating_mul(ATTENDANCE));
         let publish = &http.publish_rates;
         let arrivals = &limits.arrival_rates;
         let of_senders =
@@ -159,8 +160,11 @@ impl Config {
             ),
             (
                 "pages of histories",
-                if self.keeps_history() { HISTORY_ANSWERS } else { 0 },
-                format!("{} (HISTORY_ANSWERS_BYTES_MAX), if a rule of topics keeps messages", Size(HISTORY_ANSWERS)),
+                if self.keeps_history() || self.keeps_presence() { HISTORY_ANSWERS } else { 0 },
+                format!(
+                    "{} (HISTORY_ANSWERS_BYTES_MAX), if a rule of topics keeps messages or presence",
+                    Size(HISTORY_ANSWERS)
+                ),
             ),
             (
                 "histories",
@@ -168,6 +172,17 @@ impl Config {
                 format!(
                     "{} (history_memory), if a rule of topics keeps messages",
                     Size(limits.history_bytes_max as u64)
+                ),
+            ),
+            (
+                "members of topics",
+                if self.keeps_presence() { presence.saturating_add(attended) } else { 0 },
+                format!(
+                    "{} (presence_memory), and {connections} (max_connections) × {} (max_subscriptions) × {}, if a \
+                     rule of topics keeps presence",
+                    Size(presence),
+                    limits.subscriptions_max,
+                    Size(ATTENDANCE)
                 ),
             ),
             (
@@ -208,7 +223,8 @@ impl Config {
             follows_from,
         };
         let may_lack = |name| {
-            ["commands that wait", "requests to other servers", "pages of histories", "histories"].contains(&name)
+            let rare = ["commands that wait", "requests to other servers", "pages of histories", "histories"];
+            rare.contains(&name) || name == "members of topics"
         };
         let rows = rows.into_iter().filter(|(name, bytes, _)| *bytes > 0 || !may_lack(*name));
         rows.map(part).collect()

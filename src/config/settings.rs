@@ -274,8 +274,8 @@ settings! {
         metrics_tokens: Option<Secrets>, TOKEN,
         Otherwise { words: "none needed", example: "choose-a-third", effective: UNSET }, Yes;
 
-        /// Bearer tokens of which one is needed at /connections, /revocations and /debug/top, in the header
-        /// Authorization. Without any, the first two paths do not exist, and nobody may read the third.
+        /// Bearer tokens of which one is needed at /connections, /topics, /revocations and /debug/top, in the
+        /// header Authorization. Without any, the first three paths do not exist, and nobody may read the last.
         admin_tokens: Option<Secrets>, TOKEN,
         Otherwise { words: "no administration", example: "choose-a-fourth", effective: UNSET }, Yes;
     }
@@ -400,6 +400,15 @@ settings! {
             words: "a quarter of max_memory, or 256MiB if that is off",
             example: "256MiB",
             effective: |config| bytes(config.limits.history_bytes_max),
+        }, Yes;
+
+        /// Memory of the members of all topics with presence, of which each shard has an equal part. Beyond it further
+        /// members are counted, and not listed.
+        presence_memory: Option<Size>, SIZE ["0 or more"],
+        Otherwise {
+            words: "an eighth of max_memory, or 64MiB if that is off",
+            example: "64MiB",
+            effective: |config| bytes(config.limits.presence_bytes_max),
         }, Yes;
 
         /// Send buffer of each connection's socket (SO_SNDBUF).

@@ -247,17 +247,15 @@ const EXAMPLE_ROUTES: &str = r#"
 
 # Who may use topics. These tables stand at the end of the file, as routes do. match is a topic's
 # name, "a/*" (a segment more), "a/**" (anything more), or a list of these; the most precise one
-# that has a topic holds alone. subscribe, publish and history, its earlier messages (and
-# presence, for which there are no requests yet) are: "admitted", whoever the routes admit, as
-# far as the sender's grants go; "granted", only a sender whose grants have the topic; "anyone",
-# whoever the routes admit, whatever the grants; "callback", whoever the application admits when
-# it is asked; "nobody". Grants are the topics in the claims of a token, or in the application's
-# answer about the request.
+# that has a topic holds alone. subscribe, publish and history, its earlier messages, are:
+# "admitted", whoever the routes admit, as far as the sender's grants go; "granted", only a sender
+# whose grants have the topic; "anyone", whoever the routes admit, whatever the grants; "callback",
+# whoever the application admits when it is asked; "nobody". Grants are the topics in the claims of
+# a token, or in the application's answer about the request.
 #[[topics]]
 #match = ["orders/*", "invoices/*"]
 #subscribe = "granted"
 #publish = "granted"
-#presence = "nobody"
 #history = "granted"
 # What becomes of subscribers that do not keep up: slow is "close", "drop_oldest", "drop_newest", or
 # "latest", the newest message of each key; key is a JSON pointer to the key of a message that has
@@ -282,6 +280,14 @@ const EXAMPLE_ROUTES: &str = r#"
 #history_bytes = "256KiB"
 #history_age = "1h"
 #retain = true
+# Who is subscribed, for readers of GET with view=presence, and for those who ask for joins and
+# leaves. presence is true, or who may see that: "granted", for example. See also presence_memory.
+#[[topics]]
+#match = "rooms/*"
+#presence = true
+#leave_delay = "3s"
+#presence_max_members = 10000
+#presence_events_max_members = 1000
 "#;
 
 const EXAMPLE_ISSUERS: &str = r##"

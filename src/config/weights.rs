@@ -31,6 +31,10 @@ pub(crate) const TOPIC: u64 = 1_024;
 /// what a handler keeps of it.
 pub(crate) const SUBSCRIPTION: u64 = 128;
 
+/// One subscription of a topic that keeps presence: its places on its shard and at the home of the topic, without the
+/// id and the info of the member.
+pub(crate) const ATTENDANCE: u64 = 512;
+
 /// One revocation: its name, and its place in the table.
 pub(crate) const REVOCATION: u64 = Revocation::NAME_BYTES_MAX as u64 + 256;
 

@@ -1,4 +1,7 @@
-//! The administration of a server by HTTP: lists connections, closes them, and revokes identities and tokens.
+//! The administration of a server by HTTP: lists connections and topics, closes connections, and revokes identities and
+//! tokens.
+
+use std::sync::Arc;
 
 use hyper::{
     StatusCode,
@@ -16,7 +19,7 @@ use super::{
 use crate::{
     auth::{Revocation, RevocationError},
     endpoints::AdminPath,
-    hub::{Command, ConnectionFilter, ConnectionId, ConnectionSummary, Reply, Who},
+    hub::{Command, ConnectionFilter, ConnectionId, ConnectionSummary, Reply, TopicCursor, TopicSummary, Who},
     proto::{CloseCode, Refusal, RequestHead},
 };
 
@@ -37,6 +40,11 @@ pub(super) enum AdminCall {
         code: CloseCode,
         reason: String,
     },
+    ListTopics {
+        prefix: Arc<str>,
+        after: Option<TopicCursor>,
+        limit: usize,
+    },
     ListRevocations {
         after: Option<Who>,
         limit: usize,
@@ -52,6 +60,7 @@ impl AdminCall {
         match path {
             AdminPath::Connections => "GET, HEAD, DELETE",
             AdminPath::Connection(_) => "DELETE",
+            AdminPath::Topics => "GET, HEAD",
             AdminPath::Revocations => "GET, HEAD, POST, DELETE",
         }
     }
@@ -78,6 +87,11 @@ impl AdminCall {
                 let (code, reason) = query(&["code", "reason"])?.close(CLOSED_REASON)?;
                 let id = id.parse().map_err(|error| Refusal::new(404, format!("{id:?} is no connection: {error}")))?;
                 AdminCall::Close { id, code, reason }
+            }
+            AdminPath::Topics => {
+                let query = query(&["prefix", "limit", "after"])?;
+                let prefix = query.get("prefix").unwrap_or_default().into();
+                AdminCall::ListTopics { prefix, after: query.after_topic()?, limit: query.limit()? }
             }
             AdminPath::Revocations if is_delete => AdminCall::Lift(query(&["identity", "token_id"])?.who()?),
             AdminPath::Revocations if head.method() == "POST" => {
@@ -108,6 +122,11 @@ impl AdminCall {
                 let page = page.ok_or_else(Refusal::leaving)?;
                 let connections = page.connections.iter().map(ConnectionRow::from).collect();
                 Ok(json(&ConnectionList { connections, next: page.next.map(|next| next.to_string()) }))
+            }
+            AdminCall::ListTopics { prefix, after, limit } => {
+                let page = publisher.topic_page(shards, &prefix, after, limit).await.ok_or_else(Refusal::leaving)?;
+                let next = page.next.map(|next| next.to_string());
+                Ok(json(&TopicList { topics: page.topics.iter().map(TopicRow::from).collect(), next }))
             }
             AdminCall::Close { id, code, reason } => {
                 let absent = || Refusal::new(404, format!("there is no open connection {id}"));
@@ -201,6 +220,24 @@ impl<'a> From<&'a ConnectionSummary> for ConnectionRow<'a> {
             since: summary.age.as_secs(),
             owed_bytes: summary.owed_bytes,
         }
+    }
+}
+
+#[derive(Serialize)]
+struct TopicList<'a> {
+    topics: Vec<TopicRow<'a>>,
+    next: Option<String>,
+}
+
+#[derive(Serialize)]
+struct TopicRow<'a> {
+    topic: &'a str,
+    subscribers: u64,
+}
+
+impl<'a> From<&'a TopicSummary> for TopicRow<'a> {
+    fn from(TopicSummary { topic, subscribers }: &'a TopicSummary) -> Self {
+        TopicRow { topic: topic.as_str(), subscribers: *subscribers }
     }
 }
 

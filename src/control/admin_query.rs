@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use crate::{
     auth::{TOKEN_KEY, unix_seconds},
-    hub::{ConnectionFilter, ConnectionId, TopicName, Who},
+    hub::{ConnectionFilter, ConnectionId, TopicCursor, TopicName, Who},
     proto::{CloseCode, CloseFrame, Refusal, query_pairs},
 };
 
@@ -77,6 +77,18 @@ impl AdminQuery {
     /// 400 for anything but a `next` of an earlier page, or an id.
     pub(super) fn after_connection(&self) -> Result<Option<ConnectionId>, Refusal> {
         let read = |text: &str| text.parse().map_err(|error| bad(&format!("after is {text:?}: {error}")));
+        self.get("after").map(read).transpose()
+    }
+
+    /// Returns the place after which a page of topics begins.
+    ///
+    /// # Errors
+    ///
+    /// 400 for anything but a `next` of an earlier page.
+    pub(super) fn after_topic(&self) -> Result<Option<TopicCursor>, Refusal> {
+        let read = |text: &str| {
+            TopicCursor::parse(text).ok_or_else(|| bad(&format!("after is {text:?}, not the next of an earlier page")))
+        };
         self.get("after").map(read).transpose()
     }
 

@@ -21,7 +21,7 @@ use crate::{
     auth::{Credentials, Identities, Identity},
     endpoints::{
         AdmittedSender, BodyLimit, Commands, Denied, Endpoint, Endpoints, Forgetting, HttpEndpoint, HttpRequest,
-        Intent, PublishGrant, Publishing, PublishingAll, Reading,
+        Intent, PublishGrant, Publishing, PublishingAll, Reading, ReadingPresence,
     },
     handler::{BodyRoom, Parameters},
     hub::{HistoryQuery, Publication, PublishError, TopicName, home},
@@ -235,6 +235,15 @@ impl Commands for RequestCommands {
 
     fn wall_start_ms(&self) -> u64 {
         self.shared.wall_start.of(&self.shared.clock)
+    }
+
+    fn read_presence(&self, topic: TopicName, has_members: bool) -> ReadingPresence {
+        let (shared, wait_max) = (Arc::clone(&self.shared), self.endpoints.wait_max());
+        Box::pin(async move {
+            let home = home(&topic, shared.shards.len() as u16);
+            let read = shared.publisher.read_presence(topic.clone(), has_members);
+            shared.history_reads.wait(home, &topic, wait_max, read).await?.ok_or_else(Refusal::leaving)
+        })
     }
 
     fn hold(&self, page: Bytes) -> Result<Bytes, Refusal> {

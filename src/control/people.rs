@@ -85,16 +85,23 @@ impl Publisher {
         Ok(closed)
     }
 
-    /// Returns a page of the topics that connections use: those after `after`. The page ends with the step that reaches
-    /// `most`, so it may have up to 255 more. Returns `None` if the server has ended.
-    pub(crate) async fn topic_page(&self, shards: u16, after: Option<TopicCursor>, most: usize) -> Option<TopicPage> {
+    /// Returns a page of the topics that connections use and whose names begin with `prefix`: those after `after`, at
+    /// most `most`. The page may have fewer although more follow. Returns `None` if the server has ended.
+    pub(crate) async fn topic_page(
+        &self,
+        shards: u16,
+        prefix: &Arc<str>,
+        after: Option<TopicCursor>,
+        most: usize,
+    ) -> Option<TopicPage> {
         let TopicCursor { mut shard, index: mut from } = after.unwrap_or(TopicCursor { shard: 0, index: 0 });
         let mut page = TopicPage::default();
         for _ in 0..STEPS_MAX {
             if shard >= shards || page.topics.len() >= most {
                 break;
             }
-            let Reply::Topics(part) = self.command(shard, Command::Topics { from }).await? else { return None };
+            let command = Command::Topics { from, most: most - page.topics.len(), prefix: Arc::clone(prefix) };
+            let Reply::Topics(part) = self.command(shard, command).await? else { return None };
             (shard, from) = part.next.map_or((shard + 1, 0), |next| (shard, next));
             let names: Arc<[TopicName]> = part.topics.into();
             let counts = self.counts(shards, &names).await?;

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock::Clock,
     hub::{
-        Arrival, Command, ConnectionId, ExternalEnd, HistoryPage, HistoryQuery, Place, Posted, Publication,
+        Arrival, Command, ConnectionId, ExternalEnd, HistoryPage, HistoryQuery, Place, Posted, Presence, Publication,
         PublishError, PublishOutcome, Published, Reply, SubscribeOutcome, TopicName, home,
     },
     metrics::{Counter, Counters},
@@ -205,6 +205,16 @@ impl Publisher {
         let shard = home(&topic, self.queues().await?.len() as u16);
         match self.command(shard, Command::ReadHistory { topic, query }).await? {
             Reply::History(page) => Some(*page),
+            _ => None,
+        }
+    }
+
+    /// Returns the members of a topic, or only how many they are: `Some(None)` if the topic's rules keep no presence,
+    /// and `None` if the server has ended meanwhile.
+    pub(crate) async fn read_presence(&self, topic: TopicName, has_members: bool) -> Option<Option<Presence>> {
+        let shard = home(&topic, self.queues().await?.len() as u16);
+        match self.command(shard, Command::ReadPresence { topic, has_members }).await? {
+            Reply::Presence(presence) => Some(presence.map(|presence| *presence)),
             _ => None,
         }
     }

@@ -48,8 +48,10 @@ impl Endpoints {
 
     /// Returns whether the judge would admit every request: all gates are open, and no topic has rules.
     fn is_open_to_all(&self, intent: Intent, endpoint: &Endpoint) -> bool {
-        let is_for_topics =
-            matches!(intent, Intent::Use | Intent::Attach { .. } | Intent::Publish | Intent::ReadHistory);
+        let is_for_topics = matches!(
+            intent,
+            Intent::Use | Intent::Attach { .. } | Intent::Publish | Intent::ReadHistory | Intent::ReadPresence
+        );
         self.has_open_gates && self.permissions.are_open() && is_for_topics && matches!(endpoint, Endpoint::Path { .. })
     }
 

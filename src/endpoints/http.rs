@@ -16,7 +16,7 @@ use super::{denied::Denied, intent::ReadIntent, values::RouteValues, waiting::un
 use crate::{
     auth::{Answers, Credentials, Identities, Identity},
     handler::{BodyRoom, Parameters, Response, owner_of},
-    hub::{HistoryPage, HistoryQuery, KeyPointer, Owner, Publication, Published, TopicName},
+    hub::{HistoryPage, HistoryQuery, KeyPointer, Owner, Presence, Publication, Published, TopicName},
     proto::{Refusal, RequestHead},
 };
 
@@ -183,7 +183,15 @@ pub(crate) trait Commands: Send + Sync {
     /// Returns the time of the wall clock, in milliseconds since 1970, from which the times of messages count.
     fn wall_start_ms(&self) -> u64;
 
-    /// Returns a page of a history that counts as memory of the server until the client has taken it.
+    /// Reads the members of a topic, or only how many they are; `None` if the topic's rules keep no presence.
+    ///
+    /// # Errors
+    ///
+    /// 503 if the server leaves, or the topic's home is behind.
+    fn read_presence(&self, topic: TopicName, has_members: bool) -> ReadingPresence;
+
+    /// Returns a page of a history, or a list of members, that counts as memory of the server until the client has
+    /// taken it.
     ///
     /// # Errors
     ///
@@ -211,6 +219,9 @@ pub(crate) trait Commands: Send + Sync {
 
 /// The work that ends with a part of a history.
 pub(crate) type Reading = Pin<Box<dyn Future<Output = Result<HistoryPage, Refusal>> + Send>>;
+
+/// The work that ends with the members of a topic.
+pub(crate) type ReadingPresence = Pin<Box<dyn Future<Output = Result<Option<Presence>, Refusal>> + Send>>;
 
 /// The work that ends with the number of messages that were forgotten.
 pub(crate) type Forgetting = Pin<Box<dyn Future<Output = Result<u64, Refusal>> + Send>>;
@@ -275,6 +286,16 @@ impl HttpRequest {
     /// 404 if the path names no topic; 503 if the server leaves.
     pub(crate) fn read_history(&self, query: HistoryQuery) -> Result<Reading, Refusal> {
         Ok(self.commands.read_history(self.topic_of_path()?, query))
+    }
+
+    /// Reads the members of the topic of the path, which the judge has admitted for
+    /// [`Intent::ReadPresence`](super::Intent::ReadPresence).
+    ///
+    /// # Errors
+    ///
+    /// 404 if the path names no topic; 503 if the server leaves.
+    pub(crate) fn read_presence(&self, has_members: bool) -> Result<ReadingPresence, Refusal> {
+        Ok(self.commands.read_presence(self.topic_of_path()?, has_members))
     }
 
     /// Forgets the history of the topic of the path, which the judge has admitted for

@@ -16,6 +16,8 @@ pub(crate) enum Intent {
     Publish,
     /// Read the history of a topic.
     ReadHistory,
+    /// Read who is subscribed to a topic.
+    ReadPresence,
     /// Forget the history of a topic.
     ForgetHistory,
     /// Read the metrics.
@@ -34,7 +36,7 @@ impl Intent {
             Intent::Attach { subscribes: true, publishes: true } => &[Right::Subscribe, Right::Publish],
             Intent::Attach { subscribes: true, publishes: false } => &[Right::Subscribe],
             Intent::Attach { subscribes: false, .. } | Intent::Publish => &[Right::Publish],
-            Intent::ReadHistory => &[Right::Subscribe],
+            Intent::ReadHistory | Intent::ReadPresence => &[Right::Subscribe],
             Intent::ForgetHistory => &[Right::Administer],
             Intent::ReadMetrics => &[Right::Metrics],
             Intent::ReadTop | Intent::Administer => &[Right::Administer],
@@ -50,6 +52,7 @@ impl Intent {
             Intent::Attach { subscribes: false, .. } | Intent::Publish => &[TopicRight::Publish],
             // Whoever may not subscribe may not read what subscribers got, either.
             Intent::ReadHistory => &[TopicRight::Subscribe, TopicRight::History],
+            Intent::ReadPresence => &[TopicRight::Subscribe, TopicRight::Presence],
             // The server's own token is enough, whoever may read the topic.
             Intent::ForgetHistory => &[],
         }

@@ -87,6 +87,20 @@ impl Judge {
         asker.decide(connection, |connection, decided| act(connection, decided.map(|judged| judged.others)));
     }
 
+    /// Judges whether a client may receive from a topic and see who is subscribed to it, and then calls `act` with the
+    /// decision.
+    ///
+    /// See [`Judge::may_subscribe`].
+    pub(crate) fn may_see_presence<S: 'static>(
+        &self,
+        connection: &mut Connection<'_, S>,
+        topic: &TopicName,
+        act: impl FnOnce(&mut Connection<'_, S>, Result<(), Refusal>) + 'static,
+    ) {
+        let act = |connection: &mut Connection<'_, S>, decided: Decided| act(connection, decided.map(drop));
+        self.judge(connection, TopicRight::Presence, topic, act);
+    }
+
     /// Judges whether a client may publish to a topic, and then calls `act` with the permission or the refusal.
     ///
     /// See [`Judge::may_subscribe`].
@@ -230,6 +244,7 @@ impl Asker {
         let sender = AdmittedSender { credentials, identities: &self.identities, route: self.request.route };
         let intent = match self.right {
             TopicRight::Publish => Intent::Publish,
+            TopicRight::Presence => Intent::ReadPresence,
             _ => Intent::Attach { subscribes: true, publishes: false },
         };
         self.endpoints.authorize_topic(&sender, intent, &self.topic)

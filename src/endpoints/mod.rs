@@ -33,6 +33,7 @@ pub(crate) use denied::{Admittance, AdmittedSender, Denied};
 pub(crate) use guesses::Guesses;
 pub(crate) use http::{
     BodyLimit, Commands, Forgetting, HttpEndpoint, HttpRequest, PublishGrant, Publishing, PublishingAll, Reading,
+    ReadingPresence,
 };
 pub(crate) use intent::Intent;
 pub(crate) use judge::Judge;
@@ -92,6 +93,8 @@ pub(crate) enum AdminPath {
     Connections,
     /// `/connections/{id}`: one connection, by the text in the place of its id.
     Connection(String),
+    /// `/topics`: the topics that connections use.
+    Topics,
     /// `/revocations`: the identities and tokens that are refused.
     Revocations,
 }
@@ -526,7 +529,7 @@ impl Endpoints {
 
     /// Returns the refusal of any other request at a path without an endpoint.
     pub(crate) fn nothing_at(&self, path: &str) -> Refusal {
-        let is_admin = path == "/revocations" || path == "/connections" || path.starts_with("/connections/");
+        let is_admin = ["/revocations", "/connections", "/topics"].contains(&path) || path.starts_with("/connections/");
         if self.lacks_admin_tokens && is_admin {
             return Refusal::new(404, format!("nothing is at {path:?}: the setting admin_tokens switches it on"));
         }
@@ -551,10 +554,11 @@ pub(crate) const OPERATIONS: [(&str, Endpoint); 4] = [
 static TABLES: AtomicU32 = AtomicU32::new(1);
 
 /// Returns the paths of the administration.
-fn admin_paths() -> [(&'static str, Endpoint); 3] {
+fn admin_paths() -> [(&'static str, Endpoint); 4] {
     let admin = [
         ("/connections", AdminPath::Connections),
         ("/connections/{id}", AdminPath::Connection(String::new())),
+        ("/topics", AdminPath::Topics),
         ("/revocations", AdminPath::Revocations),
     ];
     admin.map(|(path, endpoint)| (path, Endpoint::Admin(endpoint)))

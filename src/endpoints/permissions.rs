@@ -67,7 +67,7 @@ impl Permissions {
                 denial => {
                     let is_other = |other: &&TopicRight| **other != right && decide(**other) == Decision::Allowed;
                     // A reading of a history has no mode.
-                    let has_modes = !rights.contains(&TopicRight::History);
+                    let has_modes = !rights.contains(&TopicRight::History) && !rights.contains(&TopicRight::Presence);
                     let mode = rights.iter().find(is_other).filter(|_| has_modes).and_then(|other| mode(*other));
                     let mut refusal = refusal(denial, right, topic, mode);
                     if denial != Decision::Closed && identities.clone().any(has_no_topic) {

@@ -17,7 +17,8 @@ use super::{
 use crate::{
     auth::Identity,
     hub::{
-        ConnectionId, OrderEnd, Place, Publication, PublishOutcome, Refused, Scope, Sent, SubscribeOptions, TopicName,
+        ConnectionId, OrderEnd, Place, Presence, Publication, PublishOutcome, Refused, Scope, Sent, SubscribeOptions,
+        TopicName, TopicRules,
     },
     proto::{
         CONTROL_PAYLOAD_MAX, CloseCode, CloseFrame, Fin, KeepAlive, MessageLimits, MessageType, OpCode, PrepareError,
@@ -416,6 +417,27 @@ impl<S: 'static> Connection<'_, S> {
                 .then(|| call_with(&states, shard, Seat { id, key }, |connection| on_answered(connection, answer)));
         });
         self.shard.publish_asking(self.id, topic, publication, on_answered)
+    }
+
+    /// Returns the rules of a topic.
+    pub(crate) fn topic_rules(&self, topic: &TopicName) -> TopicRules {
+        self.shard.topic_rules(topic)
+    }
+
+    /// Asks for the members of a topic. `on_presence` is called with them when the topic's home has answered, unless
+    /// the connection has ended by then; with `None` if the rules of the topic keep no presence.
+    pub(crate) fn ask_presence(
+        &mut self,
+        topic: &TopicName,
+        on_presence: impl FnOnce(&mut Connection<'_, S>, Option<Presence>) + 'static,
+    ) {
+        let (id, key, states) = (self.id, self.key, Rc::clone(self.states));
+        let on_presence = Box::new(move |shard: &mut dyn ShardApi, presence| {
+            let is_there = shard.facts(id).is_some();
+            _ = is_there
+                .then(|| call_with(&states, shard, Seat { id, key }, |connection| on_presence(connection, presence)));
+        });
+        self.shard.ask_presence(self.id, topic, on_presence);
     }
 
     /// Keeps a message of the client that waits for a decision about an earlier one. Returns whether there was room.

@@ -73,7 +73,7 @@ pub use route::{Parameters, Pattern, PatternError};
 pub(crate) use route::{Route, TOPIC, TopicSpace};
 pub(crate) use rules::ANY_PROTOCOL;
 pub use rules::{RouteOptions, Rules};
-pub(crate) use shard_api::{Call, Facts, OnAnswered, ShardApi, Tasks, WORK_MAX};
+pub(crate) use shard_api::{Call, Facts, OnAnswered, OnPresence, ShardApi, Tasks, WORK_MAX};
 pub(crate) use states::Seat;
 pub(crate) use typed::{Factory, Opened, ShardRoute, Typed};
 pub(crate) use waiting::{HeldPublication, Waiting};

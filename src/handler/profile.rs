@@ -7,6 +7,7 @@ use tracing::Span;
 use super::{closed::Closed, permitted::PermittedTopics, request::OpeningRequest, waiting::Waiting};
 use crate::{
     auth::{Identities, Identity},
+    hub::MemberInfo,
     proto::ProtocolError,
 };
 
@@ -111,6 +112,15 @@ impl Profile {
     pub(crate) fn identity(&self) -> Option<&Identity> {
         let of_request = || self.request.as_deref().and_then(OpeningRequest::identity);
         self.identities.own().or_else(of_request)
+    }
+
+    /// Returns the member of topics that the connection counts for: the first of its identities that is not a network,
+    /// which many clients share.
+    pub(super) fn member(&self) -> Option<MemberInfo> {
+        let of_request = self.request.as_deref().and_then(OpeningRequest::identity).into_iter();
+        let mut all = self.identities.all().chain(of_request.flat_map(Identity::each));
+        let Identity { name, info, .. } = all.find(|identity| !identity.is_network)?;
+        Some(MemberInfo::new(name, info.as_ref()))
     }
 
     /// Returns the client's address.

@@ -19,7 +19,7 @@ use super::{errors::SubscribeError, panicked::Panicked};
 use crate::{
     auth::{Authenticator, Identities},
     hub::{
-        ConnectionId, OrderEnd, Place, Publication, PublishOutcome, Scope, Sent, SubscribeOptions, TopicName,
+        ConnectionId, OrderEnd, Place, Presence, Publication, PublishOutcome, Scope, Sent, SubscribeOptions, TopicName,
         TopicRules,
     },
     proto::{CloseCode, KeepAlive, MessageLimits, Refusal, State},
@@ -84,6 +84,10 @@ pub(crate) trait ShardApi {
         publication: Publication,
         on_answered: OnAnswered,
     ) -> Option<PublishOutcome>;
+
+    /// Asks for the members of a topic, for a connection. Calls `on_presence` with them later; with `None` if the rules
+    /// of the topic keep no presence.
+    fn ask_presence(&mut self, source: ConnectionId, topic: &TopicName, on_presence: OnPresence);
 
     /// Sets the limits of the client's messages, from the next message on.
     fn set_limits(&mut self, id: ConnectionId, limits: MessageLimits);
@@ -162,6 +166,9 @@ pub(crate) type Call = Box<dyn FnOnce(&mut dyn ShardApi)>;
 
 /// A call with the place of a publication, when the topic's home has given it. A panic in it counts as in a [`Call`].
 pub(crate) type OnAnswered = Box<dyn FnOnce(&mut dyn ShardApi, PublishOutcome)>;
+
+/// The call that waits for the members of a topic.
+pub(crate) type OnPresence = Box<dyn FnOnce(&mut dyn ShardApi, Option<Presence>)>;
 
 /// A future that runs between the turns, for a connection.
 pub(crate) type SpawnedFuture = Pin<Box<dyn Future<Output = ()>>>;

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, net::SocketAddr, rc::Rc};
 
 use super::profile::{About, Profile};
-use crate::hub::ConnectionId;
+use crate::hub::{ConnectionId, MemberInfo};
 
 /// A connection, and the key of its state at its route.
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +86,11 @@ impl<S: 'static> States<S> {
     /// Returns what the profile of a connection says about its opening, if the entry is in the table.
     pub(super) fn about(&self, key: u32) -> About {
         self.0.borrow().profile(key).map(Profile::about).unwrap_or_default()
+    }
+
+    /// Returns the member of topics that a connection counts for, if it has an identity.
+    pub(super) fn member(&self, key: u32) -> Option<MemberInfo> {
+        self.0.borrow().profile(key)?.member()
     }
 
     /// Returns the client's address, if it is kept.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    hub::{Format, Lag, Scope, SubscribeOptions, TopicName},
+    hub::{Format, Lag, MemberInfo, Scope, SubscribeOptions, TopicName},
     proto::{Fragment, FrameHeader, Message, ProtocolError, Verdict},
 };
 
@@ -59,6 +59,9 @@ pub(crate) trait ShardRoute {
 
     /// Returns what is kept about the opening of a connection.
     fn about(&self, seat: Seat) -> About;
+
+    /// Returns the member of topics that a connection counts for, if it has an identity.
+    fn member(&self, seat: Seat) -> Option<MemberInfo>;
 
     /// Gives up the messages of the client that wait for decisions: the connection carries out none of them.
     fn give_up_waiting(&self, seat: Seat);
@@ -208,6 +211,10 @@ impl<H: Handler> ShardRoute for TypedRoute<H> {
 
     fn about(&self, seat: Seat) -> About {
         self.states.about(seat.key)
+    }
+
+    fn member(&self, seat: Seat) -> Option<MemberInfo> {
+        self.states.member(seat.key)
     }
 
     fn give_up_waiting(&self, seat: Seat) {

@@ -6,6 +6,7 @@ use super::{
     connection_id::ConnectionId,
     history_page::{HistoryPage, HistoryQuery},
     listing::{ConnectionFilter, PagePart, TopicPart, Who},
+    presence::Presence,
     publication::Place,
     publish_error::{PublishError, PublishOutcome},
     receipt::Published,
@@ -125,6 +126,10 @@ pub enum Command {
     Topics {
         /// The index to begin with.
         from: u32,
+        /// The most names.
+        most: usize,
+        /// The beginning of the names that are wanted.
+        prefix: Arc<str>,
     },
     /// Return how many subscribers each of these topics has on the shard.
     CountSubscribers(Arc<[TopicName]>),
@@ -137,6 +142,13 @@ pub enum Command {
     },
     /// Forget the history of a topic whose home is the shard.
     ForgetHistory(TopicName),
+    /// Return the members of a topic whose home is the shard.
+    ReadPresence {
+        /// The topic.
+        topic: TopicName,
+        /// Whether the members are wanted, or only how many they are.
+        has_members: bool,
+    },
     /// Make one connection a subscriber of a topic. The answer comes when the subscription is live.
     Subscribe {
         /// The connection.
@@ -190,6 +202,8 @@ pub enum Reply {
     History(Box<HistoryPage>),
     /// The outcome of a [`Command::ForgetHistory`]: how many messages were kept.
     Forgotten(u64),
+    /// The outcome of a [`Command::ReadPresence`]; `None` if the topic's rules keep no presence.
+    Presence(Option<Box<Presence>>),
     /// The outcome of a [`Command::Subscribe`].
     Subscribed(SubscribeOutcome),
 }

@@ -7,6 +7,7 @@ use super::{
     connection_id::ConnectionId,
     encoding::DearFormats,
     memory::{ALLOCATION, pinned},
+    presence::{Presence, PresenceChange},
     publication::{OrderEnd, Place, Posted},
     receipt::Receipt,
     topic_name::TopicName,
@@ -48,6 +49,8 @@ pub enum Request {
     Distribute(Box<Placed>),
     /// The count of a shard for the receipt of a publication, for the home of the publication's topic.
     Counted(Box<Counted>),
+    /// The topic's home notes who has joined and left on the requesting shard.
+    Presence(Box<PresenceNews>),
     /// No request from before the drain follows.
     Barrier,
     /// The home returns the mark as [`Delivery::Mark`] to the shard of the connection, whose close frame waits for the
@@ -66,6 +69,15 @@ pub struct Counted {
     pub number: u64,
     /// The count.
     pub receipt: Receipt,
+}
+
+/// Changes of the members of a topic on one shard.
+#[derive(Debug, Clone)]
+pub struct PresenceNews {
+    /// The topic.
+    pub topic: TopicName,
+    /// The changes, each member once.
+    pub changes: Box<[PresenceChange]>,
 }
 
 /// A publication that an engine is to give a place.
@@ -158,6 +170,10 @@ impl Weight for Request {
             Request::Distribute(placed) => ALLOCATION + size_of::<Placed>() + placed.unplaced.posted.kept(),
             Request::Command { command, .. } => COMMAND + command.kept(),
             Request::Counted(counted) => ALLOCATION + size_of_val(&**counted),
+            Request::Presence(news) => {
+                let kept: usize = news.changes.iter().map(PresenceChange::kept).sum();
+                2 * ALLOCATION + size_of_val(&**news) + size_of_val(&*news.changes) + kept
+            }
             // The name belongs to the topic.
             Request::Interest { .. } | Request::Barrier | Request::Mark { .. } => 0,
         }
@@ -188,6 +204,11 @@ impl Reply {
             Reply::Topics(part) => 2 * ALLOCATION + size_of_val(&**part) + size_of_val(&*part.topics),
             Reply::Counts(counts) => ALLOCATION + size_of_val(&**counts),
             Reply::History(page) => ALLOCATION + page.kept(),
+            // The texts belong to the topic.
+            Reply::Presence(presence) => {
+                let members = presence.as_ref().map_or(0, |presence| size_of_val(&*presence.members));
+                2 * ALLOCATION + size_of::<Presence>() + members
+            }
             Reply::Receipted(published) => ALLOCATION + size_of_val(&**published),
             Reply::Forgotten(_)
             | Reply::Published(_)
@@ -222,8 +243,10 @@ impl Command {
             Command::Subscribe { topic, .. }
             | Command::Unsubscribe { topic, .. }
             | Command::ReadHistory { topic, .. }
+            | Command::ReadPresence { topic, .. }
             | Command::ForgetHistory(topic) => ALLOCATION + topic.as_str().len(),
-            Command::List | Command::Top | Command::KeepAlive { .. } | Command::Topics { .. } => 0,
+            Command::Topics { prefix, .. } => ALLOCATION + prefix.len(),
+            Command::List | Command::Top | Command::KeepAlive { .. } => 0,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The hub of one shard: its connections, its topics, and its end of the mesh.
 //!
 //! The other `impl ShardHub` stand on floors above this file, and each floor calls only those below it: `fanout`
-//! (members, runs, walks), `interest` (the shard's interest in remote topics), `order` (publishing), `membership`
-//! (subscribing), `mail` (requests and deliveries of the mesh).
+//! (members, runs, walks), `interest` (the shard's interest in remote topics), `keeping` (histories), `attending`
+//! (presence), `order` (publishing), `announcing` (joins and leaves), `membership` (subscribing), `mail` (requests and
+//! deliveries of the mesh).
 
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use super::{
     publication::Scope,
     publish_error::PublishOutcome,
     receipts::{RECEIPTS_MAX, ReceiptCounts, Receipts},
+    rosters::Rosters,
     run::RunWeights,
     topic_id::TopicId,
     topic_name::TopicName,
@@ -47,6 +49,8 @@ pub struct HubLimits {
     pub ids: IdLimits,
     /// Bytes of the histories of all topics whose home is this shard.
     pub history_bytes_max: usize,
+    /// Bytes of presence from which on further members are counted, and not listed.
+    pub presence_bytes_max: usize,
     /// Milliseconds for which a publisher waits for a receipt.
     pub receipt_ms: u64,
     /// The most publications that wait for their receipts, of topics whose home is this shard.
@@ -61,6 +65,7 @@ impl Default for HubLimits {
             gathered_bytes_max: 4 << 20,
             ids: IdLimits::default(),
             history_bytes_max: 64 << 20,
+            presence_bytes_max: 64 << 20,
             receipt_ms: 5_000,
             receipts_max: RECEIPTS_MAX,
         }
@@ -135,6 +140,7 @@ pub struct ShardHub<T: Attachment = ()> {
     /// The subscriptions of all connections to topics with public names.
     pub(super) subscribed: usize,
     pub(super) histories: Histories,
+    pub(super) rosters: Rosters,
     /// The notes of a simulated run.
     #[cfg(test)]
     pub(crate) journal: Option<Box<super::testing::Journal>>,
@@ -172,6 +178,7 @@ impl<T: Attachment> ShardHub<T> {
             turn_us: 0,
             subscribed: 0,
             histories: Histories::default(),
+            rosters: Rosters::default(),
             #[cfg(test)]
             journal: None,
         }
@@ -329,21 +336,21 @@ impl<T: Attachment> ShardHub<T> {
         self.topics.homes()
     }
 
-    /// Returns topics whose home is this shard and that connections of any shard use, from an index on: at most
-    /// [`TOPICS_PER_STEP`], of at most [`LOOKS_MAX`] topics that are looked at. A topic keeps its index while it is in
-    /// use.
+    /// Returns topics whose home is this shard, that connections of any shard use, and whose names begin with `prefix`,
+    /// from an index on: at most `most` and [`TOPICS_PER_STEP`], of at most [`LOOKS_MAX`] topics that are looked at. A
+    /// topic keeps its index while it is in use.
     #[must_use]
-    pub fn topic_part(&self, from: u32) -> TopicPart {
+    pub fn topic_part(&self, from: u32, most: usize, prefix: &str) -> TopicPart {
         let (mut part, count) = (TopicPart::default(), self.topics.indices());
         for index in from..count {
-            if part.topics.len() == TOPICS_PER_STEP || index - from == LOOKS_MAX {
+            if part.topics.len() == most.min(TOPICS_PER_STEP) || index - from == LOOKS_MAX {
                 part.next = Some(index);
                 break;
             }
             let Some(topic) = self.topics.get(TopicId(index)) else { continue };
             let TopicRole::Home(home) = &topic.role else { continue };
             let is_used = topic.attached > 0 || !home.interested.is_empty() || !home.remembering.is_empty();
-            if is_used && !topic.name.is_everyone() {
+            if is_used && !topic.name.is_hidden() && topic.name.as_str().starts_with(prefix) {
                 part.topics.push(topic.name.clone());
             }
         }

@@ -162,6 +162,22 @@ pub struct TopicCursor {
     pub(crate) index: u32,
 }
 
+impl TopicCursor {
+    /// Reads the text of a place: two numbers with a point between them.
+    pub(crate) fn parse(text: &str) -> Option<TopicCursor> {
+        let (shard, index) = text.split_once('.')?;
+        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        (is_number(shard) && is_number(index))
+            .then(|| Some(TopicCursor { shard: shard.parse().ok()?, index: index.parse().ok()? }))?
+    }
+}
+
+impl fmt::Display for TopicCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.shard, self.index)
+    }
+}
+
 /// The topics that a shard has found in one step.
 #[derive(Debug, Clone, Default)]
 pub struct TopicPart {

@@ -13,7 +13,7 @@ use super::{
     connection_id::ConnectionId,
     connections::Attachment,
     end_role::EndRole,
-    entry::{Counted, Delivery, Interest, Placed, Request, Unplaced},
+    entry::{Counted, Delivery, Interest, Placed, PresenceNews, Request, Unplaced},
     hub::ShardHub,
     ids::Asker,
     membership::Joined,
@@ -49,7 +49,7 @@ impl<T: Attachment> ShardHub<T> {
                     self.receipts.ended.push(Watch::new(home, number));
                 }
             }
-            Delivery::Reply { ticket, reply } => self.note_reply(ticket, &reply),
+            Delivery::Reply { ticket, reply } => self.note_reply(ticket, reply),
             Delivery::Acknowledged { topic, number, end } => {
                 if let Some(id) = self.topics.find(&topic) {
                     self.go_live(id, number, end.map(|end| *end), joined);
@@ -86,6 +86,10 @@ impl<T: Attachment> ShardHub<T> {
                 }
             }
             Request::Counted(counted) => self.count(counted.number, counted.receipt),
+            Request::Presence(news) => {
+                let PresenceNews { topic, changes } = *news;
+                self.with_topic(&topic, |hub, id| hub.enroll(id, changes.into()));
+            }
             Request::Order(_) => unreachable!("a shard is no engine"),
             Request::Barrier => {
                 match self.mesh.role(end) {
@@ -114,7 +118,7 @@ impl<T: Attachment> ShardHub<T> {
     /// Answers a command, or a publication whose publisher has asked for its place.
     pub fn reply(&mut self, end: u16, ticket: u64, reply: Reply) {
         if end == self.mesh.number() {
-            return self.note_reply(ticket, &reply);
+            return self.note_reply(ticket, reply);
         }
         self.mesh.deliver(end, Delivery::Reply { ticket, reply });
     }
@@ -144,14 +148,24 @@ impl<T: Attachment> ShardHub<T> {
         if !self.receipts.ended.is_empty() {
             self.send_counts();
         }
-        if !self.send_due() {
-            // If only interests wait, nothing of the mesh waits, and `mesh.send_out` asks for no wake-up, so the hub
-            // asks for it. From here on an end that makes room wakes this shard; the second try finds room made just
-            // before.
+        if !self.send_news_of_topics() {
+            // If only interests or news wait, nothing of the mesh waits, and `mesh.send_out` asks for no wake-up, so
+            // the hub asks for it. From here on an end that makes room wakes this shard; the second try finds room made
+            // just before.
             self.mesh.wants_room();
-            self.send_due();
+            self.send_news_of_topics();
         }
         self.mesh.send_out();
+    }
+
+    /// Sends the interests in topics and what is new about their members, and then the questions about members. Returns
+    /// whether nothing waits any more.
+    fn send_news_of_topics(&mut self) -> bool {
+        let is_sent = self.send_due() & self.send_presence();
+        if is_sent {
+            self.send_asks();
+        }
+        is_sent
     }
 
     /// Gives up the receipts that have been waited for too long, and answers their publishers.
@@ -161,10 +175,10 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Returns whether [`ShardHub::take_answered`] returns an answer.
+    /// Returns whether [`ShardHub::take_answered`] or [`ShardHub::take_presences`] returns an answer.
     #[must_use]
     pub fn has_answered(&self) -> bool {
-        !self.answered.is_empty()
+        !self.answered.is_empty() || !self.rosters.answers.is_empty()
     }
 
     /// Sends the counts of walks that have ended to the homes that wait for them.
@@ -239,9 +253,11 @@ impl<T: Attachment> ShardHub<T> {
         }
     }
 
-    /// Notes an answer to this shard, which asks for nothing but the places of publications.
-    fn note_reply(&mut self, ticket: u64, reply: &Reply) {
-        if let Some(answer) = reply.published() {
+    /// Notes an answer to this shard, which asks for nothing but the places of publications and the members of topics.
+    fn note_reply(&mut self, ticket: u64, reply: Reply) {
+        if let Reply::Presence(presence) = reply {
+            self.rosters.answers.push((ticket, presence.map(|presence| *presence)));
+        } else if let Some(answer) = reply.published() {
             self.answered.push((ticket, answer));
         }
     }

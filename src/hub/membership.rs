@@ -61,9 +61,14 @@ impl<T: Attachment> ShardHub<T> {
         if self.topics.find(name).is_some_and(|topic| subscriptions.get(topic).is_some()) {
             return Subscribed::Already;
         }
-        if subscriptions.len() >= self.limits.subscriptions_max {
+        if subscriptions.len() + usize::from(options.has_presence) >= self.limits.subscriptions_max {
             return Subscribed::TooMany;
         }
+        if options.has_presence {
+            // The events are live no later than the subscription of which the client is told.
+            self.subscribe(id, &name.events(), SubscribeOptions::default());
+        }
+        let Some(connection) = self.connections.get_mut(id) else { return Subscribed::Closed };
         let topic_id = self.topics.attach(name);
         self.topics.renew_rules(topic_id);
         if self.topics[topic_id].rules.kernel != KernelRules::default() {
@@ -79,7 +84,9 @@ impl<T: Attachment> ShardHub<T> {
             has_silent_lags: options.has_silent_lags,
             is_taken: false,
         };
-        subscriptions.insert(subscription);
+        connection.subscriptions.insert(subscription);
+        self.greet(id, topic_id);
+        let Some(connection) = self.connections.get(id) else { return Subscribed::Closed };
         let is_held = connection.is_held;
         let topic = &mut self.topics[topic_id];
         topic.subscribed += 1;
@@ -122,11 +129,20 @@ impl<T: Attachment> ShardHub<T> {
         self.topics.find(name).and_then(|topic| self.topics[topic].end())
     }
 
-    /// Ends a subscription. Returns the messages that the connection is still owed of the topic: messages that were
+    /// Ends a subscription, and that to the topic's joins and leaves. Returns the messages that the connection is still
+    /// owed of the topic: messages that were
     /// gathered before this call and have not been handed to the connection.
     ///
     /// If the connection was held because of the topic, [`ShardHub::release`] must follow.
     pub fn unsubscribe(&mut self, id: ConnectionId, name: &TopicName) -> Vec<Owed> {
+        let mut owed = self.end_subscription(id, name);
+        if self.connections.get(id).is_some_and(|connection| connection.subscriptions.len() > 0) {
+            owed.extend(self.end_subscription(id, &name.events()));
+        }
+        owed
+    }
+
+    fn end_subscription(&mut self, id: ConnectionId, name: &TopicName) -> Vec<Owed> {
         let Some(topic) = self.topics.find(name) else { return Vec::new() };
         let connection = self.connections.get_mut(id);
         let Some(subscription) = connection.and_then(|connection| connection.subscriptions.remove(topic)) else {
@@ -214,19 +230,14 @@ impl<T: Attachment> ShardHub<T> {
         subscriptions.iter().map(|subscription| self.topics[subscription.topic].name.clone()).collect()
     }
 
-    /// Returns the first `most` topics that the connection has subscribed to, and the number of all. Neither counts the
-    /// topic of broadcasts.
+    /// Returns the first `most` topics that the connection has subscribed to, and the number of all. Neither counts
+    /// hidden topics.
     #[must_use]
     pub fn some_subscriptions(&self, id: ConnectionId, most: usize) -> (Box<[TopicName]>, usize) {
         let connection = self.connections.get(id);
         let subscriptions = connection.map_or(&[][..], |connection| connection.subscriptions.as_slice());
-        let has_broadcasts = self
-            .topics
-            .find(&TopicName::everyone())
-            .filter(|&everyone| connection.is_some_and(|connection| connection.subscriptions.get(everyone).is_some()));
-        let named = subscriptions.iter().filter(|subscription| Some(subscription.topic) != has_broadcasts);
-        let names = named.take(most).map(|subscription| self.topics[subscription.topic].name.clone());
-        (names.collect(), subscriptions.len() - usize::from(has_broadcasts.is_some()))
+        let names = || subscriptions.iter().map(|own| &self.topics[own.topic].name).filter(|name| !name.is_hidden());
+        (names().take(most).cloned().collect(), names().count())
     }
 
     /// Returns whether the connection is a subscriber of the topic, and owed its messages.
@@ -325,6 +336,7 @@ impl<T: Attachment> ShardHub<T> {
     /// Ends the topic's side of a subscription that its connection has given up.
     fn forget(&mut self, id: ConnectionId, subscription: &Subscription) {
         let topic_id = subscription.topic;
+        self.dismiss(id, topic_id);
         self.remove_member(id, subscription);
         let is_lossless = self.is_lossless(subscription);
         let audience = &mut self.topics[subscription.audience()];

@@ -4,16 +4,21 @@
 //! The files are listed from the lowest floor to the highest. A file imports only files that stand before it:
 //!
 //! - values: `atomic`, `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `not_json`, `owner`,
-//!   `publication`, `receipt`, `publish_error`, `history_rules`, `history_page`, `encoding`, `subscribe_options`,
-//!   `listing`, `command`, `barrier`, `end_role`;
+//!   `publication`, `receipt`, `publish_error`, `history_rules`, `history_page`, `presence_rules`, `presence`,
+//!   `encoding`, `subscribe_options`, `listing`, `command`, `barrier`, `end_role`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `feeds`, `external`;
-//! - tables: `ids`, `receipts`, `history`, `histories`, `tag`, `topic_rules`, `piece`, `run`, `walk`, `label`,
-//!   `awaited`, `backlog`, `overflow`, `audience`, `topics`, `due`, `subscriptions`, `connections`;
-//! - the hub itself: `hub`, then `fanout`, `interest`, `keeping`, `order`, `membership`, `mail`.
+//! - tables: `ids`, `receipts`, `history`, `histories`, `tag`, `topic_rules`, `attendance`, `roster`, `piece`,
+//!   `run`, `walk`, `label`, `awaited`, `backlog`, `overflow`, `audience`, `topics`, `due`, `subscriptions`,
+//!   `connections`, `rosters`;
+//! - the hub itself: `hub`, then `fanout`, `interest`, `keeping`, `attending`, `order`, `announcing`, `membership`,
+//!   `mail`.
 
 #![forbid(unsafe_code)]
 
+mod announcing;
 mod atomic;
+mod attendance;
+mod attending;
 mod audience;
 mod awaited;
 mod backlog;
@@ -57,10 +62,14 @@ mod overflow;
 mod owner;
 mod paced;
 mod piece;
+mod presence;
+mod presence_rules;
 mod publication;
 mod publish_error;
 mod receipt;
 mod receipts;
+mod roster;
+mod rosters;
 mod run;
 #[cfg(test)]
 pub(crate) mod seeds;
@@ -90,7 +99,7 @@ pub use connection_id::{ConnectionId, ConnectionIdError};
 pub use connections::{Attachment, Connections, HubConnection, Publishing};
 pub use encoding::{DearFormats, Encodable, Encode, Encodings, Growth, NewEncoding, Prepare};
 pub use end_role::{EndRole, EngineTopics};
-pub use entry::{Counted, Delivery, Interest, Placed, Request, Unplaced};
+pub use entry::{Counted, Delivery, Interest, Placed, PresenceNews, Request, Unplaced};
 pub use external::{Arrival, ExternalEnd, Order};
 pub use fanout::{SPARE_RUN_BYTES_MAX, Walked};
 pub use format::Format;
@@ -115,10 +124,13 @@ pub use not_json::NotJson;
 pub use overflow::{Decision, OutputLimits, OwedOutput};
 pub use owner::Owner;
 pub use piece::{Owed, Piece, bounded};
+pub use presence::{Member, MemberInfo, MemberKey, Presence, PresenceChange};
+pub use presence_rules::PresenceRules;
 pub use publication::{NotAMessage, OrderEnd, Place, Posted, Publication, Scope};
 pub use publish_error::{PublishError, PublishOutcome};
 pub use receipt::{NoReceipt, Published, Receipt, Ticket};
 pub use receipts::{RECEIPT_BYTES, RECEIPTS_MAX, ReceiptCounts};
+pub use rosters::PresenceCounts;
 pub use run::{FrozenRun, Run, Share};
 pub use shed::{Dropped, Shed, Shedding};
 pub use slow::{Overflow, SlowRules};

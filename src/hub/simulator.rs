@@ -4,6 +4,7 @@
 mod barrier;
 mod feeds;
 mod ids;
+mod presence;
 mod receipts;
 mod subscriber;
 mod world;

@@ -15,6 +15,9 @@ pub struct SubscribeOptions {
     /// Whether the topic's policy may drop messages although no frame tells the client of it. Without this option, a
     /// client whose format has no frames about lags is closed when it is too slow.
     pub has_silent_lags: bool,
+    /// Whether the subscriber is told of the topic's members that join and leave. Needs a topic with
+    /// [`TopicRule::presence`](crate::TopicRule::presence), and counts as one more subscription of the connection.
+    pub has_presence: bool,
 }
 
 impl SubscribeOptions {
@@ -22,6 +25,14 @@ impl SubscribeOptions {
     #[must_use]
     pub fn echo(mut self) -> Self {
         self.has_echo = true;
+        self
+    }
+
+    /// Lets the subscriber also get messages about the topic's members that join and leave: at most ten in a second,
+    /// each a text of JSON that docs/presence.md describes.
+    #[must_use]
+    pub fn presence(mut self) -> Self {
+        self.has_presence = true;
         self
     }
 

@@ -101,7 +101,7 @@ impl BusiestTopics {
         self.age(now);
         let busy =
             |place: &Place<TopicName>| BusyTopic { topic: place.key.clone(), work: place.work, missed: place.missed };
-        self.places.list.iter().filter(|place| !place.key.is_everyone() && place.total() > 0).map(busy).collect()
+        self.places.list.iter().filter(|place| !place.key.is_hidden() && place.total() > 0).map(busy).collect()
     }
 
     fn age(&mut self, now: Millis) {

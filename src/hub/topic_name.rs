@@ -51,12 +51,33 @@ impl TopicName {
         self.0.starts_with('\0')
     }
 
+    /// Returns the topic of the joins and leaves of this topic. Its home is that of this topic.
+    #[must_use]
+    pub(crate) fn events(&self) -> Self {
+        TopicName(format!("{EVENTS}{}", self.0).into())
+    }
+
+    /// Returns whether the topic is that of the joins and leaves of another one.
+    #[must_use]
+    pub(crate) fn is_of_events(&self) -> bool {
+        self.0.starts_with(EVENTS)
+    }
+
+    /// Returns whether no client and no handler can give the name.
+    #[must_use]
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.is_everyone() || self.is_of_events()
+    }
+
     /// Returns the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
+
+/// The beginning of the name of a topic of joins and leaves.
+const EVENTS: char = '\u{1}';
 
 impl fmt::Display for TopicName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -101,7 +122,7 @@ pub(crate) fn home(name: &TopicName, shards: u16) -> u16 {
         return 0;
     }
     let mut hasher = DefaultHasher::new();
-    name.hash(&mut hasher);
+    name.as_str().trim_start_matches(EVENTS).hash(&mut hasher);
     (hasher.finish() % u64::from(shards)) as u16
 }
 
@@ -122,6 +143,16 @@ mod tests {
         check("a\u{85}", Err(TopicNameError::ControlCharacter));
         check(&"x".repeat(255), Ok(()));
         check(&"x".repeat(256), Err(TopicNameError::TooLong(256)));
+    }
+
+    #[test]
+    fn events_have_the_home_of_their_topic() {
+        for number in 0..100 {
+            let name = TopicName::new(&number.to_string()).unwrap();
+            assert_eq!(home(&name.events(), 7), home(&name, 7));
+            assert!(name.events().is_hidden() && name.events().is_of_events() && !name.is_hidden());
+        }
+        assert!(TopicName::everyone().is_hidden() && !TopicName::everyone().is_of_events());
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl TopicPattern {
     /// Returns whether the pattern has this topic.
     #[must_use]
     pub fn matches(&self, topic: &TopicName) -> bool {
-        if topic.is_everyone() {
+        if topic.is_hidden() {
             return false;
         }
         match self.reach {

@@ -12,6 +12,7 @@ use std::{
 use super::{
     history_rules::HistoryRules,
     key_pointer::KeyPointer,
+    presence_rules::PresenceRules,
     slow::{Overflow, SlowRules},
     tag::Tags,
     topic_name::TopicName,
@@ -34,6 +35,8 @@ pub struct TopicRules {
     pub key: Option<KeyPointer>,
     /// How much is kept of the messages that were published.
     pub kept: HistoryRules,
+    /// How the topic's members are kept; `None` if they are not.
+    pub members: Option<PresenceRules>,
     /// Who may subscribe to the topic.
     pub subscribe: Permission,
     /// Who may publish to the topic.
@@ -254,10 +257,44 @@ impl TopicRule {
         self
     }
 
-    /// Sets who may see who is subscribed to the topics.
+    /// Keeps who is subscribed to the topics, and sets who may see that.
+    ///
+    /// ```
+    /// use ringhub::{Permission, TopicRule};
+    /// let rule = TopicRule::new(["rooms/*".parse()?]).presence(Permission::Admitted).leave_delay_ms(10_000);
+    /// assert_eq!(rule.rules().members.map(|members| members.leave_delay_ms), Some(10_000));
+    /// # Ok::<(), ringhub::TopicPatternError>(())
+    /// ```
     #[must_use]
-    pub fn presence(mut self, permission: Permission) -> TopicRule {
-        self.rules.presence = permission;
+    pub fn presence(self, permission: Permission) -> TopicRule {
+        let mut rule = self.change_members(|_| {});
+        rule.rules.presence = permission;
+        rule
+    }
+
+    /// Sets the milliseconds after which a member has left whose last subscription has ended: 0 to
+    /// [`PresenceRules::LEAVE_DELAY_MS_MAX`]. The default is 3 s. Keeps who is subscribed.
+    #[must_use]
+    pub fn leave_delay_ms(self, ms: u64) -> TopicRule {
+        self.change_members(|members| members.leave_delay_ms = ms)
+    }
+
+    /// Sets the most members of a topic that are listed, from 1 on; further ones are counted. The default is 10 000.
+    /// Keeps who is subscribed.
+    #[must_use]
+    pub fn presence_max_members(self, members: u64) -> TopicRule {
+        self.change_members(|rules| rules.members_max = members)
+    }
+
+    /// Sets the most members of a topic for which joins and leaves are told by name; of more members only the counts
+    /// are told. The default is 1 000. Keeps who is subscribed.
+    #[must_use]
+    pub fn presence_events_max_members(self, members: u64) -> TopicRule {
+        self.change_members(|rules| rules.events_members_max = members)
+    }
+
+    fn change_members(mut self, change: impl FnOnce(&mut PresenceRules)) -> TopicRule {
+        change(self.rules.members.get_or_insert_default());
         self
     }
 

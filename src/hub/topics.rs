@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    attendance::Attendance,
     audience::{Audience, AudienceId, Audiences},
     connection_id::ConnectionId,
     encoding::DearFormats,
@@ -13,6 +14,7 @@ use super::{
     entry::Interest,
     history::History,
     publication::OrderEnd,
+    roster::Roster,
     run::Run,
     tag::Tags,
     topic_id::TopicId,
@@ -35,6 +37,8 @@ pub(super) struct Topic {
     pub(super) attached: u32,
     /// How many of these attachments are subscriptions, pending ones included.
     pub(super) subscribed: u32,
+    /// The members among the shard's connections; `None` if the topic's rules keep no presence.
+    pub(super) attendance: Option<Box<Attendance>>,
     /// Whether the topic stands in the queue of idle topics.
     is_idle: bool,
 }
@@ -64,6 +68,8 @@ pub(super) struct Home {
     pub(super) remembering: Vec<u16>,
     /// The messages that are kept; `None` if there are none.
     pub(super) history: Option<Box<History>>,
+    /// The members of all shards; `None` if there are none.
+    pub(super) roster: Option<Box<Roster>>,
 }
 
 /// The state of a topic whose home is another shard.
@@ -124,18 +130,20 @@ impl Topic {
     }
 
     /// Returns whether the topic may be forgotten as soon as too many topics are idle: at the topic's home, if no
-    /// connection of any shard uses the topic and no message of it is kept; on another shard, if no connection of that
-    /// shard uses it.
+    /// connection of any shard uses the topic, no message of it is kept and it has no member; on another shard, if no
+    /// connection of that shard uses it.
     ///
-    /// A topic with an unsent interest counts as used; `send_due` calls `notice_unused` when the interest is sent.
+    /// A topic with an unsent interest, or with news about its members, counts as used; `send_due` or `send_presence`
+    /// calls `notice_unused` when they are sent.
     fn is_unused(&self) -> bool {
         let is_wanted = match &self.role {
             TopicRole::Home(home) => {
-                !home.interested.is_empty() || !home.remembering.is_empty() || home.history.is_some()
+                let is_used = !home.interested.is_empty() || !home.remembering.is_empty();
+                is_used || home.history.is_some() || home.roster.is_some()
             }
             TopicRole::Remote(remote) => remote.is_due,
         };
-        self.attached == 0 && !is_wanted
+        self.attached == 0 && !is_wanted && self.attendance.is_none()
     }
 
     /// Returns whether messages of the topic are still on their way to subscribers.
@@ -201,6 +209,11 @@ impl Topics {
     #[inline]
     pub(super) fn notice_rules(&mut self) {
         self.rules_generation = self.rules.generation();
+    }
+
+    /// Returns the number of that replacement.
+    pub(super) fn rules_generation(&self) -> u32 {
+        self.rules_generation
     }
 
     /// Lets the topic take the rules of the last replacement that the shard has noticed.
@@ -316,6 +329,7 @@ impl Topics {
             rules_generation: self.rules_generation,
             attached: 0,
             subscribed: 0,
+            attendance: None,
             is_idle: false,
         };
         let index = match self.free.pop() {
@@ -338,9 +352,10 @@ impl Topics {
         if home == self.shard {
             self.homes += 1;
             let epoch = self.epochs.next();
-            let engine = self.engine.filter(|engine| (engine.has)(name)).map(|engine| engine.end);
+            let engine = self.engine.filter(|engine| !name.is_hidden() && (engine.has)(name)).map(|engine| engine.end);
             let (interested, remembering) = (Vec::new(), Vec::new());
-            return TopicRole::Home(Home { epoch, offset: 0, engine, interested, remembering, history: None });
+            let (history, roster) = (None, None);
+            return TopicRole::Home(Home { epoch, offset: 0, engine, interested, remembering, history, roster });
         }
         TopicRole::Remote(Remote {
             home,

@@ -312,8 +312,8 @@ impl Builder {
         self
     }
 
-    /// Leaves out `/healthz`, `/readyz`, `/metrics`, `/debug/top`, and the administration at `/connections` and
-    /// `/revocations`.
+    /// Leaves out `/healthz`, `/readyz`, `/metrics`, `/debug/top`, and the administration at `/connections`,
+    /// `/topics` and `/revocations`.
     #[must_use]
     pub fn without_operations(mut self) -> Self {
         self.serves_operations = false;

@@ -11,7 +11,7 @@ use crate::{
     auth::{Revocation, RevocationError},
     handler::SubscribeError,
     hub::{
-        Command, ConnectionFilter, ConnectionId, ConnectionPage, Reply, SubscribeOptions, SubscribeOutcome,
+        Command, ConnectionFilter, ConnectionId, ConnectionPage, Presence, Reply, SubscribeOptions, SubscribeOutcome,
         TopicCursor, TopicName, TopicPage, Who,
     },
     proto::{CloseCode, CloseFrame},
@@ -107,13 +107,13 @@ impl Hub {
     }
 
     /// Returns a page of the topics that connections use, each with the number of its subscribers: the topics after
-    /// `after`, some `most` of them. A topic that stays in use is in exactly one page.
+    /// `after`, at most `most` of them. A topic that stays in use is in exactly one page.
     ///
     /// # Errors
     ///
     /// [`HubError::Ended`].
     pub async fn topics(&self, after: Option<TopicCursor>, most: usize) -> Result<TopicPage, HubError> {
-        self.publisher.topic_page(self.shards(), after, most).await.ok_or(HubError::Ended)
+        self.publisher.topic_page(self.shards(), &"".into(), after, most.max(1)).await.ok_or(HubError::Ended)
     }
 
     /// Returns how many connections have subscribed to a topic, on all shards. [`Hub::connection_page`] with
@@ -126,6 +126,27 @@ impl Hub {
         let topics: Arc<[TopicName]> = [topic.clone()].into();
         let counts = self.publisher.counts(self.shards(), &topics).await;
         counts.and_then(|counts| counts.first().copied()).ok_or(HubError::Ended)
+    }
+
+    /// Returns who is subscribed to a topic; `None` if the rules of the topic keep no presence
+    /// ([`TopicRule::presence`](crate::TopicRule::presence)).
+    ///
+    /// # Errors
+    ///
+    /// [`HubError::Ended`].
+    ///
+    /// ```
+    /// # use ringhub::{TopicName, server::{Hub, HubError}};
+    /// # async fn example(hub: Hub, room: TopicName) -> Result<(), HubError> {
+    /// let presence = hub.presence(&room).await?.expect("the room's rule keeps presence");
+    /// for member in &presence.members {
+    ///     println!("{} is here, {} times", member.id, member.connections);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn presence(&self, topic: &TopicName) -> Result<Option<Presence>, HubError> {
+        self.publisher.read_presence(topic.clone(), true).await.ok_or(HubError::Ended)
     }
 
     /// Subscribes to a topic in the process of the server. When this returns, the stream gets every later message of

@@ -4,7 +4,7 @@ use crate::{
     config::{Limits, Size, TopicRuleConfig},
     endpoints::asking,
     error::Origin,
-    hub::{Overflow, TopicPattern, TopicRule, TopicRules, TopicTable},
+    hub::{Overflow, PresenceRules, TopicPattern, TopicRule, TopicRules, TopicTable},
 };
 
 /// The reason for which rules of topics cannot hold together.
@@ -39,6 +39,7 @@ pub(super) fn topic_table<'a>(
     }
     for TopicRuleConfig { rule, origin } in rules.clone() {
         let fault = slow_fault(rule.rules(), message_bytes_max).or_else(|| history_fault(rule.rules()));
+        let fault = fault.or_else(|| presence_fault(rule.rules()));
         if let (Some(fault), Some(pattern)) = (fault, rule.patterns().first()) {
             return Err(TopicConflict::Columns(pattern.clone(), origin.clone(), fault));
         }
@@ -58,6 +59,15 @@ fn history_fault(TopicRules { kept, .. }: &TopicRules) -> Option<String> {
     ];
     let (what, _) = zero.into_iter().find(|(_, most)| *most == Some(0))?;
     Some(format!("{what}: a topic that is to keep nothing has no such rule"))
+}
+
+/// Returns what is wrong with the columns of a rule about presence.
+fn presence_fault(TopicRules { members, .. }: &TopicRules) -> Option<String> {
+    let PresenceRules { leave_delay_ms, members_max, .. } = (*members)?;
+    if leave_delay_ms > PresenceRules::LEAVE_DELAY_MS_MAX {
+        return Some(format!("leave_delay is {leave_delay_ms} ms, more than an hour"));
+    }
+    (members_max == 0).then(|| "presence_max_members is 0, less than one member".into())
 }
 
 /// Returns what is wrong with the columns of a rule about slow subscribers.
@@ -125,6 +135,10 @@ mod tests {
                 rule().history_age_ms(0),
                 Some("history_age is less than a millisecond: a topic that is to keep nothing has no such rule"),
             ),
+            (rule().leave_delay_ms(0).presence_max_members(1).presence_events_max_members(0), None),
+            (rule().leave_delay_ms(3_600_000), None),
+            (rule().leave_delay_ms(3_600_001), Some("leave_delay is 3600001 ms, more than an hour")),
+            (rule().presence_max_members(0), Some("presence_max_members is 0, less than one member")),
             (rule().send_buffer(0).unsent_low_water(1), None),
             (rule().send_buffer(1 << 30).unsent_low_water(1 << 30), None),
             (rule().send_buffer((1 << 30) + 1), Some("send_buffer is 1073741825, not between 0 and 1GiB")),

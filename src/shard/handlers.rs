@@ -18,7 +18,8 @@ use super::{io_state::ShardConnection, seats::LocalRoute, slow::GivenUp, state::
 use crate::{
     auth::{Authenticator, Identities},
     handler::{
-        Call, Closed, Facts, OnAnswered, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError, Tasks, WORK_MAX,
+        Call, Closed, Facts, OnAnswered, OnPresence, Panicked, Rules, Seat, ShardApi, ShardRoute, SubscribeError,
+        Tasks, WORK_MAX,
     },
     hub::{
         Command, Commanded, ConnectionId, Joined, OrderEnd, Place, Publication, PublishOutcome, Refused, Reply, Scope,
@@ -90,7 +91,7 @@ impl<I: Io> Shard<I> {
                 self.hub.reply(end, ticket, Reply::Subscribed(SubscribeOutcome::Live));
             }
             let Some(connection) = self.hub.connections.get(id) else { continue };
-            if !topic.is_everyone() && connection.is_open() {
+            if !topic.is_hidden() && connection.is_open() {
                 self.handlers.order_end = end;
                 self.call(id, |handler, shard, seat| handler.on_subscribed(shard, seat, &topic));
             }
@@ -108,11 +109,19 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Calls those that wait for the answers to their publications, and whose answers have come.
+    /// Calls those that wait for the answers to their publications, or for the members of topics, and whose answers
+    /// have come.
     pub(super) fn report_answered(&mut self) {
         for (ticket, answer) in self.hub.take_answered() {
             let Some((id, on_answered)) = self.handlers.askers.remove(&ticket) else { continue };
             if let Err(panicked) = Panicked::catch(|| on_answered(self, answer)) {
+                self.fail(id, &panicked);
+            }
+            self.report_joined();
+        }
+        for (ticket, presence) in self.hub.take_presences() {
+            let Some((id, on_presence)) = self.handlers.readers.remove(&ticket) else { continue };
+            if let Err(panicked) = Panicked::catch(|| on_presence(self, presence)) {
                 self.fail(id, &panicked);
             }
             self.report_joined();
@@ -178,9 +187,13 @@ impl<I: Io> Shard<I> {
                 let (closed, next) = self.close_all(&who, from, code, &reason);
                 Reply::Closed { closed, next }
             }
-            Command::Topics { from } => Reply::Topics(Box::new(self.hub.topic_part(from))),
+            Command::Topics { from, most, prefix } => Reply::Topics(Box::new(self.hub.topic_part(from, most, &prefix))),
             Command::ReadHistory { topic, query } => Reply::History(Box::new(self.hub.read_history(&topic, &query))),
             Command::ForgetHistory(topic) => Reply::Forgotten(self.hub.forget_history(&topic)),
+            Command::ReadPresence { topic, has_members } => {
+                self.name_members();
+                Reply::Presence(self.hub.presence(&topic, has_members).map(Box::new))
+            }
             Command::CountSubscribers(topics) => {
                 Reply::Counts(topics.iter().map(|topic| self.hub.subscribers(topic) as u32).collect())
             }
@@ -332,7 +345,7 @@ impl<I: Io> ShardApi for Shard<I> {
 
     fn topics(&self, id: ConnectionId) -> Vec<TopicName> {
         let mut topics = self.hub.subscriptions(id);
-        topics.retain(|topic| !topic.is_everyone());
+        topics.retain(|topic| !topic.is_hidden());
         topics
     }
 
@@ -373,6 +386,12 @@ impl<I: Io> ShardApi for Shard<I> {
         answer
     }
 
+    fn ask_presence(&mut self, source: ConnectionId, topic: &TopicName, on_presence: OnPresence) {
+        let ticket = self.handlers.next_ticket();
+        self.handlers.readers.insert(ticket, (source, on_presence));
+        self.hub.ask_presence(topic.clone(), ticket);
+    }
+
     fn set_limits(&mut self, id: ConnectionId, limits: MessageLimits) {
         if self.hub.connections.get(id).is_some() {
             self.handlers.own.entry(id).or_default().next_limits = Some(limits);
@@ -395,6 +414,7 @@ impl<I: Io> ShardApi for Shard<I> {
         self.revocations.check(identities.all())?;
         if self.hub.connections.get(id).is_some() {
             self.people.note(id.slot(), identities);
+            self.hub.renew_member(id);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     config::weights,
     handler::Seat,
-    hub::ConnectionId,
+    hub::{ConnectionId, PresenceCounts},
     metrics::Counter,
     proto::{CloseCode, State},
     sys::Io,
@@ -59,7 +59,7 @@ impl<I: Io> Shard<I> {
 
     fn note_memory(&self) {
         let waiting = self.incoming.paused_bytes() + self.handlers.waiting_bytes();
-        let unanswered = self.handlers.askers.len() * weights::COMMAND as usize;
+        let unanswered = (self.handlers.askers.len() + self.handlers.readers.len()) * weights::COMMAND as usize;
         let input = self.incoming.buffers_held() * RECEIVE_BUFFER + waiting + unanswered;
         let connections = self.hub.connections.len() * weights::OPEN_CONNECTION as usize + self.handlers.kept_bytes();
         // The first subscription of a connection is a part of the connection.
@@ -75,10 +75,15 @@ impl<I: Io> Shard<I> {
             (Counter::MemoryTopics, topics),
             (Counter::MemoryIds, self.hub.id_bytes()),
             (Counter::MemoryHistory, self.hub.history_bytes()),
+            (Counter::MemoryPresence, self.hub.presence_bytes()),
         ];
         let (kept, evicted) = self.hub.history_messages();
         self.counters.set(Counter::HistoryMessages, kept);
         self.counters.set(Counter::HistoryEvicted, evicted);
+        let PresenceCounts { members, unlisted, batches } = self.hub.presence_counts();
+        self.counters.set(Counter::PresenceMembers, members);
+        self.counters.set(Counter::PresenceUnlisted, unlisted);
+        self.counters.set(Counter::PresenceBatches, batches);
         let mut all = 0;
         for (counter, bytes) in kinds {
             self.counters.set(counter, bytes as u64);

@@ -9,6 +9,7 @@ mod accept;
 mod access_lines;
 mod adopt;
 mod arrival;
+mod attending;
 mod awaiting;
 mod census;
 mod charging;

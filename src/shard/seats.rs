@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::memory::HOLDER_BYTES_MIN;
 use crate::{
-    handler::{OnAnswered, Profile, Route, Rules, ShardRoute, Tasks},
+    handler::{OnAnswered, OnPresence, Profile, Route, Rules, ShardRoute, Tasks},
     hub::{ConnectionId, OrderEnd},
     proto::{KeepAlive, MessageLimits, Tick},
 };
@@ -49,6 +49,8 @@ pub(super) struct Handlers {
     pub(super) tasks: Tasks,
     /// Those that wait for the places of their publications, by the tickets of these.
     pub(super) askers: HashMap<u64, (ConnectionId, OnAnswered)>,
+    /// Those that wait for the members of topics, by the tickets of their questions.
+    pub(super) readers: HashMap<u64, (ConnectionId, OnPresence)>,
     /// The end of the topic's order at which the subscription begins that is being reported.
     pub(super) order_end: Option<OrderEnd>,
     /// The last ticket.

@@ -120,6 +120,7 @@ pub(super) fn hub_limits(config: &Config) -> HubLimits {
     let Limits { ids_window, ids_bytes_max, receipt_timeout, .. } = config.limits;
     let ids = IdLimits { window_ms: ids_window.as_millis() as u64, bytes_max: ids_bytes_max / config.shards };
     let history_bytes_max = config.history_bytes_max_of_shard();
+    let presence_bytes_max = config.presence_bytes_max_of_shard();
     let receipt_ms = receipt_timeout.as_millis() as u64;
     let receipts_max = RECEIPTS_MAX;
     HubLimits {
@@ -128,6 +129,7 @@ pub(super) fn hub_limits(config: &Config) -> HubLimits {
         gathered_bytes_max,
         ids,
         history_bytes_max,
+        presence_bytes_max,
         receipt_ms,
         receipts_max,
     }
@@ -257,7 +259,7 @@ impl<I: Io> Shard<I> {
         let (receipt, history) = (after(self.hub.next_receipt_end()), after(self.hub.next_history_look()));
         let others = drain.into_iter().chain(self.flush.next_try()).chain(look).chain(receipt).chain(history);
         let tick = self.wheel.next().into_iter().chain(others).min();
-        tick.map(Tick::begin).into_iter().chain(self.hub.next_walk()).min()
+        tick.map(Tick::begin).into_iter().chain(self.hub.next_walk()).chain(self.hub.next_presence()).min()
     }
 
     /// Returns whether there are no connections.

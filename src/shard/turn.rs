@@ -24,6 +24,7 @@ impl<I: Io> Shard<I> {
         self.watch_memory();
         self.pace_drain();
         self.report_ended();
+        self.advance_presence();
         // The mesh sends before the flush, so that the other shards can begin while this shard sends.
         self.hub.send_out();
         self.limit_sockets();
@@ -74,6 +75,10 @@ impl<I: Io> Shard<I> {
             || self.incoming.has_closed()
             || !self.flush.is_idle()
             || self.hub.is_dirty()
+            || self.hub.has_newcomers()
+            || self.hub.has_answered()
+            || self.hub.has_asks()
+            || self.hub.is_sweeping()
             || self.hub.has_mail()
     }
 }

@@ -8,6 +8,7 @@ pub mod echo;
 pub mod events;
 mod history;
 pub mod page;
+mod presence;
 pub mod raw;
 mod receipt;
 #[expect(clippy::module_inception, reason = "the file is named after its struct")]

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{
     events::{EVENTS, Names, STREAMS_AT_A_TOPIC, SUBSCRIBES, StreamOptions, headers_of_stream, is_for_stream},
-    history,
+    history, presence,
     receipt::ReceiptJson,
     surface::{Beside, PathRow, Surface, TopicUse, any_values},
     v1::{OPENINGS_AT_A_TOPIC, V1},
@@ -63,8 +63,8 @@ const PUBLISH: HttpEndpoint = HttpEndpoint {
     answer: |request| Box::pin(publish(request)),
 };
 
-/// `GET /t/{topic}` of a client that accepts JSON reads the history of the topic, and `HEAD` of one that accepts an
-/// event stream has the head of the stream. A browser hides the response to a
+/// `GET /t/{topic}` with a view reads who is subscribed, that of a client that accepts JSON reads the history of the
+/// topic, and `HEAD` of one that accepts an event stream has the head of the stream. A browser hides the response to a
 /// failed opening handshake from its page, so the page can ask by any other `GET` why no WebSocket opens.
 const READ: HttpEndpoint = HttpEndpoint {
     methods: &["GET"],
@@ -72,9 +72,10 @@ const READ: HttpEndpoint = HttpEndpoint {
         if is_for_stream(head) {
             return StreamOptions::read(head, Names::Path).map(|_| SUBSCRIBES);
         }
-        match history::is_for_history(head) {
-            true => history::read_query(head.query()).map(|_| Intent::ReadHistory),
-            false => RawOptions::read(head.query()).map(|options| options.intent()),
+        match presence::read_view(head.query())? {
+            Some(_) => Ok(Intent::ReadPresence),
+            None if history::is_for_history(head) => history::read_query(head.query()).map(|_| Intent::ReadHistory),
+            None => RawOptions::read(head.query()).map(|options| options.intent()),
         }
     },
     body: BodyLimit::Nothing,
@@ -162,7 +163,10 @@ impl RawOptions {
         let RawOptions { subscribes, publishes, has_echo, scope, has_silent_lags } = self;
         let mut accept = Accept::default();
         if subscribes {
-            accept = accept.subscribe(topic.clone(), SubscribeOptions { has_echo, has_silent_lags });
+            accept = accept.subscribe(
+                topic.clone(),
+                SubscribeOptions { has_echo, has_silent_lags, ..SubscribeOptions::default() },
+            );
         }
         if publishes { accept.forward(topic, scope) } else { accept }
     }
@@ -204,6 +208,9 @@ pub fn is_opening_request(head: &RequestHead) -> bool {
 async fn read(request: Box<HttpRequest>) -> Result<Response, Refusal> {
     if is_for_stream(&request.head) {
         return Ok(headers_of_stream());
+    }
+    if let Some(view) = presence::read_view(request.head.query())? {
+        return presence::answer_view(request, view).await;
     }
     if history::is_for_history(&request.head) {
         return history::answer_page(request).await;

@@ -28,7 +28,7 @@ const BUILDINGS: &[Building] = &[
     Building {
         name: "ShardHub",
         folder: "src/hub",
-        floors: &["hub", "fanout", "interest", "keeping", "order", "membership", "mail"],
+        floors: &["hub", "fanout", "interest", "keeping", "attending", "order", "announcing", "membership", "mail"],
     },
     Building {
         name: "Simulation",
@@ -67,6 +67,7 @@ const BUILDINGS: &[Building] = &[
             "census",
             "throttling",
             "memory_watch",
+            "attending",
             "handlers",
             "several",
             "flush",

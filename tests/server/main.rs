@@ -36,6 +36,7 @@ mod orphans;
 mod pages;
 mod people;
 mod places;
+mod presence;
 mod proxies;
 mod proxy_protocol;
 mod raw_topics;

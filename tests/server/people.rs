@@ -405,3 +405,52 @@ fn the_administration_has_an_address_inside() {
     ann.expect_close(1008, "revoked");
     assert_eq!(exchange(metrics, &request("GET", "/t/news")).status(), 404);
 }
+
+#[test]
+fn topics_are_listed_with_their_subscribers() {
+    for shards in [1, 3] {
+        let server = serve("topics", shards, "");
+        let topics = |query: &str| body(&admin(server.address(), "GET", &format!("/topics{query}")));
+        assert_eq!(topics(""), json!({ "topics": [], "next": null }));
+        let clients: Vec<Client> = (0..12)
+            .flat_map(|number| (0..=number % 3).map(move |_| number))
+            .map(|number| connect_as(&server, "ann", &format!("/t/room/{number}")))
+            .collect();
+        let _other = connect_as(&server, "bob", "/t/other");
+        let _publisher = server.connect("/t/quiet?mode=pub&access_token=word-bob");
+        let expected: BTreeMap<String, u64> =
+            (0..12).map(|number| (format!("room/{number}"), number % 3 + 1)).collect();
+        for limit in [1, 5, 1_000] {
+            let (mut found, mut after) = (BTreeMap::new(), String::new());
+            loop {
+                let page = topics(&format!("?prefix=room/&limit={limit}{after}"));
+                let rows = page["topics"].as_array().unwrap();
+                assert!(rows.len() <= limit, "{page}");
+                for row in rows {
+                    let name = row["topic"].as_str().unwrap().to_owned();
+                    assert_eq!(found.insert(name, row["subscribers"].as_u64().unwrap()), None, "on one page: {row}");
+                }
+                let Some(next) = page["next"].as_str() else { break };
+                after = format!("&after={next}");
+            }
+            assert_eq!(found, expected);
+        }
+        let all = topics("?limit=1000");
+        assert_eq!(all["topics"].as_array().unwrap().len(), 14);
+        let quiet = json!({ "topic": "quiet", "subscribers": 0 });
+        assert!(all["topics"].as_array().unwrap().contains(&quiet), "{all}");
+        for (query, error) in [
+            ("?limit=0", "limit is \"0\", not a number from 1 to 1000"),
+            ("?after=3", "after is \"3\", not the next of an earlier page"),
+            ("?after=-1.2", "after is \"-1.2\", not the next of an earlier page"),
+            ("?topic=a", "\"topic\" is not known here; prefix, limit, after are"),
+        ] {
+            let refused = admin(server.address(), "GET", &format!("/topics{query}"));
+            assert_eq!((refused.status(), &*refused.error()), (400, error));
+        }
+        assert_eq!(exchange(server.address(), &request("GET", "/topics")).status(), 401);
+        let deleted = admin(server.address(), "DELETE", "/topics");
+        assert_eq!((deleted.status(), deleted.header("allow")), (405, Some("GET, HEAD, OPTIONS")));
+        clients.into_iter().for_each(Client::leave);
+    }
+}

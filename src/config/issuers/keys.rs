@@ -73,7 +73,7 @@ keys! {
         "Claim with the topics to subscribe to, a list of patterns: `orders/42`, `news/*` (one segment), `news/**`.";
     "claims.publish": "text", "`publish`", "Claim with the topics to publish to.";
     "claims.presence": "text", "`presence`",
-        "Claim with the topics whose subscribers may be seen. No request asks for that yet.";
+        "Claim with the topics whose members may be seen.";
     "claims.history": "text", "`history`",
         "Claim with the topics whose earlier messages may be read.";
 }

@@ -1,5 +1,7 @@
 //! The columns of the rules of topics, as the settings' file has them.
 
+use toml::de::DeValue;
+
 use super::super::{
     quantities::Time,
     routes::reader::{Reader, Value},
@@ -47,10 +49,10 @@ pub(in crate::config) const COLUMNS: &[Column] = &[
     },
     Column {
         qualified: "topics.presence",
-        value: WHO,
-        preset: "`admitted`",
-        help: "Who may see who is subscribed. No request asks for that yet.",
-        read: |r, key, value| r.permission(key, value, TopicRule::presence),
+        value: "`true`, `false`, `admitted`, `granted`, `anyone`, `callback` or `nobody`",
+        preset: "`false`",
+        help: "Whether the server keeps who is subscribed, and who may see that; `true` is `admitted`.",
+        read: |r, key, value| r.presence(key, value),
     },
     Column {
         qualified: "topics.history",
@@ -126,6 +128,27 @@ pub(in crate::config) const COLUMNS: &[Column] = &[
         read: |r, key, value| r.boolean(key, value).map(|retains| change(move |rule| rule.retain(retains))),
     },
     Column {
+        qualified: "topics.leave_delay",
+        value: "time, 0 to an hour",
+        preset: "3 s",
+        help: "How long after its last subscription a member has left, with `presence`.",
+        read: |r, key, value| r.time(key, value, TopicRule::leave_delay_ms),
+    },
+    Column {
+        qualified: "topics.presence_max_members",
+        value: "count, at least 1",
+        preset: "10000",
+        help: "The most members of a topic that are listed; further ones are counted.",
+        read: |r, key, value| r.count(key, value, TopicRule::presence_max_members),
+    },
+    Column {
+        qualified: "topics.presence_events_max_members",
+        value: "count",
+        preset: "1000",
+        help: "The most members of a topic whose joins and leaves are told by name; of more, the counts are told.",
+        read: |r, key, value| r.count(key, value, TopicRule::presence_events_max_members),
+    },
+    Column {
         qualified: "topics.send_buffer",
         value: "size, at most 1 GiB",
         preset: "the server's `send_buffer`",
@@ -183,6 +206,22 @@ impl Reader<'_> {
         let name = self.text(key, expected, value)?;
         let permission = self.checked(key, value, || one_of(&name, &PERMISSIONS))?;
         Some(change(move |rule| set(rule, permission)))
+    }
+
+    /// Reads whether presence is kept, and who may see it.
+    fn presence(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<Change> {
+        let expected = "true, false, \"admitted\", \"granted\", \"anyone\", \"callback\" or \"nobody\"";
+        let shape = Shape { key, is_list: false, takes_integers: false, expected };
+        match value.get_ref() {
+            DeValue::Boolean(true) => Some(change(|rule| rule.presence(Permission::Admitted))),
+            DeValue::Boolean(false) => Some(change(|rule| rule)),
+            _ => {
+                let items = self.keep(self.file.items(shape, value))?;
+                let name = items.into_iter().next().map(|(text, _)| text)?;
+                let permission = self.checked(key, value, || one_of(&name, &PERMISSIONS))?;
+                Some(change(move |rule| rule.presence(permission)))
+            }
+        }
     }
 
     fn overflow(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<Change> {

@@ -66,6 +66,10 @@ impl Seen {
             // The simulated topics keep no history.
             Counter::HistoryMessages,
             Counter::HistoryEvicted,
+            // They have no members; `hub/simulator/presence.rs` has.
+            Counter::PresenceMembers,
+            Counter::PresenceUnlisted,
+            Counter::PresenceBatches,
         ];
         let is_elsewhere = |counter: Counter| {
             elsewhere.contains(&counter)

@@ -28,9 +28,10 @@ pub(crate) struct Request<'a> {
 /// A command of a client.
 #[derive(Debug)]
 pub(crate) enum Command<'a> {
-    Subscribe { topic: Cow<'a, str>, has_echo: bool },
+    Subscribe { topic: Cow<'a, str>, has_echo: bool, has_presence: bool },
     Unsubscribe { topic: Cow<'a, str> },
     Publish { topic: Cow<'a, str>, publication: Publication },
+    Presence { topic: Cow<'a, str> },
     Refresh { token: Token<'a> },
     Ping,
 }
@@ -85,10 +86,11 @@ pub(crate) fn parse(text: &str) -> Result<Request<'_>, Fault> {
 }
 
 /// The commands, and the members of each beside the id.
-const COMMANDS: [(&str, &[&str]); 5] = [
-    ("subscribe", &["topic", "echo"]),
+const COMMANDS: [(&str, &[&str]); 6] = [
+    ("subscribe", &["topic", "echo", "presence"]),
     ("unsubscribe", &["topic"]),
     ("publish", &["topic", "data", "base64", "event", "key", "idempotency_key", "receipt"]),
+    ("presence", &["topic"]),
     ("refresh", &["token"]),
     ("ping", &[]),
 ];
@@ -148,11 +150,12 @@ fn read<'a>(name: &str, id: Option<u64>, members: &Members<'a>) -> Result<Comman
     Ok(match name {
         "subscribe" => {
             let topic = members.needed(name, "topic")?;
-            let has_echo = flag("echo", members)?;
-            Command::Subscribe { topic: text("topic", topic)?, has_echo }
+            let (has_echo, has_presence) = (flag("echo", members)?, flag("presence", members)?);
+            Command::Subscribe { topic: text("topic", topic)?, has_echo, has_presence }
         }
         "unsubscribe" => Command::Unsubscribe { topic: text("topic", members.needed(name, "topic")?)? },
         "publish" => publish(id, members)?,
+        "presence" => Command::Presence { topic: text("topic", members.needed(name, "topic")?)? },
         "refresh" => Command::Refresh { token: Token(text("token", members.needed(name, "token")?)?) },
         _ => Command::Ping,
     })

@@ -21,6 +21,9 @@ pub(super) const AS_BINARY: &str = "ringhub.v1.binary";
 
 /// Encodes a message of a topic as JSON.
 pub(super) fn message_as_json(message: &Encodable<'_>, out: &mut BytesMut) {
+    if message.topic.is_of_events() {
+        return events(message.publication, out);
+    }
     in_frame(OpCode::Text, out, |out| {
         out.put_slice(b"{\"message\":");
         put_message(message, out);
@@ -81,7 +84,11 @@ pub(in crate::surface) fn put_payload(publication: &Publication, out: &mut Bytes
 }
 
 /// Encodes a message of a topic with a fixed header in front of its payload, which stays as it is.
-pub(super) fn message_as_binary(Encodable { topic, publication, place, .. }: &Encodable<'_>, out: &mut BytesMut) {
+pub(super) fn message_as_binary(encodable: &Encodable<'_>, out: &mut BytesMut) {
+    let Encodable { topic, publication, place, .. } = encodable;
+    if topic.is_of_events() {
+        return events(publication, out);
+    }
     let event = publication.event_name().map(short).unwrap_or_default();
     let (epoch, offset) = place.map_or((0, 0), |place| (place.epoch, place.offset));
     let kind = match publication.kind() {
@@ -101,6 +108,11 @@ pub(super) fn message_as_binary(Encodable { topic, publication, place, .. }: &En
         out.put_slice(event.as_bytes());
         out.put_slice(publication.payload());
     });
+}
+
+/// Encodes a batch of joins and leaves, which is the text of the frame.
+fn events(publication: &Publication, out: &mut BytesMut) {
+    in_frame(OpCode::Text, out, |out| out.put_slice(publication.payload()));
 }
 
 /// The first byte of a binary message.

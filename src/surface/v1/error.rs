@@ -79,6 +79,8 @@ errors! {
     NoKey = 116 "no_key" Always;
     /// The server has ended the subscription.
     Ended = 117 "ended" Always;
+    /// The rules of the topic keep no presence.
+    NoPresence = 118 "no_presence" Always;
     /// A token is missing, wrong, expired or revoked.
     Unauthorized = 120 "unauthorized" Always;
     /// The client may not use the topic.

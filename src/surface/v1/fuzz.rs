@@ -23,9 +23,14 @@ pub fn command(bytes: &[u8]) {
             assert_eq!(members.get("id").and_then(serde_json::Value::as_u64), request.id, "{text}");
             let text_of = |member: &str| members.get(member).and_then(serde_json::Value::as_str);
             match request.command {
-                Command::Subscribe { topic, has_echo } => {
+                Command::Subscribe { topic, has_echo, has_presence } => {
                     assert_eq!((&**name, text_of("topic")), ("subscribe", Some(&*topic)));
-                    assert_eq!(members.get("echo").and_then(serde_json::Value::as_bool).unwrap_or_default(), has_echo);
+                    let flag = |member: &str| members.get(member).and_then(serde_json::Value::as_bool);
+                    let flags = ["echo", "presence"].map(|member| flag(member).unwrap_or_default());
+                    assert_eq!(flags, [has_echo, has_presence]);
+                }
+                Command::Presence { topic } => {
+                    assert_eq!((&**name, text_of("topic")), ("presence", Some(&*topic)));
                 }
                 Command::Unsubscribe { topic } => {
                     assert_eq!((&**name, text_of("topic")), ("unsubscribe", Some(&*topic)));

@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::{
+    super::presence::{View, no_presence, put_presence},
     command::{Command, Fault, Request, parse},
     encode::{AS_BINARY, AS_JSON, Answer, OfId, Unsubscribed},
     error::ErrorCode,
@@ -128,9 +129,12 @@ impl Speaker {
 
     fn act(&self, connection: &mut Client<'_>, Request { id, command }: Request<'_>) {
         let done = match command {
-            Command::Subscribe { topic, has_echo } => self.subscribe(connection, id, &topic, has_echo),
+            Command::Subscribe { topic, has_echo, has_presence } => {
+                self.subscribe(connection, id, &topic, (has_echo, has_presence))
+            }
             Command::Unsubscribe { topic } => self.unsubscribe(connection, id, &topic),
             Command::Publish { topic, publication } => self.publish(connection, id, &topic, publication),
+            Command::Presence { topic } => self.presence(connection, id, &topic),
             Command::Refresh { token } => self.refresh(connection, id, &token.0),
             Command::Ping => unreachable!("pings are answered before"),
         };
@@ -161,26 +165,91 @@ impl Speaker {
         }
     }
 
-    fn subscribe(&self, connection: &mut Client<'_>, id: Option<u64>, name: &str, has_echo: bool) -> Result<(), Fault> {
+    fn subscribe(
+        &self,
+        connection: &mut Client<'_>,
+        id: Option<u64>,
+        name: &str,
+        (has_echo, has_presence): (bool, bool),
+    ) -> Result<(), Fault> {
         let topic = self.topic(connection, id, name)?;
         if connection.is_subscribed(&topic) {
             return Err(not_subscribed(id, SubscribeError::Already));
         }
         let (speaker, name) = (self.clone(), topic.clone());
         connection.state_mut().has_to_wait = true;
-        self.judge.may_subscribe(connection, &topic, move |connection, decided| {
+        let act = move |connection: &mut Client<'_>, decided: Result<(), Refusal>| {
             let subscribed = decided.map_err(|refusal| refused(id, &refusal)).and_then(|()| {
-                let subscribed = connection.subscribe(&name, options(has_echo));
-                subscribed.map_err(|error| not_subscribed(id, error))
+                if has_presence && connection.topic_rules(&name).members.is_none() {
+                    return Err(no_presence_of(id, &name));
+                }
+                let options = SubscribeOptions { has_presence, ..options(has_echo) };
+                connection.subscribe(&name, options).map_err(|error| not_subscribed(id, error))
             });
             match subscribed {
                 // The answer follows when the subscription is live.
-                Ok(()) => _ = connection.state_mut().topics.insert(name, Stage::Joining(id)),
+                Ok(()) => {
+                    if has_presence {
+                        connection.state_mut().watched.insert(name.clone());
+                    }
+                    connection.state_mut().topics.insert(name, Stage::Joining(id));
+                }
                 Err(fault) => speaker.fail(connection, fault),
             }
             speaker.go_on(connection);
+        };
+        if has_presence {
+            self.judge.may_see_presence(connection, &topic, act);
+        } else {
+            self.judge.may_subscribe(connection, &topic, act);
+        }
+        Ok(())
+    }
+
+    /// Asks for the members of a topic. Later commands wait for the answer, so that a connection makes one list at a
+    /// time.
+    fn presence(&self, connection: &mut Client<'_>, id: Option<u64>, name: &str) -> Result<(), Fault> {
+        let topic = self.topic(connection, id, name)?;
+        let (speaker, name) = (self.clone(), topic.clone());
+        connection.state_mut().has_to_wait = true;
+        self.judge.may_see_presence(connection, &topic, move |connection, decided| {
+            if let Err(refusal) = decided {
+                speaker.fail(connection, refused(id, &refusal));
+                return speaker.go_on(connection);
+            }
+            let topic = name.clone();
+            connection.ask_presence(&name, move |connection, presence| {
+                match presence {
+                    Some(presence) => {
+                        connection.state_mut().end(id);
+                        let mut text = String::from("{\"presence\":{");
+                        id.iter().for_each(|id| text.push_str(&format!("\"id\":{id},")));
+                        put_presence(topic.as_str(), &presence, View::Members, &mut text);
+                        text.push_str("}}");
+                        _ = connection.send_text(&text);
+                    }
+                    None => speaker.fail(connection, no_presence_of(id, &topic)),
+                }
+                speaker.go_on(connection);
+            });
         });
         Ok(())
+    }
+
+    /// Ends the subscriptions whose joins and leaves a fresh token does not let the client see.
+    pub(super) fn judge_watched(&self, connection: &mut Client<'_>) {
+        let watched: Vec<TopicName> = connection.state().watched.iter().cloned().collect();
+        for topic in watched {
+            let (speaker, name) = (self.clone(), topic.clone());
+            self.judge.may_see_presence(connection, &topic, move |connection, decided| {
+                let fault = decided.err().map(|refusal| refused(None, &refusal));
+                if let Some(fault) = fault.filter(|fault| !fault.code.is_temporary())
+                    && connection.state().watched.contains(&name)
+                {
+                    speaker.end_subscription(connection, &name, &fault);
+                }
+            });
+        }
     }
 
     /// Ends the wait for a decision.
@@ -349,6 +418,10 @@ fn not_published(id: Option<u64>, error: PublishError) -> Fault {
         PublishError::IdsFull { .. } => ErrorCode::KeysFull,
     };
     Fault { id, code, reason: error.to_string() }
+}
+
+fn no_presence_of(id: Option<u64>, topic: &TopicName) -> Fault {
+    Fault { id, code: ErrorCode::NoPresence, reason: no_presence(topic.as_str()) }
 }
 
 fn not_subscribed(id: Option<u64>, error: SubscribeError) -> Fault {

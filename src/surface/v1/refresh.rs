@@ -143,6 +143,7 @@ impl Refresh {
                     let fault = Fault { id: None, code: ErrorCode::Forbidden, reason };
                     speaker.end_subscription(connection, topic, &fault);
                 }
+                speaker.judge_watched(connection);
             }
             Err(fault) => speaker.fail(connection, fault),
         }

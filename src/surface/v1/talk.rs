@@ -18,6 +18,8 @@ pub(super) struct Talk {
     pub(super) of_path: Option<TopicName>,
     /// The topics that the client has subscribed to.
     pub(super) topics: HashMap<TopicName, Stage>,
+    /// Those of these topics whose joins and leaves the client is told of.
+    pub(super) watched: HashSet<TopicName>,
     /// Whether a command has to wait for a decision. All later commands wait behind it.
     pub(super) has_to_wait: bool,
     /// The time of the last `refresh` that the judge was asked about.
@@ -84,6 +86,7 @@ impl Talk {
     /// Takes a topic out. The memory of many topics is not kept for few.
     pub(super) fn remove(&mut self, topic: &TopicName) -> Option<Stage> {
         let stage = self.topics.remove(topic);
+        self.watched.remove(topic);
         if self.topics.capacity() > KEPT && self.topics.len() < self.topics.capacity() / 4 {
             self.topics.shrink_to(2 * self.topics.len());
         }
