@@ -94,9 +94,9 @@ pub use handler::{Accept, Closed, Connection, Handle, Handler, OpeningRequest, R
 pub use hub::{
     ConnectionFilter, ConnectionId, ConnectionIdError, ConnectionPage, ConnectionSummary, KernelRules, KeyPointer,
     KeyPointerError, Lag, Member, NoReceipt, NotAKey, NotAMessage, NotJson, Overflow, Permission, Place, Presence,
-    PresenceRules, Publication, PublishError, Receipt, Refused, Scope, Sent, SlowRules, SubscribeOptions, TopicCursor,
-    TopicName, TopicNameError, TopicPage, TopicPattern, TopicPatternError, TopicRule, TopicRules, TopicSummary,
-    TopicTable, Who,
+    PresenceRules, Publication, PublishError, Receipt, Refused, Resume, Scope, Sent, SlowRules, SubscribeOptions,
+    TopicCursor, TopicName, TopicNameError, TopicPage, TopicPattern, TopicPatternError, TopicRule, TopicRules,
+    TopicSummary, TopicTable, Who,
 };
 #[doc(inline)]
 pub use proto::{CloseCode, KeepAlive, Message, MessageType, OpCode, PreparedMessage};

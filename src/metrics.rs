@@ -78,6 +78,7 @@ const FAMILIES: &[(&str, &str)] = &[
     ("idempotency_total", "Messages with an idempotency key that were not published, by outcome."),
     ("receipts_total", "Receipts that publishers have asked for, by outcome."),
     ("lag_dropped_total", "Messages that policies of topics have dropped for slow subscribers, by policy."),
+    ("resumed_total", "Subscriptions that began in the history of their topic, by whether they were recovered."),
     ("rate_closed_total", "Connections closed with 1008 because they were over a rate for too long, by rate."),
 ];
 
@@ -186,6 +187,13 @@ counters! {
     HistoryMessages "history_messages" "messages" Gauge Shard;
     /// Messages that left their history early, because all histories together were beyond `history_memory`.
     HistoryEvicted "history_evicted_total" "messages" Counter Shard;
+    /// Subscriptions that began in the history of their topic and got every message after their position.
+    Recovered "resumed_total{recovered=\"true\"}" "subscriptions" Counter Shard;
+    /// Subscriptions that began in the history of their topic, and were told that messages after their position may be
+    /// missing.
+    Unrecovered "resumed_total{recovered=\"false\"}" "subscriptions" Counter Shard;
+    /// Connections closed with 4410, because messages after the position of a subscription were not kept.
+    UnrecoveredClosed "unrecovered_closed_total" "connections" Counter Shard;
     /// Messages received from clients: from WebSockets on shards, by HTTP on the control thread.
     MessagesIn "messages_in_total" "messages" Counter ShardAndControl;
     /// Bytes received on established connections, and of bodies that were published.
@@ -224,6 +232,10 @@ counters! {
     /// Messages that a newer one of their key has replaced while they waited for the end of their topic's
     /// `delivery_interval`.
     DroppedByInterval "lag_dropped_total{policy=\"delivery_interval\"}" "messages" Counter Shard;
+    /// Messages that left the history of their topic before a subscriber had read them there.
+    MissedInHistory "lag_dropped_total{policy=\"replay\"}" "messages" Counter Shard;
+    /// Messages that were taken out of the backlogs of slow subscribers, to be read from the histories of their topics.
+    Replayed "replayed_total" "messages" Counter Shard;
     /// Lags that slow subscribers, or their handlers, were told of.
     LagsTold "lags_told_total" "lags" Counter Shard;
     /// Connections with a lag now that they have not been told of.

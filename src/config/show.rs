@@ -257,11 +257,12 @@ const EXAMPLE_ROUTES: &str = r#"
 #subscribe = "granted"
 #publish = "granted"
 #history = "granted"
-# What becomes of subscribers that do not keep up: slow is "close", "drop_oldest", "drop_newest", or
-# "latest", the newest message of each key; key is a JSON pointer to the key of a message that has
-# none. backlog_bytes, backlog_messages and backlog_age are what may wait for a subscriber. Messages
-# are delivered at most once in a delivery_interval; with "latest", only the newest of each key is.
-# send_buffer and unsent_low_water limit what the kernel keeps, where no policy can drop it.
+# What becomes of subscribers that do not keep up: slow is "close", "drop_oldest", "drop_newest",
+# "replay", which reads what has waited from the history, or "latest", the newest message of each
+# key; key is a JSON pointer to the key of a message that has none. backlog_bytes, backlog_messages
+# and backlog_age are what may wait for a subscriber. Messages are delivered at most once in a
+# delivery_interval; with "latest", only the newest of each key is. send_buffer and unsent_low_water
+# limit what the kernel keeps, where no policy can drop it.
 #[[topics]]
 #match = "prices/*"
 #slow = "latest"
@@ -272,8 +273,9 @@ const EXAMPLE_ROUTES: &str = r#"
 #delivery_interval = "20ms"
 #send_buffer = "64KiB"
 #unsent_low_water = "16KiB"
-# What is kept of a topic's messages, for readers of GET with Accept: application/json. The limits
-# hold together; retain keeps the newest message beyond history_age. See also history_memory.
+# What is kept of a topic's messages, for readers of GET with Accept: application/json, and for
+# subscribers that resume. The limits hold together; retain keeps the newest message beyond
+# history_age. See also history_memory.
 #[[topics]]
 #match = "chat/*"
 #history_messages = 100

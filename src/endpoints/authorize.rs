@@ -50,7 +50,12 @@ impl Endpoints {
     fn is_open_to_all(&self, intent: Intent, endpoint: &Endpoint) -> bool {
         let is_for_topics = matches!(
             intent,
-            Intent::Use | Intent::Attach { .. } | Intent::Publish | Intent::ReadHistory | Intent::ReadPresence
+            Intent::Use
+                | Intent::Attach { .. }
+                | Intent::Resume { .. }
+                | Intent::Publish
+                | Intent::ReadHistory
+                | Intent::ReadPresence
         );
         self.has_open_gates && self.permissions.are_open() && is_for_topics && matches!(endpoint, Endpoint::Path { .. })
     }

@@ -12,6 +12,8 @@ pub(crate) enum Intent {
     Use,
     /// Receive from a topic, publish to it, or both.
     Attach { subscribes: bool, publishes: bool },
+    /// Receive from a topic, beginning in its history, and perhaps publish to it.
+    Resume { publishes: bool },
     /// Publish to a topic.
     Publish,
     /// Read the history of a topic.
@@ -33,8 +35,12 @@ impl Intent {
     pub(super) fn rights(self) -> &'static [Right] {
         match self {
             Intent::Use => &[],
-            Intent::Attach { subscribes: true, publishes: true } => &[Right::Subscribe, Right::Publish],
-            Intent::Attach { subscribes: true, publishes: false } => &[Right::Subscribe],
+            Intent::Attach { subscribes: true, publishes: true } | Intent::Resume { publishes: true } => {
+                &[Right::Subscribe, Right::Publish]
+            }
+            Intent::Attach { subscribes: true, publishes: false } | Intent::Resume { publishes: false } => {
+                &[Right::Subscribe]
+            }
             Intent::Attach { subscribes: false, .. } | Intent::Publish => &[Right::Publish],
             Intent::ReadHistory | Intent::ReadPresence => &[Right::Subscribe],
             Intent::ForgetHistory => &[Right::Administer],
@@ -50,8 +56,9 @@ impl Intent {
             Intent::Attach { subscribes: true, publishes: true } => &[TopicRight::Subscribe, TopicRight::Publish],
             Intent::Attach { subscribes: true, publishes: false } => &[TopicRight::Subscribe],
             Intent::Attach { subscribes: false, .. } | Intent::Publish => &[TopicRight::Publish],
+            Intent::Resume { publishes: true } => &[TopicRight::Subscribe, TopicRight::History, TopicRight::Publish],
             // Whoever may not subscribe may not read what subscribers got, either.
-            Intent::ReadHistory => &[TopicRight::Subscribe, TopicRight::History],
+            Intent::ReadHistory | Intent::Resume { publishes: false } => &[TopicRight::Subscribe, TopicRight::History],
             Intent::ReadPresence => &[TopicRight::Subscribe, TopicRight::Presence],
             // The server's own token is enough, whoever may read the topic.
             Intent::ForgetHistory => &[],

@@ -65,6 +65,19 @@ impl Judge {
         self.judge(connection, TopicRight::Subscribe, topic, act);
     }
 
+    /// Judges whether a client may receive from a topic and read its history, and then calls `act` with the decision.
+    ///
+    /// See [`Judge::may_subscribe`].
+    pub(crate) fn may_resume<S: 'static>(
+        &self,
+        connection: &mut Connection<'_, S>,
+        topic: &TopicName,
+        act: impl FnOnce(&mut Connection<'_, S>, Result<(), Refusal>) + 'static,
+    ) {
+        let act = |connection: &mut Connection<'_, S>, decided: Decided| act(connection, decided.map(drop));
+        self.judge(connection, TopicRight::History, topic, act);
+    }
+
     /// Judges whether a client may receive from a topic by a token that has not taken the place of the earlier one, and
     /// by the identities that the connection would have with the token. Then calls `act` with the identities that gates
     /// have found, or with the refusal. The connection learns nothing of the decision.
@@ -245,6 +258,7 @@ impl Asker {
         let intent = match self.right {
             TopicRight::Publish => Intent::Publish,
             TopicRight::Presence => Intent::ReadPresence,
+            TopicRight::History => Intent::ReadHistory,
             _ => Intent::Attach { subscribes: true, publishes: false },
         };
         self.endpoints.authorize_topic(&sender, intent, &self.topic)

@@ -2,6 +2,10 @@
 
 use crate::proto::CloseCode;
 
+/// The close code of a connection whose subscription was to begin at a position, while messages after the position are
+/// not kept.
+pub const UNRECOVERED: CloseCode = CloseCode(4410);
+
 /// The end of a connection.
 ///
 /// ```

@@ -401,6 +401,15 @@ impl<S: 'static> Connection<'_, S> {
         self.shard.order_end()
     }
 
+    /// Returns, in [`Handler::on_subscribed`](super::Handler::on_subscribed), whether a subscription that
+    /// [resumes](crate::Resume) gets every message after its position; `None` if it does not resume. With
+    /// `Some(false)` messages may be missing: the topic keeps no history or has a new epoch, the position is not in its
+    /// order, or messages after the position are not kept any more.
+    #[must_use]
+    pub fn is_recovered(&self) -> Option<bool> {
+        self.shard.recovered()
+    }
+
     /// Publishes to a topic's subscribers on all shards, as [`Connection::publish`] does. Returns the place of the
     /// publication or the reason for which it has none, or calls `on_answered` with that when the topic's home has
     /// answered, unless the connection has ended by then.

@@ -51,13 +51,13 @@ mod waiting;
 use std::future::{Future, ready};
 
 pub use crate::hub::{
-    ConnectionId, ConnectionIdError, Lag, NotAMessage, NotJson, Overflow, Place, Publication, Refused, Scope, Sent,
-    SubscribeOptions, TopicName, TopicNameError,
+    ConnectionId, ConnectionIdError, Lag, NotAMessage, NotJson, Overflow, Place, Publication, Refused, Resume, Scope,
+    Sent, SubscribeOptions, TopicName, TopicNameError,
 };
 pub use crate::proto::truncate_reason;
 pub use answer::{Accept, Response};
 pub(crate) use answer::{ProtocolChoice, sendable};
-pub use closed::Closed;
+pub use closed::{Closed, UNRECOVERED};
 pub use connection::{Connection, Part};
 pub use errors::{CloseError, SubscribeError};
 pub use handle::Handle;
@@ -194,7 +194,8 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Is called when a subscription is live: the connection receives every message of the topic from here on. The call
     /// happens once for each subscription that was not cancelled before: for subscriptions of [`Accept::subscribe`]
-    /// after [`Handler::on_open`], for later subscriptions after the call that subscribed.
+    /// after [`Handler::on_open`], for later subscriptions after the call that subscribed. A subscription that
+    /// [resumes](crate::Resume) is live when its position is known, and gets the messages of the topic's history first.
     fn on_subscribed(&self, connection: &mut Connection<'_, Self::State>, topic: &TopicName) {
         _ = (connection, topic);
     }
@@ -207,7 +208,8 @@ pub trait Handler: Send + Sync + 'static {
         _ = (connection, topic);
     }
 
-    /// Is called when the policy of a topic has dropped messages for the connection, whose client was too slow. Where
+    /// Is called when the policy of a topic has dropped messages for the connection, whose client was too slow, or when
+    /// the topic's history did not keep messages until the connection had room for them. Where
     /// the format of the connection has frames about lags, such a frame tells the client too. The frame stands where
     /// the first message is missing, and the call follows when the socket has taken the frame. Messages that the
     /// handler sends in this call come after all that the connection is owed.

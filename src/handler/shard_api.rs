@@ -68,6 +68,9 @@ pub(crate) trait ShardApi {
         scope: Scope,
     ) -> Option<Place>;
 
+    /// Returns, in the call that reports a subscription, whether one that resumes gets all messages after its position.
+    fn recovered(&self) -> Option<bool>;
+
     /// Returns, in the call that reports a subscription, the end of the topic's order at which it begins.
     fn order_end(&self) -> Option<OrderEnd>;
 

@@ -14,6 +14,8 @@ use std::{
 
 use super::{
     label::{Label, Labels},
+    publication::Place,
+    slow::Overflow,
     tag::{PieceTags, Tag},
     topic_name::TopicName,
     waiting::{Gap, Waiting},
@@ -78,10 +80,17 @@ impl Labels {
     /// Cuts the messages of a topic that `judge` drops, the newest first, until it keeps one. `bytes` is the length of
     /// the backlog. Returns the cuts in their order.
     pub(super) fn cut_newest(&mut self, topic: &TopicName, bytes: usize, judge: Judge<'_>) -> Vec<Cut> {
-        let Some(waiting) = self.waiting.take(topic) else { return Vec::new() };
+        self.cut_back(topic, bytes, judge).0
+    }
+
+    /// As [`Labels::cut_newest`]. Returns the place of the first message that is cut, too. Messages that are to be read
+    /// from a history make no lag, and those of earlier subscriptions stay.
+    pub(super) fn cut_back(&mut self, topic: &TopicName, bytes: usize, judge: Judge<'_>) -> (Vec<Cut>, Option<Place>) {
+        let Some(waiting) = self.waiting.take(topic) else { return (Vec::new(), None) };
         let subscription = waiting.last_subscription();
-        let (back, places) = (Vec::new(), Vec::new());
-        let mut pass = BackwardPass { topic, waiting, subscription, back, places, placed: subscription, notices: 0 };
+        let (back, places, first) = (Vec::new(), Vec::new(), None);
+        let mut pass =
+            BackwardPass { topic, waiting, subscription, back, places, placed: subscription, notices: 0, first };
         let mut cuts = Vec::new();
         let (mut at, mut is_done) = (bytes, false);
         while !is_done && let Some(label) = self.labels.pop_back() {
@@ -115,7 +124,7 @@ impl Labels {
                 pass.waiting.amount.memory -= label.own_memory();
             }
         }
-        let BackwardPass { mut waiting, mut back, places, .. } = pass;
+        let BackwardPass { mut waiting, mut back, places, first, .. } = pass;
         // No message that came later than the first that is kept from the back is left.
         if let Some(time) = waiting.too_late() {
             waiting.newest = waiting.newest.min(time);
@@ -129,7 +138,7 @@ impl Labels {
         self.labels.extend(back.into_iter().rev());
         cuts.reverse();
         self.finish(topic, waiting, &cuts);
-        cuts
+        (cuts, first)
     }
 
     /// Says for each message of a topic that may be dropped, the oldest first, whether it is the newest of its key.
@@ -194,6 +203,8 @@ struct BackwardPass<'a> {
     notices: usize,
     /// The subscription of the last of these notices.
     placed: u64,
+    /// The place of the first message that is dropped.
+    first: Option<Place>,
 }
 
 impl BackwardPass<'_> {
@@ -201,7 +212,11 @@ impl BackwardPass<'_> {
     /// tags are left.
     fn drop_messages(&mut self, label: &Label, tags: &PieceTags, judge: Judge<'_>) -> usize {
         let (sent, first, policy) = (label.sent(), label.first as usize, self.waiting.slow.overflow);
+        let is_replayed = policy == Overflow::Replay;
         let mut left = label.range().end;
+        if is_replayed && self.subscription != self.waiting.last_subscription() {
+            return left;
+        }
         while left > first {
             let (message, begin) = (&tags.messages()[left - 1], tags.begin(left - 1));
             let tag = &message.tag;
@@ -212,6 +227,11 @@ impl BackwardPass<'_> {
             self.waiting.amount.bytes -= message.end - begin;
             self.waiting.amount.messages -= 1;
             self.waiting.amount.memory -= message.memory();
+            self.first = tag.place;
+            if is_replayed {
+                left -= 1;
+                continue;
+            }
             let gaps = &mut self.waiting.gaps;
             let subscription = self.subscription;
             let told = gaps.iter().rposition(|gap| gap.takes(tag, subscription)).unwrap_or_else(|| {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    chunk::{Chunk, ReadOn},
     command::{Command, Reply},
     connection_id::ConnectionId,
     encoding::DearFormats,
@@ -51,6 +52,8 @@ pub enum Request {
     Counted(Box<Counted>),
     /// The topic's home notes who has joined and left on the requesting shard.
     Presence(Box<PresenceNews>),
+    /// The topic's home answers with a part of the topic's history, for a connection that resumes there.
+    ReadOn(Box<ReadOn>),
     /// No request from before the drain follows.
     Barrier,
     /// The home returns the mark as [`Delivery::Mark`] to the shard of the connection, whose close frame waits for the
@@ -138,6 +141,8 @@ pub enum Delivery {
         /// The end of the topic's order so far, if the home knows it.
         end: Option<Box<OrderEnd>>,
     },
+    /// The answer to a [`Request::ReadOn`].
+    Chunk(Box<Chunk>),
     /// No message from before the drain follows.
     Barrier,
     /// The answer to a [`Request::Mark`]: every message that was requested before the mark has been ordered, and its
@@ -174,6 +179,7 @@ impl Weight for Request {
                 let kept: usize = news.changes.iter().map(PresenceChange::kept).sum();
                 2 * ALLOCATION + size_of_val(&**news) + size_of_val(&*news.changes) + kept
             }
+            Request::ReadOn(question) => question.kept(),
             // The name belongs to the topic.
             Request::Interest { .. } | Request::Barrier | Request::Mark { .. } => 0,
         }
@@ -186,6 +192,7 @@ impl Weight for Delivery {
             Delivery::Publication { posted, .. } => posted.kept(),
             Delivery::Reply { reply, .. } => reply.kept(),
             Delivery::Acknowledged { end, .. } => end.as_ref().map_or(0, |end| ALLOCATION + size_of_val(&**end)),
+            Delivery::Chunk(chunk) => chunk.kept(),
             Delivery::Barrier | Delivery::Mark { .. } => 0,
         }
     }

@@ -156,6 +156,7 @@ impl ExternalEnd {
                 }
                 Delivery::Publication { .. }
                 | Delivery::Acknowledged { .. }
+                | Delivery::Chunk(_)
                 | Delivery::Barrier
                 | Delivery::Mark { .. } => {}
             }

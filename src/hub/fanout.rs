@@ -221,9 +221,11 @@ impl<T: Attachment> ShardHub<T> {
 
     /// Returns the rules of a topic for a subscriber that may be slow. No message of a subscriber is dropped that can
     /// neither be told of it nor has agreed to that: its connection is closed instead.
-    fn slow_rules(&self, own: &Subscription) -> SlowRules {
+    pub(super) fn slow_rules(&self, own: &Subscription) -> SlowRules {
         let slow = self.topics[own.topic].rules.slow;
-        SlowRules { overflow: if self.is_lossless(own) { Overflow::Close } else { slow.overflow }, ..slow }
+        // A policy that replays drops nothing that the history has.
+        let closes = slow.overflow != Overflow::Replay && self.is_lossless(own);
+        SlowRules { overflow: if closes { Overflow::Close } else { slow.overflow }, ..slow }
     }
 
     /// Returns whether a subscriber can neither be told of a lag nor has agreed to one.
@@ -553,7 +555,7 @@ fn notice(encode: Option<EncodeLag>, lost: &Lost, topic: &TopicName) -> Bytes {
 }
 
 /// Returns the form that `encode` gives to a publication. `buffer` keeps its memory unless the frame is large.
-fn encoded(encode: Option<Encode>, encodable: &Encodable<'_>, buffer: &mut BytesMut) -> Bytes {
+pub(super) fn encoded(encode: Option<Encode>, encodable: &Encodable<'_>, buffer: &mut BytesMut) -> Bytes {
     let encode = encode.expect("every format but the raw one has a function");
     buffer.reserve(encodable.publication.frame().len());
     encode(encodable, buffer);

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use super::{
+    connection_id::ConnectionId,
     history_page::KeptMessage,
     history_rules::HistoryRules,
     memory::{ALLOCATION, pinned},
@@ -43,10 +44,7 @@ enum Segment {
         /// For each record its names, and then its payload.
         bytes: Vec<u8>,
     },
-    Shared {
-        offset: u64,
-        publication: Publication,
-    },
+    Shared(KeptMessage),
 }
 
 /// A place between the messages of a history: before the message of this index in a segment.
@@ -61,6 +59,8 @@ struct Position {
 struct Record {
     offset: u64,
     time: Millis,
+    /// The connection that has published the message. The id means nothing without [`marks::SOURCE`].
+    source: ConnectionId,
     /// The end of the message in the segment's bytes.
     end: u32,
     marks: u8,
@@ -84,6 +84,7 @@ mod marks {
     pub(super) const EVENT: u8 = 1 << 2;
     pub(super) const KEY: u8 = 1 << 3;
     pub(super) const ID: u8 = 1 << 4;
+    pub(super) const SOURCE: u8 = 1 << 5;
 }
 
 impl History {
@@ -103,13 +104,13 @@ impl History {
     }
 
     /// Keeps a message, whose offset is above those of all earlier ones.
-    pub(super) fn keep(&mut self, offset: u64, publication: &Publication) {
+    pub(super) fn keep(&mut self, offset: u64, source: Option<ConnectionId>, publication: &Publication) {
         self.end.offset = offset;
         self.messages += 1;
         self.bytes += kept_bytes(publication);
         let length = publication.payload().len() + names_length(publication);
         if length >= SHARED_MIN || !names_fit(publication) {
-            let segment = Segment::Shared { offset, publication: publication.clone() };
+            let segment = Segment::Shared(KeptMessage { offset, source, publication: publication.clone() });
             self.memory += segment.memory();
             return self.segments.push_back(segment);
         }
@@ -119,7 +120,7 @@ impl History {
             Segment::Copied { records, bytes } => {
                 bytes.capacity() - bytes.len() >= length && records.len() < records_max
             }
-            Segment::Shared { .. } => false,
+            Segment::Shared(_) => false,
         };
         if !self.segments.back().is_some_and(has_room) {
             // A segment is a small part of the history, since its dead messages keep their memory until all are dead.
@@ -130,7 +131,7 @@ impl History {
         }
         let segment = self.segments.back_mut().expect("a segment with room");
         self.memory -= segment.memory();
-        segment.copy(offset, publication);
+        segment.copy(offset, source, publication);
         self.memory += segment.memory();
     }
 
@@ -209,7 +210,7 @@ impl History {
         let segment = self.segments.partition_point(|segment| segment.last_offset() <= offset);
         let index = match self.segments.get(segment) {
             Some(Segment::Copied { records, .. }) => records.partition_point(|record| record.offset <= offset),
-            Some(Segment::Shared { .. }) | None => 0,
+            Some(Segment::Shared(_)) | None => 0,
         };
         Position { segment, index: index.max(self.left_of(segment)) }
     }
@@ -259,7 +260,9 @@ impl History {
                 let begin = self.left.checked_sub(1).map_or(0, |before| records[before].end);
                 Some((record.offset, record.time, u64::from(record.end - begin) - record.lengths()))
             }
-            Segment::Shared { offset, publication } => Some((*offset, publication.time(), kept_bytes(publication))),
+            Segment::Shared(KeptMessage { offset, publication, .. }) => {
+                Some((*offset, publication.time(), kept_bytes(publication)))
+            }
         }
     }
 
@@ -282,14 +285,14 @@ impl Segment {
     fn len(&self) -> usize {
         match self {
             Segment::Copied { records, .. } => records.len(),
-            Segment::Shared { .. } => 1,
+            Segment::Shared(_) => 1,
         }
     }
 
     fn last_offset(&self) -> u64 {
         match self {
             Segment::Copied { records, .. } => records.last().map_or(0, |record| record.offset),
-            Segment::Shared { offset, .. } => *offset,
+            Segment::Shared(message) => message.offset,
         }
     }
 
@@ -298,7 +301,7 @@ impl Segment {
             Segment::Copied { records, bytes } => {
                 records.capacity() * size_of::<Record>() + bytes.capacity() + 2 * ALLOCATION
             }
-            Segment::Shared { publication, .. } => {
+            Segment::Shared(KeptMessage { publication, .. }) => {
                 pinned(publication.frame()) + publication.names_bytes() + publication.prepared_bytes()
             }
         };
@@ -306,7 +309,7 @@ impl Segment {
     }
 
     /// Copies a message that is small enough to the end of the segment.
-    fn copy(&mut self, offset: u64, publication: &Publication) {
+    fn copy(&mut self, offset: u64, source: Option<ConnectionId>, publication: &Publication) {
         let Segment::Copied { records, bytes } = self else { unreachable!("only a copied segment has room") };
         let mut marks = 0;
         if publication.kind() == MessageType::Binary {
@@ -314,6 +317,9 @@ impl Segment {
         }
         if publication.is_json() {
             marks |= marks::JSON;
+        }
+        if source.is_some() {
+            marks |= marks::SOURCE;
         }
         for (mark, name) in names(publication) {
             if let Some(name) = name {
@@ -323,15 +329,14 @@ impl Segment {
             }
         }
         bytes.extend_from_slice(publication.payload());
-        records.push(Record { offset, time: publication.time(), end: bytes.len() as u32, marks });
+        let source = source.unwrap_or_else(|| ConnectionId::new(0, 0, 0));
+        records.push(Record { offset, time: publication.time(), source, end: bytes.len() as u32, marks });
     }
 
     fn message(&self, index: usize) -> KeptMessage {
         let (records, bytes) = match self {
             Segment::Copied { records, bytes } => (records, bytes),
-            Segment::Shared { offset, publication } => {
-                return KeptMessage { offset: *offset, publication: publication.clone() };
-            }
+            Segment::Shared(message) => return message.clone(),
         };
         let record = records[index];
         let begin = index.checked_sub(1).map_or(0, |before| records[before].end as usize);
@@ -349,7 +354,7 @@ impl Segment {
         if let Some(id) = id {
             publication = publication.id(id);
         }
-        KeptMessage { offset: record.offset, publication }
+        KeptMessage { offset: record.offset, source: record.source(), publication }
     }
 }
 
@@ -360,6 +365,10 @@ impl Record {
 
     fn is_json(self) -> bool {
         self.marks & marks::JSON != 0
+    }
+
+    fn source(self) -> Option<ConnectionId> {
+        (self.marks & marks::SOURCE != 0).then_some(self.source)
     }
 
     /// Returns the bytes of the lengths in front of the names.
@@ -431,7 +440,7 @@ mod tests {
         let mut history = History::new(OrderEnd { epoch: 1, offset: 0 }, 1);
         for (offset, publication) in messages {
             let now = publication.time();
-            history.keep(offset, &publication);
+            history.keep(offset, None, &publication);
             history.trim(rules, now);
         }
         history
@@ -536,7 +545,7 @@ mod tests {
         let rules = HistoryRules { messages_max: Some(100), ..HistoryRules::default() };
         let mut history = History::new(OrderEnd { epoch: 1, offset: 0 }, 1);
         for number in 1..=1_000_u64 {
-            history.keep(number, &text(if number % 50 == 0 { 5_000 } else { 128 }, 0));
+            history.keep(number, None, &text(if number % 50 == 0 { 5_000 } else { 128 }, 0));
             history.trim(&rules, Millis(0));
             let sum: usize = history.segments.iter().map(Segment::memory).sum();
             assert_eq!(history.memory(), sum + EMPTY);
@@ -544,7 +553,7 @@ mod tests {
         assert!(history.memory() < 100 * 300 + 4 * 80_000, "{}", history.memory());
         let mut empty = History::new(OrderEnd { epoch: 1, offset: 0 }, 1);
         for number in 1..=100_000_u64 {
-            empty.keep(number, &text(0, 0));
+            empty.keep(number, None, &text(0, 0));
             empty.trim(&rules, Millis(0));
         }
         assert!(empty.messages() == 100 && empty.memory() < 20_000, "empty messages leave too: {}", empty.memory());

@@ -1,6 +1,7 @@
 //! Pages of a topic's history: what a reader asks for, and what it gets.
 
 use super::{
+    connection_id::ConnectionId,
     memory::{ALLOCATION, pinned},
     publication::{OrderEnd, Publication},
 };
@@ -45,6 +46,8 @@ pub struct HistoryPage {
     pub messages: Vec<KeptMessage>,
     /// Whether there are further messages of the part.
     pub has_more: bool,
+    /// Whether the rules of the topic keep messages.
+    pub is_kept: bool,
 }
 
 impl HistoryPage {
@@ -63,6 +66,8 @@ impl HistoryPage {
 pub struct KeptMessage {
     /// The offset in the order of the topic.
     pub offset: u64,
+    /// The connection that has published the message.
+    pub source: Option<ConnectionId>,
     /// The message, with its time.
     pub publication: Publication,
 }

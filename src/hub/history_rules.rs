@@ -42,3 +42,8 @@ impl HistoryRules {
         self.expiry(time).is_some_and(|end| end <= now)
     }
 }
+
+/// The most bytes of a part of a history that a connection reads, one message of any size aside. It reads the next part
+/// when its socket has taken all that it was owed. A subscriber with the policy
+/// [`Overflow::Replay`](super::slow::Overflow::Replay) that is owed more than this reads the history instead.
+pub const HISTORY_PART_BYTES: usize = 64 * 1_024;

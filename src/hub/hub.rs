@@ -5,7 +5,7 @@
 //! (presence), `order` (publishing), `announcing` (joins and leaves), `membership` (subscribing), `mail` (requests and
 //! deliveries of the mesh).
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::BytesMut;
 
@@ -14,11 +14,13 @@ use super::{
     barrier::Barriers,
     connection_id::ConnectionId,
     connections::{Attachment, Connections, Publishing},
+    cursors::Cursors,
     due::Due,
     encoding::Encodings,
     end_role::{EndRole, EngineTopics},
     histories::Histories,
     ids::{IdCounts, IdLimits, Ids},
+    joined::HistoryPart,
     listing::{LOOKS_MAX, TOPICS_PER_STEP, TopicPart},
     mesh::MeshEnd,
     paced::Paced,
@@ -141,6 +143,10 @@ pub struct ShardHub<T: Attachment = ()> {
     pub(super) subscribed: usize,
     pub(super) histories: Histories,
     pub(super) rosters: Rosters,
+    /// The subscriptions that read histories.
+    pub(super) cursors: Cursors,
+    /// The parts of histories that have come, and that [`ShardHub::take_resumed`] has not taken.
+    pub(super) resumed: VecDeque<HistoryPart>,
     /// The notes of a simulated run.
     #[cfg(test)]
     pub(crate) journal: Option<Box<super::testing::Journal>>,
@@ -179,6 +185,8 @@ impl<T: Attachment> ShardHub<T> {
             subscribed: 0,
             histories: Histories::default(),
             rosters: Rosters::default(),
+            cursors: Cursors::default(),
+            resumed: VecDeque::new(),
             #[cfg(test)]
             journal: None,
         }

@@ -5,6 +5,7 @@
 //! publication or a reading. The history that grows is the last to give way, and gives way segment by segment.
 
 use super::{
+    connection_id::ConnectionId,
     connections::Attachment,
     histories::Entry,
     history::{History, Wanted},
@@ -20,13 +21,25 @@ use crate::proto::Millis;
 impl<T: Attachment> ShardHub<T> {
     /// Keeps a publication that has got its place, if the rules of its topic ask for a history.
     #[inline]
-    pub(super) fn keep(&mut self, topic: TopicId, publication: &Publication, place: Place) {
+    pub(super) fn keep(
+        &mut self,
+        topic: TopicId,
+        source: Option<ConnectionId>,
+        publication: &Publication,
+        place: Place,
+    ) {
         if self.topics[topic].rules.kept.keeps_messages() {
-            self.keep_in_history(topic, publication, place);
+            self.keep_in_history(topic, source, publication, place);
         }
     }
 
-    fn keep_in_history(&mut self, topic: TopicId, publication: &Publication, place: Place) {
+    fn keep_in_history(
+        &mut self,
+        topic: TopicId,
+        source: Option<ConnectionId>,
+        publication: &Publication,
+        place: Place,
+    ) {
         let (now, rules) = (self.now(), self.topics[topic].rules.kept);
         let before_it = OrderEnd { epoch: place.epoch, offset: place.previous };
         // A message that was not kept lies between, since the rules have changed: a reader must see the gap.
@@ -39,7 +52,7 @@ impl<T: Attachment> ShardHub<T> {
         let history = home.history.get_or_insert_with(|| Box::new(History::new(before_it, used)));
         let before = if is_new { (0, 0) } else { (history.memory(), history.messages()) };
         history.used = used;
-        history.keep(place.offset, publication);
+        history.keep(place.offset, source, publication);
         history.trim(&rules, now);
         let (after, expiry) = ((history.memory(), history.messages()), history.expiry(&rules));
         self.histories.note_change(before, after);
@@ -85,11 +98,14 @@ impl<T: Attachment> ShardHub<T> {
     ///
     /// If the topic's home is another shard.
     pub fn read_history(&mut self, name: &TopicName, query: &HistoryQuery) -> HistoryPage {
-        self.with_topic(name, |hub, topic| {
-            hub.topics.renew_rules(topic);
-            hub.trim_history(topic);
-            hub.history_page(topic, query)
-        })
+        self.with_topic(name, |hub, topic| hub.read_page(topic, query))
+    }
+
+    /// Reads a part of the history of a topic whose home is this shard.
+    pub(super) fn read_page(&mut self, topic: TopicId, query: &HistoryQuery) -> HistoryPage {
+        self.topics.renew_rules(topic);
+        self.trim_history(topic);
+        self.history_page(topic, query)
     }
 
     fn history_page(&mut self, topic: TopicId, query: &HistoryQuery) -> HistoryPage {
@@ -116,7 +132,8 @@ impl<T: Attachment> ShardHub<T> {
             }
             None => (Vec::new(), false),
         };
-        HistoryPage { end, floor, has_gap, messages, has_more }
+        let is_kept = self.topics[topic].rules.kept.keeps_messages();
+        HistoryPage { end, floor, has_gap, messages, has_more, is_kept }
     }
 
     /// Forgets the history of a topic, and returns how many messages it had. The order of the topic goes on.

@@ -9,6 +9,7 @@ use std::{mem, sync::Arc};
 
 use super::{
     barrier::Barriers,
+    chunk::{Chunk, ReadOn},
     command::{Commanded, Reply},
     connection_id::ConnectionId,
     connections::Attachment,
@@ -16,7 +17,7 @@ use super::{
     entry::{Counted, Delivery, Interest, Placed, PresenceNews, Request, Unplaced},
     hub::ShardHub,
     ids::Asker,
-    membership::Joined,
+    joined::Joined,
     publication::{OrderEnd, Posted},
     publish_error::PublishOutcome,
     receipt::{Receipt, Watch},
@@ -55,6 +56,7 @@ impl<T: Attachment> ShardHub<T> {
                     self.go_live(id, number, end.map(|end| *end), joined);
                 }
             }
+            Delivery::Chunk(chunk) => self.take_chunk(&chunk),
             Delivery::Barrier => self.barriers.deliveries += 1,
             Delivery::Mark { id } => self.marks.push(id),
         }
@@ -89,6 +91,11 @@ impl<T: Attachment> ShardHub<T> {
             Request::Presence(news) => {
                 let PresenceNews { topic, changes } = *news;
                 self.with_topic(&topic, |hub, id| hub.enroll(id, changes.into()));
+            }
+            Request::ReadOn(question) => {
+                let ReadOn { topic, query, id, number } = *question;
+                let page = self.read_history(&topic, &query);
+                self.mesh.deliver(end, Delivery::Chunk(Box::new(Chunk { id, number, page })));
             }
             Request::Order(_) => unreachable!("a shard is no engine"),
             Request::Barrier => {

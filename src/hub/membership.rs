@@ -1,7 +1,8 @@
 //! Begins and ends subscriptions to topics.
 //!
 //! A subscription to a topic whose home is another shard is pending until the home has acknowledged this shard's
-//! interest. A connection that opens with several topics is held until all its subscriptions can go live.
+//! interest. A connection that opens with several topics is held until all its subscriptions can go live. A
+//! subscription that resumes then becomes a cursor, which reads the topic's history (`resuming`).
 
 use std::mem;
 
@@ -9,8 +10,10 @@ use super::{
     audience::AudienceId,
     connection_id::ConnectionId,
     connections::{Attachment, Connections, HubConnection, Publishing},
+    cursors::Cursor,
     entry::Request,
     hub::ShardHub,
+    joined::Joined,
     piece::Owed,
     publication::{OrderEnd, Scope},
     subscribe_options::SubscribeOptions,
@@ -27,7 +30,8 @@ pub enum Subscribed {
     /// The connection is a subscriber, and is owed every message published from here on.
     Live,
     /// The connection becomes a subscriber when [`ShardHub::take_delivery`] or [`ShardHub::release`] adds the
-    /// subscription to `joined`. The client must not be told before.
+    /// subscription to `joined`, or, if it resumes, when [`ShardHub::take_resumed`] returns it. The client must not be
+    /// told before.
     Pending,
     /// The connection has had this subscription before the call. The subscription keeps its options.
     Already,
@@ -36,18 +40,6 @@ pub enum Subscribed {
     TooMany,
     /// Refused: the connection is closing or gone, or its socket has failed.
     Closed,
-}
-
-/// A subscription that was pending and has gone live: the connection may be told, and is owed every message published
-/// from here on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Joined {
-    /// The subscriber.
-    pub id: ConnectionId,
-    /// The topic.
-    pub topic: TopicName,
-    /// The end of the topic's order at which the subscription begins, if it is known.
-    pub end: Option<OrderEnd>,
 }
 
 impl<T: Attachment> ShardHub<T> {
@@ -95,9 +87,12 @@ impl<T: Attachment> ShardHub<T> {
         let audience = &mut self.topics[AudienceId { topic: topic_id, format }];
         audience.subscribed += 1;
         audience.lossless += u32::from(is_lossless);
-        let topic = &mut self.topics[topic_id];
-        if topic.is_live() {
-            if is_held {
+        let is_live = self.topics[topic_id].is_live();
+        if let Some(resume) = options.resume {
+            self.cursors.add(id, Cursor::new(topic_id, resume, options.accepts_unrecovered, is_live && !is_held));
+        }
+        if is_live {
+            if is_held || options.resume.is_some() {
                 self.announce(topic_id);
                 return Subscribed::Pending;
             }
@@ -267,9 +262,9 @@ impl<T: Attachment> ShardHub<T> {
         Some(connection)
     }
 
-    /// Makes all subscriptions of a held connection live, if all of them can go live: adds them to `joined`, and the
-    /// connection is held no longer. Until then no message is owed for them, so nothing gathers for a client that
-    /// cannot get messages yet.
+    /// Makes all subscriptions of a held connection live, if all of them can go live: adds them to `joined`, or lets
+    /// them read histories, and the connection is held no longer. Until then no message is owed for them, so nothing
+    /// gathers for a client that cannot get messages yet.
     ///
     /// Returns whether the connection's opening answer may leave.
     pub fn release(&mut self, id: ConnectionId, joined: &mut Vec<Joined>) -> bool {
@@ -324,9 +319,12 @@ impl<T: Attachment> ShardHub<T> {
     }
 
     fn join_pending(&mut self, id: ConnectionId, topic: TopicId, joined: &mut Vec<Joined>) {
+        if self.cursors.has(id, topic) {
+            return self.cursors.start(id, topic);
+        }
         self.join(id, topic);
         let Topic { name, .. } = &self.topics[topic];
-        joined.push(Joined { id, topic: name.clone(), end: self.topics[topic].end() });
+        joined.push(Joined { id, topic: name.clone(), end: self.topics[topic].end(), recovered: None });
     }
 
     fn take_subscriptions(&mut self, id: ConnectionId) -> Subscriptions<T::Note> {
@@ -337,6 +335,9 @@ impl<T: Attachment> ShardHub<T> {
     fn forget(&mut self, id: ConnectionId, subscription: &Subscription) {
         let topic_id = subscription.topic;
         self.dismiss(id, topic_id);
+        if !self.cursors.is_empty() {
+            self.cursors.remove(id, topic_id);
+        }
         self.remove_member(id, subscription);
         let is_lossless = self.is_lossless(subscription);
         let audience = &mut self.topics[subscription.audience()];

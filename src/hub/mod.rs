@@ -5,13 +5,13 @@
 //!
 //! - values: `atomic`, `memory`, `connection_id`, `topic_id`, `topic_name`, `format`, `not_json`, `owner`,
 //!   `publication`, `receipt`, `publish_error`, `history_rules`, `history_page`, `presence_rules`, `presence`,
-//!   `encoding`, `subscribe_options`, `listing`, `command`, `barrier`, `end_role`;
+//!   `encoding`, `chunk`, `subscribe_options`, `listing`, `command`, `barrier`, `end_role`;
 //! - lanes: `entry`, `lane`, `link`, `signal`, `mesh_limits`, `mesh`, `feeds`, `external`;
 //! - tables: `ids`, `receipts`, `history`, `histories`, `tag`, `topic_rules`, `attendance`, `roster`, `piece`,
 //!   `run`, `walk`, `label`, `awaited`, `backlog`, `overflow`, `audience`, `topics`, `due`, `subscriptions`,
-//!   `connections`, `rosters`;
+//!   `connections`, `rosters`, `cursors`, `joined`;
 //! - the hub itself: `hub`, then `fanout`, `interest`, `keeping`, `attending`, `order`, `announcing`, `membership`,
-//!   `mail`.
+//!   `resuming`, `mail`.
 
 #![forbid(unsafe_code)]
 
@@ -23,9 +23,11 @@ mod audience;
 mod awaited;
 mod backlog;
 mod barrier;
+mod chunk;
 mod command;
 mod connection_id;
 mod connections;
+mod cursors;
 mod cut;
 mod due;
 mod encoding;
@@ -43,6 +45,7 @@ mod history_rules;
 mod hub;
 mod ids;
 mod interest;
+mod joined;
 mod keeping;
 mod key_pointer;
 mod label;
@@ -68,6 +71,7 @@ mod publication;
 mod publish_error;
 mod receipt;
 mod receipts;
+mod resuming;
 mod roster;
 mod rosters;
 mod run;
@@ -94,6 +98,7 @@ mod walk;
 
 pub use audience::AudienceId;
 pub use backlog::Backlog;
+pub use chunk::{Chunk, ReadOn};
 pub use command::{Command, Commanded, Refused, Reply, Sent, SubscribeOutcome};
 pub use connection_id::{ConnectionId, ConnectionIdError};
 pub use connections::{Attachment, Connections, HubConnection, Publishing};
@@ -104,9 +109,10 @@ pub use external::{Arrival, ExternalEnd, Order};
 pub use fanout::{SPARE_RUN_BYTES_MAX, Walked};
 pub use format::Format;
 pub use history_page::{HistoryFrom, HistoryPage, HistoryQuery, KeptMessage};
-pub use history_rules::HistoryRules;
+pub use history_rules::{HISTORY_PART_BYTES, HistoryRules};
 pub use hub::{Homes, HubLimits, ShardHub};
 pub use ids::{IdCounts, IdLimits};
+pub use joined::{HistoryPart, Joined};
 pub use key_pointer::{KeyPointer, KeyPointerError};
 pub use label::{Label, messages_by_topic};
 pub use lag::{EncodeLag, Lag, OwedLag};
@@ -114,7 +120,7 @@ pub use listing::{
     ConnectionFilter, ConnectionPage, ConnectionSummary, LOOKS_MAX, PagePart, ROWS_MAX, TOPICS_PER_STEP, TopicCursor,
     TopicPage, TopicPart, TopicSummary, Who,
 };
-pub use membership::{Joined, Subscribed};
+pub use membership::Subscribed;
 pub use memory::LARGE_PIECE_PINS;
 pub(crate) use memory::pinned;
 pub use mesh::{MeshEnd, Wake};
@@ -130,11 +136,12 @@ pub use publication::{NotAMessage, OrderEnd, Place, Posted, Publication, Scope};
 pub use publish_error::{PublishError, PublishOutcome};
 pub use receipt::{NoReceipt, Published, Receipt, Ticket};
 pub use receipts::{RECEIPT_BYTES, RECEIPTS_MAX, ReceiptCounts};
+pub use resuming::Room;
 pub use rosters::PresenceCounts;
 pub use run::{FrozenRun, Run, Share};
 pub use shed::{Dropped, Shed, Shedding};
 pub use slow::{Overflow, SlowRules};
-pub use subscribe_options::SubscribeOptions;
+pub use subscribe_options::{Resume, SubscribeOptions};
 pub use tag::{PieceTags, Tag, TaggedMessage, Tags};
 pub use top::{BusiestTopics, BusyTopic, HALF_LIFE_MS, LargeBacklog, TOP_MAX, Top, TopicWork};
 pub use topic_id::TopicId;

@@ -126,7 +126,7 @@ impl<T: Attachment> ShardHub<T> {
                 if home.interested.is_empty() && !has_id && entry.audiences.dear(&self.encodings).is_empty() {
                     self.find_key(topic, &mut publication);
                     let place = self.sequence(topic, source, publication.payload(), publication.time());
-                    self.keep(topic, &publication, place);
+                    self.keep(topic, source, &publication, place);
                     self.gather(topic, source, &publication, Some(place));
                     return Some(place);
                 }
@@ -304,7 +304,7 @@ impl<T: Attachment> ShardHub<T> {
     fn distribute(&mut self, topic: TopicId, posted: &Arc<Posted>, place: Place) {
         let keyed = self.keyed(topic, posted);
         let posted = keyed.as_ref().unwrap_or(posted);
-        self.keep(topic, &posted.publication, place);
+        self.keep(topic, posted.source, &posted.publication, place);
         let TopicRole::Home(home) = &self.topics[topic].role else { unreachable!("only a topic's home distributes") };
         let own = self.topics[topic].audiences.dear(&self.encodings);
         let dear = home.interested.iter().fold(own, |dear, (_, of_shard)| dear.union(*of_shard));

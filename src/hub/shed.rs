@@ -11,6 +11,7 @@ use super::{
     memory::BUFFER,
     overflow::{OutputLimits, OwedOutput},
     piece::Piece,
+    publication::Place,
     slow::Overflow,
     tag::Tag,
     topic_name::TopicName,
@@ -27,13 +28,18 @@ pub struct Dropped {
     pub newest: u64,
     /// By [`Overflow::Latest`].
     pub outdated: u64,
+    /// By [`Overflow::Replay`].
+    pub replayed: u64,
 }
 
 /// The outcome of [`Backlog::shed`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shed {
     /// The messages that were dropped.
     pub dropped: Dropped,
+    /// The topics whose messages were taken out, to be read from their histories, and the first of these messages. By
+    /// [`Overflow::Replay`].
+    pub replayed: Vec<(TopicName, Place)>,
     /// Whether the output is still beyond a limit, so that the connection must be closed.
     pub is_beyond: bool,
 }
@@ -57,26 +63,26 @@ impl Backlog {
     /// has been sent in part.
     pub fn shed(&mut self, shedding: &mut Shedding<'_>) -> Shed {
         let now = shedding.now;
-        let (mut dropped, mut is_beyond) = (Dropped::default(), false);
+        let mut shed = Shed::default();
         for topic in self.labels.over(now) {
-            self.shed_topic(&topic, now, shedding.mark, &mut dropped);
+            self.shed_topic(&topic, now, shedding.mark, &mut shed);
             let is_overdue = self.labels.is_overdue(&topic, now);
             let Some(waiting) = self.labels.waiting.get(&topic) else { continue };
             let closes = matches!(waiting.slow.overflow, Overflow::Close | Overflow::Latest);
-            is_beyond |= closes && (is_overdue || !waiting.is_allowed());
+            shed.is_beyond |= closes && (is_overdue || !waiting.is_allowed());
         }
         let mut exhausted: Vec<TopicName> = Vec::new();
         while !self.is_within(shedding) {
             let Some(topic) = self.heaviest(&exhausted) else {
-                is_beyond = true;
+                shed.is_beyond = true;
                 break;
             };
-            if !self.shed_excess(&topic, shedding, &mut dropped) {
+            if !self.shed_excess(&topic, shedding, &mut shed) {
                 exhausted.push(topic);
             }
         }
         self.labels.waiting.note_due();
-        Shed { dropped, is_beyond }
+        shed
     }
 
     /// Prepares the backlog for being offered to the socket, which has room. If the socket has refused a part of the
@@ -96,7 +102,7 @@ impl Backlog {
             let topics = self.labels.waiting.names(|waiting| match waiting.slow.overflow {
                 Overflow::Latest => waiting.may_drop(),
                 Overflow::DropOldest => may_be_old(waiting),
-                Overflow::Close | Overflow::DropNewest => false,
+                Overflow::Close | Overflow::DropNewest | Overflow::Replay => false,
             });
             for topic in topics {
                 let is_latest = self.labels.waiting.get(&topic).is_some_and(|w| w.slow.overflow == Overflow::Latest);
@@ -176,10 +182,12 @@ impl Backlog {
     }
 
     /// Drops the messages by which a topic is beyond its own limits.
-    fn shed_topic(&mut self, topic: &TopicName, now: Millis, mark: &mut usize, dropped: &mut Dropped) {
+    fn shed_topic(&mut self, topic: &TopicName, now: Millis, mark: &mut usize, shed: &mut Shed) {
         let Some(waiting) = self.labels.waiting.get(topic) else { return };
+        let dropped = &mut shed.dropped;
         match waiting.slow.overflow {
             Overflow::Close => {}
+            Overflow::Replay => _ = self.take_replayed(topic, mark, shed),
             Overflow::Latest if waiting.may_drop() => dropped.outdated += self.conflate(topic, mark),
             Overflow::Latest => {}
             Overflow::DropOldest => {
@@ -205,7 +213,7 @@ impl Backlog {
 
     /// Drops messages of a topic because the whole output is beyond its limits: about as many as have to be dropped.
     /// Returns whether something was dropped.
-    fn shed_excess(&mut self, topic: &TopicName, shedding: &mut Shedding<'_>, dropped: &mut Dropped) -> bool {
+    fn shed_excess(&mut self, topic: &TopicName, shedding: &mut Shedding<'_>, shed: &mut Shed) -> bool {
         let Some(waiting) = self.labels.waiting.get(topic) else { return false };
         let (overflow, limits) = (waiting.slow.overflow, shedding.limits);
         let memory = self.bytes().saturating_add(shedding.outbox_bytes);
@@ -216,8 +224,10 @@ impl Backlog {
         let before = waiting.amount;
         let (bytes, messages) = (before.bytes.saturating_sub(bytes.max(1)), before.messages.saturating_sub(messages));
         let mut judge = while_over(|Waiting { amount, .. }, _| amount.bytes > bytes || amount.messages > messages);
+        let dropped = &mut shed.dropped;
         let count = match overflow {
             Overflow::Close => return false,
+            Overflow::Replay => self.take_replayed(topic, shedding.mark, shed),
             Overflow::Latest => {
                 dropped.outdated += self.conflate(topic, shedding.mark);
                 return true;
@@ -236,6 +246,23 @@ impl Backlog {
             }
         };
         count > 0
+    }
+
+    /// Takes out the messages of a topic that have not begun to be sent, except the first, as far as the history of the
+    /// topic may have them: the last ones that have a place in one epoch. Returns how many there were.
+    fn take_replayed(&mut self, topic: &TopicName, mark: &mut usize, shed: &mut Shed) -> u64 {
+        let mut epoch = None;
+        let (cuts, first) =
+            self.labels.cut_back(topic, self.length, &mut |Judged { waiting, tag, .. }| match tag.place {
+                Some(place) if waiting.amount.messages > 1 && *epoch.get_or_insert(place.epoch) == place.epoch => {
+                    Verdict::Drop
+                }
+                _ => Verdict::Stop,
+            });
+        let count = self.take_out(&cuts, mark);
+        shed.dropped.replayed += count;
+        shed.replayed.extend(first.map(|first| (topic.clone(), first)));
+        count
     }
 
     /// Keeps only the newest message of each key of a topic. Returns how many messages were dropped.

@@ -13,6 +13,10 @@ pub enum Overflow {
     /// Of the topic's messages that wait for the subscriber, only the newest of each key is kept. If these are still
     /// too many, the connection is closed.
     Latest,
+    /// The topic's messages that wait for the subscriber are dropped, and read from the topic's history as soon as the
+    /// subscriber has room for them. Only a topic that keeps a history can have this policy. A lag with this policy
+    /// tells of messages that the history did not keep for long enough.
+    Replay,
 }
 
 impl Overflow {
@@ -28,6 +32,7 @@ impl Overflow {
             Overflow::DropOldest => "drop_oldest",
             Overflow::DropNewest => "drop_newest",
             Overflow::Latest => "latest",
+            Overflow::Replay => "replay",
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::{
+    history_rules::HISTORY_PART_BYTES,
     lag::Lag,
     memory::ALLOCATION,
     slow::{Overflow, SlowRules},
@@ -109,7 +110,10 @@ impl Waiting {
     pub(super) fn is_over(&self) -> bool {
         let is_due =
             self.slow.overflow == Overflow::Latest && self.amount.messages > 2 * self.conflated + CONFLATES_FROM;
-        is_due || !self.is_allowed() || self.too_late().is_some_and(|time| self.newest > time)
+        let is_replayed = self.slow.overflow == Overflow::Replay
+            && self.amount.messages > 1
+            && self.amount.bytes > HISTORY_PART_BYTES;
+        is_due || is_replayed || !self.is_allowed() || self.too_late().is_some_and(|time| self.newest > time)
     }
 
     /// Returns the time after which messages come too late for [`Overflow::DropNewest`], because the first has waited
@@ -143,8 +147,8 @@ impl Waiting {
         let may_act = match self.slow.overflow {
             Overflow::Close | Overflow::Latest => true,
             Overflow::DropOldest => self.amount.messages > 1,
-            // It acts when a message comes.
-            Overflow::DropNewest => false,
+            // It acts when a message comes, or never.
+            Overflow::DropNewest | Overflow::Replay => false,
         };
         self.last_time().filter(|_| may_act)
     }
@@ -160,7 +164,7 @@ impl Waiting {
     pub(super) fn may_drop(&self) -> bool {
         match self.slow.overflow {
             Overflow::Close => false,
-            Overflow::DropOldest | Overflow::DropNewest => self.amount.messages > 1,
+            Overflow::DropOldest | Overflow::DropNewest | Overflow::Replay => self.amount.messages > 1,
             Overflow::Latest => {
                 let is_due = self.conflated <= CONFLATES_FROM || self.unconflated() > self.conflated / 4;
                 self.amount.messages > 1 && self.unconflated() > 0 && is_due

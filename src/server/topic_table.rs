@@ -72,7 +72,7 @@ fn presence_fault(TopicRules { members, .. }: &TopicRules) -> Option<String> {
 
 /// Returns what is wrong with the columns of a rule about slow subscribers.
 fn slow_fault(
-    TopicRules { slow, key, delivery_interval_ms, kernel, .. }: &TopicRules,
+    TopicRules { slow, key, delivery_interval_ms, kernel, kept, .. }: &TopicRules,
     message_bytes_max: u32,
 ) -> Option<String> {
     let message = u64::from(message_bytes_max);
@@ -100,6 +100,14 @@ fn slow_fault(
     }
     if let Some(ms) = delivery_interval_ms.filter(|&ms| ms > TopicRule::DELIVERY_INTERVAL_MS_MAX) {
         return Some(format!("delivery_interval is {ms} ms, more than a minute"));
+    }
+    if slow.overflow == Overflow::Replay && !kept.keeps_messages() {
+        return Some(
+            "slow = \"replay\" needs a history: history_messages, history_bytes, history_age or retain".into(),
+        );
+    }
+    if slow.overflow == Overflow::Replay && slow.age_max_ms.is_some() {
+        return Some("backlog_age has no effect with slow = \"replay\"; history_age has".into());
     }
     let is_unused = key.is_some() && slow.overflow != Overflow::Latest;
     is_unused.then(|| format!("key has no effect with slow = {:?}, only with \"latest\"", slow.overflow.name()))
@@ -139,6 +147,15 @@ mod tests {
             (rule().leave_delay_ms(3_600_000), None),
             (rule().leave_delay_ms(3_600_001), Some("leave_delay is 3600001 ms, more than an hour")),
             (rule().presence_max_members(0), Some("presence_max_members is 0, less than one member")),
+            (rule().slow(Overflow::Replay).retain(true).backlog_messages(1), None),
+            (
+                rule().slow(Overflow::Replay),
+                Some("slow = \"replay\" needs a history: history_messages, history_bytes, history_age or retain"),
+            ),
+            (
+                rule().slow(Overflow::Replay).history_age_ms(1).backlog_age_ms(1),
+                Some("backlog_age has no effect with slow = \"replay\"; history_age has"),
+            ),
             (rule().send_buffer(0).unsent_low_water(1), None),
             (rule().send_buffer(1 << 30).unsent_low_water(1 << 30), None),
             (rule().send_buffer((1 << 30) + 1), Some("send_buffer is 1073741825, not between 0 and 1GiB")),

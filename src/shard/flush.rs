@@ -347,6 +347,7 @@ impl<I: Io> Shard<I> {
         self.handlers.notice_emptied(id);
         self.count_slow(true, false);
         self.settle_all(id);
+        self.note_room_for_history(id);
     }
 
     /// Settles an entry with the front of a backlog; `None` means that the socket took all of it. Returns how many

@@ -79,7 +79,7 @@ impl<I: Io> Shard<I> {
         // The order is reversed for `pop`: the first that went live is reported first. A handler may add subscriptions
         // meanwhile, or take some out.
         self.joined.reverse();
-        while let Some(Joined { id, topic, end }) = self.joined.pop() {
+        while let Some(Joined { id, topic, end, recovered }) = self.joined.pop() {
             tracing::trace!(%id, peer = self.peer(id), %topic, "subscribed");
             // The subscription may be the last for which the connection was held.
             self.note_opened(id);
@@ -92,7 +92,7 @@ impl<I: Io> Shard<I> {
             }
             let Some(connection) = self.hub.connections.get(id) else { continue };
             if !topic.is_hidden() && connection.is_open() {
-                self.handlers.order_end = end;
+                (self.handlers.order_end, self.handlers.recovered) = (end, recovered);
                 self.call(id, |handler, shard, seat| handler.on_subscribed(shard, seat, &topic));
             }
         }
@@ -323,7 +323,7 @@ impl<I: Io> ShardApi for Shard<I> {
         match self.hub.subscribe(id, topic, options) {
             Subscribed::Live => {
                 let end = self.hub.order_end(topic);
-                self.joined.push(Joined { id, topic: topic.clone(), end });
+                self.joined.push(Joined { id, topic: topic.clone(), end, recovered: None });
                 Ok(())
             }
             Subscribed::Pending => Ok(()),
@@ -357,6 +357,10 @@ impl<I: Io> ShardApi for Shard<I> {
         scope: Scope,
     ) -> Option<Place> {
         self.hub.publish_by_name(topic, source, publication, scope)
+    }
+
+    fn recovered(&self) -> Option<bool> {
+        self.handlers.recovered
     }
 
     fn order_end(&self) -> Option<OrderEnd> {

@@ -39,6 +39,10 @@ impl<I: Io> Shard<I> {
         while self.mail_left.deliveries > 0 && self.hub.has_room_for_mail() && self.hub.take_delivery(&mut self.joined)
         {
             self.mail_left.deliveries -= 1;
+            // A part of a history stands before the messages that are gathered from here on.
+            if self.hub.has_resumed() {
+                self.report_resumed();
+            }
         }
         let may_have_left = self.mail_left.deliveries == 0 || !self.hub.has_room_for_mail();
         if may_have_left && self.hub.has_deliveries() {

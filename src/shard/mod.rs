@@ -45,6 +45,7 @@ mod rates;
 mod receive;
 mod refusals;
 mod reload;
+mod resuming;
 mod schedule;
 mod seats;
 pub(crate) mod session;

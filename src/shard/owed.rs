@@ -11,7 +11,7 @@ use super::{
     state::Shard,
 };
 use crate::{
-    hub::{AudienceId, ConnectionId, Owed, OwedLag, Piece},
+    hub::{AudienceId, ConnectionId, Overflow, Owed, OwedLag, Piece},
     metrics::{Counter, Histogram},
     proto::State,
     sys::Io,
@@ -86,13 +86,14 @@ impl<I: Io> Shard<I> {
         let was_slow = connection.io.has_backlog();
         let backlog = &mut connection.io.output.get_or_insert_default().backlog;
         let before = backlog.messages();
-        let mut lost = 0;
+        let (mut lost, mut missed, mut has_lag) = (0, 0, false);
         outbox.into_iter().for_each(|outbox| backlog.push(outbox, None));
         for mut owed in owed {
             own_ids::stamp(&mut connection.io.session, &mut owed);
             let Owed { topic, lag, pieces, slow, tickets } = owed;
             if let Some(lag) = lag {
-                lost += lag.lag.count;
+                *(if lag.lag.policy == Overflow::Replay { &mut missed } else { &mut lost }) += lag.lag.count;
+                has_lag = true;
                 backlog.owe_lag(lag, slow);
             }
             backlog.await_receipts(tickets);
@@ -103,8 +104,9 @@ impl<I: Io> Shard<I> {
         self.count(Counter::Deliveries, messages);
         self.count_slow(was_slow, is_slow);
         self.measure_backlog(id);
-        if lost > 0 {
+        if has_lag {
             self.count(Counter::DroppedByInterval, lost);
+            self.count(Counter::MissedInHistory, missed);
             self.note_told(id);
             if let Some(connection) = self.hub.connections.get_mut(id) {
                 // The handler may have been told of a lag, and nothing more is owed.

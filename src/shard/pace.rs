@@ -34,6 +34,8 @@ pub(super) struct Pace {
     /// Deliveries taken from other ends in one turn, and requests likewise; fewer while a walk is under way, see
     /// [`Pace::part`].
     pub(super) mail: usize,
+    /// Parts of histories that connections read, or ask homes for, in one turn.
+    pub(super) history_parts: usize,
 }
 
 impl Pace {
@@ -58,6 +60,8 @@ impl Pace {
         // A socket that reports room has room for a third of its buffer. A batch offers to 16 slow consumers at least.
         backlog_bytes: 256 << 10,
         mail: 1_024,
+        // A megabyte, which is copied and encoded in a millisecond or two.
+        history_parts: 16,
     };
 
     /// Returns the visits after which a walk gives way to the others: those of one batch if few audiences have a walk
@@ -110,6 +114,7 @@ const _: () = {
     assert!(0 < pace.backlog_pieces && pace.backlog_pieces <= SendEntry::<()>::PIECES_MAX, "a front is one send");
     assert!(16 * pace.backlog_bytes <= pace.batch_bytes, "a batch offers to 16 slow consumers at least");
     assert!(0 < pace.mail, "mail is taken");
+    assert!(0 < pace.history_parts, "histories are read");
 };
 
 /// The most batches of a walk before it gives way to others: some 10 ms.

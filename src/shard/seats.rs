@@ -53,6 +53,8 @@ pub(super) struct Handlers {
     pub(super) readers: HashMap<u64, (ConnectionId, OnPresence)>,
     /// The end of the topic's order at which the subscription begins that is being reported.
     pub(super) order_end: Option<OrderEnd>,
+    /// Whether that subscription, if it resumes, gets every message after its position.
+    pub(super) recovered: Option<bool>,
     /// The last ticket.
     ticket: u64,
     /// Connections that have ended, and whose spawned work has yet to be ended.

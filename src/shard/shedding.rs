@@ -27,6 +27,7 @@ impl<I: Io> Shard<I> {
         let shed =
             with_mark(output, |backlog, mark| backlog.shed(&mut Shedding { outbox_bytes, limits: &limits, now, mark }));
         self.count_dropped(shed.dropped);
+        shed.replayed.iter().for_each(|(topic, first)| self.hub.replay(id, topic, *first));
         self.measure_backlog(id);
         self.unpark(id);
         shed.is_beyond
@@ -50,10 +51,11 @@ impl<I: Io> Shard<I> {
         has_bytes
     }
 
-    fn count_dropped(&self, Dropped { oldest, newest, outdated }: Dropped) {
+    fn count_dropped(&self, Dropped { oldest, newest, outdated, replayed }: Dropped) {
         self.count(Counter::DroppedOldest, oldest);
         self.count(Counter::DroppedNewest, newest);
         self.count(Counter::DroppedOutdated, outdated);
+        self.count(Counter::Replayed, replayed);
     }
 }
 

@@ -66,6 +66,7 @@ mod random;
 mod rates;
 mod reloads;
 mod rest;
+mod resume;
 mod sealing;
 mod second_protocol;
 mod seen;

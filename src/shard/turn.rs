@@ -21,6 +21,7 @@ impl<I: Io> Shard<I> {
         self.begin_mail();
         self.expire_timers();
         self.resume_paused();
+        self.read_histories();
         self.watch_memory();
         self.pace_drain();
         self.report_ended();
@@ -80,5 +81,6 @@ impl<I: Io> Shard<I> {
             || self.hub.has_asks()
             || self.hub.is_sweeping()
             || self.hub.has_mail()
+            || self.hub.may_read_on()
     }
 }

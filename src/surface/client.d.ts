@@ -90,8 +90,10 @@ export interface SubscribedEvent extends Event {
   /** The place of the last message before the subscription; `offset` is 0 if there was none. */
   readonly epoch?: string;
   readonly offset?: number;
-  /** Whether an earlier connection had the subscription: what was published in between is missing. */
+  /** Whether an earlier connection had the subscription. */
   readonly resubscribed: boolean;
+  /** Whether every message after the position follows that the client has asked for; missing if it asked for none. */
+  readonly recovered?: boolean;
 }
 
 export interface UnsubscribedEvent extends Event {
@@ -129,7 +131,10 @@ export class Ringhub extends EventTarget {
   /** Closes the connection for good, and fails all commands. Subscriptions that were live are kept for `connect`. */
   close(code?: number, reason?: string): void;
   /** Subscribes to a topic until `unsubscribe`, over all connections. */
-  subscribe(topic: string, options?: { echo?: boolean; wait?: boolean }): Promise<{ topic: string } & Partial<Place>>;
+  subscribe(
+    topic: string,
+    options?: { echo?: boolean; since?: string; last?: number; wait?: boolean },
+  ): Promise<{ topic: string; recovered?: boolean } & Partial<Place>>;
   unsubscribe(topic: string): Promise<{ topic: string }>;
   /**
    * Publishes a string as text, bytes as binary data, and any other value as JSON. A message with an `id` is published

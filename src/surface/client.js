@@ -14,7 +14,7 @@ const DEFAULTS = {
   minDelay: 500, maxDelay: 30000, stableAfter: 10000, pingInterval: 25000, timeout: 10000, queue: 256, wait: true,
 };
 // The server takes 256 commands of a connection that have no answer.
-const SENT_MAX = 128;
+const UNANSWERED_MAX = 128;
 // RFC 9110 5.6.2: the names that a subprotocol may have.
 const PROTOCOL = /^[\w!#$%&'*+.^`|~-]+$/;
 
@@ -46,8 +46,8 @@ export class Ringhub extends EventTarget {
   #url; #options; #state = "closed"; #timer; #attempts = 0; #refusals = 0; #isHeard; #id = 0;
   // The present attempt, with its socket. Events of earlier sockets are ignored.
   #turn;
-  // Subscriptions by topic; commands that are not sent; commands without an answer, by id.
-  #topics = new Map(); #queue = []; #sent = new Map();
+  // Subscriptions by topic, and by the server's name; commands that are not sent; commands without an answer, by id.
+  #topics = new Map(); #names = new Map(); #queue = []; #sent = new Map();
 
   constructor(url = new URL("ws", import.meta.url), options) {
     super();
@@ -72,11 +72,11 @@ export class Ringhub extends EventTarget {
     socket?.close(code, reason);
   }
 
-  subscribe(topic, { echo, wait = this.#options.wait } = {}) {
+  subscribe(topic, { wait = this.#options.wait, ...how } = {}) {
     return new Promise((resolve, reject) => {
       if (this.#topics.has(topic)) throw new RinghubError("already_subscribed", topic, { code: 110 });
       this.#check(wait);
-      const entry = { topic, echo, resolve, reject };
+      const entry = { topic, how, resolve, reject };
       this.#topics.set(topic, entry);
       if (this.#state === "open") this.#subscribe(entry);
     });
@@ -147,7 +147,7 @@ export class Ringhub extends EventTarget {
   }
 
   #flush() {
-    while (this.#state === "open" && this.#queue.length && this.#sent.size < SENT_MAX) {
+    while (this.#state === "open" && this.#queue.length && this.#sent.size < UNANSWERED_MAX) {
       const command = this.#queue.shift();
       this.#sent.set(command.id, command);
       this.#turn.socket.send(command.text);
@@ -155,8 +155,8 @@ export class Ringhub extends EventTarget {
   }
 
   #subscribe(entry) {
-    const { topic, echo } = entry, turn = this.#turn, isMeant = () => this.#topics.get(topic) === entry;
-    this.#command("subscribe", { topic, echo }, true, entry).catch(error => {
+    const { topic, how } = entry, turn = this.#turn, isMeant = () => this.#topics.get(topic) === entry;
+    this.#command("subscribe", { topic, ...how }, true, entry).catch(error => {
       if (entry.reject) {
         if (isMeant()) this.#topics.delete(topic);
         entry.reject(error);
@@ -192,7 +192,7 @@ export class Ringhub extends EventTarget {
   }
 
   #opened(turn) {
-    turn.since = performance.now();
+    turn.openedAt = performance.now();
     this.#refusals = 0;
     this.#state = "open";
     // Subscriptions stand before what has waited.
@@ -228,6 +228,7 @@ export class Ringhub extends EventTarget {
     if (message) {
       const { base64 } = message;
       if (base64 !== undefined) message.data = Uint8Array.from(atob(base64), octet => octet.charCodeAt());
+      this.#place(message);
       return this.#emit("message", message);
     }
     if (lagged) return this.#emit("lagged", lagged);
@@ -240,13 +241,24 @@ export class Ringhub extends EventTarget {
     if (subscribed) {
       const resubscribed = !!entry && !entry.reject;
       entry?.resolve(answer);
-      if (entry) Object.assign(entry, { name: topic, reject: null });
+      if (entry) {
+        entry.reject = null;
+        this.#names.set(topic, entry);
+      }
+      this.#place(answer);
       this.#emit("subscribed", { ...answer, resubscribed });
     } else if (unsubscribed) {
-      if (!command) this.#topics.forEach(({ name }, key) => name === topic && this.#topics.delete(key));
+      const ended = this.#names.get(topic);
+      if (!command && this.#topics.get(ended?.topic) === ended) this.#topics.delete(ended?.topic);
       this.#emit("unsubscribed", { topic, error: answer.code && fault(answer) });
     }
     this.#flush();
+  }
+
+  // Notes where another connection goes on.
+  #place({ topic, epoch, offset }) {
+    const entry = this.#names.get(topic);
+    if (entry && epoch) entry.how = { echo: entry.how.echo, since: `${epoch}.${offset}` };
   }
 
   async #lost(turn, code, reason = "the server does not answer", failure) {
@@ -255,10 +267,10 @@ export class Ringhub extends EventTarget {
     clearTimeout(this.#timer);
     turn.socket?.close();
     // While a connection is open there is no pause here: `#flush` must not send any more.
-    const error = turn.since ? undefined : failure ?? (await this.#refusal(turn.token));
+    const error = turn.openedAt ? undefined : failure ?? (await this.#refusal(turn.token));
     if (now !== this.#turn) return;
     // A slow consumer may keep up on another connection.
-    const isFinal = turn.since ? (code === 1008 && !reason.startsWith("slow consumer")) || (code >= 4000 && !(code === 4401 && this.#asks))
+    const isFinal = turn.openedAt ? (code === 1008 && !reason.startsWith("slow consumer")) || (code >= 4000 && !(code === 4401 && this.#asks))
       : error.status && !error.temporary && !(error.status === 401 && this.#asks && !this.#refusals++);
     const end = { code, reason, error };
     if (!(shouldReconnect?.({ ...end, isFinal: !!isFinal }) ?? !isFinal)) {
@@ -268,7 +280,7 @@ export class Ringhub extends EventTarget {
     this.#turn = null;
     this.#state = "waiting";
     this.#drop(passing("disconnected", "the connection broke before the answer", code));
-    if (performance.now() - turn.since > stableAfter) this.#attempts = 0;
+    if (performance.now() - turn.openedAt > stableAfter) this.#attempts = 0;
     let delay = Math.random() * Math.min(maxDelay, minDelay * 2 ** this.#attempts++);
     // A server that leaves has chosen a delay at random.
     try { delay = Math.min(maxDelay, JSON.parse(reason).retry_after_ms ?? delay); } catch {}

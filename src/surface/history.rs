@@ -122,7 +122,7 @@ fn has_tag(list: &[u8], tag: &str) -> bool {
 
 /// Returns a page as JSON. `start_ms` is the time of the wall clock from which the times of messages count.
 fn page_as_json(topic: &str, page: &HistoryPage, start_ms: u64) -> BytesMut {
-    let HistoryPage { end, floor, has_gap, messages, has_more } = page;
+    let HistoryPage { end, floor, has_gap, messages, has_more, .. } = page;
     let mut out = BytesMut::from(&b"{\"topic\":"[..]);
     put_string(topic, &mut out);
     if let Some(OrderEnd { epoch, offset }) = end {
@@ -144,7 +144,7 @@ fn page_as_json(topic: &str, page: &HistoryPage, start_ms: u64) -> BytesMut {
     out
 }
 
-fn put_message(KeptMessage { offset, publication }: &KeptMessage, start_ms: u64, out: &mut BytesMut) {
+fn put_message(KeptMessage { offset, publication, .. }: &KeptMessage, start_ms: u64, out: &mut BytesMut) {
     let time = start_ms.saturating_add(publication.time().0);
     write!(out, "{{\"offset\":{offset},\"time\":{time}").expect(MEMORY);
     let names = [("event", publication.event_name()), ("key", publication.key_name()), ("id", publication.id_name())];
@@ -226,13 +226,17 @@ mod tests {
             Publication::text("a \"b\"\n").id("i"),
             Publication::binary(&[0, 1]),
         ];
-        let kept = |(offset, publication)| KeptMessage { offset, publication: stamped(publication, offset * 10) };
+        let kept = |(offset, publication)| {
+            let publication = stamped(publication, offset * 10);
+            KeptMessage { offset, source: None, publication }
+        };
         let page = HistoryPage {
             end: Some(OrderEnd { epoch: 17, offset: 9 }),
             floor: 4,
             has_gap: true,
             messages: (5..).zip(publications).map(kept).collect(),
             has_more: true,
+            is_kept: true,
         };
         let text = page_as_json("a/b", &page, 900);
         let expected = concat!(
@@ -243,7 +247,7 @@ mod tests {
             "\n"
         );
         assert_eq!(text, expected);
-        let none = HistoryPage { end: None, floor: 0, has_gap: false, messages: Vec::new(), has_more: false };
+        let none = HistoryPage { end: None, messages: Vec::new(), has_more: false, has_gap: false, ..page };
         assert_eq!(page_as_json("a", &none, 0), "{\"topic\":\"a\",\"gap\":false,\"messages\":[]}\n");
     }
 

@@ -11,6 +11,7 @@ pub mod page;
 mod presence;
 pub mod raw;
 mod receipt;
+mod resume;
 #[expect(clippy::module_inception, reason = "the file is named after its struct")]
 mod surface;
 mod table;

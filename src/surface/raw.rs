@@ -2,7 +2,8 @@
 //!
 //! `GET /t/{topic}` with an upgrade subscribes, and the client's messages are published to the topic. The query has
 //! options: `echo=true` returns the client's own messages too; `mode=sub` only receives, `mode=pub` only publishes;
-//! `scope=local` stays within the shard; `lag=silent` lets the topic's policy drop messages.
+//! `scope=local` stays within the shard; `lag=silent` lets the topic's policy drop messages; `since` and `last` let the
+//! client first receive messages of the topic's history.
 
 use std::{borrow::Cow, mem, sync::Arc};
 
@@ -12,6 +13,7 @@ use super::{
     events::{EVENTS, Names, STREAMS_AT_A_TOPIC, SUBSCRIBES, StreamOptions, headers_of_stream, is_for_stream},
     history, presence,
     receipt::ReceiptJson,
+    resume::read_resume,
     surface::{Beside, PathRow, Surface, TopicUse, any_values},
     v1::{OPENINGS_AT_A_TOPIC, V1},
 };
@@ -19,7 +21,7 @@ use crate::{
     auth::TOKEN_KEY,
     endpoints::{BodyLimit, HttpEndpoint, HttpRequest, Intent, Openings, Opens},
     handler::{Accept, Connection, Handler, OpeningRequest, Response, Typed},
-    hub::{Place, Publication, Published, Scope, SubscribeOptions, TopicName},
+    hub::{Place, Publication, Published, Resume, Scope, SubscribeOptions, TopicName},
     proto::{CloseCode, HandshakeError, Headers, Message, Refusal, RequestHead, query_pairs},
 };
 
@@ -108,6 +110,10 @@ struct RawOptions {
     scope: Scope,
     /// Whether the topic's policy may drop messages, of which no frame tells the client.
     has_silent_lags: bool,
+    /// The messages of the history that the client receives first.
+    resume: Option<Resume>,
+    /// Whether the client receives although messages after its position may be missing.
+    accepts_unrecovered: bool,
 }
 
 impl RawOptions {
@@ -115,7 +121,8 @@ impl RawOptions {
     ///
     /// # Errors
     ///
-    /// 400 for a query that is malformed, or has an unknown key or value, or a key twice.
+    /// 400 for a query that is malformed, or has an unknown key or value, or a key twice, or options that exclude each
+    /// other.
     fn read(query: Option<&str>) -> Result<RawOptions, Refusal> {
         let mut options = RawOptions {
             subscribes: true,
@@ -123,8 +130,11 @@ impl RawOptions {
             has_echo: false,
             scope: Scope::Server,
             has_silent_lags: false,
+            resume: None,
+            accepts_unrecovered: false,
         };
         let mut seen: Vec<Cow<'_, str>> = Vec::new();
+        let (mut since, mut last) = (None, None);
         for pair in query_pairs(query) {
             let (Some(key), Some(value)) = pair else { return Err(bad("the query is not percent-encoded UTF-8")) };
             if seen.contains(&key) {
@@ -140,37 +150,57 @@ impl RawOptions {
                 ("scope", "global") => options.scope = Scope::Server,
                 ("lag", "silent") => options.has_silent_lags = true,
                 ("lag", "close") => options.has_silent_lags = false,
+                ("unrecovered", "accept") => options.accepts_unrecovered = true,
+                ("unrecovered", "close") => options.accepts_unrecovered = false,
+                ("since", _) => since = Some(value),
+                ("last", _) => last = Some(value),
                 // Read with the credentials.
                 (TOKEN_KEY, _) => {}
                 ("echo", _) => return Err(bad(&format!("echo is {value:?}, not true or false"))),
                 ("mode", _) => return Err(bad(&format!("mode is {value:?}, not both, sub or pub"))),
                 ("scope", _) => return Err(bad(&format!("scope is {value:?}, not local or global"))),
                 ("lag", _) => return Err(bad(&format!("lag is {value:?}, not close or silent"))),
-                _ => return Err(bad(&format!("{key:?} is not known; echo, mode, scope, lag and access_token are"))),
+                ("unrecovered", _) => return Err(bad(&format!("unrecovered is {value:?}, not close or accept"))),
+                _ => return Err(bad(&format!("{key:?} is not known; {KNOWN} are"))),
             }
             seen.push(key);
+        }
+        options.resume = read_resume(since.as_deref(), last.as_deref()).map_err(|error| bad(&error))?;
+        if options.resume.is_some() && !options.subscribes {
+            return Err(bad("mode=pub excludes since and last: the client receives nothing"));
         }
         Ok(options)
     }
 
     /// Returns the intent that has to be authorized.
     fn intent(self) -> Intent {
-        Intent::Attach { subscribes: self.subscribes, publishes: self.publishes }
+        let RawOptions { subscribes, publishes, resume, .. } = self;
+        match resume {
+            Some(_) => Intent::Resume { publishes },
+            None => Intent::Attach { subscribes, publishes },
+        }
     }
 
     /// Accepts an opening request at a topic with its subscription and its forwarding.
     fn accept(self, topic: TopicName) -> Accept<()> {
-        let RawOptions { subscribes, publishes, has_echo, scope, has_silent_lags } = self;
+        let RawOptions { subscribes, publishes, has_echo, scope, has_silent_lags, resume, accepts_unrecovered } = self;
         let mut accept = Accept::default();
         if subscribes {
-            accept = accept.subscribe(
-                topic.clone(),
-                SubscribeOptions { has_echo, has_silent_lags, ..SubscribeOptions::default() },
-            );
+            let options = SubscribeOptions {
+                has_echo,
+                has_silent_lags,
+                resume,
+                accepts_unrecovered,
+                ..SubscribeOptions::default()
+            };
+            accept = accept.subscribe(topic.clone(), options);
         }
         if publishes { accept.forward(topic, scope) } else { accept }
     }
 }
+
+/// The options of an opening request at a topic.
+const KNOWN: &str = "echo, mode, scope, lag, since, last, unrecovered and access_token";
 
 /// The server's handler `hub`, which publishes messages to topics as they are: the topic of the path and the query of
 /// the opening request decide about a connection's subscription and forwarding.

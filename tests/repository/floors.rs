@@ -28,7 +28,18 @@ const BUILDINGS: &[Building] = &[
     Building {
         name: "ShardHub",
         folder: "src/hub",
-        floors: &["hub", "fanout", "interest", "keeping", "attending", "order", "announcing", "membership", "mail"],
+        floors: &[
+            "hub",
+            "fanout",
+            "interest",
+            "keeping",
+            "attending",
+            "order",
+            "announcing",
+            "membership",
+            "resuming",
+            "mail",
+        ],
     },
     Building {
         name: "Simulation",
@@ -69,6 +80,7 @@ const BUILDINGS: &[Building] = &[
             "memory_watch",
             "attending",
             "handlers",
+            "resuming",
             "several",
             "flush",
             "mail",

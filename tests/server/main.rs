@@ -42,6 +42,7 @@ mod proxy_protocol;
 mod raw_topics;
 mod receipts;
 mod reload;
+mod resume;
 mod routes;
 mod sandbox;
 mod seccomp;

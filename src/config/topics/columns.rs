@@ -63,10 +63,11 @@ pub(in crate::config) const COLUMNS: &[Column] = &[
     },
     Column {
         qualified: "topics.slow",
-        value: "`close`, `drop_oldest`, `drop_newest` or `latest`",
+        value: "`close`, `drop_oldest`, `drop_newest`, `latest` or `replay`",
         preset: "`close`",
         help: "What becomes of a subscriber that is over a budget: its connection is closed, the topic's oldest \
-            or newest waiting messages are dropped, or only the newest of each key is kept.",
+            or newest waiting messages are dropped, only the newest of each key is kept, or all are read from the \
+            history later.",
         read: |r, key, value| r.overflow(key, value),
     },
     Column {
@@ -189,7 +190,8 @@ const PERMISSIONS: [(&str, Permission); 5] = [
 ];
 
 /// The policies for slow subscribers.
-const POLICIES: [Overflow; 4] = [Overflow::Close, Overflow::DropOldest, Overflow::DropNewest, Overflow::Latest];
+const POLICIES: [Overflow; 5] =
+    [Overflow::Close, Overflow::DropOldest, Overflow::DropNewest, Overflow::Latest, Overflow::Replay];
 
 fn change(set: impl FnOnce(TopicRule) -> TopicRule + 'static) -> Change {
     Box::new(set)
@@ -225,7 +227,7 @@ impl Reader<'_> {
     }
 
     fn overflow(&mut self, key: &'static str, value: Value<'_, '_>) -> Option<Change> {
-        let expected = "\"close\", \"drop_oldest\", \"drop_newest\" or \"latest\"";
+        let expected = "\"close\", \"drop_oldest\", \"drop_newest\", \"latest\" or \"replay\"";
         let name = self.text(key, expected, value)?;
         let overflow = self.checked(key, value, || one_of(&name, &POLICIES.map(|policy| (policy.name(), policy))))?;
         Some(change(move |rule| rule.slow(overflow)))

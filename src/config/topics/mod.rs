@@ -214,7 +214,7 @@ mod tests {
             (rule("match = \"a\"\nsubscribe = true"), format!("FILE:4: topics.subscribe: {admitted} is expected")),
             (
                 rule("match = \"a\"\nslow = \"drop\""),
-                "FILE:4: topics.slow: \"drop\" is none of close, drop_oldest, drop_newest, latest".into(),
+                "FILE:4: topics.slow: \"drop\" is none of close, drop_oldest, drop_newest, latest, replay".into(),
             ),
             (rule("match = \"a\"\nslow = 7"), "FILE:4: topics.slow: \"close\", \"drop_oldest\", ".into()),
             (

@@ -431,7 +431,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..160)
 }
 
-const ECHO: SubscribeOptions = SubscribeOptions { has_echo: true, has_silent_lags: false, has_presence: false };
+const ECHO: SubscribeOptions = SubscribeOptions {
+    has_echo: true,
+    has_silent_lags: false,
+    has_presence: false,
+    resume: None,
+    accepts_unrecovered: false,
+};
 
 const TOPICS: [&str; 3] = ["a", "b", "c"];
 

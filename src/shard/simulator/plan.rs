@@ -179,6 +179,7 @@ impl Plan {
             backlog_pieces: portion(),
             backlog_bytes,
             mail: portion(),
+            history_parts: 1,
         }
     }
 }

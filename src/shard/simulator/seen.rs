@@ -70,6 +70,11 @@ impl Seen {
             Counter::PresenceMembers,
             Counter::PresenceUnlisted,
             Counter::PresenceBatches,
+            Counter::Recovered,
+            Counter::Unrecovered,
+            Counter::UnrecoveredClosed,
+            Counter::MissedInHistory,
+            Counter::Replayed,
         ];
         let is_elsewhere = |counter: Counter| {
             elsewhere.contains(&counter)

@@ -152,6 +152,7 @@ fn a_client_that_waits_to_be_read_is_not_silent() {
         backlog_pieces: 1,
         backlog_bytes: 1,
         mail: 1,
+        history_parts: 1,
     };
     let mut simulation = Simulation::new(Random::new(12), Plan { pace, ..Plan::CALM }, false, &config);
     for _ in 0..10 {

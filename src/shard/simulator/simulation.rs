@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     config::{Config, Sources, settle},
-    handler::{Pattern, Route, RouteOptions, Tasks, Typed},
+    handler::{Handler, Pattern, Route, RouteOptions, Tasks, Typed},
     hub::{
         ConnectionId, EndRole, ExternalEnd, Format, HubLimits, MeshEnd, Place, RulesOfTopics, Scope, SubscribeOptions,
         Tags, TopicName, TopicRules,
@@ -246,7 +246,7 @@ pub(super) fn handlers_with(config: &Config, options: RouteOptions) -> Handlers 
     handlers_of(config, options, Answering::default())
 }
 
-fn handlers_of(config: &Config, options: RouteOptions, handler: Answering) -> Handlers {
+pub(super) fn handlers_of(config: &Config, options: RouteOptions, handler: impl Handler) -> Handlers {
     let options = options.forget_request().no_broadcast();
     let rules = settle(&options, Sources::WebSockets, &config.base_of_routes()).expect("rules that can be");
     let pattern = Pattern::new(TOPIC_PATTERN).expect("a pattern");

@@ -135,9 +135,17 @@ impl Drop for World {
 /// Takes what a client was sent since the last call: `answer`, texts, and the codes of close frames. The beginning of a
 /// frame is left for the next call.
 pub(super) fn take_sent(network: &RefCell<Network>, client: usize) -> Vec<String> {
+    network.borrow_mut().fetch(client, usize::MAX);
+    take_fetched(network, client)
+}
+
+/// Takes what a client has fetched, as [`take_sent`] does.
+pub(super) fn take_fetched(network: &RefCell<Network>, client: usize) -> Vec<String> {
     let mut network = network.borrow_mut();
-    network.fetch(client, usize::MAX);
     let fetched = &mut network.lines[client].fetched;
+    if fetched.len() < ANSWER.len() && ANSWER.starts_with(fetched) {
+        return Vec::new();
+    }
     let (mut sent, mut rest) = (Vec::new(), &fetched[..]);
     if let Some(behind) = rest.strip_prefix(ANSWER) {
         sent.push("answer".to_owned());

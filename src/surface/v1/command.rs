@@ -12,9 +12,9 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::error::ErrorCode;
+use super::{super::resume::read_resume, error::ErrorCode};
 use crate::{
-    hub::{NotJson, Publication},
+    hub::{NotJson, Publication, Resume},
     proto::truncate_reason,
 };
 
@@ -28,7 +28,7 @@ pub(crate) struct Request<'a> {
 /// A command of a client.
 #[derive(Debug)]
 pub(crate) enum Command<'a> {
-    Subscribe { topic: Cow<'a, str>, has_echo: bool, has_presence: bool },
+    Subscribe { topic: Cow<'a, str>, has_echo: bool, has_presence: bool, resume: Option<Resume> },
     Unsubscribe { topic: Cow<'a, str> },
     Publish { topic: Cow<'a, str>, publication: Publication },
     Presence { topic: Cow<'a, str> },
@@ -87,7 +87,7 @@ pub(crate) fn parse(text: &str) -> Result<Request<'_>, Fault> {
 
 /// The commands, and the members of each beside the id.
 const COMMANDS: [(&str, &[&str]); 6] = [
-    ("subscribe", &["topic", "echo", "presence"]),
+    ("subscribe", &["topic", "echo", "presence", "since", "last"]),
     ("unsubscribe", &["topic"]),
     ("publish", &["topic", "data", "base64", "event", "key", "idempotency_key", "receipt"]),
     ("presence", &["topic"]),
@@ -151,7 +151,11 @@ fn read<'a>(name: &str, id: Option<u64>, members: &Members<'a>) -> Result<Comman
         "subscribe" => {
             let topic = members.needed(name, "topic")?;
             let (has_echo, has_presence) = (flag("echo", members)?, flag("presence", members)?);
-            Command::Subscribe { topic: text("topic", topic)?, has_echo, has_presence }
+            let since = members.of("since").next().map(|since| text("since", since)).transpose()?;
+            let last = members.of("last").next().map(RawValue::get);
+            let resume = read_resume(since.as_deref(), last);
+            let resume = resume.map_err(|reason| Fault::new(ErrorCode::BadMember, reason))?;
+            Command::Subscribe { topic: text("topic", topic)?, has_echo, has_presence, resume }
         }
         "unsubscribe" => Command::Unsubscribe { topic: text("topic", members.needed(name, "topic")?)? },
         "publish" => publish(id, members)?,

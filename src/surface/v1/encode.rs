@@ -190,6 +190,9 @@ pub(super) struct Subscribed<'a> {
     topic: &'a str,
     #[serde(flatten)]
     end: Option<End>,
+    /// Whether a subscription that resumes gets every message after its position.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovered: Option<bool>,
 }
 
 /// The end of a topic's order.
@@ -257,10 +260,15 @@ impl Answer<'_> {
         Answer::Published(Placed { id: Some(id), topic, epoch: epoch.to_string(), offset, receipt })
     }
 
-    /// Returns the answer to a subscription that is live, and begins at this end of the topic's order.
-    pub(super) fn subscribed(id: Option<u64>, topic: &str, end: Option<OrderEnd>) -> Answer<'_> {
+    /// Returns the answer to a subscription that is live, and begins at this position in the topic's order.
+    pub(super) fn subscribed(
+        id: Option<u64>,
+        topic: &str,
+        end: Option<OrderEnd>,
+        recovered: Option<bool>,
+    ) -> Answer<'_> {
         let end = end.map(|OrderEnd { epoch, offset }| End { epoch: epoch.to_string(), offset });
-        Answer::Subscribed(Subscribed { id, topic, end })
+        Answer::Subscribed(Subscribed { id, topic, end, recovered })
     }
 
     /// Returns the text of the answer.

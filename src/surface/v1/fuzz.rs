@@ -23,7 +23,9 @@ pub fn command(bytes: &[u8]) {
             assert_eq!(members.get("id").and_then(serde_json::Value::as_u64), request.id, "{text}");
             let text_of = |member: &str| members.get(member).and_then(serde_json::Value::as_str);
             match request.command {
-                Command::Subscribe { topic, has_echo, has_presence } => {
+                Command::Subscribe { topic, has_echo, has_presence, resume } => {
+                    let names = ["since", "last"].map(|member| members.get(member).is_some());
+                    assert_eq!(resume.is_some(), names.contains(&true), "{text}");
                     assert_eq!((&**name, text_of("topic")), ("subscribe", Some(&*topic)));
                     let flag = |member: &str| members.get(member).and_then(serde_json::Value::as_bool);
                     let flags = ["echo", "presence"].map(|member| flag(member).unwrap_or_default());

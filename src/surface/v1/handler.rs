@@ -25,7 +25,7 @@ use crate::{
         Accept, Connection, Handler, HeldPublication, OpeningRequest, RenewError, RenewedToken, Response,
         SubscribeError, owner_of,
     },
-    hub::{Encodings, Format, Publication, PublishError, PublishOutcome, Scope, SubscribeOptions, TopicName},
+    hub::{Encodings, Format, Publication, PublishError, PublishOutcome, Resume, Scope, SubscribeOptions, TopicName},
     proto::{Message, MessageType, Refusal, State},
 };
 
@@ -78,8 +78,10 @@ impl Handler for Speaker {
             }
             Some(Stage::Live) | None => None,
         };
-        let end = connection.order_end();
-        send(connection, &Answer::subscribed(id, topic.as_str(), end));
+        let is_without_history = connection.state_mut().take_without_history(topic);
+        let (end, recovered) = (connection.order_end(), connection.is_recovered());
+        let recovered = recovered.or(is_without_history.then_some(false));
+        send(connection, &Answer::subscribed(id, topic.as_str(), end, recovered));
     }
 
     /// Tells the client of a subscription that the program has ended.
@@ -98,11 +100,11 @@ impl Speaker {
 
     fn accept(&self, request: &OpeningRequest) -> Result<Accept<Talk>, Refusal> {
         let names = if request.topic().is_some() { Names::Topic } else { Names::NoTopic };
-        let TalkOptions { is_binary, has_echo } = TalkOptions::read(request.raw_query(), names)?;
+        let TalkOptions { is_binary, has_echo, resume } = TalkOptions::read(request.raw_query(), names)?;
         let format = if is_binary { self.as_binary } else { self.as_json };
         let Some(topic) = request.topic() else { return Ok(Accept::default().format(format)) };
         let accept = Accept::with(Talk::at(topic.clone())).format(format);
-        Ok(accept.subscribe(topic.clone(), options(has_echo)))
+        Ok(accept.subscribe(topic.clone(), options(has_echo, resume)))
     }
 
     /// Keeps a command that waits behind another.
@@ -129,8 +131,9 @@ impl Speaker {
 
     fn act(&self, connection: &mut Client<'_>, Request { id, command }: Request<'_>) {
         let done = match command {
-            Command::Subscribe { topic, has_echo, has_presence } => {
-                self.subscribe(connection, id, &topic, (has_echo, has_presence))
+            Command::Subscribe { topic, has_echo, has_presence, resume } => {
+                let options = SubscribeOptions { has_presence, ..options(has_echo, resume) };
+                self.subscribe(connection, id, &topic, options)
             }
             Command::Unsubscribe { topic } => self.unsubscribe(connection, id, &topic),
             Command::Publish { topic, publication } => self.publish(connection, id, &topic, publication),
@@ -170,40 +173,38 @@ impl Speaker {
         connection: &mut Client<'_>,
         id: Option<u64>,
         name: &str,
-        (has_echo, has_presence): (bool, bool),
+        options: SubscribeOptions,
     ) -> Result<(), Fault> {
         let topic = self.topic(connection, id, name)?;
         if connection.is_subscribed(&topic) {
             return Err(not_subscribed(id, SubscribeError::Already));
         }
-        let (speaker, name) = (self.clone(), topic.clone());
         connection.state_mut().has_to_wait = true;
-        let act = move |connection: &mut Client<'_>, decided: Result<(), Refusal>| {
-            let subscribed = decided.map_err(|refusal| refused(id, &refusal)).and_then(|()| {
-                if has_presence && connection.topic_rules(&name).members.is_none() {
-                    return Err(no_presence_of(id, &name));
-                }
-                let options = SubscribeOptions { has_presence, ..options(has_echo) };
-                connection.subscribe(&name, options).map_err(|error| not_subscribed(id, error))
-            });
-            match subscribed {
-                // The answer follows when the subscription is live.
-                Ok(()) => {
-                    if has_presence {
-                        connection.state_mut().watched.insert(name.clone());
-                    }
-                    connection.state_mut().topics.insert(name, Stage::Joining(id));
-                }
-                Err(fault) => speaker.fail(connection, fault),
-            }
-            speaker.go_on(connection);
+        let (speaker, name) = (self.clone(), topic.clone());
+        let act = move |connection: &mut Client<'_>, decided: Result<(), Refusal>| match decided {
+            Ok(()) if options.resume.is_some() => speaker.judge_resume(connection, id, name, options),
+            decided => speaker.subscribe_judged(connection, id, name, options, decided),
         };
-        if has_presence {
+        if options.has_presence {
             self.judge.may_see_presence(connection, &topic, act);
         } else {
             self.judge.may_subscribe(connection, &topic, act);
         }
         Ok(())
+    }
+
+    /// Judges whether a client that may subscribe may also begin in the history. If not, the topic is for this client
+    /// one without a history.
+    fn judge_resume(&self, connection: &mut Client<'_>, id: Option<u64>, name: TopicName, options: SubscribeOptions) {
+        let (speaker, topic) = (self.clone(), name.clone());
+        self.judge.may_resume(connection, &topic, move |connection, decided| match decided {
+            Err(refusal) if ErrorCode::of_refusal(&refusal) == ErrorCode::Forbidden => {
+                connection.state_mut().note_without_history(&name);
+                let options = SubscribeOptions { resume: None, ..options };
+                speaker.subscribe_judged(connection, id, name, options, Ok(()));
+            }
+            decided => speaker.subscribe_judged(connection, id, name, options, decided),
+        });
     }
 
     /// Asks for the members of a topic. Later commands wait for the answer, so that a connection makes one list at a
@@ -250,6 +251,37 @@ impl Speaker {
                 }
             });
         }
+    }
+
+    /// Subscribes as the judge has decided.
+    fn subscribe_judged(
+        &self,
+        connection: &mut Client<'_>,
+        id: Option<u64>,
+        name: TopicName,
+        options: SubscribeOptions,
+        decided: Result<(), Refusal>,
+    ) {
+        let subscribed = decided.map_err(|refusal| refused(id, &refusal)).and_then(|()| {
+            if options.has_presence && connection.topic_rules(&name).members.is_none() {
+                return Err(no_presence_of(id, &name));
+            }
+            connection.subscribe(&name, options).map_err(|error| not_subscribed(id, error))
+        });
+        match subscribed {
+            // The answer follows when the subscription is live.
+            Ok(()) => {
+                if options.has_presence {
+                    connection.state_mut().watched.insert(name.clone());
+                }
+                connection.state_mut().topics.insert(name, Stage::Joining(id));
+            }
+            Err(fault) => {
+                connection.state_mut().take_without_history(&name);
+                self.fail(connection, fault);
+            }
+        }
+        self.go_on(connection);
     }
 
     /// Ends the wait for a decision.
@@ -402,8 +434,8 @@ fn send(connection: &mut Client<'_>, answer: &Answer<'_>) {
 }
 
 /// Returns the options of a subscription.
-fn options(has_echo: bool) -> SubscribeOptions {
-    SubscribeOptions { has_echo, ..SubscribeOptions::default() }
+fn options(has_echo: bool, resume: Option<Resume>) -> SubscribeOptions {
+    SubscribeOptions { has_echo, resume, accepts_unrecovered: true, ..SubscribeOptions::default() }
 }
 
 /// Returns the error for a refusal of the judge.

@@ -78,8 +78,11 @@ pub(crate) const OPENINGS_AT_A_TOPIC: Openings = Openings {
     opens: Opens::WebSocket,
     methods: &["GET"],
     intent: Some(|head| {
-        let intent = Intent::Attach { subscribes: true, publishes: false };
-        TalkOptions::read(head.query(), Names::Topic).map(|_| intent)
+        let options = TalkOptions::read(head.query(), Names::Topic)?;
+        Ok(match options.resume {
+            Some(_) => Intent::Resume { publishes: false },
+            None => Intent::Attach { subscribes: true, publishes: false },
+        })
     }),
     topics: None,
 };

@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 
+use super::super::resume::read_resume;
 use crate::{
     auth::TOKEN_KEY,
+    hub::Resume,
     proto::{Refusal, query_pairs},
 };
 
@@ -27,6 +29,8 @@ pub(super) struct TalkOptions {
     pub(super) is_binary: bool,
     /// Whether the client receives its own messages to the topic of the path.
     pub(super) has_echo: bool,
+    /// The messages of the history of the topic of the path that the client receives first.
+    pub(super) resume: Option<Resume>,
 }
 
 impl TalkOptions {
@@ -38,11 +42,12 @@ impl TalkOptions {
     pub(super) fn read(query: Option<&str>, names: Names) -> Result<TalkOptions, Refusal> {
         let bad = |what: String| Err(Refusal::new(400, what));
         let known = match names {
-            Names::Topic => "binary, echo and access_token are",
+            Names::Topic => "binary, echo, since, last and access_token are",
             Names::NoTopic => "binary and access_token are",
         };
         let mut options = TalkOptions::default();
         let mut seen: Vec<Cow<'_, str>> = Vec::new();
+        let (mut since, mut last) = (None, None);
         for pair in query_pairs(query) {
             let (Some(key), Some(value)) = pair else { return bad("the query is not percent-encoded UTF-8".into()) };
             if seen.contains(&key) {
@@ -51,6 +56,11 @@ impl TalkOptions {
             let option = match &*key {
                 "binary" => &mut options.is_binary,
                 "echo" if names == Names::Topic => &mut options.has_echo,
+                "since" | "last" if names == Names::Topic => {
+                    *(if &*key == "since" { &mut since } else { &mut last }) = Some(value);
+                    seen.push(key);
+                    continue;
+                }
                 // Read with the credentials.
                 TOKEN_KEY => {
                     seen.push(key);
@@ -65,6 +75,7 @@ impl TalkOptions {
             };
             seen.push(key);
         }
+        options.resume = read_resume(since.as_deref(), last.as_deref()).map_err(|error| Refusal::new(400, error))?;
         Ok(options)
     }
 }

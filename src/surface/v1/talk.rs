@@ -20,6 +20,9 @@ pub(super) struct Talk {
     pub(super) topics: HashMap<TopicName, Stage>,
     /// Those of these topics whose joins and leaves the client is told of.
     pub(super) watched: HashSet<TopicName>,
+    /// The topics whose subscriptions are not live, and that the client wanted to resume, but may not read the history
+    /// of.
+    without_history: Vec<TopicName>,
     /// Whether a command has to wait for a decision. All later commands wait behind it.
     pub(super) has_to_wait: bool,
     /// The time of the last `refresh` that the judge was asked about.
@@ -85,12 +88,24 @@ impl Talk {
 
     /// Takes a topic out. The memory of many topics is not kept for few.
     pub(super) fn remove(&mut self, topic: &TopicName) -> Option<Stage> {
+        self.take_without_history(topic);
         let stage = self.topics.remove(topic);
         self.watched.remove(topic);
         if self.topics.capacity() > KEPT && self.topics.len() < self.topics.capacity() / 4 {
             self.topics.shrink_to(2 * self.topics.len());
         }
         stage
+    }
+
+    /// Notes that the client may not read the history of a topic in which it wanted to resume.
+    pub(super) fn note_without_history(&mut self, topic: &TopicName) {
+        self.without_history.push(topic.clone());
+    }
+
+    /// Takes the note of [`Talk::note_without_history`]. Returns whether there was one.
+    pub(super) fn take_without_history(&mut self, topic: &TopicName) -> bool {
+        let index = self.without_history.iter().position(|other| other == topic);
+        index.map(|index| self.without_history.swap_remove(index)).is_some()
     }
 
     /// Returns whether the judge may be asked about another token now, and notes that it is.

@@ -75,14 +75,14 @@ function call(hub, text) {
   let command;
   try { command = JSON.parse(text); } catch { return null; }
   const [[kind, members] = []] = Object.entries(command ?? {});
-  const { id, topic, echo, token, event, key, data, base64, idempotency_key: once, receipt, ...others } = members ?? {};
+  const { id, topic, echo, since, last, token, event, key, data, base64, idempotency_key: once, receipt, ...others } = members ?? {};
   const again = JSON.stringify({ [kind]: members });
   if (id === undefined || Object.keys(others).length || again !== JSON.stringify(command)) return null;
   const isText = value => typeof value === "string";
   if (kind === "ping" && data === undefined && Number.isSafeInteger(id) && id >= 0) return () => hub.ping();
   if (kind === "refresh" && isText(token)) return () => hub.refresh(token);
   if (!isText(topic)) return null;
-  if (kind === "subscribe" && echo !== 1) return () => hub.subscribe(topic, { echo });
+  if (kind === "subscribe" && echo !== 1) return () => hub.subscribe(topic, { echo, since, last });
   if (kind === "unsubscribe") return () => hub.unsubscribe(topic);
   if (kind !== "publish" || (data === undefined) === (base64 === undefined)) return null;
   if (base64 === undefined) return () => hub.publish(topic, data, { event, key, id: once, receipt });
@@ -416,6 +416,24 @@ test("of a broken connection only subscriptions are made again", async () => {
   assert.deepEqual(sent.map(text => [member(text, "topic"), member(text, "echo")]), [["live", undefined], ["asked", true]]);
   assert.deepEqual(of("subscribed").map(({ topic, resubscribed }) => [topic, resubscribed]),
     [["live", false], ["live", true], ["asked", false]]);
+  hub.close();
+});
+
+test("another connection goes on after the last message", async () => {
+  const { hub, sockets } = client({}, socket => socket.open());
+  await opened(hub);
+  const subscribed = hub.subscribe("plan", { last: 2 }), place = { topic: "all/plan", epoch: EPOCH };
+  assert.equal(sockets[0].last.subscribe.last, 2);
+  // The route has a prefix.
+  sockets[0].say({ subscribed: { id: sockets[0].last.subscribe.id, ...place, offset: 3, recovered: true } });
+  assert.deepEqual(await subscribed, { ...place, offset: 3, recovered: true });
+  for (const offset of [4, 5]) sockets[0].say({ message: { ...place, offset, data: 1 } });
+  // Messages behind a notice may still be on their way.
+  sockets[0].say({ lagged: { ...place, from: 6, to: 9, count: 2, policy: "drop_oldest" } });
+  sockets[0].end(1001);
+  await until(() => sockets.length === 2 && sockets[1].sent.length === 1);
+  const { id, ...members } = sockets[1].last.subscribe;
+  assert.deepEqual(members, { topic: "plan", since: `${EPOCH}.5` });
   hub.close();
 });
 

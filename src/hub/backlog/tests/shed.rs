@@ -164,8 +164,8 @@ impl World {
         self.count(shed.dropped);
     }
 
-    fn count(&mut self, Dropped { oldest, newest, outdated }: Dropped) {
-        self.dropped += oldest + newest + outdated;
+    fn count(&mut self, Dropped { oldest, newest, outdated, replayed }: Dropped) {
+        self.dropped += oldest + newest + outdated + replayed;
         self.check();
     }
 
