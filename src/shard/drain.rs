@@ -6,13 +6,17 @@
 //! input. [`Shard::drain`] sends this shard's own barriers. So a connection that is closed has been handed, or is owed,
 //! every message from before the drain, and its goodbye comes after these messages. A message that comes later reaches
 //! the connections that are still open.
+//!
+//! A client may publish until its connection is closed, and its publication is answered when its home has given it a
+//! place, or when its receipt is complete. So a connection that waits for such answers is closed when they have come;
+//! after an eighth of the drain's time it is closed without them.
 
 use super::{leaving::Drain, state::Shard};
 use crate::{hub::ConnectionId, metrics::Counter, proto::Millis, sys::Io};
 
 impl<I: Io> Shard<I> {
     /// Begins a drain: every connection is closed with 1012, once every message from before this call is gathered.
-    /// Gathering and closing take at most three quarters of `ticks`.
+    /// Gathering and closing take at most three quarters of `ticks`, and an eighth more where answers are awaited.
     pub(crate) fn drain(&mut self, now: Millis, ticks: u32) {
         self.note_time(now);
         self.hub.send_barrier();
@@ -31,7 +35,7 @@ impl<I: Io> Shard<I> {
             drain.note_mail(self.now);
         }
         let is_premature = drain.begin_closing(self.now, self.hub.has_passed_barrier());
-        let due = drain.step(self.now);
+        let due = drain.step(self.now, || self.handlers.askers.values().map(|(id, _)| *id).collect());
         if is_premature && !self.is_empty() {
             tracing::warn!(
                 connections = self.open(),

@@ -8,11 +8,15 @@ use crate::{hub::ConnectionId, proto::Tick};
 /// when the time to gather them is over. This time is a quarter of the drain's time, or up to half of it while the
 /// shard has mail to take. Then the drain closes its connections at a pace, so that their clients do not all come to
 /// the next server at the same moment. The closes take up to half of the drain's time, or up to a quarter if gathering
-/// took more than a quarter.
+/// took more than a quarter. A connection whose publications wait for their answers is closed later, by an eighth of
+/// the drain's time at most.
 #[derive(Debug)]
 pub(super) struct Drain {
     /// The connections to close, in order. Some may have ended.
     remaining: VecDeque<ConnectionId>,
+    /// The connections that are due, and whose publications wait for their answers; each with the tick from which on
+    /// it waits no more.
+    asking: VecDeque<(Tick, ConnectionId)>,
     /// Connections that the drain has closed and that have not ended.
     closing: HashSet<ConnectionId>,
     ticks: u32,
@@ -43,7 +47,8 @@ impl Drain {
     /// random number.
     pub(super) fn new(now: Tick, remaining: VecDeque<ConnectionId>, ticks: u32, seed: u64) -> Self {
         let stage = Stage::Gathers { since: now, last_mail: now };
-        Drain { remaining, closing: HashSet::new(), ticks, stage, random: seed.max(1) }
+        let asking = VecDeque::new();
+        Drain { remaining, asking, closing: HashSet::new(), ticks, stage, random: seed.max(1) }
     }
 
     /// Returns the milliseconds after which the next client that is told should connect again: a random time, so that
@@ -91,8 +96,9 @@ impl Drain {
         false
     }
 
-    /// Takes out the connections that are due to be closed.
-    pub(super) fn step(&mut self, now: Tick) -> Vec<ConnectionId> {
+    /// Takes out the connections that are due to be closed. `asking` returns those whose publications wait for their
+    /// answers.
+    pub(super) fn step(&mut self, now: Tick, asking: impl FnOnce() -> HashSet<ConnectionId>) -> Vec<ConnectionId> {
         let Stage::Closes { per_tick, next } = &mut self.stage else { return Vec::new() };
         if now < *next {
             return Vec::new();
@@ -100,7 +106,15 @@ impl Drain {
         let steps = now.since(*next) as usize + 1;
         *next = now.after(1);
         let count = steps.saturating_mul(*per_tick).min(self.remaining.len());
-        self.remaining.drain(..count).collect()
+        if count == 0 && self.asking.is_empty() {
+            return Vec::new();
+        }
+        let (until, asking) = (now.after(self.ticks / 8), asking());
+        self.asking.extend(self.remaining.drain(..count).map(|id| (until, id)));
+        let is_due = |&(until, id): &(Tick, ConnectionId)| until <= now || !asking.contains(&id);
+        let due = self.asking.iter().filter(|waiting| is_due(waiting)).map(|(_, id)| *id).collect();
+        self.asking.retain(|waiting| !is_due(waiting));
+        due
     }
 
     /// Adds a connection that was accepted before the drain and is established only now.
@@ -124,7 +138,7 @@ impl Drain {
     /// of connections that have ended.
     pub(super) fn next_step(&self, now: Tick, is_empty: bool) -> Tick {
         match self.stage {
-            Stage::Closes { next, .. } if !self.remaining.is_empty() => next,
+            Stage::Closes { next, .. } if !(self.remaining.is_empty() && self.asking.is_empty()) => next,
             _ => self.gathers_until().filter(|_| !is_empty).unwrap_or(now.after(1)),
         }
     }
@@ -150,7 +164,7 @@ mod tests {
 
     /// Returns how many connections are closed at each tick from this one on, until none is left.
     fn closes(drain: &mut Drain, from: u32) -> Vec<usize> {
-        let closed = (from..).map(|tick| drain.step(Tick(tick)).len());
+        let closed = (from..).map(|tick| drain.step(Tick(tick), HashSet::new).len());
         closed.take_while(|&count| count > 0).collect()
     }
 
@@ -159,7 +173,7 @@ mod tests {
         let mut drain = drain(100, 250);
         for tick in 50..75 {
             assert!(!drain.begin_closing(Tick(tick), false));
-            assert!(drain.step(Tick(tick)).is_empty());
+            assert!(drain.step(Tick(tick), HashSet::new).is_empty());
             assert_eq!(drain.next_step(Tick(tick), false), Tick(75));
         }
         assert!(!drain.begin_closing(Tick(74), true), "nothing is missing");
@@ -207,8 +221,11 @@ mod tests {
         assert_eq!(closes(&mut drain, 55), [1_000; 10]);
         let mut drain = self::drain(20, 10_000);
         drain.begin_closing(Tick(50), true);
-        assert_eq!((drain.step(Tick(50)).len(), drain.step(Tick(50)).len()), (1_000, 0));
-        assert_eq!((drain.step(Tick(53)).len(), drain.step(Tick(54)).len()), (3_000, 1_000));
+        assert_eq!((drain.step(Tick(50), HashSet::new).len(), drain.step(Tick(50), HashSet::new).len()), (1_000, 0));
+        assert_eq!(
+            (drain.step(Tick(53), HashSet::new).len(), drain.step(Tick(54), HashSet::new).len()),
+            (3_000, 1_000)
+        );
         // A drain without any time closes all connections at once.
         let mut drain = self::drain(0, 10_000);
         assert!(drain.begin_closing(Tick(50), false));
@@ -229,12 +246,34 @@ mod tests {
         }
     }
 
+    /// A connection whose publications wait for their answers is closed when they have come, or after an eighth of the
+    /// time. The others are closed as always.
+    #[test]
+    fn connections_wait_for_the_answers_to_their_publications() {
+        let mut drain = drain(80, 3);
+        let [one, two, three] = [0, 1, 2].map(|slot| ConnectionId::new(0, slot, 0));
+        drain.begin_closing(Tick(50), true);
+        assert_eq!(drain.step(Tick(50), || [one, two].into()), [three]);
+        assert_eq!(drain.next_step(Tick(50), false), Tick(51));
+        assert!(drain.step(Tick(50), || panic!("once in a tick")).is_empty());
+        assert!(drain.step(Tick(51), || [one, two].into()).is_empty());
+        assert_eq!(drain.step(Tick(55), || [two].into()), [one]);
+        assert!(drain.step(Tick(59), || [two].into()).is_empty());
+        assert_eq!(drain.step(Tick(60), || [two].into()), [two]);
+        assert_eq!(drain.next_step(Tick(60), true), Tick(61));
+        assert!(drain.step(Tick(61), || panic!("nobody is left to close")).is_empty());
+        // A drain without any time waits for nobody.
+        let mut drain = self::drain(0, 1);
+        drain.begin_closing(Tick(50), true);
+        assert_eq!(drain.step(Tick(50), || [one].into()), [one]);
+    }
+
     /// The first connections are due at once, also within the first tick of a shard's life.
     #[test]
     fn the_first_are_due_at_once() {
         let mut drain = Drain::new(Tick(0), [ConnectionId::new(0, 0, 0)].into(), 100, 0);
         drain.begin_closing(Tick(0), true);
-        assert_eq!(drain.step(Tick(0)).len(), 1);
+        assert_eq!(drain.step(Tick(0), HashSet::new).len(), 1);
     }
 
     #[test]
@@ -242,10 +281,10 @@ mod tests {
         let mut drain = drain(100, 0);
         drain.add(ConnectionId::new(0, 7, 0));
         drain.begin_closing(Tick(50), true);
-        assert_eq!(drain.step(Tick(50)), [ConnectionId::new(0, 7, 0)]);
-        assert!(drain.step(Tick(51)).is_empty());
+        assert_eq!(drain.step(Tick(50), HashSet::new), [ConnectionId::new(0, 7, 0)]);
+        assert!(drain.step(Tick(51), HashSet::new).is_empty());
         drain.add(ConnectionId::new(0, 8, 0));
-        assert_eq!(drain.step(Tick(52)), [ConnectionId::new(0, 8, 0)]);
+        assert_eq!(drain.step(Tick(52), HashSet::new), [ConnectionId::new(0, 8, 0)]);
     }
 
     /// A shard without connections looks in each tick whether the others are done, whatever it waits for.
@@ -254,7 +293,7 @@ mod tests {
         let mut drain = drain(100, 1);
         assert_eq!(drain.next_step(Tick(50), true), Tick(51));
         drain.begin_closing(Tick(50), true);
-        drain.step(Tick(50));
+        drain.step(Tick(50), HashSet::new);
         assert_eq!(drain.next_step(Tick(50), true), Tick(51));
     }
 

@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr, path::PathBuf};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Client, Received, Server, clean, dial, dial_with, exchange, post, program, published, read_response, text,
+    Client, RESTART, Received, Server, clean, dial, dial_with, exchange, post, program, published, read_response, text,
 };
 
 /// Publishes, and returns the receipt.
@@ -187,5 +187,34 @@ fn a_server_that_leaves_answers_receipts() {
     assert_eq!((matched, sent + queued, dropped), (4, 4, 0));
     subscribers[1..].iter_mut().for_each(|client| client.expect(text("before")));
     drop((subscribers, stream));
+    assert!(server.wait().success());
+}
+
+/// In a drain the connection of a publisher is closed when what it has published is answered.
+#[test]
+fn a_drain_waits_for_the_answers_to_a_publisher() {
+    use rustix::process::Signal;
+    let file = File(std::env::temp_dir().join(format!("ringhub-drain-{}.toml", std::process::id())));
+    fs::write(&file.0, "[[topics]]\nmatch = \"paced\"\ndelivery_interval = \"3s\"\n").unwrap();
+    let mut command = clean(program());
+    command.args(["--shards", "2", "--drain-timeout", "60s", "--config"]).arg(&file.0);
+    let mut server = Server::start_command(command);
+    let mut subscriber = server.connect("/t/paced?mode=sub");
+    let mut publisher = talking(&server);
+    for id in [1, 2] {
+        publisher.send_text(&format!(r#"{{"publish":{{"id":{id},"topic":"paced","data":"{id}","receipt":true}}}}"#));
+        if id == 2 {
+            // The next delivery, and so the receipt, is due three seconds after the first, or when the server leaves.
+            server.signal(Signal::TERM);
+        }
+        subscriber.expect(text(&id.to_string()));
+        let Received::Text(answer) = publisher.receive() else { panic!("message {id} is not answered") };
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!((&answer["published"]["id"], &answer["published"]["offset"]), (&json!(id), &json!(id)));
+        assert_eq!(counts(&answer["published"]["receipt"])[0], 1, "{answer}");
+    }
+    for mut client in [subscriber, publisher] {
+        client.expect_close(1012, RESTART);
+    }
     assert!(server.wait().success());
 }
