@@ -269,12 +269,6 @@ counters! {
     MemoryTopics "memory_bytes{kind=\"topics\"}" "bytes" Gauge Shard;
     /// Bytes of the idempotency keys that are remembered.
     MemoryIds "memory_bytes{kind=\"idempotency\"}" "bytes" Gauge Shard;
-    /// Members of the topics whose rules keep presence; each topic counts its own.
-    PresenceMembers "presence_members" "members" Gauge Shard;
-    /// Members that are counted and not listed, because a limit of members or of memory leaves no room.
-    PresenceUnlisted "presence_unlisted" "members" Gauge Shard;
-    /// Batches of joins and leaves that were published to those who want them.
-    PresenceBatches "presence_batches_total" "batches" Counter Shard;
     /// Bytes of the histories of topics.
     MemoryHistory "memory_bytes{kind=\"history\"}" "bytes" Gauge Shard;
     /// Bytes of the members of topics.
@@ -287,6 +281,12 @@ counters! {
     MemoryStreams "memory_bytes{kind=\"streams\"}" "bytes" Gauge Control;
     /// Bytes of connections that speak HTTP, roughly.
     MemoryHttp "memory_bytes{kind=\"http\"}" "bytes" Gauge Control;
+    /// Members of the topics whose rules keep presence; each topic counts its own.
+    PresenceMembers "presence_members" "members" Gauge Shard;
+    /// Members that are counted and not listed, because a limit of members or of memory leaves no room.
+    PresenceUnlisted "presence_unlisted" "members" Gauge Shard;
+    /// Batches of joins and leaves that were published to those who want them.
+    PresenceBatches "presence_batches_total" "batches" Counter Shard;
     /// Connections failed because the client broke the protocol or a limit.
     ProtocolErrors "protocol_errors_total" "connections" Counter Shard;
     /// Connections closed with 1008 because a message did not arrive in time.

@@ -183,7 +183,8 @@ impl World {
 
     fn turn(&mut self, shard: usize) -> bool {
         let (shard, network, _) = &mut self.shards[shard];
-        shard.turn(self.now) || network.borrow().has_reports()
+        // What waits for room in a lane is work for the shard at the other end.
+        shard.turn(self.now) || network.borrow().has_reports() || shard.hub.waiting_bytes() > 0
     }
 
     /// Runs turns of all shards until no shard has work.
