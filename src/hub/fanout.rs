@@ -244,14 +244,23 @@ impl<T: Attachment> ShardHub<T> {
     /// # Panics
     ///
     /// If the audience has neither a walk nor a run.
+    #[inline]
     pub fn next_member(&mut self, id: AudienceId) -> Option<u32> {
         let audience = &mut self.topics[id];
-        let Some(walk) = &mut audience.walk else {
-            let now = self.now();
-            begin_walk(&mut self.topics[id.topic], id.format, now, &self.encodings, &mut self.gathered);
-            return self.next_member(id);
-        };
-        walk.next(&audience.members)
+        match &mut audience.walk {
+            Some(walk) => walk.next(&audience.members),
+            None => self.first_member(id),
+        }
+    }
+
+    /// Begins a walk of an audience, and returns the slot of its first member.
+    #[cold]
+    #[inline(never)]
+    fn first_member(&mut self, id: AudienceId) -> Option<u32> {
+        let now = self.now();
+        begin_walk(&mut self.topics[id.topic], id.format, now, &self.encodings, &mut self.gathered);
+        let Audience { members, walk, .. } = &mut self.topics[id];
+        walk.as_mut().expect(WALKING).next(members)
     }
 
     /// Undoes the last [`ShardHub::next_member`]: the next call returns the same member once more.

@@ -204,19 +204,23 @@ impl<I: Io> Shard<I> {
         let mut last_run = None;
         let entries = plan.len();
         let mut plan = plan;
-        for (index, Planned { id, contents, bytes: offered }) in plan.drain(..).enumerate() {
+        for (index, planned) in plan.drain(..).enumerate() {
             let refusal = refusals.next_if(|entry| entry.index == index).map(|entry| entry.sent);
+            // The connection's end cannot be due: a connection in a walk is open, or its goodbye waits for marks.
+            if let (Contents::One(Portion::Run(audience)), None) = (&planned.contents, &refusal) {
+                let messages = match last_run {
+                    Some((last, messages)) if last == *audience => messages,
+                    _ => u64::from(self.hub.run(*audience).messages()),
+                };
+                last_run = Some((*audience, messages));
+                deliveries += messages;
+                // The entry owns no memory: a drop would be a call for nothing.
+                mem::forget(planned);
+                continue;
+            }
+            let Planned { id, contents, bytes: offered } = planned;
             match (contents, refusal) {
                 (Contents::Backlog, sent) => unsent += self.settle_backlog(id, offered, sent),
-                // The connection's end cannot be due: a connection in a walk is open, or its goodbye waits for marks.
-                (Contents::One(Portion::Run(audience)), None) => {
-                    let messages = match last_run {
-                        Some((last, messages)) if last == audience => messages,
-                        _ => u64::from(self.hub.run(audience).messages()),
-                    };
-                    last_run = Some((audience, messages));
-                    deliveries += messages;
-                }
                 (Contents::One(portion), None) => {
                     deliveries += portion.messages(&self.hub);
                     self.note_lags(id, slice::from_ref(&portion));
