@@ -57,6 +57,7 @@ mod tls;
 mod topic_book;
 mod topic_error;
 mod topic_event;
+mod topic_publish;
 mod topics;
 mod url;
 
@@ -70,6 +71,7 @@ pub use reconnect::Reconnect;
 pub use stats::{Operation, SlowOperation, Stats};
 pub use tls::TlsFacts;
 pub use topic_error::TopicError;
-pub use topic_event::{CommandError, Lagged, Payload, TopicEvent, TopicMessage, TopicPlace};
+pub use topic_event::{CommandError, Lagged, Payload, TopicEvent, TopicMessage, TopicPlace, TopicPublished};
+pub use topic_publish::{NoTopicReceipt, PublishOptions, TopicReceipt};
 pub use topics::{TopicClient, TopicEvents};
 pub use url::UrlError;

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     topic_error::TopicError,
-    topic_event::{CommandError, Frame, TopicEvent, TopicPlace},
+    topic_event::{CommandError, Frame, TopicEvent, TopicPlace, TopicPublished},
 };
 
 /// The topics that the caller wants, and the commands without an answer. Each command and each subscription belongs to
@@ -93,8 +93,8 @@ pub(super) enum Outcome<W> {
     },
 }
 
-/// The answer to a command: the place in it, if it has one.
-pub(super) type Answer = Result<Option<TopicPlace>, TopicError>;
+/// The answer to a command: the place in it, if it has one, and the receipt.
+pub(super) type Answer = Result<Option<TopicPublished>, TopicError>;
 
 /// What becomes of a request to unsubscribe.
 #[derive(Debug)]
@@ -267,10 +267,7 @@ impl<W> TopicBook<W> {
                 self.forget(&ended.topic);
                 Outcome::Event(TopicEvent::Unsubscribed { topic: ended.topic, because: ended.because })
             }
-            Frame::Published(placed) => {
-                let place = placed.place();
-                self.done(placed.id, Ok(place))
-            }
+            Frame::Published(published) => self.done(published.id, Ok(published.placed())),
             Frame::Refreshed { id } | Frame::Pong { id } => self.done(id, Ok(None)),
             Frame::Error { id, error } => self.failed(id, error, again),
         }
@@ -342,7 +339,7 @@ impl<W> TopicBook<W> {
         }
         let event = TopicEvent::Subscribed { topic: name, place, last };
         match command.and_then(|command| command.waiter) {
-            Some(waiter) => answer(waiter, Ok(place), Some(event)),
+            Some(waiter) => answer(waiter, Ok(place.map(|place| TopicPublished { place, receipt: None })), Some(event)),
             None => Outcome::Event(event),
         }
     }

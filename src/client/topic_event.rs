@@ -7,7 +7,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::value::RawValue;
 
-use super::event::ClientEvent;
+use super::{
+    event::ClientEvent,
+    topic_publish::{NoTopicReceipt, TopicReceipt},
+};
 
 /// An event of a [`TopicClient`](super::TopicClient).
 #[derive(Debug)]
@@ -64,6 +67,16 @@ pub struct TopicPlace {
     pub epoch: u64,
     /// The offset within the epoch.
     pub offset: u64,
+}
+
+/// The answer to a message that was published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TopicPublished {
+    /// The place of the message in its topic.
+    pub place: TopicPlace,
+    /// The receipt, or the reason for which there is none; `None` if none was asked for.
+    pub receipt: Option<Result<TopicReceipt, NoTopicReceipt>>,
 }
 
 /// The payload of a message.
@@ -159,11 +172,27 @@ pub(super) struct PlacedFrame {
     #[serde(default, deserialize_with = "some_epoch")]
     epoch: Option<u64>,
     offset: Option<u64>,
+    receipt: Option<ReceiptFrame>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ReceiptFrame {
+    Counts(TopicReceipt),
+    Missing(NoTopicReceipt),
 }
 
 impl PlacedFrame {
     pub(super) fn place(&self) -> Option<TopicPlace> {
         place(self.epoch, self.offset)
+    }
+
+    pub(super) fn placed(self) -> Option<TopicPublished> {
+        let receipt = self.receipt.map(|receipt| match receipt {
+            ReceiptFrame::Counts(counts) => Ok(counts),
+            ReceiptFrame::Missing(why) => Err(why),
+        });
+        place(self.epoch, self.offset).map(|place| TopicPublished { place, receipt })
     }
 }
 

@@ -25,7 +25,8 @@ use super::{
     send_queue::SendQueue,
     topic_book::{AGAIN_AFTER_MAX, Answer, Outcome, TopicBook, Unsubscribing},
     topic_error::TopicError,
-    topic_event::{Payload, TopicEvent, TopicPlace},
+    topic_event::{Payload, TopicEvent, TopicPlace, TopicPublished},
+    topic_publish::PublishOptions,
 };
 use crate::proto::MessageLimits;
 
@@ -88,7 +89,7 @@ pub struct TopicEvents {
 enum Command<'a> {
     Subscribe(OfTopic<'a>),
     Unsubscribe(OfTopic<'a>),
-    Publish(OfTopic<'a>),
+    Publish(Publish<'a>),
     Refresh { id: u64, token: &'a str },
     Ping { id: u64 },
 }
@@ -99,18 +100,33 @@ struct OfTopic<'a> {
     topic: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     echo: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<Data<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    base64: Option<String>,
 }
 
-/// A payload that stands in a command as it is.
 #[derive(Serialize)]
-#[serde(untagged)]
+struct Publish<'a> {
+    id: u64,
+    topic: &'a str,
+    #[serde(flatten)]
+    data: Data<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<bool>,
+}
+
+/// The member of a command that has the payload.
+#[derive(Serialize)]
 enum Data<'a> {
+    #[serde(rename = "data")]
     Text(&'a str),
+    #[serde(rename = "data")]
     Json(&'a RawValue),
+    #[serde(rename = "base64")]
+    Binary(String),
 }
 
 impl TopicClient {
@@ -171,7 +187,7 @@ impl TopicClient {
             let id = book.subscribe(connection, topic, has_echo, waiter)?;
             Ok((id, Command::Subscribe(subscription(id, topic, has_echo))))
         };
-        self.ask_by(enter).await
+        Ok(self.ask_by(enter).await?.map(|placed| placed.place))
     }
 
     /// Ends a subscription. The messages of the topic that were sent before come first. Without a connection the client
@@ -210,13 +226,47 @@ impl TopicClient {
     ///
     /// See [`TopicError`].
     pub async fn publish(&self, topic: &str, payload: &Payload) -> Result<TopicPlace, TopicError> {
-        let (data, base64) = match payload {
-            Payload::Text(text) => (Some(Data::Text(text)), None),
-            Payload::Json(json) => (Some(Data::Json(json)), None),
-            Payload::Binary(bytes) => (None, Some(STANDARD.encode(bytes))),
+        Ok(self.publish_with(topic, payload, &PublishOptions::new()).await?.place)
+    }
+
+    /// Publishes a message as [`TopicClient::publish`] does, with what the options say about it.
+    ///
+    /// # Errors
+    ///
+    /// See [`TopicError`]. The message is published whether or not there is a receipt.
+    ///
+    /// ```
+    /// use ringhub::client::{Payload, PublishOptions, TopicClient, TopicError};
+    ///
+    /// # async fn example(client: TopicClient) -> Result<(), TopicError> {
+    /// let paid = Payload::Text("paid".into());
+    /// let options = PublishOptions::new().id("8e03978e-40d5-43dd").receipt(true);
+    /// let placed = match client.publish_with("orders/17", &paid, &options).await {
+    ///     // The connection broke before the answer. The id keeps the message from being published twice.
+    ///     Err(TopicError::Lost) => client.publish_with("orders/17", &paid, &options).await?,
+    ///     answer => answer?,
+    /// };
+    /// if let Some(Ok(receipt)) = placed.receipt {
+    ///     println!("offset {}: {} of {} have it", placed.place.offset, receipt.sent, receipt.matched);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn publish_with(
+        &self,
+        topic: &str,
+        payload: &Payload,
+        options: &PublishOptions<'_>,
+    ) -> Result<TopicPublished, TopicError> {
+        let data = match payload {
+            Payload::Text(text) => Data::Text(text),
+            Payload::Json(json) => Data::Json(json),
+            Payload::Binary(bytes) => Data::Binary(STANDARD.encode(bytes)),
         };
-        let place = self.ask(|id| Command::Publish(OfTopic { id, topic, echo: None, data, base64 })).await?;
-        place.ok_or(TopicError::Lost)
+        let &PublishOptions { event, key, id: idempotency_key, has_receipt } = options;
+        let receipt = has_receipt.then_some(true);
+        let publish = |id| Publish { id, topic, data, event, key, idempotency_key, receipt };
+        self.ask(|id| Command::Publish(publish(id))).await?.ok_or(TopicError::Lost)
     }
 
     /// Replaces the token of the connection by a fresh one of the same identity.
@@ -399,7 +449,7 @@ impl Drop for TopicEvents {
 }
 
 fn subscription(id: u64, topic: &str, has_echo: bool) -> OfTopic<'_> {
-    OfTopic { id, topic, echo: has_echo.then_some(true), ..OfTopic::default() }
+    OfTopic { id, topic, echo: has_echo.then_some(true) }
 }
 
 fn text(command: &Command<'_>) -> String {

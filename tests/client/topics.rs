@@ -1,7 +1,8 @@
 //! `TopicClient` against the hub.
 
 use ringhub::client::{
-    ClientEvent, Payload, Reconnect, TopicClient, TopicError, TopicEvent, TopicEvents, TopicMessage,
+    ClientEvent, NoTopicReceipt, Payload, PublishOptions, Reconnect, TopicClient, TopicError, TopicEvent, TopicEvents,
+    TopicMessage, TopicPublished, TopicReceipt,
 };
 use tokio::sync::mpsc;
 
@@ -87,6 +88,64 @@ fn a_client_has_many_topics() {
         exchange(server.address(), &post("/t/own", "application/json", "null"));
         assert!(matches!(message(&mut events).await.payload, Payload::Json(json) if json.get() == "null"));
     });
+}
+
+/// The server gets all that the client says about a message, and the client gets what the server tells of it.
+#[test]
+fn a_message_with_an_event_a_key_an_id_and_a_receipt() {
+    let server = Server::start(&["--shards", "2"]);
+    on_tokio(async {
+        let (reader, mut events) = connect(&server, "/ws").await;
+        let (writer, _others) = connect(&server, "/ws").await;
+        reader.subscribe("orders").await.unwrap();
+        let paid = Payload::Text("paid".into());
+        let options = PublishOptions::new().event("state").key("17").id("first").receipt(true);
+        let placed = writer.publish_with("orders", &paid, &options).await.unwrap();
+        assert_eq!((placed.place.offset, counts(&placed)), (1, [1, 1, 0, 0, 0]));
+        let found = message(&mut events).await;
+        assert_eq!((found.place, found.event.as_deref()), (Some(placed.place), Some("state")));
+        // A repetition has the answer of the first, with its receipt.
+        for again in [options, options.receipt(false)] {
+            assert_eq!(writer.publish_with("orders", &paid, &again).await.unwrap(), placed);
+        }
+        let refused = |answer: Result<TopicPublished, TopicError>| match answer {
+            Err(TopicError::Refused(error)) => error.name,
+            other => panic!("{other:?}"),
+        };
+        // The event and the key belong to the contents.
+        for other in [options.event("other"), options.key("18")] {
+            assert_eq!(refused(writer.publish_with("orders", &paid, &other).await), "other_contents");
+        }
+        for wrong in [PublishOptions::new().event(""), PublishOptions::new().key("\n"), PublishOptions::new().id("")] {
+            assert_eq!(refused(writer.publish_with("orders", &paid, &wrong).await), "bad_member");
+        }
+        // The first publisher of this id has asked for no receipt.
+        let options = PublishOptions::new().id("second");
+        let second = writer.publish_with("orders", &paid, &options).await.unwrap();
+        assert_eq!((second.place.offset, &second.receipt), (2, &None));
+        let again = writer.publish_with("orders", &paid, &options.receipt(true)).await.unwrap();
+        let Some(Err(NoTopicReceipt { name, .. })) = again.receipt else { panic!("{again:?}") };
+        assert_eq!((again.place, &*name), (second.place, "not_asked"));
+        // The client's own message is not for itself, unless it has subscribed with echo.
+        let receipt = PublishOptions::new().receipt(true);
+        assert_eq!(counts(&reader.publish_with("orders", &paid, &receipt).await.unwrap())[0], 0);
+        writer.subscribe_with_echo("orders").await.unwrap();
+        assert_eq!(counts(&writer.publish_with("orders", &paid, &receipt).await.unwrap())[0], 2);
+        for offset in [2, 4] {
+            assert_eq!(message(&mut events).await.place.unwrap().offset, offset);
+        }
+    });
+}
+
+/// Returns the numbers of a receipt: matched, sent, queued, dropped, closed.
+#[track_caller]
+fn counts(placed: &TopicPublished) -> [u32; 5] {
+    match &placed.receipt {
+        Some(Ok(TopicReceipt { matched, sent, queued, dropped, closed, .. })) => {
+            [*matched, *sent, *queued, *dropped, *closed]
+        }
+        other => panic!("{other:?} instead of a receipt"),
+    }
 }
 
 /// After a reconnect the client subscribes again, and the events tell from where on.

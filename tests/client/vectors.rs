@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fs, path::Path};
 
 use ringhub::{
-    client::{Payload, TopicClient, TopicError, TopicEvent, TopicPlace},
+    client::{NoTopicReceipt, Payload, PublishOptions, TopicClient, TopicError, TopicEvent, TopicPlace, TopicReceipt},
     proto::OpCode,
 };
 use serde_json::{Value, json, value::RawValue};
@@ -15,7 +15,8 @@ use crate::{
     topics::read,
 };
 
-type Answer = Result<Option<TopicPlace>, TopicError>;
+/// The place in an answer, and the receipt as JSON.
+type Answer = Result<(Option<TopicPlace>, Option<Value>), TopicError>;
 
 /// What the vectors have shown of the client.
 #[derive(Debug, Default)]
@@ -112,31 +113,47 @@ fn call(topics: &TopicClient, sent: &str) -> Option<(u64, JoinHandle<Answer>)> {
     let (kind, members) = command.as_object().filter(|command| command.len() == 1)?.iter().next()?;
     let members = members.as_object()?;
     let id = members.get("id")?.as_u64()?;
-    let known = ["id", "topic", "echo", "data", "base64", "token"];
+    let of_message = ["data", "base64", "event", "key", "idempotency_key", "receipt"];
+    let known: &[&str] = match &**kind {
+        "subscribe" => &["echo"],
+        "publish" => &of_message,
+        "refresh" => &["token"],
+        _ => &[],
+    };
+    let is_known = |name: &String| ["id", "topic"].contains(&&**name) || known.contains(&&**name);
     let is_twice = |name: &&str| sent.matches(&format!("\"{name}\":")).count() > 1;
-    if !members.keys().all(|name| known.contains(&&**name)) || ["topic", "data", "id"].iter().any(is_twice) {
+    if !members.keys().all(is_known) || ["topic", "data", "id"].iter().any(is_twice) {
         return None;
     }
     let text = |name: &str| members.get(name).and_then(Value::as_str).map(str::to_owned);
     let (topics, topic) = (topics.clone(), text("topic"));
     let call = match &**kind {
-        "ping" if members.len() == 1 => tokio::spawn(async move { topics.ping().await.map(|()| None) }),
+        "ping" if members.len() == 1 => tokio::spawn(async move { topics.ping().await.map(|()| (None, None)) }),
         "refresh" => {
             let token = text("token").filter(|_| members.len() == 2)?;
-            tokio::spawn(async move { topics.refresh(&token).await.map(|()| None) })
+            tokio::spawn(async move { topics.refresh(&token).await.map(|()| (None, None)) })
         }
         "subscribe" if members.get("echo").is_none_or(Value::is_boolean) => {
             let (topic, has_echo) = (topic?, members.get("echo") == Some(&Value::Bool(true)));
             tokio::spawn(async move {
-                if has_echo { topics.subscribe_with_echo(&topic).await } else { topics.subscribe(&topic).await }
+                let subscribed =
+                    if has_echo { topics.subscribe_with_echo(&topic).await } else { topics.subscribe(&topic).await };
+                subscribed.map(|place| (place, None))
             })
         }
         "unsubscribe" if members.len() == 2 => {
             let topic = topic?;
-            tokio::spawn(async move { topics.unsubscribe(&topic).await.map(|()| None) })
+            tokio::spawn(async move { topics.unsubscribe(&topic).await.map(|()| (None, None)) })
         }
-        "publish" if members.len() == 3 => {
+        "publish" => {
             let topic = topic?;
+            let is_text = |name: &&str| members.get(*name).is_none_or(Value::is_string);
+            if !of_message[2..5].iter().all(is_text) || members.get("receipt").is_some_and(|value| !value.is_boolean())
+            {
+                return None;
+            }
+            let names = ["event", "key", "idempotency_key"].map(text);
+            let has_receipt = members.get("receipt") == Some(&Value::Bool(true));
             let payload = match (members.get("data"), text("base64")) {
                 (Some(Value::String(text)), None) => Payload::Text(text.clone()),
                 (Some(_), None) => Payload::Json(raw(sent)?),
@@ -146,11 +163,29 @@ fn call(topics: &TopicClient, sent: &str) -> Option<(u64, JoinHandle<Answer>)> {
                 }
                 _ => return None,
             };
-            tokio::spawn(async move { topics.publish(&topic, &payload).await.map(Some) })
+            tokio::spawn(async move {
+                let [event, key, id] = &names;
+                let mut options = PublishOptions::new().receipt(has_receipt);
+                options = event.iter().fold(options, |options, event| options.event(event));
+                options = key.iter().fold(options, |options, key| options.key(key));
+                options = id.iter().fold(options, |options, id| options.id(id));
+                let placed = topics.publish_with(&topic, &payload, &options).await?;
+                Ok((Some(placed.place), placed.receipt.map(as_json)))
+            })
         }
         _ => return None,
     };
     Some((id, call))
+}
+
+/// Returns a receipt as the server has sent it.
+fn as_json(receipt: Result<TopicReceipt, NoTopicReceipt>) -> Value {
+    match receipt {
+        Ok(TopicReceipt { matched, sent, queued, dropped, closed, .. }) => {
+            json!({"matched": matched, "sent": sent, "queued": queued, "dropped": dropped, "closed": closed})
+        }
+        Err(why) => json!({"error": why.name}),
+    }
 }
 
 /// Returns the value of `data` as it stands in a command.
@@ -173,8 +208,8 @@ async fn sent_by(side: &mut Side<TcpStream>, mut call: JoinHandle<Answer>, sent:
         (serde_json::from_slice(&bytes).unwrap(), serde_json::from_str(sent).unwrap());
     let take = |command: &mut Value| {
         let members = command.as_object_mut().unwrap().values_mut().next().unwrap().as_object_mut().unwrap();
-        // Without echo the client leaves the member out.
-        members.retain(|name, value| name != "echo" || *value != Value::Bool(false));
+        // The client leaves out what is the default.
+        members.retain(|name, value| !["echo", "receipt"].contains(&&**name) || *value != Value::Bool(false));
         members.remove("id")
     };
     let own = take(&mut found).and_then(|id| id.as_u64());
@@ -194,7 +229,9 @@ fn check_answer(kind: &str, body: &Value, answer: Answer, name: &str) {
             let found = (json!(error.code), json!(error.name), json!(error.is_temporary));
             assert_eq!(found, (body["code"].clone(), body["name"].clone(), body["temporary"].clone()), "{name}");
         }
-        (_, Ok(found)) if kind != "error" => assert_eq!(found, place(body), "{name}"),
+        (_, Ok(found)) if kind != "error" => {
+            assert_eq!(found, (place(body), body.get("receipt").cloned()), "{name}");
+        }
         (_, other) => panic!("{name}: {other:?} after {kind} {body}"),
     }
 }

@@ -319,7 +319,7 @@ impl World {
         assert!(!call.is_unsubscribe || answer.is_ok() || matches!(answer, Err(TopicError::Refused(_))));
         if let Some((topic, turn)) = call.subscribes {
             match answer {
-                Ok(place) => _ = self.known.insert(topic, place.expect("a place").offset),
+                Ok(placed) => _ = self.known.insert(topic, placed.as_ref().expect("a place").place.offset),
                 Err(_) if self.turns[&topic] == turn => _ = self.wanted.remove(&topic),
                 Err(_) => {}
             }
