@@ -139,7 +139,7 @@ fn queries() -> Vec<(String, String)> {
 #[test]
 fn every_query_names_metrics_and_labels_that_exist() {
     let names = metric_names();
-    let labels = ["instance", "job", "shard", "cause", "policy", "le"];
+    let labels = ["instance", "job", "shard", "cause", "kind", "outcome", "policy", "le"];
     let queries = queries();
     assert!(queries.len() > 40, "{} queries", queries.len());
     let mut offenders = Vec::new();
