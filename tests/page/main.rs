@@ -6,8 +6,12 @@
 mod browser;
 mod client;
 mod engines;
+#[path = "../support/example.rs"]
+#[allow(dead_code, reason = "these tests use a part of it")]
+mod example;
 mod harness;
 mod login;
+mod prices;
 mod sse;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "these tests use a part of it")]
@@ -60,6 +64,7 @@ const TESTS: &[Test] = &[
     ("client_in_firefox", client::in_firefox),
     ("client_in_node", client::in_node),
     ("event_source_in_a_page", sse::in_a_page),
+    ("prices_on_a_slow_page", prices::a_slow_page_keeps_up),
 ];
 
 /// The programs that tests need, beside a Chromium.
@@ -715,6 +720,18 @@ fn main() -> ExitCode {
     {
         let mut browser = Browser::start(Browser::find().expect("there is no Chromium"));
         screenshots(&mut browser, Path::new(folder), seconds.parse().expect("a number of seconds"));
+        return ExitCode::SUCCESS;
+    }
+    if let [flag, program, file, seconds] = &arguments[..]
+        && flag == "--prices"
+    {
+        let mut browser = Browser::start(Browser::find().expect("there is no Chromium"));
+        prices::screenshot(
+            &mut browser,
+            Path::new(program),
+            Path::new(file),
+            seconds.parse().expect("a number of seconds"),
+        );
         return ExitCode::SUCCESS;
     }
     if let [flag, address] = &arguments[..]

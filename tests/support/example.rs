@@ -1,6 +1,11 @@
 //! Starts the package's examples as processes.
 
-use std::{net::SocketAddr, path::PathBuf, process::Command, thread};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
 
 use rustix::process::Signal;
 
@@ -16,10 +21,15 @@ pub(crate) struct Example {
 impl Example {
     /// Starts the example on a free port of the loopback.
     pub(crate) fn start(name: &str, arguments: &[&str]) -> Example {
-        let mut command = Command::new(example(name));
+        Example::start_program(&example(name), arguments)
+    }
+
+    /// Starts an example that is built.
+    pub(crate) fn start_program(path: &Path, arguments: &[&str]) -> Example {
+        let mut command = Command::new(path);
         command.args(arguments).args(["--listen", "127.0.0.1:0"]).env("RUST_BACKTRACE", "1");
         let program = Program::start(command);
-        let first = program.line().unwrap_or_else(|| panic!("{name} did not start:\n{}", program.log()));
+        let first = program.line().unwrap_or_else(|| panic!("{} did not start:\n{}", path.display(), program.log()));
         let authority = first.split("://").nth(1).and_then(|rest| rest.split('/').next());
         let address = authority.and_then(|address| address.parse().ok());
         let address = address.unwrap_or_else(|| panic!("no address in {first:?}"));
