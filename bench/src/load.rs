@@ -2,10 +2,11 @@
 
 use crate::client::{metrics_of, open};
 use crate::metric::{Metric, Values, of_report, of_requests};
+use crate::peers::Peer;
 use crate::peers::{Load as Generator, Running, on_the_loads_cpu};
 use crate::post;
 use crate::run::Order;
-use crate::scenario::{Counting, Load, Scenario, Topics};
+use crate::scenario::{Counting, Load, STALL_WINDOWS, Scenario, Topics};
 use crate::tools::Tools;
 use ringhub_loadgen::{Outcome, Report, ScenarioFigures, memory_of};
 use socket2::SockRef;
@@ -51,6 +52,7 @@ pub(crate) fn drive(tools: &Tools, server: &Running, order: Order<'_>) -> Result
             Ok(Driven { command, values, ..Driven::default() })
         }
         Load::Micro => Err("the read path is measured by `bench/run micro`, without a server".into()),
+        Load::Stall { .. } => with_stalled_readers(tools, server, order),
         _ => generate(tools, server, order),
     }
 }
@@ -82,12 +84,12 @@ fn generate(tools: &Tools, server: &Running, order: Order<'_>) -> Result<Driven,
         _ => (Generator::run_scenario(tools, server, word, &flags)?, None),
     };
     let exact = scenario.load.exact_messages(WARMUP_SECONDS, loaded, rate);
+    let mut values = done.report.as_ref().map(of_report).unwrap_or_default();
     let (failure, report) = match done.report {
         Err(why) => (Some(why), None),
         Ok(report) => (failure_of(&report, scenario, exact), Some(short(report))),
     };
     let disturbance = report.as_ref().and_then(|report| disturbance_of(report, scenario));
-    let mut values = report.as_ref().map(of_report).unwrap_or_default();
     values.extend(calls.map(|calls| (Metric::CallsPerDelivery, calls)));
     if scenario.counting == Counting::Sends && counts {
         // The opening answer of each connection is a send too, so these sends are left out.
@@ -99,9 +101,57 @@ fn generate(tools: &Tools, server: &Running, order: Order<'_>) -> Result<Driven,
     Ok(Driven { command: done.command_line, failure, disturbance, values, report, requests: None })
 }
 
+/// Runs the generator with readers that stall, and reads the memory of the server before the load, and near the end of
+/// the stall.
+fn with_stalled_readers(tools: &Tools, server: &Running, order: Order<'_>) -> Result<Driven, Box<dyn Error>> {
+    let before = memory_of(server.pid()).rss_anon;
+    let (driven, grown) = thread::scope(|scope| {
+        let read = scope.spawn(|| -> Result<Option<f64>, String> {
+            if !order.server.is_hub() {
+                return Ok(None);
+            }
+            await_deliveries(server).map_err(|error| error.to_string())?;
+            thread::sleep(Duration::from_secs(WARMUP_SECONDS + STALL_WINDOWS * order.seconds) * 17 / 20);
+            let accounted = accounted(server.address).map_err(|error| error.to_string())?;
+            let anonymous = memory_of(server.pid()).rss_anon;
+            Ok(anonymous.zip(before).map(|(now, before)| now.saturating_sub(before) as f64 / accounted))
+        });
+        (generate(tools, server, order), read.join())
+    });
+    let mut driven = driven?;
+    let grown = grown.map_err(|_| "the reading of memory panicked")?;
+    // Without an exact load, that is what is told.
+    if driven.failure.is_none() {
+        driven.values.extend(grown?.map(|grown| (Metric::MemoryOfAccounted, grown)));
+    }
+    let whole = memory_of(server.pid()).rss_peak;
+    driven.values.extend(whole.map(|bytes| (Metric::ServerMebibytes, bytes as f64 / MEBIBYTE)));
+    Ok(driven)
+}
+
+/// Returns the bytes that a hub accounts for, of all kinds, without those of its tables.
+fn accounted(address: SocketAddr) -> Result<f64, Box<dyn Error>> {
+    let metrics = metrics_of(address)?;
+    let lines = metrics.lines().filter(|line| line.starts_with("ringhub_memory_bytes{"));
+    let bytes = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    bytes.reduce(|sum, bytes| sum + bytes).ok_or_else(|| "the server's metrics do not have its memory".into())
+}
+
+/// Waits until a hub has delivered something.
+fn await_deliveries(server: &Running) -> Result<(), Box<dyn Error>> {
+    let deadline = Instant::now() + DELIVERY_DEADLINE;
+    while counted(server.address, "deliveries")? == 0.0 {
+        if Instant::now() > deadline {
+            return Err("nothing was delivered".into());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
 /// Returns the generator's command, such as `fanout`, and its flags.
 fn words(order: Order<'_>) -> (&'static str, Vec<String>) {
-    let Order { scenario, seconds, rate, .. } = order;
+    let Order { scenario, server, seconds, rate, .. } = order;
     let Scenario { subscribers, topics, size, load, .. } = scenario;
     let mut flags = load.flags(WARMUP_SECONDS, seconds, rate);
     let mut put = |flag: &str, value: String| flags.extend([flag.to_owned(), value]);
@@ -116,9 +166,15 @@ fn words(order: Order<'_>) -> (&'static str, Vec<String>) {
             ("echo", flags)
         }
         _ => {
+            let is_longer = matches!(load, Load::OfV1(_)) && server != Peer::HubV1;
             put("--subscribers", subscribers.to_string());
-            put("--size", size.to_string());
-            put("--verify", "sample".to_owned());
+            put("--size", (size + if is_longer { V1_BYTES } else { 0 }).to_string());
+            // Each frame of ringhub.v1 has to be read, so each raw one is read too; and `stall` reads all.
+            let verify = if matches!(load, Load::OfV1(_) | Load::Stall { .. }) { "all" } else { "sample" };
+            put("--verify", verify.to_owned());
+            if matches!(load, Load::Stall { .. }) && server.is_hub() {
+                put("--sub-query", "mode=sub&lag=silent".to_owned());
+            }
             match topics {
                 Topics::One => put("--publishers", "1".to_owned()),
                 Topics::Two => put("--publishers", "2".to_owned()),
@@ -131,7 +187,7 @@ fn words(order: Order<'_>) -> (&'static str, Vec<String>) {
                     }
                 }
             }
-            ("fanout", flags)
+            (if matches!(load, Load::Stall { .. }) { "stall" } else { "fanout" }, flags)
         }
     }
 }
@@ -204,13 +260,7 @@ fn sum_of(metrics: &str, counter: &str) -> Option<f64> {
 /// Counts the server's system calls and deliveries for most of the window. The kernel counts the calls by the trace
 /// point at their entry, which `perf` reads; each call then takes a little longer.
 fn calls_per_delivery(server: &Running, seconds: u64) -> Result<f64, Box<dyn Error>> {
-    let deadline = Instant::now() + DELIVERY_DEADLINE;
-    while counted(server.address, "deliveries")? == 0.0 {
-        if Instant::now() > deadline {
-            return Err("nothing was delivered, so no system calls were counted".into());
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
+    await_deliveries(server)?;
     // The first deliveries belong to the warm-up, which is longer than this wait.
     thread::sleep(Duration::from_millis(500));
     let (begin, before) = (Instant::now(), counted(server.address, "deliveries")?);
@@ -299,6 +349,10 @@ fn kilobytes(text: &str, name: &str) -> Option<f64> {
 
 const WARMUP_SECONDS: u64 = 1;
 
+/// The bytes around a payload of the topic `bench` in a message of `ringhub.v1`, with an epoch of 16 digits and an
+/// offset of 3.
+const V1_BYTES: usize = r#"{"message":{"topic":"bench","epoch":"1330597713264823","offset":100,"data":""}}"#.len();
+
 /// The seconds within which perf must have started, and read the counters again.
 const PERF_STARTS_WITHIN: u64 = 2;
 
@@ -320,7 +374,6 @@ const DELIVERY_DEADLINE: Duration = Duration::from_secs(30);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peers::Peer;
     use crate::table::{SCENARIOS, scenario};
     use clap::Parser as _;
     use ringhub_loadgen::Cli;
@@ -346,7 +399,7 @@ mod tests {
             assert!(flags.contains(&scenario.subscribers.to_string()), "{flags:?}");
             taken += 1;
         }
-        assert!(taken > 15, "{taken}");
+        assert!(taken > 20, "{taken}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The figures of a run: their names and units, and where they come from.
 
 use crate::post;
-use ringhub_loadgen::{Report, ScenarioFigures};
+use ringhub_loadgen::{Latency, Moment, Report, ScenarioFigures};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -36,6 +36,13 @@ pub(crate) enum Metric {
     AllBytes,
     /// The proportional share of the whole server's memory with all idle connections.
     ServerMebibytes,
+    /// The p99 while readers stall, of those that read, divided by the p99 of all before.
+    P99Stalled,
+    /// The deliveries per second to each subscriber that reads, while others stall, divided by those before.
+    ThroughputStalled,
+    /// The growth of the server's anonymous memory while readers stall, divided by the memory that the hub accounts
+    /// for.
+    MemoryOfAccounted,
     /// The payload bytes that a reader of frames takes in a second.
     BytesPerSecond,
     /// The generator's time to spare; near 0 the generator was the bottleneck.
@@ -49,7 +56,7 @@ pub(crate) type Values = BTreeMap<Metric, f64>;
 
 impl Metric {
     /// The figures in the line about a single run, if its load has them.
-    pub(crate) const SHOWN: [Metric; 12] = [
+    pub(crate) const SHOWN: [Metric; 15] = [
         Metric::CpuPerDelivery,
         Metric::DeliveriesPerSecond,
         Metric::CpuPerRequest,
@@ -62,6 +69,9 @@ impl Metric {
         Metric::SecondsToAll,
         Metric::UserBytes,
         Metric::AllBytes,
+        Metric::P99Stalled,
+        Metric::ThroughputStalled,
+        Metric::MemoryOfAccounted,
     ];
 
     /// Returns whether the figure is about the server. The other figures show how reliable the measurement is.
@@ -94,6 +104,9 @@ impl Metric {
             Metric::UserBytes => "user-space B per connection",
             Metric::AllBytes => "user-space and kernel B per connection",
             Metric::ServerMebibytes => "server MiB",
+            Metric::P99Stalled => "p99 beside stalled readers / before",
+            Metric::ThroughputStalled => "deliveries/s beside stalled readers / before",
+            Metric::MemoryOfAccounted => "memory / accounted memory",
             Metric::BytesPerSecond => "MB/s of payload",
             Metric::Spare => "% the generator had to spare",
             Metric::Others => "CPUs busy with the rest",
@@ -132,6 +145,13 @@ pub(crate) fn of_report(report: &Report) -> Values {
     put(Metric::P50, figures.latency.map(|latency| latency.p50_ns as f64 / 1e3));
     put(Metric::P99, figures.latency.map(|latency| latency.p99_ns as f64 / 1e3));
     match &report.scenario_figures {
+        Some(ScenarioFigures::Stall { stalled, before, during, .. }) => {
+            let p99 = |latency: &Option<Latency>| latency.map(|latency| latency.p99_ns as f64);
+            put(Metric::P99Stalled, p99(during).zip(p99(before)).map(|(during, before)| during / before));
+            put(Metric::ThroughputStalled, throughput_stalled(&figures.series, report.subscribers, *stalled));
+            put(Metric::DeliveriesPerSecond, Some(figures.deliveries_per_second / 1e3));
+            put(Metric::CpuPerDelivery, figures.server.map(|server| server.cpu_ns_per_delivery));
+        }
         Some(ScenarioFigures::Storm { rounds, .. }) => {
             put(Metric::SecondsToAll, rounds.iter().map(|round| round.seconds).reduce(f64::max));
         }
@@ -148,6 +168,20 @@ pub(crate) fn of_report(report: &Report) -> Values {
         }
     }
     values
+}
+
+/// Returns what the deliveries per second to each subscriber that reads, while `stalled` of `subscribers` do not, are
+/// of those before; `None` without moments of both halves of the window.
+pub(crate) fn throughput_stalled(series: &[Moment], subscribers: usize, stalled: u64) -> Option<f64> {
+    let middle_ns = series.last()?.at_ns / 2;
+    let (before, after): (Vec<&Moment>, Vec<&Moment>) = series.iter().partition(|moment| moment.at_ns <= middle_ns);
+    let per_second = |moments: &[&Moment], readers: u64| {
+        let (deliveries, span_ns) = moments
+            .iter()
+            .fold((0, 0), |(deliveries, span_ns), moment| (deliveries + moment.deliveries, span_ns + moment.span_ns));
+        (readers > 0 && deliveries > 0).then(|| deliveries as f64 / span_ns as f64 / readers as f64)
+    };
+    Some(per_second(&after, subscribers as u64 - stalled)? / per_second(&before, subscribers as u64)?)
 }
 
 /// Returns the figures of HTTP requests.
@@ -205,6 +239,16 @@ mod tests {
         assert_eq!(of_report(&report(rounds, 0)).get(&Metric::SecondsToAll), Some(&0.75));
         // Without a delivery there is no cost of one.
         assert!(!of_report(&report("null", 0)).contains_key(&Metric::CpuPerDelivery));
+    }
+
+    #[test]
+    fn stalled_readers_have_no_part_in_the_throughput() {
+        let moment = |at_ns, deliveries| Moment { at_ns, span_ns: 10, deliveries, ..Moment::default() };
+        let series = [moment(10, 90), moment(20, 110), moment(30, 60), moment(40, 60)];
+        let ratio = throughput_stalled(&series, 100, 20).unwrap();
+        assert!((ratio - 0.75).abs() < 1e-9, "{ratio}");
+        assert_eq!(throughput_stalled(&series, 100, 100), None);
+        assert_eq!(throughput_stalled(&[], 100, 20), None);
     }
 
     #[test]

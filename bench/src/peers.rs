@@ -18,6 +18,8 @@ pub(crate) enum Peer {
     Hub,
     /// This project on epoll.
     HubEpoll,
+    /// This project with subscribers that speak `ringhub.v1`.
+    HubV1,
     /// This project at another commit.
     Baseline,
     /// This project with two shards on one CPU. It shows the cost of the mesh.
@@ -59,6 +61,7 @@ impl Peer {
         match self {
             Peer::Hub => "hub",
             Peer::HubEpoll => "hub-epoll",
+            Peer::HubV1 => "hub-v1",
             Peer::Baseline => "baseline",
             Peer::Shards2 => "shards2",
             Peer::Handler => "handler",
@@ -81,7 +84,8 @@ impl Peer {
 
     /// Returns whether this is a server of this project's hub, whose counters can be read.
     pub(crate) fn is_hub(self) -> bool {
-        matches!(self, Peer::Hub | Peer::HubEpoll | Peer::Baseline | Peer::Shards2 | Peer::Handler | Peer::Limited)
+        use Peer::{Baseline, Handler, Hub, HubEpoll, HubV1, Limited, Shards2};
+        matches!(self, Hub | HubEpoll | HubV1 | Baseline | Shards2 | Handler | Limited)
     }
 
     /// Returns whether this is a server of ours on a crate for WebSockets.
@@ -91,7 +95,7 @@ impl Peer {
 
     /// Returns whether a message of a publisher goes to all subscribers.
     pub(crate) fn takes_fanout(self) -> bool {
-        !matches!(self, Peer::K3 | Peer::Hold)
+        !matches!(self, Peer::HubV1 | Peer::K3 | Peer::Hold)
     }
 
     /// Returns whether one run can have several topics.
@@ -101,7 +105,7 @@ impl Peer {
 
     /// Returns whether this server can send each message back to its sender alone.
     pub(crate) fn takes_echo(self) -> bool {
-        !matches!(self, Peer::Kore | Peer::Nchan | Peer::SocketIo | Peer::K1 | Peer::K2 | Peer::Hold)
+        !matches!(self, Peer::HubV1 | Peer::Kore | Peer::Nchan | Peer::SocketIo | Peer::K1 | Peer::K2 | Peer::Hold)
     }
 
     /// Returns whether this server publishes messages that are sent by POST to `/t/{topic}`.
@@ -119,6 +123,7 @@ impl Peer {
         match self {
             Peer::Hub => "io_uring, one shard, no pings",
             Peer::HubEpoll => "epoll, one shard, no pings",
+            Peer::HubV1 => "as hub, subscribers speak ringhub.v1",
             Peer::Baseline => "as hub, at the other commit",
             Peer::Shards2 => "as hub, two shards on the one CPU",
             Peer::Handler => "as hub, with a handler that publishes",
@@ -156,6 +161,20 @@ impl Peer {
     /// Returns the generator's flags that say where this server is, and what it speaks.
     pub(crate) fn target_flags(self, address: SocketAddr) -> Vec<String> {
         let mut flags = preset_flags(self.preset(), address);
+        if self == Peer::HubV1 {
+            let of_v1 = [
+                ("--subscribe-path", "/ws"),
+                ("--sub-query", ""),
+                ("--subscribe-message", r#"{"subscribe":{"id":{id},"topic":"{topic}"}}"#),
+                ("--acknowledgement", r#"{"subscribed":{any}"#),
+                ("--delivery", r#"{"message":{"topic":"{topic}",{any},"data":"{payload}"}}"#),
+                ("--publish-path", "/ws"),
+                ("--pub-query", ""),
+                ("--publish-message", r#"{"publish":{"topic":"{topic}","data":"{payload}"}}"#),
+                ("--subprotocol", "ringhub.v1"),
+            ];
+            flags.extend(of_v1.iter().flat_map(|(flag, value)| [flag.to_string(), value.to_string()]));
+        }
         // A publisher by POST waits for each answer, and one by WebSocket does not.
         if self == Peer::Nchan {
             let by_message = ["--publish-path", "/pub?id={topic}", "--publish-message", "{payload}"];
@@ -203,7 +222,7 @@ impl Peer {
 
     pub(crate) fn command(self, tools: &Tools, address: SocketAddr) -> Result<Command, Box<dyn Error>> {
         match self {
-            Peer::Hub | Peer::HubEpoll | Peer::Shards2 | Peer::Limited | Peer::Baseline => {
+            Peer::Hub | Peer::HubEpoll | Peer::HubV1 | Peer::Shards2 | Peer::Limited | Peer::Baseline => {
                 let program = match self {
                     Peer::Baseline => &tools.baseline.as_ref().ok_or("no baseline was built")?.program,
                     _ => &tools.hub,
@@ -244,6 +263,17 @@ pub(crate) fn hub(program: &Path, address: SocketAddr, shards: usize) -> Command
     command.args(["--ping-interval", "0", "--shards", &shards.to_string()]);
     command
 }
+
+/// Settings of a hub whose subscribers may stall: it keeps little for each.
+pub(crate) const STALLS: &str = r#"
+max_message = "64KiB"
+
+[[topics]]
+match = "bench"
+slow = "drop_oldest"
+backlog_bytes = "256KiB"
+unsent_low_water = "64KiB"
+"#;
 
 /// Settings with every limit that is off by default, each far above what the loads need.
 const LIMITS: &str = r#"

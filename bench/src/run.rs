@@ -6,7 +6,7 @@ use crate::load::{self, Driven};
 use crate::metric::{Metric, Values};
 use crate::peers::{LOAD_CPU, Peer, Running, SERVER_CPU};
 use crate::post;
-use crate::scenario::{Scenario, Topics};
+use crate::scenario::{Load, Scenario, Topics};
 use crate::tools::Tools;
 use ringhub_loadgen::Report;
 use serde::{Deserialize, Serialize};
@@ -104,9 +104,10 @@ impl Run {
 /// Starts a server, puts the scenario's load on it, and ends it. A server that does not start is a failed run.
 pub(crate) fn run_once(tools: &Tools, order: Order<'_>) -> Run {
     let Order { round, scenario, server, rate, others_max, .. } = order;
-    let started = match scenario.topics {
-        Topics::Two => Running::start_with_two_topics(server, tools),
-        Topics::One | Topics::Zipf(_) => Running::start(server, tools),
+    let started = match (scenario.load, scenario.topics) {
+        (Load::Stall { .. }, _) => Running::start_for_stalls(server, tools),
+        (_, Topics::Two) => Running::start_with_two_topics(server, tools),
+        (_, Topics::One | Topics::Zipf(_)) => Running::start(server, tools),
     };
     let hop_before = hop_ns(SERVER_CPU, LOAD_CPU);
     let server_command = started.as_ref().map_or_else(|_| String::new(), |running| running.command_line.clone());

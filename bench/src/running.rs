@@ -1,6 +1,6 @@
 //! Runs servers, each on its own port, and ends them. Runs the load generator against a server.
 
-use crate::peers::{LOAD_CPU, Peer, hub, preset_flags};
+use crate::peers::{LOAD_CPU, Peer, STALLS, hub, preset_flags};
 use crate::tools::{OUTPUT, Tools, command_line, pinned};
 use ringhub_loadgen::Report;
 use rustix::process::{Pid, Signal, kill_process};
@@ -34,6 +34,18 @@ impl Running {
     pub(crate) fn start_with_two_topics(peer: Peer, tools: &Tools) -> Result<Running, Box<dyn Error>> {
         let address = free_address()?;
         Running::spawn(peer, peer.name(), peer.command_of_two_topics(tools, address)?, address)
+    }
+
+    /// Starts a server whose subscribers stall. A hub drops messages of theirs.
+    pub(crate) fn start_for_stalls(peer: Peer, tools: &Tools) -> Result<Running, Box<dyn Error>> {
+        let address = free_address()?;
+        let mut command = peer.command(tools, address)?;
+        if peer.is_hub() {
+            let file = Path::new(OUTPUT).join("stalls.toml");
+            fs::write(&file, STALLS)?;
+            command.arg("--config").arg(file);
+        }
+        Running::spawn(peer, peer.name(), command, address)
     }
 
     /// Starts the hub of this tree with this number of shards, all of them on one CPU.

@@ -37,6 +37,16 @@ pub(crate) enum Topics {
 pub(crate) enum Load {
     /// Open loop, messages per second.
     Rate(u64),
+    /// Open loop, messages per second to subscribers of `ringhub.v1`. The payloads of raw subscribers are larger, so
+    /// that both get frames of equal length.
+    OfV1(u64),
+    /// Open loop. In the second half of the window some subscribers do not read.
+    Stall {
+        /// Messages per second.
+        rate: u64,
+        /// The subscribers that do not read, in per cent.
+        percent: u64,
+    },
     /// Open loop, at this percentage of the messages per second that the slower of the hub and a rival can handle.
     Share(u64, Rival),
     /// Closed loop, the number of messages that are not yet delivered to all.
@@ -103,6 +113,9 @@ pub(crate) enum Limit {
     AtLeast(f64),
 }
 
+/// The windows that a run with stalled readers lasts: the sockets of readers that stall for the second half must fill.
+pub(crate) const STALL_WINDOWS: u64 = 4;
+
 /// The scenario whose deliveries per second are the most that a server can handle.
 pub(crate) const SATURATION: &str = "in-flight-128";
 
@@ -111,6 +124,7 @@ impl Scenario {
     pub(crate) fn servers(&self, servers: &[Peer]) -> Vec<Peer> {
         let can = |server: &Peer| match (self.load, self.topics) {
             (Load::Micro, _) => false,
+            (Load::OfV1(_), _) => matches!(server, Peer::Hub | Peer::HubV1),
             (Load::Post(_), _) => server.takes_posts(),
             (Load::Echo(_), _) => server.takes_echo(),
             (Load::Idle | Load::Storm, _) => *server != Peer::Nchan,
@@ -173,6 +187,10 @@ impl Scenario {
         let fanout = |pace: String| format!("{connections} subscribers{topics}, {size} B, {pace}{counted}");
         match load {
             Load::Rate(rate) => fanout(format!("{rate} messages/s")),
+            Load::OfV1(rate) => {
+                fanout(format!("{rate} messages/s, frames of ringhub.v1, and raw ones of their length"))
+            }
+            Load::Stall { rate, percent } => fanout(format!("{rate} messages/s, {percent} % of the readers stall")),
             Load::Share(percent, rival) => fanout(format!(
                 "{percent} % of the messages/s that the slower of hub and {} can handle",
                 Against::Rival(*rival).name(None)
@@ -211,7 +229,13 @@ impl Load {
             .to_vec()
         };
         match self {
-            Load::Rate(rate) => timed("--rate", *rate),
+            Load::Rate(rate) | Load::OfV1(rate) => timed("--rate", *rate),
+            Load::Stall { rate, percent } => {
+                let share = format!("--share={}", *percent as f64 / 100.0);
+                let window = STALL_WINDOWS * seconds;
+                let warmup = format!("--warmup={warmup_seconds}s");
+                vec!["--rate".to_owned(), rate.to_string(), warmup, format!("--duration={window}s"), share]
+            }
             Load::Share(..) => timed("--rate", rate.unwrap_or_default()),
             Load::InFlight(in_flight) => timed("--in-flight", *in_flight),
             Load::Echo(depth) => timed("--depth", *depth),
@@ -229,7 +253,8 @@ impl Load {
     /// Returns the number of messages that a run publishes, if it does not depend on the server.
     pub(crate) fn exact_messages(&self, warmup_seconds: u64, seconds: u64, rate: Option<u64>) -> Option<u64> {
         match self {
-            Load::Rate(rate) => Some(rate * (warmup_seconds + seconds)),
+            Load::Rate(rate) | Load::OfV1(rate) => Some(rate * (warmup_seconds + seconds)),
+            Load::Stall { rate, .. } => Some(rate * (warmup_seconds + STALL_WINDOWS * seconds)),
             Load::Share(..) => rate.map(|rate| rate * (warmup_seconds + seconds)),
             Load::Unthrottled(per_second) => Some(per_second * seconds),
             _ => None,
@@ -265,6 +290,17 @@ impl Load {
             Load::Storm => &[Metric::SecondsToAll, Metric::Others],
             Load::Idle => &[Metric::UserBytes, Metric::AllBytes, Metric::ServerMebibytes],
             Load::Micro => &[Metric::BytesPerSecond],
+            Load::Stall { .. } => &[
+                Metric::P99Stalled,
+                Metric::ThroughputStalled,
+                Metric::MemoryOfAccounted,
+                Metric::ServerMebibytes,
+                Metric::P99,
+                Metric::CpuPerDelivery,
+                Metric::DeliveriesPerSecond,
+                Metric::Spare,
+                Metric::Others,
+            ],
             _ => &[
                 Metric::CpuPerDelivery,
                 Metric::BusyPerDelivery,

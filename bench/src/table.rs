@@ -166,6 +166,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         bars: &[absolute(Metric::CallsPerDelivery, AtMost(1.0 / 500.0))],
         ..FANOUT
     },
+    Scenario { name: "v1-rate-100", load: Load::OfV1(100), asked: &[beside_hub(Peer::HubV1, AtMost(1.05))], ..FANOUT },
+    Scenario { name: "stall-0", load: Load::Stall { rate: 50, percent: 0 }, asked: UNHURT, ..STALL },
+    Scenario { name: "stall-1", load: Load::Stall { rate: 50, percent: 1 }, asked: UNHURT, ..STALL },
+    Scenario { name: "stall-10", load: Load::Stall { rate: 50, percent: 10 }, asked: UNHURT_AND_BOUND, ..STALL },
+    Scenario { name: "stall-50", load: Load::Stall { rate: 50, percent: 50 }, asked: BOUND, ..STALL },
     Scenario { name: "unthrottled-17", size: 17, load: Load::Unthrottled(400_000), ..FANOUT },
 ];
 
@@ -198,6 +203,25 @@ const FANOUT: Scenario = Scenario {
     asked: &[],
     beside: &[],
 };
+
+/// What the scenarios with stalled readers have: each such reader is owed more than its socket takes.
+const STALL: Scenario = Scenario { size: 8 << 10, ..FANOUT };
+
+/// The readers that do not stall notice nothing, on either backend. Without stalled readers this shows the noise.
+const UNHURT: &[Bar] = &[
+    absolute(Metric::P99Stalled, AtMost(1.15)),
+    absolute(Metric::ThroughputStalled, AtLeast(0.97)),
+    Bar { of: Peer::HubEpoll, ..absolute(Metric::P99Stalled, AtMost(1.15)) },
+    Bar { of: Peer::HubEpoll, ..absolute(Metric::ThroughputStalled, AtLeast(0.97)) },
+];
+
+/// The memory of the process stays within what the hub accounts for, and a tenth.
+const BOUND: &[Bar] = &[
+    absolute(Metric::MemoryOfAccounted, AtMost(1.1)),
+    Bar { of: Peer::HubEpoll, ..absolute(Metric::MemoryOfAccounted, AtMost(1.1)) },
+];
+
+const UNHURT_AND_BOUND: &[Bar] = &[UNHURT[0], UNHURT[1], UNHURT[2], UNHURT[3], BOUND[0], BOUND[1]];
 
 const BUN: Rival = Rival::Peer(Peer::Bun);
 

@@ -297,7 +297,7 @@ impl Options {
             (&Scenario::Churn { per_second }, None) if per_second > 0 => {
                 Activity::Churn { pace: self.steady_pace("churn")?, per_second }
             }
-            (&Scenario::Stall { share }, None) if share > 0.0 && share < 1.0 => {
+            (&Scenario::Stall { share }, None) if (0.0..1.0).contains(&share) => {
                 Activity::Stall { pace: self.steady_pace("stall")?, share }
             }
             (&Scenario::Ramp { by, from, factor, steps, p99 }, None) => {
@@ -322,7 +322,7 @@ impl Options {
                 Activity::Replay { messages: recorded(file, *speed, self.target.topics)? }
             }
             (Scenario::Churn { .. }, None) => return wrong("--churn must be above 0"),
-            (Scenario::Stall { .. }, None) => return wrong("--share is above 0 and below 1"),
+            (Scenario::Stall { .. }, None) => return wrong("--share is 0, for nobody, or more, and below 1"),
         })
     }
 
@@ -414,6 +414,7 @@ impl Options {
             }
         }
         if let &Activity::Stall { share, .. } = activity
+            && share > 0.0
             && !(0..load.subscribers).any(|number| is_in_share(share, number))
         {
             return wrong("--share of these --subscribers is nobody");

@@ -40,7 +40,7 @@ pub enum Scenario {
     },
     /// A share of the subscribers stops reading.
     Stall {
-        /// The share, above 0 and below 1.
+        /// The share, from 0, for nobody, and below 1.
         share: f64,
     },
     /// The load rises until the latency exceeds a bound.
@@ -194,7 +194,7 @@ pub struct ChurnOptions {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Scenario")]
 pub struct StallOptions {
-    /// The share of the subscribers that stops reading in the middle of the window, above 0 and below 1.
+    /// The share of the subscribers that stops reading in the middle of the window, from 0 and below 1.
     ///
     /// The stall lasts for half of the window. The server notices it only when the socket buffers of a stalled
     /// subscriber are full: give enough --rate, --size and --duration.
