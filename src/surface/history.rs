@@ -8,7 +8,10 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use bytes::{BufMut as _, BytesMut};
 
-use super::v1::encode::{put_payload, put_string};
+use super::{
+    resume::{digits, position},
+    v1::encode::{put_payload, put_string},
+};
 use crate::{
     auth::TOKEN_KEY,
     endpoints::HttpRequest,
@@ -69,18 +72,6 @@ pub(super) fn read_query(query: Option<&str>) -> Result<HistoryQuery, Refusal> {
     };
     let limit = limit.as_deref().map_or(Ok(LIMIT), |limit| number("limit", limit, LIMIT_MAX))?;
     Ok(HistoryQuery { from, messages_max: limit as usize, bytes_max: PAGE_BYTES_MAX })
-}
-
-/// Reads a position: an epoch and an offset, with a point or a colon between them.
-pub(super) fn position(text: &str) -> Option<OrderEnd> {
-    let (epoch, offset) = text.split_once(['.', ':'])?;
-    Some(OrderEnd { epoch: digits(epoch)?, offset: digits(offset)? })
-}
-
-/// Reads a number that has digits alone.
-pub(super) fn digits(text: &str) -> Option<u64> {
-    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|_| is_number)
 }
 
 fn number(key: &str, text: &str, most: u64) -> Result<u64, Refusal> {

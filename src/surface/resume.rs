@@ -30,13 +30,13 @@ pub(super) fn read_resume(since: Option<&str>, last: Option<&str>) -> Result<Opt
 }
 
 /// Reads a position: an epoch and an offset, with a point or a colon between them.
-fn position(text: &str) -> Option<OrderEnd> {
+pub(super) fn position(text: &str) -> Option<OrderEnd> {
     let (epoch, offset) = text.split_once(['.', ':'])?;
     Some(OrderEnd { epoch: digits(epoch)?, offset: digits(offset)? })
 }
 
 /// Reads a number that has digits alone.
-fn digits(text: &str) -> Option<u64> {
+pub(super) fn digits(text: &str) -> Option<u64> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| is_number)
 }

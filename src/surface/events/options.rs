@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{
-    super::history::{digits, position},
+    super::resume::{digits, position},
     positions::Positions,
 };
 use crate::{
