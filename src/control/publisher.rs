@@ -643,16 +643,22 @@ mod tests {
         assert_eq!((bytes_of(waiting.take(third)), waiting.places.len()), (None, 0));
     }
 
+    /// Returns the control thread's end of a mesh with one shard, the hub of the shard, and what the shard notifies to
+    /// wake the end.
+    fn one_shard(limits: &MeshLimits) -> (ExternalEnd, ShardHub, Arc<Notify>) {
+        let woken: Arc<Notify> = Arc::default();
+        let notified = Arc::clone(&woken);
+        let wake: Vec<Wake> = vec![Arc::new(|| {}), Arc::new(move || notified.notify_one())];
+        let mut ends = MeshEnd::connect_with(wake, &EndRole::shards_and_control(1), limits);
+        let outside = ExternalEnd::new(ends.pop().unwrap());
+        (outside, ShardHub::new(ends.pop().unwrap(), HubLimits::default(), 1), woken)
+    }
+
     /// A body is counted exactly once, when it gets its place, even if its client has gone by then.
     #[test]
     fn a_body_counts_without_its_client() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let woken: Arc<Notify> = Arc::default();
-        let notified = Arc::clone(&woken);
-        let wake: Vec<Wake> = vec![Arc::new(|| {}), Arc::new(move || notified.notify_one())];
-        let mut ends = MeshEnd::connect_with(wake, &EndRole::shards_and_control(1), &MeshLimits::default());
-        let outside = ExternalEnd::new(ends.pop().unwrap());
-        let mut hub: ShardHub = ShardHub::new(ends.pop().unwrap(), HubLimits::default(), 1);
+        let (outside, mut hub, woken) = one_shard(&MeshLimits::default());
         let (publisher, requests) = Publisher::new();
         let counters: Arc<Counters> = Arc::default();
         let task = PublisherTask::new(
@@ -700,13 +706,8 @@ mod tests {
     fn the_barrier_stands_behind_every_publish() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         for count in [0, 1, 100] {
-            let woken: Arc<Notify> = Arc::default();
-            let notified = Arc::clone(&woken);
-            let wake: Vec<Wake> = vec![Arc::new(|| {}), Arc::new(move || notified.notify_one())];
             let limits = MeshLimits { lane_entries_max: 2, ..MeshLimits::default() };
-            let mut ends = MeshEnd::connect_with(wake, &EndRole::shards_and_control(1), &limits);
-            let outside = ExternalEnd::new(ends.pop().unwrap());
-            let mut hub: ShardHub = ShardHub::new(ends.pop().unwrap(), HubLimits::default(), 1);
+            let (outside, mut hub, woken) = one_shard(&limits);
             hub.send_barrier();
             let leaving = watch::Sender::new(false);
             let (publisher, requests) = Publisher::new();
@@ -927,12 +928,7 @@ mod tests {
     fn a_batch_waits_as_one_body() {
         const MESSAGES: u64 = 50;
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let woken: Arc<Notify> = Arc::default();
-        let notified = Arc::clone(&woken);
-        let wake: Vec<Wake> = vec![Arc::new(|| {}), Arc::new(move || notified.notify_one())];
-        let mut ends = MeshEnd::connect_with(wake, &EndRole::shards_and_control(1), &MeshLimits::default());
-        let outside = ExternalEnd::new(ends.pop().unwrap());
-        let mut hub: ShardHub = ShardHub::new(ends.pop().unwrap(), HubLimits::default(), 1);
+        let (outside, mut hub, woken) = one_shard(&MeshLimits::default());
         let (publisher, requests) = Publisher::new();
         let leaving = watch::Sender::new(false).subscribe();
         let task = PublisherTask::new(outside, Clock::new(), Arc::clone(&woken), Arc::default(), leaving, requests);
