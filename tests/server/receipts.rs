@@ -205,6 +205,7 @@ fn a_drain_waits_for_the_answers_to_a_publisher() {
         publisher.send_text(&format!(r#"{{"publish":{{"id":{id},"topic":"paced","data":"{id}","receipt":true}}}}"#));
         if id == 2 {
             // The next delivery, and so the receipt, is due three seconds after the first, or when the server leaves.
+            server.expect_counts(&[("messages_in_total", 2)]);
             server.signal(Signal::TERM);
         }
         subscriber.expect(text(&id.to_string()));
