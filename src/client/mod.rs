@@ -58,6 +58,7 @@ mod topic_book;
 mod topic_error;
 mod topic_event;
 mod topic_publish;
+mod topic_subscribe;
 mod topics;
 mod url;
 
@@ -73,5 +74,6 @@ pub use tls::TlsFacts;
 pub use topic_error::TopicError;
 pub use topic_event::{CommandError, Lagged, Payload, TopicEvent, TopicMessage, TopicPlace, TopicPublished};
 pub use topic_publish::{NoTopicReceipt, PublishOptions, TopicReceipt};
+pub use topic_subscribe::{TopicOptions, TopicSubscribed};
 pub use topics::{TopicClient, TopicEvents};
 pub use url::UrlError;

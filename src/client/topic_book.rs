@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     topic_error::TopicError,
-    topic_event::{CommandError, Frame, TopicEvent, TopicPlace, TopicPublished},
+    topic_event::{CommandError, Frame, Placed, TopicEvent, TopicPlace},
 };
 
 /// The topics that the caller wants, and the commands without an answer. Each command and each subscription belongs to
@@ -61,6 +61,20 @@ struct Topic {
     name: Option<String>,
     /// The place of the last message that has come, or that the client was told is missing.
     last: Option<TopicPlace>,
+    /// The place after which another connection goes on: of the last message that has come. Messages that a notice has
+    /// told of as missing may stand before others that are still to come, so they do not count.
+    position: Option<TopicPlace>,
+}
+
+/// A topic to subscribe to again.
+#[derive(Debug)]
+pub(super) struct Again {
+    /// The id of the command.
+    pub(super) id: u64,
+    pub(super) topic: String,
+    pub(super) has_echo: bool,
+    /// The place after which the subscription goes on, if the client knows one.
+    pub(super) since: Option<TopicPlace>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,8 +107,8 @@ pub(super) enum Outcome<W> {
     },
 }
 
-/// The answer to a command: the place in it, if it has one, and the receipt.
-pub(super) type Answer = Result<Option<TopicPublished>, TopicError>;
+/// The answer to a command, with what it tells of places.
+pub(super) type Answer = Result<Option<Placed>, TopicError>;
 
 /// What becomes of a request to unsubscribe.
 #[derive(Debug)]
@@ -144,7 +158,7 @@ impl<W> TopicBook<W> {
         let kind = Kind::Subscribe { topic: topic.into(), is_again: false };
         let id = self.begin(connection, kind, Some(waiter));
         let stage = Stage::Joining { connection, id };
-        self.topics.insert(topic.into(), Topic { has_echo, stage, name: None, last: None });
+        self.topics.insert(topic.into(), Topic { has_echo, stage, name: None, last: None, position: None });
         Ok(id)
     }
 
@@ -180,9 +194,9 @@ impl<W> TopicBook<W> {
         }
     }
 
-    /// Returns the next topic to subscribe to again on a connection, with its echo, and adds the command. Returns
-    /// `None` if no topic is due, or if [`AGAIN_MAX`] such commands have no answer.
-    pub(super) fn due(&mut self, connection: u64, now: Instant) -> Option<(u64, String, bool)> {
+    /// Returns the next topic to subscribe to again on a connection, and adds the command; `None` if no topic is due,
+    /// or if [`AGAIN_MAX`] such commands have no answer.
+    pub(super) fn due(&mut self, connection: u64, now: Instant) -> Option<Again> {
         if self.idle == 0 || self.again >= AGAIN_MAX {
             return None;
         }
@@ -191,11 +205,11 @@ impl<W> TopicBook<W> {
             Stage::Joining { .. } | Stage::Live { .. } => false,
         };
         let (name, topic) = self.topics.iter_mut().find(|(_, topic)| is_due(topic))?;
-        let (id, name, has_echo) = (self.next, name.clone(), topic.has_echo);
+        let (id, name, has_echo, since) = (self.next, name.clone(), topic.has_echo, topic.position);
         topic.stage = Stage::Joining { connection, id };
         self.idle -= 1;
         self.begin(connection, Kind::Subscribe { topic: name.clone(), is_again: true }, None);
-        Some((id, name, has_echo))
+        Some(Again { id, topic: name, has_echo, since })
     }
 
     /// Returns when the first topic that waits may be subscribed to again.
@@ -247,8 +261,10 @@ impl<W> TopicBook<W> {
         match frame {
             Frame::Message(message) => {
                 let Some(message) = message.read() else { return Outcome::Event(TopicEvent::Unknown(text)) };
-                if let Some(place) = message.place {
-                    self.note_last(&message.topic, place);
+                if let Some(place) = message.place
+                    && !self.note_message(&message.topic, place)
+                {
+                    return Outcome::Nothing;
                 }
                 Outcome::Event(TopicEvent::Message(message))
             }
@@ -260,7 +276,7 @@ impl<W> TopicBook<W> {
             }
             Frame::Subscribed(subscribed) => {
                 let place = subscribed.place();
-                self.subscribed(subscribed.id, subscribed.topic, place)
+                self.subscribed(subscribed.id, subscribed.topic, place, subscribed.recovered)
             }
             Frame::Unsubscribed(ended) if ended.id.is_some() => self.done(ended.id, Ok(None)),
             Frame::Unsubscribed(ended) => {
@@ -321,7 +337,13 @@ impl<W> TopicBook<W> {
     }
 
     /// Notes that a subscription is live.
-    fn subscribed(&mut self, id: Option<u64>, name: String, place: Option<TopicPlace>) -> Outcome<W> {
+    fn subscribed(
+        &mut self,
+        id: Option<u64>,
+        name: String,
+        place: Option<TopicPlace>,
+        recovered: Option<bool>,
+    ) -> Outcome<W> {
         let command = id.and_then(|id| self.take_command(id));
         if id.is_some() && command.is_none() {
             // The connection of the command was lost since.
@@ -334,12 +356,17 @@ impl<W> TopicBook<W> {
         {
             entry.stage = Stage::Live { connection: *connection };
             last = std::mem::replace(&mut entry.last, place);
+            // The caller may have read messages of an earlier connection since the command: these come again.
+            entry.position = match (entry.position, place) {
+                (Some(position), Some(place)) if recovered == Some(true) && position.is_after(place) => Some(position),
+                _ => place,
+            };
             entry.name = Some(name.clone());
             self.names.insert(name.clone(), topic.clone());
         }
-        let event = TopicEvent::Subscribed { topic: name, place, last };
+        let event = TopicEvent::Subscribed { topic: name, place, last, recovered };
         match command.and_then(|command| command.waiter) {
-            Some(waiter) => answer(waiter, Ok(place.map(|place| TopicPublished { place, receipt: None })), Some(event)),
+            Some(waiter) => answer(waiter, Ok(Some(Placed { place, receipt: None, recovered })), Some(event)),
             None => Outcome::Event(event),
         }
     }
@@ -414,7 +441,17 @@ impl<W> TopicBook<W> {
         }
     }
 
-    /// Notes the place of a topic's message.
+    /// Notes the place of a topic's message that has come. Returns whether it has come for the first time.
+    fn note_message(&mut self, name: &str, place: TopicPlace) -> bool {
+        let Some(entry) = self.names.get(name).and_then(|topic| self.topics.get_mut(topic)) else { return true };
+        let is_known = entry.position.is_some_and(|position| position == place || position.is_after(place));
+        if !is_known {
+            (entry.last, entry.position) = (Some(place), Some(place));
+        }
+        !is_known
+    }
+
+    /// Notes the place of a topic's last message that is missing.
     fn note_last(&mut self, name: &str, place: TopicPlace) {
         if let Some(entry) = self.names.get(name).and_then(|topic| self.topics.get_mut(topic)) {
             entry.last = Some(place);

@@ -24,11 +24,15 @@ pub enum TopicEvent {
     Subscribed {
         /// The topic.
         topic: String,
-        /// The place of the last message before the subscription, if the server knows it.
+        /// The place of the last message before the subscription, if the server knows it. For a topic with a history it
+        /// is the place of the last message that came, if the server still has every message after it: then these
+        /// follow.
         place: Option<TopicPlace>,
         /// If an earlier connection had the subscription: the place of the last message that came, or that a notice
-        /// told of as missing. Unless it is `place`, messages between both are missing.
+        /// told of as missing. If it is before `place`, or of another epoch, messages between both are missing.
         last: Option<TopicPlace>,
+        /// Whether every message after the requested place follows; `None` if the subscription has begun live.
+        recovered: Option<bool>,
     },
     /// The server has ended a subscription, or has refused it after a reconnect. It is not made again.
     Unsubscribed {
@@ -67,6 +71,13 @@ pub struct TopicPlace {
     pub epoch: u64,
     /// The offset within the epoch.
     pub offset: u64,
+}
+
+impl TopicPlace {
+    /// Returns whether this place is behind another one of the same epoch.
+    pub(super) fn is_after(self, other: TopicPlace) -> bool {
+        self.epoch == other.epoch && self.offset > other.offset
+    }
 }
 
 /// The answer to a message that was published.
@@ -173,6 +184,15 @@ pub(super) struct PlacedFrame {
     epoch: Option<u64>,
     offset: Option<u64>,
     receipt: Option<ReceiptFrame>,
+    pub(super) recovered: Option<bool>,
+}
+
+/// The answer to a command about a topic, as far as it tells places.
+#[derive(Debug, Default)]
+pub(super) struct Placed {
+    pub(super) place: Option<TopicPlace>,
+    pub(super) receipt: Option<Result<TopicReceipt, NoTopicReceipt>>,
+    pub(super) recovered: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -187,12 +207,12 @@ impl PlacedFrame {
         place(self.epoch, self.offset)
     }
 
-    pub(super) fn placed(self) -> Option<TopicPublished> {
+    pub(super) fn placed(self) -> Option<Placed> {
         let receipt = self.receipt.map(|receipt| match receipt {
             ReceiptFrame::Counts(counts) => Ok(counts),
             ReceiptFrame::Missing(why) => Err(why),
         });
-        place(self.epoch, self.offset).map(|place| TopicPublished { place, receipt })
+        place(self.epoch, self.offset).map(|place| Placed { place: Some(place), receipt, recovered: None })
     }
 }
 

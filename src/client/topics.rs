@@ -23,10 +23,11 @@ use super::{
     open::random,
     opened::Opened,
     send_queue::SendQueue,
-    topic_book::{AGAIN_AFTER_MAX, Answer, Outcome, TopicBook, Unsubscribing},
+    topic_book::{AGAIN_AFTER_MAX, Again, Answer, Outcome, TopicBook, Unsubscribing},
     topic_error::TopicError,
-    topic_event::{Payload, TopicEvent, TopicPlace, TopicPublished},
+    topic_event::{Payload, Placed, TopicEvent, TopicPlace, TopicPublished},
     topic_publish::PublishOptions,
+    topic_subscribe::{Start, TopicOptions, TopicSubscribed},
 };
 use crate::proto::MessageLimits;
 
@@ -36,9 +37,10 @@ use crate::proto::MessageLimits;
 ///
 /// Answers to commands come with the events: while a command waits, some task has to read [`TopicEvents`]. With
 /// [`ClientBuilder::reconnect`] the client subscribes again to its topics after each reconnect, and so it does after a
-/// further [`TopicClient::connect`]. Topics that it then does not get end with [`TopicEvent::Unsubscribed`]; those that
-/// the server cannot decide about at the moment are tried again. At most 127 commands of the caller wait for their
-/// answers at a time; further calls wait for a place.
+/// further [`TopicClient::connect`]. It goes on after the last message of each topic: if the server keeps the topic's
+/// history, what was published in between follows, each message once. Topics that it then does not get end with
+/// [`TopicEvent::Unsubscribed`]; those that the server cannot decide about at the moment are tried again. At most 127
+/// commands of the caller wait for their answers at a time; further calls wait for a place.
 ///
 /// ```no_run
 /// use ringhub::client::{Client, Payload, TopicClient, TopicEvent};
@@ -100,6 +102,10 @@ struct OfTopic<'a> {
     topic: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     echo: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -170,7 +176,7 @@ impl TopicClient {
     ///
     /// See [`TopicError`].
     pub async fn subscribe(&self, topic: &str) -> Result<Option<TopicPlace>, TopicError> {
-        self.subscribe_with(topic, false).await
+        Ok(self.subscribe_with(topic, TopicOptions::new()).await?.place)
     }
 
     /// Subscribes to a topic, with the client's own messages, as [`TopicClient::subscribe`] does.
@@ -179,15 +185,34 @@ impl TopicClient {
     ///
     /// See [`TopicError`].
     pub async fn subscribe_with_echo(&self, topic: &str) -> Result<Option<TopicPlace>, TopicError> {
-        self.subscribe_with(topic, true).await
+        Ok(self.subscribe_with(topic, TopicOptions::new().echo(true)).await?.place)
     }
 
-    async fn subscribe_with(&self, topic: &str, has_echo: bool) -> Result<Option<TopicPlace>, TopicError> {
+    /// Subscribes to a topic, as the options say: perhaps beginning in the topic's history.
+    ///
+    /// # Errors
+    ///
+    /// See [`TopicError`].
+    ///
+    /// ```
+    /// use ringhub::client::{TopicClient, TopicError, TopicOptions};
+    ///
+    /// # async fn example(client: TopicClient) -> Result<(), TopicError> {
+    /// let subscribed = client.subscribe_with("chat/1", TopicOptions::new().last(20)).await?;
+    /// if subscribed.recovered == Some(false) {
+    ///     println!("the server keeps no history of chat/1");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn subscribe_with(&self, topic: &str, options: TopicOptions) -> Result<TopicSubscribed, TopicError> {
+        let TopicOptions { has_echo, start } = options;
         let enter = |book: &mut Book, connection, waiter| {
             let id = book.subscribe(connection, topic, has_echo, waiter)?;
-            Ok((id, Command::Subscribe(subscription(id, topic, has_echo))))
+            Ok((id, Command::Subscribe(subscription(id, topic, has_echo, start))))
         };
-        Ok(self.ask_by(enter).await?.map(|placed| placed.place))
+        let Placed { place, recovered, .. } = self.ask_by(enter).await?.unwrap_or_default();
+        Ok(TopicSubscribed { place, recovered })
     }
 
     /// Ends a subscription. The messages of the topic that were sent before come first. Without a connection the client
@@ -266,7 +291,10 @@ impl TopicClient {
         let &PublishOptions { event, key, id: idempotency_key, has_receipt } = options;
         let receipt = has_receipt.then_some(true);
         let publish = |id| Publish { id, topic, data, event, key, idempotency_key, receipt };
-        self.ask(|id| Command::Publish(publish(id))).await?.ok_or(TopicError::Lost)
+        let placed = self.ask(|id| Command::Publish(publish(id))).await?;
+        let published =
+            placed.and_then(|Placed { place, receipt, .. }| Some(TopicPublished { place: place?, receipt }));
+        published.ok_or(TopicError::Lost)
     }
 
     /// Replaces the token of the connection by a fresh one of the same identity.
@@ -356,8 +384,8 @@ impl Wiring {
         let Ok(queue) = self.client.send_queue() else { return None };
         // The lock is held while commands are queued, so that no command of the caller comes between.
         let mut book = self.book();
-        while let Some((id, topic, has_echo)) = book.due(queue.connection_id(), Instant::now()) {
-            let command = text(&Command::Subscribe(subscription(id, &topic, has_echo)));
+        while let Some(Again { id, topic, has_echo, since }) = book.due(queue.connection_id(), Instant::now()) {
+            let command = text(&Command::Subscribe(subscription(id, &topic, has_echo, since.map(Start::After))));
             if let Err(error) = self.client.try_send_text_by(&queue, command) {
                 book.unsent(id);
                 // A queue that is full has room soon. After a loss of the connection an event follows.
@@ -448,8 +476,9 @@ impl Drop for TopicEvents {
     }
 }
 
-fn subscription(id: u64, topic: &str, has_echo: bool) -> OfTopic<'_> {
-    OfTopic { id, topic, echo: has_echo.then_some(true) }
+fn subscription(id: u64, topic: &str, has_echo: bool, start: Option<Start>) -> OfTopic<'_> {
+    let (since, last) = Start::members(start);
+    OfTopic { id, topic, echo: has_echo.then_some(true), since, last }
 }
 
 fn text(command: &Command<'_>) -> String {

@@ -2,7 +2,7 @@
 
 use ringhub::client::{
     ClientEvent, NoTopicReceipt, Payload, PublishOptions, Reconnect, TopicClient, TopicError, TopicEvent, TopicEvents,
-    TopicMessage, TopicPublished, TopicReceipt,
+    TopicMessage, TopicOptions, TopicPlace, TopicPublished, TopicReceipt,
 };
 use tokio::sync::mpsc;
 
@@ -148,6 +148,68 @@ fn counts(placed: &TopicPublished) -> [u32; 5] {
     }
 }
 
+/// Closes the one connection of a server with a code after which the client opens a connection again.
+fn cut(server: &Server) {
+    let ask = |request: &str| {
+        let lines = "Host: x\r\nAuthorization: Bearer boss-of-this-server\r\nConnection: close\r\nContent-Length: 0";
+        exchange(server.address(), &format!("{request} HTTP/1.1\r\n{lines}\r\n\r\n")).body
+    };
+    let list: serde_json::Value = serde_json::from_str(&ask("GET /connections")).unwrap();
+    let id = list["connections"][0]["id"].as_str().unwrap();
+    assert_eq!(ask(&format!("DELETE /connections/{id}?code=1012")), "{\"closed\":1}\n");
+}
+
+/// With a history, a client that is cut again and again has each message once.
+#[test]
+fn a_client_resumes() {
+    let file = std::env::temp_dir().join(format!("ringhub-client-resumes-{}.toml", std::process::id()));
+    std::fs::write(&file, "[[topics]]\nmatch = \"kept\"\nhistory_messages = 10\n").unwrap();
+    let config = file.to_str().unwrap();
+    let server = Server::start(&["--admin-tokens", "boss-of-this-server", "--config", config]);
+    let publish = |number: u64| {
+        assert_eq!(exchange(server.address(), &post("/t/kept", "text/plain", &number.to_string())).status(), 202);
+    };
+    on_tokio(async {
+        (1..=20).for_each(publish);
+        let (client, mut events) = connect(&server, "/ws").await;
+        let subscribed = client.subscribe_with("kept", TopicOptions::new().last(3)).await.unwrap();
+        assert_eq!((subscribed.place.map(|place| place.offset), subscribed.recovered), (Some(17), Some(true)));
+        let mut expected = 18;
+        for round in 0..4 {
+            while expected <= 20 + 5 * round {
+                let message = message(&mut events).await;
+                assert_eq!(message.place.map(|place| place.offset), Some(expected));
+                expected += 1;
+            }
+            cut(&server);
+            (1..=5).for_each(|number| publish(20 + 5 * round + number));
+            loop {
+                match events.recv().await.unwrap() {
+                    TopicEvent::Subscribed { place, last, recovered, .. } => {
+                        assert_eq!((place, recovered), (last, Some(true)));
+                        break;
+                    }
+                    TopicEvent::Connection(ClientEvent::Closed(closed)) => panic!("{closed}"),
+                    TopicEvent::Connection(_) => {}
+                    // A message that has come before the cut.
+                    TopicEvent::Message(message) => {
+                        assert_eq!(message.place.map(|place| place.offset), Some(expected));
+                        expected += 1;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        let other = client.subscribe_with("unkept", TopicOptions::new().earliest()).await.unwrap();
+        assert_eq!(other.recovered, Some(false));
+        let place = TopicPlace { epoch: 1, offset: 1 };
+        client.unsubscribe("kept").await.unwrap();
+        let again = client.subscribe_with("kept", TopicOptions::new().since(place)).await.unwrap();
+        assert_eq!((again.recovered, again.place.map(|place| place.offset)), (Some(false), Some(30)));
+    });
+    std::fs::remove_file(&file).unwrap();
+}
+
 /// After a reconnect the client subscribes again, and the events tell from where on.
 #[test]
 fn a_client_subscribes_again() {
@@ -159,18 +221,10 @@ fn a_client_subscribes_again() {
         client.unsubscribe("other").await.unwrap();
         exchange(server.address(), &post("/t/one", "text/plain", "first"));
         assert_eq!(message(&mut events).await.place.unwrap().offset, 1);
-        let ask = |request: &str| {
-            let lines =
-                "Host: x\r\nAuthorization: Bearer boss-of-this-server\r\nConnection: close\r\nContent-Length: 0";
-            exchange(server.address(), &format!("{request} HTTP/1.1\r\n{lines}\r\n\r\n")).body
-        };
-        let list: serde_json::Value = serde_json::from_str(&ask("GET /connections")).unwrap();
-        let id = list["connections"][0]["id"].as_str().unwrap();
-        // The client opens a connection again after this code.
-        assert_eq!(ask(&format!("DELETE /connections/{id}?code=1012")), "{\"closed\":1}\n");
+        cut(&server);
         loop {
             match events.recv().await.unwrap() {
-                TopicEvent::Subscribed { topic, place, last } => {
+                TopicEvent::Subscribed { topic, place, last, .. } => {
                     assert_eq!((&*topic, place.unwrap().offset), ("one", 1));
                     assert_eq!(last, place, "nothing is missing");
                     break;

@@ -200,7 +200,7 @@ impl World {
     /// Subscribes again, as the reader of events does.
     fn again(&mut self) {
         let Some(open) = self.open else { return };
-        while let Some((id, topic, _)) = self.book.due(open, self.now) {
+        while let Some(Again { id, topic, .. }) = self.book.due(open, self.now) {
             if !self.is_calm && self.random.is_one_in(20) {
                 return self.book.unsent(id);
             }
@@ -319,7 +319,7 @@ impl World {
         assert!(!call.is_unsubscribe || answer.is_ok() || matches!(answer, Err(TopicError::Refused(_))));
         if let Some((topic, turn)) = call.subscribes {
             match answer {
-                Ok(placed) => _ = self.known.insert(topic, placed.as_ref().expect("a place").place.offset),
+                Ok(placed) => _ = self.known.insert(topic, placed.as_ref().expect("a place").place.unwrap().offset),
                 Err(_) if self.turns[&topic] == turn => _ = self.wanted.remove(&topic),
                 Err(_) => {}
             }
@@ -331,7 +331,7 @@ impl World {
     fn told(&mut self, event: TopicEvent) {
         let short = |topic: &str| topic.strip_prefix(PREFIX).expect("a prefix").to_owned();
         match event {
-            TopicEvent::Subscribed { topic, place, last } => {
+            TopicEvent::Subscribed { topic, place, last, .. } => {
                 let (topic, offset) = (short(&topic), place.expect("a place").offset);
                 if let Some(last) = last {
                     assert_eq!(Some(&last.offset), self.known.get(&topic), "{topic}");
@@ -439,14 +439,14 @@ fn few_topics_are_subscribed_to_at_once() {
     for topic in 0..1_000 {
         let id = book.subscribe(1, &topic.to_string(), false, topic).unwrap();
         let answered = take(&mut book, format!(r#"{{"subscribed":{{"id":{id},"topic":"{topic}"}}}}"#));
-        assert!(matches!(answered, Outcome::Answer { waiter, answer: Ok(None), .. } if waiter == topic));
+        assert!(matches!(answered, Outcome::Answer { waiter, answer: Ok(Some(_)), .. } if waiter == topic));
     }
     assert!(book.moved(None).is_empty() && book.due(1, now).is_some());
     let mut sent: Vec<(u64, String)> = vec![];
     book.unsent(book.next - 1);
     let mut subscribed = 0;
     loop {
-        while let Some((id, topic, _)) = book.due(2, now) {
+        while let Some(Again { id, topic, .. }) = book.due(2, now) {
             sent.push((id, topic));
         }
         assert!(sent.len() <= AGAIN_MAX);
@@ -466,19 +466,60 @@ fn a_topic_without_a_decision_waits() {
     let take = |book: &mut TopicBook<()>, frame: &str, again: Instant| {
         book.take(serde_json::from_str(frame).unwrap(), frame.into(), || again)
     };
+    let due = |book: &mut TopicBook<()>, now| book.due(2, now).map(|again| (again.id, again.topic, again.has_echo));
     book.subscribe(1, "x", true, ()).unwrap();
     take(&mut book, r#"{"subscribed":{"id":0,"topic":"x"}}"#, now);
     book.moved(Some(2));
-    assert_eq!(book.due(2, now), Some((1, "x".into(), true)));
-    assert_eq!(book.due(2, now), None);
+    assert_eq!(due(&mut book, now), Some((1, "x".into(), true)));
+    assert_eq!(due(&mut book, now), None);
     let later = now + Duration::from_secs(5);
     let told =
         take(&mut book, r#"{"error":{"id":1,"code":132,"name":"unavailable","reason":"x","temporary":true}}"#, later);
     assert!(matches!(told, Outcome::Event(TopicEvent::Error(error)) if error.is_temporary));
-    assert_eq!((book.due(2, now), book.next_due()), (None, Some(later)));
-    assert_eq!(book.due(2, later), Some((2, "x".into(), true)));
+    assert_eq!((due(&mut book, now), book.next_due()), (None, Some(later)));
+    assert_eq!(due(&mut book, later), Some((2, "x".into(), true)));
     let told =
         take(&mut book, r#"{"error":{"id":2,"code":121,"name":"forbidden","reason":"x","temporary":false}}"#, later);
     assert!(matches!(told, Outcome::Event(TopicEvent::Unsubscribed { topic, because: Some(_) }) if topic == "x"));
     assert!(book.topics.is_empty() && book.names.is_empty());
+}
+
+/// Another connection goes on after the last message, and what comes twice is told once.
+#[test]
+fn a_topic_goes_on_after_its_last_message() {
+    let mut book = TopicBook::default();
+    let now = Instant::now();
+    let take = |book: &mut TopicBook<()>, frame: &str| match book.take(
+        serde_json::from_str(frame).unwrap(),
+        frame.into(),
+        || now,
+    ) {
+        Outcome::Event(TopicEvent::Message(message)) => message.place.map(|place| place.offset),
+        _ => None,
+    };
+    let message = |offset: u64| format!(r#"{{"message":{{"topic":"x","epoch":"9","offset":{offset},"data":1}}}}"#);
+    let subscribed = |id: u64, offset: u64, recovered: &str| {
+        format!(r#"{{"subscribed":{{"id":{id},"topic":"x","epoch":"9","offset":{offset}{recovered}}}}}"#)
+    };
+    let since = |book: &mut TopicBook<()>, connection| {
+        book.moved(Some(connection));
+        book.due(connection, now).expect("the topic is idle").since.map(|place| (place.epoch, place.offset))
+    };
+    book.subscribe(1, "x", false, ()).unwrap();
+    take(&mut book, &subscribed(0, 3, ""));
+    assert_eq!(since(&mut book, 2), Some((9, 3)), "no message has come");
+    take(&mut book, &subscribed(1, 3, r#","recovered":true"#));
+    assert_eq!([4, 5, 5].map(|offset| take(&mut book, &message(offset))), [Some(4), Some(5), None]);
+    // Messages behind a notice may still be on their way.
+    let lagged = r#"{"lagged":{"topic":"x","epoch":"9","from":6,"to":9,"count":2,"policy":"drop_oldest"}}"#;
+    take(&mut book, lagged);
+    assert_eq!(since(&mut book, 3), Some((9, 5)));
+    // The caller reads a message of the last connection only now.
+    assert_eq!(take(&mut book, &message(7)), Some(7));
+    take(&mut book, &subscribed(2, 5, r#","recovered":true"#));
+    assert_eq!([6, 7, 8].map(|offset| take(&mut book, &message(offset))), [None, None, Some(8)]);
+    // What is not recovered begins where the server says.
+    assert_eq!(since(&mut book, 4), Some((9, 8)));
+    take(&mut book, &subscribed(3, 6, r#","recovered":false"#));
+    assert_eq!([7, 8].map(|offset| take(&mut book, &message(offset))), [Some(7), Some(8)]);
 }
