@@ -44,6 +44,9 @@ pub(crate) struct Openings {
     pub(crate) intent: Option<ReadIntent>,
     /// Reads the names of the topics to which the query subscribes. The judge decides about each of them.
     pub(crate) topics: Option<ReadTopics>,
+    /// Reads whether the client asks for messages of the topics' histories. The judge decides about the history of each
+    /// topic, and a client that may not read it gets the later messages of the topic.
+    pub(crate) resumes: Option<ReadResumes>,
 }
 
 /// Reads the names of topics in the query of an opening request.
@@ -53,10 +56,17 @@ pub(crate) struct Openings {
 /// The refusal of the query.
 pub(crate) type ReadTopics = fn(&RequestHead) -> Result<Vec<String>, Refusal>;
 
+/// Reads whether an opening request asks for messages of histories.
+///
+/// # Errors
+///
+/// The refusal of the query.
+pub(crate) type ReadResumes = fn(&RequestHead) -> Result<bool, Refusal>;
+
 impl Openings {
     /// The openings of a handler that needs only the gate of its route.
     pub(crate) const OF_ANY_HANDLER: Openings =
-        Openings { opens: Opens::WebSocket, methods: &["GET", "HEAD"], intent: None, topics: None };
+        Openings { opens: Opens::WebSocket, methods: &["GET", "HEAD"], intent: None, topics: None, resumes: None };
 
     /// Returns the intent of an opening request.
     ///

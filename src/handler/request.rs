@@ -29,6 +29,8 @@ pub struct OpeningRequest {
     pub(crate) head: RequestHead,
     /// The topics that the query names, which the judge has permitted.
     pub(crate) topics: Box<[TopicName]>,
+    /// Those of the request's topics whose histories the sender asks for, and may read.
+    pub(crate) histories: Box<[TopicName]>,
     pub(crate) parameters: Vec<(String, String)>,
     pub(crate) topic: Option<TopicName>,
     /// The number of the route.

@@ -78,8 +78,14 @@ impl Cursors {
 
     /// Returns whether a subscription is a cursor.
     pub(super) fn has(&self, id: ConnectionId, topic: TopicId) -> bool {
-        let reader = self.readers.get(&id);
-        reader.is_some_and(|reader| reader.cursors.iter().any(|cursor| cursor.topic == topic))
+        self.accepts_unrecovered(id, topic).is_some()
+    }
+
+    /// Returns whether the cursor of a subscription goes on although messages may be missing; `None` if the
+    /// subscription is no cursor.
+    pub(super) fn accepts_unrecovered(&self, id: ConnectionId, topic: TopicId) -> Option<bool> {
+        let mut cursors = self.readers.get(&id)?.cursors.iter();
+        cursors.find(|cursor| cursor.topic == topic).map(|cursor| cursor.accepts_unrecovered)
     }
 
     /// Lets a cursor read: its topic's messages come to this shard from now on.

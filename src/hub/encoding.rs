@@ -112,6 +112,8 @@ struct Row {
     prepare: Option<Prepare>,
     encode_lag: Option<EncodeLag>,
     is_body: bool,
+    /// The most bytes that a connection adds to a body.
+    own_bytes: usize,
 }
 
 impl Encodings {
@@ -121,7 +123,7 @@ impl Encodings {
     ///
     /// If the name is taken, or the table has 256 rows.
     pub fn add(&mut self, name: &'static str, encode: Encode) -> Format {
-        self.add_row(Row { name, encode, prepare: None, encode_lag: None, is_body: false })
+        self.add_row(Row { name, encode, prepare: None, encode_lag: None, is_body: false, own_bytes: 0 })
     }
 
     /// Adds an encoding with all that its surface says about it, as [`Encodings::add`] does.
@@ -130,8 +132,9 @@ impl Encodings {
     ///
     /// As [`Encodings::add`] does.
     pub fn add_new(&mut self, new: &NewEncoding) -> Format {
-        let &NewEncoding { name, encode, encode_lag, growth: _, is_body } = new;
-        self.add_row(Row { name, encode, prepare: None, encode_lag, is_body })
+        let &NewEncoding { name, encode, encode_lag, growth, is_body } = new;
+        let own_bytes = if is_body { growth.besides as usize } else { 0 };
+        self.add_row(Row { name, encode, prepare: None, encode_lag, is_body, own_bytes })
     }
 
     /// Adds a dear encoding, as [`Encodings::add`] does.
@@ -142,7 +145,7 @@ impl Encodings {
     pub fn add_dear(&mut self, name: &'static str, prepare: Prepare, encode: Encode) -> Format {
         let dear = self.others.iter().filter(|row| row.prepare.is_some()).count();
         assert!(dear < DearFormats::MAX, "a server has at most {} dear encodings", DearFormats::MAX);
-        self.add_row(Row { name, encode, prepare: Some(prepare), encode_lag: None, is_body: false })
+        self.add_row(Row { name, encode, prepare: Some(prepare), encode_lag: None, is_body: false, own_bytes: 0 })
     }
 
     fn add_row(&mut self, row: Row) -> Format {
@@ -192,6 +195,11 @@ impl Encodings {
     #[inline]
     pub(super) fn is_body(&self, format: Format) -> bool {
         format != Format::RAW && self.others[usize::from(format.0) - 1].is_body
+    }
+
+    /// Returns the most bytes that a connection adds to a body of a format; 0 if its forms are whole messages.
+    pub(super) fn own_bytes(&self, format: Format) -> usize {
+        if self.is_body(format) { self.others[usize::from(format.0) - 1].own_bytes } else { 0 }
     }
 
     /// Returns the format of the encoding of that name.

@@ -27,7 +27,8 @@ use super::{
 /// The outcome of [`ShardHub::subscribe`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subscribed {
-    /// The connection is a subscriber, and is owed every message published from here on.
+    /// The connection is a subscriber, and is owed every message published from here on. A subscription that resumes is
+    /// live at once only if the topic keeps no messages.
     Live,
     /// The connection becomes a subscriber when [`ShardHub::take_delivery`] or [`ShardHub::release`] adds the
     /// subscription to `joined`, or, if it resumes, when [`ShardHub::take_resumed`] returns it. The client must not be
@@ -89,16 +90,12 @@ impl<T: Attachment> ShardHub<T> {
         audience.lossless += u32::from(is_lossless);
         let is_live = self.topics[topic_id].is_live();
         if let Some(resume) = options.resume {
-            self.cursors.add(id, Cursor::new(topic_id, resume, options.accepts_unrecovered, is_live && !is_held));
+            self.cursors.add(id, Cursor::new(topic_id, resume, options.accepts_unrecovered, false));
         }
         if is_live {
-            if is_held || options.resume.is_some() {
-                self.announce(topic_id);
-                return Subscribed::Pending;
-            }
-            self.join(id, topic_id);
+            let is_joined = !is_held && self.begin(id, topic_id);
             self.announce(topic_id);
-            return Subscribed::Live;
+            return if is_joined { Subscribed::Live } else { Subscribed::Pending };
         }
         self.add_pending(id, topic_id);
         Subscribed::Pending
@@ -319,12 +316,29 @@ impl<T: Attachment> ShardHub<T> {
     }
 
     fn join_pending(&mut self, id: ConnectionId, topic: TopicId, joined: &mut Vec<Joined>) {
-        if self.cursors.has(id, topic) {
-            return self.cursors.start(id, topic);
+        let resumes = self.cursors.has(id, topic);
+        if self.begin(id, topic) {
+            let Topic { name, .. } = &self.topics[topic];
+            let recovered = resumes.then_some(false);
+            joined.push(Joined { id, topic: name.clone(), end: self.topics[topic].end(), recovered });
+        }
+    }
+
+    /// Begins a subscription to a topic that is live: makes the subscriber a member, or lets its cursor read. Returns
+    /// whether the subscriber is a member.
+    ///
+    /// A cursor of a topic that keeps nothing has nothing to read. If it may miss messages it becomes a member at once,
+    /// so that it misses none from here on.
+    fn begin(&mut self, id: ConnectionId, topic: TopicId) -> bool {
+        if let Some(accepts_unrecovered) = self.cursors.accepts_unrecovered(id, topic) {
+            if !accepts_unrecovered || self.topics[topic].rules.kept.keeps_messages() {
+                self.cursors.start(id, topic);
+                return false;
+            }
+            self.cursors.remove(id, topic);
         }
         self.join(id, topic);
-        let Topic { name, .. } = &self.topics[topic];
-        joined.push(Joined { id, topic: name.clone(), end: self.topics[topic].end(), recovered: None });
+        true
     }
 
     fn take_subscriptions(&mut self, id: ConnectionId) -> Subscriptions<T::Note> {

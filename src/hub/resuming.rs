@@ -207,7 +207,12 @@ impl<T: Attachment> ShardHub<T> {
         let now = self.now();
         let ShardHub { topics, encodings, encoded: buffer, .. } = self;
         let topic = &topics[own.topic];
-        let tags = if topic.rules.tags == Tags::Newest { Tags::On } else { topic.rules.tags };
+        let tags = match topic.rules.tags {
+            Tags::Newest => Tags::On,
+            // The connection adds an id to each body, by its place.
+            Tags::Off if encodings.is_body(own.format) => Tags::On,
+            tags => tags,
+        };
         let (mut run, mut bytes) = (Run::new(BytesMut::new(), tags), 0);
         let (epoch, mut previous) = start.map_or((0, 0), |start| (start.epoch, start.offset));
         let mut result = Encoded { pieces: Vec::new(), last: None, is_whole: true };
@@ -222,7 +227,7 @@ impl<T: Attachment> ShardHub<T> {
                     let encodable = Encodable { topic: &topic.name, publication, place, prepared };
                     encoded(encodings.get(own.format), &encodable, buffer)
                 };
-                bytes += frame.len();
+                bytes += frame.len() + encodings.own_bytes(own.format);
                 if bytes > bytes_max && !run.is_empty() {
                     result.is_whole = false;
                     break;
@@ -286,7 +291,10 @@ mod tests {
 
     /// Hubs whose topics keep messages.
     fn hubs(count: usize) -> Vec<ShardHub<Wants>> {
-        let rule = TopicRule::new(["**".parse().unwrap()]).history_messages(1_000);
+        hubs_with(count, TopicRule::new(["**".parse().unwrap()]).history_messages(1_000))
+    }
+
+    fn hubs_with(count: usize, rule: TopicRule) -> Vec<ShardHub<Wants>> {
         let rules = RulesOfTopics::of_table(TopicTable::new([&rule]).unwrap());
         let wake = (0..count).map(|_| Arc::new(|| {}) as Wake).collect();
         let hub = |mesh| {
@@ -336,6 +344,45 @@ mod tests {
             assert_eq!((all, parts[0]), (10, expected), "{format:?}: {parts:?}");
             assert!(hub.is_subscribed(id, &topic) && !hub.has_readers());
         }
+    }
+
+    /// A message that is published behind a subscription comes, though the topic keeps none.
+    #[test]
+    fn a_topic_that_keeps_nothing_is_joined_at_once() {
+        let mut hubs = hubs_with(2, TopicRule::new(["**".parse().unwrap()]));
+        let topic = TopicName::new("t").unwrap();
+        let resumes = SubscribeOptions::default().resume(Resume::After { epoch: 7, offset: 9 }).accept_unrecovered();
+        let at_home = home(&topic, 2);
+        for number in [at_home, 1 - at_home] {
+            let hub = &mut hubs[usize::from(number)];
+            let id = hub.connections.insert(HubConnection::new(Wants(Format::RAW))).unwrap();
+            let subscribed = hub.subscribe(id, &topic, resumes);
+            hub.publish_by_name(&topic, None, Publication::text("behind"), Scope::Server);
+            if number == at_home {
+                assert_eq!(subscribed, Subscribed::Live);
+            } else {
+                assert_eq!(subscribed, Subscribed::Pending);
+                hub.send_out();
+                while hubs[usize::from(at_home)].take_request(&mut Vec::new()) {}
+                hubs[usize::from(at_home)].send_out();
+                let mut joined = Vec::new();
+                while hubs[usize::from(number)].take_delivery(&mut joined) {}
+                assert_eq!(
+                    joined.iter().map(|joined| (joined.id, joined.recovered)).collect::<Vec<_>>(),
+                    [(id, Some(false))]
+                );
+            }
+            let hub = &mut hubs[usize::from(number)];
+            assert!(hub.is_subscribed(id, &topic) && !hub.has_readers());
+            assert_eq!(hub.leave_unsent(id), 1, "the message that was published behind the subscription");
+        }
+        let refuses = SubscribeOptions::default().resume(Resume::Earliest);
+        let hub = &mut hubs[usize::from(at_home)];
+        let id = hub.connections.insert(HubConnection::new(Wants(Format::RAW))).unwrap();
+        assert_eq!(hub.subscribe(id, &topic, refuses), Subscribed::Pending);
+        assert_eq!(hub.next_reader(), Some(id));
+        hub.read_on(id, Room { bytes: 1_000, messages: 10 });
+        assert!(hub.take_resumed().is_some_and(|part| part.is_unrecovered));
     }
 
     #[test]

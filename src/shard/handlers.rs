@@ -81,6 +81,9 @@ impl<I: Io> Shard<I> {
         self.joined.reverse();
         while let Some(Joined { id, topic, end, recovered }) = self.joined.pop() {
             tracing::trace!(%id, peer = self.peer(id), %topic, "subscribed");
+            if let Some(is_recovered) = recovered {
+                self.count(if is_recovered { Counter::Recovered } else { Counter::Unrecovered }, 1);
+            }
             // The subscription may be the last for which the connection was held.
             self.note_opened(id);
             let Some(connection) = self.hub.connections.get_mut(id) else { continue };
@@ -323,7 +326,9 @@ impl<I: Io> ShardApi for Shard<I> {
         match self.hub.subscribe(id, topic, options) {
             Subscribed::Live => {
                 let end = self.hub.order_end(topic);
-                self.joined.push(Joined { id, topic: topic.clone(), end, recovered: None });
+                // Who resumes is live at once only if the topic keeps no messages.
+                let recovered = options.resume.map(|_| false);
+                self.joined.push(Joined { id, topic: topic.clone(), end, recovered });
                 Ok(())
             }
             Subscribed::Pending => Ok(()),

@@ -98,6 +98,15 @@ pub(super) async fn judge(
             admit_to_topics(lobby, &endpoints, socket, sender, &names, &mut identities).instrument(span.clone()).await?
         }
     };
+    let histories = match openings.resumes {
+        Some(resumes) if resumes(&head)? => {
+            let sender =
+                AdmittedSender { credentials: credentials.about(endpoint.topic()), identities: &identities, route: at };
+            let topics = topics.iter().chain(endpoint.topic());
+            admit_to_histories(lobby, &endpoints, socket, &sender, topics).instrument(span.clone()).await?
+        }
+        _ => Box::default(),
+    };
     let protocol = choose_protocol(route, asked.offered())?;
     let page_lines = asked.page_lines(&endpoints, &head, &endpoint);
     let local = net::local(&**socket);
@@ -107,6 +116,7 @@ pub(super) async fn judge(
         parameters,
         topic: endpoint.topic().cloned(),
         topics,
+        histories,
         route: at,
         head,
         peer,
@@ -245,6 +255,26 @@ async fn admit_to_topics(
         topics.push(topic);
     }
     Ok(topics.into())
+}
+
+/// Returns those of the topics whose histories the sender of a request may read.
+async fn admit_to_histories(
+    lobby: &Lobby,
+    endpoints: &Endpoints,
+    socket: &Transport,
+    sender: &AdmittedSender<'_>,
+    topics: impl Iterator<Item = &TopicName>,
+) -> Result<Box<[TopicName]>, NotOpened> {
+    let mut readable = Vec::new();
+    for topic in topics {
+        let ask = || endpoints.authorize_topic(sender, Intent::ReadHistory, topic);
+        match until_decided(endpoints.wait_max(), left(socket), ask).await {
+            Ok(_) => readable.push(topic.clone()),
+            Err(Denied::Refused(_)) => {}
+            Err(denied) => return Err(not_opened(lobby, denied)),
+        }
+    }
+    Ok(readable.into())
 }
 
 fn not_opened(lobby: &Lobby, denied: Denied) -> NotOpened {

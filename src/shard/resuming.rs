@@ -32,8 +32,6 @@ impl<I: Io> Shard<I> {
                 continue;
             }
             if let Some(joined) = joined {
-                let is_recovered = joined.recovered == Some(true);
-                self.count(if is_recovered { Counter::Recovered } else { Counter::Unrecovered }, 1);
                 self.joined.push(joined);
                 self.report_joined();
             }

@@ -50,6 +50,7 @@ const OPENINGS: Openings = Openings {
     methods: &["GET"],
     intent: Some(|head| RawOptions::read(head.query()).map(|options| options.intent())),
     topics: None,
+    resumes: None,
 };
 
 /// `POST /t/{topic}` publishes its body.

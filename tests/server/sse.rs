@@ -210,6 +210,129 @@ fn an_unknown_position_is_told_by_a_gap() {
     assert_eq!(ask(&format!("/t/x?since={last}"), "").event, "ready");
 }
 
+const HISTORIES: &str = "[[topics]]\nmatch = \"kept/*\"\nhistory_messages = 3\n\
+                         [[topics]]\nmatch = \"all/*\"\nhistory_messages = 10000\n\
+                         [[topics]]\nmatch = \"closed\"\nhistory_messages = 3\nhistory = \"nobody\"\n";
+
+/// A stream that asks for a position gets what the history keeps after it, and is told if more is missing.
+#[test]
+fn a_stream_begins_in_the_history() {
+    for (name, flags) in
+        [("one", &["--shards", "1"][..]), ("three", &["--shards", "3"]), ("epoll", &["--shards", "2", "--io", "epoll"])]
+    {
+        let ruled = Ruled::start(&format!("histories-{name}"), HISTORIES, flags);
+        let server = &ruled.server;
+        for topic in ["kept/a", "kept/b", "kept/c"] {
+            let path = format!("/t/{topic}");
+            let ids: Vec<String> =
+                (1..=5).map(|number| publish(server, &path, "text/plain", &number.to_string())).collect();
+            let epoch = ids[0].split_once('.').unwrap().0;
+            let at = |offset: u64| format!("{epoch}.{offset}");
+            let (other_epoch, future, garbage) = ("1.1".to_owned(), at(9), "garbage".to_owned());
+            let mut streams = Vec::new();
+            for (query, header, first, begin) in [
+                ("", Some(&at(5)), "ready", 5),
+                ("", Some(&at(4)), "ready", 4),
+                ("", Some(&at(2)), "ready", 2),
+                ("", Some(&at(1)), "gap", 2),
+                ("", Some(&other_epoch), "gap", 2),
+                ("", Some(&future), "gap", 2),
+                ("", Some(&garbage), "gap", 2),
+                ("?since=earliest", Some(&at(4)), "ready", 4),
+                ("?since=earliest", None, "ready", 2),
+                ("?last_event_id=0", None, "ready", 2),
+                ("?last=1", None, "ready", 4),
+                ("?last=9", None, "ready", 2),
+                ("?last=many", None, "gap", 2),
+                ("", None, "ready", 5),
+            ] {
+                let lines = header.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
+                let mut stream =
+                    EventStream::ask(dial(server.address()), &stream_request(&format!("{path}{query}"), &lines));
+                let event = stream.event();
+                assert_eq!((&*event.event, event.id), (first, Some(at(begin))), "{query} {header:?}");
+                for number in begin + 1..=5 {
+                    assert_eq!(stream.event(), message(&at(number), &number.to_string()), "{query} {header:?}");
+                }
+                streams.push(stream);
+            }
+            let id = publish(server, &path, "text/plain", "live");
+            for stream in &mut streams {
+                assert_eq!(stream.event(), message(&id, "live"));
+            }
+        }
+    }
+}
+
+/// Whoever may subscribe but not read the history has a live stream, and is told that messages may be missing.
+#[test]
+fn a_history_that_is_not_for_the_client() {
+    let ruled = Ruled::start("closed", HISTORIES, &["--shards", "1"]);
+    let server = &ruled.server;
+    let first = publish(server, "/t/closed", "text/plain", "one");
+    let last = publish(server, "/t/closed", "text/plain", "two");
+    let with = |target: &str, id: &str| stream_request(target, &format!("Last-Event-ID: {id}\r\n"));
+    let mut stream = EventStream::ask(dial(server.address()), &with("/t/closed", &first));
+    let gap = stream.event();
+    assert_eq!((&*gap.event, gap.id.as_ref()), ("gap", Some(&last)));
+    let id = publish(server, "/t/closed", "text/plain", "three");
+    assert_eq!(stream.event(), message(&id, "three"));
+    assert_eq!(EventStream::ask(dial(server.address()), &with("/t/closed", &id)).event().event, "ready");
+    // Of several topics, the others have their histories.
+    publish(server, "/t/kept/a", "text/plain", "kept");
+    let target = "/events?topic=closed&topic=kept/a&since=earliest";
+    let mut stream = EventStream::ask(dial(server.address()), &stream_request(target, ""));
+    let mut events: Vec<ServerEvent> = (0..3).map(|_| stream.event()).collect();
+    events.sort_by(|one, other| one.event.cmp(&other.event));
+    assert_eq!(told(&events[0]), ("kept/a".to_owned(), "kept".into()));
+    assert_eq!((&*events[1].event, &events[1].json()["topic"]), ("gap", &"closed".into()));
+    assert_eq!((&*events[2].event, &events[2].json()["topic"]), ("ready", &"kept/a".into()));
+}
+
+/// A client of several topics that is cut again and again, each time within the histories, has each message once.
+#[test]
+fn a_stream_of_several_topics_resumes() {
+    for (name, flags) in [("one", &["--shards", "1"][..]), ("two", &["--shards", "2", "--io", "epoll"])] {
+        let ruled = Ruled::start(&format!("several-{name}"), HISTORIES, flags);
+        let server = &ruled.server;
+        let (target, topics) = ("/events?topic=all/a&topic=all/b&topic=all/c", ["all/a", "all/b", "all/c"]);
+        let mut got = topics.map(|_| Vec::<u64>::new());
+        let (mut id, mut published) = (None::<String>, 0_u64);
+        for round in 0..12 {
+            let line = id.as_ref().map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
+            let target = if round == 0 { format!("{target}&since=earliest") } else { target.to_owned() };
+            let mut stream = EventStream::ask(dial(server.address()), &stream_request(&target, &line));
+            for _ in 0..20 {
+                publish(
+                    server,
+                    &format!("/t/{}", topics[published as usize % 3]),
+                    "text/plain",
+                    &published.to_string(),
+                );
+                published += 1;
+            }
+            // The stream is cut after some of its messages: others are on their way.
+            let whole = round == 11;
+            let mut left = if whole { usize::MAX } else { round % 5 * 7 + 5 };
+            while left > 0 && got.iter().map(Vec::len).sum::<usize>() < published as usize {
+                let event = stream.event();
+                id.clone_from(&event.id);
+                if event.event == "ready" {
+                    continue;
+                }
+                let (topic, data) = told(&event);
+                let index = topics.iter().position(|name| *name == topic).unwrap();
+                got[index].push(data.as_str().map(|text| text.parse().unwrap()).or(data.as_u64()).unwrap());
+                left -= 1;
+            }
+        }
+        for (index, got) in got.iter().enumerate() {
+            let expected: Vec<u64> = (0..published).filter(|number| number % 3 == index as u64).collect();
+            assert_eq!(*got, expected, "{}", topics[index]);
+        }
+    }
+}
+
 #[test]
 fn tokens_of_streams() {
     let server = Server::start(&["--subscribe-tokens", "right"]);

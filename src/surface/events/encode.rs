@@ -11,23 +11,34 @@ use super::{
     options::{Requested, TOPICS_MAX, cut},
 };
 use crate::{
-    hub::{Encodable, Growth, HistoryFrom, Lag, OrderEnd, Place, TopicName},
+    hub::{Encodable, Growth, Lag, OrderEnd, Place, TopicName},
     proto::{Framing, MessageType, put_data, put_field},
 };
 
-/// Appends the first event of a stream, or of one of its topics, whose live messages begin after `end`. Without an `id`
-/// of several topics that end is the position of the client: `ready`, or `gap` if messages between the
-/// requested position and this end may be missing.
+/// The beginning of a stream, or of one of its topics.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Beginning<'a> {
+    /// The position after which messages follow.
+    pub(super) end: Option<OrderEnd>,
+    /// The position of the client in several topics. Without it, `end` is the position of the client.
+    pub(super) id: Option<&'a str>,
+    /// Whether every message after the requested position follows.
+    pub(super) is_recovered: bool,
+}
+
+/// Appends the first event of a stream, or of one of its topics: `ready`, or `gap` if messages after the requested
+/// position may be missing.
 pub(super) fn put_greeting(
     framing: Framing,
     topic: &TopicName,
     requested: Option<&Requested>,
-    (end, id): (Option<OrderEnd>, Option<&str>),
+    Beginning { end, id, is_recovered }: Beginning<'_>,
     out: &mut BytesMut,
 ) {
     let position = end.map(|OrderEnd { epoch, offset }| format!("{epoch}.{offset}"));
-    let is_at_end = |from: &HistoryFrom| matches!(from, HistoryFrom::After(position) if Some(*position) == end);
-    let gap = requested.filter(|requested| !requested.from.as_ref().is_some_and(is_at_end));
+    // Who has every message up to the position misses none, though no history says so.
+    let is_at_end = |requested: &Requested| end.is_some() && requested.end() == end;
+    let gap = requested.filter(|requested| !is_recovered && !is_at_end(requested));
     framing.in_block(out, |out| {
         if let Some(id) = id.or(position.as_deref()) {
             put_field("id", id, out);
@@ -37,10 +48,11 @@ pub(super) fn put_greeting(
         let topic = topic.as_str();
         match gap {
             None => put_json(&Ready { topic, position: position.as_deref() }, out),
-            Some(Requested { text, from }) => {
-                let is_of_epoch = |position: &OrderEnd| end.is_some_and(|end| end.epoch == position.epoch);
-                let reset = matches!(from, Some(HistoryFrom::After(position)) if !is_of_epoch(position));
-                put_json(&Gap { topic, requested: text, resumed: position.as_deref(), missed: None, reset }, out);
+            Some(requested) => {
+                let epoch = end.map(|end| end.epoch);
+                let reset = requested.end().is_some_and(|position| Some(position.epoch) != epoch);
+                let resumed = position.as_deref();
+                put_json(&Gap { topic, requested: &requested.text, resumed, missed: None, reset }, out);
             }
         }
     });
@@ -226,7 +238,8 @@ mod tests {
         let end = Some(OrderEnd { epoch: 17, offset: 42 });
         let greeting = |requested: Option<&str>, end| {
             let requested = requested.map(Requested::after);
-            text_of(|out| put_greeting(Framing::CloseDelimited, &topic, requested.as_ref(), (end, None), out))
+            let beginning = Beginning { end, ..Beginning::default() };
+            text_of(|out| put_greeting(Framing::CloseDelimited, &topic, requested.as_ref(), beginning, out))
         };
         let ready = "id: 17.42\nevent: ready\nretry: 1000\ndata: {\"topic\":\"a/b\",\"position\":\"17.42\"}\n\n";
         assert_eq!(greeting(None, end), ready);
@@ -241,6 +254,10 @@ mod tests {
             );
             assert_eq!(greeting(Some(requested), end), gap);
         }
+        let recovered = Beginning { end, id: Some("x;y"), is_recovered: true };
+        let requested = Requested::after("17.41");
+        let text = text_of(|out| put_greeting(Framing::CloseDelimited, &topic, Some(&requested), recovered, out));
+        assert_eq!(text, ready.replacen("17.42", "x;y", 1));
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(crate) use self::encode::message_to_one;
 pub(super) use self::options::{Names, StreamOptions};
 pub(crate) use self::positions::Positions;
 use self::{
-    encode::{GROWTH, GROWTH_OF_BODY, put_body, put_greeting, put_lag, put_message},
+    encode::{Beginning, GROWTH, GROWTH_OF_BODY, put_body, put_greeting, put_lag, put_message},
     options::Requested,
 };
 use super::surface::{PathRow, Surface, TopicUse, any_values};
@@ -53,6 +53,7 @@ const STREAMS: Openings = Openings {
     methods: &["GET"],
     intent: Some(|head| StreamOptions::read(head, Names::Query).map(|_| Intent::Use)),
     topics: Some(|head| StreamOptions::read(head, Names::Query).map(|options| options.topics)),
+    resumes: Some(|head| StreamOptions::read(head, Names::Query).map(|options| options.requested.is_some())),
 };
 
 /// `HEAD` of a stream has its head, and a `GET` that accepts no stream is told so.
@@ -75,6 +76,7 @@ pub(super) const STREAMS_AT_A_TOPIC: Openings = Openings {
     methods: &["GET"],
     intent: Some(|head| StreamOptions::read(head, Names::Path).map(|_| SUBSCRIBES)),
     topics: None,
+    resumes: Some(|head| StreamOptions::read(head, Names::Path).map(|options| options.requested.is_some())),
 };
 
 /// The intent of a request for a stream.
@@ -170,18 +172,34 @@ impl Handler for EventStreams {
         let framing = Framing::of_answer_to(&request.head)?;
         let [chunked, close_delimited] = if names == Names::Path { self.of_one } else { self.of_several };
         let format = if framing == Framing::Chunked { chunked } else { close_delimited };
-        let requested = requested.map(|requested| match names {
+        let requested: Option<Vec<(TopicName, Requested)>> = requested.map(|requested| match names {
             Names::Path => topics.iter().map(|topic| (topic.clone(), requested.clone())).collect(),
             Names::Query => requested.of_each(topics),
         });
+        let options = |topic: &TopicName| {
+            let of_topic = requested.iter().flatten().find(|(name, _)| name == topic);
+            match of_topic.filter(|_| request.histories.contains(topic)) {
+                Some((_, requested)) => SubscribeOptions::default().resume(requested.resume()).accept_unrecovered(),
+                None => SubscribeOptions::default(),
+            }
+        };
+        let subscriptions: Vec<(TopicName, SubscribeOptions)> =
+            topics.iter().map(|topic| (topic.clone(), options(topic))).collect();
         let accept = Accept::with(Stream { framing, requested: requested.map(Box::new) }).format(format);
-        let topics = topics.iter().cloned();
-        Ok(topics.fold(accept, |accept, topic| accept.subscribe(topic, SubscribeOptions::default())))
+        Ok(subscriptions.into_iter().fold(accept, |accept, (topic, options)| accept.subscribe(topic, options)))
+    }
+
+    /// Notes the positions that the client has, so that an id that is sent before a topic has begun names them.
+    fn on_open(&self, connection: &mut Connection<'_, Stream>) {
+        let requested = connection.state().requested.as_deref().cloned().unwrap_or_default();
+        for (topic, requested) in requested {
+            connection.note_position(&topic, requested.end());
+        }
     }
 
     /// Tells the client where the stream of a topic begins, and whether that is the position that it has asked for.
     fn on_subscribed(&self, connection: &mut Connection<'_, Stream>, topic: &TopicName) {
-        let end = connection.order_end();
+        let (end, is_recovered) = (connection.order_end(), connection.is_recovered() == Some(true));
         let id = connection.note_position(topic, end);
         let Stream { framing, requested } = connection.state_mut();
         let of_topic = requested.as_mut().and_then(|list| {
@@ -190,7 +208,8 @@ impl Handler for EventStreams {
         });
         requested.take_if(|list| list.is_empty());
         let mut out = BytesMut::new();
-        put_greeting(*framing, topic, of_topic.as_ref(), (end, id.as_deref()), &mut out);
+        let beginning = Beginning { end, id: id.as_deref(), is_recovered };
+        put_greeting(*framing, topic, of_topic.as_ref(), beginning, &mut out);
         connection.send_encoded(&out);
     }
 

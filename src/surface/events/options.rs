@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     auth::TOKEN_KEY,
-    hub::{HistoryFrom, OrderEnd, TopicName},
+    hub::{OrderEnd, Resume, TopicName},
     proto::{Refusal, RequestHead, query_pairs},
 };
 
@@ -40,7 +40,7 @@ pub(super) struct Requested {
     /// The position as the client has it, perhaps cut.
     pub(super) text: String,
     /// What it means; `None` for a position that the server does not know.
-    pub(super) from: Option<HistoryFrom>,
+    pub(super) from: Option<Resume>,
 }
 
 impl StreamOptions {
@@ -72,7 +72,7 @@ impl StreamOptions {
                     continue;
                 }
                 "since" | "last_event_id" => Requested::after(&value),
-                "last" => Requested { from: digits(&value).map(HistoryFrom::Last), text: short(&value) },
+                "last" => Requested { from: digits(&value).map(Resume::Last), text: short(&value) },
                 _ => {
                     let topic = if names == Names::Query { "topic, " } else { "" };
                     return bad(format!(
@@ -110,12 +110,12 @@ impl Requested {
         let ends = Positions::read(&self.text, topics);
         let of_topic = |(at, topic): (usize, &TopicName)| {
             let requested = match (self.from, &ends) {
-                (Some(from @ (HistoryFrom::Earliest | HistoryFrom::Last(_))), _) => {
+                (Some(from @ (Resume::Earliest | Resume::Last(_))), _) => {
                     Requested { text: self.text.clone(), from: Some(from) }
                 }
                 (_, Some(ends)) => {
                     let OrderEnd { epoch, offset } = ends[at];
-                    Requested { text: format!("{epoch}.{offset}"), from: Some(HistoryFrom::After(ends[at])) }
+                    Requested { text: format!("{epoch}.{offset}"), from: Some(Resume::After { epoch, offset }) }
                 }
                 // The position of one topic says nothing of several.
                 _ => Requested { text: self.text.clone(), from: None },
@@ -128,10 +128,24 @@ impl Requested {
     /// Reads a position after which the client wants to go on.
     pub(super) fn after(text: &str) -> Requested {
         let from = match text {
-            "earliest" | "0" => Some(HistoryFrom::Earliest),
-            _ => position(text).map(HistoryFrom::After),
+            "earliest" | "0" => Some(Resume::Earliest),
+            _ => position(text).map(|OrderEnd { epoch, offset }| Resume::After { epoch, offset }),
         };
         Requested { text: short(text), from }
+    }
+
+    /// Returns where the subscription begins. A position that the server does not know is one of an epoch that no order
+    /// has: everything that is kept follows.
+    pub(super) fn resume(&self) -> Resume {
+        self.from.unwrap_or(Resume::After { epoch: 0, offset: 0 })
+    }
+
+    /// Returns the position that the client has, if the server knows it.
+    pub(super) fn end(&self) -> Option<OrderEnd> {
+        match self.from {
+            Some(Resume::After { epoch, offset }) => Some(OrderEnd { epoch, offset }),
+            _ => None,
+        }
     }
 }
 
@@ -156,14 +170,14 @@ const POSITION_BYTES_MAX: usize = 14 + 28 * TOPICS_MAX;
 mod tests {
     use super::*;
 
-    fn options(head: &str) -> Result<Option<(String, Option<HistoryFrom>)>, Refusal> {
+    fn options(head: &str) -> Result<Option<(String, Option<Resume>)>, Refusal> {
         let head = RequestHead::decode(format!("GET {head}\r\n\r\n").as_bytes()).unwrap().expect("whole").0;
         Ok(StreamOptions::read(&head, Names::Path)?.requested.map(|Requested { text, from }| (text, from)))
     }
 
     #[test]
     fn positions_are_read() {
-        let at = HistoryFrom::After(OrderEnd { epoch: 17, offset: 42 });
+        let at = Resume::After { epoch: 17, offset: 42 };
         for (head, expected) in [
             ("/t/a HTTP/1.1", None),
             ("/t/a?since= HTTP/1.1", None),
@@ -171,8 +185,8 @@ mod tests {
             ("/t/a?since=17.42 HTTP/1.1", Some(("17.42", Some(at)))),
             ("/t/a?last_event_id=17:42 HTTP/1.1", Some(("17:42", Some(at)))),
             ("/t/a?since=1.1 HTTP/1.1\r\nLast-Event-ID: 17.42", Some(("17.42", Some(at)))),
-            ("/t/a?since=earliest HTTP/1.1", Some(("earliest", Some(HistoryFrom::Earliest)))),
-            ("/t/a?last=7 HTTP/1.1", Some(("7", Some(HistoryFrom::Last(7))))),
+            ("/t/a?since=earliest HTTP/1.1", Some(("earliest", Some(Resume::Earliest)))),
+            ("/t/a?last=7 HTTP/1.1", Some(("7", Some(Resume::Last(7))))),
             ("/t/a?last=many HTTP/1.1", Some(("many", None))),
             ("/t/a HTTP/1.1\r\nLast-Event-ID: \u{e4}", Some(("\u{e4}", None))),
             ("/t/a HTTP/1.1\r\nLast-Event-ID: 1.1\r\nLast-Event-ID: 1.1", Some(("", None))),

@@ -71,6 +71,7 @@ const OPENINGS: Openings = Openings {
     methods: &["GET", "HEAD"],
     intent: Some(|head| TalkOptions::read(head.query(), Names::NoTopic).map(|_| Intent::Use)),
     topics: None,
+    resumes: None,
 };
 
 /// The openings at a path that names a topic, to which the client subscribes at once.
@@ -85,4 +86,5 @@ pub(crate) const OPENINGS_AT_A_TOPIC: Openings = Openings {
         })
     }),
     topics: None,
+    resumes: None,
 };
