@@ -2,9 +2,9 @@
 
 use super::topic_event::TopicPlace;
 
-/// What a [`TopicClient`](super::TopicClient) says about a subscription. By default the subscription begins live, and the
-/// client gets none of its own messages. Of [`TopicOptions::since`], [`TopicOptions::earliest`] and [`TopicOptions::last`]
-/// the last one that is called counts.
+/// What a [`TopicClient`](super::TopicClient) says about a subscription. By default the subscription begins live, and
+/// the client gets none of its own messages. Of [`TopicOptions::since`], [`TopicOptions::earliest`] and
+/// [`TopicOptions::last`] the last one that is called counts.
 ///
 /// ```
 /// use ringhub::client::TopicOptions;
