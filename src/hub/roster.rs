@@ -106,6 +106,9 @@ impl Roster {
         };
         entry.connections = entry.connections.saturating_add_signed(more);
         let others = self.listed - u64::from(entry.about.is_some());
+        // A connection without an info takes none away.
+        let known = entry.about.as_ref().and_then(|known| known.info.clone());
+        let about = about.map(|about| MemberInfo { info: about.info.or(known), ..about });
         let renewed = about.filter(|about| entry.about.as_ref() != Some(about) && may_be_listed(about, others));
         let is_renewed = renewed.is_some();
         if let Some(about) = renewed {
@@ -115,7 +118,10 @@ impl Roster {
         }
         let effect = match entry.leaves_at {
             None if entry.connections == 0 => {
-                let leaves_at = Millis(at.now.0 + at.rules.leave_delay_ms);
+                // A member that is not listed has no place in the memory for presence, so nothing bounds how many would
+                // wait: it leaves at once.
+                let delay = if entry.about.is_some() { at.rules.leave_delay_ms } else { 0 };
+                let leaves_at = Millis(at.now.0.saturating_add(delay));
                 entry.leaves_at = Some(leaves_at);
                 Effect::Leaves(leaves_at)
             }
@@ -150,7 +156,7 @@ impl Roster {
         if let Some(before) = self.changed.members.insert(key, left) {
             self.changed.bytes -= CHANGE_BYTES + text(&before);
         }
-        if self.changed.members.len() as u64 > at.rules.events_members_max + 1 {
+        if self.changed.members.len() as u64 > at.rules.events_members_max.saturating_add(1) {
             self.changed = Changed { are_too_many: true, ..Changed::default() };
             self.note_count(key);
         }
@@ -286,8 +292,8 @@ mod tests {
             let presence = roster.list(true);
             assert_eq!((presence.count, ids(&presence), presence.unlisted()), (3, vec!["ann".into()], 2));
             assert_eq!(roster.counts(), (3, 1));
-            // Their leaves are counted too, and whoever subscribes again is listed when there is room.
-            roster.change(change("cat", -1), &few);
+            // Their leaves are counted too and have no delay, and whoever subscribes again is listed when there is room.
+            assert_eq!(roster.change(change("cat", -1), &few), Effect::Leaves(Millis(0)));
             roster.end(MemberKey::of("cat"), &few);
             assert_eq!(names(&mut roster, &few.rules), Some((vec!["ann".into()], vec![])));
             roster.change(change("ben", 1), &plenty);
@@ -295,6 +301,18 @@ mod tests {
             assert_eq!(roster.list(true).members.iter().map(|member| member.connections).max(), Some(3));
             assert_eq!(roster.bytes(), 2 * (ENTRY_BYTES + one) + CHANGE_BYTES);
         }
+    }
+
+    /// An identity has an info by one of its authenticators, and none by another.
+    #[test]
+    fn a_connection_without_an_info_takes_none_away() {
+        let (mut roster, now) = (Roster::default(), at(0, 10_000, 10));
+        let about = |info: Option<&str>| Some(MemberInfo::new("ann", info.map(Arc::from).as_ref()));
+        for info in [None, Some("1"), None, Some("2"), None] {
+            roster.change(PresenceChange { about: about(info), ..change("ann", 1) }, &now);
+        }
+        assert_eq!(roster.list(true).members[0].info.as_deref(), Some("2"));
+        assert_eq!(roster.bytes(), ENTRY_BYTES + about(Some("2")).unwrap().bytes() + CHANGE_BYTES);
     }
 
     #[test]
