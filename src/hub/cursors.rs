@@ -169,8 +169,10 @@ impl Cursors {
         let Some(reader) = self.readers.get_mut(&id) else { return };
         let Some(index) = reader.cursors.iter().position(|cursor| cursor.topic == topic) else { return };
         reader.cursors.remove(index);
-        if index == 0 {
-            reader.asked = None;
+        if index == 0 && reader.asked.take().is_some() && !reader.cursors.is_empty() {
+            // No part comes for this connection any more, after which the others would read on.
+            self.let_read_on(id);
+            return;
         }
         if reader.cursors.is_empty()
             && let Some(place) = self.readers.remove(&id).and_then(|reader| reader.place)

@@ -223,8 +223,12 @@ impl<T: Attachment> ShardHub<T> {
     /// neither be told of it nor has agreed to that: its connection is closed instead.
     pub(super) fn slow_rules(&self, own: &Subscription) -> SlowRules {
         let slow = self.topics[own.topic].rules.slow;
-        // A policy that replays drops nothing that the history has.
-        let closes = slow.overflow != Overflow::Replay && self.is_lossless(own);
+        let closes = match slow.overflow {
+            // The ids of messages that wait name what would be taken out. The client comes back with its last id.
+            Overflow::Replay => self.encodings.is_body(own.format),
+            // A policy that replays drops nothing that the history has, and any other one may.
+            _ => self.is_lossless(own),
+        };
         SlowRules { overflow: if closes { Overflow::Close } else { slow.overflow }, ..slow }
     }
 

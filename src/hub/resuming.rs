@@ -31,7 +31,7 @@ use super::{
     run::Run,
     slow::Overflow,
     subscriptions::{Membership, Subscription},
-    tag::{Tag, Tags},
+    tag::{Tag, TaggedMessage, Tags},
     topic_name::TopicName,
     topics::TopicRole,
 };
@@ -168,7 +168,7 @@ impl<T: Attachment> ShardHub<T> {
         let slow = self.slow_rules(&own);
         let mut owed = Owed { topic: topic.clone(), lag: None, pieces: Vec::new(), slow, tickets: Vec::new() };
         let is_whole = !page.has_gap && (page.is_kept || cursor.is_placed);
-        let may_miss = cursor.accepts_unrecovered || cursor.is_placed && !self.is_lossless(&own);
+        let may_miss = if cursor.is_placed { !self.is_lossless(&own) } else { cursor.accepts_unrecovered };
         if !is_whole && !may_miss {
             // The connection ends, and has no use for its subscription any more.
             self.cursors.remove(id, cursor.topic);
@@ -227,7 +227,8 @@ impl<T: Attachment> ShardHub<T> {
                     let encodable = Encodable { topic: &topic.name, publication, place, prepared };
                     encoded(encodings.get(own.format), &encodable, buffer)
                 };
-                bytes += frame.len() + encodings.own_bytes(own.format);
+                let tag_bytes = if tags == Tags::Off { 0 } else { size_of::<TaggedMessage>() };
+                bytes += frame.len() + encodings.own_bytes(own.format) + tag_bytes;
                 if bytes > bytes_max && !run.is_empty() {
                     result.is_whole = false;
                     break;
@@ -383,6 +384,59 @@ mod tests {
         assert_eq!(hub.next_reader(), Some(id));
         hub.read_on(id, Room { bytes: 1_000, messages: 10 });
         assert!(hub.take_resumed().is_some_and(|part| part.is_unrecovered));
+    }
+
+    /// A subscription that ends while its part is under way does not stop the others of its connection.
+    #[test]
+    fn the_other_cursors_of_a_connection_read_on() {
+        let mut hubs = hubs(2);
+        let names = (0..).map(|number| TopicName::new(&format!("topic {number}")).unwrap());
+        let topics: Vec<TopicName> = names.filter(|name| home(name, 2) == 0).take(2).collect();
+        topics.iter().for_each(|topic| publish(&mut hubs[0], topic, 3));
+        let exchange = |hubs: &mut [ShardHub<Wants>]| {
+            hubs[1].send_out();
+            while hubs[0].take_request(&mut Vec::new()) {}
+            hubs[0].send_out();
+            while hubs[1].take_delivery(&mut Vec::new()) {}
+        };
+        let id = subscribe(&mut hubs[1], &topics[0], Format::RAW);
+        let options = SubscribeOptions::default().resume(Resume::Earliest);
+        assert_eq!(hubs[1].subscribe(id, &topics[1], options), Subscribed::Pending);
+        exchange(&mut hubs);
+        let room = Room { bytes: 1_000, messages: 10 };
+        assert_eq!(hubs[1].next_reader(), Some(id));
+        hubs[1].read_on(id, room);
+        hubs[1].unsubscribe(id, &topics[0]);
+        exchange(&mut hubs);
+        assert!(hubs[1].take_resumed().is_none());
+        assert_eq!(hubs[1].next_reader(), Some(id));
+        hubs[1].read_on(id, room);
+        exchange(&mut hubs);
+        let part = hubs[1].take_resumed().expect("the part of the other topic");
+        assert_eq!((&part.topic, texts(&part.owed.pieces).len()), (&topics[1], 3));
+        assert!(hubs[1].is_subscribed(id, &topics[1]));
+    }
+
+    /// Whoever accepts messages that are missing at the beginning has not accepted a hole in the middle.
+    #[test]
+    fn a_hole_behind_the_beginning_is_not_accepted() {
+        let mut hub = hubs_with(1, TopicRule::new(["**".parse().unwrap()]).history_messages(5)).remove(0);
+        let topic = TopicName::new("t").unwrap();
+        publish(&mut hub, &topic, 5);
+        let id = hub.connections.insert(HubConnection::new(Wants(Format::RAW))).unwrap();
+        let options = SubscribeOptions::default().resume(Resume::Earliest).accept_unrecovered();
+        assert_eq!(hub.subscribe(id, &topic, options), Subscribed::Pending);
+        let read = |hub: &mut ShardHub<Wants>| {
+            assert_eq!(hub.next_reader(), Some(id));
+            hub.read_on(id, Room { bytes: 1_000, messages: 2 });
+            let part = hub.take_resumed().expect("this hub is the home");
+            hub.let_read_on(id);
+            part
+        };
+        let first = read(&mut hub);
+        assert_eq!((first.is_unrecovered, texts(&first.owed.pieces).len()), (false, 2));
+        publish(&mut hub, &topic, 10);
+        assert!(read(&mut hub).is_unrecovered);
     }
 
     #[test]
