@@ -23,9 +23,12 @@ pub(crate) enum Framing {
 }
 
 impl Framing {
-    /// Returns whether a request asks for an event stream: a GET that accepts the media type by name, and no upgrade.
+    /// Returns whether a request asks for an event stream: a GET that accepts the media type by name, and no opening
+    /// request of a WebSocket.
     pub(crate) fn is_asked_for(head: &RequestHead) -> bool {
-        head.method() == "GET" && head.headers().accepts(EVENT_STREAM) && head.headers().get("upgrade").is_none()
+        head.method() == "GET" && head.headers().accepts(EVENT_STREAM)
+            // A server may ignore the upgrade to another protocol (RFC 9110 7.8), such as h2c.
+            && !head.headers().list_contains("upgrade", "websocket")
     }
 
     /// Returns the framing of the event stream that answers a request.
@@ -148,8 +151,8 @@ pub(crate) fn put_data(mut payload: &[u8], out: &mut BytesMut) {
 pub(crate) const STREAM_HEADERS: [(&str, &str); 3] =
     [("Cache-Control", "no-cache, no-store, no-transform"), ("X-Accel-Buffering", "no"), ("Vary", "Accept")];
 
-/// The longest size of a chunk: eight digits, CR and LF.
-const CHUNK_SIZE_BYTES_MAX: usize = 10;
+/// The longest size of a chunk: ten digits, CR and LF. A message of 1 GiB becomes up to 6 GiB.
+const CHUNK_SIZE_BYTES_MAX: usize = 12;
 
 #[cfg(test)]
 mod tests {
@@ -163,6 +166,7 @@ mod tests {
     fn a_stream_is_asked_for_by_name() {
         let asks = |line: &str| Framing::is_asked_for(&head(&format!("{line}\r\n\r\n")));
         assert!(asks("GET / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream"));
+        assert!(asks("GET / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nUpgrade: h2c"));
         assert!(asks("GET / HTTP/1.0\r\nAccept: text/html, Text/Event-Stream; q=0.5"));
         assert!(!asks("HEAD / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream"));
         assert!(!asks("GET / HTTP/1.1\r\nHost: x\r\nAccept: */*"));

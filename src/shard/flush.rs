@@ -372,6 +372,11 @@ impl<I: Io> Shard<I> {
             self.settle_emptied(id);
         } else {
             output.room = Room::Unknown;
+            if connection.io.session.adds_positions() {
+                // The shares of other connections are in no backlog as long as their sockets take them. This backlog
+                // grows by more than a flush offers, so its limits count from here on.
+                output.backlog.refuse();
+            }
             self.flush.mark_dirty(connection, id);
             self.unpark(id);
         }

@@ -113,8 +113,16 @@ impl<I: Io> Shard<I> {
 
     /// Appends a share of bodies to the backlog of a connection that adds its positions to them. The backlog of a
     /// connection that keeps up leaves with this flush.
+    ///
+    /// The ids that the connection adds may have more bytes than the bodies, and count too.
     fn owe_bodies(&mut self, id: ConnectionId, audience: AudienceId) -> Option<usize> {
-        let bytes = self.owe_share(id, audience)?;
+        let waiting = |shard: &Self| {
+            let output = shard.hub.connections.get(id).and_then(|connection| connection.io.output.as_ref());
+            output.map_or(0, |output| output.backlog.length())
+        };
+        let before = waiting(self);
+        self.owe_share(id, audience)?;
+        let bytes = waiting(self).saturating_sub(before);
         if let Some(connection) = self.hub.connections.get_mut(id) {
             self.flush.mark_dirty(connection, id);
         }

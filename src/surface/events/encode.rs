@@ -171,9 +171,9 @@ const EVENT_BYTES_MAX: usize = 255;
 
 const MEMORY: &str = "memory takes all bytes";
 
-/// The events of the server. A message whose event has one of these names comes without it, so that no publisher can
-/// tell a client of a gap.
-const OWN_EVENTS: [&str; 5] = [READY, GAP, LAGGED, "close", BINARY];
+/// The events of the server, and those of an `EventSource` itself. A message whose event has one of these names comes
+/// without it, so that no publisher can tell a client of a gap, or of a connection that has failed.
+const OWN_EVENTS: [&str; 7] = [READY, GAP, LAGGED, "close", BINARY, "open", "error"];
 const READY: &str = "ready";
 const GAP: &str = "gap";
 const LAGGED: &str = "lagged";
@@ -212,7 +212,9 @@ mod tests {
         assert_eq!(message(&text("a\r\n b"), place), "id: 17.42\ndata: a\ndata:  b\n\n");
         assert_eq!(message(&text("x").event("said"), place), "id: 17.42\nevent: said\ndata: x\n\n");
         assert_eq!(message(&text("x").event("a\nid: 9"), None), "event: a id: 9\ndata: x\n\n");
-        assert_eq!(message(&text("x").event("gap"), None), "data: x\n\n");
+        for event in ["gap", "error", "open"] {
+            assert_eq!(message(&text("x").event(event), None), "data: x\n\n");
+        }
         assert_eq!(message(&Publication::binary(&[0, 1]), place), "id: 17.42\nevent: binary\ndata: AAE=\n\n");
         let long = "\u{e4}".repeat(200);
         assert_eq!(message(&text("x").event(&long), None), format!("event: {}\ndata: x\n\n", "\u{e4}".repeat(127)));
