@@ -135,7 +135,7 @@ impl Page {
     /// Waits until the text of the element with this id contains `text`.
     #[track_caller]
     pub(crate) fn until_says(&mut self, id: &str, text: &str) {
-        self.until(&format!("document.getElementById({}).textContent.includes({})", json!(id), json!(text)));
+        self.until(&format!("document.getElementById({})?.textContent.includes({})", json!(id), json!(text)));
     }
 
     /// Clicks the first element that a selector finds.
