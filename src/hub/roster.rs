@@ -292,7 +292,7 @@ mod tests {
             let presence = roster.list(true);
             assert_eq!((presence.count, ids(&presence), presence.unlisted()), (3, vec!["ann".into()], 2));
             assert_eq!(roster.counts(), (3, 1));
-            // Their leaves are counted too and have no delay, and whoever subscribes again is listed when there is room.
+            // Their leaves are counted too and have no delay, and who subscribes again is listed if there is room.
             assert_eq!(roster.change(change("cat", -1), &few), Effect::Leaves(Millis(0)));
             roster.end(MemberKey::of("cat"), &few);
             assert_eq!(names(&mut roster, &few.rules), Some((vec!["ann".into()], vec![])));
