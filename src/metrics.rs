@@ -301,7 +301,7 @@ counters! {
     PolicyClosed "policy_closed_total" "connections" Counter Shard;
     /// Connections closed by the administration, a revocation or a `Hub`.
     Disconnected "disconnected_total" "connections" Counter Shard;
-    /// Pings sent to silent clients.
+    /// Pings sent to silent clients, and heartbeats sent on event streams.
     PingsSent "pings_sent_total" "pings" Counter Shard;
     /// Connections ended because no sign of life followed a ping, or because their clients took nothing of their
     /// backlogs.
