@@ -29,6 +29,7 @@ pub(crate) struct Options {
 
 /// Runs the benchmarks, prints their figures, and writes [`KEPT`].
 pub(crate) fn micro(options: &Options) -> Result<bool, Box<dyn Error>> {
+    check_filter(options.filter.as_deref())?;
     let criterion = std::path::absolute(Path::new(OUTPUT).join("criterion"))?;
     let circumstances = Circumstances::now();
     let mut rounds = Vec::new();
@@ -53,6 +54,16 @@ pub(crate) fn micro(options: &Options) -> Result<bool, Box<dyn Error>> {
     fs::write(CIRCUMSTANCES, serde_json::to_string_pretty(&circumstances)?)?;
     println!("{KEPT} has these figures");
     Ok(true)
+}
+
+/// Checks that a case has a name with this text, before the build, which takes minutes.
+fn check_filter(filter: Option<&str>) -> Result<(), String> {
+    match filter {
+        Some(filter) if !CASES.iter().any(|case| case.contains(filter)) => {
+            Err(format!("no benchmark has a name with {filter:?}; there are: {}", CASES.join("; ")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What the sides of a case do in a second, in one round.
@@ -201,6 +212,37 @@ fn row(name: String, unit: String, rounds: &[[f64; 3]]) -> Row {
     }
 }
 
+/// The names of all cases, by which a filter is checked before the build.
+const CASES: &[&str] = &[
+    "read path, 64 B",
+    "read path, 1 KiB",
+    "read path, 16 KiB",
+    "read path, 64 KiB",
+    "read path, 1 KiB of many scripts",
+    "read path, 64 B in 4 fragments",
+    "read path, 1 KiB in 4 fragments",
+    "read path, 16 KiB in 4 fragments",
+    "read path, 64 KiB in 4 fragments",
+    "unmask, 64 B",
+    "unmask, 1 KiB",
+    "unmask, 16 KiB",
+    "unmask, 64 KiB",
+    "UTF-8, 64 B of ASCII",
+    "UTF-8, 1 KiB of ASCII",
+    "UTF-8, 16 KiB of ASCII",
+    "UTF-8, 64 KiB of ASCII",
+    "UTF-8, 1 KiB of many scripts",
+    "header codec",
+    "topic publish, 1 message to 1 000",
+    "topic publish, 16 messages to 1 000",
+    "lane hop",
+    "encoding, 128 B",
+    "encoding, 4 KiB",
+    "history, keep with 10 000",
+    "history, page amid 10 000",
+    "history, last of 10 000",
+];
+
 /// The files of the figures, and of the machine and the commit that they are from.
 const KEPT: &str = "target/bench/micro.json";
 const CIRCUMSTANCES: &str = "target/bench/micro-circumstances.json";
@@ -216,6 +258,15 @@ mod tests {
     #[test]
     fn all_sides_of_a_benchmark_have_the_same_results() {
         cases::check();
+    }
+
+    #[test]
+    fn a_filter_is_checked_before_the_build() {
+        let names: Vec<String> = cases::all().into_iter().map(|case| case.name).collect();
+        assert_eq!(names, CASES);
+        assert_eq!(check_filter(None), Ok(()));
+        assert_eq!(check_filter(Some("history")), Ok(()));
+        assert!(check_filter(Some("histery")).is_err_and(|why| why.starts_with("no benchmark has a name with")));
     }
 
     /// The ratio of the medians would be 2, and each round's ratio is lower or higher.

@@ -5,6 +5,7 @@
 
 mod encoding;
 mod headers;
+mod history;
 mod lanes;
 mod masking;
 mod plain;
@@ -52,6 +53,7 @@ pub(crate) fn all() -> Vec<Case> {
         publishing::cases(),
         lanes::cases(),
         encoding::cases(),
+        history::cases(),
     ];
     cases.into_iter().flatten().collect()
 }
