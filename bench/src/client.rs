@@ -22,6 +22,26 @@ pub(crate) fn open(address: SocketAddr, target: &str) -> io::Result<TcpStream> {
     Opening::begin(address, target)?.finish()
 }
 
+/// Opens an event stream. Returns the connection, and its answer with the first event. Nothing after the event has been
+/// read.
+pub(crate) fn open_stream(address: SocketAddr, target: &str) -> io::Result<(TcpStream, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    let request = format!("GET {target} HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    // An event ends with an empty line, and its chunk with another line.
+    while !answer.ends_with(b"\n\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        answer.push(byte[0]);
+        if answer.ends_with(b"\r\n\r\n") && !answer.starts_with(b"HTTP/1.1 200 ") {
+            return Err(io::Error::other(format!("{target} was answered {}", String::from_utf8_lossy(&answer))));
+        }
+    }
+    Ok((stream, String::from_utf8_lossy(&answer).into_owned()))
+}
+
 /// A WebSocket whose opening request has been sent.
 pub(crate) struct Opening<'a> {
     stream: TcpStream,

@@ -1,12 +1,13 @@
 //! Puts the load of a scenario on a server, and takes the figures.
 
-use crate::client::{metrics_of, open};
+use crate::client::{metrics_of, open, open_stream};
 use crate::metric::{Metric, Values, of_report, of_requests};
 use crate::peers::Peer;
 use crate::peers::{Load as Generator, Running, on_the_loads_cpu};
 use crate::post;
 use crate::run::Order;
 use crate::scenario::{Counting, Load, STALL_WINDOWS, Scenario, Topics};
+use crate::streams;
 use crate::tools::Tools;
 use ringhub_loadgen::{Outcome, Report, ScenarioFigures, memory_of};
 use socket2::SockRef;
@@ -49,6 +50,19 @@ pub(crate) fn drive(tools: &Tools, server: &Running, order: Order<'_>) -> Result
         Load::Idle => {
             let command = format!("# {FEW}, then {} connections of ringhub-bench that stay idle", scenario.subscribers);
             let values = on_the_loads_cpu(|| idle(server, scenario.subscribers).map_err(|error| error.to_string()))?;
+            Ok(Driven { command, values, ..Driven::default() })
+        }
+        Load::Streams(rate) => {
+            let &Scenario { subscribers, size, .. } = scenario;
+            let done = streams::drive(server, streams::Plan { subscribers, size, rate, seconds });
+            let command = format!("# {rate} POST/s of {size} B by ringhub-bench for {seconds} s");
+            let (values, failure) = (done.as_ref().ok().cloned().unwrap_or_default(), done.err());
+            Ok(Driven { command, failure, values, ..Driven::default() })
+        }
+        Load::Keep { few, many } => {
+            let command = format!("# POST of {many} messages of {} B by ringhub-bench", scenario.size);
+            let values =
+                on_the_loads_cpu(|| keep(server, scenario.size, [few, many]).map_err(|error| error.to_string()))?;
             Ok(Driven { command, values, ..Driven::default() })
         }
         Load::Micro => Err("the read path is measured by `bench/run micro`, without a server".into()),
@@ -247,12 +261,13 @@ fn short(mut report: Report) -> Report {
 
 /// Returns one of the server's counters, over all shards.
 fn counted(address: SocketAddr, counter: &str) -> Result<f64, Box<dyn Error>> {
-    sum_of(&metrics_of(address)?, counter).ok_or_else(|| format!("the server's metrics do not have {counter}").into())
+    sum_of(&metrics_of(address)?, &format!("{counter}_total"))
+        .ok_or_else(|| format!("the server's metrics do not have {counter}").into())
 }
 
-/// Returns the sum of a counter over all shards, if `metrics` have it.
-fn sum_of(metrics: &str, counter: &str) -> Option<f64> {
-    let begin = format!("ringhub_{counter}_total{{shard=");
+/// Returns the sum of a metric over all shards, if `metrics` have it.
+fn sum_of(metrics: &str, name: &str) -> Option<f64> {
+    let begin = format!("ringhub_{name}{{shard=");
     let values = metrics.lines().filter(|line| line.starts_with(&begin));
     values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).reduce(|sum, value| sum + value)
 }
@@ -292,7 +307,10 @@ fn idle(server: &Running, many: usize) -> Result<Values, Box<dyn Error>> {
     let mut connections: Vec<TcpStream> = Vec::with_capacity(many);
     let mut grow = |count: usize| -> Result<[f64; 2], Box<dyn Error>> {
         while connections.len() < count {
-            let connection = open(server.address, "/t/bench?mode=sub")?;
+            let connection = match server.peer {
+                Peer::HubSse => open_stream(server.address, "/t/bench")?.0,
+                _ => open(server.address, "/t/bench?mode=sub")?,
+            };
             // A reset leaves nothing in the kernel whose end could fall between two readings of a later run.
             SockRef::from(&connection).set_linger(Some(Duration::ZERO))?;
             connections.push(connection);
@@ -304,6 +322,27 @@ fn idle(server: &Running, many: usize) -> Result<Values, Box<dyn Error>> {
     let (few, all) = (grow(FEW)?, grow(many)?);
     let slope = |kind: usize| (all[kind] - few[kind]) / (many - FEW) as f64;
     let mut values = Values::from([(Metric::UserBytes, slope(0)), (Metric::AllBytes, slope(1))]);
+    let whole = memory_of(server.pid()).pss;
+    values.extend(whole.map(|bytes| (Metric::ServerMebibytes, bytes as f64 / MEBIBYTE)));
+    Ok(values)
+}
+
+/// Publishes messages that a hub keeps, and returns the memory of each: from the difference between few and many.
+fn keep(server: &Running, size: usize, [few, many]: [usize; 2]) -> Result<Values, Box<dyn Error>> {
+    let plan = post::Plan { connections: KEEPERS, subscribers: 0, size, seconds: 0 };
+    let mut load = post::Load::open(server.address, plan)?;
+    let mut publish = |messages: usize| -> Result<f64, Box<dyn Error>> {
+        load.repeat(messages, |send| Ok(send()?))?;
+        thread::sleep(SETTLE);
+        Ok(memory_of(server.pid()).rss_anon.ok_or("the kernel does not show the server's memory")? as f64)
+    };
+    let (before, after) = (publish(few)?, publish(many - few)?);
+    let metrics = metrics_of(server.address)?;
+    let kept = sum_of(&metrics, "history_messages").ok_or("the server's metrics do not have its kept messages")?;
+    if kept != many as f64 {
+        return Err(format!("{kept} messages are kept instead of {many}").into());
+    }
+    let mut values = Values::from([(Metric::KeptBytes, (after - before) / (many - few) as f64)]);
     let whole = memory_of(server.pid()).pss;
     values.extend(whole.map(|bytes| (Metric::ServerMebibytes, bytes as f64 / MEBIBYTE)));
     Ok(values)
@@ -357,6 +396,9 @@ const V1_BYTES: usize = r#"{"message":{"topic":"bench","epoch":"1330597713264823
 const PERF_STARTS_WITHIN: u64 = 2;
 
 const FEW: usize = 1_000;
+
+/// The connections that publish messages to be kept. It divides the numbers of messages.
+const KEEPERS: usize = 16;
 const MEBIBYTE: f64 = 1_048_576.0;
 
 /// The ended connections that a reading may have beside it, of 256 bytes each: 4 bytes for each idle connection.
@@ -387,7 +429,8 @@ mod tests {
     fn the_generator_takes_every_scenario() {
         let mut taken = 0;
         for scenario in SCENARIOS {
-            if matches!(scenario.load, Load::Post(_) | Load::Idle | Load::Micro) {
+            if matches!(scenario.load, Load::Post(_) | Load::Streams(_) | Load::Idle | Load::Keep { .. } | Load::Micro)
+            {
                 continue;
             }
             let (word, flags) = words(order(scenario));
@@ -432,8 +475,8 @@ mod tests {
     fn counters_are_added_over_the_shards() {
         let metrics = "# HELP x\nringhub_sends_total{shard=\"0\"} 3\nringhub_sends_total{shard=\"1\"} 4\n\
                        ringhub_short_sends_total{shard=\"0\"} 9\n";
-        assert_eq!(sum_of(metrics, "sends"), Some(7.0));
-        assert_eq!(sum_of(metrics, "turns"), None);
+        assert_eq!(sum_of(metrics, "sends_total"), Some(7.0));
+        assert_eq!(sum_of(metrics, "turns_total"), None);
     }
 
     #[test]

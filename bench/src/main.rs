@@ -43,6 +43,7 @@ mod run;
 mod running;
 mod scenario;
 mod statistics;
+mod streams;
 mod table;
 mod tools;
 mod two_topics;

@@ -36,6 +36,8 @@ pub(crate) enum Metric {
     AllBytes,
     /// The proportional share of the whole server's memory with all idle connections.
     ServerMebibytes,
+    /// The server's anonymous memory for each message that it keeps.
+    KeptBytes,
     /// The p99 while readers stall, of those that read, divided by the p99 of all before.
     P99Stalled,
     /// The deliveries per second to each subscriber that reads, while others stall, divided by those before.
@@ -56,7 +58,7 @@ pub(crate) type Values = BTreeMap<Metric, f64>;
 
 impl Metric {
     /// The figures in the line about a single run, if its load has them.
-    pub(crate) const SHOWN: [Metric; 15] = [
+    pub(crate) const SHOWN: [Metric; 16] = [
         Metric::CpuPerDelivery,
         Metric::DeliveriesPerSecond,
         Metric::CpuPerRequest,
@@ -69,6 +71,7 @@ impl Metric {
         Metric::SecondsToAll,
         Metric::UserBytes,
         Metric::AllBytes,
+        Metric::KeptBytes,
         Metric::P99Stalled,
         Metric::ThroughputStalled,
         Metric::MemoryOfAccounted,
@@ -104,6 +107,7 @@ impl Metric {
             Metric::UserBytes => "user-space B per connection",
             Metric::AllBytes => "user-space and kernel B per connection",
             Metric::ServerMebibytes => "server MiB",
+            Metric::KeptBytes => "B per kept message",
             Metric::P99Stalled => "p99 beside stalled readers / before",
             Metric::ThroughputStalled => "deliveries/s beside stalled readers / before",
             Metric::MemoryOfAccounted => "memory / accounted memory",

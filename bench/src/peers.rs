@@ -20,6 +20,10 @@ pub(crate) enum Peer {
     HubEpoll,
     /// This project with subscribers that speak `ringhub.v1`.
     HubV1,
+    /// This project with a history of its topics.
+    HubHistory,
+    /// This project with subscribers that read event streams.
+    HubSse,
     /// This project at another commit.
     Baseline,
     /// This project with two shards on one CPU. It shows the cost of the mesh.
@@ -62,6 +66,8 @@ impl Peer {
             Peer::Hub => "hub",
             Peer::HubEpoll => "hub-epoll",
             Peer::HubV1 => "hub-v1",
+            Peer::HubHistory => "hub-history",
+            Peer::HubSse => "hub-sse",
             Peer::Baseline => "baseline",
             Peer::Shards2 => "shards2",
             Peer::Handler => "handler",
@@ -84,8 +90,8 @@ impl Peer {
 
     /// Returns whether this is a server of this project's hub, whose counters can be read.
     pub(crate) fn is_hub(self) -> bool {
-        use Peer::{Baseline, Handler, Hub, HubEpoll, HubV1, Limited, Shards2};
-        matches!(self, Hub | HubEpoll | HubV1 | Baseline | Shards2 | Handler | Limited)
+        use Peer::{Baseline, Handler, Hub, HubEpoll, HubHistory, HubSse, HubV1, Limited, Shards2};
+        matches!(self, Hub | HubEpoll | HubV1 | HubHistory | HubSse | Baseline | Shards2 | Handler | Limited)
     }
 
     /// Returns whether this is a server of ours on a crate for WebSockets.
@@ -95,7 +101,7 @@ impl Peer {
 
     /// Returns whether a message of a publisher goes to all subscribers.
     pub(crate) fn takes_fanout(self) -> bool {
-        !matches!(self, Peer::HubV1 | Peer::K3 | Peer::Hold)
+        !matches!(self, Peer::HubV1 | Peer::HubSse | Peer::K3 | Peer::Hold)
     }
 
     /// Returns whether one run can have several topics.
@@ -105,12 +111,14 @@ impl Peer {
 
     /// Returns whether this server can send each message back to its sender alone.
     pub(crate) fn takes_echo(self) -> bool {
-        !matches!(self, Peer::HubV1 | Peer::Kore | Peer::Nchan | Peer::SocketIo | Peer::K1 | Peer::K2 | Peer::Hold)
+        use Peer::{Hold, HubSse, HubV1, K1, K2, Kore, Nchan, SocketIo};
+        !matches!(self, HubV1 | HubSse | Kore | Nchan | SocketIo | K1 | K2 | Hold)
     }
 
     /// Returns whether this server publishes messages that are sent by POST to `/t/{topic}`.
     pub(crate) fn takes_posts(self) -> bool {
-        matches!(self, Peer::Hub | Peer::HubEpoll | Peer::Baseline | Peer::Shards2 | Peer::Limited | Peer::Bun)
+        use Peer::{Baseline, Bun, Hub, HubEpoll, HubHistory, Limited, Shards2};
+        matches!(self, Hub | HubEpoll | HubHistory | Baseline | Shards2 | Limited | Bun)
     }
 
     /// Returns whether this kind of server can run with subscribers that have two topics each.
@@ -124,6 +132,8 @@ impl Peer {
             Peer::Hub => "io_uring, one shard, no pings",
             Peer::HubEpoll => "epoll, one shard, no pings",
             Peer::HubV1 => "as hub, subscribers speak ringhub.v1",
+            Peer::HubHistory => "as hub, with a history of 200 000 messages",
+            Peer::HubSse => "as hub, subscribers read event streams",
             Peer::Baseline => "as hub, at the other commit",
             Peer::Shards2 => "as hub, two shards on the one CPU",
             Peer::Handler => "as hub, with a handler that publishes",
@@ -222,7 +232,14 @@ impl Peer {
 
     pub(crate) fn command(self, tools: &Tools, address: SocketAddr) -> Result<Command, Box<dyn Error>> {
         match self {
-            Peer::Hub | Peer::HubEpoll | Peer::HubV1 | Peer::Shards2 | Peer::Limited | Peer::Baseline => {
+            Peer::Hub
+            | Peer::HubEpoll
+            | Peer::HubV1
+            | Peer::HubHistory
+            | Peer::HubSse
+            | Peer::Shards2
+            | Peer::Limited
+            | Peer::Baseline => {
                 let program = match self {
                     Peer::Baseline => &tools.baseline.as_ref().ok_or("no baseline was built")?.program,
                     _ => &tools.hub,
@@ -231,10 +248,15 @@ impl Peer {
                 if self == Peer::HubEpoll {
                     command.args(["--io", "epoll"]);
                 }
-                if self == Peer::Limited {
-                    let settings = Path::new(OUTPUT).join("limited.toml");
-                    fs::write(&settings, LIMITS)?;
-                    command.arg("--config").arg(settings);
+                let settings = match self {
+                    Peer::Limited => Some(LIMITS),
+                    Peer::HubHistory => Some(HISTORY),
+                    _ => None,
+                };
+                if let Some(settings) = settings {
+                    let file = Path::new(OUTPUT).join(format!("{}.toml", self.name()));
+                    fs::write(&file, settings)?;
+                    command.arg("--config").arg(file);
                 }
                 Ok(command)
             }
@@ -273,6 +295,16 @@ match = "bench"
 slow = "drop_oldest"
 backlog_bytes = "256KiB"
 unsent_low_water = "64KiB"
+"#;
+
+/// Settings of a hub that keeps a history of its topic. A row that publishes more messages than are kept measures also
+/// how messages leave the history.
+const HISTORY: &str = r#"
+history_memory = "256MiB"
+
+[[topics]]
+match = "bench"
+history_messages = 200000
 "#;
 
 /// Settings with every limit that is off by default, each far above what the loads need.

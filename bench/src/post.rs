@@ -343,7 +343,7 @@ impl Load {
 }
 
 /// Returns whether an answer has arrived whole, to the end of its body.
-fn is_whole(answer: &[u8]) -> bool {
+pub(crate) fn is_whole(answer: &[u8]) -> bool {
     let text = String::from_utf8_lossy(answer);
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
     let headers = head.lines().filter_map(|line| line.split_once(": "));

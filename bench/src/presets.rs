@@ -188,9 +188,9 @@ mod tests {
 
     #[test]
     fn each_server_takes_a_trial() {
-        // `hub-v1` is a hub, and `hold` answers opening handshakes alone.
+        // `hub-v1` and `hub-sse` are hubs, and `hold` answers opening handshakes alone.
         let without = Peer::value_variants().iter().filter(|peer| trials(**peer).is_empty());
-        assert_eq!(without.collect::<Vec<_>>(), [&Peer::HubV1, &Peer::Hold]);
+        assert_eq!(without.collect::<Vec<_>>(), [&Peer::HubV1, &Peer::HubSse, &Peer::Hold]);
         assert_eq!(trials(Peer::K3), [Trial::Echo]);
         assert_eq!(trials(Peer::Kore), [Trial::Preset(PresetName::Kore), Trial::Fanout, Trial::Large]);
     }

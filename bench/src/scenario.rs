@@ -40,6 +40,9 @@ pub(crate) enum Load {
     /// Open loop, messages per second to subscribers of `ringhub.v1`. The payloads of raw subscribers are larger, so
     /// that both get frames of equal length.
     OfV1(u64),
+    /// Open loop, messages per second to event streams by POST. The payloads of raw subscribers are larger, so that
+    /// both get equal bytes.
+    Streams(u64),
     /// Open loop. In the second half of the window some subscribers do not read.
     Stall {
         /// Messages per second.
@@ -62,6 +65,14 @@ pub(crate) enum Load {
     Storm,
     /// Connections are opened and stay idle.
     Idle,
+    /// Messages are published by HTTP to a hub that keeps them. The memory of each is the difference between few and
+    /// many.
+    Keep {
+        /// The kept messages at the first reading of memory.
+        few: usize,
+        /// The kept messages at the second reading.
+        many: usize,
+    },
     /// A reader of frames in memory, by `bench/run micro`.
     Micro,
 }
@@ -125,6 +136,8 @@ impl Scenario {
         let can = |server: &Peer| match (self.load, self.topics) {
             (Load::Micro, _) => false,
             (Load::OfV1(_), _) => matches!(server, Peer::Hub | Peer::HubV1),
+            (Load::Streams(_), _) => matches!(server, Peer::Hub | Peer::HubSse),
+            (Load::Keep { .. }, _) => *server == Peer::HubHistory,
             (Load::Post(_), _) => server.takes_posts(),
             (Load::Echo(_), _) => server.takes_echo(),
             (Load::Idle | Load::Storm, _) => *server != Peer::Nchan,
@@ -190,6 +203,9 @@ impl Scenario {
             Load::OfV1(rate) => {
                 fanout(format!("{rate} messages/s, frames of ringhub.v1, and raw ones of their length"))
             }
+            Load::Streams(rate) => {
+                fanout(format!("{rate} POST/s to event streams, and to raw subscribers with frames of their length"))
+            }
             Load::Stall { rate, percent } => fanout(format!("{rate} messages/s, {percent} % of the readers stall")),
             Load::Share(percent, rival) => fanout(format!(
                 "{percent} % of the messages/s that the slower of hub and {} can handle",
@@ -201,6 +217,7 @@ impl Scenario {
             Load::Echo(depth) => format!("echo, {connections} connections, {size} B, {depth} under way on each"),
             Load::Storm => format!("{connections} connections that come back at once"),
             Load::Idle => format!("{connections} idle subscribers"),
+            Load::Keep { many, .. } => format!("{} messages of {size} B that are kept", grouped(*many)),
             Load::Micro => {
                 format!("read path: header, unmasking, UTF-8 and assembly of messages of {size} B in memory")
             }
@@ -246,7 +263,7 @@ impl Load {
             }
             // The old connections keep their ports for a while, so one address would not have enough of them.
             Load::Storm => ["--rounds=1", "--hold=1s", "--source-addresses=4"].map(str::to_owned).to_vec(),
-            Load::Post(_) | Load::Idle | Load::Micro => Vec::new(),
+            Load::Post(_) | Load::Streams(_) | Load::Idle | Load::Keep { .. } | Load::Micro => Vec::new(),
         }
     }
 
@@ -270,6 +287,7 @@ impl Load {
             Load::Echo(_) => vec![(Metric::RoundTripsPerSecond, more)],
             Load::Storm => vec![(Metric::SecondsToAll, less)],
             Load::Idle => vec![(Metric::UserBytes, less), (Metric::AllBytes, less)],
+            Load::Keep { .. } => vec![(Metric::KeptBytes, less)],
             Load::Micro => Vec::new(),
             _ => vec![(Metric::CpuPerDelivery, less), (Metric::DeliveriesPerSecond, more)],
         }
@@ -289,6 +307,8 @@ impl Load {
             Load::Echo(_) => &[Metric::RoundTripsPerSecond, Metric::P50, Metric::P99, Metric::Spare, Metric::Others],
             Load::Storm => &[Metric::SecondsToAll, Metric::Others],
             Load::Idle => &[Metric::UserBytes, Metric::AllBytes, Metric::ServerMebibytes],
+            Load::Streams(_) => &[Metric::CpuPerDelivery, Metric::DeliveriesPerSecond, Metric::Others],
+            Load::Keep { .. } => &[Metric::KeptBytes, Metric::ServerMebibytes],
             Load::Micro => &[Metric::BytesPerSecond],
             Load::Stall { .. } => &[
                 Metric::P99Stalled,

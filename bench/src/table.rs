@@ -15,6 +15,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             ratio(Metric::CpuPerDelivery, Peer::Bun, AtMost(0.92)),
             ratio(Metric::CpuPerDelivery, Peer::Kore, AtMost(0.95)),
             beside_hub(Peer::Shards2, AtMost(1.08)),
+            beside_hub(Peer::HubHistory, AtMost(1.02)),
         ],
         asked: &[beside_hub(Peer::Handler, AtMost(1.05)), beside_hub(Peer::Limited, AtMost(1.02))],
         beside: &[Peer::TokioTungstenite, Peer::Fastwebsockets, Peer::SockudoWs, Peer::HubEpoll, Peer::K1],
@@ -137,6 +138,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         bars: &[
             absolute(Metric::UserBytes, AtMost(152.0)),
             Bar { against: Against::Above(Peer::Hold), ..absolute(Metric::AllBytes, AtMost(512.0)) },
+            Bar { of: Peer::HubSse, ..absolute(Metric::UserBytes, AtMost(250.0)) },
         ],
         beside: &[Peer::Bun],
         ..FANOUT
@@ -149,7 +151,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "post",
         subscribers: 0,
         load: Load::Post(16),
-        bars: &[ratio(Metric::RequestsPerCpuSecond, Peer::Bun, AtLeast(1.2))],
+        bars: &[
+            ratio(Metric::RequestsPerCpuSecond, Peer::Bun, AtLeast(1.2)),
+            Bar { of: Peer::HubHistory, ..ratio(Metric::CpuPerRequest, Peer::Hub, AtMost(1.3)) },
+        ],
         ..FANOUT
     },
     Scenario {
@@ -166,11 +171,24 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         bars: &[absolute(Metric::CallsPerDelivery, AtMost(1.0 / 500.0))],
         ..FANOUT
     },
-    Scenario { name: "v1-rate-100", load: Load::OfV1(100), asked: &[beside_hub(Peer::HubV1, AtMost(1.05))], ..FANOUT },
-    Scenario { name: "stall-0", load: Load::Stall { rate: 50, percent: 0 }, asked: UNHURT, ..STALL },
-    Scenario { name: "stall-1", load: Load::Stall { rate: 50, percent: 1 }, asked: UNHURT, ..STALL },
-    Scenario { name: "stall-10", load: Load::Stall { rate: 50, percent: 10 }, asked: UNHURT_AND_BOUND, ..STALL },
-    Scenario { name: "stall-50", load: Load::Stall { rate: 50, percent: 50 }, asked: BOUND, ..STALL },
+    Scenario { name: "v1-rate-100", load: Load::OfV1(100), bars: &[beside_hub(Peer::HubV1, AtMost(1.05))], ..FANOUT },
+    Scenario {
+        name: "sse-rate-100",
+        load: Load::Streams(100),
+        bars: &[beside_hub(Peer::HubSse, AtMost(1.1))],
+        ..FANOUT
+    },
+    Scenario { name: "stall-0", load: Load::Stall { rate: 50, percent: 0 }, bars: UNHURT, ..STALL },
+    Scenario { name: "stall-1", load: Load::Stall { rate: 50, percent: 1 }, bars: UNHURT, ..STALL },
+    Scenario { name: "stall-10", load: Load::Stall { rate: 50, percent: 10 }, bars: UNHURT_AND_BOUND, ..STALL },
+    Scenario { name: "stall-50", load: Load::Stall { rate: 50, percent: 50 }, bars: BOUND, ..STALL },
+    Scenario {
+        name: "kept",
+        subscribers: 0,
+        load: Load::Keep { few: 20_000, many: 120_000 },
+        bars: &[Bar { of: Peer::HubHistory, ..absolute(Metric::KeptBytes, AtMost(256.0)) }],
+        ..FANOUT
+    },
     Scenario { name: "unthrottled-17", size: 17, load: Load::Unthrottled(400_000), ..FANOUT },
 ];
 
@@ -205,7 +223,7 @@ const FANOUT: Scenario = Scenario {
 };
 
 /// What the scenarios with stalled readers have: each such reader is owed more than its socket takes.
-const STALL: Scenario = Scenario { size: 8 << 10, ..FANOUT };
+const STALL: Scenario = Scenario { size: 8 << 10, beside: &[Peer::Bun], ..FANOUT };
 
 /// The readers that do not stall notice nothing, on either backend. Without stalled readers this shows the noise.
 const UNHURT: &[Bar] = &[
