@@ -188,7 +188,7 @@ pub(super) struct PlacedFrame {
 }
 
 /// The answer to a command about a topic, as far as it tells places.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Placed {
     pub(super) place: Option<TopicPlace>,
     pub(super) receipt: Option<Result<TopicReceipt, NoTopicReceipt>>,

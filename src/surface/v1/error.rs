@@ -91,9 +91,10 @@ errors! {
     NoAuthenticator = 123 "no_authenticator" Always;
     /// Too many commands of the connection wait for their answers.
     TooManyCommands = 130 "too_many_commands" ForAWhile;
-    /// The client's address has shown wrong credentials too often.
+    /// The client's address has shown wrong credentials too often, or too many questions to the application wait for
+    /// it.
     TooManyRequests = 131 "too_many_requests" ForAWhile;
-    /// The server, or somebody whom it asks, cannot decide now.
+    /// The server, or the application that it asks, cannot decide now.
     Unavailable = 132 "unavailable" ForAWhile;
     /// As many idempotency keys are remembered as the server has memory for.
     KeysFull = 133 "keys_full" ForAWhile;
