@@ -44,6 +44,7 @@ mod running;
 mod scenario;
 mod statistics;
 mod streams;
+mod subscribers;
 mod table;
 mod tools;
 mod two_topics;

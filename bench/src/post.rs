@@ -3,12 +3,13 @@
 //! The load spins over non-blocking sockets, and lets the kernel drop what subscribers receive. So the load is not the
 //! bottleneck, and the server does not pay for waking it.
 
-use crate::client::{DROP_BYTES, Received, drop_received, open};
+use crate::client::open;
 use crate::distance::{Placement, hop_ns};
 use crate::peers::{LOAD_CPU, Peer, Running, SERVER_CPU, on_the_loads_cpu};
 use crate::record::{self, Circumstances};
 use crate::run::at_least_one;
 use crate::statistics::Summary;
+use crate::subscribers::Subscribers;
 use crate::tools::{Flags, Tools};
 use ringhub_loadgen::{cpu_of, machine_busy_ns};
 use serde::Serialize;
@@ -157,7 +158,7 @@ fn publish(server: &Running, plan: Plan) -> Result<Figures, Box<dyn Error>> {
     let requests = load.run(Duration::from_secs(plan.seconds))?;
     let (elapsed, now) = (begin.elapsed().as_nanos() as f64, Threads::of(server.pid())?);
     let busy_ns = machine_busy_ns()?.saturating_sub(busy) as f64;
-    load.check_deliveries()?;
+    load.subscribers.await_bytes(load.accepted * load.frame_bytes)?;
     load.latencies.sort_unstable();
     let quantile = |q: f64| load.latencies[((load.latencies.len() - 1) as f64 * q) as usize] as f64 / 1_000.0;
     let whole_ns = cpu_of(server.pid())?.since(whole).total_ns();
@@ -209,11 +210,7 @@ pub(crate) struct Load {
     request: Vec<u8>,
     /// Each publisher with the time of its last request, and the part of the answer that has come.
     publishers: Vec<(TcpStream, Instant, Vec<u8>)>,
-    subscribers: Vec<(TcpStream, u64)>,
-    /// The subscriber to read from next.
-    next: usize,
-    /// A buffer for dropped bytes, which the kernel does not fill.
-    nothing: Vec<u8>,
+    subscribers: Subscribers,
     latencies: Vec<u64>,
     accepted: u64,
     frame_bytes: u64,
@@ -230,7 +227,7 @@ impl Load {
         .into_bytes();
         request.resize(request.len() + size, b'x');
         let header = if size < 126 { 2 } else { 4 };
-        let subscribers = (0..subscribers).map(|_| Ok((open(address, "/t/bench?mode=sub")?, 0)));
+        let subscribers = (0..subscribers).map(|_| open(address, "/t/bench?mode=sub"));
         let subscribers = subscribers.collect::<io::Result<Vec<_>>>()?;
         let publishers = (0..connections).map(|_| {
             let stream = TcpStream::connect(address)?;
@@ -241,9 +238,7 @@ impl Load {
         Ok(Load {
             request,
             publishers: publishers.collect::<io::Result<Vec<_>>>()?,
-            subscribers,
-            next: 0,
-            nothing: vec![0; DROP_BYTES],
+            subscribers: Subscribers::new(subscribers),
             latencies: Vec::new(),
             accepted: 0,
             frame_bytes: (header + size) as u64,
@@ -309,34 +304,7 @@ impl Load {
                     waiting -= 1;
                 }
             }
-            self.drop_deliveries(SUBSCRIBERS_PER_ROUND)?;
-        }
-        Ok(())
-    }
-
-    /// Lets the kernel drop what some of the subscribers have received.
-    fn drop_deliveries(&mut self, count: usize) -> io::Result<()> {
-        for _ in 0..count.min(self.subscribers.len()) {
-            self.next = (self.next + 1) % self.subscribers.len();
-            let (stream, bytes) = &mut self.subscribers[self.next];
-            match drop_received(stream, &mut self.nothing)? {
-                Received::Bytes(count) => *bytes += count,
-                Received::Nothing => {}
-                Received::End => return Err(io::Error::other("the server has closed a subscriber")),
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until every subscriber has received every accepted message, and checks that nothing else has come.
-    fn check_deliveries(&mut self) -> Result<(), Box<dyn Error>> {
-        let (expected, deadline) = (self.accepted * self.frame_bytes, Instant::now() + DELIVERY_DEADLINE);
-        while self.subscribers.iter().any(|(_, bytes)| *bytes != expected) {
-            if Instant::now() > deadline {
-                let counts: Vec<u64> = self.subscribers.iter().map(|(_, bytes)| *bytes).collect();
-                return Err(format!("{expected} bytes must be delivered to each subscriber: {counts:?}").into());
-            }
-            self.drop_deliveries(self.subscribers.len())?;
+            self.subscribers.drop_some()?;
         }
         Ok(())
     }
@@ -350,9 +318,3 @@ pub(crate) fn is_whole(answer: &[u8]) -> bool {
     let mut lengths = headers.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
     lengths.next().and_then(|(_, length)| length.parse().ok()).is_none_or(|length: usize| body.len() >= length)
 }
-
-/// From how many subscribers the load reads between two looks at the publishers.
-const SUBSCRIBERS_PER_ROUND: usize = 32;
-
-/// How long the last deliveries may take.
-const DELIVERY_DEADLINE: Duration = Duration::from_secs(10);

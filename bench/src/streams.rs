@@ -1,10 +1,11 @@
 //! The load of event streams, and of raw subscribers whose frames have the length of a stream's events. The generator
 //! has no client of event streams, so both get the same load from here.
 
-use crate::client::{DROP_BYTES, Received, drop_received, open, open_stream};
+use crate::client::{open, open_stream};
 use crate::metric::{Metric, Values};
 use crate::peers::{Peer, Running, on_the_loads_cpu};
-use crate::post::Threads;
+use crate::post::{Threads, is_whole};
+use crate::subscribers::Subscribers;
 use ringhub_loadgen::machine_busy_ns;
 use std::error::Error;
 use std::io::{ErrorKind, Read, Write};
@@ -53,11 +54,7 @@ fn publish(server: &Running, plan: Plan) -> Result<Values, Box<dyn Error>> {
 struct Load {
     publisher: TcpStream,
     request: Vec<u8>,
-    subscribers: Vec<(TcpStream, u64)>,
-    /// The subscriber to read from next.
-    next: usize,
-    /// A buffer for dropped bytes, which the kernel does not fill.
-    nothing: Vec<u8>,
+    subscribers: Subscribers,
     /// The bytes that each subscriber must have received.
     expected: u64,
     kind: Kind,
@@ -91,12 +88,12 @@ impl Load {
         let (mut subscribers, mut kind) = (Vec::new(), Kind::Frame { size: plan.size + EVENT_BYTES });
         for _ in 0..plan.subscribers {
             if is_raw {
-                subscribers.push((open(address, "/t/bench?mode=sub")?, 0));
+                subscribers.push(open(address, "/t/bench?mode=sub")?);
                 continue;
             }
             let (stream, greeting) = open_stream(address, "/t/bench")?;
             kind = event_after(&greeting, plan.size).ok_or_else(|| format!("no position in {greeting:?}"))?;
-            subscribers.push((stream, 0));
+            subscribers.push(stream);
         }
         let size = if is_raw { plan.size + EVENT_BYTES } else { plan.size };
         let head = format!("POST /t/bench HTTP/1.1\r\nHost: {address}\r\nContent-Type: text/plain\r\nContent-Length: ");
@@ -105,7 +102,7 @@ impl Load {
         let publisher = TcpStream::connect(address)?;
         publisher.set_nodelay(true)?;
         publisher.set_nonblocking(true)?;
-        Ok(Load { publisher, request, subscribers, next: 0, nothing: vec![0; DROP_BYTES], expected: 0, kind })
+        Ok(Load { publisher, request, subscribers: Subscribers::new(subscribers), expected: 0, kind })
     }
 
     /// Publishes so many messages at this rate, each when the one before is accepted, and waits until each subscriber
@@ -115,32 +112,24 @@ impl Load {
         for number in 0..messages {
             let due = begin + Duration::from_nanos(number * 1_000_000_000 / rate);
             while Instant::now() < due {
-                self.drop_deliveries(SUBSCRIBERS_PER_ROUND)?;
+                self.subscribers.drop_some()?;
             }
             self.publisher.write_all(&self.request)?;
             self.expected += self.kind.next_bytes();
             self.take_answer()?;
         }
-        let deadline = Instant::now() + DELIVERY_DEADLINE;
-        while self.subscribers.iter().any(|(_, bytes)| *bytes != self.expected) {
-            if Instant::now() > deadline {
-                let counts: Vec<u64> = self.subscribers.iter().map(|(_, bytes)| *bytes).collect();
-                return Err(format!("{} bytes must be delivered to each subscriber: {counts:?}", self.expected).into());
-            }
-            self.drop_deliveries(self.subscribers.len())?;
-        }
-        Ok(())
+        self.subscribers.await_bytes(self.expected)
     }
 
     /// Waits until the last message is accepted.
     fn take_answer(&mut self) -> Result<(), Box<dyn Error>> {
         let mut answer = Vec::new();
-        while !crate::post::is_whole(&answer) {
+        while !is_whole(&answer) {
             let mut chunk = [0; 1_024];
             match self.publisher.read(&mut chunk) {
                 Ok(0) => return Err("the server has closed the publisher".into()),
                 Ok(count) => answer.extend_from_slice(&chunk[..count]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.drop_deliveries(SUBSCRIBERS_PER_ROUND)?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.subscribers.drop_some()?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -148,20 +137,6 @@ impl Load {
             return Ok(());
         }
         Err(format!("not accepted: {}", String::from_utf8_lossy(&answer)).into())
-    }
-
-    /// Lets the kernel drop what some of the subscribers have received.
-    fn drop_deliveries(&mut self, count: usize) -> Result<(), Box<dyn Error>> {
-        for _ in 0..count.min(self.subscribers.len()) {
-            self.next = (self.next + 1) % self.subscribers.len();
-            let (stream, bytes) = &mut self.subscribers[self.next];
-            match drop_received(stream, &mut self.nothing)? {
-                Received::Bytes(count) => *bytes += count,
-                Received::Nothing => {}
-                Received::End => return Err("the server has closed a subscriber".into()),
-            }
-        }
-        Ok(())
     }
 }
 
@@ -174,12 +149,6 @@ fn event_after(greeting: &str, size: usize) -> Option<Kind> {
 /// The bytes around a payload in an event with an epoch of 16 digits and an offset of 3, without those of the header of
 /// a frame of the same length.
 const EVENT_BYTES: usize = "a1\r\nid: 1330597713264823.100\ndata: \n\n\r\n".len() - 4;
-
-/// From how many subscribers the load reads between two looks at the publisher.
-const SUBSCRIBERS_PER_ROUND: usize = 32;
-
-/// How long the last deliveries may take.
-const DELIVERY_DEADLINE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
