@@ -6,7 +6,7 @@ use super::{
     io_state::Output,
     lag::{BacklogSize, MarkedByte},
     marks::MarkWait,
-    outgoing::outbox,
+    outgoing::{length, outbox},
     own_ids,
     state::Shard,
 };
@@ -71,22 +71,27 @@ impl<I: Io> Shard<I> {
         }
     }
 
-    /// Appends the frames in the connection's outbox to its backlog, and then `owed`.
-    pub(super) fn owe_in_order(&mut self, id: ConnectionId, owed: impl IntoIterator<Item = Owed>) {
-        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+    /// Appends the frames in the connection's outbox to its backlog, and then `owed`. Returns the bytes of the latter.
+    pub(super) fn owe_in_order(&mut self, id: ConnectionId, owed: impl IntoIterator<Item = Owed>) -> usize {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
         let outbox = connection.io.output.as_mut().and_then(|output| outbox(output));
-        self.owe(id, outbox, owed);
+        self.owe(id, outbox, owed)
     }
 
     /// Appends `outbox` and then `owed` to the connection's backlog. `owed` has pieces that the socket did not take,
     /// shares of walks, or shares of topics that the connection has left. A connection with a backlog counts as a slow
-    /// consumer.
-    pub(super) fn owe(&mut self, id: ConnectionId, outbox: Option<Piece>, owed: impl IntoIterator<Item = Owed>) {
-        let Some(connection) = self.hub.connections.get_mut(id) else { return };
+    /// consumer. Returns the bytes of `owed`, with the ids that a connection adds to bodies.
+    pub(super) fn owe(
+        &mut self,
+        id: ConnectionId,
+        outbox: Option<Piece>,
+        owed: impl IntoIterator<Item = Owed>,
+    ) -> usize {
+        let Some(connection) = self.hub.connections.get_mut(id) else { return 0 };
         let was_slow = connection.io.has_backlog();
         let backlog = &mut connection.io.output.get_or_insert_default().backlog;
         let before = backlog.messages();
-        let (mut lost, mut missed, mut has_lag) = (0, 0, false);
+        let (mut bytes, mut lost, mut missed, mut has_lag) = (0, 0, 0, false);
         outbox.into_iter().for_each(|outbox| backlog.push(outbox, None));
         for mut owed in owed {
             own_ids::stamp(&mut connection.io.session, &mut owed);
@@ -97,6 +102,7 @@ impl<I: Io> Shard<I> {
                 backlog.owe_lag(lag, slow);
             }
             backlog.await_receipts(tickets);
+            bytes += length(&pieces);
             pieces.into_iter().for_each(|piece| backlog.owe(piece, &topic, slow));
         }
         let messages = backlog.messages() - before;
@@ -113,6 +119,7 @@ impl<I: Io> Shard<I> {
                 connection.io.drop_empty_output();
             }
         }
+        bytes
     }
 
     /// Notes the lags whose notices the socket has taken, so that the handler is told.

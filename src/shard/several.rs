@@ -16,7 +16,7 @@ use std::mem;
 
 use super::{
     io_state::ShardConnection,
-    outgoing::{Contents, Left, Outcome, Planned, Portion, length, outbox},
+    outgoing::{Contents, Left, Outcome, Planned, Portion, outbox},
     state::Shard,
 };
 use crate::{
@@ -106,23 +106,13 @@ impl<I: Io> Shard<I> {
             return None;
         }
         let owed = self.hub.owed_by_walk(audience, id.slot());
-        let bytes = length(&owed.pieces);
-        self.owe_in_order(id, [owed]);
-        Some(bytes)
+        Some(self.owe_in_order(id, [owed]))
     }
 
     /// Appends a share of bodies to the backlog of a connection that adds its positions to them. The backlog of a
     /// connection that keeps up leaves with this flush.
-    ///
-    /// The ids that the connection adds may have more bytes than the bodies, and count too.
     fn owe_bodies(&mut self, id: ConnectionId, audience: AudienceId) -> Option<usize> {
-        let waiting = |shard: &Self| {
-            let output = shard.hub.connections.get(id).and_then(|connection| connection.io.output.as_ref());
-            output.map_or(0, |output| output.backlog.length())
-        };
-        let before = waiting(self);
-        self.owe_share(id, audience)?;
-        let bytes = waiting(self).saturating_sub(before);
+        let bytes = self.owe_share(id, audience)?;
         if let Some(connection) = self.hub.connections.get_mut(id) {
             self.flush.mark_dirty(connection, id);
         }
