@@ -55,9 +55,9 @@ pub(super) struct Asked {
 }
 
 impl Cursor {
-    /// Returns the cursor of a subscription that resumes.
-    pub(super) fn new(topic: TopicId, resume: Resume, accepts_unrecovered: bool, is_live: bool) -> Self {
-        Cursor { topic, from: resume.into(), is_live, is_placed: false, accepts_unrecovered }
+    /// Returns the cursor of a subscription that resumes. [`Cursors::start`] lets it read.
+    pub(super) fn new(topic: TopicId, resume: Resume, accepts_unrecovered: bool) -> Self {
+        Cursor { topic, from: resume.into(), is_live: false, is_placed: false, accepts_unrecovered }
     }
 }
 

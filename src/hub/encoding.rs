@@ -14,6 +14,7 @@ use super::{
     format::Format,
     lag::EncodeLag,
     publication::{Place, Publication},
+    tag::Tags,
     topic_name::TopicName,
 };
 
@@ -111,9 +112,8 @@ struct Row {
     /// The function that makes the dear part; `None` if the encoding is not dear.
     prepare: Option<Prepare>,
     encode_lag: Option<EncodeLag>,
-    is_body: bool,
-    /// The most bytes that a connection adds to a body.
-    own_bytes: usize,
+    /// The most bytes that a connection adds to a form; `None` if the forms are whole messages, and no bodies.
+    own_bytes: Option<usize>,
 }
 
 impl Encodings {
@@ -123,7 +123,7 @@ impl Encodings {
     ///
     /// If the name is taken, or the table has 256 rows.
     pub fn add(&mut self, name: &'static str, encode: Encode) -> Format {
-        self.add_row(Row { name, encode, prepare: None, encode_lag: None, is_body: false, own_bytes: 0 })
+        self.add_row(Row { name, encode, prepare: None, encode_lag: None, own_bytes: None })
     }
 
     /// Adds an encoding with all that its surface says about it, as [`Encodings::add`] does.
@@ -133,8 +133,8 @@ impl Encodings {
     /// As [`Encodings::add`] does.
     pub fn add_new(&mut self, new: &NewEncoding) -> Format {
         let &NewEncoding { name, encode, encode_lag, growth, is_body } = new;
-        let own_bytes = if is_body { growth.besides as usize } else { 0 };
-        self.add_row(Row { name, encode, prepare: None, encode_lag, is_body, own_bytes })
+        let own_bytes = is_body.then_some(growth.besides as usize);
+        self.add_row(Row { name, encode, prepare: None, encode_lag, own_bytes })
     }
 
     /// Adds a dear encoding, as [`Encodings::add`] does.
@@ -145,7 +145,7 @@ impl Encodings {
     pub fn add_dear(&mut self, name: &'static str, prepare: Prepare, encode: Encode) -> Format {
         let dear = self.others.iter().filter(|row| row.prepare.is_some()).count();
         assert!(dear < DearFormats::MAX, "a server has at most {} dear encodings", DearFormats::MAX);
-        self.add_row(Row { name, encode, prepare: Some(prepare), encode_lag: None, is_body: false, own_bytes: 0 })
+        self.add_row(Row { name, encode, prepare: Some(prepare), encode_lag: None, own_bytes: None })
     }
 
     fn add_row(&mut self, row: Row) -> Format {
@@ -194,12 +194,23 @@ impl Encodings {
     /// Returns whether the forms of a format are bodies, to which each connection adds a part of its own.
     #[inline]
     pub(super) fn is_body(&self, format: Format) -> bool {
-        format != Format::RAW && self.others[usize::from(format.0) - 1].is_body
+        self.own_bytes(format).is_some()
     }
 
-    /// Returns the most bytes that a connection adds to a body of a format; 0 if its forms are whole messages.
-    pub(super) fn own_bytes(&self, format: Format) -> usize {
-        if self.is_body(format) { self.others[usize::from(format.0) - 1].own_bytes } else { 0 }
+    /// Returns the most bytes that a connection adds to a body of a format; `None` if its forms are whole messages.
+    #[inline]
+    pub(super) fn own_bytes(&self, format: Format) -> Option<usize> {
+        if format == Format::RAW { None } else { self.others[usize::from(format.0) - 1].own_bytes }
+    }
+
+    /// Returns the tags of a run in a format, at a topic with such tags.
+    #[inline]
+    pub(super) fn tags(&self, format: Format, of_topic: Tags) -> Tags {
+        match of_topic {
+            // A connection adds its part to each body by itself, by the body's place.
+            Tags::Off if self.is_body(format) => Tags::On,
+            tags => tags,
+        }
     }
 
     /// Returns the format of the encoding of that name.

@@ -508,9 +508,7 @@ impl Gathering<'_> {
         if !audience.run.as_ref().is_some_and(|run| run.takes_epoch(epoch)) {
             let tags = match self.tags {
                 Tags::Newest if audience.lossless > 0 => Tags::On,
-                // A connection adds its part to each body by itself.
-                Tags::Off if self.encodings.is_body(format) => Tags::On,
-                tags => tags,
+                tags => self.encodings.tags(format, tags),
             };
             let mut run = Box::new(Run::new(self.spare.pop().unwrap_or_default(), tags));
             run.note_begin(self.turn_us);

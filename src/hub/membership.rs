@@ -90,7 +90,7 @@ impl<T: Attachment> ShardHub<T> {
         audience.lossless += u32::from(is_lossless);
         let is_live = self.topics[topic_id].is_live();
         if let Some(resume) = options.resume {
-            self.cursors.add(id, Cursor::new(topic_id, resume, options.accepts_unrecovered, false));
+            self.cursors.add(id, Cursor::new(topic_id, resume, options.accepts_unrecovered));
         }
         if is_live {
             let is_joined = !is_held && self.begin(id, topic_id);

@@ -209,10 +209,10 @@ impl<T: Attachment> ShardHub<T> {
         let topic = &topics[own.topic];
         let tags = match topic.rules.tags {
             Tags::Newest => Tags::On,
-            // The connection adds an id to each body, by its place.
-            Tags::Off if encodings.is_body(own.format) => Tags::On,
-            tags => tags,
+            tags => encodings.tags(own.format, tags),
         };
+        let tag_bytes = if tags == Tags::Off { 0 } else { size_of::<TaggedMessage>() };
+        let besides = encodings.own_bytes(own.format).unwrap_or(0) + tag_bytes;
         let (mut run, mut bytes) = (Run::new(BytesMut::new(), tags), 0);
         let (epoch, mut previous) = start.map_or((0, 0), |start| (start.epoch, start.offset));
         let mut result = Encoded { pieces: Vec::new(), last: None, is_whole: true };
@@ -227,8 +227,7 @@ impl<T: Attachment> ShardHub<T> {
                     let encodable = Encodable { topic: &topic.name, publication, place, prepared };
                     encoded(encodings.get(own.format), &encodable, buffer)
                 };
-                let tag_bytes = if tags == Tags::Off { 0 } else { size_of::<TaggedMessage>() };
-                bytes += frame.len() + encodings.own_bytes(own.format) + tag_bytes;
+                bytes += frame.len() + besides;
                 if bytes > bytes_max && !run.is_empty() {
                     result.is_whole = false;
                     break;
@@ -312,6 +311,21 @@ mod tests {
         id
     }
 
+    /// Lets the second shard tell the first, the home, what it wants, and take the answers. Adds the subscriptions that
+    /// have gone live to `joined`.
+    fn exchange(hubs: &mut [ShardHub<Wants>], joined: &mut Vec<Joined>) {
+        hubs[1].send_out();
+        while hubs[0].take_request(&mut Vec::new()) {}
+        hubs[0].send_out();
+        while hubs[1].take_delivery(joined) {}
+    }
+
+    /// Returns topics whose home is the first of two shards.
+    fn topics_of_the_first() -> impl Iterator<Item = TopicName> {
+        let names = (0..).map(|number| TopicName::new(&format!("topic {number}")).unwrap());
+        names.filter(|name| home(name, 2) == 0)
+    }
+
     fn publish(hub: &mut ShardHub<Wants>, topic: &TopicName, count: u64) {
         for number in 1..=count {
             let text = format!("{number:0100}");
@@ -351,34 +365,30 @@ mod tests {
     #[test]
     fn a_topic_that_keeps_nothing_is_joined_at_once() {
         let mut hubs = hubs_with(2, TopicRule::new(["**".parse().unwrap()]));
-        let topic = TopicName::new("t").unwrap();
+        let topic = topics_of_the_first().next().unwrap();
         let resumes = SubscribeOptions::default().resume(Resume::After { epoch: 7, offset: 9 }).accept_unrecovered();
-        let at_home = home(&topic, 2);
-        for number in [at_home, 1 - at_home] {
-            let hub = &mut hubs[usize::from(number)];
+        for shard in [0, 1] {
+            let hub = &mut hubs[shard];
             let id = hub.connections.insert(HubConnection::new(Wants(Format::RAW))).unwrap();
             let subscribed = hub.subscribe(id, &topic, resumes);
             hub.publish_by_name(&topic, None, Publication::text("behind"), Scope::Server);
-            if number == at_home {
+            if shard == 0 {
                 assert_eq!(subscribed, Subscribed::Live);
             } else {
                 assert_eq!(subscribed, Subscribed::Pending);
-                hub.send_out();
-                while hubs[usize::from(at_home)].take_request(&mut Vec::new()) {}
-                hubs[usize::from(at_home)].send_out();
                 let mut joined = Vec::new();
-                while hubs[usize::from(number)].take_delivery(&mut joined) {}
+                exchange(&mut hubs, &mut joined);
                 assert_eq!(
                     joined.iter().map(|joined| (joined.id, joined.recovered)).collect::<Vec<_>>(),
                     [(id, Some(false))]
                 );
             }
-            let hub = &mut hubs[usize::from(number)];
+            let hub = &mut hubs[shard];
             assert!(hub.is_subscribed(id, &topic) && !hub.has_readers());
             assert_eq!(hub.leave_unsent(id), 1, "the message that was published behind the subscription");
         }
         let refuses = SubscribeOptions::default().resume(Resume::Earliest);
-        let hub = &mut hubs[usize::from(at_home)];
+        let hub = &mut hubs[0];
         let id = hub.connections.insert(HubConnection::new(Wants(Format::RAW))).unwrap();
         assert_eq!(hub.subscribe(id, &topic, refuses), Subscribed::Pending);
         assert_eq!(hub.next_reader(), Some(id));
@@ -390,28 +400,21 @@ mod tests {
     #[test]
     fn the_other_cursors_of_a_connection_read_on() {
         let mut hubs = hubs(2);
-        let names = (0..).map(|number| TopicName::new(&format!("topic {number}")).unwrap());
-        let topics: Vec<TopicName> = names.filter(|name| home(name, 2) == 0).take(2).collect();
+        let topics: Vec<TopicName> = topics_of_the_first().take(2).collect();
         topics.iter().for_each(|topic| publish(&mut hubs[0], topic, 3));
-        let exchange = |hubs: &mut [ShardHub<Wants>]| {
-            hubs[1].send_out();
-            while hubs[0].take_request(&mut Vec::new()) {}
-            hubs[0].send_out();
-            while hubs[1].take_delivery(&mut Vec::new()) {}
-        };
         let id = subscribe(&mut hubs[1], &topics[0], Format::RAW);
         let options = SubscribeOptions::default().resume(Resume::Earliest);
         assert_eq!(hubs[1].subscribe(id, &topics[1], options), Subscribed::Pending);
-        exchange(&mut hubs);
+        exchange(&mut hubs, &mut Vec::new());
         let room = Room { bytes: 1_000, messages: 10 };
         assert_eq!(hubs[1].next_reader(), Some(id));
         hubs[1].read_on(id, room);
         hubs[1].unsubscribe(id, &topics[0]);
-        exchange(&mut hubs);
+        exchange(&mut hubs, &mut Vec::new());
         assert!(hubs[1].take_resumed().is_none());
         assert_eq!(hubs[1].next_reader(), Some(id));
         hubs[1].read_on(id, room);
-        exchange(&mut hubs);
+        exchange(&mut hubs, &mut Vec::new());
         let part = hubs[1].take_resumed().expect("the part of the other topic");
         assert_eq!((&part.topic, texts(&part.owed.pieces).len()), (&topics[1], 3));
         assert!(hubs[1].is_subscribed(id, &topics[1]));
@@ -442,17 +445,10 @@ mod tests {
     #[test]
     fn a_shard_asks_for_a_bounded_number_of_parts() {
         let mut hubs = hubs(2);
-        let names = (0..).map(|number| TopicName::new(&format!("topic {number}")).unwrap());
-        let topic = names.into_iter().find(|name| home(name, 2) == 0).unwrap();
+        let topic = topics_of_the_first().next().unwrap();
         publish(&mut hubs[0], &topic, 3);
         let crowd: Vec<ConnectionId> = (0..80).map(|_| subscribe(&mut hubs[1], &topic, Format::RAW)).collect();
-        let exchange = |hubs: &mut [ShardHub<Wants>]| {
-            hubs[1].send_out();
-            while hubs[0].take_request(&mut Vec::new()) {}
-            hubs[0].send_out();
-            while hubs[1].take_delivery(&mut Vec::new()) {}
-        };
-        exchange(&mut hubs);
+        exchange(&mut hubs, &mut Vec::new());
         let mut asked = Vec::new();
         for _ in 0..3 {
             let mut count = 0;
@@ -463,7 +459,7 @@ mod tests {
             asked.push(count);
             // Who leaves meanwhile is not waited for, and gets nothing.
             hubs[1].unsubscribe(crowd[0], &topic);
-            exchange(&mut hubs);
+            exchange(&mut hubs, &mut Vec::new());
         }
         assert_eq!(asked, [ASKED_MAX, ASKED_MAX, 80 - 2 * ASKED_MAX]);
         let resumed: Vec<ConnectionId> =
