@@ -311,7 +311,7 @@ impl Driver {
         let wait = until(self.clock, deadline, self.ends_by, Instant::now());
         let mut has_command = false;
         self.shard.set_gauges();
-        self.shard.note_memory_before_sleep();
+        self.shard.note_memory();
         tokio::select! {
             () = self.woken.notified() => {}
             ready = self.watched.readable() => ready?.clear_ready(),

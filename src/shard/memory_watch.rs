@@ -49,15 +49,9 @@ impl<I: Io> Shard<I> {
         self.note_memory();
     }
 
-    /// Notes the memory that the shard holds before the shard sleeps, if there is a budget. Without this note, the sum
-    /// of a busy moment would count for as long as the shard sleeps.
-    pub(crate) fn note_memory_before_sleep(&self) {
-        if self.memory.budget.is_some() {
-            self.note_memory();
-        }
-    }
-
-    fn note_memory(&self) {
+    /// Notes the memory that the shard holds, and what histories and presence keep: once in a tick, and before the
+    /// shard sleeps. Without the latter, the sums of a busy moment would count for as long as the shard sleeps.
+    pub(crate) fn note_memory(&self) {
         let waiting = self.incoming.paused_bytes() + self.handlers.waiting_bytes();
         let unanswered = (self.handlers.askers.len() + self.handlers.readers.len()) * weights::COMMAND as usize;
         let input = self.incoming.buffers_held() * RECEIVE_BUFFER + waiting + unanswered;

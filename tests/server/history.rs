@@ -125,3 +125,11 @@ fn who_may_read_and_forget() {
     let authorized = kept.ask("DELETE", "/t/closed", OPERATOR);
     assert_eq!((authorized.status(), &*authorized.body), (200, "{\"forgotten\":1}\n"));
 }
+
+/// The figures of a server that has nothing to do are those of its last message, also without a limit of memory.
+#[test]
+fn kept_messages_are_counted_while_the_server_sleeps() {
+    let kept = Kept::start("gauge", &["--shards", "1"]);
+    (0..40).for_each(|topic| kept.publish(&format!("kept/{topic}"), "text/plain", "one"));
+    kept.server.counts_until("all messages are counted", |counts| counts.get("history_messages") == 40);
+}
