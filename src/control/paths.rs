@@ -63,7 +63,7 @@ pub(super) async fn begin(shared: &Shared, routed: &RoutedRequest) -> Result<AtP
         }
         let intent = (row.intent)(head)?;
         let identities = shared.authorize(endpoints, sender, intent, endpoint).await?;
-        if endpoints.granted(intent, endpoint).is_some() {
+        if intent == Intent::Publish && endpoint.topic().is_some() {
             shared.count_publish(sender, identities.all())?;
         }
         return Ok(AtPath::Call(Admitted { number, row, intent, identities }));

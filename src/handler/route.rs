@@ -276,7 +276,9 @@ impl TopicSpace {
     /// Returns whether a topic is in the space. The name is decoded already, so an escape such as `%2F` in a request's
     /// path cannot evade the check.
     pub(crate) fn include(&self, topic: &TopicName) -> bool {
-        topic.as_str().starts_with(&self.prefix)
+        // An empty string points to no memory, and `memcmp` of glibc reads from there with an empty mask of AVX-512: a
+        // fault that the CPU suppresses in some 500 ns.
+        self.is_everything() || topic.as_str().starts_with(&self.prefix)
     }
 
     /// Returns whether every topic is in the space.
