@@ -407,8 +407,9 @@ const ENDED_MAX: u64 = 200;
 /// The time after which the kernel has forgotten every ended connection: a minute.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(65);
 
-/// The time between the last handshake and the reading of memory.
-const SETTLE: Duration = Duration::from_secs(1);
+/// The time between the last handshake and the reading of memory. The hub gives back what a storm has left free within
+/// two seconds.
+const SETTLE: Duration = Duration::from_secs(3);
 
 /// How long the first delivery may take, with the opening of all connections.
 const DELIVERY_DEADLINE: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! Watches the memory of the process, where it has a limit.
+//! Watches the memory of the process where it has a limit, and gives free memory back to the kernel after a storm.
 
 use std::{
     sync::Arc,
@@ -63,6 +63,48 @@ pub(super) async fn watch(shared: Arc<Shared>, budget: Arc<Budget>, thread: usiz
     }
 }
 
+/// Gives the allocator's free memory back to the kernel after each storm of opening handshakes. Their heads and buffers
+/// are free then, but lie between the tables of connections that stay.
+pub(super) async fn trim_after_storms(shared: Arc<Shared>) {
+    let mut storms = Storms::default();
+    loop {
+        sleep(SELDOM).await;
+        if storms.have_passed(shared.shards.iter().map(|shard| shard.get(Counter::Opened)).sum()) {
+            trim();
+        }
+    }
+}
+
+/// The opening handshakes between two looks, and since the last storm.
+#[derive(Debug, Default)]
+struct Storms {
+    /// All handshakes at the last look.
+    seen: u64,
+    /// Handshakes since the end of the last storm.
+    since: u64,
+}
+
+impl Storms {
+    /// Takes the number of all handshakes so far. Returns whether a storm has ended: [`STORM`] handshakes or more, and
+    /// then at most [`QUIET`] between two looks.
+    fn have_passed(&mut self, handshakes: u64) -> bool {
+        let new = handshakes.wrapping_sub(self.seen);
+        self.seen = handshakes;
+        self.since = self.since.saturating_add(new);
+        let have_passed = self.since >= STORM && new <= QUIET;
+        if have_passed {
+            self.since = 0;
+        }
+        have_passed
+    }
+}
+
+/// The least handshakes of a storm. What fewer have left free is little.
+const STORM: u64 = 1_000;
+
+/// The handshakes between two looks that are no storm.
+const QUIET: u64 = 10;
+
 /// The time between two looks while more than half of the limit is used or resident: a tick, as the shards have it.
 const OFTEN: Duration = Duration::from_millis(100);
 
@@ -71,3 +113,25 @@ const SELDOM: Duration = Duration::from_secs(1);
 
 /// The time between two calls of the allocator that give its free memory back. The shards wait while it does that.
 const TRIM_INTERVAL: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storm_passes_once() {
+        let mut storms = Storms::default();
+        let mut handshakes = 0;
+        let mut look = |new| {
+            handshakes += new;
+            storms.have_passed(handshakes)
+        };
+        assert!(!look(STORM - 1));
+        assert!(!look(0), "a storm has {STORM} handshakes");
+        assert!(!look(QUIET + 1), "the storm goes on");
+        assert!(look(QUIET));
+        assert!(!look(0), "the memory is free already");
+        assert!(!look(STORM));
+        assert!(look(0));
+    }
+}

@@ -192,6 +192,7 @@ async fn serve(start: Start) -> io::Result<()> {
         shared.counters.set(Counter::MemoryMax, budget.bytes_max());
         tokio::spawn(memory::watch(Arc::clone(&shared), budget, shared.shards.len()))
     });
+    let trimming = tokio::spawn(memory::trim_after_storms(Arc::clone(&shared)));
     let mut connections = JoinSet::new();
     if let Some(listener) = metrics_listener {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -222,6 +223,7 @@ async fn serve(start: Start) -> io::Result<()> {
             }
         }
     }
+    trimming.abort();
     if let Some(watching) = watching {
         watching.abort();
     }
